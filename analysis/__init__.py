@@ -1,0 +1,1 @@
+"""Analysis: tables and figures from stored results; nothing here loads a model."""

@@ -1,0 +1,78 @@
+"""A policy as a picture: layers across, q / kv / mlp down, the share of tokens as colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+from opsearch.files import write_atomic
+from opsearch.policy import MODULES, Policy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_REFERENCE_TOKENS = 10_000
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def shares(policy: Policy, n_visual: int | None = None) -> NDArray[np.float64]:
+    """Share of the visual tokens that each live operation processes, float64[3, L].
+
+    n_visual: tokens of the sample to resolve for; by default so many that rounding is not seen.
+    """
+    total = n_visual or _REFERENCE_TOKENS
+    return policy.live(total).T / total
+
+
+def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
+    """The heat map in characters: a block's height is the share, a dot is nothing."""
+    table = shares(policy, n_visual)
+    text = Text()
+    for name, row in zip(MODULES, table, strict=True):
+        text.append(f"{name:>4} ")
+        for share in row:
+            level = int(np.ceil(share * (len(_BLOCKS) - 1)))
+            text.append(_BLOCKS[level] if level else "·", style="blue" if level else "dim")
+            text.append(" ")
+        text.append(f" mean {100 * row.mean():.0f}%\n")
+    ruler = "".join(f"{layer:<10}" for layer in range(0, policy.num_layers, 5))
+    text.append(f"layer {ruler}"[: 5 + 2 * policy.num_layers + 4].rstrip(), style="dim")
+    return text
+
+
+def save_heatmap(policy: Policy, path: Path, n_visual: int | None = None) -> Path:
+    """Write the picture in the format of the file's ending (svg, png, pdf) and return `path`."""
+    figure = draw_heatmap(policy, n_visual)
+    return write_atomic(path, lambda file: figure.savefig(file, dpi=150))
+
+
+def draw_heatmap(policy: Policy, n_visual: int | None = None) -> Figure:
+    """The heat map as a figure; shares are written into the cells where there is room."""
+    from matplotlib.figure import Figure
+
+    table = shares(policy, n_visual)
+    layers = table.shape[1]
+    figure = Figure(figsize=(max(4.5, 0.42 * layers + 1.6), 2.3), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (module, layer), share in np.ndenumerate(table):
+        colour = "white" if share > 0.6 else "#333333"
+        label = "" if share == 0 else f"{100 * share:.0f}"
+        axes.text(layer, module, label, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_yticks(range(3), MODULES)
+    axes.set_xticks(range(0, layers, 1 if layers <= 16 else 4))
+    axes.set_xticks(np.arange(-0.5, layers), minor=True)
+    axes.set_yticks(np.arange(-0.5, 3), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("decoder layer")
+    axes.set_title(policy.name, fontsize=9, loc="left")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=7)
+    bar.outline.set_visible(False)
+    return figure

@@ -1,0 +1,53 @@
+"""The true divergence of each policy as it would run: nothing is approximated.
+
+With a solver that reads tables all feasible points are measured; with one that asks for points
+(`lazy`) only those that it asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.policy import Policy
+from opsearch.problem import KL_QUANTUM, Blackbox, Form, Measure, Table
+from opsearch.spaces import Space
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Mean KL of the decoded policy over the samples, in nats."""
+
+    lazy: bool = False
+    name: ClassVar[str] = "joint"
+
+    @property
+    def form(self) -> Form:
+        """What `make` will return."""
+        return "blackbox" if self.lazy else "table"
+
+    def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
+        """All feasible policies; none when they are measured on demand."""
+        rows = [] if self.lazy else space.points[feasible].tolist()
+        return [space.decode(point) for point in rows]
+
+    def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Table | Blackbox:
+        """Measure the feasible points now, or each when asked."""
+        if self.lazy:
+
+            def evaluate(index: int) -> float:
+                policy = space.decode(space.points[index].tolist())
+                return float(_rounded(measure([policy]))[0])
+
+            return Blackbox(self.name, "nats", evaluate, KL_QUANTUM)
+        values = np.full(len(space.points), np.nan)
+        values[feasible] = _rounded(measure(self.policies(space, feasible)))
+        return Table(self.name, "nats", values, KL_QUANTUM)
+
+
+def _rounded(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over samples in whole quanta, so that ties are exact."""
+    return np.asarray(np.round(divergences.mean(axis=1) / KL_QUANTUM) * KL_QUANTUM)

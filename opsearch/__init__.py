@@ -1,0 +1,32 @@
+"""opsearch: decide, per decoder layer and module, which visual tokens are worth computing.
+
+>>> from opsearch import Policy
+>>> policy = Policy.from_pretrained("runs/demo")
+>>> with policy.apply(model):
+...     model.generate(**inputs)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opsearch.config import RunConfig
+    from opsearch.policy import Policy, RankerSpec
+    from opsearch.run import run
+
+__version__ = "0.1.0"
+__all__ = ["Policy", "RankerSpec", "RunConfig", "run"]
+
+_HOMES = {
+    "Policy": "opsearch.policy",
+    "RankerSpec": "opsearch.policy",
+    "RunConfig": "opsearch.config",
+    "run": "opsearch.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use: `opsearch --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'opsearch' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m opsearch` is the command `opsearch`."""
+
+from opsearch.cli import main
+
+main()

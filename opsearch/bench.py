@@ -1,0 +1,74 @@
+"""`python -m opsearch.bench --suite NAME`: timed suites; one JSON row per measurement.
+
+solvers: grid and ortools on the dop space of a 32-layer decoder (33 x 33 x 16 points), costs of
+LLaVA-1.5-7B's shape, random monotone divergences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def solvers() -> Iterator[Row]:
+    """Milliseconds of a solve, median of several, with status and agreement in value."""
+    from opsearch.budget import Budget, constraint
+    from opsearch.costs.flops import Flops
+    from opsearch.costs.shape import SHAPES
+    from opsearch.problem import KL_QUANTUM, Problem, Separable
+    from opsearch.solvers.cpsat import CpSat
+    from opsearch.solvers.grid import Grid
+    from opsearch.spaces import dop_space
+
+    space = dop_space(32)
+    rng = np.random.default_rng(0)
+    terms = [np.sort(rng.lognormal(-3, 2, len(p.values)))[::-1] for p in space.parameters]
+    terms = [np.round((term - term[-1]) / KL_QUANTUM) * KL_QUANTUM for term in terms]
+    objective = Separable("random", "nats", space.points, tuple(terms), KL_QUANTUM)
+    for budget in ("15%", "30%", "50%"):
+        limit = constraint(
+            Budget.parse(budget), Flops(SHAPES["llava-1.5-7b"]), space, [(576, 65)] * 64
+        )
+        problem = Problem(space, objective, (limit,))
+        best = Grid().solve(problem)
+        for solver, repeats in ((Grid(), 50), (CpSat(), 5)):
+            times = []
+            for _ in range(repeats):
+                start = time.perf_counter()
+                solution = solver.solve(problem)
+                times.append(1e3 * (time.perf_counter() - start))
+            yield {
+                "suite": "solvers",
+                "solver": solver.name,
+                "points": len(space.points),
+                "budget": budget,
+                "median_ms": round(statistics.median(times), 3),
+                "max_ms": round(max(times), 3),
+                "status": str(solution.status),
+                "same_point_as_grid": solution.point == best.point,
+            }
+
+
+SUITES: dict[str, Callable[[], Iterator[Row]]] = {"solvers": solvers}
+
+
+def main() -> None:
+    """Run a suite and print its rows as they come."""
+    parser = argparse.ArgumentParser(prog="python -m opsearch.bench")
+    parser.add_argument("--suite", choices=sorted(SUITES), required=True)
+    for row in SUITES[parser.parse_args().suite]():
+        print(json.dumps(row))
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Budgets: from what the user types to an exact limit on the cost of every policy of a space.
+
+A budget is a share of what the stock model costs (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`)
+or a mean per sample (`5.8T` FLOPs, `200MB` of KV cache; k, M, G, T are powers of 1000). All
+arithmetic is in integers and exact fractions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.costs.cost import Cost
+from opsearch.errors import OpsearchError
+from opsearch.policy import Policy
+from opsearch.problem import Constraint, format_amount
+from opsearch.spaces import Space
+
+EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv"
+_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*(kv)?")
+_AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
+_PREFIX = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB at 40 layers
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit on one cost.
+
+    text: as typed; cost: key of the cost in `COSTS`; amount: a share of the stock model where
+    `relative`, else a mean per sample in the unit of the cost.
+    """
+
+    text: str
+    cost: str
+    amount: Fraction
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read a budget; raises OpsearchError with examples for anything that is none."""
+        stripped = text.strip()
+        if match := _SHARE.fullmatch(stripped):
+            sign, number, symbol, kv = match.groups()
+            share = _number(text, number) / (100 if symbol == "%" else 1)
+            return cls(text, kv or "flops", _checked_share(text, sign, symbol, share), True)
+        if match := _AMOUNT.fullmatch(stripped):
+            sign, number, prefix, unit = match.groups()
+            amount = _number(text, number) * _PREFIX[prefix]
+            if sign or amount == 0:
+                raise _error(text, "leaves nothing; an amount is what may be spent per sample")
+            return cls(text, "kv" if unit == "B" else "flops", amount, False)
+        raise _error(text, "is not a share of the stock model or an amount per sample")
+
+    def limit(self, stock: int, samples: int) -> int:
+        """Largest total cost within the budget, for `samples` that cost the stock model `stock`."""
+        return floor(self.amount * (stock if self.relative else samples))
+
+
+def constraint(
+    budget: Budget, cost: Cost, space: Space, samples: Sequence[tuple[int, int]]
+) -> Constraint:
+    """The budget as a limit on the cost of every point, summed over the samples.
+
+    samples: (visual tokens, other tokens) of each. Raises OpsearchError when there are none, or
+    when the stock model itself keeps within the budget.
+    """
+    if cost.name != budget.cost:
+        raise OpsearchError(f"budget {budget.text!r} limits {budget.cost}, not {cost.name}")
+    if not samples:
+        raise OpsearchError(f"budget {budget.text!r} needs at least one sample to be applied to")
+    stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())
+    limit = budget.limit(stock, len(samples))
+    if limit > stock:
+        mean = format_amount(stock / len(samples), cost.unit)
+        raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
+    costs = _total_costs(cost, space, samples)
+    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples))
+
+
+def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
+    """Cost of one policy summed over samples of (visual, other) tokens."""
+    pairs = Counter(samples).items()
+    return sum(k * int(cost.of(policy.resolve(n), n, t)) for (n, t), k in pairs)
+
+
+def _total_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Cost of every point summed over the samples, int64[P]; equal samples are computed once."""
+    others: dict[int, Counter[int]] = defaultdict(Counter)
+    for n_visual, n_other in samples:
+        others[n_visual][n_other] += 1
+    total = np.zeros(len(space.points), np.int64)
+    for start in range(0, len(total), _POINTS_AT_ONCE):
+        block = slice(start, start + _POINTS_AT_ONCE)
+        for n_visual, times in others.items():
+            counts = space.resolved(space.points[block], n_visual)
+            for n_other, k in times.items():
+                total[block] += k * cost.of(counts, n_visual, n_other)
+    return total
+
+
+def _number(text: str, number: str) -> Fraction:
+    try:
+        return Fraction(number)
+    except ValueError:
+        raise _error(text, f"is not a number: {number!r}") from None
+
+
+def _checked_share(text: str, sign: str, symbol: str, share: Fraction) -> Fraction:
+    """What is left of the stock model: above 0, at most 1."""
+    if sign and symbol == "x":
+        raise _error(text, "is a negative factor; write the share that is left")
+    if sign:
+        share = 1 - share
+    if share <= 0:
+        raise _error(text, "leaves nothing, but the text alone costs something")
+    if share > 1:
+        raise _error(text, "prunes nothing: it is more than the stock model costs")
+    return share
+
+
+def _error(text: str, reason: str) -> OpsearchError:
+    return OpsearchError(f"budget {text!r} {reason}; use for example {EXAMPLES}")

@@ -1,0 +1,200 @@
+"""The command line: parses, calls, prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, typer.Option(help="demo, a local folder, or a hub id.")]
+Data = Annotated[
+    Path | None, typer.Option(help="JSONL of image, question, answer; default: embedded tasks.")
+]
+Seed = Annotated[int, typer.Option(help="Governs sampling and solver.")]
+Budgets = Annotated[
+    list[str],
+    typer.Option(
+        help="30%, -70%, 0.3x of the stock model; 5.8T FLOPs; 200MB or 30%kv. Repeatable."
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    model: Model = "demo",
+    data: Data = None,
+    samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
+    heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
+    space: Annotated[str, typer.Option(help="tokens, dop or depth.")] = "dop",
+    kv: Annotated[str, typer.Option(help="dop: kv leaves with q, or stays.")] = "leaves",
+    n_v: Annotated[str, typer.Option(help="16, 8, or shares such as .5,.25,.125.")] = "16",
+    ranker: Annotated[str | None, typer.Option(help="Default: that of the model family.")] = None,
+    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
+    objective: Annotated[
+        str | None, typer.Option(help="additive or joint; default: joint where it fits --effort.")
+    ] = None,
+    points: Annotated[
+        int | None, typer.Option(help="additive: values measured per parameter; default: all.")
+    ] = None,
+    positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
+    solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
+    evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
+    effort: Annotated[float, typer.Option(help="Seconds of measuring joint may take.")] = 20.0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    seed: Seed = 0,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Search a policy within a budget, verify it, compare it with baselines, save it."""
+    from opsearch.config import RunConfig
+    from opsearch.printing import print_run
+    from opsearch.run import run as run_config
+
+    shares = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
+    config = RunConfig.checked(
+        **{"model": model, "data": data, "samples": samples, "heldout": heldout, "space": space},
+        **{"kv": kv, "n_v": shares, "ranker": ranker, "budget": tuple(budget), "seed": seed},
+        **{"objective": objective, "points": points, "positions": positions, "solver": solver},
+        **{"evaluations": evaluations, "effort": effort, "dtype": dtype, "device": device},
+        **{"attention": attention, "out": out_folder or Path("runs") / Path(model).name},
+    )
+    print_run(run_config(config, err), out)
+
+
+@app.command()
+def solve(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earlier run.")],
+    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
+    objective: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
+    evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
+    seed: Seed = 0,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Solve again from stored measurements: another budget or solver, no model is loaded."""
+    from opsearch.printing import print_solution
+    from opsearch.solve import solve as solve_stored
+
+    problem, solution, folder = solve_stored(
+        run_folder, budget, objective, solver, evaluations, seed, out_folder
+    )
+    print_solution(problem, solution, folder, out)
+
+
+@app.command()
+def show(
+    policy: Annotated[Path, typer.Argument(help="Run folder or policy_config.json.")],
+    visual_tokens: Annotated[
+        int | None, typer.Option(help="Resolve the shares for a sample of so many tokens.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw it: .svg, .png or .pdf.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw a policy: layers by operations, and where it came from."""
+    from opsearch.policy import Policy
+    from opsearch.printing import print_policy
+
+    print_policy(Policy.from_pretrained(policy), visual_tokens, figure, out)
+
+
+@app.command("eval")
+def evaluate(
+    policy: Annotated[Path, typer.Argument(help="Run folder or policy_config.json.")],
+    model: Model = "demo",
+    data: Data = None,
+    samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
+    split: Annotated[str, typer.Option(help="Split of the embedded tasks.")] = "test",
+    seed: Seed = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
+    from opsearch.evaluate import evaluate as evaluate_policy
+    from opsearch.printing import print_scores
+
+    scores = evaluate_policy(policy, model, data, samples, split, seed, dtype, device, err)
+    print_scores(scores, out)
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind of part.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List what can be named: solvers, objectives, spaces, costs, rankers, models."""
+    from opsearch.printing import print_parts
+
+    print_parts(kind, out)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 1 for errors, 130 for Ctrl-C."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    from opsearch.errors import OpsearchError
+
+    debug = "--debug" in arguments
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except OpsearchError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    except Exception as error:
+        return _usage_or_crash(error, debug)
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    err.print(
+        "interrupted: every finished measurement is kept, the same command goes on from there"
+    )
+    return 130
+
+
+def _usage_or_crash(error: Exception, debug: bool) -> int:
+    """Click's usage errors print themselves; anything else is a defect and says so."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
+    if debug:
+        raise error
+    reason = " ".join(str(error).split()) or "no message"
+    err.print(
+        f"error: unexpected {type(error).__name__}: {reason}; run again with --debug and report it",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 1

@@ -1,0 +1,104 @@
+"""RunConfig: everything that `opsearch run` is told, as one checked, re-runnable file."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.files import write_text
+
+
+class RunConfig(BaseModel):
+    """What to search, on which data, with which solver; written to run.yaml.
+
+    objective and solver None: chosen from what fits, and then written down. ranker None: that of
+    the model's family. effort: seconds of measurement that the joint objective may take by default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "demo"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    data: Path | None = None
+    samples: int = Field(64, ge=1)
+    heldout: int = Field(300, ge=0)
+    seed: int = Field(0, ge=0)
+    space: str = "dop"
+    kv: Literal["leaves", "stays"] = "leaves"
+    n_v: tuple[str, ...] | Literal["16", "8"] = "16"
+    ranker: str | None = None
+    budget: tuple[str, ...] = ("30%",)
+    objective: str | None = None
+    points: int | None = Field(None, ge=2)
+    positions: int = Field(1, ge=1)
+    solver: str | None = None
+    evaluations: int = Field(150, ge=1)
+    effort: float = Field(20.0, ge=0)
+    out: Path = Path("runs/demo")
+
+    @field_validator("n_v")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        for text in () if isinstance(value, str) else value:
+            try:
+                share = Fraction(text)
+            except (ValueError, ZeroDivisionError):
+                raise ValueError(f"{text!r} is not a share such as 0.25 or 1/4") from None
+            if not 0 < share <= 1:
+                raise ValueError(f"{text} is not a share between 0 and 1")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _some_budget(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one budget is needed, e.g. 30%")
+        return value
+
+    def save(self, path: Path) -> Path:
+        """Write run.yaml."""
+        return write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        """Read run.yaml; RunFolderError when it is missing, truncated or malformed."""
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{path} does not exist; give the folder of an earlier run"
+            ) from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunFolderError(
+                f"{path} cannot be read ({reason}); run `opsearch run` again"
+            ) from error
+        if not isinstance(raw, dict):
+            raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
+        try:
+            return cls(**raw)
+        except ValidationError as error:
+            raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
+
+    @classmethod
+    def checked(cls, **values: Any) -> RunConfig:
+        """A config from options; OpsearchError names the option that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise OpsearchError(explain(error, "--")) from error
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """The first of pydantic's complaints as one sentence."""
+    problem = error.errors()[0]
+    name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{prefix}{name} {problem['input']!r}: {reason}; correct it"

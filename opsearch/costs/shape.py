@@ -1,0 +1,86 @@
+"""The dimensions of a decoder: all that a cost needs to know about a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a decoder of identical layers with a gated MLP (gate, up, down).
+
+    layers, hidden (width of the residual stream), intermediate (width of the MLP), heads (of the
+    queries), kv_heads (fewer under grouped-query attention), head_dim, vocab (rows of the lm_head),
+    kv_bytes_per_element (of the KV cache).
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    kv_bytes_per_element: int = 2
+
+    @property
+    def q_width(self) -> int:
+        """Elements of one token's query over all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of one token's key (as many as of its value) over all heads."""
+        return self.kv_heads * self.head_dim
+
+    @classmethod
+    def from_config(cls, config: Any) -> Shape:
+        """The decoder of a transformers config, multimodal or text-only.
+
+        The cache has the dtype of the config, two bytes per element where it names none.
+        """
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        dtype = getattr(text, "dtype", None) or getattr(config, "dtype", None) or torch.bfloat16
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype)
+        return cls(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            vocab=text.vocab_size,
+            kv_bytes_per_element=dtype.itemsize,
+        )
+
+
+# Vicuna v1.5 has a vocabulary of 32,000; the Hugging Face checkpoints of LLaVA pad it to 32,064.
+# That is what their lm_head computes; figures of papers are about 32,000.
+_VICUNA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32064)
+_VICUNA_13B = Shape(40, 5120, 13824, 40, 40, 128, 32064)
+_QWEN_7B = Shape(28, 3584, 18944, 28, 4, 128, 152064)
+
+SHAPES: dict[str, Shape] = {
+    "llava-1.5-7b": _VICUNA_7B,
+    "llava-1.5-13b": _VICUNA_13B,
+    "llava-next-7b": _VICUNA_7B,
+    "llava-next-13b": _VICUNA_13B,
+    "qwen2.5-vl-7b": _QWEN_7B,
+    "internvl3-8b": replace(_QWEN_7B, vocab=151674),
+}
+
+# Visual tokens of a usual image: fixed for LLaVA-1.5, all tiles for LLaVA-NeXT, and what the papers
+# give the others at 896 x 896.
+VISUAL_TOKENS: dict[str, int] = {
+    "llava-1.5-7b": 576,
+    "llava-1.5-13b": 576,
+    "llava-next-7b": 2880,
+    "llava-next-13b": 2880,
+    "qwen2.5-vl-7b": 1280,
+    "internvl3-8b": 1280,
+}

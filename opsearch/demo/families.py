@@ -1,0 +1,39 @@
+"""The fifteen families of questions: what each is called, and which scene it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.random import Generator
+
+from opsearch.demo import scene_chart, scene_digits, scene_shapes, scene_text
+from opsearch.demo.scene import Question, Scene
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of questions and the kind of scene that it is asked about."""
+
+    scene: type[Scene]
+    ask: Callable[[Any, Generator], Question | None]
+
+
+FAMILIES: dict[str, Family] = {
+    "color": Family(scene_shapes.ShapesScene, scene_shapes.color),
+    "shape": Family(scene_shapes.ShapesScene, scene_shapes.shape),
+    "exist": Family(scene_shapes.ShapesScene, scene_shapes.exist),
+    "count": Family(scene_shapes.ShapesScene, scene_shapes.count),
+    "spatial": Family(scene_shapes.ShapesScene, scene_shapes.spatial),
+    "relation": Family(scene_shapes.ShapesScene, scene_shapes.relation),
+    "digit_color": Family(scene_digits.DigitsScene, scene_digits.digit_color),
+    "digit_pos": Family(scene_digits.DigitsScene, scene_digits.digit_pos),
+    "digit_max": Family(scene_digits.DigitsScene, scene_digits.digit_max),
+    "digit_cmp": Family(scene_digits.DigitsScene, scene_digits.digit_cmp),
+    "bar_tall": Family(scene_chart.ChartScene, scene_chart.bar_tall),
+    "bar_value": Family(scene_chart.ChartScene, scene_chart.bar_value),
+    "bar_cmp": Family(scene_chart.ChartScene, scene_chart.bar_cmp),
+    "letter": Family(scene_text.TextScene, scene_text.letter),
+    "word": Family(scene_text.TextScene, scene_text.word),
+}

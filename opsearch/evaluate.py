@@ -1,0 +1,93 @@
+"""`opsearch eval`: a policy's scores beside the original's on items it was not searched on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from opsearch.answers import Answers, answer, relative_average
+from opsearch.errors import DataError
+from opsearch.measure.samples import Sample, encode
+from opsearch.measure.store import Store
+from opsearch.policy import Policy
+from opsearch.progress import Stages
+from opsearch.run_folder import RunFolder
+from opsearch.runtime.apply import check_fits
+from opsearch.runtime.load import load_config, load_model, load_processor
+from opsearch.tasks.embedded import embedded
+from opsearch.tasks.jsonl import load_jsonl
+
+_STAGES = 4
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers of the original and under the policy to the same items.
+
+    dropped: items left out because the policy was searched on them.
+    """
+
+    original: Answers
+    policy: Answers
+    dropped: int
+
+    @property
+    def relative(self) -> float:
+        """Rel. Avg. over families."""
+        return relative_average(self.policy.by_family(), self.original.by_family())
+
+    @property
+    def changed(self) -> int:
+        """Number of items whose answer differs."""
+        pairs = zip(self.original.texts, self.policy.texts, strict=True)
+        return sum(before != after for before, after in pairs)
+
+
+def evaluate(
+    path: Path,
+    model: str = "demo",
+    data: Path | None = None,
+    samples: int = 300,
+    split: str = "test",
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    console: Console | None = None,
+) -> Scores:
+    """Generate answers with the original and with the policy of a run folder or file.
+
+    Items are the first `samples` of a JSONL file, or of a split of the embedded tasks; those that
+    the run of that folder was calibrated on are left out.
+    """
+    stages = Stages(console or Console(stderr=True), _STAGES)
+    policy = Policy.from_pretrained(path)
+    config, processor = load_config(model), load_processor(model)
+    check_fits(policy, config)
+    items = load_jsonl(data) if data else embedded(split, samples, seed)
+    with stages.stage("encoding samples") as tick:
+        encoded = encode(items, processor, config, lambda done: tick(done, len(items)))
+    unseen = _unseen(encoded, path)
+    kept, dropped = unseen[:samples], len(encoded) - len(unseen)
+    if not kept:
+        raise DataError(
+            f"all {len(encoded)} items were used to search this policy; evaluate on other data"
+        )
+    with stages.stage("loading the model"):
+        loaded = load_model(model, dtype, device)
+    with stages.stage("answering with the original") as tick:
+        original = answer(loaded, processor, kept, progress=tick)
+    with stages.stage("answering with the policy") as tick:
+        pruned = answer(loaded, processor, kept, policy, progress=tick)
+    return Scores(original, pruned, dropped)
+
+
+def _unseen(samples: list[Sample], path: Path) -> list[Sample]:
+    """Samples that the run in this folder was not calibrated on; all for a lone policy file."""
+    measurements = RunFolder(path).measurements
+    if not measurements.is_file():
+        return samples
+    with Store(measurements) as store:
+        used = {sample.item for sample in store.samples("calibration")}
+    return [sample for sample in samples if sample.digest not in used]

@@ -1,0 +1,43 @@
+"""How far a pruned model's next-token distribution is from the original's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """Per sample, mean over answer positions: KL(original || pruned), the reverse, Jensen-Shannon
+    (all in nats) and the share of positions with the same most likely token. float64[B] each."""
+
+    kl: Tensor
+    reverse_kl: Tensor
+    js: Tensor
+    top1: Tensor
+
+
+def divergence(original: Tensor, pruned: Tensor, counted: Tensor) -> Divergence:
+    """Compare logits [B, k, V] at the answer positions where counted[B, k] is true.
+
+    Natural log, float32 log-softmax.
+    """
+    p = torch.log_softmax(original.float(), -1)
+    q = torch.log_softmax(pruned.float(), -1)
+    m = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, device=p.device))
+    js = (_kl(p, m) + _kl(q, m)) / 2
+    same = (p.argmax(-1) == q.argmax(-1)).float()
+    means = [_mean(value, counted) for value in (_kl(p, q), _kl(q, p), js, same)]
+    return Divergence(*means)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL of log-probabilities over the last dimension; rounding below zero is cut off."""
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0.0)
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    values = values.double() * counted
+    return values.sum(-1) / counted.sum(-1)

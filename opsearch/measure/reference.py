@@ -1,0 +1,98 @@
+"""The original model on a batch: what the decoder was given, and what it answered.
+
+One stock forward records the decoder's inputs, the vision tower's contribution to rankings and the
+logits at the answer positions; policies are then measured from there, without the vision tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsearch.errors import ModelError
+from opsearch.measure.samples import Sample, batch_inputs
+from opsearch.rankers.prompt import Prompt
+from opsearch.runtime.adapters import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The original on samples of equal shape.
+
+    decoder_inputs: keyword arguments of the decoder (inputs_embeds [B, S + k - 1, D], ...).
+    logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end.
+    """
+
+    samples: tuple[Sample, ...]
+    prompt: Prompt
+    decoder_inputs: dict[str, Any]
+    logits: Tensor
+    counted: Tensor
+
+
+@torch.no_grad()
+def make_reference(
+    model: Any, adapter: Adapter, samples: Sequence[Sample], needs: Iterable[str], positions: int
+) -> Reference:
+    """Run the original; `positions` > 1 follows its own greedy answer, teacher-forced, to its end.
+
+    Raises ModelError naming the sample when a logit is not finite.
+    """
+    inputs = batch_inputs(samples, model.device)
+    length = inputs["input_ids"].shape[1]
+    counted = torch.ones(len(samples), 1, dtype=torch.bool, device=model.device)
+    if positions > 1:
+        inputs, counted = _with_answers(model, inputs, positions)
+    captured: dict[str, Tensor] = {}
+    handles = adapter.capture(model, needs, captured.__setitem__)
+    decoder_inputs: dict[str, Any] = {}
+
+    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        decoder_inputs.update(kwargs)
+
+    decoder = adapter.find(model, adapter.decoder)
+    handles.append(decoder.register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    check_finite(logits, samples, "the original model")
+    visual = adapter.visual_positions(model.config, inputs["input_ids"])
+    # The rankers see the prompt only; the answer's positions are text to the plan.
+    visual[:, length:] = False
+    prompt = Prompt(visual, torch.ones_like(visual), tuple(s.n_visual for s in samples), captured)
+    return Reference(tuple(samples), prompt, decoder_inputs, logits, counted)
+
+
+def check_finite(logits: Tensor, samples: Sequence[Sample], who: str) -> None:
+    """Raise ModelError naming the first sample whose logits hold nan or infinity."""
+    finite = torch.isfinite(logits).flatten(1).all(1)
+    if not bool(finite.all()):
+        first = samples[int((~finite).nonzero()[0])].item.id
+        raise ModelError(
+            f"{who} gave logits that are not finite for item {first}; check the checkpoint, or use "
+            "--dtype float32"
+        )
+
+
+def _with_answers(
+    model: Any, inputs: dict[str, Tensor], positions: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs with the first positions - 1 tokens of the greedy answer; which positions count."""
+    length = inputs["input_ids"].shape[1]
+    answers = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[:, length:]
+    ends = model.generation_config.eos_token_id
+    ends = torch.tensor(
+        [ends] if isinstance(ends, int) else list(ends or []), device=answers.device
+    )
+    ended = torch.isin(answers, ends).int().cumsum(1) - torch.isin(answers, ends).int()
+    forced = answers[:, :-1]
+    extended = dict(inputs)
+    extended["input_ids"] = torch.cat([inputs["input_ids"], forced], 1)
+    extended["attention_mask"] = torch.ones_like(extended["input_ids"])
+    return extended, ended == 0

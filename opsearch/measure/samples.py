@@ -1,0 +1,115 @@
+"""Items as a model's processor encodes them, one by one and without padding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsearch.errors import DataError
+from opsearch.runtime.adapters import adapter_for
+from opsearch.tasks.item import Item
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An encoded item; inputs are what the model is called with, batch size 1."""
+
+    item: Item
+    digest: str
+    inputs: dict[str, Tensor]
+    n_visual: int
+    n_other: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples of equal shape run in one batch without padding."""
+        return self.n_visual, self.n_other
+
+
+def encode(
+    items: Sequence[Item],
+    processor: Any,
+    config: Any,
+    progress: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """Encode items with the processor's chat template; needs no weights.
+
+    Raises DataError for an empty data set, a broken image or a prompt whose placeholders do not
+    match its images.
+    """
+    if not items:
+        raise DataError("the data set is empty; give --data a file with at least one item")
+    adapter = adapter_for(config.model_type)
+    samples = []
+    for done, item in enumerate(items, 1):
+        images = item.load_images()
+        prompt = prompt_text(processor, item)
+        inputs = _tokenize(processor, prompt, images)
+        n_visual = int(adapter.visual_positions(config, inputs["input_ids"]).sum())
+        if images and not n_visual:
+            raise DataError(
+                f"item {item.id}: the prompt of its {len(images)} images has no visual tokens; "
+                "check the processor's image token and chat template"
+            )
+        n_other = inputs["input_ids"].shape[1] - n_visual
+        samples.append(Sample(item, item.digest(), inputs, n_visual, n_other))
+        if progress:
+            progress(done)
+    return samples
+
+
+def prompt_text(processor: Any, item: Item) -> str:
+    """The prompt of an item in the words of the chat template, images first."""
+    content = [{"type": "image"} for _ in item.images] + [{"type": "text", "text": item.question}]
+    messages = [{"role": "user", "content": content}]
+    prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return prompt
+
+
+def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, Tensor]:
+    start = processor.tokenizer.bos_token
+    # Templates that write the start token themselves must not get a second one.
+    extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
+    return dict(processor(text=[prompt], images=images or None, return_tensors="pt", **extra))
+
+
+def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
+    """The inputs of samples of equal shape, stacked along the batch."""
+    names = samples[0].inputs
+    return {name: torch.cat([s.inputs[name] for s in samples]).to(device) for name in names}
+
+
+def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
+    """Samples grouped by equal shape, in groups of at most `max_tokens` positions."""
+    by_shape: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        by_shape.setdefault(sample.shape, []).append(sample)
+    groups = []
+    for shape, members in sorted(by_shape.items()):
+        width = max(1, max_tokens // sum(shape))
+        groups += [members[i : i + width] for i in range(0, len(members), width)]
+    return groups
+
+
+def processor_digest(processor: Any) -> str:
+    """A SHA-256 over the settings and the prompt template that shape a model's inputs."""
+    settings = {
+        "template": processor.chat_template,
+        "image": {k: v for k, v in _settings(processor.image_processor).items() if _is_plain(v)},
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _settings(image_processor: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = image_processor.to_dict()
+    return settings
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, list, dict))

@@ -1,0 +1,181 @@
+"""A policy: how many ranked visual tokens each decoder operation processes.
+
+An operation is one module of one decoder layer: `q` (the visual tokens attend), `kv` (their keys
+and values can be read) or `mlp`. A count of n means the first n tokens of the sample's ranking; the
+rest pass through on the residual stream. Sets are therefore nested, and one table of counts
+expresses every method that keeps a subset of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import PolicyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Counts = NDArray[np.int64]
+Q, KV, MLP = 0, 1, 2
+MODULES = ("q", "kv", "mlp")
+
+
+@dataclass(frozen=True)
+class RankerSpec:
+    """A ranker by name with its parameters, e.g. RankerSpec("random", (("seed", 3),))."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{key}={value}" for key, value in self.params)
+        return f"{self.name}({inner})" if inner else self.name
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Counts over (q, kv, mlp) for each decoder layer, and the rankers that order the tokens.
+
+    counts: one triple per layer; exact fractions of the sample's visual tokens (unit "fraction"),
+        or numbers of tokens (unit "tokens").
+    rankers: (layer, spec) pairs; a ranker at layer r acts before layer r, 0 = before the decoder.
+    model_type: the family that the policy was searched for, None when it fits any.
+    provenance: free-form facts for the reader of the file (budget, objective, seed, ...).
+    """
+
+    counts: tuple[tuple[Fraction, Fraction, Fraction], ...]
+    unit: Literal["fraction", "tokens"] = "fraction"
+    rankers: tuple[tuple[int, RankerSpec], ...] = ()
+    name: str = "custom"
+    model_type: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.counts:
+            raise PolicyError("a policy needs at least one layer of counts; it has none")
+        for layer, triple in enumerate(self.counts):
+            for module, count in zip(MODULES, triple, strict=True):
+                too_large = self.unit == "fraction" and count > 1
+                broken = self.unit == "tokens" and count.denominator != 1
+                if count < 0 or too_large or broken:
+                    allowed = (
+                        "a fraction from 0 to 1" if self.unit == "fraction" else "whole tokens"
+                    )
+                    raise PolicyError(
+                        f"count {count} of {module} in layer {layer} is not {allowed}; "
+                        f"correct it or use the other unit (unit is {self.unit!r})"
+                    )
+        for layer, _ in self.rankers:
+            if not 0 <= layer < self.num_layers:
+                raise PolicyError(
+                    f"a ranker acts before layer {layer}, but the policy has layers "
+                    f"0 to {self.num_layers - 1}; give one of these"
+                )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.counts)
+
+    def resolve(self, n_visual: int) -> Counts:
+        """Counts for a sample of `n_visual` tokens, int[L, 3].
+
+        A fraction f gives floor(f N + 1/2), at least 1 when f > 0; numbers of tokens are capped at
+        N.
+        """
+        memo: dict[Fraction, int] = {}
+        for count in {count for triple in self.counts for count in triple}:
+            if self.unit == "tokens":
+                memo[count] = min(int(count), n_visual)
+            else:
+                memo[count] = resolve_fraction(count, n_visual)
+        return np.array([[memo[count] for count in triple] for triple in self.counts], np.int64)
+
+    def live(self, n_visual: int) -> Counts:
+        """Resolved counts without operations whose result nobody reads, int[L, 3]."""
+        return live(self.resolve(n_visual), self.pools(n_visual))
+
+    def executed(self, n_visual: int) -> Counts:
+        """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
+        return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
+
+    def is_partial(self, count: Fraction) -> bool:
+        """Whether a count keeps some of the tokens and not all, so that their order matters."""
+        return count > 0 and (self.unit == "tokens" or count < 1)
+
+    def pools(self, n_visual: int) -> dict[int, int]:
+        """Number of tokens that each ranker inside the decoder looks at, by its layer."""
+        counts = self.resolve(n_visual)
+        return {r: int(counts[r - 1].max()) for r, _ in self.rankers if r > 0}
+
+    def is_identity(self, n_visual: int) -> bool:
+        """Whether nothing is pruned for a sample of `n_visual` tokens."""
+        return bool((self.resolve(n_visual) == n_visual).all())
+
+    def ranker_matters(self, n_visual: int) -> bool:
+        """Whether some live count is strictly between 0 and N, so that the order is looked at."""
+        counts = self.live(n_visual)
+        return bool(((counts > 0) & (counts < n_visual)).any())
+
+    def canonical(self, n_visual: int) -> str:
+        """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
+        rankers = (
+            [(r, str(spec)) for r, spec in self.rankers] if self.ranker_matters(n_visual) else []
+        )
+        payload = json.dumps([n_visual, self.live(n_visual).tolist(), rankers])
+        return hashlib.sha256(payload.encode()).hexdigest()
+
+    def apply(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
+        """Context manager inside which `model` prefills with this policy."""
+        from opsearch.runtime.apply import apply_policy
+
+        return apply_policy(model, self)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write policy_config.json into `folder` (made if missing) and return its path."""
+        from opsearch.policy_file import write_policy
+
+        return write_policy(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Policy:
+        """Read a policy from a folder with policy_config.json or from the file itself."""
+        from opsearch.policy_file import read_policy
+
+        return read_policy(Path(path))
+
+
+def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
+    """floor(f N + 1/2), at least 1 when f > 0 and N > 0, at most N."""
+    if fraction <= 0 or n_visual == 0:
+        return 0
+    rounded = (2 * fraction.numerator * n_visual + fraction.denominator) // (
+        2 * fraction.denominator
+    )
+    return min(max(rounded, 1), n_visual)
+
+
+def live(counts: Counts, pools: Mapping[int, int] | None = None) -> Counts:
+    """Counts without dead operations, for int[..., L, 3].
+
+    A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later
+    ranker looks at it (`pools`: tokens that a ranker before layer r reads, by r).
+    """
+    pools = pools or {}
+    result = counts.copy()
+    need = np.zeros(counts.shape[:-2], np.int64)
+    for layer in reversed(range(counts.shape[-2])):
+        need = np.maximum(need, pools.get(layer + 1, 0))
+        result[..., layer, Q] = np.minimum(counts[..., layer, Q], need)
+        result[..., layer, MLP] = np.minimum(counts[..., layer, MLP], need)
+        need = np.maximum(need, counts[..., layer, KV])
+    return result

@@ -1,0 +1,123 @@
+"""policy_config.json: a policy as a small file that anyone can read and apply."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+import opsearch
+from opsearch.errors import PolicyError
+from opsearch.files import write_text
+from opsearch.policy import Policy, RankerSpec
+
+FILE_NAME = "policy_config.json"
+FORMAT_VERSION = 1
+
+
+def _fraction(value: object) -> Fraction:
+    """Exact shares are strings such as "9/16"; a float would not be exact."""
+    if not isinstance(value, (str, int, Fraction)) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a count; write an exact fraction such as '9/16'")
+    try:
+        return Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{value!r} is not a fraction such as '9/16'") from None
+
+
+Count = Annotated[Any, BeforeValidator(_fraction)]
+
+
+class _Ranker(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    layer: int
+    name: str
+    params: dict[str, int | float | str | bool] = {}
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    policy_type: Literal["opsearch"]
+    format_version: int
+    opsearch_version: str
+    model_type: str | None
+    num_hidden_layers: int
+    name: str
+    unit: Literal["fraction", "tokens"]
+    counts: list[tuple[Count, Count, Count]]
+    rankers: list[_Ranker]
+    provenance: dict[str, Any] = {}
+
+
+def write_policy(policy: Policy, folder: Path) -> Path:
+    """Write policy_config.json into `folder` and return its path."""
+    content = {
+        "policy_type": "opsearch",
+        "format_version": FORMAT_VERSION,
+        "opsearch_version": opsearch.__version__,
+        "model_type": policy.model_type,
+        "num_hidden_layers": policy.num_layers,
+        "name": policy.name,
+        "unit": policy.unit,
+        "counts": [[str(count) for count in triple] for triple in policy.counts],
+        "rankers": [
+            {"layer": layer, "name": spec.name, "params": dict(spec.params)}
+            for layer, spec in policy.rankers
+        ],
+        "provenance": dict(policy.provenance),
+    }
+    return write_text(folder / FILE_NAME, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy from its folder or file.
+
+    Raises PolicyError for a missing, truncated or malformed file and for a newer format.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PolicyError(f"{file} does not exist; give a folder with {FILE_NAME}") from None
+    except OSError as error:
+        raise PolicyError(f"{file} cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise PolicyError(
+            f"{file} is damaged or truncated ({error}); save the policy again, "
+            "`opsearch solve RUN` does it without measuring"
+        ) from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise PolicyError(
+            f"{file} has format {version}, this opsearch reads up to {FORMAT_VERSION}; "
+            "update opsearch"
+        )
+    try:
+        content = _File.model_validate(raw)
+    except ValidationError as error:
+        raise PolicyError(f"{file} is not a valid policy: {_first(error)}") from error
+    if len(content.counts) != content.num_hidden_layers:
+        raise PolicyError(
+            f"{file} says {content.num_hidden_layers} layers but has counts for "
+            f"{len(content.counts)}; save the policy again"
+        )
+    return Policy(
+        counts=tuple(content.counts),
+        unit=content.unit,
+        rankers=tuple(
+            (r.layer, RankerSpec(r.name, tuple(sorted(r.params.items())))) for r in content.rankers
+        ),
+        name=content.name,
+        model_type=content.model_type,
+        provenance=content.provenance,
+    )
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one line."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}; correct that entry"

@@ -1,0 +1,147 @@
+"""What the commands print: tables and sentences, nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from opsearch.analysis.heatmap import draw_terminal, save_heatmap
+from opsearch.costs import COSTS
+from opsearch.costs.flops import text_only_floor
+from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
+from opsearch.errors import UnknownNameError
+from opsearch.evaluate import Scores
+from opsearch.objectives import OBJECTIVES
+from opsearch.policy import Policy
+from opsearch.problem import Problem, Solution, format_amount
+from opsearch.rankers import RANKERS
+from opsearch.registry import registered
+from opsearch.run import RunResult
+from opsearch.run_folder import RunFolder
+from opsearch.solvers import SOLVERS
+from opsearch.spaces import SPACES
+
+
+def print_run(result: RunResult, console: Console) -> None:
+    """The solution, the comparison, and where the files are."""
+    print_summary(result.solution, console)
+    console.print(comparison_table(result.comparison))
+    folder = RunFolder(result.folder)
+    console.print(f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}")
+    console.print(f"front    {folder.front}, drawn in {folder.front_figure}")
+    console.print(f"settings {folder.config}; measurements {folder.measurements}")
+
+
+def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
+    """The solution of `opsearch solve`."""
+    print_summary(solution, console)
+    for constraint in problem.constraints:
+        cost = constraint.describe(solution.costs[constraint.name])
+        limit = constraint.describe(constraint.limit)
+        console.print(f"{constraint.name}: {cost} of at most {limit}")
+    console.print(f"policy {folder}/policy_config.json")
+
+
+def print_summary(solution: Solution, console: Console) -> None:
+    """Policy, value, proof."""
+    assert solution.policy is not None
+    console.print(f"[bold]{solution.policy.name}[/bold]")
+    console.print(draw_terminal(solution.policy))
+    bound = (
+        "" if solution.bound is None else f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
+    )
+    console.print(
+        f"{solution.objective} objective {solution.value:.6f} {solution.unit}{bound}; "
+        f"{solution.solver} in {solution.seconds:.2f} s"
+    )
+    console.print(f"{solution.status}: {solution.status.sentence}")
+    if solution.note:
+        console.print(solution.note)
+
+
+def comparison_table(frame: pd.DataFrame) -> Table:
+    """The run's final table; methods are columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    for name in frame.columns:
+        table.add_column(name, justify="right", style="bold" if name == "opsearch" else None)
+    for row in frame.index:
+        table.add_row(row, *(_cell(row, frame.loc[row, name]) for name in frame.columns))
+    return table
+
+
+def print_policy(
+    policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
+) -> None:
+    """A policy's heat map, rankers and provenance."""
+    console.print(f"[bold]{policy.name}[/bold]")
+    console.print(draw_terminal(policy, visual_tokens))
+    for layer, spec in policy.rankers:
+        where = "before the decoder" if layer == 0 else f"before layer {layer}"
+        console.print(f"ranker {spec}, {where}")
+    for key, value in policy.provenance.items():
+        console.print(f"{key}: {value}")
+    if figure:
+        console.print(f"drawn in {save_heatmap(policy, figure, visual_tokens)}")
+
+
+def print_scores(scores: Scores, console: Console) -> None:
+    """Accuracy per family, original beside policy, and Rel. Avg."""
+    original, policy = scores.original.by_family(), scores.policy.by_family()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("family", "original", "policy", "ratio"):
+        table.add_column(name, justify="left" if name == "family" else "right")
+    for family, score in original.items():
+        ratio = f"{100 * policy[family] / score:.1f}%" if score else "-"
+        table.add_row(family, f"{100 * score:.1f}%", f"{100 * policy[family]:.1f}%", ratio)
+    console.print(table)
+    count, changed = len(scores.original.texts), scores.changed
+    console.print(
+        f"Rel. Avg. {100 * scores.relative:.1f}% over {len(original)} families, {count} items, "
+        f"{changed} answers changed"
+    )
+    if scores.dropped:
+        console.print(f"{scores.dropped} items were left out: the policy was searched on them")
+
+
+def print_parts(kind: str | None, console: Console) -> None:
+    """Names of parts with the first sentence of their description."""
+    kinds: dict[str, Mapping[str, Any]] = {
+        "solvers": registered("solvers", SOLVERS),
+        "objectives": registered("objectives", OBJECTIVES),
+        "spaces": SPACES,
+        "costs": registered("costs", COSTS),
+        "rankers": registered("rankers", RANKERS),
+        "models": SHAPES,
+    }
+    if kind is not None and kind not in kinds:
+        raise UnknownNameError("kind of part", kind, list(kinds))
+    for name in [kind] if kind else kinds:
+        console.print(f"[bold]{name}[/bold]")
+        for part, value in kinds[name].items():
+            console.print(f"  {part:<14} {_describe(name, part, value)}", soft_wrap=True)
+
+
+def _describe(kind: str, name: str, part: Any) -> str:
+    if kind == "models":
+        visual = VISUAL_TOKENS[name]
+        floor = text_only_floor(part, visual, 65)
+        return (
+            f"{part.layers} layers x {part.hidden}, MLP {part.intermediate}, {part.heads} heads, "
+            f"{part.kv_heads} kv heads; {visual} visual tokens, text-only floor {100 * floor:.1f}%"
+        )
+    return (part.__doc__ or "").strip().splitlines()[0]
+
+
+def _cell(row: str, value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    if row.startswith("FLOPs"):
+        return format_amount(value, "").rstrip()
+    return f"{value:.3f}" if row.startswith("KL") else f"{value:.1f}"

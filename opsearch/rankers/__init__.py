@@ -1,0 +1,47 @@
+"""Rankers order a sample's visual tokens, best first; policies keep prefixes of that order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from opsearch.errors import PolicyError
+from opsearch.policy import RankerSpec
+from opsearch.rankers.cls import Cls
+from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.random import Random
+from opsearch.rankers.uniform import Uniform
+from opsearch.registry import lookup
+
+
+class Ranker(Protocol):
+    """Orders visual tokens.
+
+    nested: the order does not depend on n, so that a policy may use several counts.
+    needs: names of `Prompt.captured` entries that the ranker reads.
+    """
+
+    @property
+    def nested(self) -> bool: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
+        """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
+
+
+RANKERS: dict[str, type[Any]] = {"cls": Cls, "random": Random, "uniform": Uniform}
+
+
+def make_ranker(spec: RankerSpec) -> Ranker:
+    """The ranker that a policy names; PolicyError when its parameters do not fit."""
+    factory = lookup("rankers", spec.name, RANKERS)
+    try:
+        ranker: Ranker = factory(**dict(spec.params))
+    except TypeError as error:
+        raise PolicyError(
+            f"ranker {spec} cannot be made: {error}; correct its parameters"
+        ) from None
+    return ranker

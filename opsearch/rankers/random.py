@@ -1,0 +1,34 @@
+"""A random permutation: the baseline that every ranking must beat.
+
+It is drawn from (seed, N) alone, so that beams, batch rows and repeated runs of a sample agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsearch.rankers.prompt import Prompt, ranking_from_scores
+
+
+@dataclass(frozen=True)
+class Random:
+    """A permutation of the N visual tokens drawn from (seed, N)."""
+
+    seed: int = 0
+    nested = True
+    needs = frozenset[str]()
+
+    def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
+        """Place of each visual token, int64[B, S], -1 elsewhere."""
+        drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
+        scores = torch.cat([drawn[total] for total in prompt.n_visual])
+        return ranking_from_scores(prompt.scatter(scores.to(prompt.visual.device)), prompt.visual)
+
+    def _scores(self, total: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, total])
+        return torch.from_numpy(rng.permutation(total).astype(np.float32))

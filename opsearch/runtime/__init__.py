@@ -1,0 +1,1 @@
+"""Pruned execution on stock Hugging Face models: pruned operations are physically skipped."""

@@ -1,0 +1,92 @@
+"""Models and processors by name: `demo`, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opsearch.demo import MODEL_DIR
+from opsearch.errors import ModelError
+from opsearch.runtime.adapters import adapter_for
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_name(name: str) -> str:
+    """The folder of the embedded model for `demo`, any other name unchanged."""
+    return str(MODEL_DIR) if name == "demo" else name
+
+
+def load_config(name: str) -> Any:
+    """The model's config, without weights; ModelError when it is missing or of another family."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_name(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("model", name, error)) from error
+    adapter_for(config.model_type)
+    return config
+
+
+def load_processor(name: str) -> Any:
+    """The model's processor: tokenizer, image processor and chat template."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(resolve_name(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("processor", name, error)) from error
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"the processor of {name!r} has no chat template, so prompts cannot be written; "
+            "add chat_template.jinja to its folder"
+        )
+    return processor
+
+
+def load_model(
+    name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
+) -> Any:
+    """The model with its weights, in evaluation mode."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            resolve_name(name), dtype=DTYPES[dtype], attn_implementation=attention
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("model", name, error)) from error
+    return model.eval().to(device)
+
+
+def fingerprint(model: Any) -> str:
+    """A SHA-256 over the config and samples of every weight, so that equal models share it."""
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        config.pop(volatile, None)
+    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
+    for name, parameter in model.named_parameters():
+        step = max(1, parameter.numel() // 64)
+        sample = parameter.detach().flatten()[::step][:64].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    if Path(name).exists() or name == "demo":
+        step = "check the files in that folder"
+    elif offline:
+        step = "unset HF_HUB_OFFLINE to download it, or give a local folder"
+    else:
+        step = "give 'demo', a local folder, or a hub id that you can reach"
+    return f"the {what} {name!r} cannot be loaded ({reason}); {step}"

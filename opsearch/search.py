@@ -1,0 +1,116 @@
+"""From what a run asks for to a solution: which objective, which solver, measure, solve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.config import RunConfig
+from opsearch.errors import OpsearchError
+from opsearch.objectives import OBJECTIVES, Maker
+from opsearch.objectives.additive import Additive
+from opsearch.objectives.joint import Joint
+from opsearch.problem import (
+    Constraint,
+    Form,
+    Limit,
+    Measure,
+    Problem,
+    Solution,
+    Solver,
+    require_form,
+)
+from opsearch.registry import lookup, registered
+from opsearch.solvers import SOLVERS
+from opsearch.solvers.grid import Grid
+from opsearch.solvers.tpe import Tpe
+from opsearch.spaces import Space
+
+_DEFAULT_SOLVER: dict[Form, str] = {"table": "grid", "separable": "ortools", "blackbox": "optuna"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The objective's maker, the solver, and the sentence that says why it was chosen."""
+
+    maker: Maker
+    solver: Solver
+    reason: str = ""
+
+
+def choose(config: RunConfig, joint_seconds: float) -> Choice:
+    """Fill in what the run leaves open.
+
+    joint_seconds: estimated time to measure every feasible policy. The joint objective is taken
+    when that is within config.effort, the additive proxy otherwise. Raises OpsearchError when the
+    named solver cannot take the named objective.
+    """
+    solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
+    name, reason = config.objective, ""
+    if name is None:
+        fits = joint_seconds <= config.effort
+        takes_tables = solver is None or "table" in solver.forms
+        name = "joint" if fits and takes_tables else "additive"
+        verdict = "within" if fits else "more than"
+        reason = (
+            f"objective {name}: measuring every feasible policy would take about "
+            f"{joint_seconds:.0f} s, {verdict} --effort {config.effort:g}"
+        )
+    maker = _maker(name, config, solver)
+    solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
+    every = [factory() for factory in registered("solvers", SOLVERS).values()]
+    require_form(maker, solver, every)
+    return Choice(maker, solver, reason)
+
+
+def search(
+    choice: Choice,
+    space: Space,
+    constraints: Sequence[Constraint],
+    measure: Measure,
+    config: RunConfig,
+) -> tuple[Problem, Solution]:
+    """Measure the objective, solve, and return the problem with its solution.
+
+    Raises OpsearchError when the solver ends without a policy.
+    """
+    feasible = feasible_points(space, constraints)
+    objective = choice.maker.make(space, measure, feasible)
+    problem = Problem(space, objective, tuple(constraints))
+    solver = choice.solver
+    if isinstance(solver, Tpe) and objective.form == "blackbox":
+        proxy = Additive(config.points).make(space, measure, feasible)
+        start = Grid().solve(replace(problem, objective=proxy)).index
+        solver = replace(solver, start=() if start is None else (start,))
+    limit = Limit(evaluations=config.evaluations)
+    solution = solver.solve(problem, seed=config.seed, limit=limit)
+    if solution.policy is None:
+        raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
+    return problem, solution
+
+
+def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
+    """Which points of the space keep within all budgets, bool[P]."""
+    mask = np.ones(len(space.points), bool)
+    for constraint in constraints:
+        mask &= constraint.costs <= constraint.limit
+    return mask
+
+
+def joint_forwards(space: Space, constraints: Sequence[Constraint]) -> float:
+    """What measuring every feasible policy costs, in forwards of the stock model per sample."""
+    flops = next(c for c in constraints if c.name == "flops")
+    feasible = feasible_points(space, constraints)
+    return float(flops.costs[feasible].sum() / flops.stock)
+
+
+def _maker(name: str, config: RunConfig, solver: Solver | None) -> Maker:
+    if name == "joint":
+        return Joint(lazy=solver is not None and "table" in solver.forms and not solver.exact)
+    if name == "additive":
+        return Additive(config.points)
+    maker: Maker = lookup("objectives", name, OBJECTIVES)()
+    return maker

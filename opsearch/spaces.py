@@ -1,0 +1,181 @@
+"""Search spaces: named integer parameters and how a point of them becomes a policy.
+
+The three spaces here choose a depth per module and a share of tokens; `dop` ties depths as its
+paper does, `tokens` keeps all layers. Each lists distinct policies only: of points that prune the
+same live operations, the one with the largest depths stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch import builders
+from opsearch.policy import Counts, Policy, RankerSpec, resolve_fraction
+
+_PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
+N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
+N_V_8 = N_V_16[::2]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named parameter and its values in ascending order; the last one prunes nothing."""
+
+    name: str
+    values: tuple[Fraction, ...]
+
+
+class Space(Protocol):
+    """Named integer parameters; `points` are index rows of distinct policies, int[P, K]."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def parameters(self) -> tuple[Parameter, ...]: ...
+    @property
+    def points(self) -> NDArray[np.int64]: ...
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """The policy of one row of value indices."""
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """The row of `points` that is the same policy as any row of value indices."""
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
+
+
+@dataclass(frozen=True)
+class DepthSpace:
+    """Points that say up to which layer each module works, and on which share of the tokens.
+
+    depths: for q, kv and mlp the column of the parameter that gives its depth, None = all layers.
+    The last parameter is the share of tokens, n_v; a depth parameter's values are 0..L.
+    """
+
+    name: str
+    num_layers: int
+    parameters: tuple[Parameter, ...]
+    depths: tuple[int | None, int | None, int | None]
+    build: Callable[..., Policy]
+
+    @cached_property
+    def points(self) -> NDArray[np.int64]:
+        """Index rows of distinct policies in lexicographic order, int64[P, K]."""
+        sizes = [len(parameter.values) for parameter in self.parameters]
+        box = np.indices(sizes).reshape(len(sizes), -1).T[::-1]
+        _, largest = np.unique(self._live_depths(box), axis=0, return_index=True)
+        return np.ascontiguousarray(box[np.sort(largest)[::-1]], np.int64)
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """The policy of one row of value indices."""
+        values = (p.values[i] for p, i in zip(self.parameters, point, strict=True))
+        return self.build(*values)
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """The row of `points` that is the same policy as any row of value indices."""
+        return self._rows[tuple(self._live_depths(np.array([point]))[0].tolist())]
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        shares = [resolve_fraction(n_v, n_visual) for n_v in self.parameters[-1].values]
+        kept = np.array(shares, np.int64)[points[:, -1]]
+        layer = np.arange(self.num_layers)
+        below = layer[None, :, None] < self._depths_of(points)[:, None, :]
+        return np.where(below, kept[:, None, None], 0)
+
+    @cached_property
+    def _rows(self) -> dict[tuple[int, ...], int]:
+        return {tuple(d): row for row, d in enumerate(self._live_depths(self.points).tolist())}
+
+    def _depths_of(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """d_q, d_kv, d_mlp of index rows, int64[P, 3]."""
+        everything = np.full(len(points), self.num_layers)
+        return np.stack([everything if c is None else points[:, c] for c in self.depths], axis=1)
+
+    def _live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Depths without dead operations, and n_v: equal rows are the same policy, int64[P, 4]."""
+        d_q, d_kv, d_mlp = self._depths_of(points).T
+        read = np.maximum(d_kv - 1, 0)
+        n_v = np.where(d_kv > 0, points[:, -1], -1)
+        return np.stack([np.minimum(d_q, read), d_kv, np.minimum(d_mlp, read), n_v], axis=1)
+
+
+def tokens_space(
+    layers: int, n_v: Sequence[Fraction] = N_V_16, ranker: RankerSpec | None = None
+) -> DepthSpace:
+    """Uniform token reduction: one parameter, n_v."""
+    build = partial(_build_tokens, layers, ranker)
+    return DepthSpace("tokens", layers, (_shares(n_v),), (None, None, None), build)
+
+
+def dop_space(
+    layers: int,
+    n_v: Sequence[Fraction] = N_V_16,
+    ranker: RankerSpec | None = None,
+    kv: builders.KVReading = "leaves",
+) -> DepthSpace:
+    """DOP's space (d_attn, d_mlp, n_v) in either reading of the paper (arXiv 2507.02909)."""
+    parameters = (_depth("d_attn", layers), _depth("d_mlp", layers), _shares(n_v))
+    depths = (0, 0 if kv == "leaves" else None, 1)
+    return DepthSpace("dop", layers, parameters, depths, partial(_build_dop, layers, ranker, kv))
+
+
+def depth_space(
+    layers: int, n_v: Sequence[Fraction] = N_V_16, ranker: RankerSpec | None = None
+) -> DepthSpace:
+    """A depth of its own for q, kv and mlp: (d_q, d_kv, d_mlp, n_v)."""
+    names = ("d_q", "d_kv", "d_mlp")
+    parameters = (*(_depth(name, layers) for name in names), _shares(n_v))
+    return DepthSpace("depth", layers, parameters, (0, 1, 2), partial(_build_depth, layers, ranker))
+
+
+SPACES: dict[str, Callable[..., DepthSpace]] = {
+    "tokens": tokens_space,
+    "dop": dop_space,
+    "depth": depth_space,
+}
+
+
+def _build_tokens(layers: int, ranker: RankerSpec | None, n_v: Fraction) -> Policy:
+    return builders.tokens(layers, n_v, ranker)
+
+
+def _build_dop(
+    layers: int,
+    ranker: RankerSpec | None,
+    kv: builders.KVReading,
+    d_attn: Fraction,
+    d_mlp: Fraction,
+    n_v: Fraction,
+) -> Policy:
+    return builders.dop(layers, int(d_attn), int(d_mlp), n_v, ranker, kv)
+
+
+def _build_depth(
+    layers: int,
+    ranker: RankerSpec | None,
+    d_q: Fraction,
+    d_kv: Fraction,
+    d_mlp: Fraction,
+    n_v: Fraction,
+) -> Policy:
+    return builders.depth(layers, int(d_q), int(d_kv), int(d_mlp), n_v, ranker)
+
+
+def _depth(name: str, layers: int) -> Parameter:
+    return Parameter(name, tuple(Fraction(d) for d in range(layers + 1)))
+
+
+def _shares(n_v: Sequence[Fraction]) -> Parameter:
+    """Shares of tokens; 1 is always among them, the individual divergences need it."""
+    return Parameter("n_v", tuple(sorted({*n_v, Fraction(1)})))

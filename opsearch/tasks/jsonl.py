@@ -1,0 +1,139 @@
+"""Items from a JSON Lines file: one object a line, pictures in the file's folder or below.
+
+    {"image": "cat.jpg", "question": "what animal is this?", "answer": "cat"}
+    {"images": ["a.png", "b.png"], "question": "which is older?", "answers": ["a", "first"],
+     "id": "q7", "family": "compare"}      (on one line)
+
+`answers` may be empty: search needs no answers, evaluation does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from opsearch.errors import DataError
+from opsearch.tasks.item import Item
+
+_EXAMPLE = '{"image": "a.jpg", "question": "...", "answer": "..."}'
+
+
+class _Record(BaseModel):
+    """The keys of one line; `image` and `answer` are short for lists of one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question: str = Field(min_length=1)
+    image: str | None = None
+    images: list[str] | None = Field(None, min_length=1)
+    answer: str | None = None
+    answers: list[str] | None = None
+    id: str | None = Field(None, min_length=1)
+    family: str = Field("all", min_length=1)
+
+
+def load_jsonl(path: str | Path, limit: int | None = None) -> list[Item]:
+    """Return the items of a JSON Lines file, or only the first `limit` (at least 1) of them.
+
+    Raises DataError, naming file, line and remedy, when something is wrong with the file or a
+    line. Pictures are not opened here: see `Item.load_images`.
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise DataError(f"{limit} items of {path} were asked for; ask for at least 1.")
+    items: list[Item] = []
+    line_of: dict[str, int] = {}
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        item = _item(_parse(line, where), path, number, where)
+        if item.id in line_of:
+            raise DataError(
+                f'{where}: the id "{item.id}" is that of line {line_of[item.id]}, too; '
+                "give every item an id of its own, or none."
+            )
+        line_of[item.id] = number
+        items.append(item)
+        if len(items) == limit:
+            break
+    if not items:
+        raise DataError(f"{path} holds no items; write one JSON object a line: {_EXAMPLE}.")
+    return items
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers from 1."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+
+
+def _parse(line: str, where: str) -> _Record:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); write {_EXAMPLE}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: not a JSON object; write {_EXAMPLE}.")
+    try:
+        return _Record.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_sentence(error)}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say what the first thing wrong is, and what to do about it."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f'the key "{key}" is missing; write {_EXAMPLE}.'
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_Record.model_fields)
+        return f'the key "{key}" is unknown; leave it out or use one of {known}.'
+    return f'"{key}" is wrong ({first["msg"]}); write {_EXAMPLE}.'
+
+
+def _item(record: _Record, path: Path, number: int, where: str) -> Item:
+    names = _one_of(record, "image", "images", where)
+    return Item(
+        id=record.id or f"{path.stem}/{number}",
+        question=record.question,
+        answers=tuple(_one_of(record, "answer", "answers", where)),
+        images=tuple(_inside(path.parent, name, where) for name in names),
+        family=record.family,
+    )
+
+
+def _one_of(record: _Record, single: str, several: str, where: str) -> list[str]:
+    """Return the value of the one key that is given, as a list."""
+    one: str | None = getattr(record, single)
+    many: list[str] | None = getattr(record, several)
+    if (one is None) == (many is None):
+        given = "neither" if one is None else "both"
+        hint = ' ("answers": [] when unknown)' if single == "answer" else ""
+        raise DataError(
+            f'{where}: {given} of "{single}" and "{several}" given; write exactly one{hint}.'
+        )
+    return [one] if one is not None else list(many or ())
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """Return the path of an image, which must lie in the folder or below, links followed."""
+    try:
+        resolved = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a circle of links
+        raise DataError(f"{where}: {name!r} is not a path ({error}); correct it.") from error
+    if not resolved.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{where}: the image {name!r} lies outside of the folder of the data file; "
+            "move it there and give its path relative to that folder."
+        )
+    return resolved

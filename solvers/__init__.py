@@ -1,0 +1,13 @@
+"""Solvers: each turns a Problem into a Solution, see `opsearch.problem`.
+
+Importing them loads no solver library; that happens inside solve().
+"""
+
+from collections.abc import Callable
+
+from opsearch.problem import Solver
+from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.grid import Grid
+from opsearch.solvers.tpe import Tpe
+
+SOLVERS: dict[str, Callable[[], Solver]] = {"grid": Grid, "ortools": CpSat, "optuna": Tpe}

@@ -1,0 +1,68 @@
+"""Which parameters to fix so that every cost becomes a linear form with few pairs.
+
+The cost of a policy is not linear in its parameters: a token more costs more in a deeper policy.
+Once a parameter or two are fixed it nearly is, see `decompose`.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from opsearch.solvers.decompose import Ints, Slice, decompose
+
+# A further program takes about as long as so many more pairs in one.
+_PAIRS_PER_SLICE = 5
+
+
+def find_slices(points: Ints, costs: Ints) -> list[Slice]:
+    """Slices that cover all points, int64[P, K], and reproduce all costs, int64[C, P].
+
+    The parameters to fix are those that give the least work in pairs and slices. With all but two
+    fixed every cost has the form, so that slices always exist.
+    """
+    # The last parameter, a share of tokens, multiplies the others: it is tried first.
+    parameters = range(points.shape[1])[::-1]
+    best: list[Slice] = []
+    least = np.inf
+    for size in range(len(parameters) + 1):
+        for fixed in combinations(parameters, size):
+            slices = cut(points, costs, fixed, least)
+            if slices is not None:
+                best, least = slices, _work(slices)
+    return best
+
+
+def cut(
+    points: Ints, costs: Ints, fixed: tuple[int, ...], most: float = np.inf
+) -> list[Slice] | None:
+    """Slices for each combination of values of the fixed parameters.
+
+    None where one combination has no form, or where the work is not below `most`.
+    """
+    groups = _groups(points[:, list(fixed)])
+    if _PAIRS_PER_SLICE * len(groups) >= most:
+        return None
+    slices: list[Slice] = []
+    for members in groups:
+        found = decompose(points[members], costs[:, members])
+        if not found:
+            return None
+        slices += found
+        if _work(slices) >= most:
+            return None
+    return slices
+
+
+def _groups(rows: Ints) -> list[Ints]:
+    """Numbers of equal rows, one array per distinct row."""
+    if rows.shape[1] == 0:
+        return [np.arange(len(rows))]
+    _, label = np.unique(rows, axis=0, return_inverse=True)
+    order = np.argsort(label, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+
+
+def _work(slices: list[Slice]) -> int:
+    return _PAIRS_PER_SLICE * len(slices) + sum(len(part.pairs) for part in slices)

@@ -1,0 +1,80 @@
+"""The lowest value of a linear form over several slices, with a proof or a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opsearch.problem import Status
+from opsearch.solvers.decompose import Slice
+from opsearch.solvers.forms import FormOf, Linear
+from opsearch.solvers.program import Answer, minimise
+
+Row = tuple[FormOf, int]  # a form and its limit
+
+
+@dataclass
+class Clock:
+    """The seed of every program, and the deterministic time left for them (None: no limit)."""
+
+    seed: int
+    left: float | None
+
+    def minimise(
+        self, part: Slice, objective: Linear, rows: Sequence[tuple[Linear, int]]
+    ) -> Answer:
+        """Solve one program and take its time off."""
+        if self.left is not None and self.left <= 0:
+            return Answer(Status.UNKNOWN, None, None, 0.0)
+        answer = minimise(part, objective, rows, seed=self.seed, time=self.left)
+        if self.left is not None:
+            self.left -= answer.time
+        return answer
+
+
+@dataclass(frozen=True)
+class Found:
+    """The lowest value found, its row of value indices, and the slices that reach it.
+
+    bound: no row is below it, None when every slice is proved to have no row at all.
+    """
+
+    value: int | None
+    row: tuple[int, ...] | None
+    bound: int | None
+    ties: tuple[Slice, ...]
+
+    @property
+    def proved(self) -> bool:
+        """Whether no row has a lower value."""
+        return self.value is not None and self.value == self.bound
+
+
+def lowest(clock: Clock, slices: Sequence[Slice], objective: FormOf, rows: Sequence[Row]) -> Found:
+    """Minimise `objective` over the rows of all slices that keep the limits.
+
+    Slices come in the order of what they can reach at best; those that cannot reach the best value
+    so far are skipped, the others are asked only for rows that do.
+    """
+    queue = sorted(((objective(part), part) for part in slices), key=lambda entry: entry[0].floor)
+    best: int | None = None
+    row = None
+    reached: list[tuple[int, Slice]] = []
+    bounds: list[int] = []
+    for form, part in queue:
+        if best is not None and form.floor > best:
+            bounds.append(form.floor)
+            break
+        limits = [(make(part), limit) for make, limit in rows]
+        if best is not None:
+            limits.append((form, best))
+        answer = clock.minimise(part, form, limits)
+        if answer.row is not None:
+            value = form.at(answer.row)
+            reached.append((value, part))
+            if best is None or value < best:
+                best, row = value, answer.row
+        if answer.status is not Status.INFEASIBLE:
+            bounds.append(form.floor if answer.bound is None else max(form.floor, answer.bound))
+    ties = tuple(part for value, part in reached if value == best)
+    return Found(best, row, min(bounds, default=None), ties)

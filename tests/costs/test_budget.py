@@ -1,0 +1,174 @@
+"""Budgets: what can be typed, what it means, and what is refused."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsearch import budget as budget_module
+from opsearch.budget import EXAMPLES, Budget, constraint
+from opsearch.costs import COSTS
+from opsearch.costs.shape import SHAPES, Shape
+from opsearch.errors import OpsearchError
+from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
+
+TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=3, vocab=11)
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "amount", "relative"),
+    [
+        ("30%", "flops", Fraction(3, 10), True),
+        (" 30 % ", "flops", Fraction(3, 10), True),
+        ("-70%", "flops", Fraction(3, 10), True),
+        ("0.3x", "flops", Fraction(3, 10), True),
+        (".5x", "flops", Fraction(1, 2), True),
+        ("100%", "flops", Fraction(1), True),
+        ("1x", "flops", Fraction(1), True),
+        ("-85.5%", "flops", Fraction(29, 200), True),
+        ("30%kv", "kv", Fraction(3, 10), True),
+        ("-70% kv", "kv", Fraction(3, 10), True),
+        ("0.3x kv", "kv", Fraction(3, 10), True),
+        ("5.8T", "flops", Fraction(5_800_000_000_000), False),
+        ("812M", "flops", Fraction(812_000_000), False),
+        ("3.2G FLOPs", "flops", Fraction(3_200_000_000), False),
+        ("3.2GFLOPs", "flops", Fraction(3_200_000_000), False),
+        ("200MB", "kv", Fraction(200_000_000), False),
+        ("1.5 GB", "kv", Fraction(1_500_000_000), False),
+        ("64kB", "kv", Fraction(64_000), False),
+    ],
+)
+def test_grammar(text: str, cost: str, amount: Fraction, relative: bool) -> None:
+    assert Budget.parse(text) == Budget(text, cost, amount, relative)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0%", "leaves nothing"),
+        ("-100%", "leaves nothing"),
+        ("-130%", "leaves nothing"),
+        ("0x", "leaves nothing"),
+        ("0T", "leaves nothing"),
+        ("-5.8T", "leaves nothing"),
+        ("130%", "prunes nothing"),
+        ("1.01x kv", "prunes nothing"),
+        ("-0.3x", "negative factor"),
+        ("1.2.3%", "is not a number: '1.2.3'"),
+        (".T", "is not a number: '.'"),
+        *[
+            (text, "is not a share of the stock model or an amount per sample")
+            for text in ("", "30", "0.3", "lots", "12ms", "200MiB", "5e12", "30% q", "800B", "nan%")
+        ],
+    ],
+)
+def test_refused_with_a_sentence(text: str, reason: str) -> None:
+    with pytest.raises(OpsearchError) as caught:
+        Budget.parse(text)
+    message = str(caught.value)
+    assert message.startswith(f"budget {text!r} ")
+    assert reason in message
+    assert message.endswith(EXAMPLES)
+
+
+def test_the_examples_are_budgets() -> None:
+    for example in EXAMPLES.split(", "):
+        Budget.parse(example)
+
+
+def test_limits_are_exact() -> None:
+    assert Budget.parse("29%").limit(100, 1) == 29  # 0.29 * 100 is 28.999... in floats
+    assert Budget.parse("30%").limit(10**18 + 9, 1) == 3 * 10**17 + 2
+    assert Budget.parse("0.001k").limit(999, 7) == 7
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A cost that is easy to add up: rows of all operations, other tokens once per sample."""
+
+    name: str = "flops"
+    unit: str = "rows"
+
+    def of(self, counts: np.ndarray, n_visual: int, n_other: int) -> np.ndarray:
+        return counts.sum(axis=(-2, -1)) + n_other
+
+    def stock(self, n_visual: int, n_other: int) -> int:
+        return 9 * n_visual + n_other
+
+
+@pytest.mark.parametrize("block", [1, 7, 10**6])
+@pytest.mark.parametrize("make", [tokens_space, dop_space, depth_space])
+def test_costs_are_sums_over_samples(
+    make: Callable[..., DepthSpace], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "_POINTS_AT_ONCE", block)
+    space = make(3, [Fraction(1, 2)])
+    samples = [(10, 2), (7, 2), (10, 2), (10, 5), (7, 2)]
+    for name, cost in (("flops", COSTS["flops"](TINY)), ("kv", COSTS["kv"](TINY))):
+        limited = constraint(
+            Budget.parse(f"50%{name if name == 'kv' else ''}"), cost, space, samples
+        )
+        expected = [
+            sum(int(cost.of(space.decode(p.tolist()).resolve(n), n, t)) for n, t in samples)
+            for p in space.points
+        ]
+        assert limited.costs.tolist() == expected
+        assert limited.stock == sum(cost.stock(n, t) for n, t in samples) == max(expected)
+        assert limited.limit == limited.stock // 2
+        assert (limited.name, limited.unit, limited.samples) == (name, cost.unit, 5)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(1, 4)), min_size=1, max_size=6),
+    st.fractions(Fraction(1, 1000), 1),
+)
+def test_order_of_samples_is_irrelevant_and_limits_are_floors(
+    samples: list[tuple[int, int]], share: Fraction
+) -> None:
+    space = depth_space(3, [Fraction(1, 2)])
+    budget = Budget("some", "flops", share, True)
+    forth, back = (constraint(budget, Rows(), space, s) for s in (samples, samples[::-1]))
+    assert np.array_equal(forth.costs, back.costs)
+    assert forth.limit == back.limit
+    assert forth.limit <= share * forth.stock < forth.limit + 1
+
+
+def test_amounts_are_means_per_sample() -> None:
+    space = tokens_space(3, [Fraction(1, 2)])
+    limited = constraint(Budget.parse("0.05k"), Rows(), space, [(10, 2), (6, 1), (8, 1)])
+    assert limited.limit == 150
+    assert limited.stock == 220
+
+
+def test_an_amount_above_the_stock_model_prunes_nothing() -> None:
+    space = tokens_space(3)
+    with pytest.raises(
+        OpsearchError, match=r"'0.093k' prunes nothing: .* takes 92 rows per sample"
+    ):
+        constraint(Budget.parse("0.093k"), Rows(), space, [(10, 2)])
+    exactly = constraint(Budget.parse("0.092k"), Rows(), space, [(10, 2)])
+    assert exactly.limit == exactly.stock
+
+
+def test_mismatches_are_refused() -> None:
+    space = tokens_space(3)
+    with pytest.raises(OpsearchError, match="'64kB' limits kv, not flops"):
+        constraint(Budget.parse("64kB"), Rows(), space, [(10, 2)])
+    with pytest.raises(OpsearchError, match="'30%' needs at least one sample"):
+        constraint(Budget.parse("30%"), Rows(), space, [])
+
+
+def test_a_search_space_of_full_size_takes_a_second() -> None:
+    space = dop_space(32)
+    assert len(space.points) == 8449
+    samples = [(2880 - 96 * (i % 4), 50 + i % 20) for i in range(64)]
+    assert len(set(samples)) == 20
+    start = time.perf_counter()
+    constraint(Budget.parse("14%"), COSTS["flops"](SHAPES["llava-next-7b"]), space, samples)
+    assert time.perf_counter() - start < 5  # 0.5 s on two idle cores

@@ -1,0 +1,94 @@
+"""The slow masked model that judges the runtime: one sample at a time, full size, plain loops.
+
+It shares no code with the package: it reads the weights, computes every row of every layer and only
+masks what a policy prunes. Operations are kept where a token's rank is below the count.
+"""
+
+import torch
+from torch.nn import functional
+
+TEXT = -1
+
+
+def image_features(model, pixel_values):
+    """Projected patches of all images and [CLS]'s head-mean attention to them, [images * P]."""
+    inner = model.model
+    layer = model.config.vision_feature_layer
+    before = inner.vision_tower.config._attn_implementation
+    inner.vision_tower.set_attn_implementation("eager")
+    out = inner.vision_tower(pixel_values, output_hidden_states=True, output_attentions=True)
+    inner.vision_tower.set_attn_implementation(before)
+    features = inner.multi_modal_projector(out.hidden_states[layer][:, 1:])
+    attention = out.attentions[layer if layer < 0 else layer - 1].mean(1)[:, 0, 1:]
+    return features.flatten(0, 1), attention.flatten()
+
+
+def embed(model, ids, features):
+    """Input embeddings of one sample [S, D] and which positions are visual [S]."""
+    visual = ids == model.config.image_token_id
+    x = model.model.language_model.embed_tokens(ids).clone()
+    x[visual] = features.to(x.dtype)
+    return x, visual
+
+
+def rotate(x, cos, sin):
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def masked_forward(model, x, rank, counts, positions):
+    """Logits [S, V] of one sample.
+
+    x: [S, D] embeddings; rank: [S], TEXT at text; counts: [L][3] of (q, kv, mlp); positions: [S].
+    """
+    text = model.model.language_model
+    is_text = rank == TEXT
+    length = len(rank)
+    cos, sin = (t[0] for t in text.rotary_emb(x[None], positions[None]))
+    for layer, (n_q, n_kv, n_mlp) in zip(text.layers, counts, strict=True):
+        attn = layer.self_attn
+        hd = attn.head_dim
+        h = layer.input_layernorm(x)
+        q = rotate(attn.q_proj(h).view(length, -1, hd).transpose(0, 1), cos, sin)
+        k = rotate(attn.k_proj(h).view(length, -1, hd).transpose(0, 1), cos, sin)
+        v = attn.v_proj(h).view(length, -1, hd).transpose(0, 1)
+        k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
+        v = v.repeat_interleave(q.shape[0] // v.shape[0], 0)
+        readable = is_text | (rank < n_kv)
+        allowed = torch.ones(length, length, dtype=torch.bool).tril() & readable[None, :]
+        scores = (q @ k.transpose(1, 2)) / hd**0.5
+        weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf).float(), -1)
+        weights = torch.nan_to_num(weights, nan=0.0).to(v.dtype)
+        mixed = attn.o_proj((weights @ v).transpose(0, 1).reshape(length, -1))
+        mixed = mixed * allowed.any(1)[:, None]
+        x = torch.where((is_text | (rank < n_q))[:, None], x + mixed, x)
+        update = layer.mlp(layer.post_attention_layernorm(x))
+        x = torch.where((is_text | (rank < n_mlp))[:, None], x + update, x)
+    return functional.linear(text.norm(x), model.lm_head.weight)
+
+
+def rank_by(scores, visual):
+    """Ranks by falling score on visual positions, TEXT elsewhere; ties: earlier first."""
+    rank = torch.full(visual.shape, TEXT)
+    places = visual.nonzero().flatten().tolist()
+    order = sorted(range(len(places)), key=lambda i: (-float(scores[i]), i))
+    for r, i in enumerate(order):
+        rank[places[i]] = r
+    return rank
+
+
+def greedy(model, x, rank, counts, positions, steps, never=()):
+    """Tokens and logits of greedy decoding by recomputing everything for each token.
+
+    never: tokens that are not chosen, however likely.
+    """
+    tokens, all_logits = [], []
+    for _ in range(steps):
+        logits = masked_forward(model, x, rank, counts, positions)[-1]
+        token = int(logits.index_fill(0, torch.tensor(never, dtype=torch.long), -torch.inf).argmax())
+        tokens.append(token)
+        all_logits.append(logits)
+        x = torch.cat([x, model.model.language_model.embed_tokens(torch.tensor([token]))])
+        rank = torch.cat([rank, torch.tensor([TEXT])])
+        positions = torch.cat([positions, positions[-1:] + 1])
+    return tokens, torch.stack(all_logits)

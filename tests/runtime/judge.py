@@ -1,0 +1,91 @@
+"""Compares what a pruned model says with the reference, sample by sample."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests import reference, tiny
+
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Sample:
+    """One row of a batch without its padding; `scores` are [CLS]'s attention to its patches."""
+
+    real: Tensor
+    ids: Tensor
+    embeds: Tensor
+    visual: Tensor
+    scores: Tensor
+    positions: Tensor
+
+    @property
+    def n_visual(self):
+        return int(self.visual.sum())
+
+
+def samples(model, inputs):
+    """The rows of a batch as the reference takes them."""
+    real = inputs["attention_mask"].bool()
+    features, scores = torch.zeros(0), torch.zeros(0)
+    if "pixel_values" in inputs:
+        features, scores = reference.image_features(model, inputs["pixel_values"])
+    rows, start = [], 0
+    for where, padded in zip(real, inputs["input_ids"], strict=True):
+        ids = padded[where]
+        end = start + int((ids == tiny.IMAGE).sum())
+        embeds, visual = reference.embed(model, ids, features[start:end])
+        rows.append(Sample(where, ids, embeds, visual, scores[start:end], torch.arange(len(ids))))
+        start = end
+    return rows
+
+
+def rank(sample, policy):
+    """The reference's own ranking of a sample by the policy's ranker."""
+    if not policy.rankers:
+        return reference.rank_by(torch.zeros(sample.n_visual), sample.visual)
+    (_, spec), *_ = policy.rankers
+    return reference.rank_by(SCORES[spec.name](sample, policy, dict(spec.params)), sample.visual)
+
+
+def _evenly(sample, policy, params):
+    n = sample.n_visual
+    kept = max((int(c) for c in policy.resolve(n).flatten() if c < n), default=0)
+    scores = torch.zeros(n)
+    for i in range(kept):
+        scores[int((i + 0.5) * n / kept)] = 1.0
+    return scores
+
+
+def _drawn(sample, policy, params):
+    generator = np.random.default_rng([params.get("seed", 0), sample.n_visual])
+    return torch.tensor(generator.permutation(sample.n_visual))
+
+
+SCORES = {
+    "cls": lambda sample, policy, params: sample.scores,
+    "uniform": _evenly,
+    "random": _drawn,
+}
+
+
+def reference_logits(model, sample, policy):
+    """Logits [S, V] of one sample under a policy, by the masked model."""
+    counts = policy.resolve(sample.n_visual).tolist()
+    ranks = rank(sample, policy)
+    return reference.masked_forward(model, sample.embeds, ranks, counts, sample.positions)
+
+
+def deviation(model, inputs, policy, rows=None, **given):
+    """Largest difference at text positions of a batch, relative to max(1, the logits' std)."""
+    with policy.apply(model):
+        got = model(**inputs, **given).logits
+    worst = 0.0
+    for logits, sample in zip(got, rows or samples(model, inputs), strict=True):
+        wanted = reference_logits(model, sample, policy)[~sample.visual]
+        difference = (logits[sample.real][~sample.visual] - wanted).abs().max()
+        worst = max(worst, float(difference / wanted.std().clamp(min=1)))
+    return worst

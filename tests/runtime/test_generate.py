@@ -1,0 +1,273 @@
+"""generate() on a pruned cache says what recomputing everything for each token would say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationMixin
+
+from opsearch import builders
+from opsearch.costs import KVBytes, Shape
+from opsearch.policy import RankerSpec
+from opsearch.runtime.cache import PrunedCache
+from tests import reference, tiny
+from tests.runtime.judge import TOLERANCE, rank, samples
+
+LAYERS, STEPS = 5, 6
+CLS = RankerSpec("cls")
+POLICIES = {
+    "kv leaves": builders.dop(LAYERS, 3, 2, "1/2", CLS),
+    "kv stays": builders.dop(LAYERS, 3, 2, "1/2", RankerSpec("random"), kv="stays"),
+    "no kv in the first layer": builders.dop(LAYERS, 0, 2),
+    "tokens": builders.tokens(LAYERS, "1/3", RankerSpec("uniform")),
+    "stages": builders.stages(LAYERS, {0: 1, 2: "1/3"}, CLS),
+    "shortv": builders.shortv(LAYERS, [1, 2, 4]),
+}
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+NO_TOKEN = 10**6
+
+# Older releases of transformers mix up the images of samples that have several.
+expands_images = pytest.mark.skipif(
+    not hasattr(GenerationMixin, "_expand_multimodal_outputs"), reason="old transformers"
+)
+repeated = pytest.mark.parametrize(
+    "layout",
+    [pytest.param(MIXED, marks=expands_images), [[3, 4], [1, 8], [0, 5]]],
+    ids=["mixed", "one image each"],
+)
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+def endless(attention):
+    """A model whose answers hold no image and do not end before the asked number of tokens."""
+    model = tiny.llava(LAYERS, attention=attention)
+    model.generation_config.eos_token_id = NO_TOKEN
+    model.generation_config.suppress_tokens = [tiny.IMAGE]
+    return model
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request):
+    return endless(request.param)
+
+
+@pytest.fixture(scope="module")
+def sdpa_model():
+    return endless("sdpa")
+
+
+@pytest.fixture(params=POLICIES.values(), ids=POLICIES.keys())
+def policy(request):
+    return request.param
+
+
+def generate(model, policy, inputs, **options):
+    options = {"max_new_tokens": STEPS, "do_sample": False, **options}
+    with policy.apply(model):
+        return model.generate(**inputs, **options, return_dict_in_generate=True)
+
+
+def decode(model, policy, sample, steps=STEPS):
+    """The reference's greedy tokens and their logits."""
+    counts = policy.resolve(sample.n_visual).tolist()
+    start = sample.embeds, rank(sample, policy), counts, sample.positions
+    return reference.greedy(model, *start, steps, never=[tiny.IMAGE])
+
+
+def score(model, policy, sample, answer):
+    """Log-probability of each token of an answer by the reference."""
+    embeds = torch.cat([sample.embeds, model.model.language_model.embed_tokens(answer)])
+    ranks = torch.cat([rank(sample, policy), torch.full_like(answer, reference.TEXT)])
+    counts = policy.resolve(sample.n_visual).tolist()
+    logits = reference.masked_forward(model, embeds, ranks, counts, torch.arange(len(embeds)))
+    before = logits[-len(answer) - 1 : -1].log_softmax(-1)
+    return before.gather(1, answer[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("layout", [MIXED, [[3, 4]]], ids=["padded batch", "one prompt"])
+def test_greedy_tokens_and_logits(model, policy, layout):
+    inputs = tiny.prompts(layout)
+    out = generate(model, policy, inputs, output_logits=True)
+    logits = torch.stack(out.logits, 1)
+    for row, sample in enumerate(samples(model, inputs)):
+        answer, wanted = decode(model, policy, sample)
+        assert out.sequences[row, -STEPS:].tolist() == answer
+        atol = TOLERANCE * max(1.0, float(wanted.std()))
+        torch.testing.assert_close(logits[row], wanted, rtol=0, atol=atol)
+
+
+def test_answers_depend_on_the_policy(sdpa_model):
+    """The comparison with the reference would be void if all policies gave the same answer."""
+    inputs = tiny.prompts([[3, 4]])
+    runs = [generate(sdpa_model, policy, inputs).sequences for policy in POLICIES.values()]
+    assert len({tuple(run[0].tolist()) for run in runs}) == len(POLICIES)
+
+
+def test_without_a_cache_every_step_prefills_anew(model, policy):
+    inputs = tiny.prompts(MIXED)
+    cached = generate(model, policy, inputs, output_logits=True)
+    bare = generate(model, policy, inputs, output_logits=True, use_cache=False)
+    assert bare.past_key_values is None
+    assert torch.equal(bare.sequences, cached.sequences)
+    torch.testing.assert_close(
+        torch.stack(bare.logits), torch.stack(cached.logits), rtol=0, atol=2 * TOLERANCE
+    )
+
+
+@repeated
+def test_beams_are_scored_as_the_reference_does(sdpa_model, policy, layout):
+    inputs = tiny.prompts(layout)
+    options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
+    out = generate(sdpa_model, policy, inputs, **options)
+    rows = samples(sdpa_model, inputs)
+    for index, answer in enumerate(out.sequences[:, -STEPS:]):
+        mean = score(sdpa_model, policy, rows[index // 3], answer).mean()
+        torch.testing.assert_close(out.sequences_scores[index], mean, rtol=0, atol=TOLERANCE)
+    anew = generate(sdpa_model, policy, inputs, **options, use_cache=False)
+    assert torch.equal(out.sequences, anew.sequences)
+
+
+@repeated
+def test_sampled_sequences_are_scored_as_the_reference_does(sdpa_model, policy, layout):
+    inputs = tiny.prompts(layout)
+    torch.manual_seed(0)
+    out = generate(
+        sdpa_model, policy, inputs, do_sample=True, num_return_sequences=2, output_logits=True
+    )
+    said = torch.stack(out.logits, 1).log_softmax(-1)
+    answers = out.sequences[:, -STEPS:]
+    rows = samples(sdpa_model, inputs)
+    for index, answer in enumerate(answers):
+        got = said[index].gather(1, answer[:, None])[:, 0]
+        wanted = score(sdpa_model, policy, rows[index // 2], answer)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=2 * TOLERANCE)
+    assert len({tuple(answer.tolist()) for answer in answers}) > len(rows)
+
+
+def test_prompt_lookup_says_the_same(model, policy):
+    """Several candidate tokens per step, and wrong ones cropped off the pruned cache."""
+    inputs = tiny.prompts([[3, 4]])
+    # A repeated text makes the lookup propose something.
+    text = inputs["input_ids"][:, -4:]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], text, text[:, :2]], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    options = {"max_new_tokens": 20}
+    plain = generate(model, policy, inputs, **options)
+    guessed = generate(model, policy, inputs, **options, prompt_lookup_num_tokens=3)
+    assert torch.equal(plain.sequences, guessed.sequences)
+
+
+@pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 8]]], ids=["one prompt", "padded batch"])
+def test_a_returned_cache_goes_on(model, policy, layout):
+    """A second turn on the returned cache equals the whole conversation from scratch."""
+    inputs = tiny.prompts(layout)
+    first = generate(model, policy, inputs)
+    turn = torch.randint(6, tiny.VOCAB, (len(layout), 5), generator=torch.manual_seed(1))
+    ids = torch.cat([first.sequences, turn], 1)
+    mask = torch.ones_like(ids)
+    mask[:, : inputs["attention_mask"].shape[1]] = inputs["attention_mask"]
+    whole = {"input_ids": ids, "attention_mask": mask}
+    second = generate(
+        model, policy, whole, past_key_values=first.past_key_values, output_logits=True
+    )
+    whole["pixel_values"] = inputs["pixel_values"]
+    for row, sample in enumerate(samples(model, whole)):
+        answer, wanted = decode(model, policy, sample)
+        assert second.sequences[row, -STEPS:].tolist() == answer
+        logits = torch.stack(second.logits, 1)[row]
+        atol = TOLERANCE * max(1.0, float(wanted.std()))
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=atol)
+
+
+def test_the_cache_stores_what_the_cost_model_counts(sdpa_model, policy):
+    """At batch 1 to the byte; in a batch every layer is padded to its longest sample."""
+    shape = replace(Shape.from_config(sdpa_model.config), kv_bytes_per_element=4)
+    cost = KVBytes(shape)
+    inputs = tiny.prompts([[3, 4]])
+    cache = generate(sdpa_model, policy, inputs, max_new_tokens=1).past_key_values
+    assert isinstance(cache, PrunedCache)
+    assert cache.kv_bytes() == cost.of(policy.resolve(9), 9, 7)
+
+    inputs = tiny.prompts(MIXED)
+    cache = generate(sdpa_model, policy, inputs, max_new_tokens=1).past_key_values
+    others = [7, 7, 7, 5]
+    counts = [policy.resolve(n)[:, 1] for n in (9, 18, 0, 9)]
+    for layer in range(LAYERS):
+        rows = max(int(c[layer]) + n for c, n in zip(counts, others, strict=True))
+        stored = cache.layers[layer].keys
+        assert stored.shape == (4, shape.kv_heads, rows, shape.head_dim)
+    stored = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert cache.kv_bytes() == 4 * stored
+    assert cache.get_seq_length() == inputs["input_ids"].shape[1], "lengths are logical"
+
+
+def test_batch_operations_of_a_cache_keep_its_columns(sdpa_model):
+    """Repeating, selecting and reordering samples equals decoding them in that order."""
+    inputs = tiny.prompts(MIXED)
+    policy = POLICIES["stages"]
+    mask = torch.cat([inputs["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
+    token = torch.tensor([[11], [12], [13], [14]])
+
+    def step(change, order):
+        with policy.apply(sdpa_model):
+            cache = sdpa_model(**inputs).past_key_values
+            change(cache)
+            fed = {"input_ids": token[order], "attention_mask": mask[order]}
+            return sdpa_model(**fed, past_key_values=cache).logits
+
+    everyone = step(lambda cache: None, [0, 1, 2, 3])
+    for order, change in (
+        ([2, 0], lambda cache: cache.batch_select_indices(torch.tensor([2, 0]))),
+        ([0, 0, 1, 1, 2, 2, 3, 3], lambda cache: cache.batch_repeat_interleave(2)),
+        ([3, 1, 1, 0], lambda cache: cache.reorder_cache(torch.tensor([3, 1, 1, 0]))),
+    ):
+        changed = step(change, order)
+        torch.testing.assert_close(changed, everyone[order], rtol=0, atol=TOLERANCE)
+
+
+def test_a_reset_cache_takes_a_new_prompt(sdpa_model):
+    policy = POLICIES["kv leaves"]
+    inputs = tiny.prompts([[3, 4]])
+    with policy.apply(sdpa_model):
+        fresh = sdpa_model(**inputs)
+        cache = fresh.past_key_values
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        again = sdpa_model(**inputs, past_key_values=cache)
+    assert torch.equal(again.logits, fresh.logits)
+
+
+def test_bfloat16_stays_close(policy):
+    model = endless("sdpa").to(torch.bfloat16)
+    inputs = tiny.prompts(MIXED)
+    inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+    out = generate(model, policy, inputs, output_logits=True)
+    assert out.past_key_values.layers[0].keys.dtype == torch.bfloat16
+    exact = model.float()
+    inputs["pixel_values"] = inputs["pixel_values"].float()
+    for row, sample in enumerate(samples(exact, inputs)):
+        counts = policy.resolve(sample.n_visual).tolist()
+        start = sample.embeds, rank(sample, policy), counts, sample.positions
+        wanted = reference.masked_forward(exact, *start)[-1]
+        assert (out.logits[0][row] - wanted).abs().max() < 0.15
+        assert wanted.std() > 0.5
+
+
+def test_text_only_prompts_decode_as_the_stock_model(sdpa_model, policy):
+    inputs = tiny.prompts([[5], [9]])
+    out = generate(sdpa_model, policy, inputs, output_logits=True)
+    assert type(out.past_key_values) is DynamicCache
+    stock = sdpa_model.generate(
+        **inputs,
+        max_new_tokens=STEPS,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    assert torch.equal(out.sequences, stock.sequences)
+    assert torch.equal(torch.stack(out.logits), torch.stack(stock.logits))

@@ -1,0 +1,176 @@
+"""Every kind of policy gives the reference's logits, for all paddings, batches and attentions."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from opsearch import builders
+from opsearch.policy import Policy, RankerSpec
+from tests import tiny
+from tests.runtime.judge import TOLERANCE, deviation, samples
+
+LAYERS = 5
+CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
+
+# Samples with one image, two images, none, and an image before any text; MIXED needs padding.
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+EQUAL = [[3, 11], [1, 0, 4], [23], [0, 14]]
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(request):
+    return tiny.llava(LAYERS, **request.param)
+
+
+def batch(pad, layout=None):
+    if pad == "none":
+        return tiny.prompts(layout or EQUAL)
+    return tiny.prompts(layout or MIXED, pad=pad)
+
+
+def cumulative(inputs):
+    """Positions as generate() derives them from the mask."""
+    return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+
+
+def tokens(counts, ranker=CLS):
+    """A policy in numbers of tokens."""
+    triples = tuple(tuple(Fraction(int(c)) for c in triple) for triple in counts)
+    return Policy(triples, unit="tokens", rankers=((0, ranker),))
+
+
+def random_counts(seed):
+    """A count of its own for each layer and module, some of them above the 9 tokens of an image."""
+    return tokens(np.random.default_rng(seed).integers(0, 13, (LAYERS, 3)), (CLS, RANDOM)[seed % 2])
+
+
+POLICIES = {
+    "tokens, cls": builders.tokens(LAYERS, "1/3", CLS),
+    "tokens, uniform": builders.tokens(LAYERS, "2/5", UNIFORM),
+    "tokens, random": builders.tokens(LAYERS, "1/2", RankerSpec("random", (("seed", 3),))),
+    "dop, kv leaves": builders.dop(LAYERS, 3, 2, "1/2", CLS),
+    "dop, kv leaves, mlp longer": builders.dop(LAYERS, 2, 5, "1/2", CLS),
+    "dop, kv stays": builders.dop(LAYERS, 3, 2, "1/2", CLS, kv="stays"),
+    "dop, no attention": builders.dop(LAYERS, 0, 3, kv="stays"),
+    "dop, nothing pruned but the mlp": builders.dop(LAYERS, LAYERS, 2),
+    "depth, reading longest": builders.depth(LAYERS, 2, 4, 3, "2/3", CLS),
+    "depth, updating longest": builders.depth(LAYERS, 5, 2, 5, "2/3", UNIFORM),
+    "depth, q before kv": builders.depth(LAYERS, 4, 3, 1),
+    "vtw at 0": builders.vtw(LAYERS, 0),
+    "vtw in the middle": builders.vtw(LAYERS, 2),
+    "vtw at the end": builders.vtw(LAYERS, LAYERS),
+    "shortv": builders.shortv(LAYERS, [0, 1, 3]),
+    "shortv, last layer": builders.shortv(LAYERS, [LAYERS - 1]),
+    "stages": builders.stages(LAYERS, {0: 1, 1: "1/2", 3: "1/9"}, CLS),
+    "stages, uniform": builders.stages(LAYERS, {0: 1, 2: "1/3"}, UNIFORM),
+    "stages, growing": builders.stages(LAYERS, {0: 0, 2: "1/2", 4: 1}, RANDOM),
+    "tokens, in numbers": tokens([[4, 4, 4]] * LAYERS, UNIFORM),
+    "tokens, more than there are": tokens([[99, 99, 99]] * LAYERS),
+    "rows without any key": tokens([[9, 0, 9], [9, 0, 5], [4, 9, 9], [3, 2, 9], [9, 9, 9]]),
+    **{f"random counts {seed}": random_counts(seed) for seed in range(8)},
+}
+
+BOTH = [{"attention": "sdpa"}, {"attention": "eager"}]
+
+
+@pytest.mark.parametrize("pad", ["left", "right", "none"])
+@pytest.mark.parametrize("model", BOTH, ids=["sdpa", "eager"], indirect=True)
+def test_every_policy_gives_the_logits_of_the_reference(model, pad):
+    inputs = batch(pad)
+    rows = samples(model, inputs)
+    found = {
+        name: deviation(model, inputs, policy, rows, position_ids=cumulative(inputs))
+        for name, policy in POLICIES.items()
+    }
+    assert {name: worst for name, worst in found.items() if worst > TOLERANCE} == {}
+
+
+@pytest.mark.parametrize("layout", [[[3, 4]], [[1, 0, 6]], [[0, 5]], [[2, 3, 0, 4]]], ids=str)
+@pytest.mark.parametrize("model", BOTH, ids=["sdpa", "eager"], indirect=True)
+def test_single_prompts_need_no_attention_mask(model, layout):
+    inputs = batch("none", layout)
+    rows = samples(model, inputs)
+    for name, policy in POLICIES.items():
+        with policy.apply(model):
+            masked = model(**inputs).logits
+            bare = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits
+        assert torch.equal(masked, bare), name
+        assert deviation(model, inputs, policy, rows) <= TOLERANCE, name
+
+
+SOME = ["dop, kv leaves", "dop, kv stays", "rows without any key", "random counts 0"]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_one_and_all_key_value_heads(attention, kv_heads):
+    model = tiny.llava(LAYERS, attention=attention, kv_heads=kv_heads)
+    inputs = batch("left")
+    for name in SOME:
+        worst = deviation(model, inputs, POLICIES[name], position_ids=cumulative(inputs))
+        assert worst <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("feature_layer", [-1, -2, 1, 3])
+def test_the_cls_ranker_looks_at_the_layer_that_the_projector_reads(feature_layer):
+    model = tiny.llava(LAYERS, feature_layer=feature_layer)
+    inputs = batch("right")
+    assert deviation(model, inputs, POLICIES["stages"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+def test_positions_are_those_of_the_call(model):
+    """Without position_ids a stock model counts left padding too; a policy must not change that."""
+    inputs = batch("left")
+    rows = samples(model, inputs)
+    for row in rows:
+        row.positions = row.real.nonzero().flatten()
+    for name in SOME:
+        assert deviation(model, inputs, POLICIES[name], rows) <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+def test_a_sample_does_not_depend_on_its_batch(model):
+    """Rows of a batch equal the same prompts alone, ranked before padding and neighbours."""
+    inputs = batch("left")
+    for name in ("tokens, random", "tokens, uniform", "stages"):
+        with POLICIES[name].apply(model):
+            together = model(**inputs, position_ids=cumulative(inputs)).logits[0, -4:]
+            alone = model(
+                input_ids=inputs["input_ids"][:1, -16:], pixel_values=inputs["pixel_values"][:1]
+            ).logits[0, -4:]
+        torch.testing.assert_close(together, alone, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+def test_logits_to_keep_counts_original_positions(model):
+    inputs = batch("right")
+    with POLICIES["dop, kv leaves"].apply(model):
+        everything = model(**inputs).logits
+        last = model(**inputs, logits_to_keep=6).logits
+    torch.testing.assert_close(last, everything[:, -6:], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+def test_pruning_changes_what_the_model_says(model):
+    """The comparisons above would pass on a runtime that prunes nothing if policies did nothing."""
+    inputs = batch("left")
+    rows = samples(model, inputs)
+    stock = model(**inputs, position_ids=cumulative(inputs)).logits
+    silent = []
+    for name, policy in POLICIES.items():
+        with policy.apply(model):
+            pruned = model(**inputs, position_ids=cumulative(inputs)).logits
+        text = rows[0].real.clone()
+        text[rows[0].real] = ~rows[0].visual
+        if (pruned[0] - stock[0])[text].abs().max() < 0.01:
+            silent.append(name)
+    assert silent == ["vtw at the end", "shortv, last layer", "tokens, more than there are"]

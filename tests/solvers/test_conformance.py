@@ -1,0 +1,26 @@
+"""Every solver of the table passes the suite that plug-ins inherit."""
+
+import subprocess
+import sys
+
+import pytest
+
+from opsearch.problem import Solver
+from opsearch.solvers import SOLVERS
+from opsearch.testing import SolverConformance
+
+
+class TestEverySolver(SolverConformance):
+    @pytest.fixture(params=sorted(SOLVERS))
+    def solver(self, request: pytest.FixtureRequest) -> Solver:
+        return SOLVERS[request.param]()
+
+
+def test_names_in_the_table_are_the_solvers_own() -> None:
+    assert {name: make().name for name, make in SOLVERS.items()} == {name: name for name in SOLVERS}
+
+
+def test_importing_solvers_loads_no_solver_library() -> None:
+    code = "import sys, opsearch.solvers; print({'ortools', 'optuna'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

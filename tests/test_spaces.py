@@ -1,0 +1,130 @@
+"""Spaces list every distinct policy once, and decode and resolve points alike."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+from opsearch import builders
+from opsearch.policy import RankerSpec
+from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
+
+CLS = RankerSpec("cls")
+HALF = (Fraction(1, 2),)
+SHARES = (Fraction(1, 4), Fraction(1, 2))
+
+SOME = {
+    "tokens": tokens_space(4, N_V_16, CLS),
+    "dop, kv leaves": dop_space(4, SHARES, CLS),
+    "dop, kv stays": dop_space(4, SHARES, CLS, kv="stays"),
+    "depth": depth_space(3, SHARES, CLS),
+    "depth of one layer": depth_space(1, SHARES, CLS),
+}
+
+
+@pytest.fixture(params=SOME.values(), ids=SOME.keys())
+def space(request):
+    return request.param
+
+
+def everything(space):
+    return np.array(list(product(*(range(len(p.values)) for p in space.parameters))))
+
+
+def test_points_are_distinct_policies_and_all_of_them(space):
+    """By the keys of decoded policies, for a sample on which all shares differ."""
+    listed = [space.decode(point).canonical(576) for point in space.points]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == {space.decode(point).canonical(576) for point in everything(space)}
+
+
+def test_points_are_sorted_rows_of_indices(space):
+    points = space.points
+    assert points.dtype == np.int64
+    assert points.shape[1] == len(space.parameters)
+    assert points.tolist() == sorted(points.tolist())
+
+
+def test_the_point_of_a_policy_has_its_largest_depths(space):
+    """Of points that are one policy the largest is listed: what it prunes is really pruned."""
+    listed = {space.decode(point).canonical(576): tuple(point) for point in space.points}
+    for point in everything(space):
+        representative = listed[space.decode(point).canonical(576)]
+        assert representative >= tuple(point)
+
+
+def test_the_last_point_prunes_nothing(space):
+    assert space.points[-1].tolist() == [len(p.values) - 1 for p in space.parameters]
+    assert space.decode(space.points[-1]).is_identity(576)
+
+
+@pytest.mark.parametrize("n_visual", [0, 1, 9, 577])
+def test_points_resolve_as_their_policies_do(space, n_visual):
+    points = everything(space)
+    counts = space.resolved(points, n_visual)
+    assert counts.shape == (len(points), space.num_layers, 3)
+    assert counts.dtype == np.int64
+    for point, table in zip(points, counts, strict=True):
+        assert table.tolist() == space.decode(point).resolve(n_visual).tolist()
+
+
+def test_resolving_no_points_gives_no_counts(space):
+    none = np.empty((0, len(space.parameters)), np.int64)
+    assert space.resolved(none, 9).shape == (0, space.num_layers, 3)
+
+
+def test_parameters_are_ascending(space):
+    for parameter in space.parameters:
+        assert list(parameter.values) == sorted(set(parameter.values))
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (dop_space(32, HALF), 2 * 528 + 1),
+        (dop_space(32, (Fraction(1),)), 529),
+        (dop_space(32, (Fraction(1),), kv="stays"), 1024),
+        (depth_space(12, (Fraction(1),)), 651),
+        (dop_space(12, (Fraction(1),)), 79),
+        (tokens_space(32), 16),
+    ],
+    ids=["dop, two shares", "dop", "dop, kv stays", "depth", "dop at 12", "tokens"],
+)
+def test_sizes(space, size):
+    assert len(space.points) == size
+
+
+def test_the_original_is_always_among_the_shares():
+    assert tokens_space(4, HALF).parameters[0].values == (Fraction(1, 2), Fraction(1))
+
+
+def test_published_lists_of_shares():
+    assert len(N_V_16) == 16
+    assert N_V_16[0] == 1
+    assert N_V_16[-1] == Fraction(1, 25)
+    assert len(N_V_8) == 8
+    assert set(N_V_8) < set(N_V_16)
+    assert N_V_8[0] == 1
+
+
+def test_decoding_is_building():
+    space = dop_space(4, HALF, CLS, kv="stays")
+    assert space.decode((3, 1, 0)) == builders.dop(4, 3, 1, "1/2", CLS, kv="stays")
+    assert depth_space(4, HALF, CLS).decode((1, 4, 2, 0)) == builders.depth(4, 1, 4, 2, "1/2", CLS)
+    assert tokens_space(4, HALF, CLS).decode((1,)) == builders.tokens(4, 1, CLS)
+
+
+def test_spaces_by_name():
+    assert {name: make(3, HALF).name for name, make in SPACES.items()} == {
+        "tokens": "tokens",
+        "dop": "dop",
+        "depth": "depth",
+    }
+    names = [parameter.name for parameter in SPACES["depth"](3, HALF).parameters]
+    assert names == ["d_q", "d_kv", "d_mlp", "n_v"]
+
+
+def test_points_have_as_many_values_as_parameters():
+    with pytest.raises(ValueError, match="zip"):
+        dop_space(4, HALF).decode((3, 1))

@@ -1,0 +1,81 @@
+"""Tiny random models and prompts of each family, built from small configs without any download."""
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+# Matrices this small make threads wait for each other.
+torch.set_num_threads(1)
+
+IMAGE, PAD, VOCAB = 5, 0, 97
+PATCHES = 9
+
+
+def llava(layers=5, attention="sdpa", seed=0, kv_heads=2, feature_layer=-2, hidden=32):
+    """A LLaVA of a few thousand weights: 9 visual tokens per image, grouped-query attention."""
+    torch.manual_seed(seed)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=12,
+            patch_size=4,
+            projection_dim=16,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=kv_heads,
+            vocab_size=VOCAB,
+            max_position_embeddings=512,
+            pad_token_id=PAD,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_index=IMAGE,
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy="default",
+        image_seq_length=PATCHES,
+    )
+    config._attn_implementation = attention
+    model = LlavaForConditionalGeneration(config).eval()
+    # Random decoders barely look at the image: larger weights make every pruned operation visible.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "proj" in name and parameter.ndim == 2:
+                parameter.mul_(4.0 if "language_model" in name else 3.0)
+        # Logits of a standard deviation near 1, so that the tolerance of 1e-5 means something.
+        model.lm_head.weight.mul_(8.0)
+    model.generation_config.pad_token_id = PAD
+    return model
+
+
+def prompts(layout, seed=0, pad="left"):
+    """A padded batch: `layout` lists for each sample its runs of text lengths around the images.
+
+    [3, 4] is 3 text tokens, an image, 4 text tokens; [5] has no image; [2, 0, 6] has two images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows, images = [], 0
+    for runs in layout:
+        row = []
+        for i, length in enumerate(runs):
+            if i:
+                row += [IMAGE] * PATCHES
+                images += 1
+            row += torch.randint(6, VOCAB, (length,), generator=generator).tolist()
+        rows.append(row)
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), PAD)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for b, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if pad == "left" else slice(0, len(row))
+        ids[b, where] = torch.tensor(row)
+        mask[b, where] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if images:
+        inputs["pixel_values"] = torch.randn(images, 3, 12, 12, generator=generator)
+    return inputs
