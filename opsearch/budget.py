@@ -17,6 +17,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch import builders
 from opsearch.costs.cost import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy import Policy
@@ -82,7 +83,8 @@ def constraint(
         mean = format_amount(stock / len(samples), cost.unit)
         raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
     costs = _total_costs(cost, space, samples)
-    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples))
+    floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
+    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
 
 
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:

@@ -50,7 +50,7 @@ def baselines(layers: int, ranker: RankerSpec, fits: Fits) -> dict[str, Policy]:
         "tokens uniform": reduction(RankerSpec("uniform")),
         "tokens random": reduction(RankerSpec("random")),
         "VTW": next((policy for policy in withdrawals if fits(policy)), None),
-        "FastV-like": fastv_like(layers, ranker, fits),
+        "FastV like": fastv_like(layers, ranker, fits),
     }
     return {label: policy for label, policy in found.items() if policy is not None}
 
@@ -96,6 +96,6 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
             families = row.answers.by_family()
             column["Rel. Avg., %"] = 100 * relative_average(families, original.by_family())
             column["accuracy, %"] = 100 * float(np.mean(list(families.values())))
-            column |= {f"  {name}": 100 * score for name, score in families.items()}
+            column |= {name: 100 * score for name, score in families.items()}
         columns[row.label] = column
     return pd.DataFrame(columns)

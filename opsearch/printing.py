@@ -30,9 +30,13 @@ from opsearch.spaces import SPACES
 
 def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
-    print_summary(result.solution, console)
+    print_summary(result.problem, result.solution, console)
     console.print(comparison_table(result.comparison))
     folder = RunFolder(result.folder)
+    console.print(
+        "[dim]FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live "
+        "operations, mean per calibration sample. KL in nats, accuracies on held-out items.[/dim]"
+    )
     console.print(f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}")
     console.print(f"front    {folder.front}, drawn in {folder.front_figure}")
     console.print(f"settings {folder.config}; measurements {folder.measurements}")
@@ -40,19 +44,19 @@ def print_run(result: RunResult, console: Console) -> None:
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
     """The solution of `opsearch solve`."""
-    print_summary(solution, console)
-    for constraint in problem.constraints:
-        cost = constraint.describe(solution.costs[constraint.name])
-        limit = constraint.describe(constraint.limit)
-        console.print(f"{constraint.name}: {cost} of at most {limit}")
+    print_summary(problem, solution, console)
     console.print(f"policy {folder}/policy_config.json")
 
 
-def print_summary(solution: Solution, console: Console) -> None:
-    """Policy, value, proof."""
+def print_summary(problem: Problem, solution: Solution, console: Console) -> None:
+    """Policy, cost beside budget and floor, value, proof."""
     assert solution.policy is not None
     console.print(f"[bold]{solution.policy.name}[/bold]")
     console.print(draw_terminal(solution.policy))
+    for constraint in problem.constraints:
+        cost = constraint.describe(solution.costs[constraint.name])
+        limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
+        console.print(f"{constraint.name} {cost} within {limit}; text alone {floor}")
     bound = (
         "" if solution.bound is None else f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
     )
@@ -67,10 +71,13 @@ def print_summary(solution: Solution, console: Console) -> None:
 
 def comparison_table(frame: pd.DataFrame) -> Table:
     """The run's final table; methods are columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for name in frame.columns:
-        table.add_column(name, justify="right", style="bold" if name == "opsearch" else None)
+        # Headers break at spaces only, so that seven methods fit into 80 columns.
+        width = max(len(word) for word in name.split())
+        style = "bold" if name == "opsearch" else None
+        table.add_column(name, justify="right", style=style, min_width=width)
     for row in frame.index:
         table.add_row(row, *(_cell(row, frame.loc[row, name]) for name in frame.columns))
     return table

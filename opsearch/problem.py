@@ -124,7 +124,8 @@ class Blackbox:
 class Constraint:
     """A cost that must stay within a limit, as exact integers over all measured samples.
 
-    costs: int64[P], the cost of every point of the space; stock: that of the original model.
+    costs: int64[P], the cost of every point of the space; stock: that of the original model; floor:
+    what the text alone costs.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Constraint:
     limit: int
     stock: int
     samples: int = 1
+    floor: int = 0
 
     def describe(self, cost: int) -> str:
         """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""

@@ -42,9 +42,10 @@ _STAGES = 5
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: the settings as completed, the solution, the table, the folder."""
+    """What a run leaves: settings as completed, problem, solution, table, folder."""
 
     config: RunConfig
+    problem: Problem
     solution: Solution
     comparison: pd.DataFrame
     folder: Path
@@ -156,7 +157,7 @@ def _save(
     save_solution(config, problem, solution, prepared.model_type, folder)
     comparison = table(rows)
     write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
-    return RunResult(config, solution, comparison, folder.path)
+    return RunResult(config, problem, solution, comparison, folder.path)
 
 
 def _joint_seconds(prepared: Prepared, engine: Engine) -> float:

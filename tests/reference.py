@@ -85,7 +85,9 @@ def greedy(model, x, rank, counts, positions, steps, never=()):
     tokens, all_logits = [], []
     for _ in range(steps):
         logits = masked_forward(model, x, rank, counts, positions)[-1]
-        token = int(logits.index_fill(0, torch.tensor(never, dtype=torch.long), -torch.inf).argmax())
+        allowed = logits.clone()
+        allowed[list(never)] = -torch.inf
+        token = int(allowed.argmax())
         tokens.append(token)
         all_logits.append(logits)
         x = torch.cat([x, model.model.language_model.embed_tokens(torch.tensor([token]))])

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = ("analysis", "objectives", "solvers")
 
-# Floors from the ground up; a module is on the floor of the longest prefix that names it.
-FLOORS = (
 # Floors from the ground up; a module stands on that of its first name below opsearch.
+FLOORS = (
+    [
         "errors",
         "registry",
         "files",
@@ -46,7 +46,7 @@ def source_files():
         files[module_name(path.relative_to(ROOT))] = path
     for part in PARTS:
         for path in sorted((ROOT / part).glob("**/*.py")):
-    """Modules of opsearch that a file imports, also inside functions; not those for type checkers."""
+            files[module_name(Path("opsearch") / path.relative_to(ROOT))] = path
     return files
 
 
@@ -56,7 +56,7 @@ def module_name(path):
 
 
 def imports(name, path):
-    """Modules of opsearch that a file imports, also inside functions, not for type checking only."""
+    """Modules of opsearch that a file imports, also in functions; not those for type checkers."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(node)

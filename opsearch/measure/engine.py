@@ -29,6 +29,7 @@ from opsearch.runtime.apply import patched_layers, policy_ranker, rank_and_plan
 from opsearch.runtime.cache import PrunedCache
 
 ENGINE_VERSION = 1
+_KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again
 Progress = Callable[[int, int], None]
 
 
@@ -86,16 +87,17 @@ class Engine:
                 yield self._measure_group(group, reference)
 
     def _reference(self, samples: Sequence[Sample], policies: Sequence[Policy]) -> Reference:
-        """The original on these samples; kept for the next call, one per group of samples."""
+        """The original on these samples, kept for the next call where memory allows."""
         needs = frozenset(
             need for p in policies for _, spec in p.rankers for need in make_ranker(spec).needs
         )
         key = (*sorted(needs), *(sample.digest for sample in samples))
-        if key not in self._references:
-            self._references[key] = make_reference(
-                self.model, self.adapter, samples, needs, self.positions
-            )
-        return self._references[key]
+        if key in self._references:
+            return self._references[key]
+        made = make_reference(self.model, self.adapter, samples, needs, self.positions)
+        if sum(ref.nbytes for ref in self._references.values()) + made.nbytes <= _KEPT_BYTES:
+            self._references[key] = made
+        return made
 
     @torch.no_grad()
     def _measure_group(self, group: Sequence[Policy], ref: Reference) -> list[Measurement]:

@@ -33,6 +33,12 @@ class Reference:
     logits: Tensor
     counted: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors."""
+        held = [self.logits, *self.decoder_inputs.values()]
+        return sum(t.nbytes for t in held if isinstance(t, Tensor))
+
 
 @torch.no_grad()
 def make_reference(

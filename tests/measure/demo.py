@@ -1,0 +1,62 @@
+"""The embedded model, samples of its tasks, and what the reference says about them."""
+
+from functools import cache
+
+import torch
+
+from opsearch.measure.samples import encode
+from opsearch.runtime.load import load_config, load_model, load_processor
+from opsearch.tasks.embedded import embedded
+from opsearch.tasks.item import Item
+from tests import reference
+from tests.runtime import judge
+
+# Matrices this small make threads wait for each other.
+torch.set_num_threads(1)
+
+LAYERS = 12
+EOS = 2
+TOLERANCE = 5e-6
+
+
+@cache
+def model():
+    return load_model("demo")
+
+
+@cache
+def samples(count, split="calibration", seed=0):
+    """The first samples of a split; they have 100 visual tokens and texts of several lengths."""
+    return encode(embedded(split, count, seed), load_processor("demo"), load_config("demo"))
+
+
+@cache
+def two_pictures(count=1):
+    """Samples with 200 visual tokens."""
+    items = embedded("calibration", 2 * count, seed=1)
+    pairs = zip(items[::2], items[1::2], strict=True)
+    items = [Item(a.id, a.question, a.answers, a.images + b.images) for a, b in pairs]
+    return encode(items, load_processor("demo"), load_config("demo"))
+
+
+def reference_kl(sample, policy, positions=1):
+    """KL of one policy on one sample by the masked model, mean over the original's own answer."""
+    whole = model()
+    ids = sample.inputs["input_ids"][0]
+    features, scores = reference.image_features(whole, sample.inputs["pixel_values"])
+    embeds, visual = reference.embed(whole, ids, features)
+    row = judge.Sample(None, ids, embeds, visual, scores, torch.arange(len(ids)))
+    counts = policy.resolve(row.n_visual).tolist()
+    full = [[row.n_visual] * 3] * LAYERS
+    rank = judge.rank(row, policy)
+    tokens, _ = reference.greedy(whole, embeds, rank, full, row.positions, positions)
+    answer = tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+    forced = torch.tensor(answer[:-1], dtype=torch.long)
+    embeds = torch.cat([embeds, whole.model.language_model.embed_tokens(forced)])
+    rank = torch.cat([rank, torch.full((len(forced),), reference.TEXT)])
+    both = [
+        reference.masked_forward(whole, embeds, rank, wanted, torch.arange(len(rank)))
+        for wanted in (full, counts)
+    ]
+    p, q = (torch.log_softmax(logits[-len(answer) :].double(), -1) for logits in both)
+    return float((p.exp() * (p - q)).sum(-1).mean())

@@ -1,0 +1,256 @@
+"""The store keeps whole chunks apart by context, and says what is wrong with a file."""
+
+import random
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from opsearch.errors import RunFolderError
+from opsearch.measure.store import Measurement, Store, StoredSample
+
+FACTS = {"model": "m", "positions": 1}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "measurements.db"
+
+
+def chunk(number, size=7):
+    """Measurements of policy `number` on `size` items."""
+    return [Measurement(f"p{number}", f"i{k}", number + k / 10, 2.0, 3.0, 1.0) for k in range(size)]
+
+
+def fill(path, chunks, facts=FACTS):
+    with Store(path, facts) as store:
+        for number in range(chunks):
+            store.add(chunk(number))
+
+
+def policies(chunks):
+    return [f"p{number}" for number in range(chunks)]
+
+
+def test_what_was_added_is_found_again(path):
+    fill(path, 3)
+    with Store(path, FACTS) as store:
+        assert store.count() == 21
+        assert store.get(["p1", "p1", "p9"]) == {("p1", f"i{k}"): 1 + k / 10 for k in range(7)}
+        assert set(store.get(["p1"], "reverse_kl").values()) == {2.0}
+        assert set(store.get(["p1"], "js").values()) == {3.0}
+        assert set(store.get(["p1"], "top1").values()) == {1.0}
+        assert store.get([]) == {}
+        with pytest.raises(ValueError, match="no measured column"):
+            store.get(["p1"], "kl; DROP TABLE measurement")
+
+
+def test_the_first_value_stays(path):
+    fill(path, 2)
+    with Store(path, FACTS) as store:
+        store.add([Measurement("p1", "i0", 99.0, 0.0, 0.0, 0.0)])
+        assert store.get(["p1"])["p1", "i0"] == 1.0
+        assert store.count() == 14
+
+
+def test_contexts_do_not_mix(path):
+    fill(path, 2)
+    other = {**FACTS, "positions": 3}
+    with Store(path, other) as store:
+        assert store.count() == 0
+        assert store.get(policies(2)) == {}
+        store.add([Measurement("p1", "i0", 7.0, 0.0, 0.0, 0.0)])
+        store.put_samples("calibration", [StoredSample("i0", "a", "f", 1, 2)])
+    with Store(path, dict(reversed(FACTS.items()))) as store:
+        assert store.count() == 14
+        assert store.get(["p1"])["p1", "i0"] == 1.0
+        assert store.samples("calibration") == []
+
+
+def test_without_facts_the_last_used_context_opens(path):
+    fill(path, 2)
+    fill(path, 1, {"model": "other"})
+    with Store(path) as store:
+        assert (store.facts, store.count()) == ({"model": "other"}, 7)
+    fill(path, 0)
+    for _ in range(2):
+        with Store(path) as store:
+            assert (store.facts, store.count()) == (FACTS, 14)
+
+
+def test_a_split_is_replaced_and_keeps_its_order(path):
+    first = [StoredSample(f"i{k}", f"item {k}", "f", 100, k) for k in range(12)]
+    with Store(path, FACTS) as store:
+        store.put_samples("calibration", first)
+        store.put_samples("held-out", first[:2])
+        store.put_samples("calibration", first[::-1][:5])
+        assert store.samples("calibration") == first[::-1][:5]
+        assert store.samples("held-out") == first[:2]
+        assert store.samples("test") == []
+
+
+# Files that cannot be used are left as they are.
+
+
+def refuses(path, facts, sentence):
+    content = path.read_bytes()
+    with (
+        pytest.raises(RunFolderError, match=re.escape(str(path)) + ".*" + sentence),
+        Store(path, facts) as store,
+    ):
+        store.get(policies(300))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("facts", [FACTS, None])
+def test_a_file_that_is_no_database(path, facts):
+    path.write_text("these are no measurements" * 50)
+    refuses(path, facts, "file is not a database; the file is damaged .*; move it away or choose")
+
+
+def test_a_damaged_database(path):
+    fill(path, 300)
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xaa" * (len(content) - 4096)
+    path.write_bytes(content)
+    refuses(path, FACTS, "malformed; the file is damaged .*; move it away or choose another --out")
+
+
+def test_a_truncated_database(path):
+    fill(path, 300)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refuses(path, FACTS, "malformed; the file is damaged .*; move it away or choose another --out")
+
+
+@pytest.mark.parametrize("facts", [FACTS, None])
+def test_a_database_of_another_program(path, facts):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE context (id INTEGER)")
+    db.close()
+    refuses(path, facts, "is a database of another program; choose another --out folder")
+
+
+def test_a_newer_format(path):
+    fill(path, 1)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=9")
+    db.close()
+    refuses(path, FACTS, "has format 9, this opsearch reads up to 1; update opsearch or choose")
+
+
+def test_a_store_without_a_context(path):
+    with sqlite3.connect(path) as db:
+        db.execute("VACUUM")
+    db.close()
+    with pytest.raises(RunFolderError, match="holds no measurements; run `opsearch run` first"):
+        Store(path)
+
+
+def test_a_missing_store_is_not_made_when_it_is_only_read(path):
+    with pytest.raises(RunFolderError, match="does not exist; run `opsearch run` into that folder"):
+        Store(path)
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        RunFolderError, match="unable to open database file; make the folder writable or choose"
+    ):
+        Store(tmp_path / "file" / "measurements.db", FACTS)
+
+
+def test_another_process_that_writes(path):
+    fill(path, 1)
+    hold = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+    )
+    with Store(path, FACTS) as store:
+        store._db.execute("PRAGMA busy_timeout=50")
+        other = subprocess.Popen(
+            [sys.executable, "-c", hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(
+            RunFolderError, match="database is locked; another process writes to it"
+        ):
+            store.add(chunk(1))
+        other.communicate()
+        store.add(chunk(1))
+        assert store.count() == 14
+
+
+def test_a_full_disk(path):
+    fill(path, 5)
+    with Store(path, FACTS) as store:
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(
+            RunFolderError, match="disk is full; free some space and run the same command again"
+        ):
+            store.add(chunk(5, size=500))
+        assert store.count() == 35
+        store._db.execute("PRAGMA max_page_count=100000")
+        store.add(chunk(5, size=500))
+        assert store.count() == 535
+
+
+WRITER = """
+import resource, sys
+from pathlib import Path
+from opsearch.errors import RunFolderError
+from opsearch.measure.store import Measurement, Store
+store = Store(Path(sys.argv[1]), {"model": "m", "positions": int(sys.argv[2])})
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+done = store.count() // 7
+try:
+    while True:
+        store.add([Measurement(f"p{done}", f"i{k}", done + k / 10, 2, 3, 1) for k in range(7)])
+        print(done, flush=True)
+        done += 1
+except RunFolderError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+def test_a_quota_is_no_damage(path):
+    """A write that fails for another reason than a full disk must not advise to move the file."""
+    fill(path, 1)
+    limit = str(path.stat().st_size + 60_000)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, path, "1", limit], capture_output=True, text=True, timeout=60
+    )
+    written = len(done.stdout.split())
+    assert written > 10
+    assert "damaged" not in done.stderr
+    assert "free some space" in done.stderr
+    with Store(path, FACTS) as store:
+        assert store.count() == 7 * (1 + written)
+
+
+def test_a_killed_writer_leaves_whole_chunks(path):
+    """Ten times: kill -9 at any moment; all that was finished is there, in whole chunks."""
+    finished = {1: 0, 2: 0}
+    for attempt in range(10):
+        positions = 1 + attempt % 2
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, path, str(positions)], stdout=subprocess.PIPE
+        )
+        told = writer.stdout.readline()
+        time.sleep(random.Random(attempt).uniform(0.0, 0.05))
+        writer.kill()
+        told = [told, *writer.communicate()[0].splitlines(keepends=True)]
+        finished[positions] = max(int(line) + 1 for line in told if line.endswith(b"\n"))
+    for positions, chunks in finished.items():
+        with Store(path, {"model": "m", "positions": positions}) as store:
+            total, rest = divmod(store.count(), 7)
+            assert rest == 0
+            assert total in (chunks, chunks + 1)  # killed before it could tell of the last
+            expected = {(m.policy, m.item): m.kl for n in range(total) for m in chunk(n)}
+            assert store.get(policies(total)) == expected
+    assert min(finished.values()) >= 5
