@@ -27,7 +27,7 @@ def identity(layers: int) -> Policy:
 def tokens(layers: int, n_v: FractionLike, ranker: RankerSpec | None = None) -> Policy:
     """Uniform token reduction: the first n_v of the ranking in every operation."""
     policy = depth(layers, layers, layers, layers, n_v, ranker)
-    return _named(policy, f"tokens(n_v={Fraction(n_v)})")
+    return _named(policy, f"tokens(n_v={_fraction(n_v)})")
 
 
 def dop(
@@ -47,7 +47,7 @@ def dop(
         raise PolicyError(f"kv={kv!r} is not a reading of dop; use 'leaves' or 'stays'")
     d_kv = d_attn if kv == "leaves" else layers
     policy = depth(layers, d_attn, d_kv, d_mlp, n_v, ranker)
-    return _named(policy, f"dop(d_attn={d_attn}, d_mlp={d_mlp}, n_v={Fraction(n_v)}, kv {kv})")
+    return _named(policy, f"dop(d_attn={d_attn}, d_mlp={d_mlp}, n_v={_fraction(n_v)}, kv {kv})")
 
 
 def depth(
@@ -61,8 +61,11 @@ def depth(
     """A depth of its own for each module, on the first n_v tokens of the ranking."""
     for label, value in (("d_q", d_q), ("d_kv", d_kv), ("d_mlp", d_mlp)):
         if not 0 <= value <= layers:
-            raise PolicyError(f"{label}={value} is outside 0..{layers}, the layers of the decoder")
-    share = Fraction(n_v)
+            raise PolicyError(
+                f"{label}={value} is outside 0..{layers}, the layers of the decoder; "
+                "give one of these"
+            )
+    share = _fraction(n_v)
     counts = tuple(
         (
             share if layer < d_q else _ZERO,
@@ -77,6 +80,10 @@ def depth(
 
 def vtw(layers: int, k: int) -> Policy:
     """Visual token withdrawal: nothing of the image from layer k on."""
+    if not 0 <= k <= layers:
+        raise PolicyError(
+            f"k={k} is outside 0..{layers}, the layers of the decoder; give one of these"
+        )
     return _named(depth(layers, k, k, k), f"vtw(k={k})")
 
 
@@ -84,7 +91,7 @@ def shortv(layers: int, frozen: Collection[int]) -> Policy:
     """ShortV: visual tokens are not updated in the frozen layers, but stay readable."""
     outside = sorted(layer for layer in frozen if not 0 <= layer < layers)
     if outside:
-        raise PolicyError(f"frozen layers {outside} are outside 0..{layers - 1}")
+        raise PolicyError(f"frozen layers {outside} are outside 0..{layers - 1}; leave them out")
     counts = tuple(
         (_ZERO, _ONE, _ZERO) if layer in frozen else (_ONE, _ONE, _ONE) for layer in range(layers)
     )
@@ -101,12 +108,27 @@ def stages(
     """
     if 0 not in shares:
         raise PolicyError(f"stages start at {sorted(shares)}; the first stage starts at layer 0")
+    outside = sorted(start for start in shares if not 0 <= start < layers)
+    if outside:
+        raise PolicyError(
+            f"stages start at {outside}, outside the layers 0..{layers - 1}; leave those out"
+        )
     current, counts = _ZERO, []
     for layer in range(layers):
-        current = Fraction(shares.get(layer, current))
+        current = _fraction(shares.get(layer, current))
         counts.append((current, current, current))
-    label = ", ".join(f"{start}: {Fraction(shares[start])}" for start in sorted(shares))
+    label = ", ".join(f"{start}: {_fraction(shares[start])}" for start in sorted(shares))
     return Policy(tuple(counts), rankers=_before_decoder(ranker), name=f"stages({label})")
+
+
+def _fraction(value: FractionLike) -> Fraction:
+    """An exact share; a float such as 0.42 would not be the share that was meant."""
+    if isinstance(value, float):
+        raise PolicyError(f"share {value} is a float; write it exactly, e.g. '{value}' or '1/4'")
+    try:
+        return Fraction(value)
+    except ValueError:
+        raise PolicyError(f"share {value!r} is no number; write e.g. '0.42' or '1/4'") from None
 
 
 def _before_decoder(ranker: RankerSpec | None) -> tuple[tuple[int, RankerSpec], ...]:

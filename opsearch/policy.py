@@ -63,7 +63,13 @@ class Policy:
     def __post_init__(self) -> None:
         if not self.counts:
             raise PolicyError("a policy needs at least one layer of counts; it has none")
+        if self.unit not in ("fraction", "tokens"):
+            raise PolicyError(f"unit {self.unit!r} is unknown; use 'fraction' or 'tokens'")
         for layer, triple in enumerate(self.counts):
+            if len(triple) != len(MODULES):
+                raise PolicyError(
+                    f"layer {layer} has {len(triple)} counts; give one each of {', '.join(MODULES)}"
+                )
             for module, count in zip(MODULES, triple, strict=True):
                 too_large = self.unit == "fraction" and count > 1
                 broken = self.unit == "tokens" and count.denominator != 1
@@ -75,6 +81,11 @@ class Policy:
                         f"count {count} of {module} in layer {layer} is not {allowed}; "
                         f"correct it or use the other unit (unit is {self.unit!r})"
                     )
+        places = [layer for layer, _ in self.rankers]
+        for layer in set(places):
+            if places.count(layer) > 1:
+                both = " and ".join(str(spec) for at, spec in self.rankers if at == layer)
+                raise PolicyError(f"before layer {layer} act {both}; give one ranker per layer")
         for layer, _ in self.rankers:
             if not 0 <= layer < self.num_layers:
                 raise PolicyError(
@@ -108,10 +119,6 @@ class Policy:
         """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
         return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
 
-    def is_partial(self, count: Fraction) -> bool:
-        """Whether a count keeps some of the tokens and not all, so that their order matters."""
-        return count > 0 and (self.unit == "tokens" or count < 1)
-
     def pools(self, n_visual: int) -> dict[int, int]:
         """Number of tokens that each ranker inside the decoder looks at, by its layer."""
         counts = self.resolve(n_visual)
@@ -131,7 +138,7 @@ class Policy:
         rankers = (
             [(r, str(spec)) for r, spec in self.rankers] if self.ranker_matters(n_visual) else []
         )
-        payload = json.dumps([n_visual, self.live(n_visual).tolist(), rankers])
+        payload = json.dumps([int(n_visual), self.live(n_visual).tolist(), rankers])
         return hashlib.sha256(payload.encode()).hexdigest()
 
     def apply(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch import builders
@@ -27,31 +27,44 @@ def found(limit, ranker=CLS, layers=LAYERS):
     return baselines(layers, ranker, lambda policy: total_cost(FLOPS, policy, PAIRS) <= limit)
 
 
-def largest(build, limit):
-    """The largest of all 1000 shares whose policy keeps within the limit, by trying each."""
-    fitting = [
-        policy
-        for policy in (build(Fraction(i, 1000)) for i in range(1, 1001))
-        if total_cost(FLOPS, policy, PAIRS) <= limit
-    ]
-    return fitting[-1].counts if fitting else None
+def share_of(policy):
+    """The share of tokens that a policy keeps in its last layer."""
+    return policy.counts[-1][0]
 
 
 @pytest.mark.parametrize("percent", [20, 30, 75])
-def test_each_baseline_is_the_largest_that_fits(percent):
+@pytest.mark.parametrize("name", ["cls", "uniform", "random"])
+def test_token_reduction_takes_the_largest_share_that_fits(percent, name):
+    limit, spec = STOCK * percent // 100, RankerSpec(name)
+    policy = found(limit)[f"tokens {name}"]
+    share = share_of(policy)
+    assert policy == builders.tokens(LAYERS, share, spec)
+    more = [share + Fraction(step, 1000) for step in (1, 2, 5, 20, 100)]
+    assert _cost(policy) <= limit
+    assert all(_cost(builders.tokens(LAYERS, value, spec)) > limit for value in more)
+
+
+@pytest.mark.parametrize("percent", [15, 20, 30, 75])
+def test_withdrawal_takes_the_deepest_layer_that_fits(percent):
     limit = STOCK * percent // 100
-    policies = found(limit)
-    assert all(total_cost(FLOPS, policy, PAIRS) <= limit for policy in policies.values())
-    for name in ("cls", "uniform", "random"):
-        build = lambda share, spec=RankerSpec(name): builders.tokens(LAYERS, share, spec)  # noqa: E731
-        assert policies[f"tokens {name}"].counts == largest(build, limit)
-        assert policies[f"tokens {name}"].rankers == ((0, RankerSpec(name)),)
     fitting = [k for k in range(LAYERS + 1) if _cost(builders.vtw(LAYERS, k)) <= limit]
-    assert policies["VTW"] == builders.vtw(LAYERS, max(fitting))
-    fastv = [largest(lambda s, k=k: builders.stages(LAYERS, {0: 1, k: s}), limit) for k in (2, 1)]
-    assert policies["FastV-like"].counts == next(counts for counts in fastv if counts)
+    assert found(limit)["VTW"] == builders.vtw(LAYERS, max(fitting))
 
 
+@pytest.mark.parametrize(("percent", "k"), [(75, 2), (30, 2), (17, 1)])
+def test_fastv_keeps_two_layers_where_it_can(percent, k):
+    limit = STOCK * percent // 100
+    policy = found(limit)["FastV like"]
+    share = share_of(policy)
+    assert policy == builders.stages(LAYERS, {0: 1, k: share}, CLS)
+    assert (
+        _cost(policy)
+        <= limit
+        < _cost(builders.stages(LAYERS, {0: 1, k: share + Fraction(1, 1000)}, CLS))
+    )
+
+
+@settings(max_examples=15)
 @given(st.integers(0, STOCK))
 def test_no_baseline_exceeds_any_budget(limit):
     assert all(_cost(policy) <= limit for policy in found(limit).values())
@@ -73,7 +86,7 @@ def test_one_row_per_method_when_the_runs_ranker_is_a_baseline_too():
         "tokens uniform",
         "tokens random",
         "VTW",
-        "FastV-like",
+        "FastV like",
     ]
 
 
@@ -101,9 +114,9 @@ def test_the_table_averages_over_families():
             "KL held-out": 1.0,
             "Rel. Avg., %": 100 * (0.5 + 1) / 2,  # the original never solves c
             "accuracy, %": 100 * (0.5 + 0.5 + 1) / 3,
-            "  a": 50,
-            "  b": 50,
-            "  c": 100,
+            "a": 50,
+            "b": 50,
+            "c": 100,
         }
     )
 
@@ -112,3 +125,12 @@ def test_without_held_out_data_or_answers_there_is_still_a_table():
     frame = table([row("original", heldout=()), row("mine", heldout=())])
     assert np.isnan(frame["mine"]["KL held-out"])
     assert not any("accuracy" in name or "Rel" in name for name in frame.index)
+
+
+@pytest.mark.parametrize("name", ["% of stock", "KL held-out", "accuracy, %"])
+def test_a_family_does_not_hide_a_measured_row(name):
+    """Families are named by whoever wrote the data."""
+    scores = Answers(("", ""), np.array([1.0, 0.0]), (name, "other"))
+    frame = table([row("original", scores), row("mine", scores)])
+    plain = table([row("original", answers(1, 1, 1, 1)), row("mine", answers(1, 1, 1, 1))])
+    assert len(frame) == len(plain) - 1

@@ -109,7 +109,7 @@ class Engine:
         cache = PrunedCache(group[0].num_layers, plan, store=False)
         inputs = {name: _repeat(value, copies, size) for name, value in ref.decoder_inputs.items()}
         with patched_layers(self.model, self.adapter):
-            decoder = self.adapter.find(self.model, self.adapter.decoder)
+            decoder = self.model.get_submodule(self.adapter.decoder)
             hidden = decoder(**{**inputs, "past_key_values": cache}).last_hidden_state
         logits = self.model.get_output_embeddings()(hidden[:, -ref.counted.shape[1] :])
         check_finite(logits, ref.samples * copies, f"policy {group[0].name}")

@@ -60,7 +60,7 @@ def make_reference(
     def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         decoder_inputs.update(kwargs)
 
-    decoder = adapter.find(model, adapter.decoder)
+    decoder = model.get_submodule(adapter.decoder)
     handles.append(decoder.register_forward_pre_hook(keep, with_kwargs=True))
     try:
         logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits

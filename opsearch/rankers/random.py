@@ -23,6 +23,10 @@ class Random:
     nested = True
     needs = frozenset[str]()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise TypeError(f"seed {self.seed!r} is no natural number")
+
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Place of each visual token, int64[B, S], -1 elsewhere."""
         drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
@@ -30,5 +34,6 @@ class Random:
         return ranking_from_scores(prompt.scatter(scores.to(prompt.visual.device)), prompt.visual)
 
     def _scores(self, total: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, total])
-        return torch.from_numpy(rng.permutation(total).astype(np.float32))
+        # The raw stream is the same in all releases of numpy, its permutation() need not be.
+        drawn = np.random.PCG64([self.seed, total]).random_raw(total)
+        return torch.from_numpy(np.argsort(np.argsort(drawn)).astype(np.float32))

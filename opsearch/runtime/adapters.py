@@ -38,10 +38,6 @@ class Adapter:
     image_token: str
     ranker: RankerSpec
 
-    def find(self, model: nn.Module, path: str) -> Any:
-        """The submodule at an attribute path."""
-        return model.get_submodule(path)
-
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
         """Positions that hold an image's tokens, bool[B, S]."""
         return torch.eq(input_ids, getattr(config, self.image_token))
@@ -60,15 +56,21 @@ class Adapter:
 
     def _capture_cls_attention(self, model: Any, store: Store) -> list[RemovableHandle]:
         feature_layer = model.config.vision_feature_layer
-        if not isinstance(feature_layer, int):
+        if not isinstance(feature_layer, int) or feature_layer == 0:
             raise ModelError(
                 f"the model reads vision layers {feature_layer}, so there is no single [CLS] "
                 "attention to rank by; choose another --ranker"
             )
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "default":
+            raise ModelError(
+                f"the decoder sees all vision tokens (strategy {strategy!r}), the [CLS] attention "
+                "orders only the patches; choose another --ranker"
+            )
         # hidden_states[0] is the embedding: hidden_states[k] leaves layer k - 1, [-1] the last
         # layer.
         index = feature_layer if feature_layer < 0 else feature_layer - 1
-        attn = self.find(model, self.vision_layers)[index].self_attn
+        attn = model.get_submodule(self.vision_layers)[index].self_attn
         query = threading.local()
 
         def on_query(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -93,6 +95,10 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tens
     attention = torch.softmax(q @ k.transpose(-1, -2) * scale, dim=-1)
     return attention[:, :, 0, 1:].mean(1).flatten()
 
+
+# Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can
+# hold any text model; layers of Gemma 2 or Granite add up differently and would be silently wrong.
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 ADAPTERS: dict[str, Adapter] = {
     "llava": Adapter(
@@ -120,7 +126,23 @@ def adapter_for(model_type: str) -> Adapter:
 def check_supported(model: Any) -> Adapter:
     """The adapter of a loaded model; ModelError says what about it cannot be pruned."""
     adapter = adapter_for(model.config.model_type)
+    if not hasattr(model, "lm_head"):
+        raise ModelError(
+            f"a {type(model).__name__} has no language-model head; load the model with "
+            "AutoModelForImageTextToText"
+        )
+    devices = set((getattr(model, "hf_device_map", None) or {}).values())
+    if len(devices) > 1:
+        raise ModelError(
+            f"the model is spread over {len(devices)} devices; load it on one with "
+            "device_map={'': 0} or without device_map"
+        )
     text = model.config.get_text_config()
+    if text.model_type not in DECODERS:
+        raise ModelError(
+            f"decoders of type {text.model_type!r} are not supported; use a model with one of type "
+            f"{', '.join(sorted(DECODERS))}"
+        )
     attention = text._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise ModelError(
@@ -128,9 +150,10 @@ def check_supported(model: Any) -> Adapter:
             "attn_implementation='sdpa' or 'eager'"
         )
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
         raise ModelError(
-            f"the decoder mixes attention types {sorted(kinds)}; only full attention can be pruned"
+            f"the decoder uses attention of types {sorted(kinds)} with a window of "
+            f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError("the model has weights on the meta device; load it fully before pruning")

@@ -10,6 +10,7 @@ before the trunk and hands its output on, a plain forward runs it inside the tru
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -37,6 +38,7 @@ _pruned: WeakSet[nn.Module] = WeakSet()
 # What hooks inside the vision tower found in the tower's latest forward of this thread.
 _captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
 _ATTACHED = "opsearch_captured"
+_MANY_TOKENS = 10**6  # more than any sample has: to see which counts can be partial
 
 
 @contextmanager
@@ -48,6 +50,10 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
     """
     adapter = check_supported(model)
     check_fits(policy, model.config)
+    if model in _pruned:
+        raise PolicyError(
+            "a policy is already applied to this model; leave that `with` block before the next"
+        )
     if (
         all(count == 1 for triple in policy.counts for count in triple)
         and policy.unit == "fraction"
@@ -60,8 +66,8 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
         needs = ranker.needs if ranker else ()
         for handle in adapter.capture(model, needs, _store):
             stack.callback(handle.remove)
-        trunk, decoder = adapter.find(model, adapter.trunk), adapter.find(model, adapter.decoder)
-        tower = adapter.find(model, adapter.vision_tower)
+        trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
+        tower = model.get_submodule(adapter.vision_tower)
         hooks = _Hooks(model, adapter, policy, ranker)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),
@@ -77,12 +83,8 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
 @contextmanager
 def patched_layers(model: Any, adapter: Adapter) -> Iterator[None]:
     """Decoder layers that follow the plan of a PrunedCache; with any other cache they are stock."""
-    if model in _pruned:
-        raise PolicyError(
-            "a policy is already applied to this model; leave that `with` block before the next"
-        )
     _pruned.add(model)
-    layers = list(adapter.find(model, adapter.decoder).layers)
+    layers = list(model.get_submodule(adapter.decoder).layers)
     own = [layer.__dict__.get("forward") for layer in layers]
     try:
         for index, layer in enumerate(layers):
@@ -114,7 +116,8 @@ def check_fits(policy: Policy, config: Any) -> None:
 
 def policy_ranker(policy: Policy) -> Ranker | None:
     """The ranker that acts before the decoder, None where the order never matters."""
-    partial = {count for triple in policy.counts for count in triple if policy.is_partial(count)}
+    live = policy.live(_MANY_TOKENS)
+    partial = set(live[(live > 0) & (live < _MANY_TOKENS)].tolist())
     inside = [f"{spec} before layer {r}" for r, spec in policy.rankers if r > 0]
     if inside:
         raise PolicyError(
@@ -161,7 +164,8 @@ def _before_tower(tower: nn.Module, args: Any) -> None:
 
 
 def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
-    setattr(output, _ATTACHED, _captured.get())
+    if not isinstance(output, tuple):
+        setattr(output, _ATTACHED, _captured.get())
 
 
 def _per_row(values: Tensor, n_visual: Sequence[int]) -> Tensor:
@@ -181,7 +185,8 @@ class _Hooks:
 
     def before_trunk(self, trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if args:
-            kwargs, args = {"input_ids": args[0], **kwargs}, args[1:]
+            named = inspect.signature(trunk.forward).bind_partial(*args).arguments
+            kwargs, args = {**named, **kwargs}, ()
         cache, input_ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if cache is not None and cache.get_seq_length() > 0:
@@ -193,11 +198,15 @@ class _Hooks:
             return args, kwargs
         _check_prefill(cache, input_ids, kwargs, self.model.config)
         prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
-        if not any(prompt.n_visual):
+        if all(self.policy.is_identity(n) for n in prompt.n_visual):
             return args, kwargs
+        if kwargs.get("pixel_values") is None and encoded is None:
+            raise PolicyError(
+                "the prompt has places for images but no image is given; pass pixel_values"
+            )
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
-        pruned = PrunedCache(self.policy.num_layers, store=store)
+        pruned = PrunedCache.take_over(cache, self.policy.num_layers, store)
         pruned.prompt = prompt
         _captured.set(getattr(encoded, _ATTACHED, None))
         return args, {**kwargs, "past_key_values": pruned}
@@ -234,7 +243,14 @@ def make_prompt(
     """The prompt's visual and real positions; the one place that waits for the device."""
     visual = adapter.visual_positions(model.config, input_ids)
     real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
-    return Prompt(visual, real, tuple(visual.sum(1).tolist()))
+    last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
+    *n_visual, at_end = torch.cat([visual.sum(1), visual.gather(1, last).sum()[None]]).tolist()
+    if at_end:
+        raise PolicyError(
+            "a prompt ends with an image, where a policy computes no answer; put the text after "
+            "the image"
+        )
+    return Prompt(visual, real, tuple(n_visual))
 
 
 def _check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
@@ -243,10 +259,12 @@ def _check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: A
             "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
             "input_ids and pixel_values"
         )
-    plain = type(cache) is DynamicCache and all(type(la) is DynamicLayer for la in cache.layers)
-    if cache is not None and not plain and not isinstance(cache, PrunedCache):
+    plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
+    plain = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    if cache is not None and not plain:
+        kind = "n offloaded" if getattr(cache, "offloading", False) else ""
         raise PolicyError(
-            f"a {type(cache).__name__} cannot hold layers of different length; leave out "
+            f"a{kind} {type(cache).__name__} cannot hold layers of different length; leave out "
             "cache_implementation or pass a DynamicCache"
         )
     mask = kwargs.get("attention_mask")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from opsearch.errors import PolicyError
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.plan import Plan
 from opsearch.runtime.rows import Rows
@@ -78,6 +79,7 @@ class PrunedLayer(DynamicLayer):
         if self.keys is not None and self.values is not None and tokens_to_remove:
             self.keys = self.keys[..., :tokens_to_remove, :]
             self.values = self.values[..., :tokens_to_remove, :]
+            self._crop_columns(self.keys.shape[-2])
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Follow beam search."""
@@ -97,7 +99,21 @@ class PrunedLayer(DynamicLayer):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
+        self.keys = self.values = None
+        self.is_initialized = False
         self.hidden, self.index, self.valid = 0, None, None
+
+    def _crop_columns(self, stored: int) -> None:
+        if self.index is None or stored >= self.index.shape[1]:
+            return
+        length = self.index.shape[1] + self.hidden
+        ends = torch.arange(length - (self.index.shape[1] - stored), length)
+        if self.valid is not None or self.index[0, stored:].tolist() != ends.tolist():
+            raise PolicyError(
+                "a pruned cache cannot be cropped into an image or a padded prompt; prefill the "
+                "shorter prompt anew"
+            )
+        self.index = self.index[:, :stored]
 
     def _map_columns(self, change: Any) -> None:
         if self.index is not None:
@@ -121,6 +137,16 @@ class PrunedCache(DynamicCache):
         Cache.__init__(self, layers=list(self.pruned))
         self.plan = plan
         self.prompt: Prompt | None = None
+
+    @classmethod
+    def take_over(cls, cache: Any, num_layers: int, store: bool) -> PrunedCache:
+        """The caller's own empty cache turned into a pruned one, a new one where there is none."""
+        if cache is None:
+            return cls(num_layers, store=store)
+        cache.__class__ = cls
+        cls.__init__(cache, num_layers, store=store)
+        taken: PrunedCache = cache
+        return taken
 
     def prefilling(self, layer: int) -> bool:
         """Whether the prompt has not gone through `layer` yet."""

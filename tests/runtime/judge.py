@@ -61,8 +61,8 @@ def _evenly(sample, policy, params):
 
 
 def _drawn(sample, policy, params):
-    generator = np.random.default_rng([params.get("seed", 0), sample.n_visual])
-    return torch.tensor(generator.permutation(sample.n_visual))
+    drawn = np.random.PCG64([params.get("seed", 0), sample.n_visual]).random_raw(sample.n_visual)
+    return [int(number) for number in drawn]
 
 
 SCORES = {
