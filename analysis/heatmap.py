@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
+from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.policy import MODULES, Policy
 
@@ -20,12 +21,12 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def shares(policy: Policy, n_visual: int | None = None) -> NDArray[np.float64]:
-    """Share of the visual tokens that each live operation processes, float64[3, L].
+    """Share of the visual tokens that each operation really processes, float64[3, L].
 
     n_visual: tokens of the sample to resolve for; by default so many that rounding is not seen.
     """
     total = n_visual or _REFERENCE_TOKENS
-    return policy.live(total).T / total
+    return policy.executed(total).T / total
 
 
 def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
@@ -45,7 +46,9 @@ def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
 
 
 def save_heatmap(policy: Policy, path: Path, n_visual: int | None = None) -> Path:
-    """Write the picture in the format of the file's ending (svg, png, pdf) and return `path`."""
+    """Write the picture in the format of the file's ending and return `path`."""
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise OpsearchError(f"figure {path} is of an unknown kind; name it .svg, .png or .pdf")
     figure = draw_heatmap(policy, n_visual)
     return write_atomic(path, lambda file: figure.savefig(file, dpi=150))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.policy import Policy
-from opsearch.problem import KL_QUANTUM, Form, Measure, Separable
+from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
 from opsearch.spaces import Parameter, Space
 
 
@@ -44,7 +44,7 @@ class Additive:
             measured = self._measured(parameter)
             values = np.array([next(means) for _ in measured])
             terms.append(_interpolated(parameter, measured, values))
-        rounded = tuple(np.round(term / KL_QUANTUM) * KL_QUANTUM for term in terms)
+        rounded = tuple(np.round(term, KL_DECIMALS) for term in terms)
         return Separable(self.name, "nats", space.points, rounded, KL_QUANTUM)
 
     def _measured(self, parameter: Parameter) -> Sequence[int]:

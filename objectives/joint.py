@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.policy import Policy
-from opsearch.problem import KL_QUANTUM, Blackbox, Form, Measure, Table
+from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
 from opsearch.spaces import Space
 
 
@@ -50,4 +50,4 @@ class Joint:
 
 def _rounded(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over samples in whole quanta, so that ties are exact."""
-    return np.asarray(np.round(divergences.mean(axis=1) / KL_QUANTUM) * KL_QUANTUM)
+    return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsearch.config import RunConfig
     from opsearch.policy import Policy, RankerSpec
-    from opsearch.run import run
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "RankerSpec", "RunConfig", "run"]
+__all__ = ["Policy", "RankerSpec", "RunConfig"]
 
 _HOMES = {
     "Policy": "opsearch.policy",
     "RankerSpec": "opsearch.policy",
     "RunConfig": "opsearch.config",
-    "run": "opsearch.run",
 }
 
 

@@ -82,7 +82,7 @@ def constraint(
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
         raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
-    costs = _total_costs(cost, space, samples)
+    costs = space_costs(cost, space, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
     return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
 
@@ -93,7 +93,7 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
     return sum(k * int(cost.of(policy.resolve(n), n, t)) for (n, t), k in pairs)
 
 
-def _total_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+def space_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Cost of every point summed over the samples, int64[P]; equal samples are computed once."""
     others: dict[int, Counter[int]] = defaultdict(Counter)
     for n_visual, n_other in samples:

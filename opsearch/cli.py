@@ -16,8 +16,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No markup: what data, policies and paths say is printed as it is.
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+_INTERRUPTED = 130
 
 Model = Annotated[str, typer.Option(help="demo, a local folder, or a hub id.")]
 Data = Annotated[
@@ -82,11 +85,13 @@ def run(
 @app.command()
 def solve(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earlier run.")],
-    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
+    budget: Annotated[
+        list[str] | None, typer.Option(help="As for run; default: that of the run. Repeatable.")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
-    solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
-    evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
-    seed: Seed = 0,
+    solver: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="optuna: true evaluations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: that of the run.")] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
     ] = None,
@@ -106,7 +111,7 @@ def solve(
 def show(
     policy: Annotated[Path, typer.Argument(help="Run folder or policy_config.json.")],
     visual_tokens: Annotated[
-        int | None, typer.Option(help="Resolve the shares for a sample of so many tokens.")
+        int | None, typer.Option(min=1, help="Resolve the shares for a sample of so many tokens.")
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw it: .svg, .png or .pdf.")] = None,
     debug: Debug = False,
@@ -162,26 +167,22 @@ def call(arguments: list[str]) -> int:
     try:
         result: Any = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+        result = stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        result = _INTERRUPTED
     except OpsearchError as error:
         if debug:
             raise
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        err.print(f"error: {error}", soft_wrap=True)
         return 1
     except Exception as error:
         return _usage_or_crash(error, debug)
+    if result == _INTERRUPTED:
+        err.print(
+            "interrupted: every finished measurement is kept, the same command goes on from there",
+            soft_wrap=True,
+        )
     return result if isinstance(result, int) else 0
-
-
-def _interrupted() -> int:
-    err.print(
-        "interrupted: every finished measurement is kept, the same command goes on from there"
-    )
-    return 130
 
 
 def _usage_or_crash(error: Exception, debug: bool) -> int:
@@ -194,7 +195,6 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
     reason = " ".join(str(error).split()) or "no message"
     err.print(
         f"error: unexpected {type(error).__name__}: {reason}; run again with --debug and report it",
-        markup=False,
         soft_wrap=True,
     )
     return 1

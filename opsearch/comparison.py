@@ -1,29 +1,33 @@
-"""The table a run ends with: the original, the chosen policy and simple baselines at equal cost."""
+"""The table a run ends with: the original, the chosen policy and baselines at equal cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch import builders
-from opsearch.answers import Answers, relative_average
-from opsearch.policy import Policy, RankerSpec
-
-Fits = Callable[[Policy], bool]
-_STEPS = 1000
+from opsearch.answers import Answers, answer, relative_average
+from opsearch.baselines import baselines
+from opsearch.budget import total_cost
+from opsearch.costs import COSTS
+from opsearch.costs.flops import Flops
+from opsearch.measure.engine import Engine
+from opsearch.policy import Policy
+from opsearch.prepare import Prepared
+from opsearch.progress import Stages
+from opsearch.registry import lookup
 
 
 @dataclass(frozen=True)
 class Row:
     """One policy of the table with what was measured of it.
 
-    kl, heldout_kl: float64[S] per sample in nats; answers: on the held-out samples, None where the
-    data has no answers; share: cost as share of the stock model.
+    share, cost: FLOPs as share of the stock model and mean per calibration sample; kl, heldout_kl:
+    float64[S] per sample in nats; answers: to the held-out questions, None where there are none.
     """
 
     label: str
@@ -35,54 +39,38 @@ class Row:
     answers: Answers | None
 
 
-def baselines(layers: int, ranker: RankerSpec, fits: Fits) -> dict[str, Policy]:
-    """Simple methods, each with its own knob turned up until the budget is used.
+def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) -> list[Row]:
+    """Measure the original, the chosen policy and the baselines on calibration and held-out."""
+    pairs = [sample.shape for sample in prepared.calibration]
+    costs = {c.name: lookup("costs", c.name, COSTS)(prepared.shape) for c in prepared.constraints}
 
-    A method that cannot meet the budget at all is left out.
-    """
+    def fits(policy: Policy) -> bool:
+        limits = prepared.constraints
+        return all(total_cost(costs[c.name], policy, pairs) <= c.limit for c in limits)
 
-    def reduction(spec: RankerSpec) -> Policy | None:
-        return _largest(lambda share: builders.tokens(layers, share, spec), fits)
-
-    withdrawals = (builders.vtw(layers, k) for k in reversed(range(layers + 1)))
-    found = {
-        f"tokens {ranker}": reduction(ranker),
-        "tokens uniform": reduction(RankerSpec("uniform")),
-        "tokens random": reduction(RankerSpec("random")),
-        "VTW": next((policy for policy in withdrawals if fits(policy)), None),
-        "FastV like": fastv_like(layers, ranker, fits),
-    }
-    return {label: policy for label, policy in found.items() if policy is not None}
-
-
-def fastv_like(layers: int, ranker: RankerSpec, fits: Fits) -> Policy | None:
-    """All tokens in the first K layers, a share after; K = 2 as published, or less where it must.
-
-    The order is the run's ranking from before the decoder, not FastV's own attention at layer K -
-    1.
-    """
-    for k in (2, 1):
-
-        def build(share: Fraction, k: int = k) -> Policy:
-            return builders.stages(layers, {0: 1, k: share}, ranker)
-
-        policy = _largest(build, fits) if k < layers else None
-        if policy is not None:
-            return policy
-    return None
-
-
-def _largest(build: Callable[[Fraction], Policy], fits: Fits) -> Policy | None:
-    """The policy of the largest share i/1000 that fits; cost rises with the share."""
-    low, high = 0, _STEPS
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(build(Fraction(middle, _STEPS))) else (low, middle - 1)
-    return build(Fraction(low, _STEPS)) if low else None
+    layers = prepared.shape.layers
+    policies = {"original": builders.identity(layers), "opsearch": chosen}
+    policies |= baselines(layers, prepared.ranker, fits)
+    everything = list(policies.values())
+    with stages.stage("measuring the comparison") as tick:
+        kl = engine.measure(everything, prepared.calibration, tick)
+        heldout = np.zeros((len(everything), 0))
+        if prepared.heldout:
+            heldout = engine.measure(everything, prepared.heldout, tick)
+    answers = _answers(prepared, everything, engine, stages)
+    flops = Flops(prepared.shape)
+    totals = [total_cost(flops, policy, pairs) for policy in everything]
+    return [
+        Row(label, policy, total / totals[0], total / len(pairs), kl[i], heldout[i], answers[i])
+        for i, ((label, policy), total) in enumerate(zip(policies.items(), totals, strict=True))
+    ]
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """Methods as columns; FLOPs per sample, KL in nats, Rel. Avg. and accuracies as rows."""
+    """Methods as columns; FLOPs per sample, KL in nats, Rel. Avg. and accuracies as rows.
+
+    Families are set in by two spaces, so that none can take the name of another row.
+    """
     original = rows[0].answers
     columns = {}
     for row in rows:
@@ -96,6 +84,23 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
             families = row.answers.by_family()
             column["Rel. Avg., %"] = 100 * relative_average(families, original.by_family())
             column["accuracy, %"] = 100 * float(np.mean(list(families.values())))
-            column |= {name: 100 * score for name, score in families.items()}
+            column |= {f"  {name}": 100 * score for name, score in families.items()}
         columns[row.label] = column
     return pd.DataFrame(columns)
+
+
+def _answers(
+    prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Stages
+) -> list[Answers | None]:
+    """Answers of every policy to the held-out questions, where these have known answers."""
+    samples, processor = prepared.heldout, prepared.processor
+    if not samples or not all(sample.item.answers for sample in samples):
+        what = "held-out samples have no answers" if samples else "there are no held-out samples"
+        stages.say(f"no accuracies: {what}")
+        return [None] * len(policies)
+    found: list[Answers | None] = []
+    with stages.stage(f"answering {len(samples)} held-out questions") as tick:
+        for policy in policies:
+            found.append(answer(engine.model, processor, samples, policy))
+            tick(len(found), len(policies))
+    return found

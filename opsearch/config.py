@@ -83,9 +83,14 @@ class RunConfig(BaseModel):
         if not isinstance(raw, dict):
             raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
         try:
-            return cls(**raw)
+            config = cls(**raw)
         except ValidationError as error:
             raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
+        # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
+        if missing := cls.model_fields.keys() - raw.keys():
+            lost = ", ".join(sorted(missing))
+            raise RunFolderError(f"{path} is truncated, it lacks {lost}; run `opsearch run` again")
+        return config
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:
@@ -101,4 +106,6 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     problem = error.errors()[0]
     name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
     reason = problem["msg"].removeprefix("Value error, ")
-    return f"{prefix}{name} {problem['input']!r}: {reason}; correct it"
+    given = problem["input"]
+    shown = ",".join(map(str, given)) if isinstance(given, tuple) else repr(given)
+    return f"{prefix}{name} {shown}: {reason}; correct it"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.errors import DataError
-from opsearch.measure.samples import Sample, encode
+from opsearch.measure.samples import encode
 from opsearch.measure.store import Store
 from opsearch.policy import Policy
+from opsearch.prepare import unseen
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.apply import check_fits
-from opsearch.runtime.load import load_config, load_model, load_processor
+from opsearch.runtime.load import check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.jsonl import load_jsonl
 
@@ -61,33 +63,35 @@ def evaluate(
     Items are the first `samples` of a JSONL file, or of a split of the embedded tasks; those that
     the run of that folder was calibrated on are left out.
     """
-    stages = Stages(console or Console(stderr=True), _STAGES)
+    stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
+    check_device(device, dtype)
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
     items = load_jsonl(data) if data else embedded(split, samples, seed)
-    with stages.stage("encoding samples") as tick:
-        encoded = encode(items, processor, config, lambda done: tick(done, len(items)))
-    unseen = _unseen(encoded, path)
-    kept, dropped = unseen[:samples], len(encoded) - len(unseen)
+    used = _calibrated_on(path)
+    kept = list(islice(unseen(items, used), samples))
     if not kept:
         raise DataError(
-            f"all {len(encoded)} items were used to search this policy; evaluate on other data"
+            f"all {len(items)} items were used to search this policy; evaluate on other data"
         )
+    dropped = sum(item.digest() in used for item in items)
+    with stages.stage(f"encoding {len(kept)} samples") as tick:
+        encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
         loaded = load_model(model, dtype, device)
     with stages.stage("answering with the original") as tick:
-        original = answer(loaded, processor, kept, progress=tick)
+        original = answer(loaded, processor, encoded, progress=tick)
     with stages.stage("answering with the policy") as tick:
-        pruned = answer(loaded, processor, kept, policy, progress=tick)
+        pruned = answer(loaded, processor, encoded, policy, progress=tick)
     return Scores(original, pruned, dropped)
 
 
-def _unseen(samples: list[Sample], path: Path) -> list[Sample]:
-    """Samples that the run in this folder was not calibrated on; all for a lone policy file."""
-    measurements = RunFolder(path).measurements
+def _calibrated_on(path: Path) -> set[str]:
+    """Digests of the items that the run beside this policy was calibrated on."""
+    folder = path if path.is_dir() else path.parent
+    measurements = RunFolder(folder).measurements
     if not measurements.is_file():
-        return samples
+        return set()
     with Store(measurements) as store:
-        used = {sample.item for sample in store.samples("calibration")}
-    return [sample for sample in samples if sample.digest not in used]
+        return {sample.item for sample in store.samples("calibration")}

@@ -28,7 +28,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror or error}); free some space or choose "
-            "another --out folder, the same command goes on where it stopped"
+            "another folder, the same command goes on where it stopped"
         ) from error
     finally:
         if temporary is not None:

@@ -84,7 +84,7 @@ def read_policy(path: Path) -> Policy:
         raise PolicyError(f"{file} does not exist; give a folder with {FILE_NAME}") from None
     except OSError as error:
         raise PolicyError(f"{file} cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(
             f"{file} is damaged or truncated ({error}); save the policy again, "
             "`opsearch solve RUN` does it without measuring"

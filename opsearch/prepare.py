@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
+from itertools import islice
 from typing import Any
 
-from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
-from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
-from opsearch.errors import OpsearchError
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, check_budget
+from opsearch.problem_setup import joint_seconds, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.registry import lookup
 from opsearch.runtime.adapters import adapter_for
-from opsearch.runtime.load import load_config, load_processor
-from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
+from opsearch.runtime.load import check_device, load_config, load_processor
+from opsearch.search import Choice, choose
+from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
 from opsearch.tasks.jsonl import load_jsonl
@@ -29,8 +27,10 @@ from opsearch.tasks.jsonl import load_jsonl
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that is fully stated, but for the measurements."""
+    """A search that is fully stated, but for the measurements; `config` has nothing left open."""
 
+    config: RunConfig
+    choice: Choice
     model_type: str
     shape: Shape
     processor: Any
@@ -42,11 +42,12 @@ class Prepared:
 
 
 def prepare(config: RunConfig, stages: Stages) -> Prepared:
-    """Load data and processor, state the space and the budgets.
+    """Load data and processor, state the space and the budgets, choose what was left open.
 
-    Raises InfeasibleBudgetError with the achievable range, UnknownNameError, DataError or
-    ModelError.
+    Raises InfeasibleBudgetError with the achievable range, UnknownNameError, DataError, ModelError.
     """
+    choose(config, seconds=0.0)  # names and forms, before anything is loaded
+    check_device(config.device, config.dtype)
     model_config = load_config(config.model)
     shape = Shape.from_config(model_config)
     ranker = run_ranker(config, model_config.model_type)
@@ -54,16 +55,32 @@ def prepare(config: RunConfig, stages: Stages) -> Prepared:
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
     calibration, heldout = load_items(config)
-    with stages.stage("encoding samples") as tick:
-        total = len(calibration) + len(heldout)
-        encoded = encode(
-            [*calibration, *heldout], processor, model_config, lambda done: tick(done, total)
-        )
+    total = len(calibration) + len(heldout)
+    with stages.stage(f"encoding {total} samples") as tick:
+        items = [*calibration, *heldout]
+        encoded = encode(items, processor, model_config, lambda done: tick(done, total))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
-    constraints = make_constraints(budgets, shape, space, [s.shape for s in samples])
+    pairs = [sample.shape for sample in samples]
+    constraints = make_constraints(budgets, shape, space, pairs)
     check_budget(space, constraints)
+    seconds = joint_seconds(space, constraints, shape, pairs, config.device)
+    choice = choose(config, seconds)
+    completed = {
+        "objective": choice.maker.name,
+        "solver": choice.solver.name,
+        "ranker": ranker.name,
+    }
     return Prepared(
-        model_config.model_type, shape, processor, ranker, samples, rest, space, constraints
+        config.model_copy(update=completed),
+        choice,
+        model_config.model_type,
+        shape,
+        processor,
+        ranker,
+        samples,
+        rest,
+        space,
+        constraints,
     )
 
 
@@ -75,44 +92,23 @@ def run_ranker(config: RunConfig, model_type: str) -> RankerSpec:
     return spec
 
 
-def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
-    """The space that a run searches."""
-    named = {"16": N_V_16, "8": N_V_8}
-    n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
-    factory = lookup("spaces", config.space, SPACES)
-    reading = {"kv": config.kv} if config.space == "dop" else {}
-    space: Space = factory(layers, n_v=n_v, ranker=ranker, **reading)
-    return space
-
-
-def parse_budgets(texts: Sequence[str]) -> list[Budget]:
-    """The budgets of a run; OpsearchError when two limit the same cost."""
-    budgets = [Budget.parse(text) for text in texts]
-    costs = [budget.cost for budget in budgets]
-    twice = sorted({cost for cost in costs if costs.count(cost) > 1})
-    if twice:
-        raise OpsearchError(f"{twice[0]} has more than one budget ({', '.join(texts)}); give one")
-    return budgets
-
-
-def make_constraints(
-    budgets: Sequence[Budget], shape: Shape, space: Space, pairs: Sequence[tuple[int, int]]
-) -> tuple[Constraint, ...]:
-    """The budgets as limits over samples of these (visual, other) token numbers."""
-    return tuple(
-        constraint(b, lookup("costs", b.cost, COSTS)(shape), space, pairs) for b in budgets
-    )
-
-
 def load_items(config: RunConfig) -> tuple[list[Item], list[Item]]:
-    """Calibration and held-out items, disjoint.
+    """Calibration and held-out items, disjoint in content.
 
-    The embedded tasks have a split for each; a file is shuffled by the seed and cut.
+    The embedded tasks have a split for each; a file is shuffled by the seed and cut, and items that
+    repeat a calibration item are left out of the held-out part.
     """
     if config.data is None:
         heldout = embedded("held-out", config.heldout, config.seed) if config.heldout else []
         return embedded("calibration", config.samples, config.seed), heldout
     items = load_jsonl(config.data)
     random.Random(config.seed).shuffle(items)
-    rest = items[config.samples :]
-    return items[: config.samples], rest[: config.heldout]
+    calibration = items[: config.samples]
+    used = {item.digest() for item in calibration}
+    rest = unseen(items[config.samples :], used)
+    return calibration, list(islice(rest, config.heldout))
+
+
+def unseen(items: Iterable[Item], used: set[str]) -> Iterator[Item]:
+    """Items whose content is not among the used digests."""
+    return (item for item in items if item.digest() not in used)

@@ -1,44 +1,44 @@
-"""What the commands print: tables and sentences, nothing is computed here."""
+"""What the commands print: tables and sentences, nothing is computed here.
+
+The consoles have markup switched off, so that what data, policies and paths say is shown as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
-from opsearch.costs import COSTS
-from opsearch.costs.flops import text_only_floor
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
-from opsearch.evaluate import Scores
-from opsearch.objectives import OBJECTIVES
 from opsearch.policy import Policy
 from opsearch.problem import Problem, Solution, format_amount
-from opsearch.rankers import RANKERS
-from opsearch.registry import registered
-from opsearch.run import RunResult
 from opsearch.run_folder import RunFolder
-from opsearch.solvers import SOLVERS
-from opsearch.spaces import SPACES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from opsearch.evaluate import Scores
+    from opsearch.run import RunResult
 
 
 def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
     print_summary(result.problem, result.solution, console)
     console.print(comparison_table(result.comparison))
-    folder = RunFolder(result.folder)
     console.print(
-        "[dim]FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live "
-        "operations, mean per calibration sample. KL in nats, accuracies on held-out items.[/dim]"
+        "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live "
+        "operations, mean per calibration sample. KL in nats, accuracies on held-out items.",
+        style="dim",
     )
+    folder = RunFolder(result.folder)
     console.print(f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}")
-    console.print(f"front    {folder.front}, drawn in {folder.front_figure}")
+    if folder.front.exists():
+        console.print(f"front    {folder.front}, drawn in {folder.front_figure}")
     console.print(f"settings {folder.config}; measurements {folder.measurements}")
 
 
@@ -50,16 +50,17 @@ def print_solution(problem: Problem, solution: Solution, folder: Path, console: 
 
 def print_summary(problem: Problem, solution: Solution, console: Console) -> None:
     """Policy, cost beside budget and floor, value, proof."""
-    assert solution.policy is not None
-    console.print(f"[bold]{solution.policy.name}[/bold]")
+    if solution.policy is None:
+        raise ValueError("only a solution with a policy can be printed")
+    console.print(solution.policy.name, style="bold")
     console.print(draw_terminal(solution.policy))
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
         console.print(f"{constraint.name} {cost} within {limit}; text alone {floor}")
-    bound = (
-        "" if solution.bound is None else f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
-    )
+    bound = ""
+    if solution.bound is not None:
+        bound = f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
     console.print(
         f"{solution.objective} objective {solution.value:.6f} {solution.unit}{bound}; "
         f"{solution.solver} in {solution.seconds:.2f} s"
@@ -87,15 +88,16 @@ def print_policy(
     policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
 ) -> None:
     """A policy's heat map, rankers and provenance."""
-    console.print(f"[bold]{policy.name}[/bold]")
+    drawn = save_heatmap(policy, figure, visual_tokens) if figure else None
+    console.print(policy.name, style="bold")
     console.print(draw_terminal(policy, visual_tokens))
     for layer, spec in policy.rankers:
         where = "before the decoder" if layer == 0 else f"before layer {layer}"
         console.print(f"ranker {spec}, {where}")
     for key, value in policy.provenance.items():
         console.print(f"{key}: {value}")
-    if figure:
-        console.print(f"drawn in {save_heatmap(policy, figure, visual_tokens)}")
+    if drawn:
+        console.print(f"drawn in {drawn}")
 
 
 def print_scores(scores: Scores, console: Console) -> None:
@@ -119,30 +121,53 @@ def print_scores(scores: Scores, console: Console) -> None:
 
 def print_parts(kind: str | None, console: Console) -> None:
     """Names of parts with the first sentence of their description."""
-    kinds: dict[str, Mapping[str, Any]] = {
+    kinds = _parts()
+    if kind is not None and kind not in kinds:
+        raise UnknownNameError("kind of part", kind, list(kinds))
+    for name in [kind] if kind else kinds:
+        console.print(name, style="bold")
+        for part, description in kinds[name].items():
+            console.print(f"  {part:<14} {description}", soft_wrap=True)
+
+
+def _parts() -> dict[str, dict[str, str]]:
+    from opsearch.costs import COSTS
+    from opsearch.objectives import OBJECTIVES
+    from opsearch.rankers import RANKERS
+    from opsearch.registry import registered
+    from opsearch.solvers import SOLVERS
+    from opsearch.spaces import SPACES
+
+    named: dict[str, Mapping[str, Any]] = {
         "solvers": registered("solvers", SOLVERS),
         "objectives": registered("objectives", OBJECTIVES),
         "spaces": SPACES,
         "costs": registered("costs", COSTS),
         "rankers": registered("rankers", RANKERS),
-        "models": SHAPES,
     }
-    if kind is not None and kind not in kinds:
-        raise UnknownNameError("kind of part", kind, list(kinds))
-    for name in [kind] if kind else kinds:
-        console.print(f"[bold]{name}[/bold]")
-        for part, value in kinds[name].items():
-            console.print(f"  {part:<14} {_describe(name, part, value)}", soft_wrap=True)
+    described = {
+        kind: {name: _first_sentence(part) for name, part in parts.items()}
+        for kind, parts in named.items()
+    }
+    return described | {"models": _models()}
 
 
-def _describe(kind: str, name: str, part: Any) -> str:
-    if kind == "models":
+def _models() -> dict[str, str]:
+    from opsearch.costs.flops import text_only_floor
+    from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS
+
+    models = {"demo": "the embedded model: --model demo"}
+    for name, shape in SHAPES.items():
         visual = VISUAL_TOKENS[name]
-        floor = text_only_floor(part, visual, 65)
-        return (
-            f"{part.layers} layers x {part.hidden}, MLP {part.intermediate}, {part.heads} heads, "
-            f"{part.kv_heads} kv heads; {visual} visual tokens, text-only floor {100 * floor:.1f}%"
+        use = f"--model {HUB_IDS[name]}" if name in HUB_IDS else "costs only, cannot be run yet"
+        models[name] = (
+            f"{shape.layers} layers x {shape.hidden}, {visual} visual tokens, text-only floor "
+            f"{100 * text_only_floor(shape, visual, 65):.1f}%: {use}"
         )
+    return models
+
+
+def _first_sentence(part: Any) -> str:
     return (part.__doc__ or "").strip().splitlines()[0]
 
 

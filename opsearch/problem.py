@@ -23,7 +23,8 @@ from opsearch.spaces import Space
 Form = Literal["table", "separable", "pairwise", "blackbox"]
 Measure = Callable[[Sequence[Policy]], NDArray[np.float64]]
 """Divergence of each policy on each sample, [P, S]; nan where it is not known."""
-KL_QUANTUM = 1e-6
+KL_DECIMALS = 6
+KL_QUANTUM = 10.0**-KL_DECIMALS
 """Nats: solvers see divergences as whole multiples of it, smaller differences are ties."""
 
 
@@ -152,10 +153,7 @@ class Problem:
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
         """Which points keep within every constraint, bool[P]."""
-        mask = np.ones(len(self.space.points), bool)
-        for constraint in self.constraints:
-            mask &= constraint.costs <= constraint.limit
-        return mask
+        return feasible_points(self.space, self.constraints)
 
     @property
     def cost(self) -> NDArray[np.int64]:
@@ -258,10 +256,17 @@ def infeasible(problem: Problem, solver: str) -> Solution:
     )
 
 
+def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
+    """Which points of the space keep within all limits, bool[P]."""
+    mask = np.ones(len(space.points), bool)
+    for constraint in constraints:
+        mask &= constraint.costs <= constraint.limit
+    return mask
+
+
 def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
     """Raise InfeasibleBudgetError with the achievable range when no point is within all limits."""
-    mask = np.logical_and.reduce([c.costs <= c.limit for c in constraints])
-    if not mask.any():
+    if not feasible_points(space, constraints).any():
         raise InfeasibleBudgetError(explain_infeasible(space, constraints))
 
 

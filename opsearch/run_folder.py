@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from opsearch.errors import RunFolderError
-from opsearch.files import write_text
-from opsearch.problem import Solution
 
 
 class RunFolder:
@@ -48,26 +44,3 @@ class RunFolder:
             yield self
         finally:
             lock.release()
-
-    def save_solution(self, solution: Solution, facts: dict[str, Any]) -> Path:
-        """Write solution.json: the record of the solve with `facts` about the run."""
-        record = {
-            "status": str(solution.status),
-            "sentence": solution.status.sentence,
-            "solver": solution.solver,
-            "objective": solution.objective,
-            "unit": solution.unit,
-            "point": solution.point,
-            "value": solution.value,
-            "costs": solution.costs,
-            "bound": solution.bound,
-            "gap": solution.gap,
-            "error_bound": solution.error_bound,
-            "evaluations": solution.evaluations,
-            "seed": solution.seed,
-            "seconds": solution.seconds,
-            "note": solution.note,
-            "versions": solution.versions,
-            **facts,
-        }
-        return write_text(self.solution, json.dumps(record, indent=2) + "\n")

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.objectives import OBJECTIVES, Maker
@@ -21,6 +18,7 @@ from opsearch.problem import (
     Problem,
     Solution,
     Solver,
+    feasible_points,
     require_form,
 )
 from opsearch.registry import lookup, registered
@@ -41,25 +39,25 @@ class Choice:
     reason: str = ""
 
 
-def choose(config: RunConfig, joint_seconds: float) -> Choice:
+def choose(config: RunConfig, seconds: float, lazy: bool = True) -> Choice:
     """Fill in what the run leaves open.
 
-    joint_seconds: estimated time to measure every feasible policy. The joint objective is taken
+    seconds: estimated time to measure every feasible policy. The joint objective is taken
     when that is within config.effort, the additive proxy otherwise. Raises OpsearchError when the
     named solver cannot take the named objective.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
     name, reason = config.objective, ""
     if name is None:
-        fits = joint_seconds <= config.effort
+        fits = seconds <= config.effort
         takes_tables = solver is None or "table" in solver.forms
         name = "joint" if fits and takes_tables else "additive"
         verdict = "within" if fits else "more than"
         reason = (
             f"objective {name}: measuring every feasible policy would take about "
-            f"{joint_seconds:.0f} s, {verdict} --effort {config.effort:g}"
+            f"{seconds:.0f} s, {verdict} --effort {config.effort:g}"
         )
-    maker = _maker(name, config, solver)
+    maker = _maker(name, config, solver, lazy)
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
     require_form(maker, solver, every)
@@ -92,24 +90,9 @@ def search(
     return problem, solution
 
 
-def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """Which points of the space keep within all budgets, bool[P]."""
-    mask = np.ones(len(space.points), bool)
-    for constraint in constraints:
-        mask &= constraint.costs <= constraint.limit
-    return mask
-
-
-def joint_forwards(space: Space, constraints: Sequence[Constraint]) -> float:
-    """What measuring every feasible policy costs, in forwards of the stock model per sample."""
-    flops = next(c for c in constraints if c.name == "flops")
-    feasible = feasible_points(space, constraints)
-    return float(flops.costs[feasible].sum() / flops.stock)
-
-
-def _maker(name: str, config: RunConfig, solver: Solver | None) -> Maker:
+def _maker(name: str, config: RunConfig, solver: Solver | None, lazy: bool) -> Maker:
     if name == "joint":
-        return Joint(lazy=solver is not None and "table" in solver.forms and not solver.exact)
+        return Joint(lazy=lazy and solver is not None and not solver.exact)
     if name == "additive":
         return Additive(config.points)
     maker: Maker = lookup("objectives", name, OBJECTIVES)()

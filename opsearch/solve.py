@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,72 +14,82 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.store import Store
-from opsearch.policy import Policy
-from opsearch.prepare import make_constraints, make_space, parse_budgets, run_ranker
-from opsearch.problem import Measure, Problem, Solution, check_budget
-from opsearch.run import save_solution
+from opsearch.policy import Policy, RankerSpec
+from opsearch.problem import Form, Measure, Problem, Solution, check_budget
+from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.search import choose, search
 
 
 def solve(
     folder: Path,
-    budget: Sequence[str],
+    budget: Sequence[str] | None = None,
     objective: str | None = None,
     solver: str | None = None,
-    evaluations: int = 150,
-    seed: int = 0,
+    evaluations: int | None = None,
+    seed: int | None = None,
     out: Path | None = None,
 ) -> tuple[Problem, Solution, Path]:
-    """Solve a run's problem under another budget, objective or solver from its measurements.
+    """Solve a run's problem from its measurements; None: as the run did.
 
-    Writes the policy and the record to `out` (default: the run's folder) and returns the problem,
-    its solution and that folder. Raises RunFolderError when the run lacks the measurements.
+    Writes settings, policy and record to `out` (default: the run's folder, whose comparison of the
+    earlier policy is removed) and returns the problem, its solution and that folder. Raises
+    RunFolderError when the run lacks the measurements.
     """
     source = RunFolder(folder)
     stored = RunConfig.load(source.config)
-    chosen = {
-        "budget": tuple(budget),
-        "objective": objective or stored.objective,
-        "solver": solver or (stored.solver if objective in (None, stored.objective) else None),
-        "evaluations": evaluations,
+    if objective not in (None, stored.objective) and solver is None:
+        stored = stored.model_copy(update={"solver": None})
+    given: dict[str, Any] = {
+        "budget": budget,
+        "objective": objective,
+        "solver": solver,
         "seed": seed,
     }
-    config = RunConfig.checked(**{**stored.model_dump(), **chosen})
+    given |= {"evaluations": evaluations, "out": out}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = RunConfig.checked(**{**stored.model_dump(), **changes})
+    choice = choose(config, seconds=0.0, lazy=False)
     with RunFolder(out or folder).locked() as target, Store(source.measurements) as store:
         facts = store.facts
         shape = Shape(**facts["shape"])
-        space = make_space(config, shape.layers, run_ranker(config, facts["model_type"]))
-        samples = store.samples("calibration")
-        pairs = [(s.n_visual, s.n_other) for s in samples]
+        space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        pairs = [(s.n_visual, s.n_other) for s in store.samples("calibration")]
         constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
         check_budget(space, constraints)
-        measure = stored_measure(store, folder)
-        problem, solution = search(choose(config, 0.0), space, constraints, measure, config)
+        measure = stored_measure(store, folder, choice.maker.form)
+        problem, solution = search(choice, space, constraints, measure, config)
+        config = config.model_copy(update={"solver": choice.solver.name})
+        config.save(target.config)
         save_solution(config, problem, solution, facts["model_type"], target)
+        target.comparison.unlink(missing_ok=True)
         return problem, solution, target.path
 
 
-def stored_measure(store: Store, folder: Path) -> Measure:
-    """A Measure that only looks up; policies nobody measured are nan.
+def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
+    """A Measure that only looks up; what was not measured is nan.
 
-    Raises RunFolderError when none of the asked policies was measured.
+    Raises RunFolderError when policies that a separable objective needs, or all that a table asks
+    for, were not measured.
     """
     samples = store.samples("calibration")
 
     def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
         table = np.full((len(policies), len(samples)), np.nan)
         original = identity(policies[0].num_layers)
+        pruned = np.ones(len(policies), bool)
         for n_visual in {s.n_visual for s in samples}:
             keys = [policy.canonical(n_visual) for policy in policies]
             found = store.get(keys)
-            columns = [j for j, s in enumerate(samples) if s.n_visual == n_visual]
-            for row, key in enumerate(keys):
-                same = key == original.canonical(n_visual)
-                for j in columns:
-                    known = found.get((key, samples[j].item), np.nan)
-                    table[row, j] = 0.0 if same else known
-        if np.isnan(table).any(axis=1).all():
+            same = original.canonical(n_visual)
+            for column, sample in enumerate(samples):
+                if sample.n_visual == n_visual:
+                    found |= {(same, sample.item): 0.0}
+                    table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
+            pruned &= np.array(keys) != same
+        missing = np.isnan(table).any(axis=1)
+        if missing.all() or (form == "separable" and missing.any()) or missing[pruned].all():
             raise RunFolderError(
                 f"{folder} holds no measurements for this objective; run `opsearch run` with it "
                 f"and --out {folder}"

@@ -25,9 +25,11 @@ FLOORS = (
     ],
     ["runtime", "costs", "spaces"],
     ["progress", "measure", "problem", "budget", "answers", "run_folder"],
-    ["config", "objectives", "solvers", "analysis", "comparison", "evaluate", "testing"],
-    ["prepare", "search", "bench"],
-    ["run", "solve"],
+    ["config", "objectives", "solvers", "analysis", "baselines", "testing"],
+    ["problem_setup", "search", "results", "bench"],
+    ["prepare", "solve"],
+    ["comparison", "evaluate"],
+    ["run"],
     ["printing", "cli", "__main__"],
 )
 # Two imports inside a method that run up or in a circle, so that a Policy can be applied and saved.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -42,6 +40,8 @@ class Shape:
 
         The cache has the dtype of the config, two bytes per element where it names none.
         """
+        import torch
+
         text = config.get_text_config()
         heads = text.num_attention_heads
         dtype = getattr(text, "dtype", None) or getattr(config, "dtype", None) or torch.bfloat16
@@ -83,4 +83,10 @@ VISUAL_TOKENS: dict[str, int] = {
     "llava-next-13b": 2880,
     "qwen2.5-vl-7b": 1280,
     "internvl3-8b": 1280,
+}
+
+# The checkpoints that opsearch runs; the other shapes are for costs.
+HUB_IDS: dict[str, str] = {
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
 }

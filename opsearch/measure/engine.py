@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,14 +70,6 @@ class Engine:
                     progress(done, total)
         return keys.values(self.store.get(keys.all))
 
-    def stock_seconds(self, samples: Sequence[Sample]) -> float:
-        """Seconds that one forward of the original takes on all samples, from one timed batch."""
-        batch = batches(samples, self.max_tokens)[0]
-        make_reference(self.model, self.adapter, batch, (), 1)
-        start = time.perf_counter()
-        make_reference(self.model, self.adapter, batch, (), 1)
-        return (time.perf_counter() - start) * len(samples) / len(batch)
-
     def _measure_batch(self, chunk: _Todo) -> Iterator[list[Measurement]]:
         for samples in batches(chunk.samples, self.max_tokens):
             reference = self._reference(samples, chunk.policies)
@@ -112,7 +103,7 @@ class Engine:
             decoder = self.model.get_submodule(self.adapter.decoder)
             hidden = decoder(**{**inputs, "past_key_values": cache}).last_hidden_state
         logits = self.model.get_output_embeddings()(hidden[:, -ref.counted.shape[1] :])
-        check_finite(logits, ref.samples * copies, f"policy {group[0].name}")
+        check_finite(logits, ref.samples * copies, [f"policy {p.name}" for p in rows])
         result = divergence(ref.logits.repeat(copies, 1, 1), logits, ref.counted.repeat(copies, 1))
         columns = [t.tolist() for t in (result.kl, result.reverse_kl, result.js, result.top1)]
         digests = [sample.digest for sample in ref.samples] * copies

@@ -67,7 +67,7 @@ def make_reference(
     finally:
         for handle in handles:
             handle.remove()
-    check_finite(logits, samples, "the original model")
+    check_finite(logits, samples, ["the original model"] * len(samples))
     visual = adapter.visual_positions(model.config, inputs["input_ids"])
     # The rankers see the prompt only; the answer's positions are text to the plan.
     visual[:, length:] = False
@@ -75,14 +75,14 @@ def make_reference(
     return Reference(tuple(samples), prompt, decoder_inputs, logits, counted)
 
 
-def check_finite(logits: Tensor, samples: Sequence[Sample], who: str) -> None:
-    """Raise ModelError naming the first sample whose logits hold nan or infinity."""
+def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) -> None:
+    """Raise ModelError naming who gave nan or infinity first, and for which item."""
     finite = torch.isfinite(logits).flatten(1).all(1)
     if not bool(finite.all()):
-        first = samples[int((~finite).nonzero()[0])].item.id
+        row = int((~finite).nonzero()[0])
         raise ModelError(
-            f"{who} gave logits that are not finite for item {first}; check the checkpoint, or use "
-            "--dtype float32"
+            f"{who[row]} gave logits that are not finite for item {samples[row].item.id}; check the "
+            "checkpoint, or use --dtype float32"
         )
 
 

@@ -50,7 +50,14 @@ def encode(
     for done, item in enumerate(items, 1):
         images = item.load_images()
         prompt = prompt_text(processor, item)
-        inputs = _tokenize(processor, prompt, images)
+        try:
+            inputs = _tokenize(processor, prompt, images)
+        except (ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"item {item.id}: its prompt cannot be encoded with {len(images)} images "
+                f"({reason}); take image placeholders out of the question"
+            ) from error
         n_visual = int(adapter.visual_positions(config, inputs["input_ids"]).sum())
         if images and not n_visual:
             raise DataError(

@@ -75,8 +75,12 @@ class Store:
             )
         with self._explained():
             self._db = sqlite3.connect(path, timeout=5, isolation_level=None)
-            self._prepare()
-            self._context = self._open_context(facts)
+            try:
+                self._prepare()
+                self._context = self._open_context(facts)
+            except BaseException:
+                self._db.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +196,7 @@ class Store:
             text = str(error)
             if "locked" in text:
                 advice = "another process writes to it; wait for it or choose another --out folder"
-            elif "full" in text:
+            elif "full" in text or "disk I/O" in text:
                 advice = (
                     "free some space and run the same command again, it goes on where it stopped"
                 )

@@ -49,6 +49,19 @@ def load_processor(name: str) -> Any:
     return processor
 
 
+def check_device(device: str, dtype: str) -> None:
+    """Raise ModelError unless this machine has the device and the dtype is known."""
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"device {device!r} cannot be used ({reason}); use --device cpu"
+        ) from error
+
+
 def load_model(
     name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
 ) -> Any:
@@ -85,8 +98,7 @@ def _cannot_load(what: str, name: str, error: Exception) -> str:
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     if Path(name).exists() or name == "demo":
         step = "check the files in that folder"
-    elif offline:
-        step = "unset HF_HUB_OFFLINE to download it, or give a local folder"
     else:
         step = "give 'demo', a local folder, or a hub id that you can reach"
+        step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
     return f"the {what} {name!r} cannot be loaded ({reason}); {step}"

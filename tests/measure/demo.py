@@ -39,6 +39,7 @@ def two_pictures(count=1):
     return encode(items, load_processor("demo"), load_config("demo"))
 
 
+@torch.no_grad()
 def reference_kl(sample, policy, positions=1):
     """KL of one policy on one sample by the masked model, mean over the original's own answer."""
     whole = model()

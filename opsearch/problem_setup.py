@@ -1,0 +1,67 @@
+"""From settings to a space and its budgets; loads neither models nor data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+
+from opsearch.budget import Budget, constraint, space_costs
+from opsearch.config import RunConfig
+from opsearch.costs import COSTS
+from opsearch.costs.flops import Flops
+from opsearch.costs.shape import Shape
+from opsearch.errors import OpsearchError
+from opsearch.policy import RankerSpec
+from opsearch.problem import Constraint, feasible_points
+from opsearch.registry import lookup
+from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
+
+# FLOPs per second that `--effort` counts with: round figures, so that the same command always
+# chooses the same objective.
+_PER_CORE = 30e9
+_PER_GPU = 100e12
+
+
+def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
+    """The space that a run searches."""
+    named = {"16": N_V_16, "8": N_V_8}
+    n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
+    factory = lookup("spaces", config.space, SPACES)
+    reading = {"kv": config.kv} if config.space == "dop" else {}
+    space: Space = factory(layers, n_v=n_v, ranker=ranker, **reading)
+    return space
+
+
+def parse_budgets(texts: Sequence[str]) -> list[Budget]:
+    """The budgets of a run; OpsearchError when two limit the same cost."""
+    budgets = [Budget.parse(text) for text in texts]
+    costs = [budget.cost for budget in budgets]
+    twice = sorted({cost for cost in costs if costs.count(cost) > 1})
+    if twice:
+        raise OpsearchError(f"{twice[0]} has more than one budget ({', '.join(texts)}); give one")
+    return budgets
+
+
+def make_constraints(
+    budgets: Sequence[Budget], shape: Shape, space: Space, pairs: Sequence[tuple[int, int]]
+) -> tuple[Constraint, ...]:
+    """The budgets as limits over samples of these (visual, other) token numbers."""
+    costs = (lookup("costs", budget.cost, COSTS)(shape) for budget in budgets)
+    return tuple(
+        constraint(budget, cost, space, pairs) for budget, cost in zip(budgets, costs, strict=True)
+    )
+
+
+def joint_seconds(
+    space: Space,
+    constraints: Sequence[Constraint],
+    shape: Shape,
+    pairs: Sequence[tuple[int, int]],
+    device: str,
+) -> float:
+    """Seconds to measure every feasible policy one by one, by FLOPs at a nominal speed."""
+    costs = space_costs(Flops(shape), space, pairs)
+    flops = float(costs[feasible_points(space, constraints)].sum())
+    speed = _PER_GPU if device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)
+    return flops / speed

@@ -1,0 +1,406 @@
+"""The command line: what each command prints, and one sentence for everything that is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from opsearch import Policy, RankerSpec, builders
+from opsearch.cli import call
+from opsearch.demo.families import FAMILIES
+from opsearch.tasks.embedded import embedded
+
+LAYERS = 12
+FEW = ["--samples=3", "--heldout=5", "--n-v=.5"]
+
+
+@pytest.fixture
+def opsearch(capsys):
+    """Runs a command line in this process; gives exit code, output and errors on one line each."""
+
+    def command(*arguments):
+        capsys.readouterr()
+        code = call([str(argument) for argument in arguments])
+        printed, said = capsys.readouterr()
+        return code, " ".join(printed.split()), " ".join(said.split())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert call(["run", *FEW, "--objective", "joint", "--out", str(path)]) == 0
+    return path
+
+
+def error(result):
+    """The one sentence of a command that failed: no output, no traceback, code 1."""
+    code, printed, said = result
+    assert code == 1, (printed, said)
+    assert "Traceback" not in said
+    assert "unexpected" not in said
+    assert printed == ""
+    return said.split("error: ", 1)[1]
+
+
+# Each command once
+
+
+def test_run_ends_with_the_policy_the_table_and_the_files(opsearch, tmp_path):
+    code, printed, said = opsearch("run", *FEW, "--objective=joint", "--out", tmp_path)
+    assert code == 0
+    assert re.search(r"dop\(d_attn=\d+, d_mlp=\d+, n_v=[\d/]+, kv leaves\)", printed)
+    assert re.search(r" q [█▄·]", printed)
+    assert re.search(r"joint objective [\d.]+ nats, bound [\d.]+, gap 0.0e\+00; grid in", printed)
+    assert "optimal: Proved: no policy of the space within the budget has a lower value" in printed
+    for name in ("original", "opsearch", "uniform", "random", "VTW", "FastV"):
+        assert name in printed
+    for row in ("% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", *list(FAMILIES)[:5]):
+        assert row in printed
+    assert "…" not in printed
+    written = printed.replace(" ", "")
+    for file in ("policy_config.json", "front.csv", "run.yaml", "measurements.db"):
+        assert f"{tmp_path}/{file}" in written
+    assert "5/5 answering 5 held-out questions" in said
+
+
+def test_run_says_why_it_took_its_objective(opsearch, tmp_path):
+    _, _, said = opsearch("run", *FEW, "--effort=0", "--out", tmp_path)
+    assert re.search(r"objective additive: .* about \d+ s, more than --effort 0", said)
+
+
+def test_every_file_that_run_names_exists(opsearch, tmp_path):
+    """A guided search knows no front, unlike an exhaustive one."""
+    options = ["--objective=joint", "--solver=optuna", "--evaluations=3", "--heldout=0"]
+    _, printed, _ = opsearch("run", *FEW, *options, "--out", tmp_path)
+    named = re.findall(rf"{re.escape(str(tmp_path))}/[\w.]+", printed)
+    assert len(named) >= 4
+    assert [name for name in named if not (tmp_path / name).exists()] == []
+
+
+def test_solve_prints_the_new_policy_within_its_budget(opsearch, folder, tmp_path):
+    code, printed, said = opsearch("solve", folder, "--budget=25%", "--out", tmp_path)
+    assert (code, said) == (0, "")
+    share = re.search(r"flops:? ([\d.]+)% \([\d.]+ MFLOPs\)", printed)
+    assert float(share[1]) <= 25
+    assert "optimal: Proved" in printed
+    assert f"{tmp_path}/policy_config.json" in printed.replace(" ", "")
+
+
+def test_show_draws_the_policy_and_says_where_it_came_from(opsearch, folder, tmp_path):
+    figure = tmp_path / "drawn.svg"
+    code, printed, said = opsearch("show", folder, "--figure", figure)
+    assert (code, said) == (0, "")
+    for part in ("dop(", "layer 0 5 10", "ranker cls, before the decoder", "objective: joint"):
+        assert part in printed
+    assert figure.read_text().startswith("<?xml")
+    assert opsearch("show", folder / "policy_config.json")[1] in printed
+
+
+def test_show_resolves_for_a_sample(opsearch, tmp_path):
+    builders.tokens(4, "1/3", RankerSpec("cls")).save_pretrained(tmp_path)
+    assert "kv ▃ ▃ ▃ ▃ mean 33%" in opsearch("show", tmp_path)[1]
+    assert "kv ▄ ▄ ▄ ▄ mean 50%" in opsearch("show", tmp_path, "--visual-tokens=2")[1]
+
+
+def test_eval_prints_families_and_rel_avg(opsearch, folder):
+    code, printed, _ = opsearch("eval", folder, "--samples=15")
+    assert code == 0
+    assert "family original policy ratio" in printed
+    assert all(family in printed for family in FAMILIES)
+    assert re.search(
+        r"Rel\. Avg\. [\d.]+% over 15 families, 15 items, \d+ answers changed", printed
+    )
+
+
+def test_list_names_every_part(opsearch):
+    code, printed, _ = opsearch("list")
+    assert code == 0
+    for name in ("grid", "ortools", "optuna", "additive", "joint", "tokens", "dop", "depth"):
+        assert f" {name} " in printed
+    for name in ("flops", "kv", "cls", "random", "uniform"):
+        assert f" {name} " in printed
+    assert opsearch("list", "solvers")[1].startswith("solvers grid ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)
+def test_help_lists_the_commands(opsearch, arguments):
+    _, printed, _ = opsearch(*arguments)
+    for command in ("run", "solve", "show", "eval", "list"):
+        assert f" {command} " in printed
+
+
+@pytest.mark.parametrize("command", ["run", "solve", "show", "eval", "list"])
+def test_every_command_has_help(opsearch, command):
+    code, printed, _ = opsearch(command, "-h")
+    assert code == 0
+    assert f"{command} [OPTIONS]" in printed
+
+
+def test_help_loads_no_heavy_library():
+    check = (
+        "import sys; sys.argv = ['opsearch', '--help']; from opsearch.cli import call;"
+        "assert call(['--help']) == 0;"
+        "heavy = {'torch', 'transformers', 'ortools', 'optuna', 'pandas', 'matplotlib', 'numpy'};"
+        "sys.exit(sorted(heavy & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_show_loads_no_model_library(folder):
+    check = (
+        "import sys; from opsearch.cli import call;"
+        "assert call(['show', sys.argv[1]]) == 0;"
+        "sys.exit(sorted({'torch', 'transformers'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check, folder], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# What is wrong gets one sentence: the value, the reason, the next step
+
+UNKNOWN = [
+    (["run", "--solver=x"], "unknown solver 'x'; available: grid, optuna, ortools"),
+    (["run", "--objective=x"], "unknown objective 'x'; available: additive, joint"),
+    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, tokens"),
+    (["run", "--ranker=x"], "unknown ranker 'x'; available: cls, random, uniform"),
+    (["list", "x"], "'x'; available: costs, models, objectives, rankers, solvers, spaces"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), UNKNOWN, ids=lambda value: str(value)[:40])
+def test_unknown_names_list_what_exists(opsearch, tmp_path, arguments, sentence):
+    out = ["--out", tmp_path / "x"] if arguments[0] == "run" else []
+    assert sentence in error(opsearch(*arguments, *out))
+
+
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_an_unknown_model_says_what_can_be_given(opsearch, folder, tmp_path, command):
+    target = ["--out", tmp_path / "x"] if command == "run" else [folder]
+    sentence = error(opsearch(command, *target, "--model=nowhere"))
+    assert re.match(r"the model 'nowhere' cannot be loaded \(.*\); .*a local folder", sentence)
+    assert "demo" in sentence
+
+
+def test_an_unknown_split_lists_the_splits(opsearch, folder):
+    sentence = error(opsearch("eval", folder, "--split=dev"))
+    assert "no split 'dev'; choose one of train, calibration, held-out, test" in sentence
+
+
+BAD = [
+    (["--samples=0"], "--samples 0: Input should be greater than or equal to 1; correct it"),
+    (["--dtype=int8"], "--dtype 'int8': Input should be 'float32', 'bfloat16' or 'float16'; corr"),
+    (["--kv=flees"], "--kv 'flees': Input should be 'leaves' or 'stays'; correct it"),
+    (["--n-v=2"], "2 is not a share between 0 and 1; correct it"),
+    (["--n-v="], "is not a share such as 0.25 or 1/4; correct it"),
+    (["--budget=much"], "budget 'much' is not a share of the stock model or an amount per sample"),
+    (["--budget=0%"], "budget '0%' leaves nothing"),
+    (["--budget=120%"], "budget '120%' prunes nothing"),
+    (["--budget=30%", "--budget=2M"], "flops has more than one budget (30%, 2M); give one"),
+    (["--budget=9T"], "budget '9T' prunes nothing: the stock model takes"),
+    (["--solver=ortools", "--objective=joint"], "use --solver grid or optuna"),
+    (["--device=abacus", "--heldout=0", "--samples=2"], "abacus"),
+    (
+        ["--data=none.jsonl"],
+        "none.jsonl cannot be read (No such file or directory); check the path",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_options_of_run(opsearch, tmp_path, arguments, sentence):
+    assert sentence in error(opsearch("run", "--out", tmp_path / "x", *arguments))
+
+
+def test_an_unknown_option_is_a_usage_error(opsearch):
+    code, printed, said = opsearch("run", "--frobnicate")
+    assert (code, printed) == (2, "")
+    assert "No such option: --frobnicate" in said
+    assert "run -h" in said
+
+
+def test_an_impossible_budget_is_answered_before_the_model_is_loaded(opsearch, tmp_path):
+    code, _, said = opsearch("run", *FEW, "--budget=1%", "--out", tmp_path / "x")
+    assert code == 1
+    assert "loading the model" not in said
+    assert re.search(
+        r"error: budget 1% \([\d.]+ MFLOPs\) of flops is below the cheapest policy of space dop "
+        r"\(.*\); achievable: [\d.]+% \(.*\) to 100% \(.*\); try --budget [\d.]+%$",
+        said,
+    )
+
+
+# Data
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A function that writes items, each one changed, and gives the options to run on them."""
+
+    def written(count=4, **changes):
+        rows = []
+        for i, item in enumerate(embedded("train", count) if count else []):
+            item.images[0].save(tmp_path / f"{i}.png")
+            row = {"image": f"{i}.png", "question": item.question, "answer": item.answers[0]}
+            rows.append(json.dumps({**row, "family": item.family, **changes}))
+        (tmp_path / "items.jsonl").write_text("\n".join(rows))
+        options = ["--samples=2", "--n-v=.5", "--objective=additive", "--out", tmp_path / "out"]
+        return ["--data", tmp_path / "items.jsonl", *options]
+
+    return written
+
+
+def test_a_missing_image_is_named(opsearch, data):
+    sentence = error(opsearch("run", *data(image="gone.png")))
+    assert re.match(r"item items/\d: the image .*gone\.png does not exist; correct the", sentence)
+
+
+def test_a_corrupt_image_is_named(opsearch, data, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    sentence = error(opsearch("run", *data(image="bad.png")))
+    assert re.match(r"item items/\d: the image .*bad\.png cannot be read \(.*\); repl", sentence)
+
+
+def test_an_empty_data_set_is_named(opsearch, data):
+    sentence = error(opsearch("run", *data(0)))
+    assert "items.jsonl holds no items; write one JSON object a line" in sentence
+
+
+def test_a_question_with_an_image_token_is_named(opsearch, data):
+    """The processor would take it for one more picture."""
+    sentence = error(opsearch("run", *data(question="what is <image> here?")))
+    assert re.match(r"item items/\d: .*<image>.*; ", sentence)
+
+
+@pytest.mark.parametrize("family", ["[/bold]", "[red]hats", r"a\[b", "two words"])
+def test_names_of_families_are_printed_as_they_are(opsearch, data, family):
+    code, printed, said = opsearch("run", *data(family=family))
+    assert code == 0, said
+    assert re.search(rf" {re.escape(family)} [\d.]+ [\d.]+ ", printed)
+
+
+def test_a_folder_name_is_printed_as_it_is(opsearch, tmp_path):
+    builders.identity(LAYERS).save_pretrained(tmp_path)
+    figure = tmp_path / "a[red]" / "b.svg"
+    _, printed, _ = opsearch("show", tmp_path, "--figure", figure)
+    assert str(figure) in printed.replace(" ", "")
+
+
+# Policies
+
+
+def policy_file(folder, **changes):
+    """A run's policy with some entries changed, in a folder of its own."""
+    Policy(
+        builders.tokens(changes.pop("layers", LAYERS), "1/2").counts,
+        rankers=((0, RankerSpec("cls")),),
+        **changes,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_policy_for_another_family_is_refused(opsearch, tmp_path):
+    sentence = error(opsearch("eval", policy_file(tmp_path, model_type="qwen2_5_vl")))
+    assert sentence == (
+        "the policy was searched for family 'qwen2_5_vl', the model is 'llava'; search one for "
+        "this family"
+    )
+
+
+def test_a_policy_for_another_number_of_layers_is_refused(opsearch, tmp_path):
+    sentence = error(opsearch("eval", policy_file(tmp_path, layers=5)))
+    assert sentence == (
+        "the policy has 5 layers, the model's decoder has 12; search a policy for this model"
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "eval"])
+def test_a_truncated_policy_is_refused(opsearch, tmp_path, command):
+    path = policy_file(tmp_path) / "policy_config.json"
+    path.write_text(path.read_text()[:150])
+    sentence = error(opsearch(command, tmp_path))
+    assert re.match(
+        rf"{path} is damaged or truncated \(.*\); save the policy again, `opsearch solve", sentence
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "eval"])
+def test_a_missing_policy_is_named(opsearch, tmp_path, command):
+    sentence = error(opsearch(command, tmp_path / "none"))
+    assert sentence == f"{tmp_path}/none does not exist; give a folder with policy_config.json"
+
+
+@pytest.mark.parametrize("text", ["[/bold] mine", "[red]mine", "mine [1]"])
+def test_what_a_policy_file_says_is_printed_as_it_is(opsearch, tmp_path, text):
+    code, printed, said = opsearch(
+        "show", policy_file(tmp_path, name=text, provenance={"by": text})
+    )
+    assert code == 0, said
+    assert printed.startswith(text)
+    assert printed.endswith(f"by: {text}")
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_show_needs_at_least_one_visual_token(opsearch, tmp_path, count):
+    code, printed, said = opsearch("show", policy_file(tmp_path), f"--visual-tokens={count}")
+    assert (code != 0, printed) == (True, "")
+    assert "visual-tokens" in said and "greater than or equal to 1" in said
+
+
+def test_a_figure_of_an_unknown_kind_is_refused(opsearch, tmp_path):
+    code, _, said = opsearch("show", policy_file(tmp_path), "--figure", tmp_path / "a.doc")
+    assert code == 1
+    assert "unexpected" not in said
+    assert "svg" in said
+
+
+# Run folders
+
+
+def test_a_folder_without_a_run_is_named(opsearch, tmp_path):
+    sentence = error(opsearch("solve", tmp_path))
+    assert sentence == f"{tmp_path}/run.yaml does not exist; give the folder of an earlier run"
+
+
+def test_a_folder_that_cannot_be_written_is_named(opsearch, tmp_path):
+    (tmp_path / "file").write_text("")
+    sentence = error(opsearch("run", *FEW, "--out", tmp_path / "file"))
+    assert re.match(rf"{tmp_path}/file cannot be written \(.*\); choose another --out", sentence)
+
+
+def test_a_damaged_store_is_named(opsearch, folder, tmp_path):
+    (tmp_path / "run.yaml").write_text((folder / "run.yaml").read_text())
+    (tmp_path / "measurements.db").write_text("damaged")
+    sentence = error(opsearch("solve", tmp_path))
+    assert re.match(rf"{tmp_path}/measurements\.db: file is not a database; .*move it", sentence)
+
+
+# The exit code and the traceback
+
+
+def test_debug_shows_the_traceback(folder):
+    command = [sys.executable, "-m", "opsearch", "show", folder / "none"]
+    plain = subprocess.run(command, capture_output=True, text=True)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert plain.stderr.startswith("error: ")
+    assert len(plain.stderr.splitlines()) == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert "PolicyError" in debug.stderr
+
+
+def test_ctrl_c_is_told_that_nothing_is_lost(opsearch, folder, monkeypatch):
+    """Ctrl-C while a command works, wherever it is at that moment."""
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Policy, "from_pretrained", interrupt)
+    code, printed, said = opsearch("show", folder)
+    assert (code, printed) == (130, "")
+    assert said.startswith("interrupted: every finished measurement is kept, the same command goes")
