@@ -16,7 +16,7 @@ from opsearch.policy import Policy
 from opsearch.prepare import unseen
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
-from opsearch.runtime.apply import check_fits
+from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.jsonl import load_jsonl

@@ -24,8 +24,9 @@ from opsearch.measure.store import Measurement, Store
 from opsearch.policy import KV, Policy, Q
 from opsearch.rankers import make_ranker
 from opsearch.runtime.adapters import check_supported
-from opsearch.runtime.apply import patched_layers, policy_ranker, rank_and_plan
+from opsearch.runtime.apply import patched_layers
 from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.ranking import policy_ranker, rank_and_plan
 
 ENGINE_VERSION = 1
 _KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again

@@ -81,8 +81,8 @@ def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) 
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise ModelError(
-            f"{who[row]} gave logits that are not finite for item {samples[row].item.id}; check the "
-            "checkpoint, or use --dtype float32"
+            f"{who[row]} gave logits that are not finite for item {samples[row].item.id}; check "
+            "the checkpoint, or use --dtype float32"
         )
 
 

@@ -11,25 +11,24 @@ before the trunk and hands its output on, a plain forward runs it inside the tru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
-from opsearch.rankers import Ranker, make_ranker
+from opsearch.rankers import Ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter, check_supported
 from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.checks import check_fits, check_prefill
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.plan import Plan, build_plan
+from opsearch.runtime.ranking import per_row, policy_ranker, rank_and_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +37,6 @@ _pruned: WeakSet[nn.Module] = WeakSet()
 # What hooks inside the vision tower found in the tower's latest forward of this thread.
 _captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
 _ATTACHED = "opsearch_captured"
-_MANY_TOKENS = 10**6  # more than any sample has: to see which counts can be partial
 
 
 @contextmanager
@@ -99,60 +97,6 @@ def patched_layers(model: Any, adapter: Adapter) -> Iterator[None]:
         _pruned.discard(model)
 
 
-def check_fits(policy: Policy, config: Any) -> None:
-    """Raise PolicyError unless the policy fits the family and number of layers of this config."""
-    family, layers = config.model_type, config.get_text_config().num_hidden_layers
-    if policy.model_type not in (None, family):
-        raise PolicyError(
-            f"the policy was searched for family {policy.model_type!r}, the model is {family!r}; "
-            "search one for this family"
-        )
-    if policy.num_layers != layers:
-        raise PolicyError(
-            f"the policy has {policy.num_layers} layers, the model's decoder has {layers}; "
-            "search a policy for this model"
-        )
-
-
-def policy_ranker(policy: Policy) -> Ranker | None:
-    """The ranker that acts before the decoder, None where the order never matters."""
-    live = policy.live(_MANY_TOKENS)
-    partial = set(live[(live > 0) & (live < _MANY_TOKENS)].tolist())
-    inside = [f"{spec} before layer {r}" for r, spec in policy.rankers if r > 0]
-    if inside:
-        raise PolicyError(
-            f"rankers inside the decoder are not supported yet ({', '.join(inside)}); "
-            "use one before layer 0"
-        )
-    if not partial:
-        return None
-    if not policy.rankers:
-        raise PolicyError(
-            f"policy {policy.name} keeps a part of the visual tokens but names no ranker that says "
-            "which; give it one, e.g. RankerSpec('uniform')"
-        )
-    ranker = make_ranker(policy.rankers[0][1])
-    if len(partial) > 1 and not ranker.nested:
-        raise PolicyError(
-            f"ranker {policy.rankers[0][1]} gives another order for each count, but the policy "
-            f"uses {len(partial)} different ones; use a nested ranker such as cls or random"
-        )
-    return ranker
-
-
-def rank_and_plan(prompt: Prompt, policies: Sequence[Policy], ranker: Ranker | None) -> Plan:
-    """The plan of a batch whose row b follows policies[b]; all share one ranker."""
-    pairs = list(zip(policies, prompt.n_visual, strict=True))
-    counts = np.stack([policy.executed(n) for policy, n in pairs])
-    rank = torch.where(prompt.visual, 0, -1)
-    if ranker is not None:
-        kept = [
-            int(row[row < n].max(initial=0)) for row, n in zip(counts, prompt.n_visual, strict=True)
-        ]
-        rank = ranker.rank(prompt, kept)
-    return build_plan(prompt.visual, prompt.real, rank, counts)
-
-
 def _store(name: str, value: Tensor) -> None:
     found = _captured.get()
     if found is not None:
@@ -166,15 +110,6 @@ def _before_tower(tower: nn.Module, args: Any) -> None:
 def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
     if not isinstance(output, tuple):
         setattr(output, _ATTACHED, _captured.get())
-
-
-def _per_row(values: Tensor, n_visual: Sequence[int]) -> Tensor:
-    """Values of all visual tokens, repeated as generate() repeats its samples for beams."""
-    copies = sum(n_visual) // len(values)
-    if copies == 1:
-        return values
-    parts = values.split(list(n_visual[::copies]))
-    return torch.cat([part for part in parts for _ in range(copies)])
 
 
 class _Hooks:
@@ -196,7 +131,7 @@ class _Hooks:
                     "from an empty cache with the whole conversation"
                 )
             return args, kwargs
-        _check_prefill(cache, input_ids, kwargs, self.model.config)
+        check_prefill(cache, input_ids, kwargs, self.model.config)
         prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
         if all(self.policy.is_identity(n) for n in prompt.n_visual):
             return args, kwargs
@@ -216,7 +151,7 @@ class _Hooks:
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
             prompt, cache.prompt = cache.prompt, None
             found = _captured.get() or {}
-            prompt.captured |= {k: _per_row(v, prompt.n_visual) for k, v in found.items()}
+            prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
             policies = [self.policy] * len(prompt.n_visual)
             cache.plan = rank_and_plan(prompt, policies, self.ranker)
@@ -251,31 +186,3 @@ def make_prompt(
             "the image"
         )
     return Prompt(visual, real, tuple(n_visual))
-
-
-def _check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
-    if input_ids is None:
-        raise PolicyError(
-            "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
-            "input_ids and pixel_values"
-        )
-    plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
-    plain = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-    if cache is not None and not plain:
-        kind = "n offloaded" if getattr(cache, "offloading", False) else ""
-        raise PolicyError(
-            f"a{kind} {type(cache).__name__} cannot hold layers of different length; leave out "
-            "cache_implementation or pass a DynamicCache"
-        )
-    mask = kwargs.get("attention_mask")
-    if mask is not None and mask.shape != input_ids.shape:
-        raise PolicyError(
-            f"attention_mask has shape {tuple(mask.shape)}, pruning needs that of input_ids "
-            f"{tuple(input_ids.shape)}; pass the processor's attention_mask"
-        )
-    for wanted in ("output_hidden_states", "output_attentions"):
-        if kwargs.get(wanted) or getattr(config.get_text_config(), wanted, False):
-            raise PolicyError(
-                f"{wanted}=True is not available under a policy: its layers work on different "
-                "rows; ask the original model"
-            )

@@ -1,0 +1,55 @@
+"""What a policy and a prefill must be for pruning to be right; everything else is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from opsearch.errors import PolicyError
+from opsearch.policy import Policy
+from opsearch.runtime.cache import PrunedCache
+
+
+def check_fits(policy: Policy, config: Any) -> None:
+    """Raise PolicyError unless the policy fits the family and number of layers of this config."""
+    family, layers = config.model_type, config.get_text_config().num_hidden_layers
+    if policy.model_type not in (None, family):
+        raise PolicyError(
+            f"the policy was searched for family {policy.model_type!r}, the model is {family!r}; "
+            "search one for this family"
+        )
+    if policy.num_layers != layers:
+        raise PolicyError(
+            f"the policy has {policy.num_layers} layers, the model's decoder has {layers}; "
+            "search a policy for this model"
+        )
+
+
+def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
+    """Raise PolicyError unless the trunk's arguments are those of a prefill that can be pruned."""
+    if input_ids is None:
+        raise PolicyError(
+            "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
+            "input_ids and pixel_values"
+        )
+    plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
+    plain = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    if cache is not None and not plain:
+        kind = "n offloaded" if getattr(cache, "offloading", False) else ""
+        raise PolicyError(
+            f"a{kind} {type(cache).__name__} cannot hold layers of different length; leave out "
+            "cache_implementation or pass a DynamicCache"
+        )
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.shape != input_ids.shape:
+        raise PolicyError(
+            f"attention_mask has shape {tuple(mask.shape)}, pruning needs that of input_ids "
+            f"{tuple(input_ids.shape)}; pass the processor's attention_mask"
+        )
+    for wanted in ("output_hidden_states", "output_attentions"):
+        if kwargs.get(wanted) or getattr(config.get_text_config(), wanted, False):
+            raise PolicyError(
+                f"{wanted}=True is not available under a policy: its layers work on different "
+                "rows; ask the original model"
+            )
