@@ -22,7 +22,7 @@ lint: .venv/ready
 clean:
 	rm -rf .venv
 
-# torch comes first and with its exact version: a range would pull gigabytes of CUDA packages.
+# torch comes first and with its exact version, so that no later package decides which build it is.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"

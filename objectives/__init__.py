@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
-from opsearch.policy import Policy
 from opsearch.problem import Form, Measure, Objective
 from opsearch.spaces import Space
 
@@ -25,9 +24,6 @@ class Maker(Protocol):
     def name(self) -> str: ...
     @property
     def form(self) -> Form: ...
-
-    def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
-        """The policies that `make` will measure, for planning."""
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Objective:
         """Measure and build the objective; only points where `feasible` need values."""

@@ -25,7 +25,7 @@ from opsearch.problem import Constraint, format_amount
 from opsearch.spaces import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv"
-_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*(kv)?")
+_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
 _PREFIX = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB at 40 layers
@@ -49,9 +49,9 @@ class Budget:
         """Read a budget; raises OpsearchError with examples for anything that is none."""
         stripped = text.strip()
         if match := _SHARE.fullmatch(stripped):
-            sign, number, symbol, kv = match.groups()
+            sign, number, symbol, cost = match.groups()
             share = _number(text, number) / (100 if symbol == "%" else 1)
-            return cls(text, kv or "flops", _checked_share(text, sign, symbol, share), True)
+            return cls(text, cost or "flops", _checked_share(text, sign, symbol, share), True)
         if match := _AMOUNT.fullmatch(stripped):
             sign, number, prefix, unit = match.groups()
             amount = _number(text, number) * _PREFIX[prefix]

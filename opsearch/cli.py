@@ -26,7 +26,11 @@ Model = Annotated[str, typer.Option(help="demo, a local folder, or a hub id.")]
 Data = Annotated[
     Path | None, typer.Option(help="JSONL of image, question, answer; default: embedded tasks.")
 ]
-Seed = Annotated[int, typer.Option(help="Governs sampling and solver.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+PolicyPath = Annotated[
+    Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
+]
 Budgets = Annotated[
     list[str],
     typer.Option(
@@ -38,13 +42,18 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @app.command()
 def run(
+    context: typer.Context,
     model: Model = "demo",
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
     heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
     space: Annotated[str, typer.Option(help="tokens, dop or depth.")] = "dop",
-    kv: Annotated[str, typer.Option(help="dop: kv leaves with q, or stays.")] = "leaves",
-    n_v: Annotated[str, typer.Option(help="16, 8, or shares such as .5,.25,.125.")] = "16",
+    kv: Annotated[
+        str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
+    ] = "leaves",
+    n_v: Annotated[
+        str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
+    ] = "16",
     ranker: Annotated[str | None, typer.Option(help="Default: that of the model family.")] = None,
     budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
     objective: Annotated[
@@ -56,13 +65,16 @@ def run(
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
     evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
-    effort: Annotated[float, typer.Option(help="Seconds of measuring joint may take.")] = 20.0,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Governs the samples and the solver.")] = 0,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="run.yaml of an earlier run; other options override it.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -71,15 +83,18 @@ def run(
     from opsearch.printing import print_run
     from opsearch.run import run as run_config
 
-    shares = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
-    config = RunConfig.checked(
-        **{"model": model, "data": data, "samples": samples, "heldout": heldout, "space": space},
-        **{"kv": kv, "n_v": shares, "ranker": ranker, "budget": tuple(budget), "seed": seed},
-        **{"objective": objective, "points": points, "positions": positions, "solver": solver},
-        **{"evaluations": evaluations, "effort": effort, "dtype": dtype, "device": device},
-        **{"attention": attention, "out": out_folder or Path("runs") / Path(model).name},
-    )
-    print_run(run_config(config, err), out)
+    given = dict(context.params)
+    for name in ("config", "debug"):
+        del given[name]
+    given["out"] = given.pop("out_folder") or Path("runs") / Path(model).name
+    given["budget"] = tuple(budget)
+    given["n_v"] = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
+    if config is not None:
+        typed = {name for name in context.params if _was_typed(context, name)}
+        typed |= {"out"} if "out_folder" in typed else set()
+        changed = {name: value for name, value in given.items() if name in typed}
+        given = RunConfig.load(config).model_dump() | changed
+    print_run(run_config(RunConfig.checked(**given), err), out)
 
 
 @app.command()
@@ -109,7 +124,7 @@ def solve(
 
 @app.command()
 def show(
-    policy: Annotated[Path, typer.Argument(help="Run folder or policy_config.json.")],
+    policy: PolicyPath,
     visual_tokens: Annotated[
         int | None, typer.Option(min=1, help="Resolve the shares for a sample of so many tokens.")
     ] = None,
@@ -125,14 +140,16 @@ def show(
 
 @app.command("eval")
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="Run folder or policy_config.json.")],
+    policy: PolicyPath,
     model: Model = "demo",
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
-    split: Annotated[str, typer.Option(help="Split of the embedded tasks.")] = "test",
-    seed: Seed = 0,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    split: Annotated[
+        str, typer.Option(help="Of the embedded tasks: train, calibration, held-out or test.")
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     debug: Debug = False,
 ) -> None:
     """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
@@ -152,6 +169,12 @@ def list_parts(
     from opsearch.printing import print_parts
 
     print_parts(kind, out)
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, and not left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""RunConfig: everything that `opsearch run` is told, as one checked, re-runnable file."""
+"""RunConfig: what `opsearch run` is told, as one checked file to run again with --config."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     positions: int = Field(1, ge=1)
     solver: str | None = None
     evaluations: int = Field(150, ge=1)
-    effort: float = Field(20.0, ge=0)
+    effort: float = Field(60.0, ge=0)
     out: Path = Path("runs/demo")
 
     @field_validator("n_v")

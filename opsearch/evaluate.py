@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -13,12 +13,12 @@ from opsearch.errors import DataError
 from opsearch.measure.samples import encode
 from opsearch.measure.store import Store
 from opsearch.policy import Policy
-from opsearch.prepare import unseen
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
+from opsearch.tasks.item import Item
 from opsearch.tasks.jsonl import load_jsonl
 
 _STAGES = 4
@@ -69,13 +69,11 @@ def evaluate(
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
     items = load_jsonl(data) if data else embedded(split, samples, seed)
-    used = _calibrated_on(path)
-    kept = list(islice(unseen(items, used), samples))
+    kept, dropped = _unseen(items, _calibrated_on(path), samples)
     if not kept:
         raise DataError(
             f"all {len(items)} items were used to search this policy; evaluate on other data"
         )
-    dropped = sum(item.digest() in used for item in items)
     with stages.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
@@ -85,6 +83,20 @@ def evaluate(
     with stages.stage("answering with the policy") as tick:
         pruned = answer(loaded, processor, encoded, policy, progress=tick)
     return Scores(original, pruned, dropped)
+
+
+def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Item], int]:
+    """The first `count` items that were not used, and how many used ones were passed over."""
+    kept: list[Item] = []
+    passed = 0
+    for item in items:
+        if len(kept) == count:
+            break
+        if item.digest() in used:
+            passed += 1
+        else:
+            kept.append(item)
+    return kept, passed
 
 
 def _calibrated_on(path: Path) -> set[str]:

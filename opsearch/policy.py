@@ -100,8 +100,7 @@ class Policy:
     def resolve(self, n_visual: int) -> Counts:
         """Counts for a sample of `n_visual` tokens, int[L, 3].
 
-        A fraction f gives floor(f N + 1/2), at least 1 when f > 0; numbers of tokens are capped at
-        N.
+        A fraction f gives floor(f N + 1/2), at least 1 when f > 0; numbers of tokens at most N.
         """
         memo: dict[Fraction, int] = {}
         for count in {count for triple in self.counts for count in triple}:

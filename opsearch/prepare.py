@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -63,7 +62,7 @@ def prepare(config: RunConfig, stages: Stages) -> Prepared:
     pairs = [sample.shape for sample in samples]
     constraints = make_constraints(budgets, shape, space, pairs)
     check_budget(space, constraints)
-    seconds = joint_seconds(space, constraints, shape, pairs, config.device)
+    seconds = joint_seconds(space, constraints, shape, pairs, config)
     choice = choose(config, seconds)
     completed = {
         "objective": choice.maker.name,
@@ -105,10 +104,5 @@ def load_items(config: RunConfig) -> tuple[list[Item], list[Item]]:
     random.Random(config.seed).shuffle(items)
     calibration = items[: config.samples]
     used = {item.digest() for item in calibration}
-    rest = unseen(items[config.samples :], used)
+    rest = (item for item in items[config.samples :] if item.digest() not in used)
     return calibration, list(islice(rest, config.heldout))
-
-
-def unseen(items: Iterable[Item], used: set[str]) -> Iterator[Item]:
-    """Items whose content is not among the used digests."""
-    return (item for item in items if item.digest() not in used)

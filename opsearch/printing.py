@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
     print_summary(result.problem, result.solution, console)
+    for line in verdict(result.comparison):
+        console.print(line, soft_wrap=True)
     console.print(comparison_table(result.comparison))
     console.print(
-        "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live "
+        "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
         "operations, mean per calibration sample. KL in nats, accuracies on held-out items.",
         style="dim",
     )
     folder = RunFolder(result.folder)
-    console.print(f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}")
+    lines = [f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}"]
     if folder.front.exists():
-        console.print(f"front    {folder.front}, drawn in {folder.front_figure}")
-    console.print(f"settings {folder.config}; measurements {folder.measurements}")
+        lines.append(f"front    {folder.front}, drawn in {folder.front_figure}")
+    lines.append(f"record   {folder.solution}, {folder.comparison}")
+    lines.append(f"settings {folder.config}; measurements {folder.measurements}")
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
@@ -57,17 +61,20 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
-        console.print(f"{constraint.name} {cost} within {limit}; text alone {floor}")
+        console.print(
+            f"{constraint.name} {cost} within {limit}; text alone {floor}", soft_wrap=True
+        )
     bound = ""
     if solution.bound is not None:
         bound = f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
     console.print(
         f"{solution.objective} objective {solution.value:.6f} {solution.unit}{bound}; "
-        f"{solution.solver} in {solution.seconds:.2f} s"
+        f"{solution.solver} in {solution.seconds:.2f} s",
+        soft_wrap=True,
     )
-    console.print(f"{solution.status}: {solution.status.sentence}")
+    console.print(f"{solution.status}: {solution.status.sentence}", soft_wrap=True)
     if solution.note:
-        console.print(solution.note)
+        console.print(solution.note, soft_wrap=True)
 
 
 def comparison_table(frame: pd.DataFrame) -> Table:
@@ -84,6 +91,20 @@ def comparison_table(frame: pd.DataFrame) -> Table:
     return table
 
 
+def verdict(frame: pd.DataFrame) -> list[str]:
+    """What the comparison says of the chosen policy: its true KL, and who has a lower one."""
+    rows = frame.loc[["KL calibration", "KL held-out"]]
+    known = {
+        str(row).removeprefix("KL "): value for row, value in rows["opsearch"].dropna().items()
+    }
+    parts = ", ".join(f"{value:.3f} on {row}" for row, value in known.items())
+    lines = [f"true KL of the policy as it runs, in nats: {parts}"]
+    best = rows.loc["KL calibration"].drop("original").idxmin()
+    if best != "opsearch":
+        lines.append(f"{best} has a lower KL on calibration: compare other spaces and objectives")
+    return lines
+
+
 def print_policy(
     policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
 ) -> None:
@@ -95,7 +116,8 @@ def print_policy(
         where = "before the decoder" if layer == 0 else f"before layer {layer}"
         console.print(f"ranker {spec}, {where}")
     for key, value in policy.provenance.items():
-        console.print(f"{key}: {value}")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        console.print(f"{key}: {shown}", soft_wrap=True)
     if drawn:
         console.print(f"drawn in {drawn}")
 
@@ -156,13 +178,12 @@ def _models() -> dict[str, str]:
     from opsearch.costs.flops import text_only_floor
     from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS
 
-    models = {"demo": "the embedded model: --model demo"}
-    for name, shape in SHAPES.items():
-        visual = VISUAL_TOKENS[name]
-        use = f"--model {HUB_IDS[name]}" if name in HUB_IDS else "costs only, cannot be run yet"
-        models[name] = (
+    models = {"demo": "the embedded model"}
+    for name, hub_id in HUB_IDS.items():
+        shape, visual = SHAPES[name], VISUAL_TOKENS[name]
+        models[hub_id] = (
             f"{shape.layers} layers x {shape.hidden}, {visual} visual tokens, text-only floor "
-            f"{100 * text_only_floor(shape, visual, 65):.1f}%: {use}"
+            f"{100 * text_only_floor(shape, visual, 65):.1f}%"
         )
     return models
 

@@ -41,8 +41,8 @@ class Status(StrEnum):
     def sentence(self) -> str:
         """One sentence with the next step."""
         return {
-            Status.OPTIMAL: "Proved: no policy of the space within the budget has a lower value "
-            "on the measured samples.",
+            Status.OPTIMAL: "Proved: no policy of the space within the budget has a lower value of "
+            "this objective on the measured samples.",
             Status.FEASIBLE: "The best policy found; whether a better one exists is not proved.",
             Status.INFEASIBLE: "No policy of the space keeps within the budget; raise --budget.",
             Status.UNKNOWN: "The solver stopped before it found any policy; raise its limit.",
@@ -125,8 +125,8 @@ class Blackbox:
 class Constraint:
     """A cost that must stay within a limit, as exact integers over all measured samples.
 
-    costs: int64[P], the cost of every point of the space; stock: that of the original model; floor:
-    what the text alone costs.
+    costs: int64[P], the cost of every point of the space; stock: that of the original model;
+    floor: what the text alone costs.
     """
 
     name: str

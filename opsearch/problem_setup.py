@@ -17,9 +17,9 @@ from opsearch.problem import Constraint, feasible_points
 from opsearch.registry import lookup
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
-# FLOPs per second that `--effort` counts with: round figures, so that the same command always
-# chooses the same objective.
-_PER_CORE = 30e9
+# FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
+# command on the same machine always chooses the same objective.
+_PER_CORE = 15e9
 _PER_GPU = 100e12
 
 
@@ -58,10 +58,11 @@ def joint_seconds(
     constraints: Sequence[Constraint],
     shape: Shape,
     pairs: Sequence[tuple[int, int]],
-    device: str,
+    config: RunConfig,
 ) -> float:
     """Seconds to measure every feasible policy one by one, by FLOPs at a nominal speed."""
-    costs = space_costs(Flops(shape), space, pairs)
+    longer = [(n_visual, n_other + config.positions - 1) for n_visual, n_other in pairs]
+    costs = space_costs(Flops(shape), space, longer)
     flops = float(costs[feasible_points(space, constraints)].sum())
-    speed = _PER_GPU if device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)
+    speed = _PER_GPU if config.device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)
     return flops / speed

@@ -18,7 +18,6 @@ class Stages:
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.current = console, total, 0
-        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Tick]:
@@ -31,12 +30,11 @@ class Stages:
         )
         with drawn as tick:
             yield tick
-        self.seconds[title] = time.perf_counter() - start
-        self.console.print(f"{label}: {self.seconds[title]:.1f} s", highlight=False)
+        self.say(f"{label}: {time.perf_counter() - start:.1f} s")
 
     def say(self, text: str) -> None:
         """A line between the stages."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def _lines(console: Console, label: str) -> Iterator[Tick]:
     def tick(done: int, total: int) -> None:
         nonlocal last
         now = time.perf_counter()
-        if done and now - last >= _SECONDS_BETWEEN_LINES:
+        if 0 < done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (now - start) / done * (total - done)
             console.print(f"{label}: {done}/{total}, about {left:.0f} s left", highlight=False)

@@ -27,7 +27,12 @@ from opsearch.solvers.grid import Grid
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import Space
 
-_DEFAULT_SOLVER: dict[Form, str] = {"table": "grid", "separable": "ortools", "blackbox": "optuna"}
+_DEFAULT_SOLVER: dict[Form, str] = {
+    "table": "grid",
+    "separable": "ortools",
+    "pairwise": "optuna",
+    "blackbox": "optuna",
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class Choice:
 def choose(config: RunConfig, seconds: float, lazy: bool = True) -> Choice:
     """Fill in what the run leaves open.
 
-    seconds: estimated time to measure every feasible policy. The joint objective is taken
-    when that is within config.effort, the additive proxy otherwise. Raises OpsearchError when the
-    named solver cannot take the named objective.
+    seconds: estimated time to measure every feasible policy. The joint objective is taken when that
+    is within config.effort, the additive proxy otherwise. lazy: joint may be measured on demand.
+    Raises OpsearchError when the named solver cannot take the named objective.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
     name, reason = config.objective, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def solve(
         check_budget(space, constraints)
         measure = stored_measure(store, folder, choice.maker.form)
         problem, solution = search(choice, space, constraints, measure, config)
+        values = getattr(problem.objective, "values", np.zeros(0))
+        if np.isnan(values[problem.feasible[: len(values)]]).any():
+            more = f"`opsearch run --config {source.config} --budget ...` measures them"
+            solution = replace(solution, note=f"{solution.note}; {more}")
         config = config.model_copy(update={"solver": choice.solver.name})
         config.save(target.config)
         save_solution(config, problem, solution, facts["model_type"], target)
@@ -91,8 +96,8 @@ def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
         missing = np.isnan(table).any(axis=1)
         if missing.all() or (form == "separable" and missing.any()) or missing[pruned].all():
             raise RunFolderError(
-                f"{folder} holds no measurements for this objective; run `opsearch run` with it "
-                f"and --out {folder}"
+                f"{folder} does not hold the measurements for this objective; "
+                f"`opsearch run --config {RunFolder(folder).config} --objective ...` makes them"
             )
         return table
 

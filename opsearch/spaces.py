@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
-from opsearch.policy import Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.policy import MLP, Counts, Policy, RankerSpec, resolve_fraction
 
 _PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
 N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
@@ -78,7 +78,8 @@ class DepthSpace:
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
-        values = (p.values[i] for p, i in zip(self.parameters, point, strict=True))
+        row = self._pruning(np.array([point], np.int64))[0].tolist()
+        values = (p.values[i] for p, i in zip(self.parameters, row, strict=True))
         return self.build(*values)
 
     def index_of(self, point: Sequence[int]) -> int:
@@ -87,11 +88,25 @@ class DepthSpace:
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        points = self._pruning(points)
         shares = [resolve_fraction(n_v, n_visual) for n_v in self.parameters[-1].values]
         kept = np.array(shares, np.int64)[points[:, -1]]
         layer = np.arange(self.num_layers)
         below = layer[None, :, None] < self._depths_of(points)[:, None, :]
         return np.where(below, kept[:, None, None], 0)
+
+    def _pruning(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows, but the original's without its last MLP: the same answers, not run in vain.
+
+        A policy that prunes nothing at all runs as the stock model, dead operations included.
+        """
+        column = self.depths[MLP]
+        if column is None:
+            return points
+        original = [len(parameter.values) - 1 for parameter in self.parameters]
+        rows = points.copy()
+        rows[(points == original).all(axis=1), column] -= 1
+        return rows
 
     @cached_property
     def _rows(self) -> dict[tuple[int, ...], int]:

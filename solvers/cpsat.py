@@ -22,10 +22,10 @@ from opsearch.problem import (
     solution_at,
 )
 from opsearch.solvers.forms import cost_form, rank_form, value_form
+from opsearch.solvers.minimum import Clock, Found, Row, lowest
 from opsearch.solvers.program import ProgramError
 from opsearch.solvers.scaling import IntegerTerms, integer_terms
 from opsearch.solvers.slices import find_slices
-from opsearch.solvers.stages import Clock, Found, Row, lowest
 
 
 @dataclass(frozen=True)

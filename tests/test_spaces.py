@@ -54,9 +54,12 @@ def test_the_point_of_a_policy_has_its_largest_depths(space):
         assert representative >= tuple(point)
 
 
-def test_the_last_point_prunes_nothing(space):
+def test_the_last_point_is_the_original_without_its_dead_operations(space):
     assert space.points[-1].tolist() == [len(p.values) - 1 for p in space.parameters]
-    assert space.decode(space.points[-1]).is_identity(576)
+    policy = space.decode(space.points[-1])
+    assert policy.canonical(576) == builders.identity(space.num_layers).canonical(576)
+    # Only token reduction has no way to say it other than the stock model itself.
+    assert policy.is_identity(576) == (space.name == "tokens")
 
 
 @pytest.mark.parametrize("n_visual", [0, 1, 9, 577])
@@ -126,5 +129,5 @@ def test_spaces_by_name():
 
 
 def test_points_have_as_many_values_as_parameters():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match=r"shape|broadcast|zip"):
         dop_space(4, HALF).decode((3, 1))

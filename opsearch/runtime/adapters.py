@@ -67,8 +67,7 @@ class Adapter:
                 f"the decoder sees all vision tokens (strategy {strategy!r}), the [CLS] attention "
                 "orders only the patches; choose another --ranker"
             )
-        # hidden_states[0] is the embedding: hidden_states[k] leaves layer k - 1, [-1] the last
-        # layer.
+        # hidden_states[0] is the embedding, hidden_states[k] leaves layer k - 1, [-1] the last.
         index = feature_layer if feature_layer < 0 else feature_layer - 1
         attn = model.get_submodule(self.vision_layers)[index].self_attn
         query = threading.local()

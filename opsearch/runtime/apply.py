@@ -1,4 +1,4 @@
-"""`with policy.apply(model):` - the hooks that turn a stock model into a pruned one and back.
+"""`with policy.apply(model):` turns a stock model into a pruned one by hooks, and back.
 
 A hook before the trunk swaps the empty cache of a prefill for a PrunedCache; one before the decoder
 ranks the visual tokens and writes the plan into it; the decoder layers follow the plan. All state
@@ -113,7 +113,7 @@ def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
 
 
 class _Hooks:
-    """The three hooks of one `with` block; they keep no state of a prefill."""
+    """The trunk's and the decoder's hooks of one `with` block; they keep no state of a prefill."""
 
     def __init__(self, model: Any, adapter: Adapter, policy: Policy, ranker: Ranker | None) -> None:
         self.model, self.adapter, self.policy, self.ranker = model, adapter, policy, ranker

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Constraint, Limit, Problem, Separable, Solution, Status
-from opsearch.solvers import program, stages
+from opsearch.solvers import minimum, program
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.program import STATUS_MAP, Answer, add_row
@@ -175,7 +175,7 @@ def test_an_infeasible_program_has_no_row_to_read(monkeypatch: pytest.MonkeyPatc
         answers.append(original(*arguments, **options))
         return answers[-1]
 
-    monkeypatch.setattr(stages, "minimise", spy)
+    monkeypatch.setattr(minimum, "minimise", spy)
     space = dop_space(5, N_V_TEST, kv="stays")
     # Many tokens are worth nothing here, so that slices are tried which the budget excludes.
     terms = (*random_terms(np.random.default_rng(0), space, 1.0, 0.01)[:2], np.arange(4.0)[::-1])
@@ -226,7 +226,7 @@ def test_a_limit_in_deterministic_time_is_reproducible() -> None:
 
 def broken_solve(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Solution:
     space = dop_space(4, N_V_TEST)
-    monkeypatch.setattr(stages, "minimise", lambda *_, **__: answer)
+    monkeypatch.setattr(minimum, "minimise", lambda *_, **__: answer)
     return CpSat().solve(separable(space, budget("flops", flops_like(space), 0.3)))
 
 
