@@ -141,9 +141,7 @@ def test_an_impossible_budget_states_the_range_and_changes_nothing(runs, copy):
 @pytest.mark.parametrize("solver", [None, "grid", "ortools"])
 def test_an_objective_that_was_not_measured_is_named(copy, solver):
     """The joint run measured a few policies of the proxy too, but not all that it is made of."""
-    with pytest.raises(
-        OpsearchError, match=r"not hold the measurements.*`opsearch run --c"
-    ):
+    with pytest.raises(OpsearchError, match=r"not hold the measurements.*`opsearch run --c"):
         solve(copy("joint"), ["30%"], "additive", solver)
 
 

@@ -1,0 +1,92 @@
+"""The model card: the README.md of an exported folder, with the numbers of its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opsearch.demo.training.evaluate import Score, mean_accuracy
+from opsearch.demo.training.heads import COLOR_AFTER, KIND_AFTER, NEIGHBORS_AFTER, PLACES_AFTER
+from opsearch.demo.training.options import Cost, Options
+
+
+def write_card(folder: Path, options: Options, cost: Cost, scores: dict[str, Score]) -> None:
+    """Write README.md into an exported folder."""
+    template = Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
+    count = round(sum(score.items for score in scores.values()))
+    text = template.format(
+        items=f"{count:,}",
+        each=count // len(scores),
+        scores="\n".join(_row(name, score) for name, score in scores.items()),
+        mean=f"{mean_accuracy(scores):.3f}".removeprefix("0"),
+        ending=_ending(scores),
+        error=_share((0.95 * 0.05 * len(scores) / count) ** 0.5),
+        origin=_origin(options),
+        command=_command(options),
+        course=_course(options),
+        pictures=f"{cost.pictures:,}",
+        questions=f"{cost.questions:,}",
+        steps=f"{cost.steps:,}",
+        cost=_cost(options, cost),
+        seed=options.seed,
+        last=NEIGHBORS_AFTER,
+        heads="\n".join(f"| {layer} | {what} |" for layer, what in sorted(_heads())),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _row(name: str, score: Score) -> str:
+    return f"| {name} | {score.example} | {_share(score.accuracy)} | {_share(score.majority)} |"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _ending(scores: dict[str, Score]) -> str:
+    ended = sum(score.ended * score.items for score in scores.values())
+    total = sum(score.items for score in scores.values())
+    return (
+        f"{round(ended):,} of {total:,} answers ended by themselves, with `<eos>` after one word."
+    )
+
+
+def _origin(options: Options) -> str:
+    if options.start is None:
+        return "From random weights:"
+    return "Continued from an earlier checkpoint of the same architecture and tasks, with"
+
+
+def _command(options: Options) -> str:
+    schedule = options.schedule
+    words = [f"python -m opsearch.demo.training --out FOLDER --seed {options.seed}"]
+    words += [f"--steps {schedule.steps} --vision {schedule.vision} --rate {schedule.rate}"]
+    words += [f"--decay {schedule.decay} --pictures {options.pictures}"]
+    words += [f"--auxiliary {options.auxiliary} --processes {options.processes}"]
+    words += ["--start EARLIER"] if options.start else []
+    return " \\\n    ".join(words)
+
+
+def _course(options: Options) -> str:
+    vision = options.schedule.vision
+    return f"For the first {vision:.0%} of the steps without questions. " if vision else ""
+
+
+def _cost(options: Options, cost: Cost) -> str:
+    if options.device == "cpu":
+        return f"{cost.seconds / 60:.0f} CPU minutes"
+    return f"{cost.seconds / 60:.0f} minutes with one GPU"
+
+
+def _heads() -> list[tuple[int, str]]:
+    kinds = {
+        "ShapesScene": "shapes",
+        "ChartScene": "bar values",
+        "TextScene": "letters",
+        "DigitsScene": "digits",
+    }
+    return [
+        (COLOR_AFTER, "colours"),
+        *((after, kinds[scene.__name__]) for scene, after in KIND_AFTER.items()),
+        (PLACES_AFTER, "at the question's words: the places of the things that they mean"),
+        (NEIGHBORS_AFTER, "colours of the neighbouring shapes"),
+    ]

@@ -1,0 +1,113 @@
+"""Accuracy of an exported model, measured as a user would: real pictures, prompts, `generate()`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from opsearch.demo.training.batches import NAMES
+from opsearch.policy import Policy
+from opsearch.tasks.embedded import embedded
+from opsearch.tasks.item import Item
+
+_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model earns in a family.
+
+    accuracy: share of right answers; majority: what its most frequent right answer would earn.
+    ended: share of answers that were one word and then <eos>.
+    items: number of questions; example: the first one.
+    """
+
+    accuracy: float
+    majority: float
+    ended: float
+    items: int
+    example: str
+
+
+class Subject:
+    """An exported model in float32, with its processor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+
+    @torch.no_grad()
+    def answers(self, items: Sequence[Item], policy: Policy | None = None) -> dict[str, list[str]]:
+        """Return what is generated for each item, by its id: the words up to the end."""
+        found: dict[str, list[str]] = {}
+        with policy.apply(self.model) if policy else nullcontext():
+            for batch in _equally_long(items):
+                inputs = self._encode(batch)
+                output = self.model.generate(**inputs, do_sample=False, max_new_tokens=8)
+                for item, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
+                    words = self.processor.tokenizer.convert_ids_to_tokens(ids)
+                    found[item.id] = [word for word in words if word != "<pad>"]
+        return found
+
+    def _encode(self, items: Sequence[Item]) -> Any:
+        prompts = []
+        for item in items:
+            content = [{"type": "image"}, {"type": "text", "text": item.question}]
+            chat = [{"role": "user", "content": content}]
+            prompts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True))
+        images = [image for item in items for image in item.load_images()]
+        return self.processor(text=prompts, images=images, return_tensors="pt")
+
+
+def _equally_long(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Group items whose prompts have equally many tokens, so that none is padded."""
+    by_length: dict[int, list[Item]] = {}
+    for item in items:
+        by_length.setdefault(len(item.question.split()), []).append(item)
+    for group in by_length.values():
+        for start in range(0, len(group), _BATCH):
+            yield group[start : start + _BATCH]
+
+
+def measure(folder: Path, count: int) -> dict[str, Score]:
+    """Measure an exported model on the first items of the test split, by family."""
+    items = embedded("test", count)
+    answers = Subject(folder).answers(items)
+    return {
+        name: _score([item for item in items if item.family == name], answers) for name in NAMES
+    }
+
+
+def accuracy(items: Sequence[Item], answers: dict[str, list[str]]) -> float:
+    """Return the share of items whose first generated word is right."""
+    return sum(answers[item.id][0] in item.answers for item in items) / len(items)
+
+
+def _score(items: Sequence[Item], answers: dict[str, list[str]]) -> Score:
+    truth = Counter(item.answers[0] for item in items)
+    ended = [len(answers[item.id]) == 2 and answers[item.id][1] == "<eos>" for item in items]
+    return Score(
+        accuracy=accuracy(items, answers),
+        majority=max(truth.values()) / len(items),
+        ended=sum(ended) / len(items),
+        items=len(items),
+        example=items[0].question,
+    )
+
+
+def mean_accuracy(scores: dict[str, Score]) -> float:
+    """Return the mean of the families' accuracies."""
+    return sum(score.accuracy for score in scores.values()) / len(scores)
+
+
+def as_json(scores: dict[str, Score]) -> dict[str, Any]:
+    """Return the scores, and their mean, as plain data."""
+    families = {name: asdict(score) for name, score in scores.items()}
+    return {"mean": mean_accuracy(scores), "families": families}

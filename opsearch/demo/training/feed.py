@@ -1,0 +1,44 @@
+"""The batches of a run, in order.
+
+Step s draws from `default_rng([STREAM, seed, rank, s])`: an interrupted run goes on with the
+pictures that it would have seen, and no stream of `opsearch.demo.generator` is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from opsearch.demo.training.batches import NAMES, Batch, draw
+from opsearch.demo.training.schedule import Schedule
+
+STREAM = 7001
+
+
+class Feed(Dataset[Batch]):
+    """Draws the batch of each step, here or, on a machine with a GPU, in processes ahead of time.
+
+    weights: how often each family is to be asked, float32[families]. The processes share it; they
+    draw a few steps ahead, so that a change takes these steps to show.
+    """
+
+    def __init__(
+        self, schedule: Schedule, seeds: list[int], pictures: int, slots: int, workers: int
+    ) -> None:
+        self.schedule, self.seeds, self.workers = schedule, seeds, workers
+        self.pictures, self.slots = pictures, slots
+        self.weights = torch.ones(len(NAMES)).share_memory_()
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([STREAM, *self.seeds, step])
+        if not self.schedule.asks(step):  # the question is not looked at
+            return draw(rng, self.pictures, slots=1, weights=[1.0] * len(NAMES))
+        return draw(rng, self.pictures, self.slots, self.weights.tolist())
+
+    def batches(self, first: int) -> Iterable[Batch]:
+        """Return the batches from step `first` to the end of the schedule."""
+        steps = range(first, self.schedule.steps)
+        return DataLoader(self, sampler=steps, batch_size=None, num_workers=self.workers)

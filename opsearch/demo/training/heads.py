@@ -1,0 +1,85 @@
+"""Linear heads on hidden states, which tell early layers what to compute; thrown away afterwards.
+
+On answers alone, the model learns nothing for a long time. The heads stand at staggered depths, and
+so settle how deep the visual computation of each task reaches: see the model card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, rms_norm
+
+from opsearch.demo.scene_chart import ChartScene
+from opsearch.demo.scene_digits import DigitsScene
+from opsearch.demo.scene_shapes import ShapesScene
+from opsearch.demo.scene_text import TextScene
+from opsearch.demo.training.batches import SCENES
+from opsearch.demo.training.model import VISION_WIDTH, WIDTH, slots_of, visual_of
+from opsearch.demo.training.things import KINDS, PLACES
+from opsearch.demo.vocabulary import COLORS
+
+COLOR_AFTER = 2
+KIND_AFTER = {ShapesScene: 3, ChartScene: 5, TextScene: 6, DigitsScene: 8}
+PLACES_AFTER = 8
+NEIGHBORS_AFTER = 9
+"""Decoder layers (counted from 1) after which the heads read; NEIGHBORS_AFTER is the deepest."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the heads say, as logits.
+
+    present: [B, kinds + colors]; color: [B, V, 1 + colors]; kind: [B, V, 1 + kinds];
+    neighbors: [B, V, 4, 1 + colors]; places: [B, K, SLOT, PLACES] or None without questions.
+    """
+
+    present: Tensor
+    color: Tensor
+    kind: Tensor
+    neighbors: Tensor
+    places: Tensor | None
+
+
+class Heads(nn.Module):
+    """All heads; each starts from zero, so that it first learns and only then teaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.present = nn.Linear(VISION_WIDTH, len(KINDS) + len(COLORS))
+        self.color = nn.Linear(WIDTH, 1 + len(COLORS))
+        self.kind = nn.ModuleList(nn.Linear(WIDTH, 1 + len(KINDS)) for _ in SCENES)
+        self.neighbors = nn.Linear(WIDTH, 4 * (1 + len(COLORS)))
+        self.places = nn.Linear(WIDTH, len(SCENES) * PLACES)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, cls: Tensor, states: list[Tensor], scene: Tensor, slots: int) -> Predictions:
+        """Predict from the tower's CLS and the states after each decoder layer."""
+        picture = torch.arange(len(scene), device=scene.device)
+        kinds = [
+            head(_visual(states, KIND_AFTER[kind]))
+            for head, kind in zip(self.kind, SCENES, strict=True)
+        ]
+        neighbors = self.neighbors(_visual(states, NEIGHBORS_AFTER)).unflatten(-1, (4, -1))
+        places = None
+        if slots:
+            everywhere = self.places(_normal(slots_of(states[PLACES_AFTER - 1], slots)))
+            places = everywhere.unflatten(-1, (len(SCENES), -1))[picture, :, :, scene].float()
+        return Predictions(
+            present=self.present(layer_norm(cls, cls.shape[-1:])).float(),
+            color=self.color(_visual(states, COLOR_AFTER)).float(),
+            kind=torch.stack(kinds)[scene, picture].float(),
+            neighbors=neighbors.float(),
+            places=places,
+        )
+
+
+def _visual(states: list[Tensor], after: int) -> Tensor:
+    return _normal(visual_of(states[after - 1]))
+
+
+def _normal(states: Tensor) -> Tensor:
+    return rms_norm(states, states.shape[-1:])

@@ -1,0 +1,71 @@
+"""When to learn what, how fast, and which families to ask more often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opsearch.demo.training.batches import NAMES
+
+CHANCE = dict(
+    zip(
+        NAMES,
+        (0.2, 0.22, 0.5, 0.3, 0.27, 0.2, 0.11, 0.12, 0.33, 0.5, 0.2, 0.12, 0.5, 0.07, 0.05),
+        strict=True,
+    )
+)
+"""What guessing earns, about."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The course of a run of `steps` steps.
+
+    vision: share of the run in which only pictures are learned, without questions.
+    rate: factor on the learning rates while questions are learned.
+    decay: share of the run, at its end, over which the factor falls to zero.
+    """
+
+    steps: int
+    vision: float = 0.18
+    rate: float = 0.5
+    decay: float = 0.45
+    warm_up: int = 60
+
+    def asks(self, step: int) -> bool:
+        """Say whether questions are learned in this step."""
+        return step >= self.vision * self.steps
+
+    def factor(self, step: int) -> float:
+        """Return the factor on the learning rates."""
+        level = self.rate if self.asks(step) else 1.0
+        left = (1 - step / self.steps) / self.decay
+        return level * min(1.0, (step + 1) / self.warm_up, left)
+
+
+class FamilyWeights:
+    """Asks a family more often, the further it is from being answered right.
+
+    right, asked: float32[families], the last few hundred questions, older ones fading away.
+    """
+
+    def __init__(self) -> None:
+        self.asked = torch.full((len(NAMES),), 2.0)
+        self.chance = torch.tensor([CHANCE[name] for name in NAMES])
+        self.right = self.chance * self.asked
+
+    def update(self, counts: Tensor) -> None:
+        """Take in the right and the asked questions of one step, float32[2, families]."""
+        self.right.mul_(0.98).add_(counts[0])
+        self.asked.mul_(0.98).add_(counts[1])
+
+    def accuracy(self) -> Tensor:
+        """Return the recent accuracy of each family."""
+        return self.right / self.asked
+
+    def weights(self) -> Tensor:
+        """Return how often each family is to be asked, on no scale."""
+        skill = ((self.accuracy() - self.chance) / (1 - self.chance)).clamp(min=0)
+        return (1.1 - skill).clamp(min=0.15)
