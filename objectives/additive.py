@@ -22,7 +22,10 @@ from opsearch.spaces import Parameter, Space
 
 @dataclass(frozen=True)
 class Additive:
-    """Sum of individual KL divergences; points: values measured per parameter, None = all."""
+    """Sum of individual KL divergences, the proxy of DOP.
+
+    points: values measured per parameter, None = all.
+    """
 
     points: int | None = None
     name: ClassVar[str] = "additive"

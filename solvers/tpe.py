@@ -33,7 +33,7 @@ _PATIENCE = 10
 
 @dataclass(frozen=True)
 class Tpe:
-    """Proposes points by their past values; stops after `limit.evaluations` (150) true evaluations.
+    """Proposes points by their past values, up to a number of true evaluations (150 by default).
 
     start: points (indices) to evaluate first, e.g. the optimum of a proxy. A longer run extends a
     shorter one with the same seed; nothing is stored, an interrupted run is repeated over the cache

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from io import StringIO
 
@@ -23,6 +24,7 @@ from opsearch.costs.shape import Shape
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure.store import Store
+from opsearch.objectives.joint import Joint
 from opsearch.prepare import load_items
 from opsearch.problem import KL_QUANTUM, Status
 from opsearch.run import run
@@ -405,6 +407,37 @@ def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent):
     assert max(abs(resumed[key] - whole[key]) / max(1, whole[key]) for key in whole) <= TOLERANCE
     assert result.solution.policy == undisturbed.solution.policy
     assert result.solution.value == pytest.approx(undisturbed.solution.value, abs=5 * KL_QUANTUM)
+
+
+def test_a_stopped_guided_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
+    """TPE proposes again what was measured before, bit for bit, and asks nothing twice."""
+    guided = {"heldout": 0, "objective": "joint", "solver": "optuna", "evaluations": 12, "seed": 1}
+    whole, _ = start(tmp_path / "whole", **guided)
+    evaluate = Joint.make
+
+    def stopping(self, space, measure, feasible):
+        objective = evaluate(self, space, measure, feasible)
+        asked = []
+
+        def sixth_time_stops(index):
+            asked.append(index)
+            if len(asked) == 6:
+                raise KeyboardInterrupt
+            return objective.evaluate(index)
+
+        return replace(objective, evaluate=sixth_time_stops)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Joint, "make", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "stopped", **guided)
+    kept = stored(tmp_path / "stopped")
+    resumed, _ = start(tmp_path / "stopped", **guided)
+    assert 0 < len(kept) < len(stored(tmp_path / "whole"))
+    assert stored(tmp_path / "stopped") == stored(tmp_path / "whole")
+    assert resumed.solution.point == whole.solution.point
+    assert resumed.solution.value == whole.solution.value
+    assert resumed.solution.evaluations == whole.solution.evaluations == 12
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
