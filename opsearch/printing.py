@@ -34,7 +34,7 @@ def print_run(result: RunResult, console: Console) -> None:
     console.print(comparison_table(result.comparison))
     console.print(
         "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
-        "operations, mean per calibration sample. KL in nats, accuracies on held-out items.",
+        "operations, mean per calibration sample. KL in nats. Accuracies: held-out items.",
         style="dim",
     )
     folder = RunFolder(result.folder)
@@ -148,8 +148,9 @@ def print_parts(kind: str | None, console: Console) -> None:
         raise UnknownNameError("kind of part", kind, list(kinds))
     for name in [kind] if kind else kinds:
         console.print(name, style="bold")
+        width = max(map(len, kinds[name]))
         for part, description in kinds[name].items():
-            console.print(f"  {part:<14} {description}", soft_wrap=True)
+            console.print(f"  {part:<{width}}  {description}", soft_wrap=True)
 
 
 def _parts() -> dict[str, dict[str, str]]:

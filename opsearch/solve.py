@@ -63,7 +63,8 @@ def solve(
         problem, solution = search(choice, space, constraints, measure, config)
         values = getattr(problem.objective, "values", np.zeros(0))
         if np.isnan(values[problem.feasible[: len(values)]]).any():
-            more = f"`opsearch run --config {source.config} --budget ...` measures them"
+            options = f"--objective {choice.maker.name} --budget {' --budget '.join(config.budget)}"
+            more = f"`opsearch run --config {source.config} {options}` measures them"
             solution = replace(solution, note=f"{solution.note}; {more}")
         config = config.model_copy(update={"solver": choice.solver.name})
         config.save(target.config)

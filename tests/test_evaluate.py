@@ -69,7 +69,9 @@ def test_scores_compare_the_policy_with_the_original(policy):
     assert scores.original.scores.mean() > scores.policy.scores.mean()
     pairs = zip(scores.original.texts, scores.policy.texts, strict=True)
     assert scores.changed == sum(before != after for before, after in pairs) > 0
-    ratios = [float(p) for p, o in zip(scores.policy.scores, scores.original.scores) if o]  # noqa: B905
+    ratios = [
+        float(p) for p, o in zip(scores.policy.scores, scores.original.scores, strict=True) if o
+    ]
     assert scores.relative == pytest.approx(np.mean(ratios))
 
 
