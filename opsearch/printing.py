@@ -16,8 +16,9 @@ from rich.table import Table
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.errors import UnknownNameError
 from opsearch.policy import Policy
-from opsearch.problem import Problem, Solution, format_amount
+from opsearch.problem import Problem, format_amount
 from opsearch.run_folder import RunFolder
+from opsearch.solution import Solution
 
 if TYPE_CHECKING:
     import pandas as pd

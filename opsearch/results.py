@@ -9,8 +9,9 @@ from opsearch.analysis.heatmap import save_heatmap
 from opsearch.analysis.pareto import front_table, save_front_figure
 from opsearch.config import RunConfig
 from opsearch.files import write_atomic, write_text
-from opsearch.problem import Problem, Solution
+from opsearch.problem import Problem
 from opsearch.run_folder import RunFolder
+from opsearch.solution import Solution
 
 
 def save_solution(

@@ -21,12 +21,13 @@ from opsearch.measure.engine import ENGINE_VERSION, Engine
 from opsearch.measure.samples import Sample, processor_digest
 from opsearch.measure.store import Store, StoredSample
 from opsearch.prepare import Prepared, prepare
-from opsearch.problem import Problem, Solution
+from opsearch.problem import Problem
 from opsearch.progress import Stages
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
+from opsearch.solution import Solution
 
 _STAGES = 5
 

@@ -10,18 +10,9 @@ from opsearch.errors import OpsearchError
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
-from opsearch.problem import (
-    Constraint,
-    Form,
-    Limit,
-    Measure,
-    Problem,
-    Solution,
-    Solver,
-    feasible_points,
-    require_form,
-)
+from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
 from opsearch.registry import lookup, registered
+from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.tpe import Tpe

@@ -16,11 +16,12 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
-from opsearch.problem import Form, Measure, Problem, Solution, check_budget
+from opsearch.problem import Form, Measure, Problem, check_budget
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.search import choose, search
+from opsearch.solution import Solution
 
 
 def solve(

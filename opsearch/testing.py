@@ -21,20 +21,8 @@ from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.policy import KV, MLP, Q, live
-from opsearch.problem import (
-    Blackbox,
-    Constraint,
-    Form,
-    Limit,
-    Objective,
-    Problem,
-    Separable,
-    Solution,
-    Solver,
-    Status,
-    Table,
-    solution_at,
-)
+from opsearch.problem import Blackbox, Constraint, Form, Objective, Problem, Separable, Table
+from opsearch.solution import Limit, Solution, Solver, Status, solution_at
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
 
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))

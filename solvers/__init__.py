@@ -1,11 +1,11 @@
-"""Solvers: each turns a Problem into a Solution, see `opsearch.problem`.
+"""Solvers: each turns a Problem into a Solution, see `opsearch.solution`.
 
 Importing them loads no solver library; that happens inside solve().
 """
 
 from collections.abc import Callable
 
-from opsearch.problem import Solver
+from opsearch.solution import Solver
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.tpe import Tpe

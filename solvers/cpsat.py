@@ -10,17 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import (
-    Form,
-    Limit,
-    Problem,
-    Separable,
-    Solution,
-    Status,
-    infeasible,
-    require_form,
-    solution_at,
-)
+from opsearch.problem import Form, Problem, Separable
+from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
 from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.minimum import Clock, Found, Row, lowest
 from opsearch.solvers.program import ProgramError

@@ -9,18 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import (
-    Form,
-    Limit,
-    Problem,
-    Separable,
-    Solution,
-    Status,
-    Table,
-    infeasible,
-    require_form,
-    solution_at,
-)
+from opsearch.problem import Form, Problem, Separable, Table
+from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
 
 
 @dataclass(frozen=True)

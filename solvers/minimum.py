@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opsearch.problem import Status
+from opsearch.solution import Status
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import FormOf, Linear
 from opsearch.solvers.program import Answer, minimise

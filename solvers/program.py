@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING
 
-from opsearch.problem import Status
+from opsearch.solution import Status
 from opsearch.solvers.decompose import Choice, Pair, Slice
 from opsearch.solvers.forms import Linear
 from opsearch.solvers.scaling import ROW_LIMIT

@@ -11,17 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import (
-    Blackbox,
-    Form,
-    Limit,
-    Problem,
-    Solution,
-    Status,
-    infeasible,
-    require_form,
-    solution_at,
-)
+from opsearch.problem import Blackbox, Form, Problem
+from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
 from opsearch.solvers.grid import lowest
 from opsearch.solvers.study import QuietStudy
 

@@ -24,7 +24,7 @@ FLOORS = (
         "demo",
     ],
     ["runtime", "costs", "spaces"],
-    ["progress", "measure", "problem", "budget", "answers", "run_folder"],
+    ["progress", "measure", "problem", "solution", "budget", "answers", "run_folder"],
     ["config", "objectives", "solvers", "analysis", "baselines", "testing"],
     ["problem_setup", "search", "results", "bench"],
     ["prepare", "solve"],
@@ -153,7 +153,7 @@ def test_parts_know_nothing_of_each_other():
         if part == "objectives":
             assert not packages & {"solvers", "runtime", "measure", "analysis"}
         if part == "solvers":
-            assert packages <= {"solvers", "problem", "errors", "policy", "spaces"}
+            assert packages <= {"solvers", "problem", "solution", "errors", "policy", "spaces"}
         if part in ("measure", "runtime"):
             assert not packages & {"solvers", "objectives"}
         if part == "analysis":

@@ -26,9 +26,10 @@ from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure.store import Store
 from opsearch.objectives.joint import Joint
 from opsearch.prepare import load_items
-from opsearch.problem import KL_QUANTUM, Status
+from opsearch.problem import KL_QUANTUM
 from opsearch.run import run
 from opsearch.runtime.load import load_config
+from opsearch.solution import Status
 from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from opsearch import Policy, RunConfig
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, PolicyError, RunFolderError
-from opsearch.problem import Status
 from opsearch.run import run
+from opsearch.solution import Status
 from opsearch.solve import solve
 
 NEEDED = ("run.yaml", "measurements.db")

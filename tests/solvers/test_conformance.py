@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from opsearch.problem import Solver
+from opsearch.solution import Solver
 from opsearch.solvers import SOLVERS
 from opsearch.testing import SolverConformance
 

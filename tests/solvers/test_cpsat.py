@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Constraint, Limit, Problem, Separable, Solution, Status
+from opsearch.problem import Constraint, Problem, Separable
+from opsearch.solution import Limit, Solution, Status
 from opsearch.solvers import minimum, program
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid

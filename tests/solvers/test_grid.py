@@ -7,7 +7,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Constraint, Problem, Separable, Status, Table
+from opsearch.problem import Constraint, Problem, Separable, Table
+from opsearch.solution import Status
 from opsearch.solvers.grid import Grid, dense_values, lowest
 from opsearch.spaces import DepthSpace, dop_space, tokens_space
 from opsearch.testing import (

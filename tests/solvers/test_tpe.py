@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Blackbox, Limit, Problem, Separable, Status
+from opsearch.problem import Blackbox, Problem, Separable
+from opsearch.solution import Limit, Status
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
 from opsearch.testing import (
