@@ -71,7 +71,7 @@ def draw_front(table: pd.DataFrame, constraint: Constraint, objective: str, unit
         textcoords="offset points",
         color="#b2182b",
     )
-    axes.set_xlabel(f"{constraint.unit} ({constraint.name}), % of the stock model")
+    axes.set_xlabel(f"cost in {constraint.unit}, % of the stock model")
     axes.set_ylabel(f"{objective} objective, {unit}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

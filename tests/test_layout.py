@@ -25,7 +25,7 @@ FLOORS = (
     ],
     ["runtime", "costs", "spaces"],
     ["progress", "measure", "problem", "solution", "budget", "answers", "run_folder"],
-    ["config", "objectives", "solvers", "analysis", "baselines", "testing"],
+    ["config", "objectives", "solvers", "analysis", "baselines", "example_problems", "testing"],
     ["problem_setup", "search", "results", "bench"],
     ["prepare", "solve"],
     ["comparison", "evaluate"],

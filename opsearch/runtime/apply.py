@@ -119,6 +119,7 @@ class _Hooks:
         self.model, self.adapter, self.policy, self.ranker = model, adapter, policy, ranker
 
     def before_trunk(self, trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Give a prefill with images a PrunedCache; refuse what cannot be pruned."""
         if args:
             named = inspect.signature(trunk.forward).bind_partial(*args).arguments
             kwargs, args = {**named, **kwargs}, ()
@@ -147,6 +148,7 @@ class _Hooks:
         return args, {**kwargs, "past_key_values": pruned}
 
     def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Rank the visual tokens and write the plan into the cache."""
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
             prompt, cache.prompt = cache.prompt, None
@@ -157,6 +159,7 @@ class _Hooks:
             cache.plan = rank_and_plan(prompt, policies, self.ranker)
 
     def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Return no cache where the caller wanted none."""
         _captured.set(None)
         cache = getattr(output, "past_key_values", None)
         if isinstance(cache, PrunedCache) and not cache.pruned[0].store:

@@ -35,15 +35,13 @@ class _Record(BaseModel):
     family: str = Field("all", min_length=1)
 
 
-def load_jsonl(path: str | Path, limit: int | None = None) -> list[Item]:
-    """Return the items of a JSON Lines file, or only the first `limit` (at least 1) of them.
+def load_jsonl(path: str | Path) -> list[Item]:
+    """Return the items of a JSON Lines file.
 
     Raises DataError, naming file, line and remedy, when something is wrong with the file or a
     line. Pictures are not opened here: see `Item.load_images`.
     """
     path = Path(path)
-    if limit is not None and limit < 1:
-        raise DataError(f"{limit} items of {path} were asked for; ask for at least 1.")
     items: list[Item] = []
     line_of: dict[str, int] = {}
     for number, line in _lines(path):
@@ -56,8 +54,6 @@ def load_jsonl(path: str | Path, limit: int | None = None) -> list[Item]:
             )
         line_of[item.id] = number
         items.append(item)
-        if len(items) == limit:
-            break
     if not items:
         raise DataError(f"{path} holds no items; write one JSON object a line: {_EXAMPLE}.")
     return items

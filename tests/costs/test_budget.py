@@ -78,7 +78,10 @@ def test_refused_with_a_sentence(text: str, reason: str) -> None:
 
 def test_the_examples_are_budgets() -> None:
     for example in EXAMPLES.split(", "):
-        Budget.parse(example)
+        budget = Budget.parse(example)
+        assert budget.text == example
+        assert budget.cost == ("kv" if "kv" in example or example.endswith("B") else "flops")
+        assert 0 < budget.limit(10**15, 1) < 10**15
 
 
 def test_limits_are_exact() -> None:

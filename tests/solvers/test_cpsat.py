@@ -12,15 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Constraint, Problem, Separable
-from opsearch.solution import Limit, Solution, Status
-from opsearch.solvers import minimum, program
-from opsearch.solvers.cpsat import CpSat
-from opsearch.solvers.grid import Grid
-from opsearch.solvers.program import STATUS_MAP, Answer, add_row
-from opsearch.solvers.scaling import ROW_LIMIT
-from opsearch.spaces import Space, depth_space, dop_space, tokens_space
-from opsearch.testing import (
+from opsearch.example_problems import (
     N_V_TEST,
     SCALES,
     budget,
@@ -29,8 +21,16 @@ from opsearch.testing import (
     oracle,
     random_problem,
     random_terms,
-    same,
 )
+from opsearch.problem import Constraint, Problem, Separable
+from opsearch.solution import Limit, Solution, Status
+from opsearch.solvers import minimum, program
+from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.grid import Grid
+from opsearch.solvers.program import STATUS_MAP, Answer, add_row
+from opsearch.solvers.scaling import ROW_LIMIT
+from opsearch.spaces import Space, depth_space, dop_space, tokens_space
+from opsearch.testing import same
 
 
 def separable(

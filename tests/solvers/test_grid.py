@@ -7,11 +7,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Constraint, Problem, Separable, Table
-from opsearch.solution import Status
-from opsearch.solvers.grid import Grid, dense_values, lowest
-from opsearch.spaces import DepthSpace, dop_space, tokens_space
-from opsearch.testing import (
+from opsearch.example_problems import (
     N_V_TEST,
     as_form,
     budget,
@@ -20,6 +16,10 @@ from opsearch.testing import (
     random_problem,
     random_terms,
 )
+from opsearch.problem import Constraint, Problem, Separable, Table
+from opsearch.solution import Status
+from opsearch.solvers.grid import Grid, dense_values, lowest
+from opsearch.spaces import DepthSpace, dop_space, tokens_space
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opsearch.example_problems import N_V_TEST, flops_like, kv_like, random_problem
 from opsearch.problem import Separable
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.scaling import ROW_LIMIT, integer_terms
 from opsearch.solvers.slices import find_slices
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
-from opsearch.testing import N_V_TEST, flops_like, kv_like, random_problem
 
 SPACES = [
     tokens_space(5, N_V_TEST),

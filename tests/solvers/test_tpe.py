@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
+from opsearch.example_problems import N_V_TEST, budget, flops_like, oracle, random_terms
 from opsearch.problem import Blackbox, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
-from opsearch.testing import (
-    N_V_TEST,
-    budget,
-    flops_like,
-    oracle,
-    random_terms,
-    same,
-)
+from opsearch.testing import same
 
 
 @dataclass

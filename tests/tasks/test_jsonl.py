@@ -51,15 +51,6 @@ def test_unknown_answers_are_an_empty_list(folder: Path) -> None:
     assert load_jsonl(write(folder, unknown))[0].answers == ()
 
 
-def test_limit_reads_no_further(folder: Path) -> None:
-    path = write(folder, GOOD, GOOD, "not JSON")
-    assert [item.id for item in load_jsonl(path, limit=2)] == ["items/1", "items/2"]
-    with pytest.raises(DataError, match="line 3"):
-        load_jsonl(path)
-    with pytest.raises(DataError, match="ask for at least 1"):
-        load_jsonl(path, limit=0)
-
-
 def test_a_relative_path_works_from_elsewhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

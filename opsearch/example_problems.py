@@ -1,0 +1,115 @@
+"""Small search problems over real spaces with exact costs, for tests of solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.policy import KV, MLP, Q, live
+from opsearch.problem import Blackbox, Constraint, Form, Objective, Problem, Separable, Table
+from opsearch.spaces import Space, depth_space, dop_space, tokens_space
+
+N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
+SCALES = (1e-9, 1e-6, 1e-3, 1.0, 1e3)
+SAMPLES = ((24, 11), (31, 5))  # visual and other tokens of two samples
+
+
+def flops_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
+    """A cost shaped like a decoder's FLOPs at every point, summed over samples, int64[P].
+
+    Like a real one it counts the dead operations of the original model, which runs them.
+    """
+    total = np.zeros(len(space.points), np.int64)
+    for visual, other in samples:
+        counts = space.resolved(space.points, visual)
+        original = (counts == visual).all(axis=(1, 2), keepdims=True)
+        rows = np.where(original, counts, live(counts)) + other
+        q, kv, mlp = rows[..., Q], rows[..., KV], rows[..., MLP]
+        total += (128 * (q + kv) + 4 * q * kv + 192 * mlp).sum(axis=-1)
+    return total
+
+
+def kv_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
+    """A cost shaped like the KV cache's bytes at every point, summed over samples, int64[P]."""
+    total = np.zeros(len(space.points), np.int64)
+    for visual, _ in samples:
+        total += 64 * live(space.resolved(space.points, visual))[..., KV].sum(axis=-1)
+    return total
+
+
+def budget(name: str, costs: NDArray[np.int64], share: float) -> Constraint:
+    """The constraint that lies at `share` of the way from the lowest to the highest cost."""
+    lowest, highest = int(costs.min()), int(costs.max())
+    limit = lowest + int(share * (highest - lowest))
+    return Constraint(name, "units", costs, limit, stock=highest, samples=len(SAMPLES))
+
+
+def random_space(random: np.random.Generator, *, layers: int = 5) -> Space:
+    """One of tokens, dop in both readings, and depth, with up to `layers` layers."""
+    depth = int(random.integers(1, layers + 1))
+    shares = N_V_TEST[: int(random.integers(1, 5))]
+    kind = random.integers(4)
+    if kind == 0:
+        return tokens_space(depth, shares)
+    if kind == 1:
+        return depth_space(min(depth, 4), shares)
+    return dop_space(depth, shares, kv="leaves" if kind == 2 else "stays")
+
+
+def random_terms(
+    random: np.random.Generator, space: Space, scale: float, quantum: float
+) -> tuple[NDArray[np.float64], ...]:
+    """Terms of a separable objective: mostly falling along each parameter, in steps of quantum."""
+    terms = []
+    for parameter in space.parameters:
+        size = len(parameter.values)
+        term = scale * (np.linspace(1, 0, size) ** 2 + 0.2 * random.random(size))
+        terms.append(quantum * np.rint(term / quantum) if quantum else term)
+    return tuple(terms)
+
+
+def random_problem(
+    seed: int, *, scale: float = 1.0, exact_ties: bool = True, layers: int = 5, budgets: int = 1
+) -> Problem:
+    """A problem over a real space with separable terms and up to two budgets.
+
+    exact_ties: values are whole multiples of scale / 50, so that many are equal; else quantum is 0.
+    """
+    random = np.random.default_rng(seed)
+    space = random_space(random, layers=layers)
+    quantum = scale / 50 if exact_ties else 0.0
+    terms = random_terms(random, space, scale, quantum)
+    objective = Separable("random", "nats", space.points, terms, quantum)
+    costs = {"flops": flops_like(space), "kv": kv_like(space)}
+    names = list(costs)[:budgets]
+    limits = tuple(budget(name, costs[name], random.uniform(0.05, 0.95)) for name in names)
+    return Problem(space, objective, limits)
+
+
+def oracle(problem: Problem) -> int | None:
+    """The best point by a plain loop: value, then cost, then index row; None when infeasible."""
+    objective, best = problem.objective, None
+    for index in np.flatnonzero(problem.feasible).tolist():
+        value = objective.value(index)
+        if not np.isnan(value):
+            key = round(value / objective.quantum) if objective.quantum else value
+            row = tuple(problem.space.points[index].tolist())
+            candidate = (key, int(problem.cost[index]), row, index)
+            best = candidate if best is None else min(best, candidate)
+    return None if best is None else best[3]
+
+
+def as_form(problem: Problem, form: Form) -> Problem:
+    """The same problem with its separable objective presented in another form."""
+    objective = problem.objective
+    assert isinstance(objective, Separable)
+    other: Objective = objective
+    if form == "table":
+        other = Table(objective.name, objective.unit, objective.values, objective.quantum)
+    elif form != "separable":
+        other = Blackbox(objective.name, objective.unit, objective.value, objective.quantum, form)
+    return replace(problem, objective=other)
