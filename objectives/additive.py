@@ -34,9 +34,9 @@ class Additive:
     def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
         """One policy per measured value of each parameter; feasibility does not matter."""
         return [
-            space.decode(_alone(space, k, i))
+            space.decode(alone(space, k)[i])
             for k, parameter in enumerate(space.parameters)
-            for i in self._measured(parameter)
+            for i in self.measured(parameter)
         ]
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Separable:
@@ -44,27 +44,28 @@ class Additive:
         means = iter(measure(self.policies(space, feasible)).mean(axis=1))
         terms = []
         for parameter in space.parameters:
-            measured = self._measured(parameter)
+            measured = self.measured(parameter)
             values = np.array([next(means) for _ in measured])
-            terms.append(_interpolated(parameter, measured, values))
+            terms.append(interpolated(parameter, measured, values))
         rounded = tuple(np.round(term, KL_DECIMALS) for term in terms)
         return Separable(self.name, "nats", space.points, rounded, KL_QUANTUM)
 
-    def _measured(self, parameter: Parameter) -> Sequence[int]:
+    def measured(self, parameter: Parameter) -> Sequence[int]:
+        """Indices of the values that are measured, evenly spread and with both ends."""
         size = len(parameter.values)
         if self.points is None or self.points >= size:
             return range(size)
         return sorted({round(i) for i in np.linspace(0, size - 1, max(self.points, 2))})
 
 
-def _alone(space: Space, k: int, i: int) -> list[int]:
-    """The point where parameter k has value i and nothing else is pruned."""
-    point = [len(parameter.values) - 1 for parameter in space.parameters]
-    point[k] = i
-    return point
+def alone(space: Space, k: int) -> list[list[int]]:
+    """The points where parameter k has each of its values and nothing else is pruned."""
+    unpruned = [len(parameter.values) - 1 for parameter in space.parameters]
+    values = range(len(space.parameters[k].values))
+    return [[*unpruned[:k], value, *unpruned[k + 1 :]] for value in values]
 
 
-def _interpolated(
+def interpolated(
     parameter: Parameter, measured: Sequence[int], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The divergence at every value of the parameter from that at the measured ones."""

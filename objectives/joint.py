@@ -40,14 +40,14 @@ class Joint:
 
             def evaluate(index: int) -> float:
                 policy = space.decode(space.points[index].tolist())
-                return float(_rounded(measure([policy]))[0])
+                return float(rounded_mean(measure([policy]))[0])
 
             return Blackbox(self.name, "nats", evaluate, KL_QUANTUM)
         values = np.full(len(space.points), np.nan)
-        values[feasible] = _rounded(measure(self.policies(space, feasible)))
+        values[feasible] = rounded_mean(measure(self.policies(space, feasible)))
         return Table(self.name, "nats", values, KL_QUANTUM)
 
 
-def _rounded(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
+def rounded_mean(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over samples in whole quanta, so that ties are exact."""
     return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))

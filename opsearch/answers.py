@@ -11,9 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from opsearch.builders import identity
 from opsearch.errors import DataError
 from opsearch.measure.samples import Sample, batch_inputs, batches
+from opsearch.measure.store import Store, StoredAnswer
 from opsearch.policy import Policy
+
+_MAX_TOKENS = 8192  # positions of one forward
+MAX_NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -31,18 +36,17 @@ class Answers:
         return {name: float(self.scores[family == name].mean()) for name in names}
 
 
-@torch.no_grad()
 def answer(
     model: Any,
     processor: Any,
     samples: Sequence[Sample],
     policy: Policy | None = None,
-    max_new_tokens: int = 16,
-    max_tokens: int = 8192,
+    store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Generate greedily for every sample, under `policy` if given, and score against the answers.
 
+    What `store` holds is not generated again, what is generated is written there batch by batch.
     Raises DataError when a sample has no answer to compare with.
     """
     unanswered = [s.item.id for s in samples if not s.item.answers]
@@ -51,21 +55,39 @@ def answer(
             f"item {unanswered[0]} has no answer, so accuracy cannot be computed "
             f"({len(unanswered)} such items); add answers to the data"
         )
-    texts: dict[int, str] = {}
-    place = {id(sample): i for i, sample in enumerate(samples)}
+    named = policy or identity(model.config.get_text_config().num_hidden_layers)
+    keys = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
+    found = store.answers(keys.values()) if store else {}
+    places = [(keys[sample.n_visual], sample.digest) for sample in samples]
+    todo = [s for s, place in zip(samples, places, strict=True) if place not in found]
+    done = len(samples) - len(todo)
     with policy.apply(model) if policy else nullcontext():
-        for batch in batches(samples, max_tokens):
-            inputs = batch_inputs(batch, model.device)
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-            generated = output[:, inputs["input_ids"].shape[1] :]
-            decoded = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
-            texts |= {place[id(s)]: t.strip() for s, t in zip(batch, decoded, strict=True)}
+        for batch in batches(todo, _MAX_TOKENS):
+            texts = _generate(model, processor, batch)
+            pairs = list(zip(texts, batch, strict=True))
+            new = [
+                StoredAnswer(keys[s.n_visual], s.digest, text, _score(text, s.item.answers))
+                for text, s in pairs
+            ]
+            if store:
+                store.add_answers(new)
+            found |= {(row.policy, row.item): row for row in new}
+            done += len(new)
             if progress:
-                progress(len(texts), len(samples))
-    ordered = tuple(texts[i] for i in range(len(samples)))
-    pairs = zip(ordered, samples, strict=True)
-    scores = np.array([float(_matches(text, s.item.answers)) for text, s in pairs])
-    return Answers(ordered, scores, tuple(s.item.family for s in samples))
+                progress(done, len(samples))
+    rows = [found[place] for place in places]
+    scores = np.array([row.score for row in rows])
+    return Answers(tuple(r.text for r in rows), scores, tuple(s.item.family for s in samples))
+
+
+@torch.no_grad()
+def _generate(model: Any, processor: Any, batch: Sequence[Sample]) -> list[str]:
+    """Greedy answers to samples of equal shape."""
+    inputs = batch_inputs(batch, model.device)
+    output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    generated = output[:, inputs["input_ids"].shape[1] :]
+    decoded = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return [text.strip() for text in decoded]
 
 
 def relative_average(scores: dict[str, float], original: dict[str, float]) -> float:
@@ -77,7 +99,7 @@ def relative_average(scores: dict[str, float], original: dict[str, float]) -> fl
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
-def _matches(text: str, answers: Sequence[str]) -> bool:
-    """Exact match without case, surrounding space and a final full stop."""
+def _score(text: str, answers: Sequence[str]) -> float:
+    """1 for an exact match without case, surrounding space and a final full stop, else 0."""
     normal = text.strip().rstrip(".").casefold()
-    return any(normal == answer.strip().rstrip(".").casefold() for answer in answers)
+    return float(any(normal == answer.strip().rstrip(".").casefold() for answer in answers))

@@ -27,7 +27,7 @@ from opsearch.spaces import Space
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
-_PREFIX = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB at 40 layers
 
 
@@ -54,7 +54,7 @@ class Budget:
             return cls(text, cost or "flops", _checked_share(text, sign, symbol, share), True)
         if match := _AMOUNT.fullmatch(stripped):
             sign, number, prefix, unit = match.groups()
-            amount = _number(text, number) * _PREFIX[prefix]
+            amount = _number(text, number) * PREFIXES[prefix]
             if sign or amount == 0:
                 raise _error(text, "leaves nothing; an amount is what may be spent per sample")
             return cls(text, "kv" if unit == "B" else "flops", amount, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 PolicyPath = Annotated[
     Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
 ]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earlier run.")]
 Budgets = Annotated[
     list[str],
     typer.Option(
@@ -66,6 +68,13 @@ def run(
     solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
     evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
     effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="For the states of one pass, e.g. 8GB; default: 2GB on a CPU, half of what the "
+            "weights leave on a GPU."
+        ),
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
@@ -76,15 +85,20 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="run.yaml of an earlier run; other options override it.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be measured, and for how long.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option(help="With --dry-run: of a checkpoint, e.g. llava-next-7b.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Search a policy within a budget, verify it, compare it with baselines, save it."""
     from opsearch.config import RunConfig
-    from opsearch.printing import print_run
-    from opsearch.run import run as run_config
+    from opsearch.printing import print_dry_run, print_run
 
     given = dict(context.params)
-    for name in ("config", "debug"):
+    for name in ("config", "debug", "dry_run", "shape"):
         del given[name]
     given["out"] = given.pop("out_folder") or Path("runs") / Path(model).name
     given["budget"] = tuple(budget)
@@ -94,12 +108,21 @@ def run(
         typed |= {"out"} if "out_folder" in typed else set()
         changed = {name: value for name, value in given.items() if name in typed}
         given = RunConfig.load(config).model_dump() | changed
-    print_run(run_config(RunConfig.checked(**given), err), out)
+    settings = RunConfig.checked(**given)
+    if shape and not dry_run:
+        raise typer.BadParameter("--shape goes with --dry-run: it has no weights to run")
+    if dry_run:
+        from opsearch.dry_run import dry_run as plan
+
+        return print_dry_run(plan(settings, shape, err), settings, out)
+    from opsearch.run import run as run_config
+
+    print_run(run_config(settings, err, context.obj), out)
 
 
 @app.command()
 def solve(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earlier run.")],
+    run_folder: RunPath,
     budget: Annotated[
         list[str] | None, typer.Option(help="As for run; default: that of the run. Repeatable.")
     ] = None,
@@ -160,6 +183,105 @@ def evaluate(
     print_scores(scores, out)
 
 
+@app.command()
+def bench(
+    policy: PolicyPath,
+    model: Model = "demo",
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Random weights in the shape of a checkpoint, e.g. llava-next-7b."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="With --shape: only so many, the policy thinned.")
+    ] = None,
+    visual: Annotated[
+        int | None, typer.Option(min=1, help="With --shape: visual tokens per prompt.")
+    ] = None,
+    text: Annotated[
+        int | None, typer.Option(min=2, help="With --shape: other tokens per prompt.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts per generation.")] = 1,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="JSONL that gets a row after every pair.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Time the original against a policy: prefill, first token, decode, memory."""
+    from opsearch.bench.command import Setup
+    from opsearch.bench.command import bench as bench_policy
+    from opsearch.bench.table import print_latency
+    from opsearch.progress import Stages
+
+    setup = Setup(model, shape, layers, visual, text, batch, device, dtype, new_tokens, repeats)
+    print_latency(bench_policy(policy, setup, Stages(err, 2), out_file), out)
+
+
+@app.command()
+def compare(
+    run_folder: RunPath,
+    budget: Budgets = ["15%", "20%", "30%", "50%"],  # noqa: B006 - as for run
+    samples: Annotated[int, typer.Option(min=1, help="Items to judge on.")] = 300,
+    effort: Annotated[
+        float | None,
+        typer.Option(help="Seconds that measuring joint may take in a space; default: the run's."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare searched policies and baselines at several budgets, on items of their own."""
+    from opsearch.analyze import analyze as analyze_runs
+    from opsearch.compare import compare as compare_methods
+    from opsearch.printing import print_analysis, print_compared
+
+    compare_methods(run_folder, budget, samples, effort, err)
+    analysis, files = analyze_runs("pareto", [run_folder])
+    print_compared(analysis.tables["pareto.csv"], out)
+    print_analysis(analysis, files, out)
+
+
+@app.command()
+def analyze(
+    kind: Annotated[str, typer.Argument(help="rank, curves, pareto or ablation.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    space: Annotated[
+        str | None, typer.Option(help="Another space than the run's, where it was measured.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the first run's folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Table, figure and words on what runs have stored; no model is loaded."""
+    from opsearch.analyze import analyze as analyze_runs
+    from opsearch.printing import print_analysis
+
+    print_analysis(*analyze_runs(kind, runs, space, out_folder), out)
+
+
+@app.command()
+def export(
+    run_folder: RunPath,
+    out_file: Annotated[Path, typer.Option("--out", help="A .parquet or .csv file.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's measurements as one tidy table."""
+    from opsearch.export import export as export_run
+
+    table = export_run(run_folder, out_file)
+    out.print(f"{len(table)} measurements written to {out_file}", soft_wrap=True)
+
+
+@app.command()
+def report(run_folder: RunPath, debug: Debug = False) -> None:
+    """Make a run's report.html again from what is stored: no model is loaded."""
+    from opsearch.report.page import save_report
+
+    out.print(save_report(run_folder), soft_wrap=True)
+
+
 @app.command("list")
 def list_parts(
     kind: Annotated[str | None, typer.Argument(help="Only this kind of part.")] = None,
@@ -188,7 +310,8 @@ def call(arguments: list[str]) -> int:
 
     debug = "--debug" in arguments
     try:
-        result: Any = app(arguments, standalone_mode=False)
+        line = shlex.join(["opsearch", *arguments])
+        result: Any = app(arguments, standalone_mode=False, obj=line)
     except typer.Exit as stop:
         result = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

@@ -52,7 +52,7 @@ def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) 
     policies = {"original": builders.identity(layers), "opsearch": chosen}
     policies |= baselines(layers, prepared.ranker, fits)
     everything = list(policies.values())
-    with stages.stage("measuring the comparison") as tick:
+    with stages.stage("measuring the comparison", "FLOPs") as tick:
         kl = engine.measure(everything, prepared.calibration, tick)
         heldout = np.zeros((len(everything), 0))
         if prepared.heldout:
@@ -101,6 +101,6 @@ def _answers(
     found: list[Answers | None] = []
     with stages.stage(f"answering {len(samples)} held-out questions") as tick:
         for policy in policies:
-            found.append(answer(engine.model, processor, samples, policy))
+            found.append(answer(engine.model, processor, samples, policy, engine.store))
             tick(len(found), len(policies))
     return found

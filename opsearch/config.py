@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
+from opsearch.measure.memory import parse_memory
 
 
 class RunConfig(BaseModel):
@@ -18,6 +19,7 @@ class RunConfig(BaseModel):
 
     objective and solver None: chosen from what fits, and then written down. ranker None: that of
     the model's family. effort: seconds of measurement that the joint objective may take by default.
+    memory: for the states of one pass, e.g. 8GB; None: by what the device has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class RunConfig(BaseModel):
     solver: str | None = None
     evaluations: int = Field(150, ge=1)
     effort: float = Field(60.0, ge=0)
+    memory: str | None = None
     out: Path = Path("runs/demo")
 
     @field_validator("n_v")
@@ -61,6 +64,19 @@ class RunConfig(BaseModel):
         if not value:
             raise ValueError("at least one budget is needed, e.g. 30%")
         return value
+
+    @field_validator("memory")
+    @classmethod
+    def _an_amount(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_memory(value)
+        return value
+
+    @property
+    def results_of(self) -> dict[str, Any]:
+        """The settings that results depend on: all but where they and the data lie."""
+        settings = self.model_dump(mode="json", exclude={"out"})
+        return settings | {"data": self.data.name if self.data else None}
 
     def save(self, path: Path) -> Path:
         """Write run.yaml."""
@@ -89,7 +105,10 @@ class RunConfig(BaseModel):
         # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
         if missing := cls.model_fields.keys() - raw.keys():
             lost = ", ".join(sorted(missing))
-            raise RunFolderError(f"{path} is truncated, it lacks {lost}; run `opsearch run` again")
+            raise RunFolderError(
+                f"{path} is truncated or of an older opsearch, it lacks {lost}; run `opsearch run` "
+                "again"
+            )
         return config
 
     @classmethod

@@ -11,7 +11,7 @@ from rich.console import Console
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.errors import DataError
 from opsearch.measure.samples import encode
-from opsearch.measure.store import Store
+from opsearch.measure.store import CALIBRATION, Store
 from opsearch.policy import Policy
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
@@ -106,4 +106,4 @@ def _calibrated_on(path: Path) -> set[str]:
     if not measurements.is_file():
         return set()
     with Store(measurements) as store:
-        return {sample.item for sample in store.samples("calibration")}
+        return {sample.item for sample in store.samples(CALIBRATION)}

@@ -112,7 +112,8 @@ class Policy:
 
     def live(self, n_visual: int) -> Counts:
         """Resolved counts without operations whose result nobody reads, int[L, 3]."""
-        return live(self.resolve(n_visual), self.pools(n_visual))
+        counts = self.resolve(n_visual)
+        return live(counts, self._pools(counts))
 
     def executed(self, n_visual: int) -> Counts:
         """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
@@ -120,7 +121,9 @@ class Policy:
 
     def pools(self, n_visual: int) -> dict[int, int]:
         """Number of tokens that each ranker inside the decoder looks at, by its layer."""
-        counts = self.resolve(n_visual)
+        return self._pools(self.resolve(n_visual))
+
+    def _pools(self, counts: Counts) -> dict[int, int]:
         return {r: int(counts[r - 1].max()) for r, _ in self.rankers if r > 0}
 
     def is_identity(self, n_visual: int) -> bool:
@@ -129,15 +132,14 @@ class Policy:
 
     def ranker_matters(self, n_visual: int) -> bool:
         """Whether some live count is strictly between 0 and N, so that the order is looked at."""
-        counts = self.live(n_visual)
-        return bool(((counts > 0) & (counts < n_visual)).any())
+        return _partial(self.live(n_visual), n_visual)
 
     def canonical(self, n_visual: int) -> str:
         """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
-        rankers = (
-            [(r, str(spec)) for r, spec in self.rankers] if self.ranker_matters(n_visual) else []
-        )
-        payload = json.dumps([int(n_visual), self.live(n_visual).tolist(), rankers])
+        counts = self.live(n_visual)
+        matters = _partial(counts, n_visual)
+        rankers = [(r, str(spec)) for r, spec in self.rankers] if matters else []
+        payload = json.dumps([int(n_visual), counts.tolist(), rankers])
         return hashlib.sha256(payload.encode()).hexdigest()
 
     def apply(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
@@ -158,6 +160,11 @@ class Policy:
         from opsearch.policy_file import read_policy
 
         return read_policy(Path(path))
+
+
+def _partial(counts: Counts, n_visual: int) -> bool:
+    """Whether some count is strictly between 0 and N."""
+    return bool(((counts > 0) & (counts < n_visual)).any())
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:

@@ -54,6 +54,11 @@ class _File(BaseModel):
 
 def write_policy(policy: Policy, folder: Path) -> Path:
     """Write policy_config.json into `folder` and return its path."""
+    return write_text(folder / FILE_NAME, policy_text(policy))
+
+
+def policy_text(policy: Policy) -> str:
+    """What stands in the file of a policy."""
     content = {
         "policy_type": "opsearch",
         "format_version": FORMAT_VERSION,
@@ -69,7 +74,7 @@ def write_policy(policy: Policy, folder: Path) -> Path:
         ],
         "provenance": dict(policy.provenance),
     }
-    return write_text(folder / FILE_NAME, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def read_policy(path: Path) -> Policy:
@@ -79,16 +84,22 @@ def read_policy(path: Path) -> Policy:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PolicyError(f"{file} does not exist; give a folder with {FILE_NAME}") from None
     except OSError as error:
         raise PolicyError(f"{file} cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    return parse_policy(text, file)
+
+
+def parse_policy(text: str, file: Path) -> Policy:
+    """The policy of a file's text; raises PolicyError, which names the file, where it is none."""
+    try:
+        raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PolicyError(
-            f"{file} is damaged or truncated ({error}); save the policy again, "
-            "`opsearch solve RUN` does it without measuring"
-        ) from error
+        raise _damaged(file, error) from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise PolicyError(
@@ -113,6 +124,13 @@ def read_policy(path: Path) -> Policy:
         name=content.name,
         model_type=content.model_type,
         provenance=content.provenance,
+    )
+
+
+def _damaged(file: Path, error: Exception) -> PolicyError:
+    return PolicyError(
+        f"{file} is damaged or truncated ({error}); save the policy again, "
+        "`opsearch solve RUN` does it without measuring"
     )
 
 

@@ -40,10 +40,11 @@ class Prepared:
     constraints: tuple[Constraint, ...]
 
 
-def prepare(config: RunConfig, stages: Stages) -> Prepared:
+def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepared:
     """Load data and processor, state the space and the budgets, choose what was left open.
 
-    Raises InfeasibleBudgetError with the achievable range, UnknownNameError, DataError, ModelError.
+    split: of the embedded tasks, which the held-out samples are taken from. Raises
+    InfeasibleBudgetError with the achievable range, UnknownNameError, DataError, ModelError.
     """
     choose(config, seconds=0.0)  # names and forms, before anything is loaded
     check_device(config.device, config.dtype)
@@ -53,7 +54,7 @@ def prepare(config: RunConfig, stages: Stages) -> Prepared:
     space = make_space(config, shape.layers, ranker)
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
-    calibration, heldout = load_items(config)
+    calibration, heldout = load_items(config, split)
     total = len(calibration) + len(heldout)
     with stages.stage(f"encoding {total} samples") as tick:
         items = [*calibration, *heldout]
@@ -91,14 +92,14 @@ def run_ranker(config: RunConfig, model_type: str) -> RankerSpec:
     return spec
 
 
-def load_items(config: RunConfig) -> tuple[list[Item], list[Item]]:
+def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
     """Calibration and held-out items, disjoint in content.
 
     The embedded tasks have a split for each; a file is shuffled by the seed and cut, and items that
     repeat a calibration item are left out of the held-out part.
     """
     if config.data is None:
-        heldout = embedded("held-out", config.heldout, config.seed) if config.heldout else []
+        heldout = embedded(split, config.heldout, config.seed) if config.heldout else []
         return embedded("calibration", config.samples, config.seed), heldout
     items = load_jsonl(config.data)
     random.Random(config.seed).shuffle(items)

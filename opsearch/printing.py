@@ -5,11 +5,10 @@ The consoles have markup switched off, so that what data, policies and paths say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -19,10 +18,14 @@ from opsearch.policy import Policy
 from opsearch.problem import Problem, format_amount
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
+from opsearch.verdict import cell, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from opsearch.analyze import Analysis
+    from opsearch.config import RunConfig
+    from opsearch.dry_run import DryRun
     from opsearch.evaluate import Scores
     from opsearch.run import RunResult
 
@@ -44,13 +47,43 @@ def print_run(result: RunResult, console: Console) -> None:
         lines.append(f"front    {folder.front}, drawn in {folder.front_figure}")
     lines.append(f"record   {folder.solution}, {folder.comparison}")
     lines.append(f"settings {folder.config}; measurements {folder.measurements}")
+    lines.append(f"report   {folder.report}")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
+    """What each objective would measure, and how long that takes at a nominal speed."""
+    limit, floor = (
+        plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
+    )
+    console.print(
+        f"space {plan.space.name}: {plan.feasible:,} of {len(plan.space.points):,} policies within "
+        f"{limit}; text alone {floor}",
+        soft_wrap=True,
+    )
+    for name, found in plan.estimates.items():
+        held = format_amount(found.elements * plan.itemsize, "B")
+        lines = [
+            f"{name}: {found.policies:,} policies on {found.samples} samples",
+            f"{found.nodes:,} nodes",
+            format_amount(found.flops, "FLOPs"),
+            f"{found.forwards:.1f} forwards of the original per sample",
+            f"a sample holds {held}",
+            f"about {plan.seconds[name]:,.0f} s on {config.device}",
+        ]
+        console.print(", ".join(lines), soft_wrap=True)
+    console.print(
+        f"{plan.chosen}. Times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the "
+        "final comparison comes on top.",
+        soft_wrap=True,
+    )
 
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
     """The solution of `opsearch solve`."""
     print_summary(problem, solution, console)
-    console.print(f"policy {folder}/policy_config.json")
+    console.print(f"policy {folder}/policy_config.json", soft_wrap=True)
+    console.print(f"report {RunFolder(folder).report}", soft_wrap=True)
 
 
 def print_summary(problem: Problem, solution: Solution, console: Console) -> None:
@@ -88,22 +121,8 @@ def comparison_table(frame: pd.DataFrame) -> Table:
         style = "bold" if name == "opsearch" else None
         table.add_column(name, justify="right", style=style, min_width=width)
     for row in frame.index:
-        table.add_row(row, *(_cell(row, frame.loc[row, name]) for name in frame.columns))
+        table.add_row(row, *(cell(row, frame.loc[row, name]) for name in frame.columns))
     return table
-
-
-def verdict(frame: pd.DataFrame) -> list[str]:
-    """What the comparison says of the chosen policy: its true KL, and who has a lower one."""
-    rows = frame.loc[["KL calibration", "KL held-out"]]
-    known = {
-        str(row).removeprefix("KL "): value for row, value in rows["opsearch"].dropna().items()
-    }
-    parts = ", ".join(f"{value:.3f} on {row}" for row, value in known.items())
-    lines = [f"true KL of the policy as it runs, in nats: {parts}"]
-    best = rows.loc["KL calibration"].drop("original").idxmin()
-    if best != "opsearch":
-        lines.append(f"{best} has a lower KL on calibration: compare other spaces and objectives")
-    return lines
 
 
 def print_policy(
@@ -140,6 +159,28 @@ def print_scores(scores: Scores, console: Console) -> None:
     )
     if scores.dropped:
         console.print(f"{scores.dropped} items were left out: the policy was searched on them")
+
+
+def print_compared(frame: pd.DataFrame, console: Console) -> None:
+    """Rel. Avg. in % with its interval, methods down and budgets across."""
+    budgets = list(dict.fromkeys(frame["budget"]))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("Rel. Avg., %")
+    for budget in budgets:
+        table.add_column(budget, justify="right")
+    for method, rows in frame.groupby("method", sort=False):
+        at = {
+            row.budget: f"{row.rel_avg:.1f} ({row.low:.0f}-{row.high:.0f})"
+            for row in rows.itertuples()
+        }
+        table.add_row(str(method), *(at.get(budget, "-") for budget in budgets))
+    console.print(table)
+
+
+def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) -> None:
+    """The paragraph of an analysis, and its files."""
+    console.print(analysis.text, soft_wrap=True)
+    console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
 
 
 def print_parts(kind: str | None, console: Console) -> None:
@@ -192,11 +233,3 @@ def _models() -> dict[str, str]:
 
 def _first_sentence(part: Any) -> str:
     return (part.__doc__ or "").strip().splitlines()[0]
-
-
-def _cell(row: str, value: float) -> str:
-    if np.isnan(value):
-        return "-"
-    if row.startswith("FLOPs"):
-        return format_amount(value, "").rstrip()
-    return f"{value:.3f}" if row.startswith("KL") else f"{value:.1f}"

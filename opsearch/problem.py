@@ -47,13 +47,17 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """An objective known for every point; nan marks points that were not measured."""
+    """An objective known for every point; nan marks points that were not measured.
+
+    how: which points were measured, where not all were, as a sentence without its dot.
+    """
 
     name: str
     unit: str
     values: NDArray[np.float64]
     quantum: float = 0.0
     form: Form = "table"
+    how: str = ""
 
     def value(self, index: int) -> float:
         """The value of point `index`."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-from opsearch.budget import Budget, constraint, space_costs
+from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs import COSTS
-from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
+from opsearch.measure.estimate import estimate
+from opsearch.measure.trie import Layout
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, feasible_points
 from opsearch.registry import lookup
@@ -60,9 +62,19 @@ def joint_seconds(
     pairs: Sequence[tuple[int, int]],
     config: RunConfig,
 ) -> float:
-    """Seconds to measure every feasible policy one by one, by FLOPs at a nominal speed."""
-    longer = [(n_visual, n_other + config.positions - 1) for n_visual, n_other in pairs]
-    costs = space_costs(Flops(shape), space, longer)
-    flops = float(costs[feasible_points(space, constraints)].sum())
-    speed = _PER_GPU if config.device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)
-    return flops / speed
+    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed.
+
+    Where the images stand is not known from token numbers, so that all other tokens count as if
+    behind them, where each policy computes its own.
+    """
+    layouts = Counter(
+        Layout(n_visual, 0, n_other + config.positions - 1, 0, config.positions)
+        for n_visual, n_other in pairs
+    )
+    points = space.points[feasible_points(space, constraints)]
+    return estimate(space, points, layouts, shape).flops / nominal_speed(config.device)
+
+
+def nominal_speed(device: str) -> float:
+    """FLOPs per second that estimates of time count with."""
+    return _PER_GPU if device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)

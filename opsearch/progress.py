@@ -9,49 +9,71 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from opsearch.problem import format_amount
+
 Tick = Callable[[int, int], None]
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Stages:
-    """Announces the stages of a run on `console`; the number of stages is known before."""
+    """Announces the stages of a run on `console`; the number of stages is known before.
+
+    seconds: of each finished stage by its title.
+    """
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.current = console, total, 0
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[Tick]:
-        """One stage; the yielded function is told how much is done and of how much."""
+    def stage(self, title: str, unit: str = "") -> Iterator[Tick]:
+        """One stage; the yielded function is told how much is done and of how much.
+
+        unit: of large amounts, which are then shown with an SI prefix; without it they are counts.
+        """
         self.current += 1
         label = f"{self.current}/{self.total} {title}"
         start = time.perf_counter()
         drawn = (
-            _bar(self.console, label) if self.console.is_terminal else _lines(self.console, label)
+            _bar(self.console, label, unit)
+            if self.console.is_terminal
+            else _lines(self.console, label, unit)
         )
         with drawn as tick:
             yield tick
-        self.say(f"{label}: {time.perf_counter() - start:.1f} s")
+        self.seconds[title] = time.perf_counter() - start
+        self.say(f"{label}: {self.seconds[title]:.1f} s")
 
     def say(self, text: str) -> None:
         """A line between the stages."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
+def _shown(done: int, total: int, unit: str) -> str:
+    if not unit:
+        return f"{done}/{total}"
+    return f"{format_amount(done, unit)} of {format_amount(total, unit)}"
+
+
 @contextmanager
-def _bar(console: Console, label: str) -> Iterator[Tick]:
+def _bar(console: Console, label: str, unit: str) -> Iterator[Tick]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[shown]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=1)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(label, total=1, shown="")
+
+        def tick(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, shown=_shown(done, total, unit))
+
+        yield tick
 
 
 @contextmanager
-def _lines(console: Console, label: str) -> Iterator[Tick]:
+def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
     start = last = time.perf_counter()
 
     def tick(done: int, total: int) -> None:
@@ -60,6 +82,7 @@ def _lines(console: Console, label: str) -> Iterator[Tick]:
         if 0 < done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (now - start) / done * (total - done)
-            console.print(f"{label}: {done}/{total}, about {left:.0f} s left", highlight=False)
+            shown = _shown(done, total, unit)
+            console.print(f"{label}: {shown}, about {left:.0f} s left", highlight=False)
 
     yield tick

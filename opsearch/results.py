@@ -36,11 +36,13 @@ def save_solution(
     policy.save_pretrained(folder.path)
     save_heatmap(policy, folder.policy_figure)
     record = facts | {
+        "settings": config.results_of,
         "sentence": solution.status.sentence,
         "point": solution.point,
         "costs": solution.costs,
         "limits": {c.name: c.limit for c in problem.constraints},
         "stock": {c.name: c.stock for c in problem.constraints},
+        "units": {c.name: c.unit for c in problem.constraints},
         "bound": solution.bound,
         "gap": solution.gap,
         "error_bound": solution.error_bound,

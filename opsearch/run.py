@@ -6,30 +6,32 @@ where it stopped when it is started again with the same settings.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from opsearch.comparison import compare, table
 from opsearch.config import RunConfig
+from opsearch.environment import save_environment
 from opsearch.files import write_atomic
-from opsearch.measure.engine import ENGINE_VERSION, Engine
-from opsearch.measure.samples import Sample, processor_digest
-from opsearch.measure.store import Store, StoredSample
-from opsearch.prepare import Prepared, prepare
+from opsearch.measure.engine import Engine
+from opsearch.measure.memory import memory_for
+from opsearch.measure.store import CALIBRATION, HELD_OUT
+from opsearch.objectives.additive import Additive
+from opsearch.prepare import prepare
 from opsearch.problem import Problem
 from opsearch.progress import Stages
+from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
-from opsearch.runtime.load import fingerprint, load_model
+from opsearch.run_store import run_store, stored_samples
+from opsearch.runtime.load import load_model
 from opsearch.search import search
 from opsearch.solution import Solution
 
-_STAGES = 5
+_STAGES = 6
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,11 @@ class RunResult:
     folder: Path
 
 
-def run(config: RunConfig, console: Console | None = None) -> RunResult:
-    """Search a policy and compare it; raises OpsearchError with one sentence for anything wrong."""
+def run(config: RunConfig, console: Console | None = None, command: str | None = None) -> RunResult:
+    """Search a policy and compare it; raises OpsearchError with one sentence for anything wrong.
+
+    command: the command line as typed, for the report.
+    """
     stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(config, stages)
     config, choice = prepared.config, prepared.choice
@@ -54,11 +59,10 @@ def run(config: RunConfig, console: Console | None = None) -> RunResult:
         config.save(folder.config)
         with stages.stage("loading the model"):
             model = load_model(config.model, config.dtype, config.device, config.attention)
-        with Store(folder.measurements, _facts(config, prepared, model)) as store:
-            store.put_samples("calibration", [_stored(s) for s in prepared.calibration])
-            store.put_samples("held-out", [_stored(s) for s in prepared.heldout])
-            engine = Engine(model, store, config.positions)
-            with stages.stage(f"measuring {choice.maker.name}, solving") as tick:
+        with run_store(folder.measurements, prepared, model) as store:
+            memory = memory_for(model, config.memory)
+            engine = Engine(model, store, config.positions, memory, stages.say)
+            with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
                 problem, solution = search(
                     choice,
                     prepared.space,
@@ -67,26 +71,15 @@ def run(config: RunConfig, console: Console | None = None) -> RunResult:
                     config,
                 )
             assert solution.policy is not None  # search() raises otherwise
+            with stages.stage("measuring each parameter alone", "FLOPs") as tick:
+                single = Additive(config.points).policies(prepared.space, problem.feasible)
+                engine.measure(single, prepared.calibration, tick)
+            # Only now, so that an interrupted run leaves an earlier one as it was.
+            store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
+            store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
             comparison = table(compare(prepared, solution.policy, engine, stages))
         save_solution(config, problem, solution, prepared.model_type, folder)
         write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
+        save_environment(folder, config.device, stages.seconds, command)
+        save_report(folder.path)
         return RunResult(config, problem, solution, comparison, folder.path)
-
-
-def _facts(config: RunConfig, prepared: Prepared, model: Any) -> dict[str, Any]:
-    """All that a measurement depends on besides item and policy, and what re-solving needs."""
-    return {
-        "model": fingerprint(model),
-        "dtype": config.dtype,
-        "attention": config.attention,
-        "processor": processor_digest(prepared.processor),
-        "positions": config.positions,
-        "engine": ENGINE_VERSION,
-        "model_type": prepared.model_type,
-        "shape": dataclasses.asdict(prepared.shape),
-    }
-
-
-def _stored(sample: Sample) -> StoredSample:
-    item = sample.item
-    return StoredSample(sample.digest, item.id, item.family, sample.n_visual, sample.n_other)

@@ -23,6 +23,8 @@ class RunFolder:
         self.comparison = path / "comparison.csv"
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
+        self.environment = path / "environment.json"
+        self.report = path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:

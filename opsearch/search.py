@@ -9,6 +9,7 @@ from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
 from opsearch.registry import lookup, registered
@@ -39,13 +40,14 @@ def choose(config: RunConfig, seconds: float, lazy: bool = True) -> Choice:
     """Fill in what the run leaves open.
 
     seconds: estimated time to measure every feasible policy. The joint objective is taken when that
-    is within config.effort, the additive proxy otherwise. lazy: joint may be measured on demand.
+    is within config.effort, the additive proxy otherwise; one who names joint gets it from coarse
+    to fine where that is beyond config.effort. lazy: joint may be measured on demand.
     Raises OpsearchError when the named solver cannot take the named objective.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
     name, reason = config.objective, ""
+    fits = seconds <= config.effort
     if name is None:
-        fits = seconds <= config.effort
         takes_tables = solver is None or "table" in solver.forms
         name = "joint" if fits and takes_tables else "additive"
         verdict = "within" if fits else "more than"
@@ -53,7 +55,12 @@ def choose(config: RunConfig, seconds: float, lazy: bool = True) -> Choice:
             f"objective {name}: measuring every feasible policy would take about "
             f"{seconds:.0f} s, {verdict} --effort {config.effort:g}"
         )
-    maker = _maker(name, config, solver, lazy)
+    maker = _maker(name, config, solver, lazy, fits)
+    if isinstance(maker, CoarseJoint):
+        reason = (
+            "objective joint from coarse to fine: measuring every feasible policy would take about "
+            f"{seconds:.0f} s, more than --effort {config.effort:g}"
+        )
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
     require_form(maker, solver, every)
@@ -86,9 +93,10 @@ def search(
     return problem, solution
 
 
-def _maker(name: str, config: RunConfig, solver: Solver | None, lazy: bool) -> Maker:
+def _maker(name: str, config: RunConfig, solver: Solver | None, lazy: bool, fits: bool) -> Maker:
     if name == "joint":
-        return Joint(lazy=lazy and solver is not None and not solver.exact)
+        on_demand = lazy and solver is not None and not solver.exact
+        return Joint(on_demand) if on_demand or fits else CoarseJoint()
     if name == "additive":
         return Additive(config.points)
     maker: Maker = lookup("objectives", name, OBJECTIVES)()

@@ -18,6 +18,7 @@ from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
 from opsearch.problem import Form, Measure, Problem, check_budget
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.search import choose, search
@@ -35,8 +36,8 @@ def solve(
 ) -> tuple[Problem, Solution, Path]:
     """Solve a run's problem from its measurements; None: as the run did.
 
-    Writes settings, policy and record to `out` (default: the run's folder, whose comparison of the
-    earlier policy is removed) and returns the problem, its solution and that folder. Raises
+    Writes settings, policy, record and report to `out` (default: the run's folder, whose comparison
+    of the earlier policy is removed) and returns the problem, its solution and that folder. Raises
     RunFolderError when the run lacks the measurements.
     """
     source = RunFolder(folder)
@@ -47,30 +48,33 @@ def solve(
         "budget": budget,
         "objective": objective,
         "solver": solver,
-        "seed": seed,
     }
-    given |= {"evaluations": evaluations, "out": out}
+    given |= {"evaluations": evaluations, "out": out or folder}
     changes = {name: value for name, value in given.items() if value is not None}
     config = RunConfig.checked(**{**stored.model_dump(), **changes})
+    # The run's own seed says which samples were measured and stays in run.yaml.
+    seeded = config if seed is None else RunConfig.checked(**{**config.model_dump(), "seed": seed})
     choice = choose(config, seconds=0.0, lazy=False)
     with RunFolder(out or folder).locked() as target, Store(source.measurements) as store:
         facts = store.facts
         shape = Shape(**facts["shape"])
         space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
-        pairs = [(s.n_visual, s.n_other) for s in store.samples("calibration")]
+        pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
         constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
         check_budget(space, constraints)
         measure = stored_measure(store, folder, choice.maker.form)
-        problem, solution = search(choice, space, constraints, measure, config)
+        problem, solution = search(choice, space, constraints, measure, seeded)
         values = getattr(problem.objective, "values", np.zeros(0))
         if np.isnan(values[problem.feasible[: len(values)]]).any():
             options = f"--objective {choice.maker.name} --budget {' --budget '.join(config.budget)}"
-            more = f"`opsearch run --config {source.config} {options}` measures them"
-            solution = replace(solution, note=f"{solution.note}; {more}")
+            more = f"`opsearch run --config {source.config} {options}` measures more"
+            note = f"{solution.note}; {more}, with enough --effort all"
+            solution = replace(solution, note=note)
         config = config.model_copy(update={"solver": choice.solver.name})
         config.save(target.config)
         save_solution(config, problem, solution, facts["model_type"], target)
         target.comparison.unlink(missing_ok=True)
+        save_report(target.path)
         return problem, solution, target.path
 
 
@@ -80,7 +84,7 @@ def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
     Raises RunFolderError when policies that a separable objective needs, or all that a table asks
     for, were not measured.
     """
-    samples = store.samples("calibration")
+    samples = store.calibration()
 
     def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
         table = np.full((len(policies), len(samples)), np.nan)

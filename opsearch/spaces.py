@@ -73,7 +73,7 @@ class DepthSpace:
         """Index rows of distinct policies in lexicographic order, int64[P, K]."""
         sizes = [len(parameter.values) for parameter in self.parameters]
         box = np.indices(sizes).reshape(len(sizes), -1).T[::-1]
-        _, largest = np.unique(self._live_depths(box), axis=0, return_index=True)
+        _, largest = np.unique(self.live_depths(box), axis=0, return_index=True)
         return np.ascontiguousarray(box[np.sort(largest)[::-1]], np.int64)
 
     def decode(self, point: Sequence[int]) -> Policy:
@@ -84,7 +84,7 @@ class DepthSpace:
 
     def index_of(self, point: Sequence[int]) -> int:
         """The row of `points` that is the same policy as any row of value indices."""
-        return self._rows[tuple(self._live_depths(np.array([point]))[0].tolist())]
+        return self._rows[tuple(self.live_depths(np.array([point]))[0].tolist())]
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
@@ -110,14 +110,14 @@ class DepthSpace:
 
     @cached_property
     def _rows(self) -> dict[tuple[int, ...], int]:
-        return {tuple(d): row for row, d in enumerate(self._live_depths(self.points).tolist())}
+        return {tuple(d): row for row, d in enumerate(self.live_depths(self.points).tolist())}
 
     def _depths_of(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """d_q, d_kv, d_mlp of index rows, int64[P, 3]."""
         everything = np.full(len(points), self.num_layers)
         return np.stack([everything if c is None else points[:, c] for c in self.depths], axis=1)
 
-    def _live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+    def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """Depths without dead operations, and n_v: equal rows are the same policy, int64[P, 4]."""
         d_q, d_kv, d_mlp = self._depths_of(points).T
         read = np.maximum(d_kv - 1, 0)

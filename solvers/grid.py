@@ -73,6 +73,8 @@ def _found(problem: Problem, solver: str, best: int, feasible: int, missing: int
     counted = {"evaluations": feasible - missing}
     if missing:
         note = f"{missing} of {feasible} feasible points were not measured"
+        if how := getattr(problem.objective, "how", ""):
+            note += f"; {how}"
         return solution_at(problem, best, Status.FEASIBLE, solver, note=note, **counted)
     solution = solution_at(problem, best, Status.OPTIMAL, solver, **counted)
     return replace(solution, bound=solution.value)

@@ -1,12 +1,42 @@
 """Settings of all tests: no network, one thread per process, no time limits on properties."""
 
+import importlib.util
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
+import torch
 from hypothesis import settings
 
 # A loaded machine must not fail a law; the same examples are drawn in every run.
 settings.register_profile("opsearch", deadline=None, derandomize=True)
 settings.load_profile("opsearch")
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what needs torchvision where it is not installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        missing = pytest.mark.skip(reason="torchvision is not installed")
+        for item in items:
+            if "requires_torchvision" in item.keywords:
+                item.add_marker(missing)
+
+
+def declare_missing_operators():
+    """Let a torchvision be imported whose compiled part does not fit this torch.
+
+    Its processors need none of it, but the package registers shapes of these two operators.
+    """
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+if importlib.util.find_spec("torchvision"):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        kept = declare_missing_operators()  # they are there as long as this object is

@@ -8,27 +8,48 @@ import torch
 from torch.nn import functional
 
 TEXT = -1
+IMAGES = ("image_sizes", "image_grid_thw", "batch_num_images")
+VIDEOS = ("video_grid_thw",)
 
 
-def image_features(model, pixel_values):
-    """Projected patches of all images and [CLS]'s head-mean attention to them, [images * P]."""
-    inner = model.model
-    layer = model.config.vision_feature_layer
-    before = inner.vision_tower.config._attn_implementation
-    inner.vision_tower.set_attn_implementation("eager")
-    out = inner.vision_tower(pixel_values, output_hidden_states=True, output_attentions=True)
-    inner.vision_tower.set_attn_implementation(before)
-    features = inner.multi_modal_projector(out.hidden_states[layer][:, 1:])
-    attention = out.attentions[layer if layer < 0 else layer - 1].mean(1)[:, 0, 1:]
-    return features.flatten(0, 1), attention.flatten()
+def image_features(model, inputs):
+    """Features of all visual tokens of a batch, in their order, as the stock model makes them."""
+    encoders = {
+        "pixel_values": (model.model.get_image_features, IMAGES),
+        "pixel_values_videos": (getattr(model.model, "get_video_features", None), VIDEOS),
+    }
+    parts = [torch.zeros(0, model.config.get_text_config().hidden_size)]
+    for pixels, (encode, names) in encoders.items():
+        if pixels in inputs:
+            given = {name: inputs[name] for name in (pixels, *names) if name in inputs}
+            parts += list(encode(**given, return_dict=True).pooler_output)
+    return torch.cat(parts)
+
+
+def is_visual(model, ids):
+    """Which positions hold visual tokens."""
+    tokens = (getattr(model.config, f"{kind}_token_id", -1) for kind in ("image", "video"))
+    return sum(ids == token for token in tokens).bool()
 
 
 def embed(model, ids, features):
     """Input embeddings of one sample [S, D] and which positions are visual [S]."""
-    visual = ids == model.config.image_token_id
+    visual = is_visual(model, ids)
     x = model.model.language_model.embed_tokens(ids).clone()
     x[visual] = features.to(x.dtype)
     return x, visual
+
+
+def angles(text, positions):
+    """cos and sin [S, hd] at positions [S], or [3, S] where each dimension has its frequencies."""
+    inverse = text.rotary_emb.inv_freq.float()
+    turned = positions[..., None].float() * inverse
+    if positions.ndim == 2:
+        sections = text.config.rope_parameters["mrope_section"]
+        parts = [part.split(sections, -1)[i] for i, part in enumerate(turned)]
+        turned = torch.cat(parts, -1)
+    both = torch.cat([turned, turned], -1)
+    return both.cos(), both.sin()
 
 
 def rotate(x, cos, sin):
@@ -39,12 +60,13 @@ def rotate(x, cos, sin):
 def masked_forward(model, x, rank, counts, positions):
     """Logits [S, V] of one sample.
 
-    x: [S, D] embeddings; rank: [S], TEXT at text; counts: [L][3] of (q, kv, mlp); positions: [S].
+    x: [S, D] embeddings; rank: [S], TEXT at text; counts: [L][3] of (q, kv, mlp);
+    positions: [S] or, of time, height and width, [3, S].
     """
     text = model.model.language_model
     is_text = rank == TEXT
     length = len(rank)
-    cos, sin = (t[0] for t in text.rotary_emb(x[None], positions[None]))
+    cos, sin = angles(text, positions)
     for layer, (n_q, n_kv, n_mlp) in zip(text.layers, counts, strict=True):
         attn = layer.self_attn
         hd = attn.head_dim
@@ -92,5 +114,5 @@ def greedy(model, x, rank, counts, positions, steps, never=()):
         all_logits.append(logits)
         x = torch.cat([x, model.model.language_model.embed_tokens(torch.tensor([token]))])
         rank = torch.cat([rank, torch.tensor([TEXT])])
-        positions = torch.cat([positions, positions[-1:] + 1])
+        positions = torch.cat([positions, positions[..., -1:] + 1], -1)
     return tokens, torch.stack(all_logits)

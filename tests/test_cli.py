@@ -63,9 +63,9 @@ def test_run_ends_with_the_policy_the_table_and_the_files(opsearch, tmp_path):
         assert row in printed
     assert "…" not in printed
     written = printed.replace(" ", "")
-    for file in ("policy_config.json", "front.csv", "run.yaml", "measurements.db"):
+    for file in ("policy_config.json", "front.csv", "run.yaml", "measurements.db", "report.html"):
         assert f"{tmp_path}/{file}" in written
-    assert "5/5 answering 5 held-out questions" in said
+    assert "6/6 answering 5 held-out questions" in said
 
 
 def test_run_says_why_it_took_its_objective(opsearch, tmp_path):
@@ -107,6 +107,32 @@ def test_show_resolves_for_a_sample(opsearch, tmp_path):
     assert "kv ▄ ▄ ▄ ▄ mean 50%" in opsearch("show", tmp_path, "--visual-tokens=2")[1]
 
 
+def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
+    assert opsearch("run", *FEW, "--out", tmp_path)[0] == 0
+    code, printed, said = opsearch("compare", tmp_path, "--budget=30%", "--samples=15")
+    assert code == 0
+    for method in ("dop additive", "depth joint", "tokens random", "FastV like"):
+        assert re.search(method + r" \d+\.\d \(\d+-\d+\)", printed)
+    assert "Rel. Avg. over 15 items, with 95 % intervals. At 30% " in printed
+    assert "answering 15 questions" in said
+    assert opsearch("analyze", "pareto", tmp_path, "--out", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again" / "pareto.csv").read_text() == (tmp_path / "pareto.csv").read_text()
+    assert "analyze rank takes one run, not 2" in error(
+        opsearch("analyze", "rank", tmp_path, tmp_path)
+    )
+    assert "unknown analysis 'ranks'" in error(opsearch("analyze", "ranks", tmp_path))
+
+
+def test_dry_run_measures_nothing(opsearch, tmp_path):
+    code, printed, _ = opsearch("run", *FEW, "--dry-run", "--out", tmp_path / "run")
+    assert code == 0
+    assert re.search(r"joint: \d+ policies on 3 samples, [\d,]+ nodes, [\d.]+ GFLOPs", printed)
+    assert not (tmp_path / "run").exists()
+    code, printed, _ = opsearch("run", "--dry-run", "--shape=llava-next-7b")
+    assert code == 0
+    assert "text alone 1.978%" in printed
+
+
 def test_eval_prints_families_and_rel_avg(opsearch, folder):
     code, printed, _ = opsearch("eval", folder, "--samples=15")
     assert code == 0
@@ -115,6 +141,14 @@ def test_eval_prints_families_and_rel_avg(opsearch, folder):
     assert re.search(
         r"Rel\. Avg\. [\d.]+% over 15 families, 15 items, \d+ answers changed", printed
     )
+
+
+def test_report_writes_the_page_again_and_prints_its_path(opsearch, folder):
+    page = (folder / "report.html").read_text()
+    assert f"opsearch run {' '.join(FEW)} --objective joint --out {folder}" in page
+    (folder / "report.html").unlink()
+    assert opsearch("report", folder) == (0, f"{folder}/report.html", "")
+    assert (folder / "report.html").read_text() == page
 
 
 def test_list_names_every_part(opsearch):
@@ -130,7 +164,7 @@ def test_list_names_every_part(opsearch):
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)
 def test_help_lists_the_commands(opsearch, arguments):
     _, printed, _ = opsearch(*arguments)
-    for command in ("run", "solve", "show", "eval", "list"):
+    for command in ("run", "solve", "report", "show", "eval", "list"):
         assert f" {command} " in printed
 
 
@@ -196,6 +230,7 @@ BAD = [
     (["--samples=0"], "--samples 0: Input should be greater than or equal to 1; correct it"),
     (["--dtype=int8"], "--dtype 'int8': Input should be 'float32', 'bfloat16' or 'float16'; corr"),
     (["--kv=flees"], "--kv 'flees': Input should be 'leaves' or 'stays'; correct it"),
+    (["--memory=lots"], "--memory 'lots': is not an amount of memory such as 8GB or 500MB; corr"),
     (["--n-v=2"], "2 is not a share between 0 and 1; correct it"),
     (["--n-v="], "is not a share such as 0.25 or 1/4; correct it"),
     (["--budget=much"], "budget 'much' is not a share of the stock model or an amount per sample"),
@@ -366,6 +401,12 @@ def test_a_figure_of_an_unknown_kind_is_refused(opsearch, tmp_path):
 def test_a_folder_without_a_run_is_named(opsearch, tmp_path):
     sentence = error(opsearch("solve", tmp_path))
     assert sentence == f"{tmp_path}/run.yaml does not exist; give the folder of an earlier run"
+
+
+def test_a_report_on_no_run_is_one_sentence(opsearch, tmp_path):
+    sentence = error(opsearch("report", tmp_path / "none"))
+    assert sentence == f"{tmp_path}/none/run.yaml does not exist; give the folder of an earlier run"
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(opsearch, tmp_path):

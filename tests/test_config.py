@@ -25,6 +25,7 @@ FULL = RunConfig(
     solver="grid",
     evaluations=9,
     effort=1.5,
+    memory="8GB",
     out=Path("runs/x"),
 )
 
@@ -47,6 +48,14 @@ def test_a_file_that_was_cut_is_refused(tmp_path):
         path.write_text("".join(lines[:end]))
         with pytest.raises(RunFolderError, match=r"run\.yaml .*(run` again|correct it)"):
             RunConfig.load(path)
+
+
+def test_a_file_of_an_older_version_is_refused_with_what_it_lacks(tmp_path):
+    path = RunConfig().save(tmp_path / "run.yaml")
+    path.write_text(path.read_text().replace("memory: null\n", ""))
+    sentence = "is truncated or of an older opsearch, it lacks memory; run `opsearch run` again"
+    with pytest.raises(RunFolderError, match=sentence):
+        RunConfig.load(path)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,11 @@ def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
         ({"n_v": ("1/0",)}, "--n-v .*'1/0' is not a share such as 0.25 or 1/4; correct it"),
         ({"n_v": ("2",)}, "--n-v .*2 is not a share between 0 and 1; correct it"),
         ({"n_v": ("0",)}, "--n-v .*0 is not a share between 0 and 1; correct it"),
+        (
+            {"memory": "8"},
+            "--memory '8': is not an amount of memory such as 8GB or 500MB; correct it",
+        ),
+        ({"memory": "0GB"}, "--memory '0GB': is not an amount of memory .*; correct it"),
         ({"budget": ()}, "--budget .*: at least one budget is needed, e.g. 30%; correct it"),
     ],
     ids=str,

@@ -74,4 +74,5 @@ def test_installs_and_imports_every_module(kind, distributions, tmp_path):
     assert set(names) | {"opsearch"} == {name.removesuffix(".__init__") for name in modules}
     model = Path(where).parent / "demo" / "model" / "model.safetensors"
     assert model.stat().st_size > 1_000_000
-    assert (Path(where).parent / "py.typed").exists()
+    for file in ("py.typed", "report/page.html", "report/style.css"):
+        assert (Path(where).parent / file).exists()

@@ -13,6 +13,7 @@ from opsearch import builders
 from opsearch.errors import PolicyError
 from opsearch.policy import KV, MLP, MODULES, Policy, Q, RankerSpec, live, resolve_fraction
 from tests import reference, tiny
+from tests.runtime import judge
 
 CLS, UNIFORM = RankerSpec("cls"), RankerSpec("uniform")
 N = 9
@@ -99,9 +100,9 @@ def test_an_operation_is_dead_iff_nothing_changes_without_it(seed):
     model = tiny.llava(layers, seed=seed)
     inputs = tiny.prompts([[2, 2]], seed=seed)
     with torch.inference_mode():
-        features, scores = reference.image_features(model, inputs["pixel_values"])
-        embeds, visual = reference.embed(model, inputs["input_ids"][0], features)
-        rank = reference.rank_by(scores, visual)
+        (sample,) = judge.samples(model, inputs)
+        embeds = sample.embeds
+        rank = reference.rank_by(sample.scores, sample.visual)
         wanted = logits(model, embeds, rank, counts)
         needed = np.zeros_like(counts)
         for layer, module in product(range(layers), range(3)):

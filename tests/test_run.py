@@ -15,6 +15,7 @@ from io import StringIO
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from opsearch import Policy, RunConfig, builders
@@ -23,6 +24,7 @@ from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
+from opsearch.measure import engine
 from opsearch.measure.store import Store
 from opsearch.objectives.joint import Joint
 from opsearch.prepare import load_items
@@ -42,6 +44,8 @@ FILES = {
     "front.csv",
     "front.svg",
     "comparison.csv",
+    "environment.json",
+    "report.html",
 }
 SMALL = {"samples": 4, "heldout": 15, "n_v": (".5",)}
 SHAPE = Shape.from_config(load_config("demo"))
@@ -90,8 +94,9 @@ def test_the_public_names_are_what_they_are_called():
 def test_a_run_leaves_all_its_files(done):
     result, said = done
     assert {path.name for path in result.folder.iterdir()} - {".lock"} == FILES
-    for number, title in enumerate(["encoding", "loading", "measuring", "measuring", "answering"]):
-        assert f"{number + 1}/5 {title}" in said
+    titles = ["encoding", "loading", "measuring joint", "measuring each", "measuring", "answering"]
+    for number, title in enumerate(titles):
+        assert f"{number + 1}/6 {title}" in said
     assert "objective joint: measuring every feasible policy would take about" in said
 
 
@@ -258,6 +263,25 @@ def test_another_seed_draws_other_samples(done, additive):
     assert others == [f"embedded/calibration/2/{i}" for i in range(4)]
 
 
+def test_memory_that_runs_out_is_said_and_changes_nothing(tmp_path, monkeypatch):
+    settings = {"heldout": 0, "objective": "additive", "memory": "40MB"}
+    whole, _ = start(tmp_path / "whole", **settings)
+    failures = iter([torch.OutOfMemoryError("the device is full")])
+
+    def full_once(*arguments):
+        for failure in failures:
+            raise failure
+        return sweep(*arguments)
+
+    sweep = engine.sweep
+    monkeypatch.setattr(engine, "sweep", full_once)
+    halved, said = start(tmp_path / "halved", **settings)
+    assert said.count("memory ran out with ") == 1
+    assert "going on in halves; with less than --memory 40 MB chunks start smaller" in said
+    assert halved.solution.policy == whole.solution.policy
+    assert halved.solution.value == pytest.approx(whole.solution.value, abs=5 * KL_QUANTUM)
+
+
 # Data of one's own
 
 
@@ -353,8 +377,11 @@ def test_the_suggested_budget_is_possible(tmp_path):
 
 # Interruptions
 
+# So little memory cuts the joint table into a dozen chunks.
 SLOW = {"samples": 3, "heldout": 2, "n_v": (".5", ".25"), "budget": ("70%",), "objective": "joint"}
+SLOW |= {"memory": "5MB"}
 OPTIONS = ["--samples=3", "--heldout=2", "--n-v=.5,.25", "--budget=70%", "--objective=joint"]
+OPTIONS += ["--memory=5MB"]
 
 
 def started(folder):
@@ -386,15 +413,24 @@ def undisturbed(tmp_path_factory):
     return result
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent):
+# Divergences that are stored by then: the joint table has 666, in chunks of some 55.
+KILLS = [
+    (signal.SIGINT, 40),
+    (signal.SIGKILL, 300),
+    pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
+    pytest.param(signal.SIGKILL, 667, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("sent", "after"), KILLS, ids=str)
+def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent, after):
     folder = tmp_path / "stopped"
     process = started(folder)
-    wait_for_measurements(process, folder, 40)
+    wait_for_measurements(process, folder, after)
     process.send_signal(sent)
     printed, said = process.communicate(timeout=60)
     kept, whole = stored(folder), stored(undisturbed.folder)
-    assert 40 <= len(kept) < len(whole)
+    assert after <= len(kept) < len(whole)
     assert printed == ""
     if sent == signal.SIGINT:
         assert process.returncode == 130

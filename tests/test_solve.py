@@ -129,6 +129,15 @@ def test_it_can_write_elsewhere(copy, tmp_path):
     assert {path.name for path in folder.iterdir()} - {".lock"} == set(NEEDED)
 
 
+def test_a_seed_for_the_solver_leaves_that_of_the_samples(copy):
+    folder = copy("joint")
+    _, solution, _ = solve(folder, ["30%"], seed=7)
+    assert solution.seed == 7
+    assert RunConfig.load(folder / "run.yaml").seed == 0
+    with pytest.raises(OpsearchError, match="--seed -1"):
+        solve(folder, ["30%"], seed=-1)
+
+
 def test_an_impossible_budget_states_the_range_and_changes_nothing(runs, copy):
     folder = copy("joint")
     shutil.copy(runs / "joint" / "policy_config.json", folder)
@@ -139,10 +148,21 @@ def test_an_impossible_budget_states_the_range_and_changes_nothing(runs, copy):
 
 
 @pytest.mark.parametrize("solver", [None, "grid", "ortools"])
+def test_a_joint_run_can_be_solved_by_the_proxy(copy, solver):
+    """Every run measures each parameter alone."""
+    _, solution, _ = solve(copy("joint"), ["30%"], "additive", solver)
+    assert (solution.objective, solution.status) == ("additive", Status.OPTIMAL)
+
+
+@pytest.mark.parametrize("solver", [None, "grid", "ortools"])
 def test_an_objective_that_was_not_measured_is_named(copy, solver):
-    """The joint run measured a few policies of the proxy too, but not all that it is made of."""
+    """As after an interruption: a part of what the proxy is made of is there, but not all."""
+    folder = copy("joint")
+    with sqlite3.connect(folder / "measurements.db") as db:
+        db.execute("DELETE FROM measurement WHERE policy > '8'")
+    db.close()
     with pytest.raises(OpsearchError, match=r"not hold the measurements.*`opsearch run --c"):
-        solve(copy("joint"), ["30%"], "additive", solver)
+        solve(folder, ["30%"], "additive", solver)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 # Matrices this small make threads wait for each other.
 torch.set_num_threads(1)
 
-IMAGE, PAD, VOCAB = 5, 0, 97
+PAD, VIDEO, IMAGE, VOCAB = 0, 4, 5, 97
 PATCHES = 9
 
 
 def llava(layers=5, attention="sdpa", seed=0, kv_heads=2, feature_layer=-2, hidden=32):
     """A LLaVA of a few thousand weights: 9 visual tokens per image, grouped-query attention."""
-    torch.manual_seed(seed)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=16,
@@ -23,25 +22,36 @@ def llava(layers=5, attention="sdpa", seed=0, kv_heads=2, feature_layer=-2, hidd
             patch_size=4,
             projection_dim=16,
         ),
-        text_config=LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=48,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=kv_heads,
-            vocab_size=VOCAB,
-            max_position_embeddings=512,
-            pad_token_id=PAD,
-            bos_token_id=1,
-            eos_token_id=2,
-        ),
+        text_config=LlamaConfig(**text(layers, hidden, kv_heads)),
         image_token_index=IMAGE,
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy="default",
         image_seq_length=PATCHES,
     )
+    return made(LlavaForConditionalGeneration, config, attention, seed)
+
+
+def text(layers, hidden=32, kv_heads=2):
+    """Settings of a decoder with grouped-query attention."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 512,
+        "pad_token_id": PAD,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def made(kind, config, attention="sdpa", seed=0):
+    """A random model whose answers depend on every operation."""
+    torch.manual_seed(seed)
     config._attn_implementation = attention
-    model = LlavaForConditionalGeneration(config).eval()
+    model = kind(config).eval()
     # Random decoders barely look at the image: larger weights make every pruned operation visible.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -68,6 +78,14 @@ def prompts(layout, seed=0, pad="left"):
                 images += 1
             row += torch.randint(6, VOCAB, (length,), generator=generator).tolist()
         rows.append(row)
+    inputs = padded(rows, pad)
+    if images:
+        inputs["pixel_values"] = torch.randn(images, 3, 12, 12, generator=generator)
+    return inputs
+
+
+def padded(rows, pad):
+    """input_ids and attention_mask of rows of different length."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), PAD)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -75,7 +93,4 @@ def prompts(layout, seed=0, pad="left"):
         where = slice(longest - len(row), longest) if pad == "left" else slice(0, len(row))
         ids[b, where] = torch.tensor(row)
         mask[b, where] = 1
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if images:
-        inputs["pixel_values"] = torch.randn(images, 3, 12, 12, generator=generator)
-    return inputs
+    return {"input_ids": ids, "attention_mask": mask}

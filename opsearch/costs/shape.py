@@ -85,8 +85,12 @@ VISUAL_TOKENS: dict[str, int] = {
     "internvl3-8b": 1280,
 }
 
-# The checkpoints that opsearch runs; the other shapes are for costs.
+# The checkpoints that opsearch runs, by their names on the Hugging Face hub.
 HUB_IDS: dict[str, str] = {
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
+    "llava-next-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "llava-next-13b": "llava-hf/llava-v1.6-vicuna-13b-hf",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
 }

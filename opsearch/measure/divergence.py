@@ -10,8 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Divergence:
-    """Per sample, mean over answer positions: KL(original || pruned), the reverse, Jensen-Shannon
-    (all in nats) and the share of positions with the same most likely token. float64[B] each."""
+    """Means over answer positions, float64[...] each.
+
+    KL(original || pruned), the reverse, Jensen-Shannon (all in nats) and the share of positions
+    with the same most likely token.
+    """
 
     kl: Tensor
     reverse_kl: Tensor
@@ -20,9 +23,9 @@ class Divergence:
 
 
 def divergence(original: Tensor, pruned: Tensor, counted: Tensor) -> Divergence:
-    """Compare logits [B, k, V] at the answer positions where counted[B, k] is true.
+    """Compare logits [..., k, V] at the answer positions where counted[..., k] is true.
 
-    Natural log, float32 log-softmax.
+    Natural log, float32 log-softmax; leading dimensions broadcast, one original to many pruned.
     """
     p = torch.log_softmax(original.float(), -1)
     q = torch.log_softmax(pruned.float(), -1)

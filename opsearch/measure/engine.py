@@ -1,50 +1,59 @@
 """Measures policies on samples: KL of the pruned model's answer from the original's.
 
-Samples of equal shape share a forward, and so do policies whose q and kv counts are equal (their
-MLP rows are ragged anyway): neither needs padding or masks. What the store holds is not measured
-again.
+What the store holds is not measured again; all else is measured in passes that compute what
+policies have in common once (see trie.py). One chunk is written at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from opsearch.builders import identity
-from opsearch.measure.divergence import divergence
+from opsearch.costs.shape import Shape
+from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
+from opsearch.measure.divergence import Divergence, divergence
+from opsearch.measure.entry import Entry
+from opsearch.measure.families import Room
+from opsearch.measure.keys import Keys
+from opsearch.measure.memory import ON_CPU
 from opsearch.measure.reference import Reference, check_finite, make_reference
-from opsearch.measure.samples import Sample, batches
+from opsearch.measure.samples import Sample
 from opsearch.measure.store import Measurement, Store
-from opsearch.policy import KV, Policy, Q
+from opsearch.measure.sweep import sweep
+from opsearch.measure.tally import Progress, Tally
+from opsearch.policy import Policy
+from opsearch.problem import format_amount
 from opsearch.rankers import make_ranker
 from opsearch.runtime.adapters import check_supported
-from opsearch.runtime.apply import patched_layers
-from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.ranking import policy_ranker, rank_and_plan
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 _KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again
-Progress = Callable[[int, int], None]
+_LOGITS = 2**24  # held at once: a vocabulary is wider than any state
+Say = Callable[[str], None]
 
 
 class Engine:
     """Measures with one model and writes to one store.
 
-    positions: answer tokens compared; max_tokens: positions per forward, all policies together.
+    positions: answer tokens compared; memory: bytes that the states of one chunk may take; say:
+    takes the sentence that tells of a chunk for which that was too much.
     """
 
     def __init__(
-        self, model: Any, store: Store, positions: int = 1, max_tokens: int = 8192
+        self,
+        model: Any,
+        store: Store,
+        positions: int = 1,
+        memory: int = ON_CPU,
+        say: Say | None = None,
     ) -> None:
-        self.model, self.store = model, store
-        self.positions, self.max_tokens = positions, max_tokens
+        self.model, self.store, self.positions, self.say = model, store, positions, say
         self.adapter = check_supported(model)
+        self.room = Room(Shape.from_config(model.config), model.dtype.itemsize, memory)
         self.measured = 0
         self._references: dict[tuple[str, ...], Reference] = {}
 
@@ -56,33 +65,93 @@ class Engine:
     ) -> NDArray[np.float64]:
         """KL in nats of every policy on every sample, float64[P, S].
 
-        The original itself has divergence 0 by definition. `progress` is called with the number of
-        (policy, sample) pairs done and to do.
+        The original itself has divergence 0 by definition. `progress` is called with the planned
+        FLOPs done and to do. Raises ModelError naming policy and item when a logit
+        is not finite, and OutOfMemoryError when not even one policy fits on one sample.
         """
-        keys = _Keys(policies, samples)
-        todo = keys.missing(self.store.get(keys.all))
-        total, done = sum(len(batch.policies) * len(batch.samples) for batch in todo), 0
-        for chunk in todo:
-            for measured in self._measure_batch(chunk):
+        keys = Keys(policies, samples)
+        plan = self._plan(keys)
+        specs = {spec for policy in policies for _, spec in policy.rankers}
+        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
+        tally = Tally(plan, progress)
+        for chunk in plan.chunks:
+            for part, measured in self._measure(chunk, needs, tally):
                 self.store.add(measured)
                 self.measured += len(measured)
-                done += len(measured)
-                if progress:
-                    progress(done, total)
+                tally.finish(part)
         return keys.values(self.store.get(keys.all))
 
-    def _measure_batch(self, chunk: _Todo) -> Iterator[list[Measurement]]:
-        for samples in batches(chunk.samples, self.max_tokens):
-            reference = self._reference(samples, chunk.policies)
-            width = max(1, self.max_tokens // (len(samples) * sum(samples[0].shape)))
-            for group in _stackable(chunk.policies, samples[0].n_visual, width):
-                yield self._measure_group(group, reference)
+    def plan(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> MeasurementPlan:
+        """What `measure` would run for what the store does not hold."""
+        return self._plan(Keys(policies, samples))
 
-    def _reference(self, samples: Sequence[Sample], policies: Sequence[Policy]) -> Reference:
-        """The original on these samples, kept for the next call where memory allows."""
-        needs = frozenset(
-            need for p in policies for _, spec in p.rankers for need in make_ranker(spec).needs
+    def _plan(self, keys: Keys) -> MeasurementPlan:
+        chunks: list[Chunk] = []
+        for todo in keys.missing(self.store.get(keys.all)):
+            ids = (sample.inputs["input_ids"] for sample in todo.samples)
+            visual = (self.adapter.visual_positions(self.model.config, i)[0].numpy() for i in ids)
+            samples = list(zip(todo.samples, visual, strict=True))
+            n_visual = todo.samples[0].n_visual
+            chunks += make_chunks(todo.policies, n_visual, samples, self.positions, self.room)
+        return MeasurementPlan(tuple(chunks), self.room.shape)
+
+    def _measure(
+        self, chunk: Chunk, needs: frozenset[str], tally: Tally
+    ) -> Iterator[tuple[Chunk, list[Measurement]]]:
+        """The chunk with its measurements or, where memory runs out, its halves with theirs."""
+        try:
+            measured = self._run(chunk, needs, tally)
+        except torch.OutOfMemoryError:
+            halves = chunk.halves()
+            if len(halves) == 1:
+                raise
+            if self.say:
+                self.say(self._too_much(chunk))
+        else:
+            yield chunk, measured
+            return
+        tally.split(chunk, halves)
+        for half in halves:
+            yield from self._measure(half, needs, tally)
+
+    def _too_much(self, chunk: Chunk) -> str:
+        memory = format_amount(self.room.memory, "B")
+        return (
+            f"memory ran out with {len(chunk.policies)} policies on {len(chunk.samples)} samples "
+            f"at once: going on in halves; with less than --memory {memory} chunks start smaller"
         )
+
+    @torch.no_grad()
+    def _run(self, chunk: Chunk, needs: frozenset[str], tally: Tally) -> list[Measurement]:
+        reference = self._reference(chunk.samples, needs)
+        decoder = self.model.get_submodule(self.adapter.decoder)
+        entry = self._entry(chunk, reference)
+        states = sweep(decoder.layers, chunk.trie, entry, tally.of_layers(chunk))
+        # A leaf is named after one of its policies; they all say the same.
+        owner = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
+        names = [f"policy {owner[leaf].policy.name}" for leaf in range(len(owner))]
+        step = max(1, _LOGITS // (len(chunk.samples) * self.positions * self.room.shape.vocab))
+        parts = []
+        for start in range(0, len(names), step):
+            part = slice(start, start + step)
+            logits = self.model.get_output_embeddings()(decoder.norm(states[:, part]))
+            check_finite(logits, chunk.samples, names[part])
+            original, counted = reference.logits[:, None], reference.counted[:, None]
+            parts.append(divergence(original, logits, counted))
+        return _measurements(chunk, parts)
+
+    def _entry(self, chunk: Chunk, reference: Reference) -> Entry:
+        """What enters the decoder, ranked as the chunk's policies want it."""
+        prompt, decoder = reference.prompt, self.model.get_submodule(self.adapter.decoder)
+        rank = torch.where(prompt.visual, 0, -1)
+        if chunk.ranker:
+            kept = chunk.counts[chunk.counts < chunk.layout.n_visual].max(initial=0)
+            rank = chunk.ranker.rank(prompt, [int(kept)] * len(chunk.samples))
+        cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
+        return Entry.of(reference.embeds, cos_sin, prompt.visual, rank, chunk.layout)
+
+    def _reference(self, samples: Sequence[Sample], needs: frozenset[str]) -> Reference:
+        """The original on these samples, kept for the next chunk where memory allows."""
         key = (*sorted(needs), *(sample.digest for sample in samples))
         if key in self._references:
             return self._references[key]
@@ -91,94 +160,14 @@ class Engine:
             self._references[key] = made
         return made
 
-    @torch.no_grad()
-    def _measure_group(self, group: Sequence[Policy], ref: Reference) -> list[Measurement]:
-        """Run policies of equal q and kv counts, stacked along the batch, and compare answers."""
-        copies, size = len(group), len(ref.samples)
-        rows = [policy for policy in group for _ in ref.samples]
-        prompt = _repeat_prompt(ref.prompt, copies)
-        plan = rank_and_plan(prompt, rows, policy_ranker(group[0]))
-        cache = PrunedCache(group[0].num_layers, plan, store=False)
-        inputs = {name: _repeat(value, copies, size) for name, value in ref.decoder_inputs.items()}
-        with patched_layers(self.model, self.adapter):
-            decoder = self.model.get_submodule(self.adapter.decoder)
-            hidden = decoder(**{**inputs, "past_key_values": cache}).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[:, -ref.counted.shape[1] :])
-        check_finite(logits, ref.samples * copies, [f"policy {p.name}" for p in rows])
-        result = divergence(ref.logits.repeat(copies, 1, 1), logits, ref.counted.repeat(copies, 1))
-        columns = [t.tolist() for t in (result.kl, result.reverse_kl, result.js, result.top1)]
-        digests = [sample.digest for sample in ref.samples] * copies
-        n_visual = ref.samples[0].n_visual
-        policies = [key for policy in group for key in [policy.canonical(n_visual)] * size]
-        return [Measurement(*row) for row in zip(policies, digests, *columns, strict=True)]
 
-
-@dataclass(frozen=True)
-class _Todo:
-    """Policies that are missing on all of these samples, which have equal shapes."""
-
-    policies: list[Policy]
-    samples: list[Sample]
-
-
-class _Keys:
-    """Canonical keys of policies on samples; equal policies are one key."""
-
-    def __init__(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> None:
-        self.policies, self.samples = policies, samples
-        counts = sorted({sample.n_visual for sample in samples})
-        self.of = {n: [policy.canonical(n) for policy in policies] for n in counts}
-        layers = policies[0].num_layers
-        self.original = {n: identity(layers).canonical(n) for n in counts}
-
-    @property
-    def all(self) -> list[str]:
-        return [key for keys in self.of.values() for key in keys]
-
-    def missing(self, found: dict[tuple[str, str], float]) -> list[_Todo]:
-        """What must be measured, by shape of sample and by the set of policies missing there."""
-        work: dict[tuple[Any, ...], _Todo] = {}
-        for sample in self.samples:
-            n = sample.n_visual
-            wanted = dict(zip(self.of[n], self.policies, strict=True))
-            wanted.pop(self.original[n], None)
-            lacking = [key for key in wanted if (key, sample.digest) not in found]
-            if lacking:
-                policies = [wanted[key] for key in lacking]
-                todo = work.setdefault((sample.shape, *lacking), _Todo(policies, []))
-                todo.samples.append(sample)
-        return list(work.values())
-
-    def values(self, found: dict[tuple[str, str], float]) -> NDArray[np.float64]:
-        """The stored values, nan where there is none."""
-        table = np.full((len(self.policies), len(self.samples)), np.nan)
-        for column, sample in enumerate(self.samples):
-            n = sample.n_visual
-            for row, key in enumerate(self.of[n]):
-                original = key == self.original[n]
-                table[row, column] = 0.0 if original else found.get((key, sample.digest), np.nan)
-        return table
-
-
-def _stackable(policies: Sequence[Policy], n_visual: int, width: int) -> Iterator[list[Policy]]:
-    """Groups of at most `width` policies with equal rankers and equal q and kv counts."""
-    alike: dict[tuple[Any, ...], list[Policy]] = {}
-    for policy in policies:
-        attention = policy.executed(n_visual)[:, [Q, KV]].tobytes()
-        alike.setdefault((policy.rankers, attention), []).append(policy)
-    for group in alike.values():
-        for start in range(0, len(group), width):
-            yield group[start : start + width]
-
-
-def _repeat_prompt(prompt: Any, copies: int) -> Any:
-    captured = {name: value.repeat(copies) for name, value in prompt.captured.items()}
-    visual, real = prompt.visual.repeat(copies, 1), prompt.real.repeat(copies, 1)
-    return type(prompt)(visual, real, prompt.n_visual * copies, captured)
-
-
-def _repeat(value: Any, copies: int, size: int) -> Any:
-    """A decoder input for `copies` stacked copies of a batch of `size`."""
-    if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size:
-        return value.repeat(copies, *(1,) * (value.ndim - 1))
-    return value
+def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement]:
+    """One for each policy and sample, from divergences [B, leaves] in parts of the leaves."""
+    names = ("kl", "reverse_kl", "js", "top1")
+    columns = [torch.cat([getattr(part, name) for part in parts], 1) for name in names]
+    numbers = torch.stack(columns, -1)[:, torch.from_numpy(chunk.trie.leaf)].tolist()
+    return [
+        Measurement(keyed.key, sample.digest, *values)
+        for sample, row in zip(chunk.samples, numbers, strict=True)
+        for keyed, values in zip(chunk.policies, row, strict=True)
+    ]

@@ -12,32 +12,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter
+from opsearch.runtime.apply import make_prompt
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The original on samples of equal shape.
+    """The original on samples of equal layout.
 
-    decoder_inputs: keyword arguments of the decoder (inputs_embeds [B, S + k - 1, D], ...).
+    embeds: [B, S + k - 1, D], what enters the decoder; position_ids: int64[1 or B, S + k - 1].
     logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end.
     """
 
-    samples: tuple[Sample, ...]
     prompt: Prompt
-    decoder_inputs: dict[str, Any]
+    embeds: Tensor
+    position_ids: Tensor
     logits: Tensor
     counted: Tensor
 
     @property
     def nbytes(self) -> int:
-        """Memory of its tensors."""
-        held = [self.logits, *self.decoder_inputs.values()]
-        return sum(t.nbytes for t in held if isinstance(t, Tensor))
+        """Memory of its largest tensors."""
+        return int(self.embeds.nbytes + self.logits.nbytes)
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def make_reference(
     Raises ModelError naming the sample when a logit is not finite.
     """
     inputs = batch_inputs(samples, model.device)
-    length = inputs["input_ids"].shape[1]
+    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
     counted = torch.ones(len(samples), 1, dtype=torch.bool, device=model.device)
     if positions > 1:
         inputs, counted = _with_answers(model, inputs, positions)
@@ -67,22 +68,29 @@ def make_reference(
     finally:
         for handle in handles:
             handle.remove()
-    check_finite(logits, samples, ["the original model"] * len(samples))
-    visual = adapter.visual_positions(model.config, inputs["input_ids"])
+    check_finite(logits[:, None], samples, ["the original model"])
+    embeds = decoder_inputs["inputs_embeds"]
+    position_ids = decoder_inputs.get("position_ids")
+    if position_ids is None:
+        position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
     # The rankers see the prompt only; the answer's positions are text to the plan.
-    visual[:, length:] = False
-    prompt = Prompt(visual, torch.ones_like(visual), tuple(s.n_visual for s in samples), captured)
-    return Reference(tuple(samples), prompt, decoder_inputs, logits, counted)
+    answer = (0, positions - 1)
+    visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
+    prompt = Prompt(visual, real, prompt.n_visual, captured)
+    return Reference(prompt, embeds, position_ids, logits, counted)
 
 
 def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) -> None:
-    """Raise ModelError naming who gave nan or infinity first, and for which item."""
-    finite = torch.isfinite(logits).flatten(1).all(1)
+    """Raise ModelError naming who gave nan or infinity first, and for which item.
+
+    logits: [B, N, ...] of these samples by these N.
+    """
+    finite = torch.isfinite(logits).flatten(2).all(2)
     if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
+        row, column = (~finite).nonzero()[0].tolist()
         raise ModelError(
-            f"{who[row]} gave logits that are not finite for item {samples[row].item.id}; check "
-            "the checkpoint, or use --dtype float32"
+            f"{who[column]} gave logits that are not finite for item {samples[row].item.id}; "
+            "check the checkpoint, or use --dtype float32"
         )
 
 
@@ -96,9 +104,15 @@ def _with_answers(
     ends = torch.tensor(
         [ends] if isinstance(ends, int) else list(ends or []), device=answers.device
     )
+    if answers.shape[1] < positions:  # all have ended; shapes are those that were planned
+        answers = functional.pad(answers, (0, positions - answers.shape[1]), value=int(ends[0]))
     ended = torch.isin(answers, ends).int().cumsum(1) - torch.isin(answers, ends).int()
     forced = answers[:, :-1]
     extended = dict(inputs)
     extended["input_ids"] = torch.cat([inputs["input_ids"], forced], 1)
     extended["attention_mask"] = torch.ones_like(extended["input_ids"])
+    if "mm_token_type_ids" in inputs:  # 0 is text
+        extended["mm_token_type_ids"] = functional.pad(
+            inputs["mm_token_type_ids"], (0, forced.shape[1])
+        )
     return extended, ended == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from opsearch.errors import DataError
 from opsearch.runtime.adapters import adapter_for
@@ -83,13 +84,27 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     start = processor.tokenizer.bos_token
     # Templates that write the start token themselves must not get a second one.
     extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
-    return dict(processor(text=[prompt], images=images or None, return_tensors="pt", **extra))
+    # A list for the one prompt: LLaVA-OneVision cuts pictures of one prompt less finely.
+    pictures = [list(images)] if images else None
+    return dict(processor(text=[prompt], images=pictures, return_tensors="pt", **extra))
 
 
 def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
     """The inputs of samples of equal shape, stacked along the batch."""
     names = samples[0].inputs
-    return {name: torch.cat([s.inputs[name] for s in samples]).to(device) for name in names}
+    return {name: _stack([s.inputs[name] for s in samples]).to(device) for name in names}
+
+
+def _stack(inputs: Sequence[Tensor]) -> Tensor:
+    """One input of several samples, one behind the other.
+
+    Pictures [images, tiles, 3, height, width] get empty tiles up to the longest; models of tiles
+    know from the picture's size how many are its own.
+    """
+    if inputs[0].ndim == 5:
+        tiles = max(each.shape[1] for each in inputs)
+        inputs = [pad(each, (0,) * 7 + (tiles - each.shape[1],)) for each in inputs]
+    return torch.cat(list(inputs))
 
 
 def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,22 +19,39 @@ from typing import Any, Self
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
-CREATE TABLE context (id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS context (
+  id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
   used INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE sample (
+CREATE TABLE IF NOT EXISTS sample (
   context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
   item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
   n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL,
   PRIMARY KEY (context, split, place)
 ) WITHOUT ROWID;
-CREATE TABLE measurement (
+CREATE TABLE IF NOT EXISTS measurement (
   context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
   kl REAL NOT NULL, reverse_kl REAL NOT NULL, js REAL NOT NULL, top1 REAL NOT NULL,
   PRIMARY KEY (context, policy, item)
 ) WITHOUT ROWID;
 """
+_SCHEMA_2 = """
+CREATE TABLE IF NOT EXISTS answer (
+  context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
+  text TEXT NOT NULL, score REAL NOT NULL,
+  PRIMARY KEY (context, policy, item)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS compared (
+  context INTEGER NOT NULL REFERENCES context, budget TEXT NOT NULL, method TEXT NOT NULL,
+  policy TEXT NOT NULL,
+  PRIMARY KEY (context, budget, method)
+);
+"""
+CALIBRATION, HELD_OUT = "calibration", "held-out"
+COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
+"""Names of splits; those of a comparison stay with it when the run's own samples change."""
+COLUMNS = ("kl", "reverse_kl", "js", "top1")
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,25 @@ class Measurement:
     reverse_kl: float
     js: float
     top1: float
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """What was generated for an item under a policy, and its score between 0 and 1."""
+
+    policy: str
+    item: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method's policy for a budget, as the text of its file."""
+
+    budget: str
+    method: str
+    policy: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +142,7 @@ class Store:
 
     def get(self, policies: Sequence[str], column: str = "kl") -> dict[tuple[str, str], float]:
         """Stored values of a column by (policy, item) for these canonical keys."""
-        if column not in ("kl", "reverse_kl", "js", "top1"):
+        if column not in COLUMNS:
             raise ValueError(f"{column!r} is no measured column")
         found: dict[tuple[str, str], float] = {}
         query = f"SELECT policy, item, {column} FROM measurement WHERE context=? AND policy=?"
@@ -116,6 +152,46 @@ class Store:
                     found[key, item] = value
         return found
 
+    def everything(self) -> Iterator[Measurement]:
+        """All stored measurements of this context, in no order."""
+        query = f"SELECT policy, item, {', '.join(COLUMNS)} FROM measurement WHERE context=?"
+        with self._explained():
+            for row in self._db.execute(query, (self._context,)):
+                yield Measurement(*row)
+
+    def add_answers(self, answers: Iterable[StoredAnswer]) -> None:
+        """Write answers in one transaction; those that are there already are kept."""
+        rows = [(self._context, *astuple(a)) for a in answers]
+        with self._explained(), self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?)", rows)
+
+    def answers(self, policies: Iterable[str]) -> dict[tuple[str, str], StoredAnswer]:
+        """Stored answers by (policy, item) for these canonical keys."""
+        found = {}
+        query = "SELECT policy, item, text, score FROM answer WHERE context=? AND policy=?"
+        with self._explained():
+            for policy in dict.fromkeys(policies):
+                for row in self._db.execute(query, (self._context, policy)):
+                    found[row[0], row[1]] = StoredAnswer(*row)
+        return found
+
+    def put_comparison(
+        self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
+    ) -> None:
+        """Note which policies were compared on which samples, in place of an earlier comparison."""
+        values = [(self._context, *astuple(row)) for row in rows]
+        with self._explained(), self._transaction():
+            for split, samples in splits.items():
+                self._replace_samples(split, samples)
+            self._db.execute("DELETE FROM compared WHERE context=?", (self._context,))
+            self._db.executemany("INSERT INTO compared VALUES (?,?,?,?)", values)
+
+    def compared(self) -> list[Compared]:
+        """The policies of the last comparison, in the order in which they were given."""
+        query = "SELECT budget, method, policy FROM compared WHERE context=? ORDER BY rowid"
+        with self._explained():
+            return [Compared(*row) for row in self._db.execute(query, (self._context,))]
+
     def count(self) -> int:
         """Number of stored measurements of this context."""
         query = "SELECT count(*) FROM measurement WHERE context=?"
@@ -124,12 +200,18 @@ class Store:
 
     def put_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
         """Note which samples a split of the run consists of, in order."""
-        rows = [(self._context, split, place, *astuple(s)) for place, s in enumerate(samples)]
         with self._explained(), self._transaction():
-            self._db.execute(
-                "DELETE FROM sample WHERE context=? AND split=?", (self._context, split)
+            self._replace_samples(split, samples)
+
+    def calibration(self) -> list[StoredSample]:
+        """The calibration samples; RunFolderError where no run has finished measuring."""
+        samples = self.samples(CALIBRATION)
+        if not samples:
+            raise RunFolderError(
+                f"{self.path} holds no run that finished measuring; the same `opsearch run` goes "
+                "on where it stopped"
             )
-            self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?)", rows)
+        return samples
 
     def samples(self, split: str) -> list[StoredSample]:
         """The samples of a split, in order."""
@@ -139,6 +221,11 @@ class Store:
         )
         with self._explained():
             return [StoredSample(*row) for row in self._db.execute(query, (self._context, split))]
+
+    def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
+        rows = [(self._context, split, place, *astuple(s)) for place, s in enumerate(samples)]
+        self._db.execute("DELETE FROM sample WHERE context=? AND split=?", (self._context, split))
+        self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?)", rows)
 
     def _prepare(self) -> None:
         identity = self._db.execute("PRAGMA application_id").fetchone()[0]
@@ -155,9 +242,13 @@ class Store:
             )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        if not tables:
-            pragmas = f"PRAGMA application_id={_APPLICATION_ID};PRAGMA user_version={_FORMAT};"
-            self._db.executescript(f"BEGIN;{pragmas}{_SCHEMA}COMMIT;")
+        if version < _FORMAT:
+            # Others may open the same file now: whoever is first creates what is missing.
+            with self._transaction():
+                for statement in filter(str.strip, (_SCHEMA + _SCHEMA_2).split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version={_FORMAT}")
 
     def _open_context(self, facts: dict[str, Any] | None) -> int:
         if facts is None:

@@ -1,7 +1,8 @@
 """Attention received from [CLS] in the vision tower, the score of VisPruner and GSOP.
 
 The score of a patch is the softmax attention of [CLS] to it, averaged over heads, in the layer
-whose output the projector reads. Sources: VisPruner (ICCV 2025), GSOP (arXiv 2507.02909 v1).
+whose output the projector reads; runtime/cls_attention.py says what tokens score that are no single
+patch. Sources: VisPruner (ICCV 2025), GSOP (arXiv 2507.02909 v1).
 """
 
 from __future__ import annotations

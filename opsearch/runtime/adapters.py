@@ -5,19 +5,22 @@ A further family is one more entry of ADAPTERS. All other code reaches a model t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
-
-Store = Callable[[str, Tensor], None]
+from opsearch.runtime.cls_attention import (
+    Handle,
+    Store,
+    capture_merged_patches,
+    capture_packed_patches,
+    capture_patches,
+)
 
 
 @dataclass(frozen=True)
@@ -25,89 +28,60 @@ class Adapter:
     """A family's layout, by attribute paths from the model with its head.
 
     trunk: merges image features and text, calls `decoder`; decoder: the text model with `.layers`;
-    vision_tower, vision_layers: the vision tower and its layers, whose attention modules have
-    q_proj and k_proj; image_token: config attribute with the id of an image's placeholder token.
-    ranker: the default one of the family.
+    vision_tower: the module whose output the image features are made of.
+    visual_tokens: config attributes with the ids of the placeholders of visual tokens.
+    ranker: the default one of the family; cls: hands "cls_attention" to a store, None without it.
+    positions_from: input that positions are computed from besides input_ids, None without one.
     """
 
     family: str
-    trunk: str
-    decoder: str
-    vision_tower: str
-    vision_layers: str
-    image_token: str
     ranker: RankerSpec
+    cls: Callable[[Any, Store], list[Handle]] | None = None
+    vision_tower: str = "model.vision_tower"
+    trunk: str = "model"
+    decoder: str = "model.language_model"
+    visual_tokens: tuple[str, ...] = ("image_token_id",)
+    positions_from: str | None = None
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
-        """Positions that hold an image's tokens, bool[B, S]."""
-        return torch.eq(input_ids, getattr(config, self.image_token))
+        """Positions that hold an image's or a video's tokens, bool[B, S]."""
+        found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
+        return torch.stack(found).any(0)
 
-    def capture(self, model: Any, needs: Iterable[str], store: Store) -> list[RemovableHandle]:
-        """Hooks that hand what rankers need to `store` while the vision tower runs."""
-        handles: list[RemovableHandle] = []
+    def capture(self, model: Any, needs: Iterable[str], store: Store) -> list[Handle]:
+        """Hand what rankers need to `store` in every pass, until the handles are removed."""
+        handles: list[Handle] = []
         for need in needs:
-            if need != "cls_attention":
+            if need != "cls_attention" or self.cls is None:
                 raise ModelError(
                     f"family {self.family!r} cannot provide {need!r}, which the ranker reads; "
                     "choose another --ranker"
                 )
-            handles += self._capture_cls_attention(model, store)
+            handles += self.cls(model, store)
         return handles
-
-    def _capture_cls_attention(self, model: Any, store: Store) -> list[RemovableHandle]:
-        feature_layer = model.config.vision_feature_layer
-        if not isinstance(feature_layer, int) or feature_layer == 0:
-            raise ModelError(
-                f"the model reads vision layers {feature_layer}, so there is no single [CLS] "
-                "attention to rank by; choose another --ranker"
-            )
-        strategy = model.config.vision_feature_select_strategy
-        if strategy != "default":
-            raise ModelError(
-                f"the decoder sees all vision tokens (strategy {strategy!r}), the [CLS] attention "
-                "orders only the patches; choose another --ranker"
-            )
-        # hidden_states[0] is the embedding, hidden_states[k] leaves layer k - 1, [-1] the last.
-        index = feature_layer if feature_layer < 0 else feature_layer - 1
-        attn = model.get_submodule(self.vision_layers)[index].self_attn
-        query = threading.local()
-
-        def on_query(module: nn.Module, args: Any, output: Tensor) -> None:
-            query.cls = output[:, :1]
-
-        def on_key(module: nn.Module, args: Any, output: Tensor) -> None:
-            store("cls_attention", cls_attention(query.cls, output, attn.num_heads, attn.scale))
-
-        return [
-            attn.q_proj.register_forward_hook(on_query),
-            attn.k_proj.register_forward_hook(on_key),
-        ]
-
-
-def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
-    """Softmax attention of [CLS] to each patch, mean over heads, float32[images * patches].
-
-    query: [images, 1, D] of [CLS]; keys: [images, 1 + patches, D].
-    """
-    q = query.unflatten(-1, (heads, -1)).transpose(1, 2).float()
-    k = keys.unflatten(-1, (heads, -1)).transpose(1, 2).float()
-    attention = torch.softmax(q @ k.transpose(-1, -2) * scale, dim=-1)
-    return attention[:, :, 0, 1:].mean(1).flatten()
 
 
 # Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can
 # hold any text model; layers of Gemma 2 or Granite add up differently and would be silently wrong.
-DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3"})
+
+_UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
+_IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
 ADAPTERS: dict[str, Adapter] = {
-    "llava": Adapter(
-        family="llava",
-        trunk="model",
-        decoder="model.language_model",
-        vision_tower="model.vision_tower",
-        vision_layers="model.vision_tower.encoder.layers",
-        image_token="image_token_id",
-        ranker=RankerSpec("cls"),
+    "llava": Adapter("llava", _CLS, capture_patches),
+    "llava_next": Adapter("llava_next", _CLS, capture_packed_patches),
+    # SigLIP has no [CLS].
+    "llava_onevision": Adapter("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+    # InternVL's decoder sees the patches of the last layer, where nothing reads [CLS] any more:
+    # nothing kept its attention meaningful in training, so it is there but not the default.
+    "internvl": Adapter("internvl", _UNIFORM, capture_merged_patches),
+    "qwen2_5_vl": Adapter(
+        "qwen2_5_vl",
+        _UNIFORM,
+        vision_tower="model.visual",
+        visual_tokens=_IMAGE_AND_VIDEO,
+        positions_from="mm_token_type_ids",
     ),
 }
 

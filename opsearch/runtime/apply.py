@@ -26,7 +26,7 @@ from opsearch.rankers import Ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter, check_supported
 from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.checks import check_fits, check_prefill
+from opsearch.runtime.checks import check_fits, check_images, check_prefill, has_images
 from opsearch.runtime.layer import pruned_forward
 from opsearch.runtime.ranking import per_row, policy_ranker, rank_and_plan
 
@@ -124,9 +124,8 @@ class _Hooks:
             named = inspect.signature(trunk.forward).bind_partial(*args).arguments
             kwargs, args = {**named, **kwargs}, ()
         cache, input_ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
-        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if cache is not None and cache.get_seq_length() > 0:
-            if kwargs.get("pixel_values") is not None or encoded is not None:
+            if has_images(kwargs):
                 raise PolicyError(
                     "new images on a cache that already holds a prompt cannot be pruned; start "
                     "from an empty cache with the whole conversation"
@@ -136,14 +135,12 @@ class _Hooks:
         prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
         if all(self.policy.is_identity(n) for n in prompt.n_visual):
             return args, kwargs
-        if kwargs.get("pixel_values") is None and encoded is None:
-            raise PolicyError(
-                "the prompt has places for images but no image is given; pass pixel_values"
-            )
+        check_images(self.adapter, kwargs)
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
         pruned = PrunedCache.take_over(cache, self.policy.num_layers, store)
         pruned.prompt = prompt
+        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         _captured.set(getattr(encoded, _ATTACHED, None))
         return args, {**kwargs, "past_key_values": pruned}
 

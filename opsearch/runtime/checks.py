@@ -8,6 +8,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
+from opsearch.runtime.adapters import Adapter
 from opsearch.runtime.cache import PrunedCache
 
 
@@ -53,3 +54,25 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
                 f"{wanted}=True is not available under a policy: its layers work on different "
                 "rows; ask the original model"
             )
+
+
+def has_images(kwargs: dict[str, Any]) -> bool:
+    """Whether the trunk is given images or videos, as pixels or as features."""
+    encoded = kwargs.get("mm_encoder_outputs") or {}
+    pixels = [kwargs.get(name) for name in ("pixel_values", "pixel_values_videos")]
+    given = [*pixels, *(encoded.get(modality) for modality in ("image", "video"))]
+    return any(each is not None for each in given)
+
+
+def check_images(adapter: Adapter, kwargs: dict[str, Any]) -> None:
+    """Raise PolicyError unless a prompt with visual tokens comes with all that belongs to them."""
+    if not has_images(kwargs):
+        raise PolicyError(
+            "the prompt has places for images but no image is given; pass pixel_values"
+        )
+    wanted = adapter.positions_from
+    if wanted is not None and kwargs.get(wanted) is None:
+        raise PolicyError(
+            f"without {wanted} models of type {adapter.family!r} give images the positions of "
+            "text; pass all that the processor returns"
+        )

@@ -35,11 +35,16 @@ def load_config(name: str) -> Any:
 
 def load_processor(name: str) -> Any:
     """The model's processor: tokenizer, image processor and chat template."""
-    from transformers import AutoProcessor
-
     try:
+        from transformers import AutoProcessor
+
         processor = AutoProcessor.from_pretrained(resolve_name(name))
     except (OSError, ValueError, ImportError) as error:
+        if "torchvision" in f"{error} {error.__cause__}".lower():
+            raise ModelError(
+                f"the processor of {name!r} needs torchvision, which is missing or does not fit; "
+                f"install torchvision matching your torch {torch.__version__}"
+            ) from error
         raise ModelError(_cannot_load("processor", name, error)) from error
     if not getattr(processor, "chat_template", None):
         raise ModelError(

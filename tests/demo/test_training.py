@@ -10,12 +10,13 @@ from opsearch.demo import MODEL_DIR
 from opsearch.demo.scene_shapes import ShapesScene
 from opsearch.demo.training import model as llava
 from opsearch.demo.training.batches import NAMES, SCENES, Batch, draw, mentioned, spread
-from opsearch.demo.training.evaluate import measure
+from opsearch.demo.training.card import write_card
+from opsearch.demo.training.evaluate import Score, measure
 from opsearch.demo.training.optimiser import orthogonal
-from opsearch.demo.training.options import Options
+from opsearch.demo.training.options import Cost, Options
 from opsearch.demo.training.packing import PREFIX, PROMPT
 from opsearch.demo.training.processes import Group
-from opsearch.demo.training.redundancy import depth_needed
+from opsearch.demo.training.redundancy import OPERATIONS, RANKERS, SHARES, depth_needed
 from opsearch.demo.training.schedule import FamilyWeights, Schedule
 from opsearch.demo.training.things import NAMING, VISUAL, things
 from opsearch.demo.training.trainer import Trainer, train
@@ -143,3 +144,23 @@ def test_interrupted_training_ends_where_uninterrupted_training_does(tmp_path: P
     weights = [(f / "model" / "model.safetensors").read_bytes() for f in (whole, parts)]
     assert weights[0] == weights[1]
     assert set(measure(whole / "model", 15)) == set(NAMES)
+
+
+def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
+    scores = {name: Score(0.9 + i / 200, 0.2, 1.0, 10, "what?") for i, name in enumerate(NAMES)}
+    curve = {name: [0.1, 0.3, 0.9, 1.0] for name in (*NAMES, "mean")}
+    needed = dict.fromkeys((*NAMES, "mean"), 2)
+    study = {op: {"depth": needed, "accuracy": curve} for op in OPERATIONS}
+    study |= {f"tokens by {name}": {s: {"mean": 0.5} for s in SHARES} for name in RANKERS}
+    write_card(
+        tmp_path, options(tmp_path, 10), Cost(10, 20, 40, 60.0), scores, study | {"items": 7}
+    )
+    card = (tmp_path / "README.md").read_text()
+    assert "| **all** | | **.935** | |" in card
+    assert f"| {NAMES[2]} | what? | .91 | .20 |" in card
+    assert "| kv | 10 | 30 | 90 |" in card
+    assert f"| q |{' 2 |' * len(NAMES)}" in card
+    assert "the accuracy is .50, .50, .50" in card
+    assert "(7 held-out items;" in card
+    assert "20 pictures and 40 questions" in card
+    assert "in 10 steps; 1 CPU minutes, seed 5" in card

@@ -43,10 +43,8 @@ def two_pictures(count=1):
 def reference_kl(sample, policy, positions=1):
     """KL of one policy on one sample by the masked model, mean over the original's own answer."""
     whole = model()
-    ids = sample.inputs["input_ids"][0]
-    features, scores = reference.image_features(whole, sample.inputs["pixel_values"])
-    embeds, visual = reference.embed(whole, ids, features)
-    row = judge.Sample(None, ids, embeds, visual, scores, torch.arange(len(ids)))
+    (row,) = judge.samples(whole, sample.inputs)
+    embeds = row.embeds
     counts = policy.resolve(row.n_visual).tolist()
     full = [[row.n_visual] * 3] * LAYERS
     rank = judge.rank(row, policy)

@@ -9,10 +9,11 @@ import torch
 
 from opsearch import builders
 from opsearch.builders import dop, identity, stages, tokens, vtw
-from opsearch.errors import ModelError
+from opsearch.errors import ModelError, PolicyError
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
+from tests.measure import families
 from tests.measure.demo import (
     LAYERS,
     TOLERANCE,
@@ -105,12 +106,12 @@ def test_several_positions_follow_the_answer_of_the_original(store):
     assert np.abs(found - first).max() > 0.01
 
 
-@pytest.mark.parametrize("max_tokens", [1, 350, 1200])
-def test_the_size_of_a_forward_does_not_change_values(tmp_path, max_tokens):
+@pytest.mark.parametrize("memory", [1, 10**6, 4 * 10**6])
+def test_the_size_of_a_chunk_does_not_change_values(tmp_path, memory):
     wanted, policies = [*samples(4), *two_pictures()], list(POLICIES.values())[:6]
     with Store(tmp_path / "a.db", {}) as large, Store(tmp_path / "b.db", {}) as small:
         together = Engine(model(), large).measure(policies, wanted)
-        apart = Engine(model(), small, max_tokens=max_tokens).measure(policies, wanted)
+        apart = Engine(model(), small, memory=memory).measure(policies, wanted)
     assert deviation(together, apart) <= TOLERANCE
 
 
@@ -166,16 +167,19 @@ def test_a_ranker_that_is_never_asked_does_not_make_another_policy(store):
     assert engine.measured == 2
 
 
-def test_progress_counts_pairs_of_policy_and_sample(store):
+def test_progress_counts_planned_flops_layer_by_layer(store):
     seen = []
+    policies = [POLICIES["vtw"], POLICIES["shortv"], identity(LAYERS)]
     wanted = [*samples(3), *two_pictures()]
-    Engine(model(), store).measure(
-        [POLICIES["vtw"], POLICIES["shortv"], identity(LAYERS)],
-        wanted,
-        lambda done, total: seen.append((done, total)),
-    )
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (8, 8)
+    engine = Engine(model(), store)
+    plan = engine.plan(policies, wanted)
+    engine.measure(policies, wanted, lambda done, total: seen.append((done, total)))
+    assert {total for _, total in seen} == {plan.flops}
+    counted = [done for done, _ in seen]
+    assert counted == sorted(counted)
+    # The last layer of a chunk, and then that the chunk is written.
+    assert len(set(counted)) == LAYERS * len(plan.chunks) == len(counted) - len(plan.chunks)
+    assert counted[-1] == plan.flops
 
 
 def test_other_divergences_are_stored_beside(store):
@@ -213,16 +217,25 @@ def test_an_original_that_is_not_finite_is_an_error(store):
     assert store.count() == 0
 
 
+def test_a_prompt_that_ends_with_its_image_is_refused(store):
+    engine = Engine(families.model(), store)
+    policy = vtw(families.LAYERS, 1)
+    with pytest.raises(PolicyError, match=r"ends with an image.*; put the text after the image"):
+        engine.measure([policy], [families.sample([3, 0])])
+
+
 def test_a_policy_that_is_not_finite_is_named_with_its_item(store):
-    """The second of two stacked policies overflows on the second of two samples."""
+    """The second of two policies overflows on the second of two samples."""
     first, second = POLICIES["dop, kv leaves"], POLICIES["dop, kv leaves, other mlp"]
     wanted = [s for s in samples(30) if s.shape == samples(1)[0].shape][:2]
     engine = Engine(model(), store)
     engine.measure([POLICIES["stages"]], wanted)
 
     def overflow(module, args, output):
-        assert len(output) == 4
-        return output.index_fill(0, torch.tensor(3), float("inf"))
+        assert output.shape[:2] == (2, 2)
+        broken = output.clone()
+        broken[1, 1] = float("inf")
+        return broken
 
     handle = model().model.language_model.norm.register_forward_hook(overflow)
     try:

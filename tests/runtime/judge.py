@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests import reference, tiny
+from tests import reference
+from tests.families import FAMILIES
 
 TOLERANCE = 1e-5
 
@@ -29,16 +30,17 @@ class Sample:
 
 def samples(model, inputs):
     """The rows of a batch as the reference takes them."""
-    real = inputs["attention_mask"].bool()
-    features, scores = torch.zeros(0), torch.zeros(0)
-    if "pixel_values" in inputs:
-        features, scores = reference.image_features(model, inputs["pixel_values"])
+    family = FAMILIES[model.config.model_type]
+    features = reference.image_features(model, inputs)
+    scores = family.scores(model, inputs) if len(features) else None
+    all_positions = family.positions(inputs)
     rows, start = [], 0
-    for where, padded in zip(real, inputs["input_ids"], strict=True):
-        ids = padded[where]
-        end = start + int((ids == tiny.IMAGE).sum())
+    for row, where in enumerate(inputs["attention_mask"].bool()):
+        ids = inputs["input_ids"][row, where]
+        end = start + int(reference.is_visual(model, ids).sum())
         embeds, visual = reference.embed(model, ids, features[start:end])
-        rows.append(Sample(where, ids, embeds, visual, scores[start:end], torch.arange(len(ids))))
+        own = torch.zeros(0) if scores is None else scores[start:end]
+        rows.append(Sample(where, ids, embeds, visual, own, all_positions[row]))
         start = end
     return rows
 

@@ -477,10 +477,12 @@ def test_unsupported_attention():
         pass
 
 
-def test_unsupported_families():
+# Qwen3-VL adds image features inside the decoder, Gemma has layers of two kinds.
+@pytest.mark.parametrize("family", ["mllama", "qwen3_vl", "gemma3", "paligemma"])
+def test_unsupported_families(family):
     model = tiny.llava(LAYERS)
-    model.config.model_type = "mllama"
-    with refuses(ModelError, "mllama", "llava"), HALF.apply(model):
+    model.config.model_type = family
+    with refuses(ModelError, family, "llava", "qwen2_5_vl"), HALF.apply(model):
         pass
 
 

@@ -11,7 +11,12 @@ from opsearch import builders
 from opsearch.costs import Flops, Shape
 from opsearch.costs.flops import executed
 from opsearch.policy import Policy, RankerSpec
+from opsearch.runtime.adapters import ADAPTERS
 from tests import tiny
+from tests.families import FAMILIES
+from tests.families.prompt import prompts
+from tests.runtime import policies
+from tests.runtime.judge import samples
 
 LAYERS = 4
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
@@ -88,6 +93,19 @@ def test_one_sample(model, policy, layout):
     with policy.apply(model):
         measured = counted(model, inputs)
     assert measured == cost.of(policy.resolve(n_visual), n_visual, 7)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_sample_of_every_family(name):
+    model, inputs = FAMILIES[name].model(policies.LAYERS), prompts(FAMILIES[name], [[1, 3, 4]])
+    (sample,) = samples(model, inputs)
+    n_visual, n_other = sample.n_visual, len(sample.ids) - sample.n_visual
+    cost = Flops(Shape.from_config(model.config))
+    for label in ("tokens, uniform", "dop, kv leaves", "dop, kv stays", "stages", "shortv"):
+        policy = policies.with_rankers_of(ADAPTERS[name])[label]
+        with policy.apply(model):
+            measured = counted(model, inputs)
+        assert measured == cost.of(policy.resolve(n_visual), n_visual, n_other), label
 
 
 def test_the_identity_costs_what_the_stock_model_costs(model):

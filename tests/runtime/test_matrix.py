@@ -1,18 +1,11 @@
 """Every kind of policy gives the reference's logits, for all paddings, batches and attentions."""
 
-from fractions import Fraction
-
-import numpy as np
 import pytest
 import torch
 
-from opsearch import builders
-from opsearch.policy import Policy, RankerSpec
 from tests import tiny
 from tests.runtime.judge import TOLERANCE, deviation, samples
-
-LAYERS = 5
-CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
+from tests.runtime.policies import LAYERS, POLICIES
 
 # Samples with one image, two images, none, and an image before any text; MIXED needs padding.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
@@ -40,43 +33,6 @@ def cumulative(inputs):
     """Positions as generate() derives them from the mask."""
     return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
 
-
-def tokens(counts, ranker=CLS):
-    """A policy in numbers of tokens."""
-    triples = tuple(tuple(Fraction(int(c)) for c in triple) for triple in counts)
-    return Policy(triples, unit="tokens", rankers=((0, ranker),))
-
-
-def random_counts(seed):
-    """A count of its own for each layer and module, some of them above the 9 tokens of an image."""
-    return tokens(np.random.default_rng(seed).integers(0, 13, (LAYERS, 3)), (CLS, RANDOM)[seed % 2])
-
-
-POLICIES = {
-    "tokens, cls": builders.tokens(LAYERS, "1/3", CLS),
-    "tokens, uniform": builders.tokens(LAYERS, "2/5", UNIFORM),
-    "tokens, random": builders.tokens(LAYERS, "1/2", RankerSpec("random", (("seed", 3),))),
-    "dop, kv leaves": builders.dop(LAYERS, 3, 2, "1/2", CLS),
-    "dop, kv leaves, mlp longer": builders.dop(LAYERS, 2, 5, "1/2", CLS),
-    "dop, kv stays": builders.dop(LAYERS, 3, 2, "1/2", CLS, kv="stays"),
-    "dop, no attention": builders.dop(LAYERS, 0, 3, kv="stays"),
-    "dop, nothing pruned but the mlp": builders.dop(LAYERS, LAYERS, 2),
-    "depth, reading longest": builders.depth(LAYERS, 2, 4, 3, "2/3", CLS),
-    "depth, updating longest": builders.depth(LAYERS, 5, 2, 5, "2/3", UNIFORM),
-    "depth, q before kv": builders.depth(LAYERS, 4, 3, 1),
-    "vtw at 0": builders.vtw(LAYERS, 0),
-    "vtw in the middle": builders.vtw(LAYERS, 2),
-    "vtw at the end": builders.vtw(LAYERS, LAYERS),
-    "shortv": builders.shortv(LAYERS, [0, 1, 3]),
-    "shortv, last layer": builders.shortv(LAYERS, [LAYERS - 1]),
-    "stages": builders.stages(LAYERS, {0: 1, 1: "1/2", 3: "1/9"}, CLS),
-    "stages, uniform": builders.stages(LAYERS, {0: 1, 2: "1/3"}, UNIFORM),
-    "stages, growing": builders.stages(LAYERS, {0: 0, 2: "1/2", 4: 1}, RANDOM),
-    "tokens, in numbers": tokens([[4, 4, 4]] * LAYERS, UNIFORM),
-    "tokens, more than there are": tokens([[99, 99, 99]] * LAYERS),
-    "rows without any key": tokens([[9, 0, 9], [9, 0, 5], [4, 9, 9], [3, 2, 9], [9, 9, 9]]),
-    **{f"random counts {seed}": random_counts(seed) for seed in range(8)},
-}
 
 BOTH = [{"attention": "sdpa"}, {"attention": "eager"}]
 

@@ -7,8 +7,12 @@ import torch
 
 from opsearch.policy import KV, Policy, RankerSpec
 from opsearch.rankers.cls import Cls
-from opsearch.runtime import plan
+from opsearch.rankers.random import Random
+from opsearch.runtime import cls_attention, plan
+from opsearch.runtime.adapters import ADAPTERS
 from tests import tiny
+from tests.families import FAMILIES
+from tests.families.prompt import prompts
 from tests.runtime.judge import TOLERANCE, deviation
 
 NOTICED = 100 * TOLERANCE
@@ -20,13 +24,14 @@ POLICY = Policy(TRIPLES, unit="tokens", rankers=((0, RankerSpec("cls")),))
 
 
 def reversed_ranking(patch):
-    stock = Cls.rank
+    for ranker in (Cls, Random):
 
-    def rank(self, prompt, n):
-        places = stock(self, prompt, n)
-        return torch.where(prompt.visual, 8 - places, places)
+        def rank(self, prompt, n, stock=ranker.rank):
+            places = stock(self, prompt, n)
+            last = torch.tensor(prompt.n_visual)[:, None] - 1
+            return torch.where(prompt.visual, last - places, places)
 
-    patch.setattr(Cls, "rank", rank)
+        patch.setattr(ranker, "rank", rank)
 
 
 def changed_counts(change):
@@ -48,7 +53,7 @@ def swapped_modules(counts):
 
 def renumbered_positions(patch):
     def rotary(self, position_embeddings, rows):
-        return tuple(part[:, : rows.index.shape[1]] for part in position_embeddings)
+        return tuple(part[..., : rows.index.shape[1], :] for part in position_embeddings)
 
     patch.setattr(plan.Plan, "rotary", rotary)
 
@@ -66,6 +71,11 @@ def no_causality(patch):
         return None if cut is None else cut | True, has_key
 
     patch.setattr(plan, "_restrict", restrict)
+
+
+def attention_of_the_next_patch(patch):
+    stock = cls_attention.cls_attention
+    patch.setattr(cls_attention, "cls_attention", lambda *args: stock(*args).roll(1, 1))
 
 
 MUTATIONS = {
@@ -97,3 +107,24 @@ def test_without_a_mutation_the_runtime_is_right(setting):
 def test_a_mutation_is_noticed(setting, mutate, monkeypatch):
     mutate(monkeypatch)
     assert deviation(*setting, POLICY) > NOTICED
+
+
+def unnoticed(name, mutation):
+    """Whether a family gives a mutation nothing to change."""
+    no_cls = ADAPTERS[name].cls is None and mutation is attention_of_the_next_patch
+    # Qwen's pictures never come first: a token stands before each of them.
+    return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
+
+
+@pytest.mark.parametrize("mutation", [None, *MUTATIONS.values(), attention_of_the_next_patch])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_mutation_is_noticed_in_every_family(name, mutation, monkeypatch):
+    family = FAMILIES[name]
+    model, inputs = family.model(len(COUNTS)), prompts(family, [[0, 5], [0, 3, 2]], pad="right")
+    ranker = RankerSpec("cls" if ADAPTERS[name].cls else "random")
+    policy = Policy(TRIPLES, unit="tokens", rankers=((0, ranker),))
+    if mutation is None or unnoticed(name, mutation):
+        assert deviation(model, inputs, policy) <= TOLERANCE
+        return
+    mutation(monkeypatch)
+    assert deviation(model, inputs, policy) > NOTICED

@@ -13,6 +13,7 @@ from opsearch.demo.training.card import write_card
 from opsearch.demo.training.evaluate import as_json, mean_accuracy, measure
 from opsearch.demo.training.options import Options, spent
 from opsearch.demo.training.processes import run_in_group
+from opsearch.demo.training.redundancy import study, write_study
 from opsearch.demo.training.schedule import Schedule
 from opsearch.demo.training.trainer import train
 
@@ -39,7 +40,10 @@ def main() -> None:
     print(f"measuring {folder} on {args.items} questions of the test split")
     scores = measure(folder, args.items)
     (args.out / "scores.json").write_text(json.dumps(as_json(scores), indent=2) + "\n")
-    write_card(folder, options, spent(options), scores)
+    print(f"measuring what pruning costs on {args.studied} questions of the held-out split")
+    redundancy = study(folder, args.studied)
+    write_study(args.out / "redundancy.json", redundancy)
+    write_card(folder, options, spent(options), scores, redundancy)
     for name, score in scores.items():
         print(f"{name:12} {score.accuracy:.3f}  (majority {score.majority:.2f})")
     print(f"{'mean':12} {mean_accuracy(scores):.3f}")
@@ -50,17 +54,18 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the run; the same one resumes it")
     add("--start", type=Path, help="folder of an exported checkpoint to go on from")
-    add("--steps", type=int, default=5000, help="length of the run")
+    add("--steps", type=int, default=3740, help="length of the run")
     add("--seed", type=int, default=1, help="of weights and pictures")
     add("--pictures", type=int, default=32, help="pictures in a step")
     add("--processes", type=int, default=1, help="processes of one thread, one for each core")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--workers", type=int, default=0, help="processes that draw pictures ahead, for a GPU")
-    add("--vision", type=float, default=0.18, help="share of steps without questions")
+    add("--vision", type=float, default=0.24, help="share of steps without questions")
     add("--rate", type=float, default=0.5, help="factor on the learning rates with questions")
-    add("--decay", type=float, default=0.45, help="share of steps in which the rates fall to 0")
+    add("--decay", type=float, default=0.24, help="share of steps in which the rates fall to 0")
     add("--auxiliary", type=float, default=1.0, help="weight of the heads' losses")
     add("--items", type=int, default=1500, help="questions to measure the result on")
+    add("--studied", type=int, default=450, help="questions to measure what pruning costs on")
     add("--eager", action="store_true", help="do not compile the layers")
     return parser.parse_args()
 

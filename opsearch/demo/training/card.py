@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from opsearch.demo.training.evaluate import Score, mean_accuracy
 from opsearch.demo.training.heads import COLOR_AFTER, KIND_AFTER, NEIGHBORS_AFTER, PLACES_AFTER
 from opsearch.demo.training.options import Cost, Options
+from opsearch.demo.training.redundancy import OPERATIONS, SHARES
 
 
-def write_card(folder: Path, options: Options, cost: Cost, scores: dict[str, Score]) -> None:
-    """Write README.md into an exported folder."""
+def write_card(
+    folder: Path, options: Options, cost: Cost, scores: dict[str, Score], study: dict[str, Any]
+) -> None:
+    """Write README.md into an exported folder; `study` is that of its redundancy."""
     template = Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
     count = round(sum(score.items for score in scores.values()))
     text = template.format(
@@ -29,6 +34,12 @@ def write_card(folder: Path, options: Options, cost: Cost, scores: dict[str, Sco
         cost=_cost(options, cost),
         seed=options.seed,
         last=NEIGHBORS_AFTER,
+        studied=study["items"],
+        depths=_depths(study),
+        needed=_needed(study),
+        shares=", ".join(f"{float(100 * Fraction(share)):.0f}" for share in SHARES),
+        by_cls=_by_ranker(study, "cls"),
+        by_uniform=_by_ranker(study, "uniform"),
         heads="\n".join(f"| {layer} | {what} |" for layer, what in sorted(_heads())),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -36,6 +47,33 @@ def write_card(folder: Path, options: Options, cost: Cost, scores: dict[str, Sco
 
 def _row(name: str, score: Score) -> str:
     return f"| {name} | {score.example} | {_share(score.accuracy)} | {_share(score.majority)} |"
+
+
+def _depths(study: dict[str, Any]) -> str:
+    """A row per operation: accuracy by the layer from which on it is left out."""
+    layers = range(len(study["q"]["accuracy"]["mean"]) - 1)
+    rows = []
+    for operation in OPERATIONS:
+        accuracy = study[operation]["accuracy"]["mean"]
+        cells = [f"{100 * value / accuracy[-1]:.0f}" for value in accuracy[:-1]]
+        rows.append(f"| {operation} | {' | '.join(cells)} |")
+    head = f"| from layer | {' | '.join(map(str, layers))} |"
+    return "\n".join([head, "|---" * (len(layers) + 1) + "|", *rows])
+
+
+def _needed(study: dict[str, Any]) -> str:
+    """A row per operation: families by the number of layers that they need it in."""
+    names = [name for name in study["q"]["depth"] if name != "mean"]
+    rows = [
+        f"| {operation} | {' | '.join(str(study[operation]['depth'][name]) for name in names)} |"
+        for operation in OPERATIONS
+    ]
+    return "\n".join([f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *rows])
+
+
+def _by_ranker(study: dict[str, Any], ranker: str) -> str:
+    scores = study[f"tokens by {ranker}"]
+    return ", ".join(_share(scores[share]["mean"]) for share in SHARES)
 
 
 def _share(value: float) -> str:

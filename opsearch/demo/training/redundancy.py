@@ -62,6 +62,11 @@ def study(folder: Path, count: int) -> dict[str, Any]:
     return result
 
 
+def write_study(path: Path, result: dict[str, Any]) -> None:
+    """Write a study as JSON."""
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def _by_family(items: Sequence[Item], answers: dict[str, list[str]]) -> dict[str, float]:
     scores = {n: accuracy([i for i in items if i.family == n], answers) for n in NAMES}
     return {**scores, "mean": sum(scores.values()) / len(scores)}
@@ -76,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = study(args.model, args.items)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_study(args.out, result)
     for operation in OPERATIONS:
         print(operation, result[operation]["depth"])
     for ranker in RANKERS:

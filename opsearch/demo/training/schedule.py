@@ -29,9 +29,9 @@ class Schedule:
     """
 
     steps: int
-    vision: float = 0.18
+    vision: float = 0.24
     rate: float = 0.5
-    decay: float = 0.45
+    decay: float = 0.24
     warm_up: int = 60
 
     def asks(self, step: int) -> bool:

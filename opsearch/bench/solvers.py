@@ -1,17 +1,14 @@
-"""`python -m opsearch.bench --suite NAME`: timed suites; one JSON row per measurement.
+"""Suite `solvers`: milliseconds of a solve.
 
-solvers: grid and ortools on the dop space of a 32-layer decoder (33 x 33 x 16 combinations, 8,449
-distinct policies), costs of LLaVA-1.5-7B's shape, random monotone divergences.
+grid and ortools on the dop space of a 32-layer decoder (33 x 33 x 16 combinations, 8,449 distinct
+policies), costs of LLaVA-1.5-7B's shape, random monotone divergences.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,7 +44,6 @@ def solvers() -> Iterator[Row]:
                 solution = solver.solve(problem)
                 times.append(1e3 * (time.perf_counter() - start))
             yield {
-                "suite": "solvers",
                 "solver": solver.name,
                 "points": len(space.points),
                 "budget": budget,
@@ -56,19 +52,3 @@ def solvers() -> Iterator[Row]:
                 "status": str(solution.status),
                 "same_point_as_grid": solution.point == best.point,
             }
-
-
-SUITES: dict[str, Callable[[], Iterator[Row]]] = {"solvers": solvers}
-
-
-def main() -> None:
-    """Run a suite and print its rows as they come."""
-    parser = argparse.ArgumentParser(prog="python -m opsearch.bench")
-    parser.add_argument("--suite", choices=sorted(SUITES), required=True)
-    for row in SUITES[parser.parse_args().suite]():
-        print(json.dumps(row))
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,72 @@
+"""How a choice depends on what it was calibrated with, from the tables of one run.
+
+A policy is chosen on samples drawn without replacement and judged on those left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from opsearch.analysis.bootstrap import interval
+from opsearch.analysis.choice import Rows, additive, choose, draws, joint, ladder, within
+from opsearch.analysis.measured import Array, Measured
+
+SAMPLES, POINTS, DIVERGENCE = "calibration samples", "interpolation points", "divergence"
+COUNTS = (5, 10, 20, 50, 100, 200)
+MEASURED_POINTS = (3, 4, 5, 7, 9)
+DIVERGENCES = ("kl", "reverse_kl", "js")
+DRAWS = 200
+LEFT = 1 / 4
+"""Share of the samples that must be left to judge on: on a few, the mean would say little."""
+
+
+def within_run(run: Measured, budgets: Rows, seed: int) -> Iterator[pd.DataFrame]:
+    """A block of rows per level and objective, as `opsearch.analysis.ablation.table` explains."""
+    samples, rows = len(run.items), ladder(run)
+    sizes = within(run, rows, budgets)
+    kl, top1 = run.tables["kl"][rows], run.tables["top1"][rows]
+    for factor, level, count in _levels(samples):
+        drawn, rest = draws(samples, count, DRAWS, seed)
+        for objective, values in _objectives(run, rows, drawn, factor, level):
+            chosen = choose(values, sizes)
+            judged = np.take_along_axis(kl @ rest, chosen, axis=0)
+            low, high = interval(judged)
+            agreed = np.take_along_axis(top1 @ rest, chosen, axis=0)
+            yield pd.DataFrame(
+                {
+                    "factor": factor,
+                    "level": level,
+                    "objective": objective,
+                    "budget": budgets,
+                    "kl": judged.mean(axis=1),
+                    "low": low,
+                    "high": high,
+                    "top1": agreed.mean(axis=1),
+                    "draws": DRAWS,
+                }
+            )
+
+
+def _levels(samples: int) -> Iterator[tuple[str, str, int]]:
+    """Factor, level, and the number of samples to choose on."""
+    for count in COUNTS:
+        if samples - count >= LEFT * samples:
+            yield SAMPLES, str(count), count
+    for points in (*MEASURED_POINTS, "all"):
+        yield POINTS, str(points), samples // 2
+    for divergence in DIVERGENCES:
+        yield DIVERGENCE, divergence, samples // 2
+
+
+def _objectives(
+    run: Measured, rows: Rows, drawn: Array, factor: str, level: str
+) -> Iterator[tuple[str, Array]]:
+    """Name and values of what chooses at a level; the joint has no interpolation."""
+    divergence = level if factor == DIVERGENCE else "kl"
+    points = int(level) if factor == POINTS and level != "all" else None
+    yield "additive", additive(run, rows, drawn, divergence, points)
+    if factor != POINTS:
+        yield "joint", joint(run, rows, drawn, divergence)

@@ -1,0 +1,185 @@
+"""How well the additive proxy ranks policies, graded by their true joint divergence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from opsearch.analysis.choice import additive, joint, ladder, missing, whole, within
+from opsearch.analysis.correlation import TOP, grades
+from opsearch.analysis.measured import Measured
+from opsearch.analysis.regret import HALVES, named, regret
+from opsearch.analysis.style import COLOURS, DASHES, panels
+from opsearch.errors import OpsearchError
+from opsearch.problem import KL_QUANTUM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKED = (15, 20, 30, 50)
+"""Budgets, in per cent, whose choices are marked and told in words."""
+REGRETS = (
+    ("on the samples both chose on, 95 % bootstrap", "regret", "low", "high"),
+    ("on other samples, middle 95 % of halves", "split_regret", "split_low", "split_high"),
+)
+"""How the figure calls both regrets, and their columns."""
+
+
+def policies(measured: Measured) -> pd.DataFrame:
+    """A row per distinct policy, by rising cost up to where not all were measured.
+
+    policy: its parameters; share: of the stock model's cost; proxy, joint: mean KL in nats; top1:
+    share of samples whose first answer token is the original's.
+    """
+    rows = ladder(measured)
+    weights = whole(len(measured.items))
+    return pd.DataFrame(
+        {
+            "policy": [named(measured, row) for row in rows],
+            "share": measured.share[rows],
+            "proxy": additive(measured, rows, weights)[:, 0] * KL_QUANTUM,
+            "joint": joint(measured, rows, weights)[:, 0] * KL_QUANTUM,
+            "top1": measured.tables["top1"][rows].mean(axis=1),
+        }
+    )
+
+
+def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
+    """A row per budget: each per cent of the stock model's cost that makes a difference.
+
+    samples: of the run. policies: how many keep within; missing: how many of these were not
+    measured on every sample (if any, the row holds nothing more: the optimum is not known).
+    spearman, kendall: rank correlation of proxy and joint over these policies, Spearman's with its
+    95 % bootstrap interval over samples; top10, top1pct: which share of the best 10 and of the best
+    1 % both have in common, nan where that is all.
+    proxy_*, joint_*: what each chooses, its KL (nats) and top1, the share of samples whose first
+    answer token is the original's (what accuracy can mean without generating every answer).
+    regret: KL of the proxy's choice above the joint's, regret_top1: its top1 below; low, high,
+    top1_low, top1_high: 95 % bootstrap intervals over samples for these two given choices.
+    same: how often both choose the same policy when the calibration samples are drawn anew.
+    split_*: each chooses on a random half of the samples and is judged on the other half, mean over
+    400 halves; split_low, split_high: the middle 95 % of the halves' regrets.
+    Raises OpsearchError when no budget was measured completely or there is one sample only.
+    """
+    costs, stock = measured.flops.costs, measured.flops.stock
+    percents = np.arange(-(-100 * costs.min() // stock), -(-100 * costs.max() // stock) + 1)
+    rows = ladder(measured)
+    sizes, absent = within(measured, rows, percents), missing(measured, rows, percents)
+    known = absent == 0
+    if not known.any():
+        raise OpsearchError(
+            f"{measured.label} holds no budget within which every policy was measured; run its "
+            f"search with --objective joint and a budget of at least {percents[0]}%"
+        )
+    counts = pd.DataFrame(
+        {
+            "budget": percents,
+            "samples": len(measured.items),
+            "policies": sizes + absent,
+            "missing": absent,
+        }
+    )
+    of_known = measured, rows, sizes[known], seed
+    graded = pd.concat([grades(*of_known), regret(*of_known)], axis=1)
+    return counts.join(graded.set_index(np.flatnonzero(known)))
+
+
+def draw(policies: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Left every policy's proxy against its joint, right the regret of the proxy's choices."""
+    figure, (scatter, regrets) = panels(10.5, 4.3, 2)
+    _draw_policies(figure, scatter, policies, table)
+    known = table[table["missing"] == 0]
+    for i, (label, value, low, high) in enumerate(REGRETS):
+        budget, look = known["budget"], {"color": COLOURS[i], "linestyle": DASHES[i]}
+        regrets.fill_between(budget, known[low], known[high], color=COLOURS[i], alpha=0.15, lw=0)
+        for edge in (low, high):
+            regrets.plot(budget, known[edge], linewidth=0.5, **look)
+        regrets.plot(budget, known[value], linewidth=2, label=label, **look)
+    regrets.axhline(0, color="black", linewidth=0.8)
+    regrets.set_xlabel("budget, % of the stock model's FLOPs")
+    regrets.set_ylabel("KL of the proxy's choice above the joint's, nats")
+    regrets.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def _draw_policies(figure: Figure, axes: Axes, policies: pd.DataFrame, table: pd.DataFrame) -> None:
+    """The scatter; at some budgets a line leads from the proxy's choice to the joint's."""
+    share = 100 * policies["share"]
+    dots = axes.scatter(policies["proxy"], policies["joint"], c=share, s=9, cmap="viridis", lw=0)
+    top = 1.2 * policies[["proxy", "joint"]].to_numpy().max()
+    axes.plot([0, top], [0, top], color="black", linewidth=0.8, linestyle=(0, (6, 3)))
+    at = policies.set_index("policy")[["proxy", "joint"]]
+    chosen = table[table["budget"].isin(MARKED) & (table["missing"] == 0)]
+    proxy, joint = (at.loc[chosen[f"{name}_policy"]].to_numpy().T for name in ("proxy", "joint"))
+    axes.plot([proxy[0], joint[0]], [proxy[1], joint[1]], color="black", linewidth=1)
+    ring: dict[str, Any] = {"color": "black", "fillstyle": "none", "linestyle": "none"}
+    axes.plot(*joint, marker="o", markersize=7, label="choice of the joint", **ring)
+    axes.plot(*proxy, marker="s", markersize=11, label="choice of the proxy", **ring)
+    for budget, x, y in zip(chosen["budget"], *joint, strict=True):
+        axes.annotate(
+            f"{budget} %",
+            (x, y),
+            xytext=(34, -26),
+            textcoords="offset points",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkB": 5},
+        )
+    ticks = [tick for tick in (0, 0.1, 1, 10) if tick < top]
+    axes.set_xscale("symlog", linthresh=0.1, linscale=0.4)
+    axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+    axes.set(xlim=(0, top), ylim=(0, top))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("additive proxy, nats")
+    axes.set_ylabel("joint KL, nats")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.colorbar(dots, ax=axes, label="cost, % of the stock model's FLOPs", pad=0.02)
+
+
+def describe(table: pd.DataFrame) -> str:
+    """The rank statistics, the regret where both chose, and the regret on new samples."""
+    known = table[table["missing"] == 0]
+    left_out = table[table["missing"] > 0]
+    last, worst = known.iloc[-1], known.iloc[int(known["regret"].argmax())]
+    equal = known["proxy_policy"] == known["joint_policy"]
+    text = []
+    if last["policies"] > TOP:
+        text.append(
+            f"Over all {last['policies']} policies within {last['budget']} % of the stock model's "
+            f"FLOPs, on {last['samples']} samples, the additive proxy ranks as the joint KL does "
+            f"with Spearman {last['spearman']:.3f} (95 % interval {last['spearman_low']:.3f} to "
+            f"{last['spearman_high']:.3f}) and Kendall {last['kendall']:.3f}; of the best {TOP} "
+            f"both have {last['top10']:.0%} in common, of the best 1 % {last['top1pct']:.0%}."
+        )
+    text.append(
+        f"At {equal.sum()} of {len(known)} budgets both choose the same policy. The proxy's choice "
+        f"is on average {known['regret'].mean():.3f} nats above the lowest KL, at worst "
+        f"{worst['regret']:.3f} at {worst['budget']} % ({worst['low']:.3f} to "
+        f"{worst['high']:.3f}). When the calibration samples are drawn anew, both choose the same "
+        f"policy {known['same'].mean():.0%} of the time."
+    )
+    for row in known[known["budget"].isin(MARKED)].to_dict("records"):
+        points, low, high = (100 * row[c] for c in ("regret_top1", "top1_low", "top1_high"))
+        text.append(
+            f"At {row['budget']} % the regret is {row['regret']:.3f} nats ({row['low']:.3f} to "
+            f"{row['high']:.3f}) and {points:.1f} points ({low:.1f} to {high:.1f}) of agreement in "
+            "the first token."
+        )
+    split = known["split_regret"]
+    sure = (known["split_low"] > 0) | (known["split_high"] < 0)
+    text.append(
+        f"On samples that had no part in the choice (chosen on a random half, judged on the other, "
+        f"{HALVES} halves) the joint's choice has the lower mean KL at {(split > 0).sum()} of "
+        f"{len(known)} budgets and the proxy's at {(split < 0).sum()}; at {sure.sum()} budgets the "
+        f"middle 95 % of the halves lie on one side of zero. The mean over budgets of the proxy's "
+        f"KL minus the joint's is {split.mean():+.3f} nats."
+    )
+    if len(left_out):
+        text.append(
+            f"Left out: {left_out['budget'].min()} to {left_out['budget'].max()} %, where up to "
+            f"{left_out['missing'].max()} policies were not measured on every sample."
+        )
+    return " ".join(text)

@@ -1,0 +1,74 @@
+"""The true divergence where there are too many policies to measure: from coarse to fine.
+
+First every 4th depth with every share of tokens, then whatever is near the best policy so far,
+until all that is near it is measured. Near means: none of the depths up to which queries, keys and
+MLPs work, and not the place of the share among its values, differs by more than 2. It is a local
+search: what it finds need not be the best of the space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import OpsearchError
+from opsearch.objectives.joint import rounded_mean
+from opsearch.problem import KL_QUANTUM, Form, Measure, Table
+from opsearch.spaces import DepthSpace, Space
+
+_STEP = 4  # layers between the depths that are measured first
+_NEAR = 2
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CoarseJoint:
+    """Mean KL of the decoded policy over the samples, in nats, where the search comes by."""
+
+    name: ClassVar[str] = "joint"
+    form: ClassVar[Form] = "table"
+
+    def make(self, space: Space, measure: Measure, feasible: Mask) -> Table:
+        """Measure a part of the feasible points; nan elsewhere, and the table says how.
+
+        Raises OpsearchError for a space without depths.
+        """
+        if not isinstance(space, DepthSpace):
+            raise OpsearchError(
+                f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
+                "measure all its policies"
+            )
+        values = np.full(len(space.points), np.nan)
+        depths = space.live_depths(space.points)
+        step, new = _first(space, feasible)
+        started, rounds = int(new.sum()), 0
+        while new.any():
+            policies = [space.decode(point) for point in space.points[new].tolist()]
+            values[new] = rounded_mean(measure(policies))
+            best = np.nanargmin(values)
+            near = (np.abs(depths - depths[best]) <= _NEAR).all(axis=1)
+            new, rounds = near & feasible & np.isnan(values), rounds + 1
+        measured = int((~np.isnan(values)).sum())
+        every = "every depth" if step == 1 else f"every {step}{'th' if step > 3 else 'nd'} depth"
+        how = (
+            f"measured were the {started} of {every}, then, in {rounds - 1} rounds, the "
+            f"{measured - started} near the best so far"
+        )
+        return Table(self.name, "nats", values, KL_QUANTUM, how=how)
+
+
+def _first(space: DepthSpace, feasible: Mask) -> tuple[int, Mask]:
+    """The widest step between depths at which some point is feasible, and these points."""
+    columns = sorted({column for column in space.depths if column is not None})
+    depths = space.points[:, columns]
+    step = _STEP
+    while True:
+        # A point whose queries work in all layers stands for all that differ in dead operations.
+        on = ((depths % step == 0) | (depths == space.num_layers)).all(axis=1)
+        if step == 1 or (on & feasible).any():
+            return step, on & feasible
+        step //= 2

@@ -1,0 +1,100 @@
+"""`opsearch analyze`: a tidy table, a figure and a paragraph from what runs have stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from opsearch.errors import OpsearchError, UnknownNameError
+from opsearch.files import write_atomic
+from opsearch.stored_comparison import stored_comparison
+from opsearch.stored_run import stored_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Tidy tables by file name, the figure, and the paragraph that says what they show."""
+
+    tables: dict[str, pd.DataFrame]
+    figure: Figure
+    text: str
+
+
+def analyze(
+    kind: str, folders: Sequence[Path], space: str | None = None, out: Path | None = None
+) -> tuple[Analysis, list[Path]]:
+    """Make one kind of analysis of these runs, write it to `out`, and return it with its files.
+
+    space: another one than that of the run; out: default the first run's folder. Raises
+    RunFolderError when a run lacks the measurements, naming the command that makes them.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("analysis", kind, list(KINDS))
+    if len(folders) > 1 and kind != "ablation":
+        raise OpsearchError(
+            f"analyze {kind} takes one run, not {len(folders)}; only ablation compares runs"
+        )
+    result = KINDS[kind](folders, space)
+    target = out or folders[0]
+    files = [_write_table(target / name, table) for name, table in result.tables.items()]
+    figure = target / f"{kind}.svg"
+    write_atomic(figure, lambda file: result.figure.savefig(file))
+    return result, [*files, figure]
+
+
+def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Proxy against true joint divergence: rank correlation, and the regret at every budget."""
+    from opsearch.analysis import rank
+
+    measured = stored_run(folders[0], space)
+    policies, found = rank.policies(measured), rank.table(measured)
+    tables = {"rank.csv": found, "policies.csv": policies}
+    return Analysis(tables, rank.draw(policies, found), rank.describe(found))
+
+
+def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What each parameter costs alone, per family."""
+    from opsearch.analysis import curves
+
+    found = curves.table(stored_run(folders[0], space))
+    return Analysis({"curves.csv": found}, curves.draw(found), curves.describe(found))
+
+
+def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
+    """FLOPs against Rel. Avg. of the methods that `opsearch compare` measured."""
+    from opsearch.analysis import equal_cost
+
+    comparison = stored_comparison(folders[0])
+    found = equal_cost.table(comparison)
+    pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
+    pairs += [("depth joint", "dop joint"), ("depth joint", "FastV like")]
+    gaps = pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
+    tables = {"pareto.csv": found} | ({} if gaps.empty else {"differences.csv": gaps})
+    return Analysis(tables, equal_cost.draw(found, comparison.unit), equal_cost.describe(found))
+
+
+def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What the choice depends on: samples, interpolation, direction, and where the runs differ."""
+    from opsearch.analysis import ablation
+
+    found = ablation.table([stored_run(folder, space) for folder in folders])
+    return Analysis({"ablation.csv": found}, ablation.draw(found), ablation.describe(found))
+
+
+KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
+    "rank": _rank,
+    "curves": _curves,
+    "pareto": _pareto,
+    "ablation": _ablation,
+}
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> Path:
+    return write_atomic(path, lambda file: table.to_csv(file, index=False))

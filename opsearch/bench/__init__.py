@@ -1,0 +1,1 @@
+"""Timing: the original against a policy on the same inputs, in suites and for `opsearch bench`."""

@@ -1,0 +1,46 @@
+"""`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
+
+The latency suites need nothing but torch, transformers and numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+from opsearch.bench.cpu_latency import cpu_latency
+from opsearch.bench.engine import engine
+from opsearch.bench.gpu_latency import gpu_latency
+from opsearch.bench.latency import Row
+from opsearch.bench.solvers import solvers
+from opsearch.errors import OpsearchError
+
+SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "solvers": lambda tiny: solvers(),
+    "engine": lambda tiny: engine(),
+    "gpu-latency": gpu_latency,
+    "cpu-latency": cpu_latency,
+}
+
+
+def main() -> int:
+    """Run a suite, print its rows as they come and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m opsearch.bench")
+    parser.add_argument("--suite", choices=sorted(SUITES), required=True)
+    parser.add_argument(
+        "--tiny", action="store_true", help="latency suites: models of a few weights, on any device"
+    )
+    options = parser.parse_args()
+    try:
+        for row in SUITES[options.suite](options.tiny):
+            print(json.dumps({"suite": options.suite, **row}), flush=True)
+    except OpsearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

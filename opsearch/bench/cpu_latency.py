@@ -1,0 +1,83 @@
+"""Suite `cpu-latency`: whether a pruned prefill falls as its FLOPs do, on any machine.
+
+A LLaVA of 118 M random weights (4 layers of width 1,024, a vocabulary of 32,064) in float32, 2,880
+visual and 65 other tokens, batch 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from opsearch.bench.checkpoints import random_model, random_workload
+from opsearch.bench.latency import Row, latency_row
+from opsearch.bench.pairs import Pair, timed_pairs
+from opsearch.bench.passes import timed
+from opsearch.bench.rules import by_rule
+from opsearch.costs.shape import Shape
+from opsearch.policy import Policy
+
+SHAPE = Shape(4, 1024, 2816, 16, 16, 64, 32064, kv_bytes_per_element=4)
+_TINY = Shape(3, 64, 96, 4, 4, 16, 128, kv_bytes_per_element=4)
+_RULES = ("tokens", "dop", "dop, kv stays")
+_BUDGETS = (0.14, 0.3)
+_IDENTITY_PAIRS, _PAIRS = 15, 3
+# Of 15 values, the median of what they are drawn from lies between the 4th and the 12th with 96 %.
+_LOW, _HIGH = 3, 11
+
+
+def cpu_latency(tiny: bool) -> Iterator[Row]:
+    """The machine, a row per rule and budget, then what a policy that prunes nothing costs.
+
+    tiny: a model of a few weights, to see that the suite runs.
+    """
+    shape, n_visual, n_other = (_TINY, 180, 65) if tiny else (SHAPE, 2880, 65)
+    model = random_model("llava", shape, torch.float32, "cpu")
+    work = random_workload(model, 1, n_visual, n_other)
+    yield {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+    }
+    with torch.inference_mode():
+        timed(model, work.inputs, 2)  # warms up
+    for rule in _RULES:
+        for budget in _BUDGETS:
+            policy = by_rule(rule, budget, shape, n_visual, n_other)
+            if policy is None:
+                continue
+            pairs = list(timed_pairs(model, work, policy, 5, _PAIRS, warmups=0))
+            yield {"rule": rule, "budget": budget, **latency_row(shape, policy, work, pairs)}
+    yield _identity(model, shape, n_visual // 10, n_other)
+
+
+def _identity(model: Any, shape: Shape, n_visual: int, n_other: int) -> Row:
+    """What installed hooks cost where nothing is pruned.
+
+    On shorter prompts, because the cost is fixed: a tenth of the work makes it weigh the more, and
+    brings the two of a pair closer together in time.
+    """
+    nothing = _prunes_nothing(shape.layers)
+    work = random_workload(model, 1, n_visual, n_other)
+    pairs = list(timed_pairs(model, work, nothing, 2, _IDENTITY_PAIRS))
+    row = latency_row(shape, nothing, work, pairs)
+    return {"rule": "identity", **row, "first_token_ratio_interval": _interval(pairs)}
+
+
+def _prunes_nothing(layers: int) -> Policy:
+    """More tokens than any prompt has: unlike the identity policy it installs every hook."""
+    return Policy(((Fraction(10**6),) * 3,) * layers, unit="tokens", name="prunes nothing")
+
+
+def _interval(pairs: list[Pair]) -> list[float]:
+    """Where the median ratio lies with 96 %, whatever the distribution.
+
+    Of the whole calls up to the first token, because hooks also run before the decoder.
+    """
+    ratios = np.sort([pair.policy.first_token / pair.original.first_token for pair in pairs])
+    return [round(float(ratios[at]), 4) for at in (_LOW, _HIGH)]

@@ -1,0 +1,105 @@
+"""What a policy saves in time and memory, as one row beside what the cost model says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from opsearch.bench.pairs import Pair, Workload
+from opsearch.bench.passes import Pass
+from opsearch.bench.spread import Spread
+from opsearch.costs.flops import Flops
+from opsearch.costs.kv import KVBytes
+from opsearch.costs.shape import Shape
+from opsearch.policy import Policy
+
+Row = dict[str, Any]
+PARTS = ("tower", "ranking", "prefill", "first_token", "decode")
+
+
+@dataclass(frozen=True)
+class KVStored:
+    """Bytes of the KV cache after the prefill of a batch: in its tensors, and by the cost model."""
+
+    original: int
+    policy: int
+    original_cost: int
+    policy_cost: int
+
+
+@torch.inference_mode()
+def kv_stored(model: Any, work: Workload, policy: Policy) -> KVStored:
+    """Prefill once with each and count what their caches hold."""
+    cost = KVBytes(Shape.from_config(model.config))
+    original = _cache_bytes(model(**work.inputs, logits_to_keep=1).past_key_values)
+    with policy.apply(model):
+        pruned = _cache_bytes(model(**work.inputs, logits_to_keep=1).past_key_values)
+    sample = work.n_visual, work.n_other
+    return KVStored(
+        original,
+        pruned,
+        work.batch * cost.stock(*sample),
+        work.batch * int(cost.of(policy.resolve(work.n_visual), *sample)),
+    )
+
+
+def flop_ratio(shape: Shape, policy: Policy, n_visual: int, n_other: int) -> float:
+    """FLOPs under the policy as a share of the original's, convention `exact`."""
+    cost = Flops(shape)
+    pruned = int(cost.of(policy.resolve(n_visual), n_visual, n_other))
+    return pruned / cost.stock(n_visual, n_other)
+
+
+def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> Row:
+    """Spreads [low quartile, median, high quartile] of both sides and of their ratio in each pair.
+
+    Times are in ms, memory in bytes. What did not run, or cannot be told on this device, has no
+    entry.
+    """
+    original, pruned = [pair.original for pair in pairs], [pair.policy for pair in pairs]
+    return {
+        "policy_name": policy.name,
+        "batch": work.batch,
+        "visual": work.n_visual,
+        "other": work.n_other,
+        "pairs": len(pairs),
+        "flop_ratio": round(flop_ratio(shape, policy, work.n_visual, work.n_other), 5),
+        "original": _side(original),
+        "policy": _side(pruned),
+        "ratio": {
+            part: Spread.of(quotients).row()
+            for part in ("prefill", "first_token", "decode")
+            if (quotients := _quotients(original, pruned, part))
+        },
+    }
+
+
+def _side(passes: Sequence[Pass]) -> Row:
+    """Spreads of the parts that ran, by name."""
+    row: Row = {}
+    for part in PARTS:
+        seconds = _seconds(passes, part)
+        if seconds:
+            row[f"{part}_ms"] = Spread.of(seconds).row(1e3)
+    peaks = [each.peak_bytes for each in passes if each.peak_bytes is not None]
+    return row | ({"peak_bytes": max(peaks)} if peaks else {})
+
+
+def _quotients(original: Sequence[Pass], pruned: Sequence[Pass], part: str) -> list[float]:
+    before, after = _seconds(original, part), _seconds(pruned, part)
+    return [new / old for old, new in zip(before, after, strict=True)]
+
+
+def _seconds(passes: Sequence[Pass], part: str) -> list[float]:
+    """Seconds of a part in every pass, nothing where it did not run."""
+    found = [getattr(each, part) for each in passes]
+    return [] if None in found else found
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of the tensors in a cache, of the original or pruned."""
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in tensors)

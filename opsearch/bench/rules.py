@@ -1,0 +1,48 @@
+"""Policies at a budget by fixed rules: what a suite times must not depend on a search.
+
+Which tokens are kept does not matter for time: all rules take evenly spaced ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from opsearch import builders
+from opsearch.bench.latency import flop_ratio
+from opsearch.costs.flops import text_only_floor
+from opsearch.costs.shape import Shape
+from opsearch.policy import Policy, RankerSpec
+
+_UNIFORM = RankerSpec("uniform")
+_HALF = Fraction(1, 2)
+
+
+def by_rule(rule: str, budget: float, shape: Shape, n_visual: int, n_other: int) -> Policy | None:
+    """The dearest policy of a rule within a share of the original's FLOPs, None where none is.
+
+    tokens: a share of the visual tokens, in hundredths, in all layers. dop: half of them, in the
+    first d layers. dop, kv stays: the same, but all layers go on reading them.
+    """
+    fitting = (
+        policy
+        for policy in _falling(rule, shape.layers)
+        if flop_ratio(shape, policy, n_visual, n_other) <= budget
+    )
+    return next(fitting, None)
+
+
+def usual_budgets(shape: Shape, n_visual: int, n_other: int) -> tuple[float, ...]:
+    """14 % of the FLOPs where the text alone takes less than 7 %, else 25 and 50 %."""
+    return (0.14,) if text_only_floor(shape, n_visual, n_other) < 0.07 else (0.25, 0.5)
+
+
+def _falling(rule: str, layers: int) -> Iterator[Policy]:
+    """The policies of a rule by falling cost."""
+    if rule == "tokens":
+        for share in range(99, 0, -1):
+            yield builders.tokens(layers, Fraction(share, 100), _UNIFORM)
+        return
+    kv: builders.KVReading = "stays" if rule == "dop, kv stays" else "leaves"
+    for d in range(layers - 1, -1, -1):
+        yield builders.dop(layers, d, d, _HALF, _UNIFORM, kv)

@@ -1,0 +1,66 @@
+"""The table of `opsearch bench`; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from opsearch.bench.latency import PARTS, Row
+from opsearch.problem import format_amount
+
+_TITLES = {
+    "tower": "vision tower, ms",
+    "ranking": "ranking, ms",
+    "prefill": "prefill, ms",
+    "first_token": "first token, ms",
+    "decode": "per token, ms",
+}
+_SIDES = ("original", "policy")
+
+
+def print_latency(row: Row, console: Console) -> None:
+    """Medians between quartiles of both sides, and what the cost model says."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in (*_SIDES, "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in PARTS:
+        cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
+        if part == "ranking":
+            cells[0] = ""  # the original ranks nothing
+        if any(cells):
+            table.add_row(_TITLES[part], *cells, _spread(row["ratio"].get(part)))
+    kv = row["kv_bytes"]
+    table.add_row("KV cache", *_amounts([kv[side] for side in _SIDES]))
+    table.add_row("KV, cost model", *_amounts([kv[f"{side}_cost"] for side in _SIDES]))
+    if "peak_bytes" in row["policy"]:
+        table.add_row("peak memory", *_amounts([row[side]["peak_bytes"] for side in _SIDES]))
+    table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
+    console.print(row["policy_name"], style="bold")
+    console.print(table)
+    console.print(
+        f"batch {row['batch']}, {row['visual']} visual and {row['other']} other tokens, "
+        f"{row['pairs']} interleaved pairs: median (quartiles); ratios are taken pair by pair. "
+        "Prefill is that of the decoder, with ranking and lm_head.",
+        soft_wrap=True,
+        style="dim",
+    )
+    if row["shape"]:
+        console.print("Random weights; the vision tower does not run.", style="dim")
+    if "peak_bytes" not in row["policy"]:
+        console.print("Peak memory is told on CUDA devices only.", style="dim")
+
+
+def _spread(values: Sequence[float] | None) -> str:
+    if values is None:
+        return ""
+    low, median, high = (f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in values)
+    return f"{median} ({low}-{high})"
+
+
+def _amounts(amounts: Sequence[int]) -> list[str]:
+    """Bytes of both sides, and their ratio."""
+    original, policy = amounts
+    return [format_amount(original, "B"), format_amount(policy, "B"), f"{policy / original:.3f}"]

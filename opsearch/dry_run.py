@@ -1,0 +1,115 @@
+"""`opsearch run --dry-run`: what a run would measure and for how long, without any weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from opsearch.config import RunConfig
+from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.errors import UnknownNameError
+from opsearch.measure.estimate import Estimate, estimate
+from opsearch.measure.samples import Sample
+from opsearch.measure.trie import Layout
+from opsearch.objectives.additive import Additive, alone
+from opsearch.policy import RankerSpec
+from opsearch.prepare import prepare
+from opsearch.problem import Constraint, check_budget, feasible_points
+from opsearch.problem_setup import (
+    joint_seconds,
+    make_constraints,
+    make_space,
+    nominal_speed,
+    parse_budgets,
+)
+from opsearch.progress import Stages
+from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.load import DTYPES, load_config
+from opsearch.search import Choice, choose
+from opsearch.spaces import Space
+
+# Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
+_HEAD, _TAIL = 35, 30
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The work of each objective; seconds: at the nominal speed that --effort counts with.
+
+    chosen: which objective the run would take, and why.
+    """
+
+    space: Space
+    constraint: Constraint
+    feasible: int
+    estimates: dict[str, Estimate]
+    seconds: dict[str, float]
+    itemsize: int
+    chosen: str
+
+
+def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryRun:
+    """Plan the run of `config`, on its own samples, or for a checkpoint of a known shape.
+
+    With a shape's name nothing is loaded: all samples have a usual image of that checkpoint, 35
+    tokens before it and 30 behind.
+    """
+    if shape_name is None:
+        prepared = prepare(config, Stages(console, 1))
+        adapter, model_config = adapter_for(prepared.model_type), load_config(config.model)
+
+        def layouts_of(samples: Iterable[Sample]) -> Iterable[Layout]:
+            for sample in samples:
+                visual = adapter.visual_positions(model_config, sample.inputs["input_ids"])
+                yield Layout.of(visual[0].numpy(), config.positions)
+
+        layouts = Counter(layouts_of(prepared.calibration))
+        parts = prepared.space, prepared.constraints, layouts, prepared.shape
+        return _plan(config, *parts, prepared.choice)
+    if shape_name not in SHAPES:
+        raise UnknownNameError("shape", shape_name, list(SHAPES))
+    shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
+    space = make_space(config, shape.layers, RankerSpec(config.ranker or "cls"))
+    pairs = [(n_visual, _HEAD + _TAIL)] * config.samples
+    constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
+    check_budget(space, constraints)
+    tail = _TAIL + config.positions - 1
+    layouts = Counter({Layout(n_visual, _HEAD, tail, 0, config.positions): config.samples})
+    choice = choose(config, joint_seconds(space, constraints, shape, pairs, config))
+    return _plan(config, space, constraints, layouts, shape, choice)
+
+
+def _plan(
+    config: RunConfig,
+    space: Space,
+    constraints: tuple[Constraint, ...],
+    layouts: Counter[Layout],
+    shape: Shape,
+    choice: Choice,
+) -> DryRun:
+    feasible = feasible_points(space, constraints)
+    measured = Additive(config.points).measured
+    single = np.array(
+        [
+            alone(space, k)[i]
+            for k, parameter in enumerate(space.parameters)
+            for i in measured(parameter)
+        ]
+    )
+    points = {"joint": space.points[feasible], "additive": single}
+    estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
+    speed = nominal_speed(config.device)
+    return DryRun(
+        space,
+        constraints[0],
+        int(feasible.sum()),
+        estimates,
+        {name: found.flops / speed for name, found in estimates.items()},
+        torch.empty(0, dtype=DTYPES[config.dtype]).element_size(),
+        choice.reason or f"objective {choice.maker.name}, as asked for",
+    )

@@ -1,0 +1,66 @@
+"""Attention of many nodes of equal counts in one call, stacked along the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsearch.measure.entry import Pair
+from opsearch.measure.trie import Ints
+from opsearch.runtime.layer import attend
+
+# Pairs of query and key in one call: enough to keep a device busy, few enough for scores and
+# gathered keys to be small beside what the nodes themselves hold.
+_PAIRS = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Nodes of equal counts, each by the rows that ask and the rows that it reads.
+
+    asking: int64[N, q] rows of the queries, at positions `asking_at` int64[B, q]; reading:
+    int64[N, c] rows of the keys, at positions `reading_at` int64[B, c].
+    """
+
+    asking: Ints
+    asking_at: Tensor
+    reading: Ints
+    reading_at: Tensor
+
+    def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
+        """What attention adds to the asking rows, in parts [B, nodes * q, D].
+
+        queries, keys, values: [B, R, H, hd]. No row looks ahead; one that sees nothing at all gets
+        nothing.
+        """
+        batch, asking = self.asking_at.shape
+        reading = self.reading_at.shape[1]
+        visible = self.reading_at[:, None, :] <= self.asking_at[:, :, None]
+        seeing = visible.any(-1, keepdim=True)
+        mask = _mask(visible | ~seeing, attn, queries.dtype)[:, None, None]
+        nodes = max(1, _PAIRS // (batch * asking * reading))
+        for start in range(0, len(self.asking), nodes):
+            part = slice(start, start + nodes)
+            q = _rows(queries, self.asking[part])
+            k, v = (_rows(rows, self.reading[part]) for rows in keys_values)
+            masks = mask.expand(-1, len(self.asking[part]), -1, -1, -1).flatten(0, 1)
+            update = attend(attn, q, k, v, masks).unflatten(0, (batch, -1))
+            yield (update * seeing[:, None]).flatten(1, 2)
+
+
+def _rows(heads: Tensor, index: Ints) -> Tensor:
+    """Rows int64[N, K] of [B, R, H, hd], stacked as [B * N, H, K, hd]."""
+    flat = torch.from_numpy(index.ravel()).to(heads.device)
+    batch, _, *head = heads.shape
+    return heads.index_select(1, flat).view(batch * len(index), -1, *head).transpose(1, 2)
+
+
+def _mask(visible: Tensor, attn: Any, dtype: torch.dtype) -> Tensor:
+    """bool as it is for sdpa; the eager function adds 0 or the lowest number."""
+    if attn.config._attn_implementation == "sdpa":
+        return visible
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

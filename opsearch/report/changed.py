@@ -1,0 +1,131 @@
+"""The held-out items whose answer the policy changed, from the answers that a run stored."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image
+
+from opsearch.builders import identity
+from opsearch.config import RunConfig
+from opsearch.errors import DataError, RunFolderError
+from opsearch.measure.store import HELD_OUT, Store, StoredAnswer, StoredSample
+from opsearch.policy import Policy
+from opsearch.report.stored import Stored
+from opsearch.tasks.embedded import embedded
+from opsearch.tasks.item import Item
+from opsearch.tasks.jsonl import load_jsonl
+
+_SHOWN = 12
+_LONGEST_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item with both answers.
+
+    item: None where the data no longer hold it. picture: data URI of the first one, else the
+    sentence in `missing` says why there is none.
+    """
+
+    sample: StoredSample
+    item: Item | None
+    original: StoredAnswer
+    policy: StoredAnswer
+    picture: str
+    missing: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """How many held-out answers there are and how many changed; the first few of these."""
+
+    answers: int
+    changed: int
+    lost: int
+    gained: int
+    examples: tuple[Example, ...]
+
+
+def changed_answers(stored: Stored) -> Changed:
+    """Compare the stored answers; RunFolderError when they are not there."""
+    with Store(stored.folder.measurements) as store:
+        samples = store.samples(HELD_OUT)
+        if not samples:
+            raise RunFolderError("There are no held-out samples, so no answer was compared.")
+        original = _answers(store, samples, identity(stored.policy.num_layers))
+        policy = _answers(store, samples, stored.policy)
+    if original is None or policy is None:
+        raise RunFolderError(
+            "No answers of this policy to the held-out questions are stored: it was not compared "
+            "yet, or the data hold no answers to score with."
+        )
+    rows = [
+        row for row in zip(samples, original, policy, strict=True) if row[1].text != row[2].text
+    ]
+    items = _Items(stored.config)
+    return Changed(
+        len(samples),
+        len(rows),
+        sum(before.score > after.score for _, before, after in rows),
+        sum(before.score < after.score for _, before, after in rows),
+        tuple(items.example(*row) for row in rows[:_SHOWN]),
+    )
+
+
+def _answers(
+    store: Store, samples: Sequence[StoredSample], policy: Policy
+) -> list[StoredAnswer] | None:
+    """The answers of a policy to all samples, None when one is missing."""
+    keys = [policy.canonical(sample.n_visual) for sample in samples]
+    found = store.answers(keys)
+    places = [(key, sample.item) for key, sample in zip(keys, samples, strict=True)]
+    return [found[place] for place in places] if all(p in found for p in places) else None
+
+
+class _Items:
+    """The items of a run's data by id; pictures are only opened where one is shown."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._reason = "the data no longer hold this item"
+        try:
+            items = (
+                load_jsonl(config.data)
+                if config.data
+                else embedded("held-out", config.heldout, config.seed)
+            )
+        except DataError as error:
+            items, self._reason = [], str(error)
+        self._by_id = {item.id: item for item in items}
+
+    def example(
+        self, sample: StoredSample, original: StoredAnswer, policy: StoredAnswer
+    ) -> Example:
+        item = self._by_id.get(sample.name)
+        picture, missing = "", self._reason
+        if item is not None:
+            try:
+                missing = "its question has no picture"
+                if images := item.load_images():
+                    picture, missing = _data_uri(images[0]), ""
+                if item.digest() != sample.item:
+                    item, picture, missing = None, "", "this item's data changed since the run"
+            except DataError as error:
+                missing = str(error)
+        return Example(sample, item, original, policy, picture, missing)
+
+
+def _data_uri(image: Image.Image) -> str:
+    """The picture, reduced where it is large, in the smaller of two formats."""
+    small = image.copy()
+    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    encoded = {}
+    for kind in ("png", "jpeg"):
+        buffer = BytesIO()
+        small.save(buffer, kind)
+        encoded[kind] = buffer.getvalue()
+    kind = min(encoded, key=lambda name: len(encoded[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"

@@ -1,0 +1,123 @@
+"""The answer of a run in a title, a few figures and a few sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from opsearch.problem import Constraint, format_amount
+from opsearch.report.stored import Stored
+from opsearch.verdict import CHOSEN, ORIGINAL, better_baselines, cell
+
+_ACCURACY, _RELATIVE = "accuracy, %", "Rel. Avg., %"
+_COST_NAMES = {"flops": "prefill compute", "kv": "KV cache"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure of the headline: what it is, its value, and what to hold it against."""
+
+    name: str
+    value: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first screen of the page; status: in one word, proof: what it means."""
+
+    title: str
+    facts: tuple[Fact, ...]
+    status: str
+    proof: str
+    notes: tuple[str, ...]
+
+
+def headline(stored: Stored) -> Headline:
+    """What is known of the chosen policy: without a comparison only its cost and objective."""
+    record = stored.record
+    facts = [
+        _cost(constraint, record["costs"][constraint.name], budget)
+        for constraint, budget in zip(stored.constraints, record["budget"], strict=True)
+    ]
+    value = f"{record['value']:.6f} {record['unit']}"
+    bound = "" if record["bound"] is None else f", proved bound {record['bound']:.6f}"
+    proof = (
+        f"{record['sentence']} The {record['objective']} objective is {value} by "
+        f"{record['solver']}{bound}."
+    )
+    notes = [f"Note: {record['note']}."] if record["note"] else []
+    if stored.comparison is None:
+        rounded = f"{record['value']:.3f} {record['unit']}"
+        facts.append(Fact(f"{record['objective']} objective", rounded, "on calibration samples"))
+        notes.append(
+            "This policy was not compared yet, so that its loss on held-out data is not known."
+        )
+    else:
+        facts += _losses(stored.comparison)
+        rivals = better_baselines(stored.comparison)
+        notes.append(
+            f"Within the same budget, {rivals}: other spaces and objectives may do better."
+            if rivals
+            else "No baseline within the same budget is better, in KL or in Rel. Avg."
+        )
+    return Headline(_title(stored), tuple(facts), record["status"], proof, tuple(notes))
+
+
+def _title(stored: Stored) -> str:
+    """What is saved, and what it costs where that is known."""
+    first = stored.constraints[0]
+    saved = 100 * (1 - stored.record["costs"][first.name] / first.stock)
+    title = f"{saved:.1f}\u00a0% less {_COST_NAMES.get(first.name, first.name)}"
+    frame = stored.comparison
+    if frame is None or _ACCURACY not in frame.index:
+        return title
+    original, chosen = (frame[name].to_dict()[_ACCURACY] for name in (ORIGINAL, CHOSEN))
+    lost = f"{original - chosen:.1f}"
+    return (
+        f"{title}, {lost}\u00a0points less accuracy"
+        if chosen < original
+        else f"{title}, no accuracy lost"
+    )
+
+
+def _cost(constraint: Constraint, cost: int, budget: str) -> Fact:
+    used, stock = (
+        format_amount(amount / constraint.samples, constraint.unit)
+        for amount in (cost, constraint.stock)
+    )
+    return Fact(
+        _COST_NAMES.get(constraint.name, constraint.name),
+        f"{100 * cost / constraint.stock:.1f} %",
+        f"{used} of {stock} per sample, budget {budget}",
+    )
+
+
+def _losses(frame: pd.DataFrame) -> list[Fact]:
+    """Quality of the policy as it runs, from the comparison."""
+    original, chosen = (
+        {str(row): cell(str(row), value) for row, value in frame[name].to_dict().items()}
+        for name in (ORIGINAL, CHOSEN)
+    )
+    facts = []
+    if _ACCURACY in chosen:
+        facts = [
+            Fact(
+                "accuracy, held-out",
+                f"{chosen[_ACCURACY]} %",
+                f"the original has {original[_ACCURACY]} %",
+            ),
+            Fact(
+                "Rel. Avg., held-out",
+                f"{chosen[_RELATIVE]} %",
+                "of the original's accuracy is kept, mean over families",
+            ),
+        ]
+    heldout, calibration = chosen["KL held-out"], chosen["KL calibration"]
+    facts.append(
+        Fact("KL, calibration", f"{calibration} nats", "no held-out samples")
+        if heldout == "-"
+        else Fact("KL, held-out", f"{heldout} nats", f"{calibration} on calibration samples")
+    )
+    return facts

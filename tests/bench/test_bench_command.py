@@ -1,0 +1,83 @@
+"""`opsearch bench` on the embedded model and on random decoders of a checkpoint's layout."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from opsearch import RankerSpec, builders
+from opsearch.bench.command import Setup, for_shape
+from opsearch.cli import call
+from opsearch.costs.shape import SHAPES, Shape
+
+CLS = RankerSpec("cls")
+TINY = Shape(4, 64, 96, 4, 4, 16, 128)
+
+
+@pytest.fixture
+def bench(capsys):
+    """Runs the command; gives exit code, output and errors on one line each."""
+
+    def command(*arguments):
+        code = call(["bench", *map(str, arguments)])
+        printed, said = capsys.readouterr()
+        return code, " ".join(printed.split()), " ".join(said.split())
+
+    return command
+
+
+@pytest.fixture
+def tiny_shape(monkeypatch):
+    monkeypatch.setitem(SHAPES, "llava-next-7b", TINY)
+
+
+def test_the_embedded_model_with_its_vision_tower(bench, tmp_path):
+    policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    few = ["--repeats=2", "--new-tokens=2", "--batch=2"]
+    code, printed, _ = bench(policy, *few, "--out", rows)
+    assert code == 0
+    for part in ("vision tower", "ranking", "prefill", "first token", "per token"):
+        assert part in printed
+    assert "batch 2, 100 visual and 9 other tokens, 2 interleaved pairs" in printed
+    assert "Peak memory is told on CUDA devices only" in printed
+    *pairs, result = map(json.loads, rows.read_text().splitlines())
+    assert [pair["seconds"].keys() for pair in pairs] == [{"original", "policy"}] * 2
+    assert result["kv_bytes"]["policy"] == result["kv_bytes"]["policy_cost"]
+    assert result["kv_bytes"]["original"] == result["kv_bytes"]["original_cost"]
+
+
+def test_a_shape_with_fewer_layers_and_other_lengths(bench, tmp_path, tiny_shape):
+    policy = builders.dop(4, 2, 2, "1/2", CLS).save_pretrained(tmp_path)
+    options = ["--layers=2", "--visual=20", "--text=5", "--repeats=1", "--new-tokens=1"]
+    code, printed, _ = bench(policy, "--shape=llava-next-7b", *options)
+    assert code == 0
+    assert "20 visual and 5 other tokens, 1 interleaved pairs" in printed
+    assert "Random weights; the vision tower does not run." in printed
+    assert "per token" not in printed
+
+
+def test_a_policy_is_thinned_evenly():
+    policy = builders.dop(32, 16, 8, "1/2", CLS)
+    thinned = for_shape(policy, Setup(shape="llava-next-7b", layers=4))
+    assert thinned.counts == builders.dop(4, 2, 1, "1/2").counts
+    assert thinned.rankers == ((0, RankerSpec("random")),)
+    uniform = replace(policy, rankers=((0, RankerSpec("uniform")),))
+    assert for_shape(uniform, Setup(shape="llava-next-7b")) == uniform
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--visual=3"], "--visual 3 is for random models; give a --shape, e.g. llava-next-7b"),
+        (["--shape=gpt"], "unknown shape 'gpt'; available: internvl3-8b"),
+        (["--device=tpu"], "device 'tpu' cannot be used"),
+        (["--shape=llava-next-7b"], "the policy has 12 layers, the model's decoder has 4"),
+        (["--out=/nowhere/rows.jsonl", "--repeats=1"], "/nowhere/rows.jsonl cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said(bench, tmp_path, tiny_shape, options, sentence):
+    policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
+    code, printed, said = bench(policy, *options)
+    assert (code, printed) == (1, "")
+    assert sentence in said

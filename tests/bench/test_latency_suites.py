@@ -1,0 +1,66 @@
+"""The latency suites run from end to end with torch, transformers and numpy alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from opsearch.costs.shape import SHAPES
+
+ROOT = Path(__file__).parent.parent.parent
+WITHOUT = """
+import runpy, sys
+
+for name in "ortools optuna pydantic typer pandas matplotlib rich scipy".split():
+    sys.modules[name] = None  # importing it says that there is no such module
+runpy.run_module("opsearch.bench", run_name="__main__", alter_sys=True)
+"""
+
+
+def run(*arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments],
+        cwd=ROOT, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+
+
+def rows(suite):
+    done = run("--suite", suite, "--tiny")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_gpu_latency():
+    machine, *measured = rows("gpu-latency")
+    assert machine["matmul_flops_per_s"] > 0
+    assert machine["versions"].keys() == {"torch", "transformers", "numpy"}
+    assert {row["checkpoint"] for row in measured} == set(SHAPES)
+    assert {row["batch"] for row in measured} == {1, 8}
+    for row in measured:
+        assert row["flop_ratio"] <= row["budget"]
+        assert row["kv_bytes"]["policy"] == row["kv_bytes"]["policy_cost"]
+        assert row["kv_bytes"]["original"] == row["kv_bytes"]["original_cost"]
+        assert row["roofline_ms"] > 0
+        assert row["ratio"].keys() == {"prefill", "first_token", "decode"}
+
+
+def test_cpu_latency():
+    machine, *measured, identity = rows("cpu-latency")
+    assert machine["parameters"] > 0
+    assert len({(row["rule"], row["budget"]) for row in measured}) == len(measured) > 0
+    low, high = identity["first_token_ratio_interval"]
+    assert (identity["pairs"], identity["flop_ratio"]) == (15, 1.0)
+    assert 0 < low <= high
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the suite would start to measure")
+def test_gpu_latency_needs_a_gpu():
+    done = run("--suite", "gpu-latency")
+    assert done.returncode == 1
+    assert "needs a CUDA device" in done.stderr
+    assert "--tiny" in done.stderr

@@ -1,0 +1,74 @@
+"""LLaVA-NeXT: tiles, their number and that of the visual tokens by the picture's shape."""
+
+from itertools import chain
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+)
+
+from tests import tiny
+from tests.families import tiles
+from tests.families.prompt import cls_attention, from_mask, text_positions
+
+SIZES = list(tiles.CUTS)
+AROUND = ((), ())
+positions, given_positions = text_positions, from_mask
+
+
+def model(layers, attention="sdpa"):
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=tiles.TILE,
+        patch_size=tiles.PATCH,
+        projection_dim=16,
+    )
+    config = LlavaNextConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(**tiny.text(layers)),
+        image_token_index=tiny.IMAGE,
+        image_grid_pinpoints=tiles.PINPOINTS,
+        image_seq_length=4,
+    )
+    return tiny.made(LlavaNextForConditionalGeneration, config, attention)
+
+
+def processor(tokenizer, template):
+    pictures = LlavaNextImageProcessor(
+        size={"shortest_edge": tiles.TILE},
+        crop_size={"height": tiles.TILE, "width": tiles.TILE},
+        image_grid_pinpoints=tiles.PINPOINTS,
+    )
+    return LlavaNextProcessor(
+        pictures,
+        tokenizer,
+        patch_size=tiles.PATCH,
+        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+    )
+
+
+def tokens(size, alone):
+    return tiles.CUTS[size].tokens
+
+
+def pixels(samples, ids, generator):
+    return tiles.pixels(list(chain(*samples)), generator)
+
+
+def scores(model, inputs):
+    found = []
+    for values, size in zip(inputs["pixel_values"], inputs["image_sizes"].tolist(), strict=True):
+        own = values[: tiles.CUTS[tuple(size)].tiles]
+        attention = cls_attention(model.model.vision_tower, own, -2)
+        found += tiles.packed(attention, tuple(size))
+    return torch.tensor(found)

@@ -1,0 +1,85 @@
+"""In every family the engine measures what applying a policy to a sample alone gives."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from opsearch.measure.engine import Engine
+from opsearch.measure.samples import Sample, batch_inputs
+from opsearch.measure.store import Store
+from opsearch.runtime.adapters import ADAPTERS
+from opsearch.tasks.item import Item
+from tests import tiny
+from tests.families import FAMILIES
+from tests.families.prompt import prompts
+from tests.runtime.judge import samples as judged
+from tests.runtime.policies import LAYERS, with_rankers_of
+
+TOLERANCE = 5e-6
+LABELS = ["tokens, uniform", "dop, kv leaves", "dop, kv stays", "stages", "random counts 0"]
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    made = FAMILIES[name].model(LAYERS)
+    made.generation_config.suppress_tokens = [tiny.IMAGE, tiny.VIDEO]
+    return made
+
+
+@pytest.fixture
+def samples(name, model):
+    """The first and the third have equally many tokens, but not always the same picture size."""
+    return [encoded(model, prompts(FAMILIES[name], [[3, 4]], seed)) for seed in range(3)]
+
+
+def encoded(model, inputs):
+    (row,) = judged(model, inputs)
+    digest = str(inputs["pixel_values"].sum())
+    return Sample(Item(digest, "", (), ()), digest, inputs, row.n_visual, int((~row.visual).sum()))
+
+
+def alone(model, policy, sample, positions):
+    """KL of one policy on one sample by applying it, mean over the original's own answer."""
+    length = sample.inputs["input_ids"].shape[1]
+    answer = model.generate(**sample.inputs, max_new_tokens=positions, do_sample=False)[:, length:]
+    longer = dict(sample.inputs)
+    longer["input_ids"] = torch.cat([sample.inputs["input_ids"], answer[:, :-1]], 1)
+    for each in ("attention_mask", "mm_token_type_ids"):
+        if each in longer:
+            longer[each] = pad(longer[each], (0, answer.shape[1] - 1), value=each[0] == "a")
+    p = torch.log_softmax(model(**longer).logits[0, length - 1 :].double(), -1)
+    with policy.apply(model):
+        q = torch.log_softmax(model(**longer).logits[0, length - 1 :].double(), -1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, positions, tmp_path):
+    policies = [with_rankers_of(ADAPTERS[name])[label] for label in LABELS]
+    with Store(tmp_path / "measurements.db", {}) as store:
+        found = Engine(model, store, positions).measure(policies, samples)
+    wanted = [[alone(model, policy, each, positions) for each in samples] for policy in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+    # The comparison means something: every policy changes the answer to every sample.
+    assert np.min(wanted) > 1e-4
+
+
+def test_samples_of_one_shape_stack(model, samples):
+    """Whatever the number of tiles or the shape of the grid of their pictures."""
+    first, _, third = samples
+    assert first.shape == third.shape
+    together = model(**batch_inputs([first, third], "cpu")).logits
+    for logits, sample in zip(together, (first, third), strict=True):
+        torch.testing.assert_close(logits, model(**sample.inputs).logits[0], rtol=0, atol=1e-5)

@@ -1,0 +1,35 @@
+"""How much memory a pass may take is what was typed, or follows from what the device has in all."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from opsearch.measure.memory import memory_for, parse_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("8GB", 8 * 10**9), ("1.5 GB", 15 * 10**8), ("500MB", 5 * 10**8), (".5kB", 500)],
+)
+def test_an_amount_is_in_powers_of_1000(text, wanted):
+    assert parse_memory(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "8", "8G", "8 gb", "0GB", "-1GB", "1.2.3GB", "GB", "50%"])
+def test_anything_else_is_refused(text):
+    with pytest.raises(ValueError, match="is not an amount of memory such as 8GB or 500MB"):
+        parse_memory(text)
+
+
+def test_what_was_typed_comes_before_what_the_device_has():
+    processor = SimpleNamespace(device=torch.device("cpu"))
+    assert memory_for(processor, "3GB") == 3 * 10**9
+    assert memory_for(processor, None) == 2 * 10**9
+
+
+def test_a_gpu_gives_half_of_what_the_weights_leave(monkeypatch):
+    whole = SimpleNamespace(total_memory=80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
+    model = SimpleNamespace(device=torch.device("cuda", 0), get_memory_footprint=lambda: 14 * 10**9)
+    assert memory_for(model, None) == 33 * 10**9

@@ -1,0 +1,132 @@
+"""A sweep over many policies says what each of them says alone, for every layout and decoder."""
+
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsearch import builders
+from opsearch.measure.engine import Engine
+from opsearch.measure.store import Store
+from opsearch.policy import RankerSpec
+from opsearch.spaces import SPACES
+from tests.measure import families
+from tests.measure.families import CLS, DECODERS, LAYERS, LAYOUTS, of_counts
+
+TOLERANCE = 5e-6
+RANDOM, UNIFORM = RankerSpec("random"), RankerSpec("uniform")
+SPACE_OPTIONS = {
+    "tokens": {},
+    "dop": {"kv": "leaves"},
+    "dop, kv stays": {"kv": "stays"},
+    "depth": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+def measured(model, policies, samples, path, positions=1, **options):
+    with Store(path / "measurements.db", {}) as store:
+        return Engine(model, store, positions, **options).measure(policies, samples)
+
+
+def alone(model, policy, sample, positions=1):
+    """KL of one policy on one sample by applying it, mean over the original's own answer."""
+    inputs, length = sample.inputs, sample.inputs["input_ids"].shape[1]
+    answer = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[
+        0, length:
+    ].tolist()
+    ids = torch.cat([inputs["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], 1)
+    forced = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    p = torch.log_softmax(model(**forced).logits[0, length - 1 :].double(), -1)
+    with policy.apply(model):
+        q = torch.log_softmax(model(**forced).logits[0, length - 1 :].double(), -1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", SPACE_OPTIONS)
+def test_whole_spaces(name, attention, tmp_path):
+    model = families.model("llama", attention)
+    space = SPACES[name.split(",")[0]](LAYERS, [Fraction(1, 2)], CLS, **SPACE_OPTIONS[name])
+    policies = [space.decode(point) for point in space.points.tolist()]
+    samples = [families.sample(LAYOUTS[0]), families.sample(LAYOUTS[1])]
+    found = measured(model, policies, samples, tmp_path)
+    wanted = [[alone(model, policy, sample) for sample in samples] for policy in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+    # The comparison means something: policies differ, and differ from the original.
+    assert len(np.unique(np.round(wanted, 6))) > len(policies) / 2
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder(decoder, attention, tmp_path):
+    model = families.model(decoder, attention)
+    counts = np.random.default_rng(0).integers(0, 10, (6, LAYERS, 3))
+    policies = [of_counts(each) for each in counts]
+    samples = [families.sample(runs) for runs in LAYOUTS]
+    found = measured(model, policies, samples, tmp_path)
+    wanted = [[alone(model, policy, sample) for sample in samples] for policy in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+
+
+@cache
+def drawn_samples():
+    return [families.sample(runs, seed) for runs in LAYOUTS for seed in (0, 1)]
+
+
+@given(
+    counts=st.lists(
+        st.lists(
+            st.lists(st.sampled_from([0, 2, 5, 9, 18]), min_size=3, max_size=3),
+            min_size=LAYERS,
+            max_size=LAYERS,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    rankers=st.lists(st.sampled_from([CLS, RANDOM]), min_size=4, max_size=4),
+    chosen=st.lists(st.integers(0, 2 * len(LAYOUTS) - 1), min_size=1, max_size=3, unique=True),
+    attention=st.sampled_from(["sdpa", "eager"]),
+    positions=st.sampled_from([1, 3]),
+)
+@settings(max_examples=60)
+def test_random_counts(tmp_path_factory, counts, rankers, chosen, attention, positions):
+    model = families.model("llama", attention)
+    policies = [of_counts(c, ranker) for c, ranker in zip(counts, rankers, strict=False)]
+    samples = [drawn_samples()[i] for i in chosen]
+    found = measured(model, policies, samples, tmp_path_factory.mktemp("run"), positions)
+    wanted = [[alone(model, p, sample, positions) for sample in samples] for p in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+
+
+def test_rankers_of_one_call_do_not_mix(tmp_path):
+    """Uniform even ranks anew for every number of tokens."""
+    model, samples = families.model(), [families.sample(runs) for runs in LAYOUTS]
+    policies = [
+        builders.tokens(LAYERS, share, ranker)
+        for ranker in (CLS, RANDOM, UNIFORM)
+        for share in ("1/3", "2/3")
+    ]
+    found = measured(model, [*policies, builders.vtw(LAYERS, 2)], samples, tmp_path)
+    wanted = [[alone(model, policy, sample) for sample in samples] for policy in policies]
+    assert np.abs(found[:-1] - wanted).max() <= TOLERANCE
+
+
+def test_in_double_precision_nothing_is_left_of_the_difference(tmp_path):
+    """So what is left in single precision is rounding."""
+    model = families.model("llama", "sdpa", torch.float64)
+    counts = np.random.default_rng(1).integers(0, 10, (20, LAYERS, 3))
+    policies, sample = [of_counts(each) for each in counts], families.sample([2, 3, 4])
+    found = measured(model, policies, [sample], tmp_path)[:, 0]
+    wanted = [alone(model, policy, sample) for policy in policies]
+    # The divergence itself is computed in single precision.
+    assert np.abs(found - wanted).max() <= 1e-6

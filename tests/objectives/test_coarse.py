@@ -1,0 +1,154 @@
+"""From coarse to fine: near the optimum of the stored full table, with a part of its measurements.
+
+The table is that of the embedded model over the depth space at two shares of tokens.
+"""
+
+from fractions import Fraction
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from opsearch import RunConfig
+from opsearch.budget import Budget, constraint
+from opsearch.costs import COSTS
+from opsearch.costs.shape import Shape
+from opsearch.errors import OpsearchError
+from opsearch.measure.engine import Engine
+from opsearch.measure.store import Store
+from opsearch.objectives.coarse import CoarseJoint
+from opsearch.objectives.joint import Joint
+from opsearch.policy import RankerSpec
+from opsearch.problem import Problem, feasible_points
+from opsearch.run import run
+from opsearch.runtime.load import load_config
+from opsearch.solution import Status
+from opsearch.solvers.grid import Grid
+from opsearch.spaces import depth_space, dop_space, tokens_space
+from tests.measure.demo import LAYERS, model, samples
+
+N_V = (Fraction(1, 2), Fraction(1, 5))
+SPACE = depth_space(LAYERS, N_V, RankerSpec("cls"))
+SAMPLES = samples(4)
+SHAPE = Shape.from_config(load_config("demo"))
+
+
+def limit(budget, space=SPACE):
+    pairs = [sample.shape for sample in SAMPLES]
+    return constraint(Budget.parse(budget), COSTS["flops"](SHAPE), space, pairs)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The joint divergence of every policy within 50 %."""
+    with Store(tmp_path_factory.mktemp("full") / "m.db", {}) as store:
+        engine = Engine(model(), store)
+        feasible = feasible_points(SPACE, [limit("50%")])
+        return Joint().make(SPACE, lambda p: engine.measure(p, SAMPLES), feasible)
+
+
+class Stored:
+    """Looks divergences up in the full table, and counts for how many it was asked."""
+
+    def __init__(self, table, space=SPACE):
+        rows = space.points.tolist()
+        self.of = {space.decode(row): value for row, value in zip(rows, table, strict=True)}
+        self.asked = []
+
+    def __call__(self, policies):
+        self.asked += policies
+        return np.array([[self.of[policy]] for policy in policies])
+
+
+def solve(full, budget):
+    """Solution of the coarse table, and the policies that were asked for."""
+    stored, limits = Stored(full.values), (limit(budget),)
+    table = CoarseJoint().make(SPACE, stored, feasible_points(SPACE, limits))
+    return Grid().solve(Problem(SPACE, table, limits)), stored.asked
+
+
+def test_it_comes_close_to_the_optimum_with_a_part_of_the_measurements(full):
+    regrets, shares = [], []
+    for percent in range(10, 51, 2):
+        limits = (limit(f"{percent}%"),)
+        best = Grid().solve(Problem(SPACE, full, limits))
+        found, asked = solve(full, f"{percent}%")
+        regrets.append(found.value - best.value)
+        shares.append(len(asked) / best.evaluations)
+        assert found.costs["flops"] <= limits[0].limit
+    assert min(regrets) >= 0
+    # In nats; at half of the budgets it is the optimum itself.
+    assert np.median(regrets) == 0
+    assert max(regrets) <= 0.02
+    assert np.mean(shares) <= 0.3
+
+
+def test_it_says_what_was_measured_and_claims_no_proof(full):
+    found, asked = solve(full, "30%")
+    total = int(feasible_points(SPACE, [limit("30%")]).sum())
+    assert (found.status, found.bound) == (Status.FEASIBLE, None)
+    assert found.evaluations == len(asked) == len(set(asked)) < total
+    left = f"{total - len(asked)} of {total} feasible points were not measured; measured were the "
+    assert found.note.startswith(left)
+    assert " of every 4th depth, then, in " in found.note
+
+
+def test_it_is_deterministic(full):
+    assert solve(full, "40%")[1] == solve(full, "40%")[1]
+
+
+def test_what_is_near_the_answer_was_measured(full):
+    """No policy whose depths and share differ by two at most is better, dead operations aside."""
+    found, asked = solve(full, "30%")
+    depths = SPACE.live_depths(SPACE.points)
+    near = (np.abs(depths - depths[found.index]) <= 2).all(axis=1)
+    near &= feasible_points(SPACE, [limit("30%")])
+    assert near.sum() > 20
+    assert {SPACE.decode(point) for point in SPACE.points[near].tolist()} <= set(asked)
+    assert found.value == full.values[near].min()
+
+
+def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
+    odd = (SPACE.points[:, :3] % 2 == 1).any(axis=1) & (SPACE.points[:, 1] == 3)
+    odd &= ~np.isnan(full.values)
+    table = CoarseJoint().make(SPACE, Stored(full.values), odd)
+    assert "of every depth, then" in table.how
+    assert np.nanmin(table.values) == full.values[odd].min()
+    assert np.isnan(table.values[~odd]).all()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        tokens_space(LAYERS, N_V, RankerSpec("cls")),
+        dop_space(LAYERS, N_V, RankerSpec("cls")),
+        dop_space(LAYERS, N_V, RankerSpec("cls"), "stays"),
+    ],
+    ids=["tokens", "dop, kv leaves", "dop, kv stays"],
+)
+def test_every_space_of_depths_is_searched(space):
+    """A smooth valley is followed to its ground."""
+    depths = space.live_depths(space.points)
+    values = np.abs(depths - depths[len(depths) // 3]).sum(axis=1) / 10
+    table = CoarseJoint().make(space, Stored(values, space), np.ones(len(values), bool))
+    assert np.nanmin(table.values) == 0
+
+
+def test_a_space_without_depths_is_refused():
+    class Other:
+        name = "bits"
+
+    with pytest.raises(OpsearchError, match=r"'bits' has no depths to take .*; raise --effort to"):
+        CoarseJoint().make(Other(), None, np.ones(1, bool))
+
+
+def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort(tmp_path):
+    said = StringIO()
+    settings = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "depth", "effort": 0.1}
+    config = RunConfig(**settings, objective="joint", out=tmp_path / "run")
+    result = run(config, Console(file=said, width=200))
+    assert "objective joint from coarse to fine: measuring every feasible pol" in said.getvalue()
+    assert (result.config.objective, result.config.solver) == ("joint", "grid")
+    assert result.solution.status is Status.FEASIBLE
+    assert "near the best so far" in (tmp_path / "run" / "solution.json").read_text()

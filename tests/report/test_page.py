@@ -1,0 +1,290 @@
+"""The page says what the run found, and is harmless whatever models and data sets say."""
+
+import json
+import re
+import shutil
+import sqlite3
+from io import StringIO
+
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from opsearch import Policy, RunConfig
+from opsearch.demo import MODEL_DIR
+from opsearch.errors import RunFolderError
+from opsearch.report.page import save_report
+from opsearch.run import run
+from opsearch.solve import solve
+from opsearch.tasks.embedded import embedded
+from tests.report.page import Page, assert_harmless
+
+EVIL = "<script>alert(1)</script> \"quoted\" 'single' & {{ 7 * 7 }} \x01 " + "long" * 200
+SMALL = {"samples": 4, "heldout": 15, "n_v": (".5",)}
+
+
+def start(folder, **settings):
+    config = RunConfig(**{**SMALL, "out": folder, **settings})
+    return run(config, Console(file=StringIO()), "opsearch run --budget '30%'")
+
+
+def read(folder):
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert_harmless(page)
+    return page
+
+
+def figures(page):
+    """Labels of the drawn figures."""
+    return [v for tag, name, v in page.attributes if tag == "svg" and name == "aria-label"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run whose joint table is stored."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    start(folder, objective="joint")
+    return folder
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    return shutil.copytree(done, tmp_path / "copy")
+
+
+def write_data(folder, family, answers=("red",), count=14):
+    """A data file of different pictures with hostile questions, families and answers."""
+    lines = []
+    for i in range(count):
+        Image.new("RGB", (80, 80), (18 * i, 90, 40)).save(folder / f"{i}.png")
+        line = {"image": f"{i}.png", "question": f"{EVIL} {i}", "answers": answers}
+        lines.append(json.dumps({**line, "family": family, "id": f"{i} {EVIL}"}))
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    return folder / "data.jsonl"
+
+
+def give_answers(folder, text):
+    """Make the stored answers of the chosen policy say `text` to every question."""
+    policy = Policy.from_pretrained(folder)
+    db = sqlite3.connect(folder / "measurements.db")
+    with db:
+        visual = {n for (n,) in db.execute("SELECT n_visual FROM sample")}
+        for key in {policy.canonical(n) for n in visual}:
+            db.execute("UPDATE answer SET text=?, score=0 WHERE policy=?", (text, key))
+    db.close()
+
+
+# What it says
+
+
+def test_the_answer_comes_first(done):
+    page = read(done)
+    record = json.loads((done / "solution.json").read_text())
+    saved = 100 * (1 - record["costs"]["flops"] / record["stock"]["flops"])
+    assert f"{saved:.1f} % less prefill compute" in page.text.replace("\u00a0", " ")[:200]
+    assert page.text.index(record["sentence"]) < page.text.index("What the policy computes")
+    assert f"joint objective is {record['value']:.6f} nats by grid" in page.text
+    assert Policy.from_pretrained(done).name in page.text
+
+
+def test_numbers_are_those_of_the_comparison(done):
+    page = read(done)
+    frame = pd.read_csv(done / "comparison.csv", index_col=0)
+    assert f"{frame.loc['KL held-out', 'opsearch']:.3f} nats" in page.text
+    assert f"{frame.loc['Rel. Avg., %', 'opsearch']:.1f} %" in page.text
+    body = page.text.split("Against other methods")[1].split("Answers that changed")[0]
+    for row, values in frame.iterrows():
+        shown = " ".join(f"{v:.3f}" if row.startswith("KL") else f"{v:.1f}" for v in values)
+        if not row.startswith("FLOPs"):
+            assert f"{row.strip()} {shown}" in body
+
+
+def test_all_figures_are_drawn(done):
+    assert figures(read(done)) == [
+        "Percent of the visual tokens that each operation processes",
+        "What other budgets would give",
+        "What each parameter costs alone",
+        "How well the proxy ranks",
+    ]
+
+
+def test_the_heat_map_is_that_of_the_policy(done):
+    policy = Policy.from_pretrained(done)
+    cells = read(done).source.count('<rect class="cell"')
+    assert cells == (policy.executed(1000) > 0).sum()
+
+
+def test_changed_answers_show_picture_question_and_both_answers(copy):
+    give_answers(copy, "nonsense")
+    save_report(copy)
+    page = read(copy)
+    assert "15 of 15 held-out answers differ" in page.text
+    assert page.values("src")[11:] == page.values("src")[-1:]
+    for item in embedded("held-out", 12):
+        assert f"{item.question} expected {item.answers[0]} original" in page.text
+
+
+def test_how_it_was_made(done):
+    page = read(done)
+    assert f"opsearch run --config {done}/run.yaml" in page.text
+    assert "opsearch run --budget '30%'" in page.text
+    environment = json.loads((done / "environment.json").read_text())
+    for name in [*environment["seconds"], *environment["versions"], *environment["machine"]]:
+        assert name in page.text
+    assert "encoding 19 samples" in environment["seconds"]
+
+
+def test_it_is_small(done):
+    assert (done / "report.html").stat().st_size < 1_500_000
+
+
+# When it is written
+
+
+def test_again_it_is_the_same(done):
+    before = (done / "report.html").read_bytes()
+    (done / "report.html").unlink()
+    assert save_report(done) == done / "report.html"
+    assert (done / "report.html").read_bytes() == before
+
+
+def test_a_moved_run_names_its_new_place(copy):
+    save_report(copy)
+    assert f"opsearch run --config {copy}/run.yaml" in read(copy).text
+
+
+def test_settings_of_an_unfinished_run_are_not_shown_beside_an_older_policy(copy):
+    config = RunConfig.load(copy / "run.yaml")
+    config.model_copy(update={"budget": ("77%",)}).save(copy / "run.yaml")
+    with pytest.raises(RunFolderError, match="are of different runs, the later one was stopped"):
+        save_report(copy)
+
+
+def test_a_new_solve_writes_it_with_what_is_then_known(copy):
+    _, solution, _ = solve(copy, ["20%"])
+    page = read(copy)
+    assert solution.policy.name in page.text
+    assert f"{solution.value:.3f} nats" in page.text
+    assert "This policy was not compared yet" in page.text
+    assert "No answers of this policy to the held-out questions are stored" in page.text
+
+
+def test_a_solve_into_another_folder_says_what_it_lacks(done, tmp_path):
+    solve(done, ["20%"], out=tmp_path / "other")
+    page = read(tmp_path / "other")
+    assert "Not drawn: " in page.text
+    assert "Timings and machine are not known here" in page.text
+
+
+def test_a_search_by_samples_has_neither_front_nor_ranks(tmp_path):
+    settings = {"objective": "joint", "solver": "optuna", "evaluations": 4, "heldout": 0}
+    start(tmp_path, **settings)
+    page = read(tmp_path)
+    assert len(figures(page)) == 2
+    assert "solver optuna asks for single policies and leaves no front" in page.text
+    assert re.search("not every policy within 30% of the FLOPs was measured; opsearch", page.text)
+    assert "<code>opsearch run --config" in page.source
+    assert "There are no held-out samples" in page.text
+
+
+def test_budgets_of_the_cache(tmp_path):
+    start(tmp_path, objective="joint", heldout=0, budget=("40%kv", "90%"))
+    page = read(tmp_path)
+    assert re.search(
+        r"% less KV cache dop\(.* KV cache [\d.]+ % .* prefill compute [\d.]+ %", page.text
+    )
+    assert "--objective joint --solver grid --budget 90% does that" in page.text
+
+
+# What can be wrong
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A run in which model, data and answers try to be more than text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    model = shutil.copytree(MODEL_DIR, folder / "<b onclick=alert(2)>&\"'")
+    data = write_data(folder, family=f"</style></svg>$x${EVIL}")
+    out = folder / "run"
+    start(out, model=str(model), data=data, samples=4, heldout=9, objective="joint")
+    give_answers(out, EVIL)
+    save_report(out)
+    return out
+
+
+def test_hostile_words_are_text(hostile):
+    page = read(hostile)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.source
+    for part in ("<script>alert(1)</script>", "</style></svg>$x$", "<b onclick=alert(2)>&\"'"):
+        assert page.text.count(part) >= 1
+    assert "{{ 7 * 7 }}" in page.text
+    assert len(figures(page)) == 4
+
+
+def test_pictures_that_are_gone_or_changed_leave_a_sentence(hostile, tmp_path):
+    shutil.copytree(hostile.parent, tmp_path / "copy")
+    folder = tmp_path / "copy" / "run"
+    config = RunConfig.load(folder / "run.yaml")
+    data = tmp_path / "copy" / "data.jsonl"
+    config.model_copy(update={"data": data}).save(folder / "run.yaml")
+    shown = len(read(folder).values("src"))
+    gone, changed = (n.split()[0] for n in held_out(folder)[:2])
+    (data.parent / f"{gone}.png").unlink()
+    Image.new("RGB", (9, 9)).save(data.parent / f"{changed}.png")
+    save_report(folder)
+    page = read(folder)
+    assert len(page.values("src")) == shown - 2
+    assert f"{gone}.png does not exist" in page.text
+    assert "this item's data changed since the run" in page.text
+    data.unlink()
+    save_report(folder)
+    assert read(folder).text.count("data.jsonl cannot be read") == shown
+
+
+def held_out(folder):
+    db = sqlite3.connect(folder / "measurements.db")
+    query = "SELECT name FROM sample WHERE split='held-out' ORDER BY place"
+    names = [name for (name,) in db.execute(query)]
+    db.close()
+    return names
+
+
+def test_data_without_answers(tmp_path):
+    data = write_data(tmp_path, "plain", answers=())
+    start(tmp_path / "run", data=data, samples=4, heldout=5, objective="additive")
+    page = read(tmp_path / "run")
+    assert "the data hold no answers to score with" in page.text
+    assert "accuracy, held-out" not in page.text
+    assert "KL, held-out" in page.text
+
+
+def test_large_photographs_are_reduced(tmp_path):
+    data = write_data(tmp_path, "photo")
+    noise = Image.effect_noise((2400, 1800), 90).convert("RGB")
+    for i in range(14):
+        noise.rotate(i).save(tmp_path / f"{i}.png", compress_level=0)
+    start(tmp_path / "run", data=data, samples=1, heldout=13, objective="additive")
+    give_answers(tmp_path / "run", "else")
+    save_report(tmp_path / "run")
+    assert len(read(tmp_path / "run").values("src")) == 12
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("name", ["solution.json", "environment.json", "comparison.csv"])
+def test_a_damaged_file_is_named(copy, name):
+    (copy / name).write_bytes(b"\xff{")
+    with pytest.raises(RunFolderError, match=rf"{name} cannot be read"):
+        save_report(copy)
+
+
+def test_a_record_that_lacks_something_is_named(copy):
+    (copy / "solution.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="another version or damaged"):
+        save_report(copy)
+
+
+def test_a_folder_without_a_solution_is_told(copy):
+    (copy / "solution.json").unlink()
+    with pytest.raises(RunFolderError, match=r"solution.json does not exist; `opsearch run"):
+        save_report(copy)

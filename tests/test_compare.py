@@ -1,0 +1,116 @@
+"""`opsearch compare` and `opsearch analyze pareto` on the embedded model, really run."""
+
+import io
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from opsearch.analyze import analyze
+from opsearch.compare import compare
+from opsearch.config import RunConfig
+from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
+from opsearch.measure.store import COMPARED, Store
+from opsearch.run import run
+from opsearch.stored_comparison import stored_comparison
+
+BUDGETS = ("20%", "30%")
+SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compared") / "run"
+    run(RunConfig(**SETTINGS, out=path), _silent())
+    compare(path, BUDGETS, samples=15, effort=60, console=_silent())
+    return path
+
+
+def _silent():
+    return Console(file=io.StringIO())
+
+
+def test_every_method_keeps_within_every_budget(folder):
+    comparison = stored_comparison(folder)
+    found = {(entry.budget, entry.method): entry for entry in comparison.entries}
+    searched = [f"{s} {o}" for s in ("dop", "depth") for o in ("additive", "joint")]
+    for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
+        methods = [method for at, method in found if at == budget]
+        assert methods[:4] == searched
+        assert "FastV like" in methods
+        assert all(found[budget, method].share <= limit for method in methods)
+
+
+def test_joint_is_never_above_additive_on_calibration(folder):
+    entries = stored_comparison(folder).entries
+    kl = {(e.budget, e.method): e.kl_calibration.mean() for e in entries}
+    for budget in BUDGETS:
+        for space in ("dop", "depth"):
+            assert kl[budget, f"{space} joint"] <= kl[budget, f"{space} additive"] + 1e-6
+        # The depth space holds every policy of the dop space.
+        assert kl[budget, "depth joint"] <= kl[budget, "dop joint"] + 1e-6
+
+
+def test_it_is_judged_on_test_items_of_every_family(folder):
+    with Store(folder / "measurements.db") as store:
+        judged = store.samples(COMPARED)
+        calibration = {sample.item for sample in store.samples("calibration")}
+    assert len(judged) == 15
+    assert all(sample.name.startswith("embedded/test/") for sample in judged)
+    assert not calibration & {sample.item for sample in judged}
+    assert stored_comparison(folder).original.mean() > 0.9
+
+
+def test_pareto_writes_table_figure_and_words(folder, tmp_path):
+    analysis, files = analyze("pareto", [folder], out=tmp_path)
+    assert [file.name for file in files] == ["pareto.csv", "differences.csv", "pareto.svg"]
+    frame = pd.read_csv(tmp_path / "pareto.csv")
+    entries = stored_comparison(folder).entries
+    assert frame["kl"].to_numpy() == pytest.approx([entry.kl.mean() for entry in entries])
+    assert "Rel. Avg. over 15 items" in analysis.text
+    gaps = pd.read_csv(tmp_path / "differences.csv")
+    assert set(gaps["other"]) == {"dop additive", "depth additive", "dop joint", "FastV like"}
+
+
+def test_the_same_comparison_again_measures_nothing(folder):
+    before = stored_comparison(folder)
+    with Store(folder / "measurements.db") as store:
+        count = store.count()
+    compare(folder, BUDGETS, samples=15, effort=60, console=_silent())
+    after = stored_comparison(folder)
+    with Store(folder / "measurements.db") as store:
+        assert store.count() == count
+    for one, other in zip(before.entries, after.entries, strict=True):
+        assert (one.method, one.policy) == (other.method, other.policy)
+        assert np.array_equal(one.scores, other.scores)
+
+
+def test_a_later_run_of_other_samples_leaves_the_comparison(folder, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    before = stored_comparison(copied)
+    run(RunConfig(**{**SETTINGS, "samples": 4}, out=copied), _silent())
+    after = stored_comparison(copied)
+    for one, other in zip(before.entries, after.entries, strict=True):
+        assert np.array_equal(one.kl_calibration, other.kl_calibration)
+        assert np.array_equal(one.scores, other.scores)
+
+
+def test_without_a_comparison_it_says_which_command_makes_one(tmp_path):
+    config = RunConfig(**SETTINGS, out=tmp_path / "run")
+    run(config, _silent())
+    with pytest.raises(RunFolderError, match=r"holds no comparison; `opsearch compare .*run`?"):
+        analyze("pareto", [tmp_path / "run"])
+
+
+def test_what_cannot_be_compared_is_said(folder):
+    with pytest.raises(DataError, match="--samples a number above 0"):
+        compare(folder, BUDGETS, samples=0, console=_silent())
+    with pytest.raises(InfeasibleBudgetError, match="below the cheapest policy"):
+        compare(folder, ["3%"], samples=15, console=_silent())
+    with pytest.raises(OpsearchError, match="takes one run, not 2"):
+        analyze("pareto", [folder, folder])
+    with pytest.raises(OpsearchError, match="paretto"):
+        analyze("paretto", [folder])

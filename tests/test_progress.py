@@ -1,0 +1,39 @@
+"""What a stage says while it runs: how much is done, in counts or amounts, and the time left."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from opsearch import progress
+from opsearch.progress import Stages
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass when the test says so."""
+    passed = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: passed[0])
+    return passed
+
+
+@pytest.mark.parametrize(
+    ("unit", "shown"), [("", "3000/12000"), ("FLOPs", "3 kFLOPs of 12 kFLOPs")], ids=["", "FLOPs"]
+)
+def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown):
+    said = StringIO()
+    with Stages(Console(file=said, width=200), 2).stage("measuring", unit) as tick:
+        for clock[0], done in ((5.0, 1000), (20.0, 3000), (21.0, 4000), (80.0, 12000)):
+            tick(done, 12000)
+    assert said.getvalue().splitlines() == [
+        f"1/2 measuring: {shown}, about 60 s left",
+        "1/2 measuring: 80.0 s",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_the_same_words():
+    said = StringIO()
+    console = Console(file=said, width=200, force_terminal=True)
+    with Stages(console, 1).stage("measuring", "FLOPs") as tick:
+        tick(3 * 10**12, 4 * 10**12)
+    assert "3 TFLOPs of 4 TFLOPs" in said.getvalue()

@@ -1,0 +1,48 @@
+"""The verdict on a comparison names who is better, in what, and nobody else."""
+
+import numpy as np
+import pandas as pd
+
+from opsearch.verdict import best_methods, better_baselines, cell, verdict
+
+ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]
+
+
+def frame(chosen, other, third=(10.0, 30.0, 9.0, 9.0, 1.0, 1.0)):
+    original = (33.0, 100.0, 0.0, 0.0, 100.0, 100.0)
+    columns = {"original": original, "opsearch": chosen, "FastV like": other, "VTW": third}
+    return pd.DataFrame(columns, index=ROWS)
+
+
+def test_nobody_is_better():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.5, 0.7, 90.0, 99.0))
+    assert better_baselines(table) == ""
+    known = "true KL of the policy as it runs, in nats: 0.500 on calibration, 0.600 on held-out"
+    assert verdict(table) == [known]
+
+
+def test_who_is_better_is_named_with_both_numbers():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.7, 0.4, 91.0, 99.0))
+    better = "FastV like is better in KL held-out (0.400 against 0.600) and Rel. Avg. (91.0 % "
+    assert better_baselines(table) == f"{better}against 90.0 %)"
+    assert verdict(table)[1] == f"{better}against 90.0 %): compare other spaces and objectives"
+
+
+def test_without_held_out_data_only_calibration_is_told():
+    table = frame((10.0, 30.0, 0.5, np.nan, 90.0, 80.0), (9.0, 27.0, 0.7, np.nan, 80.0, 99.0))
+    table = table.drop("Rel. Avg., %")
+    table.loc["KL held-out"] = np.nan
+    assert verdict(table) == ["true KL of the policy as it runs, in nats: 0.500 on calibration"]
+
+
+def test_all_of_the_best_are_best_but_costs_are_no_contest():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.5, 0.7, 80.0, 99.0))
+    assert best_methods(table, "KL calibration") == ["opsearch", "FastV like"]
+    assert best_methods(table, "  % free") == ["FastV like"]
+    assert best_methods(table, "FLOPs, mean") == best_methods(table, "% of stock") == []
+
+
+def test_cells_read_as_people_write():
+    assert cell("FLOPs, mean", 170.34e6) == "170.3 M"
+    assert (cell("KL held-out", 1.23456), cell("  count", 65.0)) == ("1.235", "65.0")
+    assert cell("KL held-out", float("nan")) == "-"
