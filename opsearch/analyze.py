@@ -67,6 +67,15 @@ def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"curves.csv": found}, curves.draw(found), curves.describe(found))
 
 
+def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What two parameters cost together beyond what each costs alone."""
+    from opsearch.analysis import interactions
+
+    found = interactions.table(stored_run(folders[0], space))
+    tables = {"interactions.csv": found}
+    return Analysis(tables, interactions.draw(found), interactions.describe(found))
+
+
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     """FLOPs against Rel. Avg. of the methods that `opsearch compare` measured."""
     from opsearch.analysis import equal_cost
@@ -91,6 +100,7 @@ def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
 KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "rank": _rank,
     "curves": _curves,
+    "interactions": _interactions,
     "pareto": _pareto,
     "ablation": _ablation,
 }

@@ -244,7 +244,7 @@ def compare(
 
 @app.command()
 def analyze(
-    kind: Annotated[str, typer.Argument(help="rank, curves, pareto or ablation.")],
+    kind: Annotated[str, typer.Argument(help="rank, curves, interactions, pareto or ablation.")],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     space: Annotated[
         str | None, typer.Option(help="Another space than the run's, where it was measured.")
