@@ -78,7 +78,7 @@ def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
 
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     """FLOPs against Rel. Avg. of the methods that `opsearch compare` measured."""
-    from opsearch.analysis import equal_cost
+    from opsearch.analysis import equal_cost, equal_cost_figure
 
     comparison = stored_comparison(folders[0])
     found = equal_cost.table(comparison)
@@ -86,7 +86,8 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     pairs += [("depth joint", "dop joint"), ("depth joint", "FastV like")]
     gaps = pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
     tables = {"pareto.csv": found} | ({} if gaps.empty else {"differences.csv": gaps})
-    return Analysis(tables, equal_cost.draw(found, comparison.unit), equal_cost.describe(found))
+    figure = equal_cost_figure.draw(found, comparison.unit)
+    return Analysis(tables, figure, equal_cost_figure.describe(found))
 
 
 def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
