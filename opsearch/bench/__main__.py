@@ -1,6 +1,6 @@
 """`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
 
-The latency suites need nothing but torch, transformers and numpy.
+The latency and gpu suites need nothing but torch, transformers and numpy.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from opsearch.bench.cpu_latency import cpu_latency
 from opsearch.bench.engine import engine
+from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
 from opsearch.bench.solvers import solvers
@@ -20,6 +21,7 @@ from opsearch.errors import OpsearchError
 SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "solvers": lambda tiny: solvers(),
     "engine": lambda tiny: engine(),
+    "gpu-engine": gpu_engine,
     "gpu-latency": gpu_latency,
     "cpu-latency": cpu_latency,
 }
@@ -30,7 +32,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m opsearch.bench")
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument(
-        "--tiny", action="store_true", help="latency suites: models of a few weights, on any device"
+        "--tiny",
+        action="store_true",
+        help="latency and gpu suites: models of a few weights, on any device",
     )
     options = parser.parse_args()
     try:

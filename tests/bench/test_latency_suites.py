@@ -1,4 +1,4 @@
-"""The latency suites run from end to end with torch, transformers and numpy alone."""
+"""The suites for a lent device run from end to end with torch, transformers and numpy alone."""
 
 import json
 import os
@@ -58,9 +58,24 @@ def test_cpu_latency():
     assert 0 < low <= high
 
 
+def test_gpu_engine():
+    machine, *measured = rows("gpu-engine")
+    assert machine["matmul_flops_per_s"] > 0
+    parts = [row for row in measured if "flops_per_s" in row]
+    found = [row for row in measured if "optimum" in row]
+    assert [(row["checkpoint"], row["space"]) for row in found] == [
+        ("llava-1.5-7b", "dop"),
+        ("qwen2.5-vl-7b", "depth"),
+    ]
+    assert [row["samples"] for row in found] == [parts[-1]["samples"]] * 2
+    assert all(row["chunks"] == 1 < row["forwards_per_sample"] < 97 for row in parts)
+    assert all(row["kl_nats"] > 0 for row in found)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the suite would start to measure")
-def test_gpu_latency_needs_a_gpu():
-    done = run("--suite", "gpu-latency")
+@pytest.mark.parametrize("suite", ["gpu-latency", "gpu-engine"])
+def test_a_gpu_suite_needs_a_gpu(suite):
+    done = run("--suite", suite)
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr
     assert "--tiny" in done.stderr

@@ -1,0 +1,137 @@
+"""Suite `gpu-engine`: the exact optimum of a whole space for a checkpoint's true shape.
+
+LLaVA-1.5-7B over DOP's space with 16 shares of tokens, then Qwen2.5-VL-7B over `depth` with all
+tokens: 25 random samples, random weights in bfloat16, the true divergence of every policy, a few
+samples at a time. Stops before it takes eight minutes.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
+from opsearch.bench.latency import Row
+from opsearch.bench.roofline import Roofline
+from opsearch.budget import space_costs
+from opsearch.costs.flops import Flops
+from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.errors import ModelError
+from opsearch.measure.engine import Engine
+from opsearch.measure.memory import memory_for
+from opsearch.measure.samples import Sample
+from opsearch.measure.store import Store
+from opsearch.policy import RankerSpec
+from opsearch.spaces import N_V_16, Space, depth_space, dop_space
+from opsearch.tasks.item import Item
+
+SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
+BUDGET = 0.3
+"""Share of the stock model's FLOPs within which the optimum is named."""
+_SECONDS = 420.0  # after which nothing new is measured
+_SAMPLES, _AT_ONCE = 25, 5
+
+
+def gpu_engine(tiny: bool) -> Iterator[Row]:
+    """The device's speeds, then a row per part of the samples and one per search.
+
+    tiny: three layers of a few weights on whatever device there is. Raises ModelError without it
+    where there is no CUDA device.
+    """
+    if not tiny and not torch.cuda.is_available():
+        raise ModelError(
+            "the suite gpu-engine needs a CUDA device and torch finds none; run it with --tiny to "
+            "try it on the CPU"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    started = time.monotonic()
+    speeds = Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
+    yield {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "matmul_flops_per_s": speeds.flops,
+    }
+    for name, make, n_v in SEARCHES:
+        shape = Shape(3, 64, 96, 4, 2, 16, 128) if tiny else SHAPES[name]
+        model = random_model(FAMILIES[name], shape, torch.bfloat16, device)
+        space = make(shape.layers, n_v, RankerSpec("random"))
+        samples = [_sample(model, name, i, tiny) for i in range(3 if tiny else _SAMPLES)]
+        for row in _searched(model, space, samples, speeds, started + _SECONDS):
+            yield {"checkpoint": name, "space": space.name, "n_v": len(n_v), **row}
+        del model
+        gc.collect()  # or the next model finds no room beside this one
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _searched(
+    model: Any, space: Space, samples: Sequence[Sample], speeds: Roofline, until: float
+) -> Iterator[Row]:
+    """Seconds and speed after every few samples, and the optimum over those that were measured."""
+    policies = [space.decode(point) for point in space.points.tolist()]
+    tables: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+    seconds, flops = 0.0, 0
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
+        engine = Engine(model, store, memory=memory_for(model, None))
+        for first in range(0, len(samples), _AT_ONCE):
+            if time.monotonic() > until:
+                yield {"stopped": f"more than {_SECONDS:.0f} s passed; the rest is missing"}
+                break
+            part = samples[first : first + _AT_ONCE]
+            start = time.monotonic()
+            plan = engine.plan(policies, part)
+            planned = time.monotonic()
+            tables.append(engine.measure(policies, part))
+            spent = time.monotonic() - start
+            seconds, flops = seconds + spent, flops + plan.flops
+            yield {
+                "samples": first + len(part),
+                "forwards_per_sample": round(plan.forwards, 1),
+                "chunks": len(plan.chunks),
+                "planning_s": round(planned - start, 3),
+                "seconds": round(seconds, 3),
+                "flops_per_s": flops / seconds,
+                "share_of_matmul_peak": round(flops / seconds / speeds.flops, 4),
+            }
+    if tables:
+        yield _optimum(engine.room.shape, space, samples, np.concatenate(tables, axis=1), seconds)
+
+
+def _optimum(
+    shape: Shape,
+    space: Space,
+    samples: Sequence[Sample],
+    table: np.ndarray[Any, np.dtype[np.float64]],
+    seconds: float,
+) -> Row:
+    cost = Flops(shape)
+    costs = space_costs(cost, space, [sample.shape for sample in samples])
+    stock = sum(cost.stock(*sample.shape) for sample in samples)
+    mean = np.where(costs <= BUDGET * stock, table.mean(axis=1), np.inf)
+    best = int(mean.argmin())
+    return {
+        "policies": len(mean),
+        "samples": table.shape[1],
+        "budget": BUDGET,
+        "optimum": space.decode(space.points[best].tolist()).name,
+        "kl_nats": float(mean[best]),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _sample(model: Any, name: str, number: int, tiny: bool) -> Sample:
+    n_other, shrunk = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
+    n_visual, n_other = VISUAL_TOKENS[name] // shrunk, n_other // shrunk
+    torch.manual_seed(number)
+    inputs = random_workload(model, 1, n_visual, n_other).inputs
+    item = Item(f"random {number}", "", (), ())
+    return Sample(item, item.id, dict(inputs), n_visual, n_other)
