@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from opsearch.demo.training.evaluate import Score, mean_accuracy
-from opsearch.demo.training.heads import COLOR_AFTER, KIND_AFTER, NEIGHBORS_AFTER, PLACES_AFTER
+from opsearch.demo.training.heads import (
+    COLOR_AFTER,
+    KIND_AFTER,
+    LAST,
+    NEIGHBORS_AFTER,
+    PLACES_AFTER,
+)
 from opsearch.demo.training.options import Cost, Options
 from opsearch.demo.training.redundancy import OPERATIONS, SHARES
 
@@ -33,7 +39,7 @@ def write_card(
         steps=f"{cost.steps:,}",
         cost=_cost(options, cost),
         seed=options.seed,
-        last=NEIGHBORS_AFTER,
+        last=LAST,
         studied=study["items"],
         depths=_depths(study),
         needed=_needed(study),

@@ -22,10 +22,12 @@ from opsearch.demo.training.things import KINDS, PLACES
 from opsearch.demo.vocabulary import COLORS
 
 COLOR_AFTER = 2
-KIND_AFTER = {ShapesScene: 3, ChartScene: 5, TextScene: 6, DigitsScene: 8}
+KIND_AFTER = {ShapesScene: 3, ChartScene: 5, TextScene: 6, DigitsScene: 10}
 PLACES_AFTER = 8
 NEIGHBORS_AFTER = 9
-"""Decoder layers (counted from 1) after which the heads read; NEIGHBORS_AFTER is the deepest."""
+"""Decoder layers (counted from 1) after which the heads read."""
+LAST = max(COLOR_AFTER, *KIND_AFTER.values(), NEIGHBORS_AFTER)
+"""The deepest layer that a head on visual tokens reads."""
 
 
 @dataclass(frozen=True)

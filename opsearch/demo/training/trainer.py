@@ -11,7 +11,7 @@ from opsearch.demo.training import model as llava
 from opsearch.demo.training.batches import NAMES, Batch
 from opsearch.demo.training.export import export
 from opsearch.demo.training.feed import Feed
-from opsearch.demo.training.heads import NEIGHBORS_AFTER, Heads
+from opsearch.demo.training.heads import LAST, Heads
 from opsearch.demo.training.losses import answer_loss, picture_loss, place_loss
 from opsearch.demo.training.optimiser import Optimiser
 from opsearch.demo.training.options import CHECKPOINT, Options
@@ -87,7 +87,7 @@ class Trainer:
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss on pictures without questions."""
         cls, visual = llava.see(self.model, batch.pixels.bfloat16())
-        states = llava.read(self.model, visual, None, NEIGHBORS_AFTER)
+        states = llava.read(self.model, visual, None, LAST)
         said = self.heads(cls, states, batch.scene, 0)
         return picture_loss(said, batch), torch.zeros(2, len(NAMES), device=self.device)
 
