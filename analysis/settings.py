@@ -12,8 +12,8 @@ from opsearch.analysis.measured import Array, Measured
 from opsearch.errors import OpsearchError
 
 SETTINGS = (
-    "model", "dtype", "attention", "data", "samples", "seed", "space", "kv", "n_v", "ranker",
-    "positions",
+    "model", "dtype", "attention", "data", "samples", "seed", "space", "kv", "stages", "n_v",
+    "ranker", "positions",
 )  # fmt: skip
 """What changes a run's measurements, of all that its configuration holds."""
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.errors import OpsearchError
 from opsearch.policy import Policy
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
 from opsearch.spaces import Parameter, Space
@@ -32,7 +33,11 @@ class Additive:
     form: ClassVar[Form] = "separable"
 
     def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
-        """One policy per measured value of each parameter; feasibility does not matter."""
+        """One policy per measured value of each parameter; feasibility does not matter.
+
+        Raises OpsearchError for a space whose parameters prune nothing alone.
+        """
+        require_individual(space)
         return [
             space.decode(alone(space, k)[i])
             for k, parameter in enumerate(space.parameters)
@@ -56,6 +61,16 @@ class Additive:
         if self.points is None or self.points >= size:
             return range(size)
         return sorted({round(i) for i in np.linspace(0, size - 1, max(self.points, 2))})
+
+
+def require_individual(space: Space) -> None:
+    """Raise OpsearchError where parameters prune nothing alone, naming what can be searched."""
+    if not space.parameters_act_alone:
+        raise OpsearchError(
+            f"space {space.name!r} has no individual divergences, its parameters "
+            f"{', '.join(p.name for p in space.parameters)} prune only together; "
+            "use --objective joint, or --space dop or depth"
+        )
 
 
 def alone(space: Space, k: int) -> list[list[int]]:

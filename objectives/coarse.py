@@ -2,8 +2,8 @@
 
 First every 4th depth with every share of tokens, then whatever is near the best policy so far,
 until all that is near it is measured. Near means: none of the depths up to which queries, keys and
-MLPs work, and not the place of the share among its values, differs by more than 2. It is a local
-search: what it finds need not be the best of the space.
+MLPs work or stages begin, and not the place of a share among its values, differs by more than 2. It
+is a local search: what it finds need not be the best of the space.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from opsearch.errors import OpsearchError
 from opsearch.objectives.joint import rounded_mean
 from opsearch.problem import KL_QUANTUM, Form, Measure, Table
 from opsearch.spaces import DepthSpace, Space
+from opsearch.stage_space import StageSpace
 
 _STEP = 4  # layers between the depths that are measured first
 _NEAR = 2
@@ -37,7 +38,7 @@ class CoarseJoint:
 
         Raises OpsearchError for a space without depths.
         """
-        if not isinstance(space, DepthSpace):
+        if not isinstance(space, DepthSpace | StageSpace):
             raise OpsearchError(
                 f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
                 "measure all its policies"
@@ -61,10 +62,9 @@ class CoarseJoint:
         return Table(self.name, "nats", values, KL_QUANTUM, how=how)
 
 
-def _first(space: DepthSpace, feasible: Mask) -> tuple[int, Mask]:
+def _first(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]:
     """The widest step between depths at which some point is feasible, and these points."""
-    columns = sorted({column for column in space.depths if column is not None})
-    depths = space.points[:, columns]
+    depths = space.points[:, space.layer_columns]
     step = _STEP
     while True:
         # A point whose queries work in all layers stands for all that differ in dead operations.

@@ -49,10 +49,13 @@ def run(
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
     heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
-    space: Annotated[str, typer.Option(help="tokens, dop or depth.")] = "dop",
+    space: Annotated[str, typer.Option(help="tokens, dop, depth or stages.")] = "dop",
     kv: Annotated[
         str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
     ] = "leaves",
+    stages: Annotated[
+        int, typer.Option(min=1, max=3, help="stages: how often tokens are dropped, at most.")
+    ] = 2,
     n_v: Annotated[
         str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
     ] = "16",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
 from opsearch.measure.memory import parse_memory
+from opsearch.stage_space import STAGES
 
 
 class RunConfig(BaseModel):
@@ -34,6 +35,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0)
     space: str = "dop"
     kv: Literal["leaves", "stays"] = "leaves"
+    stages: int = Field(STAGES, ge=1, le=3)
     n_v: tuple[str, ...] | Literal["16", "8"] = "16"
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from opsearch.config import RunConfig
@@ -80,7 +81,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     check_budget(space, constraints)
     tail = _TAIL + config.positions - 1
     layouts = Counter({Layout(n_visual, _HEAD, tail, 0, config.positions): config.samples})
-    choice = choose(config, joint_seconds(space, constraints, shape, pairs, config))
+    choice = choose(config, joint_seconds(space, constraints, shape, pairs, config), space)
     return _plan(config, space, constraints, layouts, shape, choice)
 
 
@@ -93,15 +94,9 @@ def _plan(
     choice: Choice,
 ) -> DryRun:
     feasible = feasible_points(space, constraints)
-    measured = Additive(config.points).measured
-    single = np.array(
-        [
-            alone(space, k)[i]
-            for k, parameter in enumerate(space.parameters)
-            for i in measured(parameter)
-        ]
-    )
-    points = {"joint": space.points[feasible], "additive": single}
+    points = {"joint": space.points[feasible]}
+    if space.parameters_act_alone:
+        points["additive"] = _single(space, Additive(config.points))
     estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
     speed = nominal_speed(config.device)
     return DryRun(
@@ -112,4 +107,15 @@ def _plan(
         {name: found.flops / speed for name, found in estimates.items()},
         torch.empty(0, dtype=DTYPES[config.dtype]).element_size(),
         choice.reason or f"objective {choice.maker.name}, as asked for",
+    )
+
+
+def _single(space: Space, additive: Additive) -> NDArray[np.int64]:
+    """The points that the additive proxy measures."""
+    return np.array(
+        [
+            alone(space, k)[i]
+            for k, parameter in enumerate(space.parameters)
+            for i in additive.measured(parameter)
+        ]
     )

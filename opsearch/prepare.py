@@ -64,7 +64,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     constraints = make_constraints(budgets, shape, space, pairs)
     check_budget(space, constraints)
     seconds = joint_seconds(space, constraints, shape, pairs, config)
-    choice = choose(config, seconds)
+    choice = choose(config, seconds, space)
     completed = {
         "objective": choice.maker.name,
         "solver": choice.solver.name,

@@ -30,8 +30,8 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
     named = {"16": N_V_16, "8": N_V_8}
     n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
     factory = lookup("spaces", config.space, SPACES)
-    reading = {"kv": config.kv} if config.space == "dop" else {}
-    space: Space = factory(layers, n_v=n_v, ranker=ranker, **reading)
+    own = {"dop": {"kv": config.kv}, "stages": {"stages": config.stages}}.get(config.space, {})
+    space: Space = factory(layers, n_v=n_v, ranker=ranker, **own)
     return space
 
 

@@ -71,9 +71,10 @@ def run(config: RunConfig, console: Console | None = None, command: str | None =
                     config,
                 )
             assert solution.policy is not None  # search() raises otherwise
-            with stages.stage("measuring each parameter alone", "FLOPs") as tick:
-                single = Additive(config.points).policies(prepared.space, problem.feasible)
-                engine.measure(single, prepared.calibration, tick)
+            if prepared.space.parameters_act_alone:
+                with stages.stage("measuring each parameter alone", "FLOPs") as tick:
+                    single = Additive(config.points).policies(prepared.space, problem.feasible)
+                    engine.measure(single, prepared.calibration, tick)
             # Only now, so that an interrupted run leaves an earlier one as it was.
             store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
             store.put_samples(HELD_OUT, stored_samples(prepared.heldout))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.objectives import OBJECTIVES, Maker
-from opsearch.objectives.additive import Additive
+from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
@@ -36,20 +36,26 @@ class Choice:
     reason: str = ""
 
 
-def choose(config: RunConfig, seconds: float, lazy: bool = True) -> Choice:
+def choose(
+    config: RunConfig, seconds: float, space: Space | None = None, lazy: bool = True
+) -> Choice:
     """Fill in what the run leaves open.
 
     seconds: estimated time to measure every feasible policy. The joint objective is taken when that
-    is within config.effort, the additive proxy otherwise; one who names joint gets it from coarse
-    to fine where that is beyond config.effort. lazy: joint may be measured on demand.
-    Raises OpsearchError when the named solver cannot take the named objective.
+    is within config.effort, the additive proxy otherwise; one who names joint, or searches a
+    `space` without individual divergences, gets it from coarse to fine where that is beyond
+    config.effort. lazy: joint may be measured on demand. Raises OpsearchError when the named
+    objective cannot be had in the space, or the named solver cannot take it.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
     name, reason = config.objective, ""
     fits = seconds <= config.effort
+    proxy = space is None or space.parameters_act_alone
+    if space is not None and name == "additive":
+        require_individual(space)
     if name is None:
         takes_tables = solver is None or "table" in solver.forms
-        name = "joint" if fits and takes_tables else "additive"
+        name = "joint" if (fits and takes_tables) or not proxy else "additive"
         verdict = "within" if fits else "more than"
         reason = (
             f"objective {name}: measuring every feasible policy would take about "
@@ -82,7 +88,8 @@ def search(
     objective = choice.maker.make(space, measure, feasible)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
-    if isinstance(solver, Tpe) and objective.form == "blackbox":
+    guided = isinstance(solver, Tpe) and objective.form == "blackbox"
+    if guided and space.parameters_act_alone:
         proxy = Additive(config.points).make(space, measure, feasible)
         start = Grid().solve(replace(problem, objective=proxy)).index
         solver = replace(solver, start=() if start is None else (start,))

@@ -1,8 +1,8 @@
 """Search spaces: named integer parameters and how a point of them becomes a policy.
 
-The three spaces here choose a depth per module and a share of tokens; `dop` ties depths as its
-paper does, `tokens` keeps all layers. Each lists distinct policies only: of points that prune the
-same live operations, the one with the largest depths stands for all.
+Three of them choose a depth per module and a share of tokens; `dop` ties depths as its paper does,
+`tokens` keeps all layers. Each lists distinct policies only: of points that prune the same live
+operations, the one with the largest depths stands for all. `stages` is in `opsearch.stage_space`.
 """
 
 from __future__ import annotations
@@ -11,47 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
 from opsearch.policy import MLP, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.space import N_V_8, N_V_16, Parameter, Space
+from opsearch.stage_space import stages_space
 
-_PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
-N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
-N_V_8 = N_V_16[::2]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A named parameter and its values in ascending order; the last one prunes nothing."""
-
-    name: str
-    values: tuple[Fraction, ...]
-
-
-class Space(Protocol):
-    """Named integer parameters; `points` are index rows of distinct policies, int[P, K]."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def parameters(self) -> tuple[Parameter, ...]: ...
-    @property
-    def points(self) -> NDArray[np.int64]: ...
-
-    def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
-
-    def index_of(self, point: Sequence[int]) -> int:
-        """The row of `points` that is the same policy as any row of value indices."""
-
-    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
+__all__ = ["N_V_8", "N_V_16", "SPACES", "DepthSpace", "Parameter", "Space"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +37,12 @@ class DepthSpace:
     parameters: tuple[Parameter, ...]
     depths: tuple[int | None, int | None, int | None]
     build: Callable[..., Policy]
+    parameters_act_alone: ClassVar[bool] = True
+
+    @property
+    def layer_columns(self) -> tuple[int, ...]:
+        """The columns of points that hold a layer."""
+        return tuple(sorted({column for column in self.depths if column is not None}))
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
@@ -154,10 +130,11 @@ def depth_space(
     return DepthSpace("depth", layers, parameters, (0, 1, 2), partial(_build_depth, layers, ranker))
 
 
-SPACES: dict[str, Callable[..., DepthSpace]] = {
+SPACES: dict[str, Callable[..., Space]] = {
     "tokens": tokens_space,
     "dop": dop_space,
     "depth": depth_space,
+    "stages": stages_space,
 }
 
 

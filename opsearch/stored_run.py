@@ -14,7 +14,7 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.store import COLUMNS, Store, StoredSample
-from opsearch.objectives.additive import alone
+from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy import Policy, RankerSpec
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run_folder import RunFolder
@@ -25,7 +25,8 @@ _UNPRUNED = dict.fromkeys(COLUMNS, 0.0) | {"top1": 1.0}
 def stored_run(folder: Path, space: str | None = None) -> Measured:
     """What the run in `folder` measured on its calibration samples, over its space or another one.
 
-    Raises RunFolderError when a parameter was not measured alone at each of its values.
+    Raises RunFolderError when a parameter was not measured alone at each of its values, and
+    OpsearchError for a space where that says nothing.
     """
     run = RunFolder(folder)
     config = RunConfig.load(run.config)
@@ -34,6 +35,7 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
     with Store(run.measurements) as store:
         shape = Shape(**store.facts["shape"])
         searched = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        require_individual(searched)
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]
         flops = make_constraints(parse_budgets(["100%"]), shape, searched, pairs)[0]

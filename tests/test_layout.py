@@ -23,7 +23,7 @@ FLOORS = (
         "tasks",
         "demo",
     ],
-    ["runtime", "costs", "spaces"],
+    ["runtime", "costs", "space", "stage_space", "spaces"],
     ["progress", "measure", "problem", "solution", "budget", "answers", "run_folder"],
     ["config", "objectives", "solvers", "analysis", "baselines", "example_problems", "testing"],
     ["problem_setup", "search", "results", "bench", "environment", "verdict"],

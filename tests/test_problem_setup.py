@@ -15,7 +15,7 @@ from opsearch.problem_setup import joint_seconds, make_constraints, make_space
 from tests.measure import families
 
 
-@pytest.mark.parametrize("name", ["tokens", "dop", "depth"])
+@pytest.mark.parametrize("name", ["tokens", "dop", "depth", "stages"])
 @pytest.mark.parametrize("positions", [1, 3])
 def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, positions, tmp_path):
     model = families.model()

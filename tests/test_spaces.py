@@ -9,6 +9,7 @@ import pytest
 from opsearch import builders
 from opsearch.policy import RankerSpec
 from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
+from opsearch.stage_space import stages_space
 
 CLS = RankerSpec("cls")
 HALF = (Fraction(1, 2),)
@@ -20,6 +21,10 @@ SOME = {
     "dop, kv stays": dop_space(4, SHARES, CLS, kv="stays"),
     "depth": depth_space(3, SHARES, CLS),
     "depth of one layer": depth_space(1, SHARES, CLS),
+    "one stage": stages_space(4, SHARES, CLS, stages=1),
+    "two stages": stages_space(3, SHARES, CLS),
+    "three stages": stages_space(2, HALF, CLS, stages=3),
+    "stages of one layer": stages_space(1, SHARES, CLS),
 }
 
 
@@ -46,8 +51,17 @@ def test_points_are_sorted_rows_of_indices(space):
     assert points.tolist() == sorted(points.tolist())
 
 
+def test_any_row_of_values_is_the_policy_of_a_listed_point(space):
+    for point in everything(space):
+        listed = space.decode(space.points[space.index_of(point)])
+        assert listed.canonical(576) == space.decode(point).canonical(576)
+    assert [space.index_of(point) for point in space.points] == list(range(len(space.points)))
+
+
 def test_the_point_of_a_policy_has_its_largest_depths(space):
     """Of points that are one policy the largest is listed: what it prunes is really pruned."""
+    if space.name == "stages":
+        pytest.skip("lists the stages that prune first")
     listed = {space.decode(point).canonical(576): tuple(point) for point in space.points}
     for point in everything(space):
         representative = listed[space.decode(point).canonical(576)]
@@ -58,8 +72,8 @@ def test_the_last_point_is_the_original_without_its_dead_operations(space):
     assert space.points[-1].tolist() == [len(p.values) - 1 for p in space.parameters]
     policy = space.decode(space.points[-1])
     assert policy.canonical(576) == builders.identity(space.num_layers).canonical(576)
-    # Only token reduction has no way to say it other than the stock model itself.
-    assert policy.is_identity(576) == (space.name == "tokens")
+    # Where all operations have the same tokens there is no other way to say it.
+    assert policy.is_identity(576) == (space.name in ("tokens", "stages"))
 
 
 @pytest.mark.parametrize("n_visual", [0, 1, 9, 577])
@@ -91,8 +105,23 @@ def test_parameters_are_ascending(space):
         (depth_space(12, (Fraction(1),)), 651),
         (dop_space(12, (Fraction(1),)), 79),
         (tokens_space(32), 16),
+        (stages_space(32, stages=1), 1 + 32 * 16),
+        (stages_space(32), 1 + 32 * 16 + 496 * 120),
+        (stages_space(12), 1 + 12 * 16 + 66 * 120),
+        (stages_space(4, HALF, stages=3), 1 + 4 * 2 + 6 * 1),
     ],
-    ids=["dop, two shares", "dop", "dop, kv stays", "depth", "dop at 12", "tokens"],
+    ids=[
+        "dop, two shares",
+        "dop",
+        "dop, kv stays",
+        "depth",
+        "dop at 12",
+        "tokens",
+        "one stage",
+        "two stages",
+        "two stages at 12",
+        "more stages than shares",
+    ],
 )
 def test_sizes(space, size):
     assert len(space.points) == size
@@ -118,11 +147,49 @@ def test_decoding_is_building():
     assert tokens_space(4, HALF, CLS).decode((1,)) == builders.tokens(4, 1, CLS)
 
 
+def test_stages_decode_to_the_schedules_of_published_methods():
+    space = stages_space(4, SHARES, CLS)  # shares 0, 1/4, 1/2, 1
+    assert space.decode((2, 2, 4, 3)) == builders.stages(4, {0: 1, 2: "1/2"}, CLS)  # FastV
+    assert space.decode((1, 2, 3, 1)) == builders.stages(4, {0: 1, 1: "1/2", 3: "1/4"}, CLS)
+    withdrawn = space.decode((2, 0, 4, 3))
+    assert withdrawn.canonical(576) == builders.vtw(4, 2).canonical(576)
+    reduced = space.decode((0, 1, 4, 3))
+    assert reduced.canonical(576) == builders.tokens(4, "1/4", CLS).canonical(576)
+
+
+def test_stages_hold_in_any_order_and_those_that_prune_nothing_do_not_count():
+    space = stages_space(4, SHARES, CLS)
+    listed = space.index_of((1, 2, 3, 1))
+    assert space.points[listed].tolist() == [1, 2, 3, 1]
+    assert space.index_of((3, 1, 1, 2)) == listed
+    one = space.index_of((2, 1, 4, 3))
+    # Begins after the last layer, keeps all tokens, keeps more than an earlier stage, begins with
+    # a stage that keeps fewer.
+    for row in ((4, 0, 2, 1), (0, 3, 2, 1), (2, 1, 3, 2), (2, 2, 2, 1)):
+        assert space.index_of(row) == one
+
+
+def test_a_point_of_another_number_of_stages_is_an_error():
+    with pytest.raises(ValueError, match="a point of 2 stages has 4 values"):
+        stages_space(4, SHARES).decode((1, 1))
+
+
+def test_only_stages_have_no_parameter_that_prunes_alone():
+    for name, make in SPACES.items():
+        space = make(3, SHARES)
+        unpruned = [len(p.values) - 1 for p in space.parameters]
+        rows = [[*unpruned[:k], 0, *unpruned[k + 1 :]] for k in range(len(unpruned))]
+        original = space.index_of(unpruned)
+        prunes = all(space.index_of(row) != original for row in rows)
+        assert space.parameters_act_alone == prunes == (name != "stages")
+
+
 def test_spaces_by_name():
     assert {name: make(3, HALF).name for name, make in SPACES.items()} == {
         "tokens": "tokens",
         "dop": "dop",
         "depth": "depth",
+        "stages": "stages",
     }
     names = [parameter.name for parameter in SPACES["depth"](3, HALF).parameters]
     assert names == ["d_q", "d_kv", "d_mlp", "n_v"]

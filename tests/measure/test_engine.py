@@ -36,6 +36,8 @@ POLICIES = {
     "no image at all": vtw(LAYERS, 0),
     "shortv": builders.shortv(LAYERS, [3, 5, 8]),
     "stages": stages(LAYERS, {0: 1, 2: "1/2", 6: "1/8"}, CLS),
+    "stages, the last of no tokens": stages(LAYERS, {0: 1, 3: "1/4", 7: 0}, CLS),
+    "stages, the last in the last layer": stages(LAYERS, {0: "1/2", LAYERS - 1: "1/4"}, CLS),
 }
 SAME_AS_ORIGINAL = {
     "identity": identity(LAYERS),

@@ -27,7 +27,15 @@ def silent():
     return Console(file=StringIO())
 
 
-@pytest.mark.parametrize("settings", [{}, {"space": "depth", "n_v": ("1/4", "1")}, {"kv": "stays"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"space": "depth", "n_v": ("1/4", "1")},
+        {"space": "stages", "n_v": ("1/4", "1")},
+        {"kv": "stays"},
+    ],
+)
 def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings):
     config = RunConfig(samples=5, heldout=0, budget=("20%",), positions=2, **settings)
     said = dry_run(config, None, silent()).estimates["joint"]

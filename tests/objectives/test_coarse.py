@@ -26,6 +26,7 @@ from opsearch.runtime.load import load_config
 from opsearch.solution import Status
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import depth_space, dop_space, tokens_space
+from opsearch.stage_space import stages_space
 from tests.measure.demo import LAYERS, model, samples
 
 N_V = (Fraction(1, 2), Fraction(1, 5))
@@ -124,8 +125,9 @@ def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
         tokens_space(LAYERS, N_V, RankerSpec("cls")),
         dop_space(LAYERS, N_V, RankerSpec("cls")),
         dop_space(LAYERS, N_V, RankerSpec("cls"), "stays"),
+        stages_space(LAYERS, N_V, RankerSpec("cls")),
     ],
-    ids=["tokens", "dop, kv leaves", "dop, kv stays"],
+    ids=["tokens", "dop, kv leaves", "dop, kv stays", "stages"],
 )
 def test_every_space_of_depths_is_searched(space):
     """A smooth valley is followed to its ground."""

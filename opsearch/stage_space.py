@@ -1,0 +1,146 @@
+"""The space `stages`: from some layers on, falling shares of the tokens are kept.
+
+Before the first stage all tokens are processed. One stage is the space of FastV (ECCV 2024, with
+the ranking made before the decoder) and of VisPCO (arXiv 2604.15188); a last share of 0 is VTW
+(AAAI 2025); several stages hold the schedules of PyramidDrop (CVPR 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch import builders
+from opsearch.policy import MODULES, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.space import N_V_16, Parameter
+
+STAGES = 2
+"""By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""
+
+
+@dataclass(frozen=True)
+class StageSpace:
+    """Points that say where each stage begins, `d_k`, and the share kept from there on, `n_k`.
+
+    A stage prunes nothing when it begins after the last layer or keeps all tokens. Listed are rows
+    with rising layers and falling shares, stages that prune nothing last. Any other row counts too:
+    each stage keeps at most its share from its layer on, so that their order does not matter.
+    """
+
+    num_layers: int
+    shares: tuple[Fraction, ...]
+    stages: int
+    ranker: RankerSpec | None
+    name: ClassVar[str] = "stages"
+    # A layer without its share prunes nothing, neither does a share without its layer.
+    parameters_act_alone: ClassVar[bool] = False
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """(d_1, n_1, d_2, n_2, ...)."""
+        layers = tuple(Fraction(layer) for layer in range(self.num_layers + 1))
+        return tuple(
+            parameter
+            for k in range(1, self.stages + 1)
+            for parameter in (Parameter(f"d_{k}", layers), Parameter(f"n_{k}", self.shares))
+        )
+
+    @property
+    def layer_columns(self) -> tuple[int, ...]:
+        """The columns of points that hold a layer."""
+        return tuple(range(0, 2 * self.stages, 2))
+
+    @cached_property
+    def points(self) -> NDArray[np.int64]:
+        """Index rows of distinct policies in lexicographic order, int64[P, 2 K]."""
+        blocks = []
+        for used in range(min(self.stages, self.num_layers, len(self.shares) - 1) + 1):
+            layers = _subsets(self.num_layers, used)
+            shares = _subsets(len(self.shares) - 1, used)[:, ::-1]
+            block = np.tile(np.array(self._unused, np.int64), (len(layers) * len(shares), 1))
+            block[:, 0 : 2 * used : 2] = np.repeat(layers, len(shares), axis=0)
+            block[:, 1 : 2 * used : 2] = np.tile(shares, (len(layers), 1))
+            blocks.append(block)
+        rows = np.concatenate(blocks)
+        return rows[np.argsort(self._places(rows))]
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """The policy of one row of value indices."""
+        begun = {layer: self.shares[share] for layer, share in self._pruning(point)}
+        return builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """The row of `points` that is the same policy as any row of value indices."""
+        used = [index for stage in self._pruning(point) for index in stage]
+        row = np.array([[*used, *self._unused[len(used) :]]])
+        return int(np.searchsorted(self._listed, self._places(row))[0])
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        kept = np.array([resolve_fraction(share, n_visual) for share in self.shares], np.int64)
+        layer = np.arange(self.num_layers)
+        counts = np.full((len(points), self.num_layers), n_visual)
+        for begins, share in zip(points.T[::2], points.T[1::2], strict=True):
+            stage = np.where(layer >= begins[:, None], kept[share][:, None], n_visual)
+            counts = np.minimum(counts, stage)
+        return np.repeat(counts[:, :, None], len(MODULES), axis=2)
+
+    def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the stages of listed points begin, and the places of their shares, int64[P, 2 K].
+
+        Equal rows are the same policy, as listed points have no two rows for one.
+        """
+        return points
+
+    def _pruning(self, point: Sequence[int]) -> list[tuple[int, int]]:
+        """(layer, index of share) of the stages that prune, by rising layer and falling share."""
+        if len(point) != 2 * self.stages:
+            raise ValueError(f"a point of {self.stages} stages has {2 * self.stages} values")
+        found: list[tuple[int, int]] = []
+        least = len(self.shares) - 1
+        for layer, share in sorted(zip(point[::2], point[1::2], strict=True)):
+            if layer < self.num_layers and share < least:
+                found.append((int(layer), int(share)))
+                least = share
+        return found
+
+    @property
+    def _unused(self) -> tuple[int, ...]:
+        """The row in which no stage prunes."""
+        return tuple(size - 1 for size in self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return tuple(len(parameter.values) for parameter in self.parameters)
+
+    @cached_property
+    def _listed(self) -> NDArray[np.int64]:
+        return self._places(self.points)
+
+    def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The place of each row in lexicographic order among all rows, int64[P]."""
+        return np.asarray(np.ravel_multi_index(tuple(rows.T), self._sizes), np.int64)
+
+
+def stages_space(
+    layers: int,
+    n_v: Sequence[Fraction] = N_V_16,
+    ranker: RankerSpec | None = None,
+    stages: int = STAGES,
+) -> StageSpace:
+    """Falling shares of the tokens, each from a layer of its own on: (d_1, n_1, d_2, n_2, ...)."""
+    shares = tuple(sorted({*n_v, Fraction(0), Fraction(1)}))
+    return StageSpace(layers, shares, stages, ranker)
+
+
+def _subsets(size: int, members: int) -> NDArray[np.int64]:
+    """All ways to take so many of range(size), ascending, int64[W, members]."""
+    ways = list(combinations(range(size), members))
+    return np.array(ways, np.int64).reshape(len(ways), members)
