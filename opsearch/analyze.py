@@ -83,7 +83,8 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     comparison = stored_comparison(folders[0])
     found = equal_cost.table(comparison)
     pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
-    pairs += [("depth joint", "dop joint"), ("depth joint", "FastV like")]
+    pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
+    pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
     gaps = pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
     tables = {"pareto.csv": found} | ({} if gaps.empty else {"differences.csv": gaps})
     figure = equal_cost_figure.draw(found, comparison.unit)

@@ -39,7 +39,7 @@ from opsearch.runtime.load import load_model
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
 
-SPACES = ("dop", "depth")
+SPACES = ("dop", "depth", "stages")
 _OTHER_STAGES = 4
 
 
@@ -116,7 +116,7 @@ def _task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages)
     for constraints in limits.values():
         check_budget(space, constraints)
     seconds = max(joint_seconds(space, c, prepared.shape, pairs, config) for c in limits.values())
-    makers: tuple[Maker, ...] = (Additive(config.points),)
+    makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
     if seconds <= config.effort:
         return Task(space, (*makers, Joint()), limits)
     stages.say(

@@ -38,7 +38,7 @@ def test_every_method_keeps_within_every_budget(folder):
     searched = [f"{s} {o}" for s in ("dop", "depth") for o in ("additive", "joint")]
     for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
         methods = [method for at, method in found if at == budget]
-        assert methods[:4] == searched
+        assert methods[:5] == [*searched, "stages joint"]
         assert "FastV like" in methods
         assert all(found[budget, method].share <= limit for method in methods)
 
@@ -51,6 +51,8 @@ def test_joint_is_never_above_additive_on_calibration(folder):
             assert kl[budget, f"{space} joint"] <= kl[budget, f"{space} additive"] + 1e-6
         # The depth space holds every policy of the dop space.
         assert kl[budget, "depth joint"] <= kl[budget, "dop joint"] + 1e-6
+        # Withdrawing all tokens at a layer is a single stage.
+        assert kl[budget, "stages joint"] <= kl[budget, "VTW"] + 1e-6
 
 
 def test_it_is_judged_on_test_items_of_every_family(folder):
@@ -71,7 +73,15 @@ def test_pareto_writes_table_figure_and_words(folder, tmp_path):
     assert frame["kl"].to_numpy() == pytest.approx([entry.kl.mean() for entry in entries])
     assert "Rel. Avg. over 15 items" in analysis.text
     gaps = pd.read_csv(tmp_path / "differences.csv")
-    assert set(gaps["other"]) == {"dop additive", "depth additive", "dop joint", "FastV like"}
+    pairs = set(zip(gaps["method"], gaps["other"], strict=True))
+    assert pairs == {
+        ("dop joint", "dop additive"),
+        ("depth joint", "depth additive"),
+        ("depth joint", "dop joint"),
+        ("depth joint", "stages joint"),
+        ("depth joint", "FastV like"),
+        ("stages joint", "FastV like"),
+    }
 
 
 def test_the_same_comparison_again_measures_nothing(folder):
