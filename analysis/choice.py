@@ -1,8 +1,8 @@
 """Which policy the additive proxy and the joint divergence choose, on many sets of samples.
 
 A set of samples is a column of weights [S] that sum to 1; a table [P, S] times W such columns
-holds the mean of every policy on every set, [P, W]. Values are whole multiples of `KL_QUANTUM`, as
-solvers see them, so that ties are ties here too.
+holds the mean of every policy on every set, [P, W]. Values are whole multiples of
+`Measured.quantum`, as solvers see them, so that ties are ties here too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from opsearch.analysis.measured import Array, Measured
 from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive, interpolated
-from opsearch.problem import KL_QUANTUM
 
 Rows = NDArray[np.int64]
 
@@ -44,7 +43,7 @@ def missing(measured: Measured, rows: Rows, percents: Rows) -> Rows:
 
 def joint(measured: Measured, rows: Rows, weights: Array, divergence: str = "kl") -> Array:
     """The true divergence of each row on each set of samples, quanta [N, W]."""
-    return np.asarray(np.rint(measured.tables[divergence][rows] @ weights / KL_QUANTUM))
+    return np.asarray(np.rint(measured.tables[divergence][rows] @ weights / measured.quantum))
 
 
 def additive(
@@ -62,7 +61,7 @@ def additive(
     for k, parameter in enumerate(measured.space.parameters):
         at = list(Additive(points).measured(parameter))
         means = measured.alone[divergence][k][at] @ weights
-        term = np.rint(interpolated(parameter, at, means) / KL_QUANTUM)
+        term = np.rint(interpolated(parameter, at, means) / measured.quantum)
         total += term[measured.space.points[rows, k]]
     return total
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Constraint
+from opsearch.problem import KL_QUANTUM, Constraint
 from opsearch.spaces import Space
 
 Array = NDArray[np.float64]
@@ -22,7 +22,8 @@ class Measured:
     positions, ...). items, families: of each sample, S of them. flops: the cost of every point.
     tables: by divergence ("kl", "reverse_kl", "js", "top1"), float64[P, S] of every point on every
     sample, nan where it was not measured. alone: by divergence, per parameter of the space
-    float64[V, S]: that parameter at each of its values with all else unpruned.
+    float64[V, S]: that parameter at each of its values with all else unpruned. quantum: nats of
+    which the solvers see multiples.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Measured:
     families: tuple[str, ...]
     tables: dict[str, Array]
     alone: dict[str, tuple[Array, ...]]
+    quantum: float = KL_QUANTUM
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:

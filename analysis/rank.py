@@ -13,7 +13,6 @@ from opsearch.analysis.measured import Measured
 from opsearch.analysis.regret import HALVES, named, regret
 from opsearch.analysis.style import COLOURS, DASHES, panels
 from opsearch.errors import OpsearchError
-from opsearch.problem import KL_QUANTUM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +39,8 @@ def policies(measured: Measured) -> pd.DataFrame:
         {
             "policy": [named(measured, row) for row in rows],
             "share": measured.share[rows],
-            "proxy": additive(measured, rows, weights)[:, 0] * KL_QUANTUM,
-            "joint": joint(measured, rows, weights)[:, 0] * KL_QUANTUM,
+            "proxy": additive(measured, rows, weights)[:, 0] * measured.quantum,
+            "joint": joint(measured, rows, weights)[:, 0] * measured.quantum,
             "top1": measured.tables["top1"][rows].mean(axis=1),
         }
     )

@@ -13,7 +13,6 @@ import pandas as pd
 from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.choice import Rows, additive, choose, draws, joint, whole
 from opsearch.analysis.measured import Array, Measured
-from opsearch.problem import KL_QUANTUM
 
 HALVES = 400
 
@@ -32,7 +31,7 @@ def _measured(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.Data
     """The choices on all samples, and what drawing the samples anew does to them."""
     samples = len(measured.items)
     proxy, true = (c[:, 0] for c in _choices(measured, rows, sizes, whole(samples)))
-    values = joint(measured, rows, whole(samples))[:, 0] * KL_QUANTUM
+    values = joint(measured, rows, whole(samples))[:, 0] * measured.quantum
     kl, top1 = measured.tables["kl"][rows], measured.tables["top1"][rows]
     redrawn = resamples(samples, seed)
     # The two choices stay what they are; only the samples that judge them are drawn anew.

@@ -26,6 +26,7 @@ from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.ties import with_ties
 from opsearch.policy import Policy
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
@@ -133,6 +134,7 @@ def _search(
     masks = [feasible_points(task.space, limit) for limit in task.limits.values()]
     found = {}
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
         for maker in task.makers:
             objective = maker.make(
                 task.space,
@@ -140,7 +142,8 @@ def _search(
                 np.logical_or.reduce(masks),
             )
             for text, constraints in task.limits.items():
-                solution = Grid().solve(Problem(task.space, objective, constraints))
+                tied = with_ties(objective, floor)
+                solution = Grid().solve(Problem(task.space, tied, constraints))
                 assert solution.policy is not None  # check_budget() raises otherwise
                 found[text, f"{task.space.name} {maker.name}"] = solution.policy
     return found

@@ -15,7 +15,7 @@ from rich.table import Table
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.errors import UnknownNameError
 from opsearch.policy import Policy
-from opsearch.problem import Problem, format_amount
+from opsearch.problem import KL_QUANTUM, Problem, format_amount
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
 from opsearch.verdict import cell, verdict
@@ -106,6 +106,13 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
         f"{solution.solver} in {solution.seconds:.2f} s",
         soft_wrap=True,
     )
+    quantum = problem.objective.quantum
+    if problem.objective.unit == "nats" and quantum > KL_QUANTUM:
+        console.print(
+            f"noise floor of this precision: {quantum:.0e} nats; divergences are compared in steps "
+            "of it, smaller differences are ties",
+            soft_wrap=True,
+        )
     console.print(f"{solution.status}: {solution.status.sentence}", soft_wrap=True)
     if solution.note:
         console.print(solution.note, soft_wrap=True)

@@ -63,12 +63,14 @@ def run(config: RunConfig, console: Console | None = None, command: str | None =
             memory = memory_for(model, config.memory)
             engine = Engine(model, store, config.positions, memory, stages.say)
             with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
+                floor = engine.noise_floor(prepared.calibration, tick)
                 problem, solution = search(
                     choice,
                     prepared.space,
                     prepared.constraints,
                     lambda policies: engine.measure(policies, prepared.calibration, tick),
                     config,
+                    floor,
                 )
             assert solution.policy is not None  # search() raises otherwise
             if prepared.space.parameters_act_alone:

@@ -11,6 +11,7 @@ from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.ties import with_ties
 from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
@@ -79,18 +80,20 @@ def search(
     constraints: Sequence[Constraint],
     measure: Measure,
     config: RunConfig,
+    floor: float,
 ) -> tuple[Problem, Solution]:
     """Measure the objective, solve, and return the problem with its solution.
 
+    floor: nats; divergences that differ by less are ties to the solver.
     Raises OpsearchError when the solver ends without a policy.
     """
     feasible = feasible_points(space, constraints)
-    objective = choice.maker.make(space, measure, feasible)
+    objective = with_ties(choice.maker.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
     guided = isinstance(solver, Tpe) and objective.form == "blackbox"
     if guided and space.parameters_act_alone:
-        proxy = Additive(config.points).make(space, measure, feasible)
+        proxy = with_ties(Additive(config.points).make(space, measure, feasible), floor)
         start = Grid().solve(replace(problem, objective=proxy)).index
         solver = replace(solver, start=() if start is None else (start,))
     limit = Limit(evaluations=config.evaluations)

@@ -14,6 +14,7 @@ from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
+from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
 from opsearch.problem import Form, Measure, Problem, check_budget
@@ -59,11 +60,13 @@ def solve(
         facts = store.facts
         shape = Shape(**facts["shape"])
         space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
-        pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
+        samples = store.calibration()
+        pairs = [(s.n_visual, s.n_other) for s in samples]
         constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
         check_budget(space, constraints)
         measure = stored_measure(store, folder, choice.maker.form)
-        problem, solution = search(choice, space, constraints, measure, seeded)
+        floor = noise_floor(store, [sample.item for sample in samples])
+        problem, solution = search(choice, space, constraints, measure, seeded, floor)
         values = getattr(problem.objective, "values", np.zeros(0))
         if np.isnan(values[problem.feasible[: len(values)]]).any():
             options = f"--objective {choice.maker.name} --budget {' --budget '.join(config.budget)}"

@@ -13,6 +13,7 @@ from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
+from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import COLUMNS, Store, StoredSample
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy import Policy, RankerSpec
@@ -44,6 +45,7 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
             [searched.decode(point) for point in alone(searched, k)]
             for k in range(len(searched.parameters))
         ]
+        quantum = noise_floor(store, [s.item for s in samples])
         tables = _lookup(store, samples, [points, *single])
     for parameter, table in zip(searched.parameters, tables[1:], strict=True):
         if np.isnan(table["kl"]).any():
@@ -60,6 +62,7 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
         families=tuple(s.family for s in samples),
         tables=tables[0],
         alone={name: tuple(table[name] for table in tables[1:]) for name in COLUMNS},
+        quantum=quantum,
     )
 
 

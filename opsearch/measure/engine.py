@@ -6,7 +6,8 @@ policies have in common once (see trie.py). One chunk is written at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.divergence import Divergence, divergence
 from opsearch.measure.entry import Entry
 from opsearch.measure.families import Room
-from opsearch.measure.keys import Keys
+from opsearch.measure.keys import Keys, Todo
 from opsearch.measure.memory import ON_CPU
+from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor, noise_todo
 from opsearch.measure.reference import Reference, check_finite, make_reference
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Measurement, Store
@@ -70,30 +72,48 @@ class Engine:
         is not finite, and OutOfMemoryError when not even one policy fits on one sample.
         """
         keys = Keys(policies, samples)
-        plan = self._plan(keys)
         specs = {spec for policy in policies for _, spec in policy.rankers}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
-        tally = Tally(plan, progress)
-        for chunk in plan.chunks:
-            for part, measured in self._measure(chunk, needs, tally):
-                self.store.add(measured)
-                self.measured += len(measured)
-                tally.finish(part)
+        self._follow(self._plan(keys), needs, progress)
         return keys.values(self.store.get(keys.all))
+
+    def noise_floor(self, samples: Sequence[Sample], progress: Progress | None = None) -> float:
+        """Nats below which a mean KL over these samples is a tie, measured in half precision."""
+        if self.room.itemsize < 4:
+            layers = self.room.shape.layers
+            for key, memory in ((TOGETHER, self.room.memory), (ONE_BY_ONE, 1)):
+                room = replace(self.room, memory=memory)
+                todo = noise_todo(key, samples, layers, self.store)
+                self._follow(self._chunks(todo, room), frozenset(), progress)
+        return noise_floor(self.store, [sample.digest for sample in samples])
 
     def plan(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> MeasurementPlan:
         """What `measure` would run for what the store does not hold."""
         return self._plan(Keys(policies, samples))
 
     def _plan(self, keys: Keys) -> MeasurementPlan:
+        return self._chunks(keys.missing(self.store.get(keys.all)), self.room)
+
+    def _chunks(self, work: Iterable[Todo], room: Room) -> MeasurementPlan:
         chunks: list[Chunk] = []
-        for todo in keys.missing(self.store.get(keys.all)):
+        for todo in work:
             ids = (sample.inputs["input_ids"] for sample in todo.samples)
             visual = (self.adapter.visual_positions(self.model.config, i)[0].numpy() for i in ids)
             samples = list(zip(todo.samples, visual, strict=True))
             n_visual = todo.samples[0].n_visual
-            chunks += make_chunks(todo.policies, n_visual, samples, self.positions, self.room)
-        return MeasurementPlan(tuple(chunks), self.room.shape)
+            chunks += make_chunks(todo.policies, n_visual, samples, self.positions, room)
+        return MeasurementPlan(tuple(chunks), room.shape)
+
+    def _follow(
+        self, plan: MeasurementPlan, needs: frozenset[str], progress: Progress | None
+    ) -> None:
+        """Measure and store chunk by chunk."""
+        tally = Tally(plan, progress)
+        for chunk in plan.chunks:
+            for part, measured in self._measure(chunk, needs, tally):
+                self.store.add(measured)
+                self.measured += len(measured)
+                tally.finish(part)
 
     def _measure(
         self, chunk: Chunk, needs: frozenset[str], tally: Tally

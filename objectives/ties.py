@@ -1,0 +1,37 @@
+"""What solvers see where rounding hides small differences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.problem import Blackbox, Objective, Separable, Table
+
+
+def with_ties(objective: Objective, floor: float) -> Objective:
+    """The objective in whole multiples of `floor` nats, so that smaller differences are ties.
+
+    Unchanged where its own quantum is no finer, and where it is no divergence.
+    """
+    if objective.unit != "nats" or objective.quantum >= floor:
+        return objective
+
+    def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.rint(values / floor) * floor)
+
+    match objective:
+        case Table():
+            return replace(objective, values=rounded(objective.values), quantum=floor)
+        case Separable():
+            terms = tuple(rounded(term) for term in objective.terms)
+            return replace(objective, terms=terms, quantum=floor)
+        case Blackbox():
+            measured = objective.evaluate
+            return replace(
+                objective,
+                evaluate=lambda index: round(measured(index) / floor) * floor,
+                quantum=floor,
+            )
+    return objective
