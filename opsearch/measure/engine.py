@@ -1,14 +1,14 @@
 """Measures policies on samples: KL of the pruned model's answer from the original's.
 
 What the store holds is not measured again; all else is measured in passes that compute what
-policies have in common once (see trie.py). One chunk is written at a time.
+policies have in common once (see trie.py), here or by workers. One chunk is written at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from opsearch.problem import format_amount
 from opsearch.rankers import make_ranker
 from opsearch.runtime.adapters import check_supported
 
+if TYPE_CHECKING:  # workers are made of what is below
+    from opsearch.measure.pool import Pool
+
 ENGINE_VERSION = 2
 _KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again
 _LOGITS = 2**24  # held at once: a vocabulary is wider than any state
@@ -42,7 +45,8 @@ class Engine:
     """Measures with one model and writes to one store.
 
     positions: answer tokens compared; memory: bytes that the states of one chunk may take; say:
-    takes the sentence that tells of a chunk for which that was too much.
+    takes the sentence that tells of a chunk for which that was too much; pool: workers that measure
+    in place of this process.
     """
 
     def __init__(
@@ -52,12 +56,14 @@ class Engine:
         positions: int = 1,
         memory: int = ON_CPU,
         say: Say | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.model, self.store, self.positions, self.say = model, store, positions, say
+        self.pool = pool
         self.adapter = check_supported(model)
+        self.passes = Passes(model, positions)
         self.room = Room(Shape.from_config(model.config), model.dtype.itemsize, memory)
         self.measured = 0
-        self._references: dict[tuple[str, ...], Reference] = {}
 
     def measure(
         self,
@@ -72,9 +78,12 @@ class Engine:
         is not finite, and OutOfMemoryError when not even one policy fits on one sample.
         """
         keys = Keys(policies, samples)
+        plan = self._plan(keys)
+        if self.pool:
+            plan = self.pool.share(plan)
         specs = {spec for policy in policies for _, spec in policy.rankers}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
-        self._follow(self._plan(keys), needs, progress)
+        self._follow(plan, needs, progress)
         return keys.values(self.store.get(keys.all))
 
     def noise_floor(self, samples: Sequence[Sample], progress: Progress | None = None) -> float:
@@ -109,30 +118,39 @@ class Engine:
     ) -> None:
         """Measure and store chunk by chunk."""
         tally = Tally(plan, progress)
-        for chunk in plan.chunks:
-            for part, measured in self._measure(chunk, needs, tally):
-                self.store.add(measured)
-                self.measured += len(measured)
-                tally.finish(part)
+        for chunk, measured in self._measured(plan, needs, tally):
+            self.store.add(measured)
+            self.measured += len(measured)
+            tally.finish(chunk)
 
-    def _measure(
-        self, chunk: Chunk, needs: frozenset[str], tally: Tally
+    def _measured(
+        self, plan: MeasurementPlan, needs: frozenset[str], tally: Tally
     ) -> Iterator[tuple[Chunk, list[Measurement]]]:
-        """The chunk with its measurements or, where memory runs out, its halves with theirs."""
-        try:
-            measured = self._run(chunk, needs, tally)
-        except torch.OutOfMemoryError:
+        """Chunks as they are done; where memory runs out for one, its halves."""
+
+        def halve(chunk: Chunk) -> list[Chunk]:
             halves = chunk.halves()
-            if len(halves) == 1:
-                raise
-            if self.say:
-                self.say(self._too_much(chunk))
-        else:
-            yield chunk, measured
+            if len(halves) > 1:
+                tally.split(chunk, halves)
+                if self.say:
+                    self.say(self._too_much(chunk))
+            return halves
+
+        if self.pool:
+            yield from self.pool.measure(plan.chunks, needs, tally, halve)
             return
-        tally.split(chunk, halves)
-        for half in halves:
-            yield from self._measure(half, needs, tally)
+        todo = list(reversed(plan.chunks))
+        while todo:
+            chunk = todo.pop()
+            try:
+                measured = self.passes.run(chunk, needs, tally.of_layers(chunk))
+            except torch.OutOfMemoryError:
+                halves = halve(chunk)
+                if len(halves) == 1:
+                    raise
+                todo += reversed(halves)
+            else:
+                yield chunk, measured
 
     def _too_much(self, chunk: Chunk) -> str:
         memory = format_amount(self.room.memory, "B")
@@ -141,16 +159,31 @@ class Engine:
             f"at once: going on in halves; with less than --memory {memory} chunks start smaller"
         )
 
+
+class Passes:
+    """Runs chunks through a model; knows no store, so that workers can do it elsewhere."""
+
+    def __init__(self, model: Any, positions: int) -> None:
+        self.model, self.positions = model, positions
+        self.adapter = check_supported(model)
+        self._references: dict[tuple[str, ...], Reference] = {}
+
     @torch.no_grad()
-    def _run(self, chunk: Chunk, needs: frozenset[str], tally: Tally) -> list[Measurement]:
+    def run(
+        self, chunk: Chunk, needs: frozenset[str], done: Callable[[int], None]
+    ) -> list[Measurement]:
+        """The chunk's measurements; `done` is told the number of each layer that is computed.
+
+        needs: what rankers read of the vision tower. Raises ModelError and OutOfMemoryError.
+        """
         reference = self._reference(chunk.samples, needs)
         decoder = self.model.get_submodule(self.adapter.decoder)
         entry = self._entry(chunk, reference)
-        states = sweep(decoder.layers, chunk.trie, entry, tally.of_layers(chunk))
+        states = sweep(decoder.layers, chunk.trie, entry, done)
         # A leaf is named after one of its policies; they all say the same.
         owner = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
         names = [f"policy {owner[leaf].policy.name}" for leaf in range(len(owner))]
-        step = max(1, _LOGITS // (len(chunk.samples) * self.positions * self.room.shape.vocab))
+        step = max(1, _LOGITS // max(1, reference.logits.numel()))
         parts = []
         for start in range(0, len(names), step):
             part = slice(start, start + step)

@@ -1,4 +1,7 @@
-"""How much of a plan is done, in FLOPs, told after every layer of every chunk."""
+"""How much of a plan is done, in FLOPs, told after every layer of every chunk.
+
+Workers have several chunks in hand at once; what is done of each counts.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,37 @@ class Tally:
 
     def __init__(self, plan: MeasurementPlan, progress: Progress | None) -> None:
         self.done, self.total, self.shape = 0, plan.flops, plan.shape
+        self._begun: dict[Chunk, int] = {}
         self._progress = progress or (lambda done, total: None)
 
     def of_layers(self, chunk: Chunk) -> Callable[[int], None]:
         """To be called with each layer of the chunk that is done; the chunk itself counts later."""
         behind = list(accumulate(_layers(chunk, self.shape)))
-        return lambda layer: self._progress(self.done + behind[layer], self.total)
+
+        def tell(layer: int) -> None:
+            self._begun[chunk] = behind[layer]
+            self._tell()
+
+        return tell
 
     def finish(self, chunk: Chunk) -> None:
         """All of the chunk is done and written."""
+        self.drop(chunk)
         self.done += sum(_layers(chunk, self.shape))
-        self._progress(self.done, self.total)
+        self._tell()
+
+    def drop(self, chunk: Chunk) -> None:
+        """What was begun of the chunk is lost."""
+        self._begun.pop(chunk, None)
 
     def split(self, chunk: Chunk, halves: list[Chunk]) -> None:
         """The chunk is to be done in halves, which share less: there is more to do."""
+        self.drop(chunk)
         work = [sum(_layers(each, self.shape)) for each in (chunk, *halves)]
         self.total += sum(work[1:]) - work[0]
+
+    def _tell(self) -> None:
+        self._progress(self.done + sum(self._begun.values()), self.total)
 
 
 def _layers(chunk: Chunk, shape: Shape) -> list[int]:
