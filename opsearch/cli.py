@@ -39,6 +39,16 @@ Budgets = Annotated[
         help="30%, -70%, 0.3x of the stock model; 5.8T FLOPs; 200MB or 30%kv. Repeatable."
     ),
 ]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Processes that measure, on a Ray of their own: opsearch[ray]."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Workers on a Ray cluster, HOST:PORT or auto; default: one per core or GPU."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -94,14 +104,17 @@ def run(
     shape: Annotated[
         str | None, typer.Option(help="With --dry-run: of a checkpoint, e.g. llava-next-7b.")
     ] = None,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
     """Search a policy within a budget, verify it, compare it with baselines, save it."""
     from opsearch.config import RunConfig
     from opsearch.printing import print_dry_run, print_run
 
+    asked = _workers(workers, ray_address)
     given = dict(context.params)
-    for name in ("config", "debug", "dry_run", "shape"):
+    for name in ("config", "debug", "dry_run", "shape", "workers", "ray_address"):
         del given[name]
     given["out"] = given.pop("out_folder") or Path("runs") / Path(model).name
     given["budget"] = tuple(budget)
@@ -120,7 +133,7 @@ def run(
         return print_dry_run(plan(settings, shape, err), settings, out)
     from opsearch.run import run as run_config
 
-    print_run(run_config(settings, err, context.obj), out)
+    print_run(run_config(settings, err, context.obj, asked), out)
 
 
 @app.command()
@@ -232,6 +245,8 @@ def compare(
         float | None,
         typer.Option(help="Seconds that measuring joint may take in a space; default: the run's."),
     ] = None,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
     """Compare searched policies and baselines at several budgets, on items of their own."""
@@ -239,7 +254,7 @@ def compare(
     from opsearch.compare import compare as compare_methods
     from opsearch.printing import print_analysis, print_compared
 
-    compare_methods(run_folder, budget, samples, effort, err)
+    compare_methods(run_folder, budget, samples, effort, err, _workers(workers, ray_address))
     analysis, files = analyze_runs("pareto", [run_folder])
     print_compared(analysis.tables["pareto.csv"], out)
     print_analysis(analysis, files, out)
@@ -294,6 +309,15 @@ def list_parts(
     from opsearch.printing import print_parts
 
     print_parts(kind, out)
+
+
+def _workers(count: int | None, address: str | None) -> Any:
+    """Who measures, as asked for; None: this process."""
+    if count is None and address is None:
+        return None
+    from opsearch.measure.workers import Workers
+
+    return Workers(count, address)
 
 
 def _was_typed(context: typer.Context, name: str) -> bool:

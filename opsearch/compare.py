@@ -23,6 +23,8 @@ from opsearch.errors import DataError
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
+from opsearch.measure.worker import Source
+from opsearch.measure.workers import Workers, started
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
@@ -36,7 +38,7 @@ from opsearch.progress import Stages
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import load_model
+from opsearch.runtime.load import fingerprint, load_model
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
 
@@ -59,12 +61,13 @@ def compare(
     samples: int = 300,
     effort: float | None = None,
     console: Console | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Choose, measure and store policies for each budget in the settings of the run in `folder`.
 
     The judged items are of the embedded tasks' test split, or those of the run's data file that
     were not calibrated on. joint is searched in a space where measuring it is estimated to take
-    less than `effort` seconds (default: that of the run).
+    less than `effort` seconds (default: that of the run). workers: None: this process measures.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -80,12 +83,16 @@ def compare(
             else "give --samples a number above 0"
         )
     tasks = [_task(name, budgets, prepared, stages) for name in SPACES]
-    with run.locked():
+    model_of = (config.model, config.dtype, config.device, config.attention)
+    source = Source(*model_of, config.positions)
+    with run.locked(), started(workers, source, stages.say) as pool:
         with stages.stage("loading the model"):
-            model = load_model(config.model, config.dtype, config.device, config.attention)
+            model = load_model(*model_of)
+            if pool:
+                pool.meet(fingerprint(model))
         with run_store(run.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
-            engine = Engine(model, store, config.positions, memory, stages.say)
+            engine = Engine(model, store, config.positions, memory, stages.say, pool)
             policies = {("100%", "original"): identity(prepared.shape.layers)}
             for task in tasks:
                 policies |= _search(task, prepared, engine, stages)

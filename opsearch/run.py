@@ -19,6 +19,8 @@ from opsearch.files import write_atomic
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.store import CALIBRATION, HELD_OUT
+from opsearch.measure.worker import Source
+from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive
 from opsearch.prepare import prepare
 from opsearch.problem import Problem
@@ -27,7 +29,7 @@ from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import load_model
+from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
 from opsearch.solution import Solution
 
@@ -45,23 +47,32 @@ class RunResult:
     folder: Path
 
 
-def run(config: RunConfig, console: Console | None = None, command: str | None = None) -> RunResult:
+def run(
+    config: RunConfig,
+    console: Console | None = None,
+    command: str | None = None,
+    workers: Workers | None = None,
+) -> RunResult:
     """Search a policy and compare it; raises OpsearchError with one sentence for anything wrong.
 
-    command: the command line as typed, for the report.
+    command: the command line as typed, for the report; workers: None: this process measures.
     """
     stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(config, stages)
     config, choice = prepared.config, prepared.choice
     if choice.reason:
         stages.say(choice.reason)
-    with RunFolder(config.out).locked() as folder:
+    model_of = (config.model, config.dtype, config.device, config.attention)
+    source = Source(*model_of, config.positions)
+    with RunFolder(config.out).locked() as folder, started(workers, source, stages.say) as pool:
         config.save(folder.config)
         with stages.stage("loading the model"):
-            model = load_model(config.model, config.dtype, config.device, config.attention)
+            model = load_model(*model_of)
+            if pool:
+                pool.meet(fingerprint(model))
         with run_store(folder.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
-            engine = Engine(model, store, config.positions, memory, stages.say)
+            engine = Engine(model, store, config.positions, memory, stages.say, pool)
             with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
                 floor = engine.noise_floor(prepared.calibration, tick)
                 problem, solution = search(

@@ -1,0 +1,83 @@
+"""Which chunk goes to which worker: cut evenly, near its samples, again when its worker is lost."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from opsearch.errors import OpsearchError
+from opsearch.measure.engine import Engine
+from opsearch.measure.queue import Queue, originals, shared
+from opsearch.measure.store import Store
+from opsearch.spaces import dop_space
+from tests.measure import families
+from tests.measure.families import CLS, LAYERS
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Two chunks: 13 policies on 12 samples of one layout, and on 3 of another."""
+    space = dop_space(LAYERS, [Fraction(1, 2)], CLS)
+    policies = [space.decode(point) for point in space.points.tolist()]
+    samples = [families.sample([3, 4], seed) for seed in range(12)]
+    samples += [families.sample([2, 3, 4], seed) for seed in range(3)]
+    with Store(tmp_path_factory.mktemp("store") / "m.db", {}) as store:
+        return Engine(families.model(), store).plan(policies, samples)
+
+
+def pairs(plan):
+    return sorted(
+        (keyed.key, sample.digest)
+        for chunk in plan.chunks
+        for keyed in chunk.policies
+        for sample in chunk.samples
+    )
+
+
+def apart(plan):
+    """Six chunks: those of three groups of samples, each in two parts of the policies."""
+    chunk = replace(plan.chunks[0], samples=plan.chunks[0].samples[:1])
+    a, b, c = (replace(chunk, samples=(s,)) for s in plan.chunks[0].samples[:3])
+    return [part for each in (a, b, c) for part in each.halves()]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 50])
+def test_cutting_for_workers_keeps_all_work_and_adds_none(plan, workers):
+    cut = shared(plan, workers)
+    assert pairs(cut) == pairs(plan)
+    assert cut.flops == plan.flops
+    work = [replace(plan, chunks=(chunk,)).flops for chunk in cut.chunks]
+    sizes = [len(chunk.samples) for chunk in cut.chunks]
+    for flops, size in zip(work, sizes, strict=True):
+        assert size == 1 or flops <= plan.flops / (4 * workers)
+    assert len(cut.chunks) > workers or set(sizes) == {1}
+
+
+def test_a_worker_goes_on_with_its_samples_and_leaves_those_of_others(plan):
+    chunks = apart(plan)
+    queue, mine, others = Queue(chunks), set(), set()
+    taken = []
+    for _ in range(2):
+        for seen, unseen in ((mine, others), (others, mine)):
+            taken.append(queue.take(seen, seen | unseen))
+            seen.add(originals(taken[-1]))
+    assert taken == [chunks[0], chunks[2], chunks[1], chunks[3]]
+    assert queue.take(mine, mine | others) is chunks[4]
+    assert queue.take(others, mine | others | {originals(chunks[4])}) is chunks[5]
+    assert len(queue) == 0
+
+
+def test_a_lost_chunk_comes_next_and_is_given_up_at_the_third_loss(plan):
+    chunks = apart(plan)
+    queue = Queue(chunks)
+    for _ in range(2):
+        lost = queue.take(set(), set())
+        assert lost is chunks[0]
+        queue.put_back(lost, "its worker process has died")
+    assert len(queue) == len(chunks)
+    with pytest.raises(
+        OpsearchError,
+        match=r"3 workers were lost with the same \d+ policies on 1 samples \(its worker process "
+        r"has died\); give less --memory or fewer --workers",
+    ):
+        queue.put_back(queue.take(set(), set()), "its worker process has died")

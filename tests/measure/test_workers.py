@@ -1,0 +1,61 @@
+"""A worker alone, and what is said where there are none to be had."""
+
+import sys
+
+import pytest
+
+from opsearch.cli import call
+from opsearch.errors import OpsearchError
+from opsearch.measure.engine import ENGINE_VERSION, Engine
+from opsearch.measure.store import Store
+from opsearch.measure.worker import Source, Worker
+from opsearch.measure.workers import Workers, started
+from opsearch.policy import RankerSpec
+from opsearch.runtime.load import fingerprint
+from opsearch.spaces import dop_space
+from tests.measure.demo import LAYERS, model, samples
+
+SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
+
+
+def test_a_worker_measures_what_the_engine_measures(tmp_path):
+    space = dop_space(LAYERS, ranker=RankerSpec("cls"))
+    policies = [space.decode(point) for point in ([6, 4, 3], [9, 5, 8])]
+    worker, wanted = Worker(), samples(3)
+    assert worker.load(SOURCE) == (fingerprint(model()), ENGINE_VERSION)
+    with Store(tmp_path / "m.db", {}) as store:
+        engine = Engine(model(), store)
+        chunks = engine.plan(policies, wanted).chunks
+        values = engine.measure(policies, wanted)
+        expected = store.get([policy.canonical(100) for policy in policies])
+    found = [row for chunk in chunks for row in worker.measure(chunk, frozenset({"cls_attention"}))]
+    assert len(found) == values.size == len(expected)
+    assert {(row.policy, row.item): row.kl for row in found} == expected
+    assert worker.layer() == -1
+
+
+def test_without_workers_nothing_is_started():
+    with started(None, SOURCE, print) as pool:
+        assert pool is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "option"), [((2, None), "--workers 2"), ((None, "auto"), "--ray-address auto")]
+)
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch, asked, option):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(
+        OpsearchError,
+        match=rf"^{option} needs Ray, which is not installed; run: pip install 'opsearch\[ray\]'$",
+    ):
+        Workers(*asked)
+
+
+def test_the_command_line_says_it_before_anything_is_done(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for command in (["run", "--out", str(tmp_path / "run")], ["compare", str(tmp_path / "run")]):
+        assert call([*command, "--workers=2"]) == 1
+        printed, said = capsys.readouterr()
+        assert (printed, said.count("\n")) == ("", 1)
+        assert said.startswith("error: --workers 2 needs Ray")
+    assert not (tmp_path / "run").exists()
