@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
@@ -30,8 +31,11 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
     named = {"16": N_V_16, "8": N_V_8}
     n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
     factory = lookup("spaces", config.space, SPACES)
-    own = {"dop": {"kv": config.kv}, "stages": {"stages": config.stages}}.get(config.space, {})
-    space: Space = factory(layers, n_v=n_v, ranker=ranker, **own)
+    options: dict[str, dict[str, Any]] = {
+        "dop": {"kv": config.kv},
+        "stages": {"stages": config.stages},
+    }
+    space: Space = factory(layers, n_v=n_v, ranker=ranker, **options.get(config.space, {}))
     return space
 
 

@@ -91,8 +91,8 @@ def search(
     objective = with_ties(choice.maker.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
-    guided = isinstance(solver, Tpe) and objective.form == "blackbox"
-    if guided and space.parameters_act_alone:
+    asked = objective.form == "blackbox" and space.parameters_act_alone
+    if isinstance(solver, Tpe) and asked:
         proxy = with_ties(Additive(config.points).make(space, measure, feasible), floor)
         start = Grid().solve(replace(problem, objective=proxy)).index
         solver = replace(solver, start=() if start is None else (start,))
