@@ -57,17 +57,28 @@ def start(folder, workers=None, **settings):
     return run(config, Console(file=said, width=300), workers=workers), said.getvalue()
 
 
-def command(folder, mark, *options):
-    """The same run in a process of its own, whose descendants can be told by `mark`."""
-    line = [sys.executable, "-m", "opsearch", "run", *OPTIONS, "--out", folder, *options]
-    return subprocess.Popen(
-        line,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, MARK: mark},
-        start_new_session=True,
-    )
+@pytest.fixture
+def command():
+    """Starts the same run in a process of its own, whose descendants can be told by a mark."""
+    processes = []
+
+    def begun(folder, mark, *options):
+        line = [sys.executable, "-m", "opsearch", "run", *OPTIONS, "--out", folder, *options]
+        process = subprocess.Popen(
+            line,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield begun
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def marked(mark, name=""):
@@ -236,7 +247,7 @@ def test_there_are_not_more_workers_than_places(ray):
         pass
 
 
-def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added):
+def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added, command):
     folder, mark = tmp_path / "stopped", uuid4().hex
     process = command(folder, mark, "--workers=2")
     wait_for_measurements(process, folder, 100)
@@ -254,7 +265,7 @@ def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_workers_and_ray(tmp_path, sent):
+def test_ctrl_c_ends_workers_and_ray(tmp_path, sent, command):
     folder, mark = tmp_path / "stopped", uuid4().hex
     process = command(folder, mark, "--workers=2")
     wait_for_measurements(process, folder, 100)
@@ -270,7 +281,7 @@ def test_ctrl_c_ends_workers_and_ray(tmp_path, sent):
     assert_all_end(mark, 10)
 
 
-def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path):
+def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command):
     """A cluster of three machines of one core, each a Ray node of its own here; one goes away."""
     from ray.cluster_utils import Cluster
 
@@ -293,7 +304,7 @@ def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path):
     assert_all_end(mark, 10)
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path):
+def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path, command):
     process = command(tmp_path / "none", uuid4().hex, "--ray-address", "127.0.0.1:1")
     printed, said = process.communicate(timeout=120)
     assert (process.returncode, printed) == (1, "")

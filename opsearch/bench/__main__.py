@@ -15,6 +15,7 @@ from opsearch.bench.engine import engine
 from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
+from opsearch.bench.scaling import scaling
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
@@ -22,6 +23,7 @@ SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "solvers": lambda tiny: solvers(),
     "engine": lambda tiny: engine(),
     "gpu-engine": gpu_engine,
+    "scaling": lambda tiny: scaling(),
     "gpu-latency": gpu_latency,
     "cpu-latency": cpu_latency,
 }

@@ -41,7 +41,7 @@ def compared(
     make: Callable[..., DepthSpace], side: int, every: int, layers: int = 32
 ) -> dict[str, Any]:
     """One row: a space at n_v = 1 for side x side visual tokens, each `every`-th alone."""
-    model, sample = _model(layers, side), _sample(side)
+    model, sample = random_llava(layers, side), random_sample(side)
     space = make(layers, [Fraction(1)], RankerSpec("cls"))
     policies = [space.decode(point) for point in space.points.tolist()]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
@@ -86,7 +86,8 @@ def _alone(model: Any, sample: Sample, policies: Sequence[Policy]) -> NDArray[np
     return np.array(found)
 
 
-def _model(layers: int, side: int) -> Any:
+def random_llava(layers: int, side: int) -> Any:
+    """A narrow LLaVA of random weights with side x side visual tokens per image."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -107,9 +108,9 @@ def _model(layers: int, side: int) -> Any:
     return LlavaForConditionalGeneration(config).eval()
 
 
-def _sample(side: int) -> Sample:
+def random_sample(side: int, seed: int = 0) -> Sample:
     """A random image with 35 tokens before it and 30 behind."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     text = torch.randint(_IMAGE + 1, _VOCAB, (1, _HEAD + _TAIL), generator=generator)
     ids = torch.cat([text[:, :_HEAD], torch.full((1, side**2), _IMAGE), text[:, _HEAD:]], 1)
     size = _PATCH * side
@@ -118,4 +119,5 @@ def _sample(side: int) -> Sample:
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn(1, 3, size, size, generator=generator),
     }
-    return Sample(Item("random", "", (), ()), "random", inputs, side**2, _HEAD + _TAIL)
+    name = f"random/{seed}"
+    return Sample(Item(name, "", (), ()), name, inputs, side**2, _HEAD + _TAIL)

@@ -1,0 +1,125 @@
+"""Suite `scaling`: how measuring grows with layers, visual tokens, samples and workers.
+
+The first three: every policy of `dop` at one n_v on a narrow random LLaVA, in one thread of this
+process. Workers: every policy of `dop` on the embedded model, by two workers of one thread against
+one, in turns, when all have loaded the model and run the originals.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from opsearch.bench.engine import random_llava, random_sample
+from opsearch.bench.spread import Spread
+from opsearch.measure.cluster import joined
+from opsearch.measure.engine import Engine
+from opsearch.measure.samples import Sample, encode
+from opsearch.measure.store import Store
+from opsearch.measure.worker import Source
+from opsearch.measure.workers import Workers, started
+from opsearch.policy import Policy, RankerSpec
+from opsearch.runtime.load import fingerprint, load_config, load_model, load_processor
+from opsearch.spaces import N_V_16, dop_space
+from opsearch.tasks.embedded import embedded
+
+if TYPE_CHECKING:  # an optional package
+    from opsearch.measure.pool import Pool
+
+_LAYERS, _SIDE = 16, 24
+_REPEATS = 3
+_CLS = RankerSpec("cls")
+
+
+def scaling() -> Iterator[dict[str, Any]]:
+    """Rows of planned FLOPs and seconds; the workers come last and need Ray."""
+    torch.set_num_threads(1)
+    for layers in (8, 16, 32):
+        yield {"grows": "layers", **grown(layers=layers)}
+    for side in (12, 24, 48):
+        yield {"grows": "visual_tokens", **grown(side=side)}
+    for samples in (1, 2, 4, 8):
+        yield {"grows": "samples", **grown(samples=samples)}
+    yield {"grows": "workers", **workers()}
+
+
+def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[str, Any]:
+    """The whole grid at n_v = 1 for side x side visual tokens; the fastest of several times."""
+    model = random_llava(layers, side)
+    space = dop_space(layers, [Fraction(1)], _CLS)
+    policies = [space.decode(point) for point in space.points.tolist()]
+    wanted = [random_sample(side, seed) for seed in range(samples)]
+    seconds = []
+    for _ in range(_REPEATS):
+        with _engine(model) as engine:
+            plan = engine.plan(policies, wanted)
+            seconds.append(_timed(engine, policies, wanted))
+    return {
+        "layers": layers,
+        "visual_tokens": side**2,
+        "samples": samples,
+        "policies": len(policies),
+        "planned_gflops": round(plan.flops / 1e9, 3),
+        "forwards": round(plan.forwards, 2),
+        "seconds": round(min(seconds), 4),
+    }
+
+
+def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
+    """Seconds of one worker, of two, and their ratio pair by pair: [quartile, median, quartile]."""
+    model, source = load_model("demo"), Source("demo", "float32", "cpu", "sdpa", 1)
+    space = dop_space(model.config.text_config.num_hidden_layers, n_v, _CLS)
+    policies = [space.decode(point) for point in space.points.tolist()]
+    items = embedded("calibration", samples, 0)
+    wanted = encode(items, load_processor("demo"), load_config("demo"))
+    with (
+        joined(3, None),
+        started(Workers(1), source, _say) as one,
+        started(Workers(2), source, _say) as two,
+    ):
+        pools = [pool for pool in (one, two) if pool]
+        for pool in pools:
+            pool.meet(fingerprint(model))
+        pairs = []
+        for repeat in range(1 + _REPEATS):
+            times = []
+            for pool in pools:
+                with _engine(model, pool) as engine:
+                    times.append(_timed(engine, policies, wanted))
+            if repeat:  # the first pair warms up
+                pairs.append(times)
+    return {
+        "cores": os.cpu_count(),
+        "samples": samples,
+        "policies": len(policies),
+        "pairs": len(pairs),
+        "one_s": Spread.of([a for a, _ in pairs]).row(),
+        "two_s": Spread.of([b for _, b in pairs]).row(),
+        "ratio": Spread.of([a / b for a, b in pairs]).row(),
+    }
+
+
+@contextmanager
+def _engine(model: Any, pool: Pool | None = None) -> Iterator[Engine]:
+    """An engine with an empty store."""
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
+        yield Engine(model, store, pool=pool)
+
+
+def _timed(engine: Engine, policies: Sequence[Policy], samples: Sequence[Sample]) -> float:
+    start = time.perf_counter()
+    engine.measure(policies, samples)
+    return time.perf_counter() - start
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
