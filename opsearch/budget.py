@@ -1,8 +1,8 @@
 """Budgets: from what the user types to an exact limit on the cost of every policy of a space.
 
 A budget is a share of what the stock model costs (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`)
-or a mean per sample (`5.8T` FLOPs, `200MB` of KV cache; k, M, G, T are powers of 1000). All
-arithmetic is in integers and exact fractions.
+or a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T are powers
+of 1000). All arithmetic is in integers and exact fractions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from opsearch.policy import Policy
 from opsearch.problem import Constraint, format_amount
 from opsearch.spaces import Space
 
-EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv"
+EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
+_TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
+_NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
 PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB at 40 layers
 
@@ -54,10 +56,11 @@ class Budget:
             return cls(text, cost or "flops", _checked_share(text, sign, symbol, share), True)
         if match := _AMOUNT.fullmatch(stripped):
             sign, number, prefix, unit = match.groups()
-            amount = _number(text, number) * PREFIXES[prefix]
-            if sign or amount == 0:
-                raise _error(text, "leaves nothing; an amount is what may be spent per sample")
+            amount = _spent(text, sign, number) * PREFIXES[prefix]
             return cls(text, "kv" if unit == "B" else "flops", amount, False)
+        if match := _TIME.fullmatch(stripped):
+            sign, number, unit = match.groups()
+            return cls(text, "latency", _spent(text, sign, number) * _NANOSECONDS[unit], False)
         raise _error(text, "is not a share of the stock model or an amount per sample")
 
     def limit(self, stock: int, samples: int) -> int:
@@ -113,6 +116,14 @@ def _number(text: str, number: str) -> Fraction:
         return Fraction(number)
     except ValueError:
         raise _error(text, f"is not a number: {number!r}") from None
+
+
+def _spent(text: str, sign: str, number: str) -> Fraction:
+    """An amount per sample, above 0."""
+    amount = _number(text, number)
+    if sign or amount == 0:
+        raise _error(text, "leaves nothing; an amount is what may be spent per sample")
+    return amount
 
 
 def _checked_share(text: str, sign: str, symbol: str, share: Fraction) -> Fraction:

@@ -36,7 +36,7 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earli
 Budgets = Annotated[
     list[str],
     typer.Option(
-        help="30%, -70%, 0.3x of the stock model; 5.8T FLOPs; 200MB or 30%kv. Repeatable."
+        help="30%, -70%, 0.3x of the stock model; 5.8T FLOPs; 200MB or 30%kv; 120ms. Repeatable."
     ),
 ]
 WorkerCount = Annotated[

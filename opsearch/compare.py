@@ -18,7 +18,6 @@ from opsearch.baselines import baselines
 from opsearch.budget import total_cost
 from opsearch.builders import identity
 from opsearch.config import RunConfig
-from opsearch.costs import COSTS
 from opsearch.errors import DataError
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
@@ -33,9 +32,15 @@ from opsearch.policy import Policy
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem import Constraint, Problem, check_budget, feasible_points
-from opsearch.problem_setup import joint_seconds, make_constraints, make_space, parse_budgets
+from opsearch.problem_setup import (
+    joint_seconds,
+    limits_time,
+    make_constraints,
+    make_cost,
+    make_space,
+    parse_budgets,
+)
 from opsearch.progress import Stages
-from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
@@ -73,7 +78,8 @@ def compare(
     stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": samples, "out": folder} | ({} if effort is None else {"effort": effort})
     config = RunConfig.checked(**{**stored, **given})
-    stages = Stages(console or Console(stderr=True, markup=False), _OTHER_STAGES + len(SPACES))
+    total = _OTHER_STAGES + len(SPACES) + limits_time(config.budget)
+    stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages, split="test")
     if not prepared.heldout or not all(sample.item.answers for sample in prepared.heldout):
         raise DataError(
@@ -118,7 +124,7 @@ def _task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages)
     pairs = [sample.shape for sample in prepared.calibration]
     space = make_space(config, prepared.shape.layers, prepared.ranker)
     limits = {
-        text: make_constraints(parse_budgets([text]), prepared.shape, space, pairs)
+        text: make_constraints(parse_budgets([text]), prepared.shape, space, pairs, prepared.table)
         for text in budgets
     }
     for constraints in limits.values():
@@ -159,7 +165,7 @@ def _search(
 def _baselines(text: str, prepared: Prepared) -> dict[tuple[str, str], Policy]:
     """The baselines that meet a budget, by (budget, method)."""
     (budget,) = parse_budgets([text])
-    cost = lookup("costs", budget.cost, COSTS)(prepared.shape)
+    cost = make_cost(budget.cost, prepared.shape, prepared.table)
     pairs = [sample.shape for sample in prepared.calibration]
     limit = budget.limit(total_cost(cost, identity(prepared.shape.layers), pairs), len(pairs))
 

@@ -13,13 +13,12 @@ from opsearch import builders
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
-from opsearch.costs import COSTS
 from opsearch.costs.flops import Flops
 from opsearch.measure.engine import Engine
 from opsearch.policy import Policy
 from opsearch.prepare import Prepared
+from opsearch.problem_setup import make_cost
 from opsearch.progress import Stages
-from opsearch.registry import lookup
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Row:
 def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) -> list[Row]:
     """Measure the original, the chosen policy and the baselines on calibration and held-out."""
     pairs = [sample.shape for sample in prepared.calibration]
-    costs = {c.name: lookup("costs", c.name, COSTS)(prepared.shape) for c in prepared.constraints}
+    names = [constraint.name for constraint in prepared.constraints]
+    costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
 
     def fits(policy: Policy) -> bool:
         limits = prepared.constraints

@@ -23,6 +23,7 @@ from opsearch.prepare import prepare
 from opsearch.problem import Constraint, check_budget, feasible_points
 from opsearch.problem_setup import (
     joint_seconds,
+    limits_time,
     make_constraints,
     make_space,
     nominal_speed,
@@ -61,7 +62,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     tokens before it and 30 behind.
     """
     if shape_name is None:
-        prepared = prepare(config, Stages(console, 1))
+        prepared = prepare(config, Stages(console, 1 + limits_time(config.budget)))
         adapter, model_config = adapter_for(prepared.model_type), load_config(config.model)
 
         def layouts_of(samples: Iterable[Sample]) -> Iterable[Layout]:

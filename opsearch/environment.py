@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opsearch import __version__
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
 from opsearch.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from opsearch.bench.prefill import TimedPrefill
+
 _PACKAGES = ("torch", "transformers", "numpy")
 
 
 def save_environment(
-    folder: RunFolder, device: str, seconds: Mapping[str, float], command: str | None
+    folder: RunFolder,
+    device: str,
+    seconds: Mapping[str, float],
+    command: str | None,
+    prefill: TimedPrefill | None = None,
 ) -> None:
     """Write the file.
 
     device: what the model ran on; seconds: of each stage; command: the line as typed, None for a
-    run that was started from Python.
+    run that was started from Python; prefill: predicted and real, where the budget was of time.
     """
     import torch
 
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
-    facts = {
+    facts: dict[str, Any] = {
         "command": command,
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": {title: round(value, 2) for title, value in seconds.items()},
@@ -45,6 +53,8 @@ def save_environment(
             "device": f"{device} {accelerator}".rstrip(),
         },
     }
+    if prefill is not None:
+        facts["prefill_ms"] = dataclasses.asdict(prefill)
     write_text(folder.environment, json.dumps(facts, indent=2) + "\n")
 
 

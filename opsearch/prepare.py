@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
+from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
+from opsearch.latency_file import read_table, write_table
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, check_budget
-from opsearch.problem_setup import joint_seconds, make_constraints, make_space, parse_budgets
+from opsearch.problem_setup import (
+    joint_seconds,
+    limits_time,
+    make_constraints,
+    make_space,
+    parse_budgets,
+)
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
+from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_device, load_config, load_processor
 from opsearch.search import Choice, choose
@@ -26,7 +37,10 @@ from opsearch.tasks.jsonl import load_jsonl
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that is fully stated, but for the measurements; `config` has nothing left open."""
+    """A search that is fully stated, but for the measurements; `config` has nothing left open.
+
+    table: what a budget of time is counted with, None without such a budget.
+    """
 
     config: RunConfig
     choice: Choice
@@ -38,6 +52,7 @@ class Prepared:
     heldout: list[Sample]
     space: Space
     constraints: tuple[Constraint, ...]
+    table: LatencyTable | None = None
 
 
 def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepared:
@@ -61,7 +76,9 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         encoded = encode(items, processor, model_config, lambda done: tick(done, total))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     pairs = [sample.shape for sample in samples]
-    constraints = make_constraints(budgets, shape, space, pairs)
+    timed = limits_time(config.budget)
+    table = _latency_table(config, model_config, pairs, stages) if timed else None
+    constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)
     seconds = joint_seconds(space, constraints, shape, pairs, config)
     choice = choose(config, seconds, space)
@@ -81,7 +98,28 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         rest,
         space,
         constraints,
+        table,
     )
+
+
+def _latency_table(
+    config: RunConfig, model_config: Any, pairs: Sequence[tuple[int, int]], stages: Stages
+) -> LatencyTable:
+    """The table of the run's folder where it holds for these samples here, else a new one.
+
+    It is written at once, so that one machine's runs and solves in that folder all use the same.
+    """
+    path = RunFolder(config.out).latency
+    settings = config.dtype, config.device, config.attention
+    fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
+    with stages.stage("latency table") as tick:
+        if path.exists():
+            table = read_table(path)
+            if table.place == place_of(model_config, *settings) and table.covers(fewest, most):
+                return table
+        table = fit_latency(model_config, pairs, settings, tick)
+        write_table(table, path)
+    return table
 
 
 def run_ranker(config: RunConfig, model_type: str) -> RankerSpec:

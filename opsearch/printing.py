@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from opsearch.analyze import Analysis
+    from opsearch.bench.prefill import TimedPrefill
     from opsearch.config import RunConfig
     from opsearch.dry_run import DryRun
     from opsearch.evaluate import Scores
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
     print_summary(result.problem, result.solution, console)
+    if result.prefill is not None:
+        _print_prefill(result.prefill, console)
     for line in verdict(result.comparison):
         console.print(line, soft_wrap=True)
     console.print(comparison_table(result.comparison))
@@ -49,6 +52,15 @@ def print_run(result: RunResult, console: Console) -> None:
     lines.append(f"settings {folder.config}; measurements {folder.measurements}")
     lines.append(f"report   {folder.report}")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _print_prefill(found: TimedPrefill, console: Console) -> None:
+    console.print(
+        f"prefill of {found.n_visual} visual and {found.n_other} other tokens: predicted "
+        f"{found.predicted:.4g} ms, real {found.real:.4g} ms; original predicted "
+        f"{found.original_predicted:.4g} ms, real {found.original_real:.4g} ms",
+        soft_wrap=True,
+    )
 
 
 def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:

@@ -170,12 +170,13 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
         if lowest > constraint.limit:
             shares = zip(space.parameters, space.points[cheapest], strict=True)
             named = " ".join(f"{p.name}={p.values[i]}" for p, i in shares)
+            cost = "" if constraint.name == "flops" else constraint.name
             suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
             sentences.append(
                 f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
                 f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "
                 f"achievable: {constraint.describe(lowest)} to {constraint.describe(highest)}; "
-                f"try --budget {suggestion:.1f}%{'kv' if constraint.name == 'kv' else ''}"
+                f"try --budget {suggestion:.1f}%{cost}"
             )
     if not sentences:
         each = ", ".join(f"{c.name} {c.describe(c.limit)}" for c in constraints)
@@ -187,8 +188,17 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
 
 
 def format_amount(amount: float, unit: str) -> str:
-    """A number with its SI prefix, e.g. 5.83 TFLOPs or 160 MB."""
+    """A number with its SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
+    if unit == "ns":
+        return _format_time(amount)
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(amount) >= factor:
             return f"{amount / factor:.4g} {prefix}{unit}"
     return f"{amount:.4g} {unit}"
+
+
+def _format_time(nanoseconds: float) -> str:
+    for unit, factor in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(nanoseconds) >= factor:
+            return f"{nanoseconds / factor:.4g} {unit}"
+    return f"{nanoseconds:.4g} ns"

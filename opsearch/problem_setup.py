@@ -11,6 +11,8 @@ from typing import Any
 from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs import COSTS
+from opsearch.costs.cost import Cost
+from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.measure.estimate import estimate
@@ -49,11 +51,27 @@ def parse_budgets(texts: Sequence[str]) -> list[Budget]:
     return budgets
 
 
+def limits_time(texts: Sequence[str]) -> bool:
+    """Whether one of the budgets is of time, so that a latency table is needed."""
+    return any(Budget.parse(text).cost == "latency" for text in texts)
+
+
+def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cost:
+    """The cost of this name; table: what `latency` adds up, OpsearchError where it is missing."""
+    if name == "latency":
+        return Latency(shape, table)
+    return lookup("costs", name, COSTS)(shape)
+
+
 def make_constraints(
-    budgets: Sequence[Budget], shape: Shape, space: Space, pairs: Sequence[tuple[int, int]]
+    budgets: Sequence[Budget],
+    shape: Shape,
+    space: Space,
+    pairs: Sequence[tuple[int, int]],
+    table: LatencyTable | None = None,
 ) -> tuple[Constraint, ...]:
     """The budgets as limits over samples of these (visual, other) token numbers."""
-    costs = (lookup("costs", budget.cost, COSTS)(shape) for budget in budgets)
+    costs = (make_cost(budget.cost, shape, table) for budget in budgets)
     return tuple(
         constraint(budget, cost, space, pairs) for budget, cost in zip(budgets, costs, strict=True)
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from opsearch.bench.prefill import TimedPrefill, timed_prefill
 from opsearch.comparison import compare, table
 from opsearch.config import RunConfig
 from opsearch.environment import save_environment
@@ -24,6 +25,7 @@ from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive
 from opsearch.prepare import prepare
 from opsearch.problem import Problem
+from opsearch.problem_setup import limits_time, make_cost
 from opsearch.progress import Stages
 from opsearch.report.page import save_report
 from opsearch.results import save_solution
@@ -33,18 +35,22 @@ from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
 from opsearch.solution import Solution
 
-_STAGES = 6
+_STAGES, _STAGES_OF_TIME = 6, 2
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: settings as completed, problem, solution, table, folder."""
+    """What a run leaves: settings as completed, problem, solution, table, folder.
+
+    prefill: predicted and real time of the policy, None without a budget of time.
+    """
 
     config: RunConfig
     problem: Problem
     solution: Solution
     comparison: pd.DataFrame
     folder: Path
+    prefill: TimedPrefill | None = None
 
 
 def run(
@@ -57,7 +63,8 @@ def run(
 
     command: the command line as typed, for the report; workers: None: this process measures.
     """
-    stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
+    total = _STAGES + (_STAGES_OF_TIME if limits_time(config.budget) else 0)
+    stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages)
     config, choice = prepared.config, prepared.choice
     if choice.reason:
@@ -92,8 +99,13 @@ def run(
             store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
             store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
             comparison = table(compare(prepared, solution.policy, engine, stages))
+        prefill = None
+        if prepared.table is not None:
+            latency = make_cost("latency", prepared.shape, prepared.table)
+            with stages.stage("timing the policy"):
+                prefill = timed_prefill(model, prepared.calibration, latency, solution.policy)
         save_solution(config, problem, solution, prepared.model_type, folder)
         write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
-        save_environment(folder, config.device, stages.seconds, command)
+        save_environment(folder, config.device, stages.seconds, command, prefill)
         save_report(folder.path)
-        return RunResult(config, problem, solution, comparison, folder.path)
+        return RunResult(config, problem, solution, comparison, folder.path, prefill)

@@ -23,6 +23,7 @@ class RunFolder:
         self.comparison = path / "comparison.csv"
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
+        self.latency = path / "latency.json"
         self.environment = path / "environment.json"
         self.report = path / "report.html"
 

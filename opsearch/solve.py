@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from opsearch.builders import identity
 from opsearch.config import RunConfig
+from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
+from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
 from opsearch.problem import Form, Measure, Problem, check_budget
-from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
@@ -62,7 +64,9 @@ def solve(
         space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]
-        constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
+        budgets = parse_budgets(config.budget)
+        table = stored_table(source) if limits_time(config.budget) else None
+        constraints = make_constraints(budgets, shape, space, pairs, table)
         check_budget(space, constraints)
         measure = stored_measure(store, folder, choice.maker.form)
         floor = noise_floor(store, [sample.item for sample in samples])
@@ -79,6 +83,16 @@ def solve(
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
         return problem, solution, target.path
+
+
+def stored_table(run: RunFolder) -> LatencyTable:
+    """The latency table that the run fitted; RunFolderError where it had no budget of time."""
+    if not run.latency.exists():
+        raise RunFolderError(
+            f"{run.path} holds no latency table, because it was run without a budget of time; "
+            f"`opsearch run --config {run.config} --budget 50%latency` fits one"
+        )
+    return read_table(run.latency)
 
 
 def stored_measure(store: Store, folder: Path, form: Form) -> Measure:

@@ -13,7 +13,11 @@ from opsearch.errors import ModelError
 
 @dataclass(frozen=True)
 class Clock:
-    """Takes moments on a CPU, or in the queue of a CUDA device; ModelError for any other."""
+    """Takes moments on a CPU, or in the queue of a CUDA device; ModelError for any other.
+
+    Where torch computes with a single thread a moment is the processor time of this process, which
+    is wall time on an idle machine and leaves out the turns of other processes on a busy one.
+    """
 
     device: torch.device
 
@@ -31,7 +35,8 @@ class Clock:
     def now(self) -> Any:
         """This moment: on CUDA, when the device gets here; the host does not wait for it."""
         if not self.cuda:
-            return time.perf_counter()
+            one_thread = torch.get_num_threads() == 1
+            return time.process_time() if one_thread else time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event

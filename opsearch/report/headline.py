@@ -11,7 +11,7 @@ from opsearch.report.stored import Stored
 from opsearch.verdict import CHOSEN, ORIGINAL, better_baselines, cell
 
 _ACCURACY, _RELATIVE = "accuracy, %", "Rel. Avg., %"
-_COST_NAMES = {"flops": "prefill compute", "kv": "KV cache"}
+_COST_NAMES = {"flops": "prefill compute", "kv": "KV cache", "latency": "prefill time"}
 
 
 @dataclass(frozen=True)

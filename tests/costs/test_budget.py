@@ -41,6 +41,10 @@ TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=
         ("200MB", "kv", Fraction(200_000_000), False),
         ("1.5 GB", "kv", Fraction(1_500_000_000), False),
         ("64kB", "kv", Fraction(64_000), False),
+        ("120ms", "latency", Fraction(120_000_000), False),
+        ("1.5 s", "latency", Fraction(1_500_000_000), False),
+        ("800us", "latency", Fraction(800_000), False),
+        ("40%latency", "latency", Fraction(2, 5), True),
     ],
 )
 def test_grammar(text: str, cost: str, amount: Fraction, relative: bool) -> None:
@@ -56,6 +60,8 @@ def test_grammar(text: str, cost: str, amount: Fraction, relative: bool) -> None
         ("0x", "leaves nothing"),
         ("0T", "leaves nothing"),
         ("-5.8T", "leaves nothing"),
+        ("0ms", "leaves nothing"),
+        ("-3 s", "leaves nothing"),
         ("130%", "prunes nothing"),
         ("1.01x kv", "prunes nothing"),
         ("-0.3x", "negative factor"),
@@ -63,7 +69,7 @@ def test_grammar(text: str, cost: str, amount: Fraction, relative: bool) -> None
         (".T", "is not a number: '.'"),
         *[
             (text, "is not a share of the stock model or an amount per sample")
-            for text in ("", "30", "0.3", "lots", "12ms", "200MiB", "5e12", "800B", "nan%")
+            for text in ("", "30", "0.3", "lots", "12min", "200MiB", "5e12", "800B", "nan%")
         ],
     ],
 )
@@ -80,7 +86,8 @@ def test_the_examples_are_budgets() -> None:
     for example in EXAMPLES.split(", "):
         budget = Budget.parse(example)
         assert budget.text == example
-        assert budget.cost == ("kv" if "kv" in example or example.endswith("B") else "flops")
+        cost = "kv" if "kv" in example or example.endswith("B") else "flops"
+        assert budget.cost == ("latency" if example.endswith("s") and "F" not in example else cost)
         assert 0 < budget.limit(10**15, 1) < 10**15
 
 

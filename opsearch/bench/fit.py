@@ -1,0 +1,135 @@
+"""Fits a latency table on this device: layers of random weights, timed at a small grid of rows.
+
+Other processes only ever add time, so that of several rounds over the grid the fastest counts.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from opsearch.bench.clock import Clock
+from opsearch.bench.one_layer import OneLayer, Part
+from opsearch.costs.latency import LatencyTable
+from opsearch.costs.shape import Shape
+
+# Shares of the visual tokens: closer where small matrix products gain most from one more row.
+_FINE = (0.0, 0.04, 0.12, 0.25, 0.5, 0.75, 1.0)
+_COARSE = (0.0, 0.12, 0.4, 1.0)
+_ROUNDS, _SECONDS = (2, 12), 40.0
+_SHORTEST = 2e-3  # what takes less is timed several times in a row
+_LONGEST_ROW = 8
+_AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched what is timed
+
+Key = tuple[int, int, int]
+
+
+def place_of(config: Any, dtype: str, device: str, attention: str) -> str:
+    """What a table holds for: the machine, versions, and the decoder but for its depth."""
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu"
+    threads = "" if cuda else f", {torch.get_num_threads()} threads"
+    versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers"))
+    s = Shape.from_config(config)
+    decoder = f"{config.get_text_config().model_type} of width {s.hidden}, MLP {s.intermediate}"
+    heads = f"{s.heads} heads of {s.head_dim}, {s.kv_heads} for keys, vocabulary {s.vocab}"
+    return f"{name}{threads}, {dtype}, {attention}, {versions}; {decoder}, {heads}"
+
+
+@torch.inference_mode()
+def fit_latency(
+    config: Any,
+    samples: Sequence[tuple[int, int]],
+    settings: tuple[str, str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LatencyTable:
+    """The table for prompts of these (visual, other) token numbers; takes less than a minute.
+
+    settings: dtype, device and attention implementation. Longer only where a layer takes seconds:
+    two rounds over the grid are always made.
+    """
+    dtype, device, attention = settings
+    n_other = min(other for _, other in samples)
+    n_visual = max(max(visual + other for visual, other in samples) - n_other, 1)
+    kind = getattr(torch, dtype)
+    one = OneLayer(config, n_visual, n_other, dtype=kind, device=device, attention=attention)
+    fine, coarse = _grid(_FINE, n_visual), _grid(_COARSE, n_visual)
+    whole, layers = one.prefill()
+    keys = _keys(fine, coarse, layers)
+    parts = {key: one.layer(*key) for key in keys}
+    device_ns, host_ns = _timed([*parts.values(), whole], Clock(torch.device(device)), progress)
+    at = dict(zip(parts, device_ns, strict=False))
+    launched = dict(zip(parts, host_ns, strict=False))
+    fewest, most = coarse[0], coarse[-1]
+    return LatencyTable(
+        rows=tuple(n + n_other for n in fine),
+        coarse=tuple(n + n_other for n in coarse),
+        same=tuple(at[n, n, 0] for n in fine),
+        split=tuple(tuple(at[_apart(q, kv)] for kv in coarse) for q in coarse),
+        mlp=tuple(at[0, 0, n] for n in fine),
+        base=at[0, 0, 0],
+        once=max(device_ns[-1] - sum(at[key] for key in layers), 0),
+        launch=launched[0, 0, 0],
+        launch_split=launched[_apart(fewest, most)],
+        place=place_of(config, dtype, device, attention),
+    )
+
+
+def _grid(shares: Sequence[float], n_visual: int) -> list[int]:
+    """Distinct numbers of visual tokens, none and all among them."""
+    return sorted({round(share * n_visual) for share in shares})
+
+
+def _apart(q: int, kv: int) -> Key:
+    """A layer whose query and key rows are not the same set: equal numbers are made unequal."""
+    return (q, kv, 0) if q != kv else (max(q - 1, 0), max(kv, 1), 0)
+
+
+def _keys(fine: Sequence[int], coarse: Sequence[int], layers: Sequence[Key]) -> list[Key]:
+    """The layers to time, by their q, kv and mlp counts."""
+    same = [(n, n, 0) for n in fine]
+    split = [_apart(q, kv) for q in coarse for kv in coarse]
+    mlp = [(0, 0, n) for n in fine]
+    return list(dict.fromkeys([*same, *split, *mlp, *layers]))
+
+
+def _timed(
+    parts: Sequence[Part], clock: Clock, progress: Callable[[int, int], None]
+) -> tuple[list[int], list[int]]:
+    """The fastest of several rounds for each part, nanoseconds of the device and of the host."""
+    started = time.monotonic()
+    in_a_row = [_in_a_row(part, clock) for part in parts]
+    best = [(float("inf"), float("inf"))] * len(parts)
+    for done in range(_ROUNDS[1]):
+        if done >= _ROUNDS[0] and time.monotonic() - started > _SECONDS:
+            break
+        for i, part in enumerate(parts):
+            device, host = _seconds(part, in_a_row[i], clock)
+            best[i] = min(best[i][0], device), min(best[i][1], host)
+        progress(done + 1, _ROUNDS[1])
+    return [round(1e9 * each) for each, _ in best], [round(1e9 * each) for _, each in best]
+
+
+def _in_a_row(part: Part, clock: Clock) -> int:
+    """Warms up, and says how many calls make one timing long enough."""
+    part()
+    device, _ = _seconds(part, 1, clock)
+    return min(max(round(_SHORTEST / max(device, 1e-9)), 1), _LONGEST_ROW)
+
+
+def _seconds(part: Part, times: int, clock: Clock) -> tuple[float, float]:
+    """Seconds of one call on the device, and of the host to launch it (0 on a CPU)."""
+    if clock.cuda:
+        torch.cuda._sleep(_AHEAD)
+    start, launching = clock.now(), time.perf_counter()
+    for _ in range(times):
+        part()
+    host = time.perf_counter() - launching if clock.cuda else 0.0
+    end = clock.now()
+    clock.wait()
+    return clock.seconds(start, end) / times, host / times

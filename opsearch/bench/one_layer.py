@@ -1,0 +1,112 @@
+"""A decoder layer of random weights that runs alone, on any rows, by the runtime's own code.
+
+Time depends on shapes, not on weights: three layers of a config tell what a whole model takes, and
+nothing is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opsearch.builders import depth
+from opsearch.policy import RankerSpec
+from opsearch.rankers.prompt import Prompt
+from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.layer import pruned_forward
+from opsearch.runtime.plan import Plan, build_plan
+from opsearch.runtime.ranking import policy_ranker, rank_and_plan
+
+_LAYERS, _MIDDLE = 3, 1
+_KEPT = Fraction(1, 10)
+_OWN = ("hidden_states", "attention_mask", "past_key_values")  # what a part gives itself
+Part = Callable[[], None]
+
+
+class OneLayer:
+    """Parts of a prefill of one prompt: n_visual tokens amid n_other ones, batch 1."""
+
+    def __init__(
+        self,
+        config: Any,
+        n_visual: int,
+        n_other: int,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        attention: str = "sdpa",
+    ) -> None:
+        self.decoder, self.head = _random(config, dtype, device, attention)
+        length = n_visual + n_other
+        visual = torch.zeros(1, length, dtype=torch.bool, device=device)
+        visual[:, n_other // 2 : n_other // 2 + n_visual] = True
+        self.prompt = Prompt(visual, torch.ones_like(visual), (n_visual,))
+        self.embeddings = torch.randn(1, length, self.head.in_features, device=device).to(dtype)
+        self.rank = torch.where(visual, visual.cumsum(1) - 1, -1)
+        self.middle = self.decoder.layers[_MIDDLE]
+        self.given = self._given()
+        for index, layer in enumerate(self.decoder.layers):
+            layer.forward = pruned_forward(layer, index, layer.forward)
+
+    def layer(self, q: int, kv: int, mlp: int) -> Part:
+        """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
+        counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
+        plan = build_plan(self.prompt.visual, self.prompt.real, self.rank, counts)
+        stream = self.embeddings[:, plan.entry.index[0]]
+        mask, others = self.given
+
+        def run() -> None:
+            cache = PrunedCache(_LAYERS, plan)
+            self.middle.forward(stream, mask, **others, past_key_values=cache)
+
+        return run
+
+    def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
+        """A whole prefill of three layers, as searched policies make it, and their counts."""
+        policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
+        ranker, counts = policy_ranker(policy), policy.executed(self.prompt.n_visual[0])
+
+        def run() -> None:
+            plan: Plan = rank_and_plan(self.prompt, [policy], ranker)
+            cache = PrunedCache(_LAYERS, plan)
+            mask = self.prompt.real.long()
+            hidden = self.decoder(
+                inputs_embeds=self.embeddings, attention_mask=mask, past_key_values=cache
+            ).last_hidden_state
+            self.head(hidden[:, -1:])
+
+        return run, [(int(q), int(kv), int(mlp)) for q, kv, mlp in counts]
+
+    def _given(self) -> tuple[Tensor | None, dict[str, Any]]:
+        """The attention mask and the other arguments that the decoder hands to its layers."""
+        found: list[tuple[Tensor | None, dict[str, Any]]] = []
+
+        def keep(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            others = {k: v for k, v in kwargs.items() if k not in _OWN}
+            found.append((kwargs["attention_mask"], others))
+
+        handle = self.middle.register_forward_pre_hook(keep, with_kwargs=True)
+        self.decoder(inputs_embeds=self.embeddings, attention_mask=self.prompt.real.long())
+        handle.remove()
+        return found[0]
+
+
+def _random(config: Any, dtype: torch.dtype, device: str, attention: str) -> tuple[Any, nn.Linear]:
+    """Three decoder layers of the config, and its lm_head."""
+    from transformers import AutoModel
+
+    text = deepcopy(config.get_text_config())
+    vocabulary, text.vocab_size = text.vocab_size, 1  # embeddings come from the prompt
+    text.pad_token_id, text.num_hidden_layers = None, _LAYERS
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1] * _LAYERS
+    with torch.device(device):
+        decoder = AutoModel.from_config(text, dtype=dtype, attn_implementation=attention)
+        head = nn.Linear(text.hidden_size, vocabulary, bias=False, dtype=dtype)
+    return decoder.eval(), head

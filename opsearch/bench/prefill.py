@@ -1,0 +1,48 @@
+"""What a latency table says of a policy beside what its prefill really takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from opsearch.bench.pairs import Workload, timed_pairs
+from opsearch.costs.cost import Cost
+from opsearch.measure.samples import Sample, batch_inputs
+from opsearch.policy import Policy
+
+_PAIRS = 7
+
+
+@dataclass(frozen=True)
+class TimedPrefill:
+    """Milliseconds of the decoder's prefill of one prompt, batch 1: predicted and real.
+
+    real: median of several, the original and the policy in alternation.
+    """
+
+    n_visual: int
+    n_other: int
+    predicted: float
+    real: float
+    original_predicted: float
+    original_real: float
+
+
+def timed_prefill(
+    model: Any, samples: Sequence[Sample], latency: Cost, policy: Policy
+) -> TimedPrefill:
+    """Time the sample that is nearest to the mean shape."""
+    at = [mean(numbers) for numbers in zip(*(sample.shape for sample in samples), strict=True)]
+    sample = min(samples, key=lambda s: abs(s.n_visual - at[0]) + abs(s.n_other - at[1]))
+    work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
+    pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
+    predicted = int(latency.of(policy.resolve(sample.n_visual), *sample.shape))
+    return TimedPrefill(
+        *sample.shape,
+        predicted / 1e6,
+        1e3 * median(pair.policy.prefill for pair in pairs),
+        latency.stock(*sample.shape) / 1e6,
+        1e3 * median(pair.original.prefill for pair in pairs),
+    )

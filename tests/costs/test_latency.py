@@ -1,0 +1,110 @@
+"""A policy's time is the sum of its layers' parts as the table has them, in whole nanoseconds."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opsearch import builders
+from opsearch.costs import COSTS
+from opsearch.costs.latency import Latency, LatencyTable
+from opsearch.costs.shape import SHAPES
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.latency_file import read_table, write_table
+from opsearch.policy import live
+
+LAYERS, VISUAL, OTHER = 4, 100, 10
+SHAPE = replace(SHAPES["llava-1.5-7b"], layers=LAYERS)
+# 10 ns per query row, 3 per key row, 7 per MLP row, 100 per layer; 5 more where rows are split.
+ROWS, COARSE = (10, 60, 110), (10, 110)
+TABLE = LatencyTable(
+    rows=ROWS,
+    coarse=COARSE,
+    same=tuple(100 + 13 * n + 70 for n in ROWS),
+    split=tuple(tuple(100 + 10 * q + 3 * kv + 70 + 5 for kv in COARSE) for q in COARSE),
+    mlp=tuple(100 + 130 + 7 * n for n in ROWS),
+    base=100 + 130 + 70,
+    once=1000,
+    launch=0,
+    launch_split=0,
+    place="here",
+)
+LATENCY = Latency(SHAPE, TABLE)
+
+
+def expected(counts):
+    rows = counts + OTHER
+    parts = 100 + 10 * rows[:, 0] + 3 * rows[:, 1] + 7 * rows[:, 2] + 5 * (rows[:, 0] != rows[:, 1])
+    return 1000 + int(parts.sum())
+
+
+counts_of = st.lists(
+    st.tuples(*[st.integers(0, VISUAL)] * 3), min_size=LAYERS, max_size=LAYERS
+).map(lambda rows: np.array(rows, np.int64))
+
+
+@given(counts_of)
+def test_layers_are_added_up_and_points_between_the_grid_interpolated(counts):
+    assert LATENCY.of(counts, VISUAL, OTHER) == expected(live(counts))
+
+
+@given(st.lists(counts_of, min_size=2, max_size=5))
+def test_many_policies_at_once_are_the_same_as_one_by_one(tables):
+    together = LATENCY.of(np.stack(tables), VISUAL, OTHER)
+    assert together.dtype == np.int64
+    assert together.tolist() == [int(LATENCY.of(table, VISUAL, OTHER)) for table in tables]
+
+
+def test_the_identity_is_the_stock_model_with_its_dead_operations():
+    everything = builders.identity(LAYERS).resolve(VISUAL)
+    assert LATENCY.of(everything, VISUAL, OTHER) == LATENCY.stock(VISUAL, OTHER)
+    assert LATENCY.stock(VISUAL, OTHER) == expected(everything) > expected(live(everything))
+
+
+def test_a_device_that_is_done_waits_for_the_host():
+    """Text-only layers of 300 ns are launched every 5,000: the last one begins after four."""
+    slow = Latency(SHAPE, replace(TABLE, launch=5000, launch_split=5000))
+    nothing = builders.vtw(LAYERS, 0).resolve(VISUAL)
+    assert slow.of(nothing, VISUAL, OTHER) == 1000 + LAYERS * 5000 + 300
+
+
+def test_a_busy_device_hides_the_host():
+    """Full layers of 2,300 ns are launched every 1,000, so that only the first is waited for."""
+    busy = Latency(SHAPE, replace(TABLE, launch=1000))
+    assert busy.stock(VISUAL, OTHER) == LATENCY.stock(VISUAL, OTHER) + 1000
+
+
+def test_rows_outside_the_table_are_refused():
+    with pytest.raises(OpsearchError, match=r"10 to 111 rows is outside .* covers 10 to 110; fit"):
+        LATENCY.of(builders.vtw(LAYERS, 2).resolve(101), 101, OTHER)
+
+
+def test_without_a_table_a_sentence_says_what_to_do():
+    with pytest.raises(
+        OpsearchError, match=r"needs a table .* `opsearch run` fits .* --budget 30%"
+    ):
+        COSTS["latency"](SHAPE)
+
+
+def test_a_table_survives_its_file(tmp_path):
+    assert read_table(write_table(TABLE, tmp_path / "latency.json")) == TABLE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [10, 110]},
+        {"rows": [60, 10, 110]},
+        {"split": [[1, 2]]},
+        {"once": "soon"},
+        {"another": 1},
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, change):
+    path = write_table(TABLE, tmp_path / "latency.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunFolderError, match=r"latency\.json cannot be read .*; remove it and run"):
+        read_table(path)
