@@ -12,6 +12,7 @@ from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
+from opsearch.errors import ModelError
 from opsearch.latency_file import read_table, write_table
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import RankerSpec
@@ -24,7 +25,8 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
-from opsearch.rankers import make_ranker
+from opsearch.rankers import RANKERS, make_ranker
+from opsearch.registry import registered
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_device, load_config, load_processor
@@ -65,7 +67,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     check_device(config.device, config.dtype)
     model_config = load_config(config.model)
     shape = Shape.from_config(model_config)
-    ranker = run_ranker(config, model_config.model_type)
+    ranker = run_ranker(config, model_config)
     space = make_space(config, shape.layers, ranker)
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
@@ -122,11 +124,20 @@ def _latency_table(
     return table
 
 
-def run_ranker(config: RunConfig, model_type: str) -> RankerSpec:
-    """The ranker of a run: the one it names or the family's; its name is checked here."""
-    default = adapter_for(model_type).ranker
-    spec = RankerSpec(config.ranker) if config.ranker else default
-    make_ranker(spec)
+def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
+    """The ranker of a run, the one it names or the family's, checked against the model's config.
+
+    Raises UnknownNameError, and ModelError with rankers that work where this one cannot.
+    """
+    adapter = adapter_for(model_config.model_type)
+    spec = RankerSpec(config.ranker) if config.ranker else adapter.ranker
+    needs = make_ranker(spec).needs
+    try:
+        adapter.check_needs(model_config, needs)
+    except ModelError as error:
+        parts = registered("rankers", RANKERS).items()
+        free = sorted(name for name, part in parts if not getattr(part, "needs", needs))
+        raise ModelError(f"--ranker {spec}: {error}, such as {' or '.join(free)}") from error
     return spec
 
 

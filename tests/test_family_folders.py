@@ -84,6 +84,32 @@ def test_a_run_ends_with_a_policy_for_the_family(family, folder, data, tmp_path,
         pass
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "options", "reason"),
+    [
+        ("qwen2_5_vl", {}, ["--ranker=cls"], "cannot provide 'cls_attention'"),
+        ("llava_onevision", {}, ["--ranker=cls"], "cannot provide 'cls_attention'"),
+        ("llava", {"vision_feature_select_strategy": "full"}, [], "strategy 'full'"),
+        ("llava", {"vision_feature_layer": [-2, -1]}, [], r"vision layers [-2, -1]"),
+    ],
+)
+def test_a_ranker_that_cannot_work_is_refused_by_the_config_alone(
+    tmp_path, capsys, family, changes, options, reason
+):
+    """The family's default as well as a named one; the folder holds no weights."""
+    config = FAMILIES[family].model(2).config
+    for name, value in changes.items():
+        setattr(config, name, value)
+    config.save_pretrained(tmp_path / "model")
+    out = tmp_path / "run"
+    assert call(["run", f"--model={tmp_path / 'model'}", *options, f"--out={out}"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: --ranker cls: ")
+    assert reason in said
+    assert said.endswith("; choose another --ranker, such as random or uniform")
+    assert not out.exists()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="it is installed")
 def test_without_torchvision_a_run_says_what_to_install(data, tmp_path, capsys):
     folder = tmp_path / "model"

@@ -20,6 +20,7 @@ from opsearch.runtime.cls_attention import (
     capture_merged_patches,
     capture_packed_patches,
     capture_patches,
+    check_cls,
 )
 
 
@@ -48,17 +49,20 @@ class Adapter:
         found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
         return torch.stack(found).any(0)
 
-    def capture(self, model: Any, needs: Iterable[str], store: Store) -> list[Handle]:
-        """Hand what rankers need to `store` in every pass, until the handles are removed."""
-        handles: list[Handle] = []
+    def check_needs(self, config: Any, needs: Iterable[str]) -> None:
+        """Raise ModelError unless a model of this config provides all that rankers need."""
         for need in needs:
             if need != "cls_attention" or self.cls is None:
                 raise ModelError(
                     f"family {self.family!r} cannot provide {need!r}, which the ranker reads; "
                     "choose another --ranker"
                 )
-            handles += self.cls(model, store)
-        return handles
+            check_cls(config)
+
+    def capture(self, model: Any, needs: Iterable[str], store: Store) -> list[Handle]:
+        """Hand what rankers need to `store` in every pass, until the handles are removed."""
+        self.check_needs(model.config, needs)
+        return [handle for _ in needs if self.cls for handle in self.cls(model, store)]
 
 
 # Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can

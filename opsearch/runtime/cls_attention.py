@@ -90,20 +90,31 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tens
     return attention[:, :, 0, 1:].mean(1)
 
 
-def _projected_layer(model: Any, layers: Any) -> Any:
-    """The vision layer whose output the projector reads; ModelError where there is none such."""
-    feature_layer = model.config.vision_feature_layer
+def check_cls(config: Any) -> None:
+    """Raise ModelError unless [CLS] of one vision layer attends to what the decoder sees."""
+    tower = config.vision_config.model_type
+    if tower.startswith("siglip"):
+        raise ModelError(
+            f"the vision tower is a {tower}, which has no [CLS] to rank by; choose another --ranker"
+        )
+    feature_layer = config.vision_feature_layer
     if not isinstance(feature_layer, int) or feature_layer == 0:
         raise ModelError(
             f"the model reads vision layers {feature_layer}, so there is no single [CLS] "
             "attention to rank by; choose another --ranker"
         )
-    strategy = model.config.vision_feature_select_strategy
+    strategy = config.vision_feature_select_strategy
     if strategy != "default":
         raise ModelError(
             f"the decoder sees all vision tokens (strategy {strategy!r}), the [CLS] attention "
             "orders only the patches; choose another --ranker"
         )
+
+
+def _projected_layer(model: Any, layers: Any) -> Any:
+    """The vision layer whose output the projector reads; ModelError where there is none such."""
+    check_cls(model.config)
+    feature_layer = model.config.vision_feature_layer
     # hidden_states[0] is the embedding, hidden_states[k] leaves layer k - 1, [-1] the last.
     return layers[feature_layer if feature_layer < 0 else feature_layer - 1]
 
