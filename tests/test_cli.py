@@ -9,6 +9,7 @@ import pytest
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.cli import call
+from opsearch.costs.shape import HUB_IDS
 from opsearch.demo.families import FAMILIES
 from opsearch.tasks.embedded import embedded
 
@@ -156,9 +157,12 @@ def test_list_names_every_part(opsearch):
     assert code == 0
     for name in ("grid", "ortools", "optuna", "additive", "joint", "tokens", "dop", "depth"):
         assert f" {name} " in printed
-    for name in ("flops", "kv", "cls", "random", "uniform"):
+    for name in ("flops", "kv", "latency", "cls", "random", "uniform"):
         assert f" {name} " in printed
     assert opsearch("list", "solvers")[1].startswith("solvers grid ")
+    models = opsearch("list", "models")[1]
+    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf 28 layers x 3584, 7371 visual" in models
+    assert models.count("text-only floor") == len(HUB_IDS)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)

@@ -25,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "llava-next-13b": "llava_next",
     "qwen2.5-vl-7b": "qwen2_5_vl",
     "internvl3-8b": "internvl",
+    "llava-onevision-7b": "llava_onevision",
 }
 _HEAD = 35  # tokens before the image: a usual system prompt
 _MERGED = 2  # Qwen2.5-VL makes one visual token of 2 x 2 patches
@@ -104,6 +105,15 @@ def _llava_next(shape: Shape) -> Any:
     return LlavaNextConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE)
 
 
+def _llava_onevision(shape: Shape) -> Any:
+    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
+
+    vision, text = SiglipVisionConfig(**_stub()), Qwen2Config(**_text(shape))
+    return LlavaOnevisionConfig(
+        vision_config=vision, text_config=text, image_token_index=_IMAGE, video_token_index=2
+    )
+
+
 def _internvl(shape: Shape) -> Any:
     from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
 
@@ -140,6 +150,7 @@ def _qwen2_5_vl(shape: Shape) -> Any:
 _CONFIGS: dict[str, Callable[[Shape], Any]] = {
     "llava": _llava,
     "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "qwen2_5_vl": _qwen2_5_vl,
 }

@@ -1,4 +1,4 @@
-"""Suite `gpu-latency`: pruned prefill of six checkpoints' decoders against the original's.
+"""Suite `gpu-latency`: pruned prefill of seven checkpoints' decoders against the original's.
 
 True shapes, random weights in bfloat16, 65 other tokens (45 for Qwen2.5-VL), batches of 8 and 1,
 the policies of two rules (see rules.py) at the usual budgets. Stops before it takes eight minutes.

@@ -72,10 +72,11 @@ SHAPES: dict[str, Shape] = {
     "llava-next-13b": _VICUNA_13B,
     "qwen2.5-vl-7b": _QWEN_7B,
     "internvl3-8b": replace(_QWEN_7B, vocab=151674),
+    "llava-onevision-7b": replace(_QWEN_7B, vocab=152128),
 }
 
 # Visual tokens of a usual image: fixed for LLaVA-1.5, all tiles for LLaVA-NeXT, and what the papers
-# give the others at 896 x 896.
+# give the others at 896 x 896, where LLaVA-OneVision has nine tiles, 81 newlines and the whole.
 VISUAL_TOKENS: dict[str, int] = {
     "llava-1.5-7b": 576,
     "llava-1.5-13b": 576,
@@ -83,6 +84,7 @@ VISUAL_TOKENS: dict[str, int] = {
     "llava-next-13b": 2880,
     "qwen2.5-vl-7b": 1280,
     "internvl3-8b": 1280,
+    "llava-onevision-7b": 7371,
 }
 
 # The checkpoints that opsearch runs, by their names on the Hugging Face hub.
@@ -93,4 +95,5 @@ HUB_IDS: dict[str, str] = {
     "llava-next-13b": "llava-hf/llava-v1.6-vicuna-13b-hf",
     "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
     "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
+    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
 }

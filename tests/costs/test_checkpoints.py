@@ -5,6 +5,7 @@ from transformers import (
     InternVLConfig,
     LlavaConfig,
     LlavaNextConfig,
+    LlavaOnevisionConfig,
     Qwen2_5_VLConfig,
     Qwen2Config,
 )
@@ -38,6 +39,9 @@ CONFIGS = {
         **QWEN_7B,
         vocab_size=152064,
         rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]},
+    ),
+    "llava-onevision-7b": LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **QWEN_7B, "vocab_size": 152128}
     ),
     "internvl3-8b": InternVLConfig(text_config=Qwen2Config(**QWEN_7B, vocab_size=151674)),
 }
