@@ -26,7 +26,13 @@ from opsearch.rankers import Ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter, check_supported
 from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.checks import check_fits, check_images, check_prefill, has_images
+from opsearch.runtime.checks import (
+    check_fits,
+    check_images,
+    check_prefill,
+    checked_places,
+    has_images,
+)
 from opsearch.runtime.layer import pruned_forward
 from opsearch.runtime.ranking import per_row, policy_ranker, rank_and_plan
 
@@ -66,6 +72,7 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
             stack.callback(handle.remove)
         trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
         tower = model.get_submodule(adapter.vision_tower)
+        stack.enter_context(checked_places(trunk))
         hooks = _Hooks(model, adapter, policy, ranker)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -9,7 +11,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
 from opsearch.runtime.adapters import Adapter
-from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.cache import PrunedCache, PrunedLayer
 
 
 def check_fits(policy: Policy, config: Any) -> None:
@@ -35,12 +37,13 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             "input_ids and pixel_values"
         )
     plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
-    plain = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-    if cache is not None and not plain:
+    odd = {type(layer) for layer in getattr(cache, "layers", ())} - {DynamicLayer, PrunedLayer}
+    if cache is not None and (odd or not plain):
         kind = "n offloaded" if getattr(cache, "offloading", False) else ""
+        of = f" of {', '.join(sorted(each.__name__ for each in odd))}" if odd else ""
         raise PolicyError(
-            f"a{kind} {type(cache).__name__} cannot hold layers of different length; leave out "
-            "cache_implementation or pass a DynamicCache"
+            f"a{kind} {type(cache).__name__}{of} cannot hold layers of different length; leave out "
+            "cache_implementation or pass a plain DynamicCache"
         )
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.shape != input_ids.shape:
@@ -62,6 +65,30 @@ def has_images(kwargs: dict[str, Any]) -> bool:
     pixels = [kwargs.get(name) for name in ("pixel_values", "pixel_values_videos")]
     given = [*pixels, *(encoded.get(modality) for modality in ("image", "video"))]
     return any(each is not None for each in given)
+
+
+@contextmanager
+def checked_places(trunk: Any) -> Iterator[None]:
+    """Inside, PolicyError with the next step where image tokens and features differ in number."""
+    stock, own = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return stock(*args, **kwargs)
+        except ValueError as error:
+            raise PolicyError(
+                f"the prompt's visual tokens are not those of its images ({error}); pass input_ids "
+                "and pixel_values of one call of the processor"
+            ) from error
+
+    trunk.get_placeholder_mask = checked
+    try:
+        yield
+    finally:
+        if own is None:
+            del trunk.get_placeholder_mask
+        else:
+            trunk.get_placeholder_mask = own
 
 
 def check_images(adapter: Adapter, kwargs: dict[str, Any]) -> None:

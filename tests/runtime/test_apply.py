@@ -2,10 +2,12 @@
 
 import threading
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin, StaticCache
+from transformers.cache_utils import Cache, QuantizedLayer
 
 from opsearch import builders
 from opsearch.errors import ModelError, OpsearchError, PolicyError
@@ -388,6 +390,29 @@ def test_a_static_cache_of_the_caller(model, inputs):
         model(**inputs, past_key_values=cache)
 
 
+class Halves(QuantizedLayer):
+    """Keeps keys and values in half precision: a quantised layer without a further package."""
+
+    def _quantize(self, tensor, axis):
+        return tensor.half()
+
+    def _dequantize(self, tensor):
+        return tensor.float()
+
+
+def test_a_quantised_cache_of_the_caller(model, inputs):
+    cache = Cache(layers=[Halves() for _ in range(LAYERS)])
+    with refuses(PolicyError, "Cache", "DynamicCache"), HALF.apply(model):
+        model(**inputs, past_key_values=cache)
+
+
+def test_quantised_layers_in_a_dynamic_cache(model, inputs):
+    cache = DynamicCache()
+    cache.layers = [Halves() for _ in range(LAYERS)]
+    with refuses(PolicyError, "DynamicCache of Halves", "cache_impl"), HALF.apply(model):
+        model(**inputs, past_key_values=cache)
+
+
 @pytest.mark.parametrize("wanted", ["output_hidden_states", "output_attentions"])
 def test_outputs_of_every_layer(model, inputs, wanted):
     with refuses(PolicyError, wanted), HALF.apply(model):
@@ -417,6 +442,17 @@ def test_visual_tokens_without_an_image(model, inputs, ranker):
     policy = policy_of(rankers=((0, ranker),))
     with refuses(PolicyError, "image", "pixel_values"), policy.apply(model):
         model(**without)
+
+
+def test_visual_tokens_of_another_image(model, inputs):
+    """Eight places for an image of nine visual tokens, in one call and in generate()."""
+    ids = inputs["input_ids"].clone()
+    ids[0, (ids[0] == tiny.IMAGE).nonzero()[0]] = 7
+    for call in (model, partial(model.generate, max_new_tokens=2)):
+        with refuses(PolicyError, "tokens: 8", "one call of the processor"), HALF.apply(model):
+            call(**{**inputs, "input_ids": ids})
+    with HALF.apply(model):
+        model(**inputs)
 
 
 def policy_of(**changes):
