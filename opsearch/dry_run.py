@@ -18,7 +18,6 @@ from opsearch.measure.estimate import Estimate, estimate
 from opsearch.measure.samples import Sample
 from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
-from opsearch.policy import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.problem import Constraint, check_budget, feasible_points
 from opsearch.problem_setup import (
@@ -30,6 +29,7 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
+from opsearch.rankers.spec import parse_ranker
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import DTYPES, load_config
 from opsearch.search import Choice, choose
@@ -76,7 +76,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     if shape_name not in SHAPES:
         raise UnknownNameError("shape", shape_name, list(SHAPES))
     shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
-    space = make_space(config, shape.layers, RankerSpec(config.ranker or "cls"))
+    space = make_space(config, shape.layers, parse_ranker(config.ranker or "cls"))
     pairs = [(n_visual, _HEAD + _TAIL)] * config.samples
     constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
     check_budget(space, constraints)

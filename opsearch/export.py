@@ -19,8 +19,8 @@ from opsearch.measure.store import (
     Store,
     StoredSample,
 )
-from opsearch.policy import RankerSpec
 from opsearch.problem_setup import make_space
+from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.spaces import Space
 
@@ -41,7 +41,7 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
     config = RunConfig.load(run.config)
     with Store(run.measurements) as store:
         shape = Shape(**store.facts["shape"])
-        space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
         samples = {split: store.samples(split) for split in _SPLITS}
         points = _points(space, {s.n_visual for listed in samples.values() for s in listed})
         measured = pd.DataFrame(

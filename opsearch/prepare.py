@@ -12,7 +12,6 @@ from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
-from opsearch.errors import ModelError
 from opsearch.latency_file import read_table, write_table
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import RankerSpec
@@ -25,8 +24,8 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
-from opsearch.rankers import RANKERS, make_ranker
-from opsearch.registry import registered
+from opsearch.rankers import make_ranker
+from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_device, load_config, load_processor
@@ -42,6 +41,7 @@ class Prepared:
     """A search that is fully stated, but for the measurements; `config` has nothing left open.
 
     table: what a budget of time is counted with, None without such a budget.
+    usable_rankers: names of those that the model can serve as they are.
     """
 
     config: RunConfig
@@ -50,6 +50,7 @@ class Prepared:
     shape: Shape
     processor: Any
     ranker: RankerSpec
+    usable_rankers: tuple[str, ...]
     calibration: list[Sample]
     heldout: list[Sample]
     space: Space
@@ -87,7 +88,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     completed = {
         "objective": choice.maker.name,
         "solver": choice.solver.name,
-        "ranker": ranker.name,
+        "ranker": str(ranker),
     }
     return Prepared(
         config.model_copy(update=completed),
@@ -96,6 +97,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         shape,
         processor,
         ranker,
+        tuple(adapter_for(model_config.model_type).rankers(model_config)),
         samples,
         rest,
         space,
@@ -125,19 +127,10 @@ def _latency_table(
 
 
 def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
-    """The ranker of a run, the one it names or the family's, checked against the model's config.
-
-    Raises UnknownNameError, and ModelError with rankers that work where this one cannot.
-    """
+    """The ranker of a run: the one it names or the family's; ModelError when it cannot serve."""
     adapter = adapter_for(model_config.model_type)
-    spec = RankerSpec(config.ranker) if config.ranker else adapter.ranker
-    needs = make_ranker(spec).needs
-    try:
-        adapter.check_needs(model_config, needs)
-    except ModelError as error:
-        parts = registered("rankers", RANKERS).items()
-        free = sorted(name for name, part in parts if not getattr(part, "needs", needs))
-        raise ModelError(f"--ranker {spec}: {error}, such as {' or '.join(free)}") from error
+    spec = parse_ranker(config.ranker) if config.ranker else adapter.ranker
+    adapter.check_needs(model_config, make_ranker(spec).needs)
     return spec
 
 

@@ -18,9 +18,10 @@ from opsearch.errors import RunFolderError
 from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import Store
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import Policy
 from opsearch.problem import Form, Measure, Problem, check_budget
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
+from opsearch.rankers.spec import parse_ranker
 from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
@@ -61,7 +62,7 @@ def solve(
     with RunFolder(out or folder).locked() as target, Store(source.measurements) as store:
         facts = store.facts
         shape = Shape(**facts["shape"])
-        space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]
         budgets = parse_budgets(config.budget)

@@ -16,8 +16,9 @@ from opsearch.errors import RunFolderError
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import COLUMNS, Store, StoredSample
 from opsearch.objectives.additive import alone, require_individual
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import Policy
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 
 _UNPRUNED = dict.fromkeys(COLUMNS, 0.0) | {"top1": 1.0}
@@ -35,7 +36,7 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
         config = RunConfig.checked(**{**config.model_dump(), "space": space})
     with Store(run.measurements) as store:
         shape = Shape(**store.facts["shape"])
-        searched = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        searched = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
         require_individual(searched)
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]

@@ -18,6 +18,7 @@ from opsearch.measure.samples import batch_inputs, encode
 from opsearch.policy import Policy, RankerSpec
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
+from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import DTYPES, check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
@@ -99,8 +100,9 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
     if setup.layers is not None:
         kept = [(2 * i + 1) * policy.num_layers // (2 * setup.layers) for i in range(setup.layers)]
         policy = replace(policy, counts=tuple(policy.counts[layer] for layer in kept))
-    needs = [make_ranker(spec).needs for layer, spec in policy.rankers if layer == 0]
-    return replace(policy, rankers=((0, RankerSpec("random")),)) if any(needs) else policy
+    needs = {need for layer, spec in policy.rankers for need in make_ranker(spec).needs}
+    captured = needs - OF_THE_PROMPT
+    return replace(policy, rankers=((0, RankerSpec("random")),)) if captured else policy
 
 
 def _loaded(policy: Policy, setup: Setup) -> tuple[Any, Workload]:

@@ -6,7 +6,7 @@ logits at the answer positions; policies are then measured from there, without t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter
 from opsearch.runtime.apply import make_prompt
+from opsearch.runtime.clip import read_question
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Reference:
 
 @torch.no_grad()
 def make_reference(
-    model: Any, adapter: Adapter, samples: Sequence[Sample], needs: Iterable[str], positions: int
+    model: Any, adapter: Adapter, samples: Sequence[Sample], needs: Collection[str], positions: int
 ) -> Reference:
     """Run the original; `positions` > 1 follows its own greedy answer, teacher-forced, to its end.
 
@@ -51,10 +52,11 @@ def make_reference(
     """
     inputs = batch_inputs(samples, model.device)
     prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    read_question(model, needs, prompt, inputs["input_ids"])
     counted = torch.ones(len(samples), 1, dtype=torch.bool, device=model.device)
     if positions > 1:
         inputs, counted = _with_answers(model, inputs, positions)
-    captured: dict[str, Tensor] = {}
+    captured = dict(prompt.captured)
     handles = adapter.capture(model, needs, captured.__setitem__)
     decoder_inputs: dict[str, Any] = {}
 
@@ -76,7 +78,7 @@ def make_reference(
     # The rankers see the prompt only; the answer's positions are text to the plan.
     answer = (0, positions - 1)
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
-    prompt = Prompt(visual, real, prompt.n_visual, captured)
+    prompt = Prompt(visual, real, prompt.n_visual, captured, embeds)
     return Reference(prompt, embeds, position_ids, logits, counted)
 
 

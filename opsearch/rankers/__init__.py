@@ -9,10 +9,14 @@ from torch import Tensor
 
 from opsearch.errors import PolicyError
 from opsearch.policy import RankerSpec
+from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import Cls
+from opsearch.rankers.divprune import DivPrune
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.random import Random
 from opsearch.rankers.uniform import Uniform
+from opsearch.rankers.visionzip import VisionZip
+from opsearch.rankers.vispruner import VisPruner
 from opsearch.registry import lookup
 
 
@@ -20,7 +24,7 @@ class Ranker(Protocol):
     """Orders visual tokens.
 
     nested: the order does not depend on n, so that a policy may use several counts.
-    needs: names of `Prompt.captured` entries that the ranker reads.
+    needs: names of `Prompt.captured` entries that the ranker reads, or of OF_THE_PROMPT.
     """
 
     @property
@@ -32,7 +36,15 @@ class Ranker(Protocol):
         """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
 
 
-RANKERS: dict[str, type[Any]] = {"cls": Cls, "random": Random, "uniform": Uniform}
+RANKERS: dict[str, type[Any]] = {
+    "cdpruner": CDPruner,
+    "cls": Cls,
+    "divprune": DivPrune,
+    "random": Random,
+    "uniform": Uniform,
+    "visionzip": VisionZip,
+    "vispruner": VisPruner,
+}
 
 
 def make_ranker(spec: RankerSpec) -> Ranker:

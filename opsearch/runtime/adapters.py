@@ -5,22 +5,27 @@ A further family is one more entry of ADAPTERS. All other code reaches a model t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
-from opsearch.runtime.cls_attention import (
-    Handle,
-    Store,
+from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers.prompt import OF_THE_PROMPT
+from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, unusable_clip
+from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
+from opsearch.runtime.vision import (
+    OF_THE_TOWER,
+    Capture,
     capture_merged_patches,
     capture_packed_patches,
     capture_patches,
-    check_cls,
 )
 
 
@@ -31,13 +36,14 @@ class Adapter:
     trunk: merges image features and text, calls `decoder`; decoder: the text model with `.layers`;
     vision_tower: the module whose output the image features are made of.
     visual_tokens: config attributes with the ids of the placeholders of visual tokens.
-    ranker: the default one of the family; cls: hands "cls_attention" to a store, None without it.
+    ranker: the default one of the family; tower: captures what rankers read of a vision tower with
+    a [CLS], None for another one.
     positions_from: input that positions are computed from besides input_ids, None without one.
     """
 
     family: str
     ranker: RankerSpec
-    cls: Callable[[Any, Store], list[Handle]] | None = None
+    tower: Capture | None = None
     vision_tower: str = "model.vision_tower"
     trunk: str = "model"
     decoder: str = "model.language_model"
@@ -49,20 +55,44 @@ class Adapter:
         found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
         return torch.stack(found).any(0)
 
-    def check_needs(self, config: Any, needs: Iterable[str]) -> None:
-        """Raise ModelError unless a model of this config provides all that rankers need."""
-        for need in needs:
-            if need != "cls_attention" or self.cls is None:
-                raise ModelError(
-                    f"family {self.family!r} cannot provide {need!r}, which the ranker reads; "
-                    "choose another --ranker"
-                )
-            check_cls(config)
+    def refusal(self, config: Any, need: str) -> str | None:
+        """Why a model of this config cannot give what a ranker reads, None where it can."""
+        if need == "question_embeddings":
+            embedded = Path(config.name_or_path).resolve() == MODEL_DIR.resolve()
+            stand_in = "only on the embedded model do its token embeddings stand in"
+            return None if embedded else f"{stand_in} for CLIP's texts: give clip=FOLDER"
+        if need in OF_THE_PROMPT:
+            return None
+        if self.tower is None:
+            return "its vision tower has no [CLS] and is not read"
+        for kind in (CLIP_PATCHES, CLIP_QUESTION):
+            if need.startswith(kind):
+                return unusable_clip(need.removeprefix(kind), config)
+        if need not in OF_THE_TOWER:
+            return "no adapter captures it"
+        return unusable_cls(config)
 
-    def capture(self, model: Any, needs: Iterable[str], store: Store) -> list[Handle]:
+    def check_needs(self, config: Any, needs: Iterable[str]) -> None:
+        """Raise ModelError naming other rankers unless a model of this config gives all this."""
+        for need in sorted(needs):
+            reason = self.refusal(config, need)
+            if reason is not None:
+                raise ModelError(
+                    f"family {self.family!r} cannot provide {need!r}, which the ranker reads: "
+                    f"{reason}; choose another --ranker, e.g. {', '.join(self.rankers(config))}"
+                )
+
+    def rankers(self, config: Any) -> list[str]:
+        """The built-in rankers that a model of this config can use as they are."""
+        needs = {name: make_ranker(RankerSpec(name)).needs for name in RANKERS}
+        return [name for name in needs if not any(self.refusal(config, n) for n in needs[name])]
+
+    def capture(self, model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
         """Hand what rankers need to `store` in every pass, until the handles are removed."""
         self.check_needs(model.config, needs)
-        return [handle for _ in needs if self.cls for handle in self.cls(model, store)]
+        if self.tower is None or OF_THE_PROMPT.issuperset(needs):
+            return []
+        return self.tower(model, needs, store)
 
 
 # Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
 from opsearch.rankers import Ranker
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.prompt import OF_THE_PROMPT, Prompt
 from opsearch.runtime.adapters import Adapter, check_supported
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.checks import (
@@ -33,6 +33,7 @@ from opsearch.runtime.checks import (
     checked_places,
     has_images,
 )
+from opsearch.runtime.clip import read_question
 from opsearch.runtime.layer import pruned_forward
 from opsearch.runtime.ranking import per_row, policy_ranker, rank_and_plan
 
@@ -67,7 +68,7 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
     ranker = policy_ranker(policy)
     with ExitStack() as stack:
         stack.enter_context(patched_layers(model, adapter))
-        needs = ranker.needs if ranker else ()
+        needs = ranker.needs if ranker else frozenset[str]()
         for handle in adapter.capture(model, needs, _store):
             stack.callback(handle.remove)
         trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
@@ -147,6 +148,8 @@ class _Hooks:
         store = self.model.config.get_text_config().use_cache if store is None else store
         pruned = PrunedCache.take_over(cache, self.policy.num_layers, store)
         pruned.prompt = prompt
+        if self.ranker and input_ids is not None:
+            read_question(self.model, self.ranker.needs, prompt, input_ids)
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         _captured.set(getattr(encoded, _ATTACHED, None))
         return args, {**kwargs, "past_key_values": pruned}
@@ -156,6 +159,7 @@ class _Hooks:
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
             prompt, cache.prompt = cache.prompt, None
+            prompt.embeds = kwargs["inputs_embeds"]
             found = _captured.get() or {}
             prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
@@ -171,7 +175,8 @@ class _Hooks:
         return output
 
     def _check_captured(self, prompt: Prompt) -> None:
-        missing = (self.ranker.needs if self.ranker else frozenset()) - prompt.captured.keys()
+        needs = self.ranker.needs if self.ranker else frozenset[str]()
+        missing = needs - OF_THE_PROMPT - prompt.captured.keys()
         if missing:
             raise PolicyError(
                 f"the ranker needs {', '.join(sorted(missing))}, but the image features were "

@@ -8,6 +8,7 @@ A family is a module with
     tokens(size, alone): visual tokens of a picture, `alone` in its sample or not;
     pixels(samples, ids, generator): what belongs to pictures, given by their sizes, and to ids;
     scores(model, inputs): [CLS]'s attention to all visual tokens, None where there is no [CLS];
+    features(model, inputs): the tile and what the projector reads of all visual tokens, or None;
     positions(inputs): each sample's rotary positions without its padding, [S] or [3, S];
     given_positions(inputs): arguments that make a plain forward use these positions.
 """

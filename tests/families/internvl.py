@@ -68,6 +68,14 @@ def pixels(samples, ids, generator):
     return {"pixel_values": values} if tiles else {}
 
 
+def features(model, inputs):
+    tower, squares = model.model.vision_tower, []
+    for patches in tower(inputs["pixel_values"]).last_hidden_state[:, 1:]:
+        grid = patches.view(4, 4, -1)
+        squares += [grid[y : y + 2, x : x + 2].flatten() for y in (0, 2) for x in (0, 2)]
+    return torch.arange(len(squares)) // 4, torch.stack(squares)
+
+
 def scores(model, inputs):
     found = []
     for patches in cls_attention(model.model.vision_tower, inputs["pixel_values"], -1):

@@ -4,7 +4,7 @@ import torch
 from transformers import CLIPImageProcessor, LlavaProcessor
 
 from tests import tiny
-from tests.families.prompt import cls_attention, from_mask, text_positions
+from tests.families.prompt import cls_attention, from_mask, hidden_states, text_positions
 
 SIZES = [(12, 12)]
 AROUND = ((), ())
@@ -37,6 +37,12 @@ def pixels(samples, ids, generator):
     pictures = sum(map(len, samples))
     values = torch.randn(pictures, 3, 12, 12, generator=generator)
     return {"pixel_values": values} if pictures else {}
+
+
+def features(model, inputs):
+    layer = model.config.vision_feature_layer
+    found = hidden_states(model.model.vision_tower, inputs["pixel_values"], layer)
+    return torch.arange(len(found)).repeat_interleave(found.shape[1]), found.flatten(0, 1)
 
 
 def scores(model, inputs):

@@ -14,7 +14,7 @@ from transformers import (
 
 from tests import tiny
 from tests.families import tiles
-from tests.families.prompt import cls_attention, from_mask, text_positions
+from tests.families.prompt import cls_attention, from_mask, hidden_states, text_positions
 
 SIZES = list(tiles.CUTS)
 AROUND = ((), ())
@@ -63,6 +63,19 @@ def tokens(size, alone):
 
 def pixels(samples, ids, generator):
     return tiles.pixels(list(chain(*samples)), generator)
+
+
+def features(model, inputs):
+    tile, found, tower = [], [], model.model.vision_tower
+    for values, size in zip(inputs["pixel_values"], inputs["image_sizes"].tolist(), strict=True):
+        own = values[: tiles.CUTS[tuple(size)].tiles]
+        states = hidden_states(tower, own, -2)
+        columns = [tiles.packed(states[..., d], tuple(size)) for d in range(states.shape[-1])]
+        found.append(torch.tensor(columns).T)
+        first = 100 * len(tile)
+        number = first + torch.arange(len(own))[:, None].expand(-1, 4)
+        tile.append(torch.tensor(tiles.packed(number, tuple(size)), dtype=torch.int64))
+    return torch.cat(tile), torch.cat(found)
 
 
 def scores(model, inputs):

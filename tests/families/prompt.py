@@ -46,6 +46,11 @@ def from_mask(inputs):
     return {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
 
 
+def hidden_states(tower, pixels, layer):
+    """What leaves a layer of the tower for the patches, [images, P, D]."""
+    return tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+
+
 def cls_attention(tower, pixels, layer):
     """Attention of [CLS] to the patches in one layer, mean over heads, [images, P]."""
     before = tower.config._attn_implementation

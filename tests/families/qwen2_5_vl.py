@@ -74,6 +74,10 @@ def scores(model, inputs):
     return None
 
 
+def features(model, inputs):
+    return None
+
+
 def positions(inputs):
     grids = {
         tiny.IMAGE: iter(inputs.get("image_grid_thw", torch.zeros(0)).tolist()),

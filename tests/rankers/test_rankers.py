@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy import RankerSpec
-from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers import make_ranker
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
 from opsearch.rankers.random import Random
+from opsearch.rankers.spec import parse_ranker
 from opsearch.rankers.uniform import Uniform
 from opsearch.runtime.cls_attention import cls_attention
 from tests import reference, tiny
@@ -170,31 +171,13 @@ def test_random_is_the_same_in_every_release():
 # Names and properties
 
 
-def test_nested_says_whether_the_order_depends_on_the_number_kept():
-    prompt = one_image(12)
-    prompt.captured["cls_attention"] = torch.linspace(0, 1, 12)
-    for name in RANKERS:
-        ranker = make_ranker(RankerSpec(name))
-        same = torch.equal(ranker.rank(prompt, [5]), ranker.rank(prompt, [4]))
-        assert same == ranker.nested, name
-
-
-def test_needs_are_what_a_ranker_reads():
-    for name in RANKERS:
-        ranker = make_ranker(RankerSpec(name))
-        prompt = one_image(4)
-        prompt.captured.update({need: torch.ones(4) for need in ranker.needs})
-        ranker.rank(prompt, [2])
-    assert make_ranker(RankerSpec("cls")).needs == {"cls_attention"}
-
-
 def test_parameters_of_a_spec_reach_the_ranker():
     assert make_ranker(RankerSpec("random", (("seed", 7),))) == Random(7)
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(
-        UnknownNameError, match="unknown ranker 'best'; available: cls, random, uniform"
+        UnknownNameError, match="unknown ranker 'best'; available: cdpruner, cls, divprune, "
     ):
         make_ranker(RankerSpec("best"))
 
@@ -209,3 +192,27 @@ def test_parameters_that_do_not_exist(params):
 def test_seeds_that_are_no_natural_number(seed):
     with pytest.raises(PolicyError, match=r"seed.*; correct its parameters"):
         make_ranker(RankerSpec("random", (("seed", seed),)))
+
+
+# In words
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        RankerSpec("cls"),
+        RankerSpec("random", (("seed", 3),)),
+        RankerSpec("vispruner", (("important", 0.3),)),
+        RankerSpec("cdpruner", (("clip", "a/b-c.d"),)),
+        RankerSpec("of-mine", (("a", "x y"), ("b", -1))),
+    ],
+    ids=str,
+)
+def test_a_spec_is_read_as_it_is_printed(spec):
+    assert parse_ranker(str(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["", "cls(", "random(3)", "random(seed=)", "a b", "random(=3)"])
+def test_words_that_are_no_ranker(text):
+    with pytest.raises(PolicyError, match="cannot be read; write it as NAME or"):
+        parse_ranker(text)

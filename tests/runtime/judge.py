@@ -8,19 +8,25 @@ from torch import Tensor
 
 from tests import reference
 from tests.families import FAMILIES
+from tests.rankers import literal
 
 TOLERANCE = 1e-5
 
 
 @dataclass
 class Sample:
-    """One row of a batch without its padding; `scores` are [CLS]'s attention to its patches."""
+    """One row of a batch without its padding.
+
+    scores are [CLS]'s attention to its patches, tile and features what else rankers read.
+    """
 
     real: Tensor
     ids: Tensor
     embeds: Tensor
     visual: Tensor
     scores: Tensor
+    tile: Tensor
+    features: Tensor
     positions: Tensor
 
     @property
@@ -33,14 +39,15 @@ def samples(model, inputs):
     family = FAMILIES[model.config.model_type]
     features = reference.image_features(model, inputs)
     scores = family.scores(model, inputs) if len(features) else None
+    tile, read = (family.features(model, inputs) if len(features) else None) or (None, None)
     all_positions = family.positions(inputs)
     rows, start = [], 0
     for row, where in enumerate(inputs["attention_mask"].bool()):
         ids = inputs["input_ids"][row, where]
         end = start + int(reference.is_visual(model, ids).sum())
         embeds, visual = reference.embed(model, ids, features[start:end])
-        own = torch.zeros(0) if scores is None else scores[start:end]
-        rows.append(Sample(where, ids, embeds, visual, own, all_positions[row]))
+        own = [torch.zeros(0) if v is None else v[start:end] for v in (scores, tile, read)]
+        rows.append(Sample(where, ids, embeds, visual, *own, all_positions[row]))
         start = end
     return rows
 
@@ -54,8 +61,7 @@ def rank(sample, policy):
 
 
 def _evenly(sample, policy, params):
-    n = sample.n_visual
-    kept = max((int(c) for c in policy.resolve(n).flatten() if c < n), default=0)
+    n, kept = sample.n_visual, _kept(sample, policy)
     scores = torch.zeros(n)
     for i in range(kept):
         scores[int((i + 0.5) * n / kept)] = 1.0
@@ -67,8 +73,43 @@ def _drawn(sample, policy, params):
     return [int(number) for number in drawn]
 
 
+def _in_order(order, n):
+    """Scores by which tokens rank as listed, and those not listed last."""
+    places = {token: place for place, token in enumerate(order)}
+    return [-places.get(token, n) for token in range(n)]
+
+
+def _kept(sample, policy):
+    n = sample.n_visual
+    return max((int(c) for c in policy.resolve(n).flatten() if c < n), default=0)
+
+
+def _max_min(sample, policy, params):
+    vectors = sample.embeds[sample.visual].tolist()
+    return _in_order(literal.max_min(vectors, len(vectors)), len(vectors))
+
+
+def _by_tile(choose):
+    """Scores of the tokens that a method chooses in each tile."""
+
+    def scores(sample, policy, params):
+        tiles = [(sample.tile == t).nonzero().flatten().tolist() for t in sample.tile.unique()]
+        shares = literal.shares([len(own) for own in tiles], _kept(sample, policy))
+        chosen = [
+            own[i]
+            for own, kept in zip(tiles, shares, strict=True)
+            for i in choose(sample.scores[own].tolist(), sample.features[own].tolist(), kept)
+        ]
+        return _in_order(chosen, sample.n_visual)
+
+    return scores
+
+
 SCORES = {
     "cls": lambda sample, policy, params: sample.scores,
+    "divprune": _max_min,
+    "visionzip": _by_tile(lambda scores, features, n: literal.by_score(scores)[:n]),
+    "vispruner": _by_tile(literal.vispruner),
     "uniform": _evenly,
     "random": _drawn,
 }

@@ -51,7 +51,7 @@ POLICIES = {
 
 def with_rankers_of(adapter):
     """The same policies, random where they rank by a [CLS] that the family has not got."""
-    if adapter.cls:
+    if adapter.tower:
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}
 

@@ -111,7 +111,7 @@ def test_a_mutation_is_noticed(setting, mutate, monkeypatch):
 
 def unnoticed(name, mutation):
     """Whether a family gives a mutation nothing to change."""
-    no_cls = ADAPTERS[name].cls is None and mutation is attention_of_the_next_patch
+    no_cls = ADAPTERS[name].tower is None and mutation is attention_of_the_next_patch
     # Qwen's pictures never come first: a token stands before each of them.
     return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
 
@@ -121,7 +121,7 @@ def unnoticed(name, mutation):
 def test_a_mutation_is_noticed_in_every_family(name, mutation, monkeypatch):
     family = FAMILIES[name]
     model, inputs = family.model(len(COUNTS)), prompts(family, [[0, 5], [0, 3, 2]], pad="right")
-    ranker = RankerSpec("cls" if ADAPTERS[name].cls else "random")
+    ranker = RankerSpec("cls" if ADAPTERS[name].tower else "random")
     policy = Policy(TRIPLES, unit="tokens", rankers=((0, ranker),))
     if mutation is None or unnoticed(name, mutation):
         assert deviation(model, inputs, policy) <= TOLERANCE

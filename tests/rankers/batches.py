@@ -1,0 +1,74 @@
+"""Random batches for rankers: samples of several tiles, padded, with exact cosines and ties."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opsearch.rankers.prompt import Prompt
+
+WIDTH = 16  # of vectors of +-1: their length is 4, their cosines are exact multiples of 1/8
+
+
+@dataclass
+class Sample:
+    """Visual tokens of one sample: the tile of each, scores with many ties, vectors."""
+
+    tile: Tensor
+    scores: Tensor
+    features: Tensor
+    embeds: Tensor
+    words: Tensor
+
+    def of_tile(self, tile):
+        """The sample's tokens in one tile."""
+        return (self.tile == tile).nonzero().flatten().tolist()
+
+
+def sample(sizes, seed, exact=True, words=3):
+    """sizes: tokens of each tile; the tiles' tokens are mixed, as LLaVA-NeXT's are."""
+    generator = torch.Generator().manual_seed(seed)
+    n = sum(sizes)
+
+    def vectors(count):
+        drawn = torch.randn(count, WIDTH, generator=generator)
+        return torch.where(drawn > 0, 1.0, -1.0) if exact else drawn
+
+    tile = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+    scores = torch.randint(0, 5, (n,), generator=generator).float()
+    return Sample(
+        tile[torch.randperm(n, generator=generator)],
+        scores if exact else torch.rand(n, generator=generator),
+        vectors(n),
+        vectors(n),
+        vectors(words),
+    )
+
+
+def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
+    """A batch as a ranker sees it: text, image, text; `pad` more positions than needed."""
+    rows = [len(s.tile) + len(s.words) + 1 for s in samples]
+    length = max(rows) + pad
+    visual = torch.zeros(len(samples), length, dtype=torch.bool)
+    real, embeds = visual.clone(), torch.randn(len(samples), length, WIDTH)
+    for b, (s, row) in enumerate(zip(samples, rows, strict=True)):
+        start = length - row
+        end = start + 1 + len(s.tile)
+        real[b, start:] = True
+        visual[b, start + 1 : end] = True
+        embeds[b, start + 1 : end], embeds[b, end:] = s.embeds, s.words
+    first = 10 * torch.arange(len(samples))  # tiles of a batch are numbered one after the other
+    captured = {
+        "cls_attention": torch.cat([s.scores for s in samples]).to(device),
+        "vision_features": torch.cat([s.features for s in samples]).to(device, dtype),
+        "tiles": torch.cat([s.tile + k for s, k in zip(samples, first, strict=True)]),
+    }
+    n_visual = tuple(len(s.tile) for s in samples)
+    where = visual.to(device), real.to(device)
+    return Prompt(*where, n_visual, captured, embeds.to(device, dtype))
+
+
+def chosen(places, prompt, b, n):
+    """The n best visual tokens of a sample in their order."""
+    own = places[b, prompt.visual[b]].tolist()
+    return sorted((i for i, place in enumerate(own) if place < n), key=own.__getitem__)

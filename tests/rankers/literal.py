@@ -1,0 +1,73 @@
+"""Rankers as their papers tell them, one tile of one sample at a time, in loops over lists."""
+
+import math
+
+import numpy as np
+
+
+def cosine(a, b):
+    """To 2^-18, so that ties are ties; 0 for a vector of length 0."""
+    lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    exact = sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+    return round(exact * 2**18) / 2**18
+
+
+def by_score(scores):
+    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+
+
+def max_min(vectors, n):
+    """DivPrune: the n chosen tokens in their order."""
+    tokens = range(len(vectors))
+    distance = [[1 - cosine(vectors[i], vectors[j]) for j in tokens] for i in tokens]
+    chosen = []
+    while len(chosen) < n:
+        best, where = -math.inf, None
+        for i in tokens:
+            if i in chosen:
+                continue
+            others = chosen or [j for j in tokens if j != i]
+            nearest = min((distance[i][j] for j in others), default=math.inf)
+            if nearest > best:
+                best, where = nearest, i
+        chosen.append(where)
+    return chosen
+
+
+def vispruner(scores, features, n, important=0.5):
+    """The n chosen tokens by falling attention."""
+    order = by_score(scores)
+    attended, rest = order[: int(important * n)], order[int(important * n) :]
+    while len(rest) > n - len(attended):
+        a, b = rest[0::2], rest[1::2]
+        most = [max((cosine(features[i], features[j]) for j in b), default=-2) for i in a]
+        surplus = len(rest) - (n - len(attended))
+        doomed = [a[k] for k in by_score(most)[: min(8, surplus)]]
+        rest = [token for token in rest if token not in doomed]
+    return attended + rest
+
+
+def gains(vectors, relevance, chosen):
+    """CDPruner: by how much each token not chosen multiplies the chosen ones' determinant."""
+    tokens = range(len(vectors))
+    kernel = np.array(
+        [
+            [relevance[i] * cosine(vectors[i], vectors[j]) * relevance[j] for j in tokens]
+            for i in tokens
+        ]
+    )
+
+    def determinant(members):
+        return np.linalg.det(kernel[np.ix_(members, members)]) if members else 1.0
+
+    now = determinant(chosen)
+    return {i: determinant([*chosen, i]) / now for i in tokens if i not in chosen}
+
+
+def shares(sizes, n):
+    """How many of n tokens each tile keeps: one after the other, to whom most is owed."""
+    kept = [0] * len(sizes)
+    for _ in range(n):
+        free = [tile for tile, size in enumerate(sizes) if kept[tile] < size]
+        kept[min(free, key=lambda tile: ((kept[tile] + 0.5) / sizes[tile], tile))] += 1
+    return kept

@@ -1,0 +1,110 @@
+"""CDPruner asks a CLIP model from a folder how relevant patches are, and refuses unfit ones."""
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPModel
+
+from opsearch import builders
+from opsearch.errors import ModelError
+from opsearch.policy import RankerSpec
+from opsearch.rankers.prompt import Prompt
+from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.apply import make_prompt
+from opsearch.runtime.clip import read_question
+from tests import tiny
+from tests.families import FAMILIES, folder
+from tests.families.prompt import prompts
+
+CONTEXT = 6
+
+
+def clip_model(width=16):
+    tower = {"hidden_size": width, "intermediate_size": 24, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 2, "projection_dim": 12}
+    words = {"max_position_embeddings": CONTEXT, "vocab_size": 97, "eos_token_id": 2}
+    config = CLIPConfig(
+        text_config=tower | words,
+        vision_config=tower | {"image_size": 12, "patch_size": 4},
+        projection_dim=12,
+    )
+    torch.manual_seed(3)
+    return CLIPModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    """Folders of a tiny LLaVA and of a tiny CLIP whose tower is as wide."""
+    llava, clip = tmp_path_factory.mktemp("llava"), tmp_path_factory.mktemp("clip")
+    folder.save(FAMILIES["llava"], llava, layers=3)
+    clip_model().save_pretrained(clip)
+    folder.tokenizer().save_pretrained(clip)
+    return llava, str(clip)
+
+
+def relevance(model, clip, inputs, question):
+    """Mean over the question's parts of -cos(patch, part), for each patch of the one image."""
+    last = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state[0, 1:]
+    patches = clip.visual_projection(clip.vision_model.post_layernorm(last))
+    parts = [question[i : i + CONTEXT - 2] for i in range(0, len(question), CONTEXT - 2)]
+    found = torch.zeros(len(patches))
+    for part in parts:
+        ids = torch.tensor([[1, *part, 2]])
+        text = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)[0]
+        found -= cosine_similarity(patches, text[None]) / len(parts)
+    return found
+
+
+@torch.inference_mode()
+def test_relevance_is_that_of_clip(where):
+    llava, clip = where
+    model = AutoModelForImageTextToText.from_pretrained(llava).eval()
+    ids = [1, *[tiny.IMAGE] * tiny.PATCHES, 10, 11, 12, 9, 8, 13]
+    inputs = prompts(FAMILIES["llava"], [[1, 6]]) | {"input_ids": torch.tensor([ids])}
+    needs = {f"clip_patches:{clip}", f"clip_question:{clip}"}
+    adapter = ADAPTERS["llava"]
+    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    read_question(model, needs, prompt, inputs["input_ids"])
+    handles = adapter.capture(model, needs, prompt.captured.__setitem__)
+    model(**inputs)
+    for handle in handles:
+        handle.remove()
+    patches, question = (prompt.captured[need] for need in sorted(needs))
+    found = -cosine_similarity(patches, question) * question.norm()
+    wanted = relevance(model, CLIPModel.from_pretrained(clip).eval(), inputs, ids[-6:])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert wanted.unique().numel() == tiny.PATCHES
+
+
+@torch.inference_mode()
+def test_the_question_changes_the_choice(where):
+    llava, clip = where
+    model = AutoModelForImageTextToText.from_pretrained(llava).eval()
+    inputs = prompts(FAMILIES["llava"], [[1, 6], [2, 5]])
+    policy = builders.tokens(3, "1/3", RankerSpec("cdpruner", (("clip", clip),)))
+    with policy.apply(model):
+        assert model(**inputs).logits.isfinite().all()
+
+
+def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
+    llava, clip = where
+    clip_model(width=8).save_pretrained(tmp_path / "narrow")
+    model = FAMILIES["llava"].model(3)
+    for found, reason in (
+        (tmp_path / "narrow", "is 8 wide and the model's 16, so it is another one; choose"),
+        (llava, "holds a model of type 'llava' and not a whole CLIP model; choose"),
+        (tmp_path / "none", "cannot be read as a CLIP model"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            ADAPTERS["llava"].check_needs(model.config, {f"clip_patches:{found}"})
+    internvl = FAMILIES["internvl"].model(3)
+    with pytest.raises(ModelError, match="of type 'internvl_vision', not CLIP's"):
+        ADAPTERS["internvl"].check_needs(internvl.config, {f"clip_question:{clip}"})
+
+
+def test_a_model_without_a_tokenizer_is_refused(where):
+    _, clip = where
+    model, ids = FAMILIES["llava"].model(3), torch.tensor([[7, tiny.IMAGE, 8]])
+    prompt = Prompt(ids == tiny.IMAGE, ids > 0, (1,))
+    with pytest.raises(ModelError, match="tokenizer of '' cannot be loaded"):
+        read_question(model, {f"clip_question:{clip}"}, prompt, ids)

@@ -1,0 +1,94 @@
+"""Rankers see the right tokens of every family, or say why they cannot."""
+
+import pytest
+import torch
+
+from opsearch import builders
+from opsearch.errors import ModelError
+from opsearch.policy import RankerSpec
+from opsearch.rankers import RANKERS, make_ranker
+from opsearch.runtime.adapters import ADAPTERS
+from tests.families import FAMILIES, built
+from tests.families.prompt import prompts
+from tests.runtime.judge import TOLERANCE, deviation, samples
+from tests.runtime.policies import LAYERS
+
+# Samples with one image, two images, none, and one with text only behind it.
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+OF_CLS = ("cls", "visionzip", "vispruner")
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+def usable():
+    """Each family with each ranker that reads pictures and can be used there."""
+    for name, adapter in ADAPTERS.items():
+        yield name, "divprune"
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if adapter.tower)
+
+
+@pytest.mark.parametrize("share", ["1/4", "1/2"])
+@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+def test_logits_are_the_references_with_the_tokens_of_the_description(name, ranker, share):
+    model, family = built(name, LAYERS), FAMILIES[name]
+    inputs = prompts(family, MIXED, seed=2, pad="left")
+    policy = builders.tokens(LAYERS, share, RankerSpec(ranker))
+    rows, given = samples(model, inputs), family.given_positions(inputs)
+    assert deviation(model, inputs, policy, rows, **given) <= TOLERANCE
+    by_another = builders.tokens(LAYERS, share, RankerSpec("random"))
+    with policy.apply(model):
+        found = model(**inputs, **given).logits
+    with by_another.apply(model):
+        assert (model(**inputs, **given).logits - found).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+def test_beams_rank_as_their_sample_does(name, ranker):
+    model, family = built(name, LAYERS), FAMILIES[name]
+    inputs = prompts(family, [[3, 4], [1, 0, 6]], seed=2)
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
+    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
+    with policy.apply(model):
+        plain = model(**inputs, **family.given_positions(inputs)).logits[:, -1]
+        beams = model.generate(
+            **inputs, **settings, num_beams=2, return_dict_in_generate=True
+        ).logits[0]
+    torch.testing.assert_close(beams[::2], plain, rtol=0, atol=2e-5)
+    torch.testing.assert_close(beams[1::2], plain, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("ranker", OF_CLS)
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
+def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
+    sentence = (
+        rf"family '{name}' cannot provide '\w+', which the ranker reads: its vision tower has no "
+        r"\[CLS\] .*; choose another --ranker, e\.g\. divprune, random, uniform"
+    )
+    with pytest.raises(ModelError, match=sentence), policy.apply(built(name, LAYERS)):
+        pass
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_config_allows_runs(name):
+    """What is promised from the config alone is what can be captured."""
+    model, adapter = built(name, LAYERS), ADAPTERS[name]
+    names = adapter.rankers(model.config)
+    assert ("vispruner" in names) == (adapter.tower is not None)
+    assert set(names) <= set(RANKERS)
+    assert "cdpruner" not in names
+    for ranker in names:
+        adapter.check_needs(model.config, make_ranker(RankerSpec(ranker)).needs)
+        with builders.tokens(LAYERS, "1/2", RankerSpec(ranker)).apply(model):
+            model(**prompts(FAMILIES[name], [[3, 4]]))
+
+
+def test_cdpruner_asks_for_clip():
+    model = built("llava", LAYERS)
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec("cdpruner"))
+    with pytest.raises(ModelError, match="give clip=FOLDER; choose another"), policy.apply(model):
+        pass
