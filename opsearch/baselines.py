@@ -2,53 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from fractions import Fraction
 
 from opsearch import builders
 from opsearch.policy import Policy, RankerSpec
 
 Fits = Callable[[Policy], bool]
+Maker = Callable[[int, Fraction, RankerSpec], Policy]
 _STEPS = 1000
 
 
-def baselines(layers: int, ranker: RankerSpec, fits: Fits) -> dict[str, Policy]:
-    """The methods by their label; one that cannot meet the budget at all is left out."""
+@dataclass(frozen=True)
+class Baseline:
+    """A method as policies of rising cost, of (layers, share of its knob, ranker).
 
-    def reduction(spec: RankerSpec) -> Policy | None:
-        return _largest(lambda share: builders.tokens(layers, share, spec), fits)
-
-    withdrawals = (builders.vtw(layers, k) for k in reversed(range(layers + 1)))
-    found = {
-        f"tokens {ranker}": reduction(ranker),
-        "tokens uniform": reduction(RankerSpec("uniform")),
-        "tokens random": reduction(RankerSpec("random")),
-        "VTW": next((policy for policy in withdrawals if fits(policy)), None),
-        "FastV like": fastv_like(layers, ranker, fits),
-    }
-    return {label: policy for label, policy in found.items() if policy is not None}
-
-
-def fastv_like(layers: int, ranker: RankerSpec, fits: Fits) -> Policy | None:
-    """All tokens in the first K layers, a share after; K = 2 as published, or 1 where it must.
-
-    The order is the run's ranking from before the decoder, not FastV's own attention at K - 1.
+    description: with what was published; makers: the first one that can meet the budget counts;
+    ranker: its own one, None for the run's; least: the lowest share, in thousandths.
     """
-    for k in (2, 1):
 
-        def build(share: Fraction, k: int = k) -> Policy:
-            return builders.stages(layers, {0: 1, k: share}, ranker)
+    description: str
+    makers: tuple[Maker, ...]
+    ranker: str | None = None
+    least: int = 1
 
-        policy = _largest(build, fits) if k < layers else None
+
+def _reduction(ranker: str | None, description: str) -> Baseline:
+    return Baseline(description, (builders.tokens,), ranker)
+
+
+def _vtw(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+    return builders.vtw(layers, int(share * layers))
+
+
+def _fastv_like(k: int) -> Maker:
+    """All tokens in the first k layers, a share after."""
+
+    def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.stages(layers, {0: 1, min(k, layers - 1): share}, ranker)
+
+    return make
+
+
+# The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
+BASELINES: dict[str, Baseline] = {
+    "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
+    "tokens random": _reduction("random", "Tokens drawn by chance."),
+    "tokens cls": _reduction("cls", "The tokens that [CLS] attends to most."),
+    "tokens vispruner": _reduction("vispruner", "VisPruner; published: 128, 64, 32 of 576 tokens."),
+    "tokens divprune": _reduction("divprune", "DivPrune; published: 0.098 of the tokens."),
+    "tokens visionzip": _reduction(
+        "visionzip", "VisionZip's dominant tokens; published: 54 of 576, and 10 averages."
+    ),
+    "tokens cdpruner": _reduction("cdpruner", "CDPruner; published: 128, 64, 32 of 576 tokens."),
+    "VTW": Baseline("No visual tokens from layer K on; published: 15 of 32.", (_vtw,), least=0),
+    "FastV like": Baseline(
+        "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
+        (_fastv_like(2), _fastv_like(1)),
+    ),
+}
+
+
+def baselines(
+    layers: int,
+    ranker: RankerSpec,
+    fits: Fits,
+    usable: Collection[str] = ("random", "uniform"),
+) -> dict[str, Policy]:
+    """The methods by their label; one that cannot meet the budget at all is left out.
+
+    ranker: the run's, which counts as a method too; usable: names of rankers that the model serves.
+    """
+    methods = {f"tokens {ranker}": _reduction(None, "The run's ranker.")}
+    for label, method in BASELINES.items():
+        if label not in methods and method.ranker in (None, *usable):
+            methods[label] = method
+    found = {}
+    for label, method in methods.items():
+        spec = RankerSpec(method.ranker) if method.ranker else ranker
+        policies = (_dearest(make, layers, spec, method.least, fits) for make in method.makers)
+        policy = next((policy for policy in policies if policy is not None), None)
         if policy is not None:
-            return policy
-    return None
+            found[label] = policy
+    return found
 
 
-def _largest(build: Callable[[Fraction], Policy], fits: Fits) -> Policy | None:
-    """The policy of the largest share i/1000 that fits; cost rises with the share."""
-    low, high = 0, _STEPS
+def _dearest(make: Maker, layers: int, ranker: RankerSpec, least: int, fits: Fits) -> Policy | None:
+    """The policy of the largest share that fits, in thousandths from `least` on."""
+    low, high = least - 1, _STEPS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(build(Fraction(middle, _STEPS))) else (low, middle - 1)
-    return build(Fraction(low, _STEPS)) if low else None
+        fit = fits(make(layers, Fraction(middle, _STEPS), ranker))
+        low, high = (middle, high) if fit else (low, middle - 1)
+    return make(layers, Fraction(low, _STEPS), ranker) if low >= least else None

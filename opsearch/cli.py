@@ -69,7 +69,13 @@ def run(
     n_v: Annotated[
         str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
     ] = "16",
-    ranker: Annotated[str | None, typer.Option(help="Default: that of the model family.")] = None,
+    ranker: Annotated[
+        str | None,
+        typer.Option(
+            help="cls, vispruner, divprune, ... or with parameters, 'vispruner(important=0.3)'; "
+            "default: that of the model family."
+        ),
+    ] = None,
     budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
     objective: Annotated[
         str | None, typer.Option(help="additive or joint; default: joint where it fits --effort.")
@@ -305,7 +311,7 @@ def list_parts(
     kind: Annotated[str | None, typer.Argument(help="Only this kind of part.")] = None,
     debug: Debug = False,
 ) -> None:
-    """List what can be named: solvers, objectives, spaces, costs, rankers, models."""
+    """List what can be named: solvers, objectives, spaces, costs, rankers, baselines, models."""
     from opsearch.printing import print_parts
 
     print_parts(kind, out)

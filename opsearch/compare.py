@@ -172,5 +172,5 @@ def _baselines(text: str, prepared: Prepared) -> dict[tuple[str, str], Policy]:
     def fits(policy: Policy) -> bool:
         return total_cost(cost, policy, pairs) <= limit
 
-    found = baselines(prepared.shape.layers, prepared.ranker, fits)
+    found = baselines(prepared.shape.layers, prepared.ranker, fits, prepared.usable_rankers)
     return {(text, label): policy for label, policy in found.items()}

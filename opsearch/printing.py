@@ -215,6 +215,7 @@ def print_parts(kind: str | None, console: Console) -> None:
 
 
 def _parts() -> dict[str, dict[str, str]]:
+    from opsearch.baselines import BASELINES
     from opsearch.costs import COSTS
     from opsearch.objectives import OBJECTIVES
     from opsearch.rankers import RANKERS
@@ -233,7 +234,8 @@ def _parts() -> dict[str, dict[str, str]]:
         kind: {name: _first_sentence(part) for name, part in parts.items()}
         for kind, parts in named.items()
     }
-    return described | {"models": _models()}
+    methods = {label: method.description for label, method in BASELINES.items()}
+    return described | {"baselines": methods, "models": _models()}
 
 
 def _models() -> dict[str, str]:

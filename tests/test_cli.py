@@ -206,8 +206,9 @@ UNKNOWN = [
     (["run", "--solver=x"], "unknown solver 'x'; available: grid, optuna, ortools"),
     (["run", "--objective=x"], "unknown objective 'x'; available: additive, joint"),
     (["run", "--space=x"], "unknown space 'x'; available: depth, dop, tokens"),
-    (["run", "--ranker=x"], "unknown ranker 'x'; available: cls, random, uniform"),
-    (["list", "x"], "'x'; available: costs, models, objectives, rankers, solvers, spaces"),
+    (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune"),
+    (["run", "--ranker=x=1"], "ranker 'x=1' cannot be read; write it as NAME or 'NAME(PARA"),
+    (["list", "x"], "'x'; available: baselines, costs, models, objectives, rankers"),
 ]
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from opsearch import builders
 from opsearch.answers import Answers
-from opsearch.baselines import baselines
+from opsearch.baselines import BASELINES, baselines
 from opsearch.budget import total_cost
 from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.policy import RankerSpec
+from opsearch.rankers import RANKERS
 from opsearch.runtime.load import load_config
 
 LAYERS = 12
@@ -135,3 +136,24 @@ def test_a_family_does_not_hide_a_measured_row(name):
     frame = table([row("original", scores), row("mine", scores)])
     plain = table([row("original", answers(1, 1, 1, 1)), row("mine", answers(1, 1, 1, 1))])
     assert len(frame) == len(plain) - 1
+
+
+def test_baselines_of_the_rankers_that_a_model_serves():
+    limit = STOCK * 3 // 10
+    cost = {"fits": lambda policy: _cost(policy) <= limit, "usable": ("vispruner", "divprune")}
+    methods = baselines(LAYERS, CLS, **cost)
+    assert list(methods) == [
+        "tokens cls",
+        "tokens vispruner",
+        "tokens divprune",
+        "VTW",
+        "FastV like",
+    ]
+    shares = {share_of(methods[f"tokens {name}"]) for name in ("cls", "vispruner", "divprune")}
+    assert len(shares) == 1
+    assert methods["tokens divprune"].rankers == ((0, RankerSpec("divprune")),)
+
+
+def test_rankers_of_baselines_exist():
+    own = {method.ranker for method in BASELINES.values()} - {None}
+    assert own == set(RANKERS)
