@@ -1,6 +1,7 @@
 """`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
 
 The latency and gpu suites need nothing but torch, transformers and numpy.
+The latency suites and `rankers` need nothing but torch, transformers and numpy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
 from opsearch.bench.scaling import scaling
+from opsearch.bench.rankers import rankers
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
@@ -26,6 +28,7 @@ SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "scaling": lambda tiny: scaling(),
     "gpu-latency": gpu_latency,
     "cpu-latency": cpu_latency,
+    "rankers": rankers,
 }
 
 
@@ -37,6 +40,7 @@ def main() -> int:
         "--tiny",
         action="store_true",
         help="latency and gpu suites: models of a few weights, on any device",
+        help="latency suites, rankers: models of a few weights, on any device",
     )
     options = parser.parse_args()
     try:

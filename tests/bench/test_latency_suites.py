@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from opsearch.costs.shape import SHAPES
+from opsearch.rankers import RANKERS
 
 ROOT = Path(__file__).parent.parent.parent
 WITHOUT = """
@@ -79,3 +80,15 @@ def test_a_gpu_suite_needs_a_gpu(suite):
     assert done.returncode == 1
     assert "needs a CUDA device" in done.stderr
     assert "--tiny" in done.stderr
+
+
+def test_rankers():
+    machine, *measured = rows("rankers")
+    assert machine["versions"].keys() == {"torch", "transformers", "numpy"}
+    assert [row["visual"] for row in measured if "prefill_ms" in row] == [36, 180]
+    for visual in (36, 180):
+        timed = [row for row in measured if row["visual"] == visual and "ranker" in row]
+        assert {row["ranker"] for row in timed} == set(RANKERS)
+        for row in timed:
+            assert row["kept"] == 2 * visual // 9
+            assert row["share_of_prefill"] > 0
