@@ -16,8 +16,8 @@ from opsearch.bench.engine import engine
 from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
-from opsearch.bench.scaling import scaling
 from opsearch.bench.rankers import rankers
+from opsearch.bench.scaling import scaling
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
@@ -39,8 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="latency and gpu suites: models of a few weights, on any device",
-        help="latency suites, rankers: models of a few weights, on any device",
+        help="latency and gpu suites, rankers: models of a few weights, on any device",
     )
     options = parser.parse_args()
     try:
