@@ -129,7 +129,8 @@ def _task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages)
     }
     for constraints in limits.values():
         check_budget(space, constraints)
-    seconds = max(joint_seconds(space, c, prepared.shape, pairs, config) for c in limits.values())
+    layouts, shape = prepared.layouts, prepared.shape
+    seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
     if seconds <= config.effort:
         return Task(space, (*makers, Joint()), limits)

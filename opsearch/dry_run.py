@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +13,7 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.errors import UnknownNameError
 from opsearch.measure.estimate import Estimate, estimate
-from opsearch.measure.samples import Sample
-from opsearch.measure.trie import Layout
+from opsearch.measure.trie import Layout, Size
 from opsearch.objectives.additive import Additive, alone
 from opsearch.prepare import prepare
 from opsearch.problem import Constraint, check_budget, feasible_points
@@ -30,8 +27,7 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers.spec import parse_ranker
-from opsearch.runtime.adapters import adapter_for
-from opsearch.runtime.load import DTYPES, load_config
+from opsearch.runtime.load import DTYPES
 from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 
@@ -58,20 +54,12 @@ class DryRun:
 def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryRun:
     """Plan the run of `config`, on its own samples, or for a checkpoint of a known shape.
 
-    With a shape's name nothing is loaded: all samples have a usual image of that checkpoint, 35
-    tokens before it and 30 behind.
+    With a shape's name nothing is loaded: all samples have a usual image of that checkpoint, each
+    another one, 35 tokens before it and 30 behind.
     """
     if shape_name is None:
         prepared = prepare(config, Stages(console, 1 + limits_time(config.budget)))
-        adapter, model_config = adapter_for(prepared.model_type), load_config(config.model)
-
-        def layouts_of(samples: Iterable[Sample]) -> Iterable[Layout]:
-            for sample in samples:
-                visual = adapter.visual_positions(model_config, sample.inputs["input_ids"])
-                yield Layout.of(visual[0].numpy(), config.positions)
-
-        layouts = Counter(layouts_of(prepared.calibration))
-        parts = prepared.space, prepared.constraints, layouts, prepared.shape
+        parts = prepared.space, prepared.constraints, prepared.layouts, prepared.shape
         return _plan(config, *parts, prepared.choice)
     if shape_name not in SHAPES:
         raise UnknownNameError("shape", shape_name, list(SHAPES))
@@ -81,8 +69,9 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
     check_budget(space, constraints)
     tail = _TAIL + config.positions - 1
-    layouts = Counter({Layout(n_visual, _HEAD, tail, 0, config.positions): config.samples})
-    choice = choose(config, joint_seconds(space, constraints, shape, pairs, config), space)
+    layout = Layout(n_visual, _HEAD, tail, 0, config.positions)
+    layouts = {layout: Size(config.samples, images=config.samples)}
+    choice = choose(config, joint_seconds(space, constraints, shape, layouts, config), space)
     return _plan(config, space, constraints, layouts, shape, choice)
 
 
@@ -90,7 +79,7 @@ def _plan(
     config: RunConfig,
     space: Space,
     constraints: tuple[Constraint, ...],
-    layouts: Counter[Layout],
+    layouts: dict[Layout, Size],
     shape: Shape,
     choice: Choice,
 ) -> DryRun:

@@ -13,7 +13,9 @@ from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.latency_file import read_table, write_table
+from opsearch.measure.crowds import crowds, sizes
 from opsearch.measure.samples import Sample, encode
+from opsearch.measure.trie import Layout, Size
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, check_budget
 from opsearch.problem_setup import (
@@ -40,6 +42,7 @@ from opsearch.tasks.jsonl import load_jsonl
 class Prepared:
     """A search that is fully stated, but for the measurements; `config` has nothing left open.
 
+    layouts: how many calibration samples and images have each layout.
     table: what a budget of time is counted with, None without such a budget.
     usable_rankers: names of those that the model can serve as they are.
     """
@@ -53,6 +56,7 @@ class Prepared:
     usable_rankers: tuple[str, ...]
     calibration: list[Sample]
     heldout: list[Sample]
+    layouts: dict[Layout, Size]
     space: Space
     constraints: tuple[Constraint, ...]
     table: LatencyTable | None = None
@@ -83,7 +87,9 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     table = _latency_table(config, model_config, pairs, stages) if timed else None
     constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)
-    seconds = joint_seconds(space, constraints, shape, pairs, config)
+    adapter = adapter_for(model_config.model_type)
+    layouts = sizes(crowds(samples, adapter, model_config, config.positions))
+    seconds = joint_seconds(space, constraints, shape, layouts, config)
     choice = choose(config, seconds, space)
     completed = {
         "objective": choice.maker.name,
@@ -100,6 +106,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         tuple(adapter_for(model_config.model_type).rankers(model_config)),
         samples,
         rest,
+        layouts,
         space,
         constraints,
         table,

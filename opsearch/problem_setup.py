@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +15,7 @@ from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.measure.estimate import estimate
-from opsearch.measure.trie import Layout
+from opsearch.measure.trie import Layout, Size
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, feasible_points
 from opsearch.registry import lookup
@@ -81,18 +80,10 @@ def joint_seconds(
     space: Space,
     constraints: Sequence[Constraint],
     shape: Shape,
-    pairs: Sequence[tuple[int, int]],
+    layouts: Mapping[Layout, Size],
     config: RunConfig,
 ) -> float:
-    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed.
-
-    Where the images stand is not known from token numbers, so that all other tokens count as if
-    behind them, where each policy computes its own.
-    """
-    layouts = Counter(
-        Layout(n_visual, 0, n_other + config.positions - 1, 0, config.positions)
-        for n_visual, n_other in pairs
-    )
+    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed."""
     points = space.points[feasible_points(space, constraints)]
     return estimate(space, points, layouts, shape).flops / nominal_speed(config.device)
 

@@ -35,6 +35,7 @@ def engine() -> Iterator[dict[str, Any]]:
     yield compared(dop_space, side=24, every=8)
     yield compared(dop_space, side=48, every=16)
     yield compared(depth_space, side=24, every=160)
+    yield shared(questions=4, side=24)
 
 
 def compared(
@@ -65,6 +66,40 @@ def compared(
         "ratio": round(one_by_one / seconds, 1),
         "max_difference_nats": float(np.abs(together - alone).max()),
     }
+
+
+def shared(questions: int, side: int, layers: int = 32) -> dict[str, Any]:
+    """One row: the dop space at n_v = 1 for questions on one image and for as many on their own."""
+    model = random_llava(layers, side)
+    space = dop_space(layers, [Fraction(1)], RankerSpec("cls"))
+    policies = [space.decode(point) for point in space.points.tolist()]
+    same = [random_sample(side, question=number) for number in range(questions)]
+    own = [random_sample(side, question=number, image=number) for number in range(questions)]
+    together, seconds = _measured(model, policies, same)
+    apart, seconds_apart = _measured(model, policies, own)
+    return {
+        "space": space.name,
+        "visual_tokens": same[0].n_visual,
+        "policies": len(policies),
+        "questions": questions,
+        "forwards_one_image": round(together, 1),
+        "forwards_own_images": round(apart, 1),
+        "one_image_s": round(seconds, 5),
+        "own_images_s": round(seconds_apart, 5),
+        "ratio": round(seconds_apart / seconds, 2),
+    }
+
+
+def _measured(
+    model: Any, policies: Sequence[Policy], samples: Sequence[Sample]
+) -> tuple[float, float]:
+    """Planned forwards of the original per sample, and seconds."""
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
+        engine = Engine(model, store)
+        forwards = engine.plan(policies, samples).forwards
+        start = time.perf_counter()
+        engine.measure(policies, samples)
+        return forwards, time.perf_counter() - start
 
 
 def _forwards(space: DepthSpace, shape: Shape, sample: Sample) -> float:
@@ -108,16 +143,19 @@ def random_llava(layers: int, side: int) -> Any:
     return LlavaForConditionalGeneration(config).eval()
 
 
-def random_sample(side: int, seed: int = 0) -> Sample:
-    """A random image with 35 tokens before it and 30 behind."""
-    generator = torch.Generator().manual_seed(seed)
-    text = torch.randint(_IMAGE + 1, _VOCAB, (1, _HEAD + _TAIL), generator=generator)
-    ids = torch.cat([text[:, :_HEAD], torch.full((1, side**2), _IMAGE), text[:, _HEAD:]], 1)
+def random_sample(side: int, question: int = 0, image: int = 0) -> Sample:
+    """A random image with 35 tokens before it and 30 behind, those of the question."""
+    head, tail, pixels = (torch.Generator().manual_seed(n) for n in (0, question, image))
+    before, behind = (
+        torch.randint(_IMAGE + 1, _VOCAB, (1, length), generator=generator)
+        for length, generator in ((_HEAD, head), (_TAIL, tail))
+    )
+    ids = torch.cat([before, torch.full((1, side**2), _IMAGE), behind], 1)
     size = _PATCH * side
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(1, 3, size, size, generator=generator),
+        "pixel_values": torch.randn(1, 3, size, size, generator=pixels),
     }
-    name = f"random/{seed}"
+    name = f"question {question} on image {image}"
     return Sample(Item(name, "", (), ()), name, inputs, side**2, _HEAD + _TAIL)

@@ -57,7 +57,7 @@ def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[st
     model = random_llava(layers, side)
     space = dop_space(layers, [Fraction(1)], _CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
-    wanted = [random_sample(side, seed) for seed in range(samples)]
+    wanted = [random_sample(side, question=i, image=i) for i in range(samples)]
     seconds = []
     for _ in range(_REPEATS):
         with _engine(model) as engine:

@@ -7,19 +7,19 @@ apart share less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
+from opsearch.measure.crowds import Crowd
 from opsearch.measure.families import Room, families
 from opsearch.measure.keys import Keyed
 from opsearch.measure.samples import Sample
-from opsearch.measure.trie import Layout, Trie, build_trie
-from opsearch.measure.work import trie_flops
+from opsearch.measure.trie import Ints, Layout, Trie, build_trie
+from opsearch.measure.work import held_elements, layer_flops
 from opsearch.policy import Counts
 from opsearch.rankers import Ranker
 
@@ -35,20 +35,37 @@ class Chunk:
     policies: tuple[Keyed, ...]
     counts: Counts
     trie: Trie
-    samples: tuple[Sample, ...]
-    layout: Layout
+    crowd: Crowd
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples, questions on one image together."""
+        return self.crowd.samples
+
+    @property
+    def layout(self) -> Layout:
+        """Where all samples have their tokens."""
+        return self.crowd.layout
 
     @property
     def pairs(self) -> int:
         """Measurements that it gives."""
         return len(self.policies) * len(self.samples)
 
+    def layer_flops(self, shape: Shape) -> list[int]:
+        """FLOPs (`exact`) of each layer of the pass."""
+        return list(layer_flops(self.trie, self.layout, shape, self.crowd.size))
+
+    def apart(self, rank: Tensor) -> Chunk:
+        """The same where an image is shared only by samples that rank it alike, int64[B, S]."""
+        return replace(self, crowd=self.crowd.apart(rank))
+
     def halves(self) -> list[Chunk]:
         """The same work in two chunks, by samples, then by policies; itself if it cannot be cut."""
         middle = len(self.samples) // 2
         if middle:
-            parts = (self.samples[:middle], self.samples[middle:])
-            return [replace(self, samples=samples) for samples in parts]
+            parts = (self.crowd.part(0, middle), self.crowd.part(middle, len(self.samples)))
+            return [replace(self, crowd=part) for part in parts]
         middle = len(self.policies) // 2
         cuts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
         return [self._only(cut) for cut in cuts]
@@ -73,16 +90,13 @@ class MeasurementPlan:
 
     @property
     def nodes(self) -> int:
-        """States of text or visual rows behind a layer, summed over samples."""
-        return sum(chunk.trie.nodes * len(chunk.samples) for chunk in self.chunks)
+        """States of text or visual rows behind a layer, summed over samples and images."""
+        return sum(chunk.trie.nodes(chunk.crowd.size) for chunk in self.chunks)
 
     @property
     def flops(self) -> int:
         """FLOPs (`exact`) of all passes; the originals' own forwards come on top."""
-        return sum(
-            trie_flops(chunk.trie, chunk.layout, self.shape) * len(chunk.samples)
-            for chunk in self.chunks
-        )
+        return sum(sum(chunk.layer_flops(self.shape)) for chunk in self.chunks)
 
     @property
     def forwards(self) -> float:
@@ -94,27 +108,28 @@ class MeasurementPlan:
 
 
 def make_chunks(
-    policies: Sequence[Keyed],
-    n_visual: int,
-    samples: Sequence[tuple[Sample, NDArray[np.bool_]]],
-    answers: int,
-    room: Room,
+    policies: Sequence[Keyed], n_visual: int, gathered: Iterable[Crowd], room: Room
 ) -> Iterator[Chunk]:
-    """Chunks of all these policies on all these samples of `n_visual` visual tokens.
-
-    samples: each with its visual positions, bool[S]; answers: positions whose logits are compared.
-    """
+    """Chunks of all these policies on all these samples of `n_visual` visual tokens."""
     related = families(policies, n_visual)
-    alike: dict[bytes, list[tuple[Sample, Layout]]] = {}
-    for sample, visual in samples:
-        placed = (sample, Layout.of(visual, answers))
-        alike.setdefault(visual.tobytes(), []).append(placed)
-    for members in alike.values():
-        layout = members[0][1]
+    for crowd in gathered:
+        layout = crowd.layout
         parts = [(family, *part) for family in related for part in family.parts(layout, room)]
-        width = max(1, min(room.samples(trie, layout) for _, _, trie in parts))
-        for start in range(0, len(members), width):
-            batch = tuple(sample for sample, _ in members[start : start + width])
+        held = [held_elements(trie, layout, room.shape) for _, _, trie in parts]
+        for batch in _batches(crowd, held, room):
             for family, cut, trie in parts:
-                kept = family.policies[cut], family.counts[cut]
-                yield Chunk(family.ranker, *kept, trie, batch, layout)
+                yield Chunk(family.ranker, family.policies[cut], family.counts[cut], trie, batch)
+
+
+def _batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:
+    """The crowd in parts as large as fit, of one sample at least.
+
+    held: numbers that each pass holds per sample and image.
+    """
+    start, total = 0, len(crowd.samples)
+    for stop in range(1, total):
+        size = crowd.part(start, stop + 1).size
+        if not all(room.holds(elements, size) for elements in held):
+            yield crowd.part(start, stop)
+            start = stop
+    yield crowd.part(start, total)

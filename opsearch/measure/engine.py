@@ -7,15 +7,17 @@ policies have in common once (see trie.py), here or by workers. One chunk is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
+from opsearch.measure.crowds import crowds
 from opsearch.measure.divergence import Divergence, divergence
 from opsearch.measure.entry import Entry
 from opsearch.measure.families import Room
@@ -30,6 +32,7 @@ from opsearch.measure.tally import Progress, Tally
 from opsearch.policy import Policy
 from opsearch.problem import format_amount
 from opsearch.rankers import make_ranker
+from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
 
 if TYPE_CHECKING:  # workers are made of what is below
@@ -106,11 +109,8 @@ class Engine:
     def _chunks(self, work: Iterable[Todo], room: Room) -> MeasurementPlan:
         chunks: list[Chunk] = []
         for todo in work:
-            ids = (sample.inputs["input_ids"] for sample in todo.samples)
-            visual = (self.adapter.visual_positions(self.model.config, i)[0].numpy() for i in ids)
-            samples = list(zip(todo.samples, visual, strict=True))
-            n_visual = todo.samples[0].n_visual
-            chunks += make_chunks(todo.policies, n_visual, samples, self.positions, room)
+            gathered = crowds(todo.samples, self.adapter, self.model.config, self.positions)
+            chunks += make_chunks(todo.policies, todo.samples[0].n_visual, gathered, room)
         return MeasurementPlan(tuple(chunks), room.shape)
 
     def _follow(
@@ -131,7 +131,7 @@ class Engine:
         def halve(chunk: Chunk) -> list[Chunk]:
             halves = chunk.halves()
             if len(halves) > 1:
-                tally.split(chunk, halves)
+                tally.replace(chunk, halves)
                 if self.say:
                     self.say(self._too_much(chunk))
             return halves
@@ -143,7 +143,10 @@ class Engine:
         while todo:
             chunk = todo.pop()
             try:
-                measured = self.passes.run(chunk, needs, tally.of_layers(chunk))
+                ranked = self.passes.rank(chunk, needs)
+                tally.replace(chunk, [ranked.chunk])
+                chunk = ranked.chunk
+                measured = self.passes.run(ranked, tally.of_layers(chunk))
             except torch.OutOfMemoryError:
                 halves = halve(chunk)
                 if len(halves) == 1:
@@ -160,6 +163,15 @@ class Engine:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A chunk with the original on its samples and the places of visual tokens, int64[B, S]."""
+
+    chunk: Chunk
+    reference: Reference
+    rank: Tensor
+
+
 class Passes:
     """Runs chunks through a model; knows no store, so that workers can do it elsewhere."""
 
@@ -168,17 +180,24 @@ class Passes:
         self.adapter = check_supported(model)
         self._references: dict[tuple[str, ...], Reference] = {}
 
+    def rank(self, chunk: Chunk, needs: frozenset[str]) -> Ranked:
+        """The chunk ready to run; needs: what rankers read of the vision tower."""
+        reference = self._reference(chunk.samples, needs)
+        rank = _places(chunk, reference.prompt)
+        # Rankers that read the question may rank one image in several ways.
+        return Ranked(chunk.apart(rank), reference, rank)
+
     @torch.no_grad()
-    def run(
-        self, chunk: Chunk, needs: frozenset[str], done: Callable[[int], None]
-    ) -> list[Measurement]:
+    def run(self, ranked: Ranked, done: Callable[[int], None]) -> list[Measurement]:
         """The chunk's measurements; `done` is told the number of each layer that is computed.
 
-        needs: what rankers read of the vision tower. Raises ModelError and OutOfMemoryError.
+        Raises ModelError and OutOfMemoryError.
         """
-        reference = self._reference(chunk.samples, needs)
+        chunk, reference = ranked.chunk, ranked.reference
         decoder = self.model.get_submodule(self.adapter.decoder)
-        entry = self._entry(chunk, reference)
+        cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
+        visual = reference.prompt.visual
+        entry = Entry.of(reference.embeds, cos_sin, visual, ranked.rank, chunk.crowd)
         states = sweep(decoder.layers, chunk.trie, entry, done)
         # A leaf is named after one of its policies; they all say the same.
         owner = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
@@ -193,16 +212,6 @@ class Passes:
             parts.append(divergence(original, logits, counted))
         return _measurements(chunk, parts)
 
-    def _entry(self, chunk: Chunk, reference: Reference) -> Entry:
-        """What enters the decoder, ranked as the chunk's policies want it."""
-        prompt, decoder = reference.prompt, self.model.get_submodule(self.adapter.decoder)
-        rank = torch.where(prompt.visual, 0, -1)
-        if chunk.ranker:
-            kept = chunk.counts[chunk.counts < chunk.layout.n_visual].max(initial=0)
-            rank = chunk.ranker.rank(prompt, [int(kept)] * len(chunk.samples))
-        cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
-        return Entry.of(reference.embeds, cos_sin, prompt.visual, rank, chunk.layout)
-
     def _reference(self, samples: Sequence[Sample], needs: frozenset[str]) -> Reference:
         """The original on these samples, kept for the next chunk where memory allows."""
         key = (*sorted(needs), *(sample.digest for sample in samples))
@@ -212,6 +221,15 @@ class Passes:
         if sum(ref.nbytes for ref in self._references.values()) + made.nbytes <= _KEPT_BYTES:
             self._references[key] = made
         return made
+
+
+@torch.no_grad()
+def _places(chunk: Chunk, prompt: Prompt) -> Tensor:
+    """Places of visual tokens, int64[B, S], as the chunk's policies want them; -1 elsewhere."""
+    if chunk.ranker is None:
+        return torch.where(prompt.visual, 0, -1)
+    kept = chunk.counts[chunk.counts < chunk.layout.n_visual].max(initial=0)
+    return chunk.ranker.rank(prompt, [int(kept)] * len(chunk.samples))
 
 
 def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement]:

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.measure.trie import Layout
+from opsearch.measure.crowds import Crowd
+from opsearch.measure.trie import Ints, Layout
 
 Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """A batch of samples of one layout.
+class Inputs:
+    """What the decoder is given for a batch.
 
     embeds: [B, S, D]; cos_sin: rotary embeddings of all positions, [..., B or 1, S, hd] (older
-    transformers lead with time, height and width); head, tail: int64[B, R] positions that are not
-    visual; order: int64[B, N] those that are, best first.
+    transformers lead with time, height and width).
     """
 
     embeds: Tensor
     cos_sin: Pair
-    head: Tensor
-    tail: Tensor
-    order: Tensor
-    layout: Layout
 
-    @classmethod
-    def of(
-        cls, embeds: Tensor, cos_sin: Pair, visual: Tensor, rank: Tensor, layout: Layout
-    ) -> Entry:
-        """visual: bool[B, S], the same in all rows; rank: int64[B, S], places in the ranking."""
-        text = (~visual[0]).nonzero().flatten().expand(len(visual), -1)
-        behind = rank.masked_fill(~visual, torch.iinfo(rank.dtype).max)
-        order = torch.argsort(behind, dim=1, stable=True)[:, : layout.n_visual]
-        return cls(embeds, cos_sin, text[:, : layout.head], text[:, layout.head :], order, layout)
+    def of(self, samples: Tensor) -> Inputs:
+        """Those of some samples, int64[N]."""
+        cos, sin = (t if t.shape[-3] == 1 else t.index_select(-3, samples) for t in self.cos_sin)
+        return Inputs(self.embeds.index_select(0, samples), (cos, sin))
 
     def rows(self, places: Tensor) -> Tensor:
         """Embeddings [B, R, D] of positions int64[B, R]."""
@@ -48,3 +40,34 @@ class Entry:
         index = places[..., None].expand(*leading, -1, -1, self.cos_sin[0].shape[-1])
         cos, sin = (t.expand(*leading, len(places), -1, -1) for t in self.cos_sin)
         return cos.gather(-2, index), sin.gather(-2, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """B samples of one layout that show G images.
+
+    images: inputs of a sample for each image, with head int64[G, R], the positions before the first
+    visual one, and order int64[G, N], the visual ones, best first. samples: inputs of all, with
+    tail int64[B, R], the other positions behind. shown: int64[B], the image of each sample.
+    """
+
+    images: Inputs
+    head: Tensor
+    order: Tensor
+    samples: Inputs
+    tail: Tensor
+    shown: Ints
+    layout: Layout
+
+    @classmethod
+    def of(cls, embeds: Tensor, cos_sin: Pair, visual: Tensor, rank: Tensor, crowd: Crowd) -> Entry:
+        """visual: bool[B, S], the same in all rows; rank: int64[B, S], places in the ranking."""
+        layout, samples = crowd.layout, Inputs(embeds, cos_sin)
+        _, first, shown = np.unique(crowd.images, return_index=True, return_inverse=True)
+        showing = torch.from_numpy(first).to(embeds.device)
+        text = (~visual[0]).nonzero().flatten()
+        behind = rank.masked_fill(~visual, torch.iinfo(rank.dtype).max)[showing]
+        order = torch.argsort(behind, dim=1, stable=True)[:, : layout.n_visual]
+        head = text[: layout.head].expand(len(first), -1)
+        tail = text[layout.head :].expand(len(embeds), -1)
+        return cls(samples.of(showing), head, order, samples, tail, shown, layout)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
-from opsearch.measure.trie import Layout, build_trie
+from opsearch.measure.trie import Layout, Size, build_trie
 from opsearch.measure.work import trie_bytes, trie_flops
 from opsearch.policy import live
 from opsearch.spaces import Space
@@ -21,10 +21,10 @@ _POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One pass over the tries of these policies on each sample.
+    """One pass over the tries of these policies on all samples.
 
-    nodes: states of text or visual rows, summed over samples; flops: convention `exact`, without
-    the original's own forwards, of which `forwards` are as many FLOPs, mean per sample.
+    nodes: states of text or visual rows, summed over samples and images; flops: convention `exact`,
+    without the original's own forwards, of which `forwards` are as many FLOPs, mean per sample.
     elements: numbers that the largest sample's states hold at once.
     """
 
@@ -37,9 +37,9 @@ class Estimate:
 
 
 def estimate(
-    space: Space, points: NDArray[np.int64], layouts: Mapping[Layout, int], shape: Shape
+    space: Space, points: NDArray[np.int64], layouts: Mapping[Layout, Size], shape: Shape
 ) -> Estimate:
-    """The work for index rows `points` on samples of these layouts, each so many times."""
+    """The work for index rows `points` on so many samples and images of these layouts."""
     flops = nodes = elements = 0
     by_size: dict[int, list[Layout]] = defaultdict(list)
     for layout in layouts:
@@ -50,10 +50,10 @@ def estimate(
             for coupled in {layout.inner > 0 for layout in alike}:
                 trie = build_trie(counts, coupled)
                 for layout in (at for at in alike if (at.inner > 0) == coupled):
-                    flops += layouts[layout] * trie_flops(trie, layout, shape)
-                    nodes += layouts[layout] * trie.nodes
+                    flops += trie_flops(trie, layout, shape, layouts[layout])
+                    nodes += trie.nodes(layouts[layout])
                     elements = max(elements, trie_bytes(trie, layout, shape, 1))
     stock = Flops(shape).stock
-    once = sum(n * stock(at.n_visual, at.head + at.tail) for at, n in layouts.items())
-    samples = sum(layouts.values())
-    return Estimate(len(points), samples, nodes, flops, flops / once, elements)
+    once = sum(size.samples * stock(at.n_visual, at.head + at.tail) for at, size in layouts.items())
+    samples = sum(size.samples for size in layouts.values())
+    return Estimate(len(points), samples, nodes, flops, flops / once if once else 0.0, elements)

@@ -9,8 +9,8 @@ import numpy as np
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.keys import Keyed
-from opsearch.measure.trie import Layout, Trie, build_trie
-from opsearch.measure.work import trie_bytes
+from opsearch.measure.trie import ONE, Ints, Layout, Size, Trie, build_trie
+from opsearch.measure.work import held_elements
 from opsearch.policy import Counts
 from opsearch.rankers import Ranker
 from opsearch.runtime.ranking import policy_ranker
@@ -24,9 +24,9 @@ class Room:
     itemsize: int
     memory: int
 
-    def samples(self, trie: Trie, layout: Layout) -> int:
-        """How many samples fit into one pass over a trie, possibly none."""
-        return self.memory // trie_bytes(trie, layout, self.shape, self.itemsize)
+    def holds(self, elements: Ints, size: Size) -> bool:
+        """Whether a pass fits that holds so many numbers per sample and image (held_elements)."""
+        return self.itemsize * int((elements @ np.array(size)).max()) <= self.memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Family:
         if key not in self._tries:  # many layouts ask for the same ones
             self._tries[key] = build_trie(self.counts[start:stop], layout.inner > 0)
         trie = self._tries[key]
-        if stop - start == 1 or room.samples(trie, layout):
+        if stop - start == 1 or room.holds(held_elements(trie, layout, room.shape), ONE):
             yield slice(start, stop), trie
             return
         middle = (start + stop) // 2

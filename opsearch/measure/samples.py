@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,16 @@ class Sample:
     def shape(self) -> tuple[int, int]:
         """Samples of equal shape run in one batch without padding."""
         return self.n_visual, self.n_other
+
+    @cached_property
+    def pictures(self) -> str:
+        """A SHA-256 over all inputs that do not come one per position."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.inputs.items()):
+            if tensor.shape != self.inputs["input_ids"].shape:
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+                digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def encode(

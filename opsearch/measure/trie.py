@@ -9,6 +9,7 @@ visual pasts end in few states of the text, and rows that nobody reads later do 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,16 @@ class Layout:
         return self.head + self.tail + self.n_visual
 
 
+class Size(NamedTuple):
+    """How many samples are measured together, and how many different images they show."""
+
+    samples: int
+    images: int
+
+
+ONE = Size(1, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
     """The nodes after one layer, each by what it is computed from; a node's number is its row.
@@ -76,10 +87,12 @@ class Trie:
     levels: tuple[Level, ...]
     leaf: Ints
 
-    @property
-    def nodes(self) -> int:
-        """States of text or visual rows after some layer."""
-        return sum(len(level.text) + len(level.visual) for level in self.levels)
+    def nodes(self, size: Size) -> int:
+        """States of text rows, one per sample, or visual rows, one per image, after some layer."""
+        return sum(
+            size.samples * len(level.text) + size.images * len(level.visual)
+            for level in self.levels
+        )
 
 
 def build_trie(counts: Counts, coupled: bool) -> Trie:

@@ -48,7 +48,7 @@ class Worker:
         assert self._passes is not None  # load() comes first
         torch.set_num_threads(1)  # of this thread, and not of the one that loaded
         try:
-            return self._passes.run(chunk, needs, self._done)
+            return self._passes.run(self._passes.rank(chunk, needs), self._done)
         finally:
             self._layer = -1
 

@@ -3,7 +3,7 @@
 import pytest
 
 from opsearch.bench.__main__ import SUITES
-from opsearch.bench.engine import compared
+from opsearch.bench.engine import compared, shared
 from opsearch.spaces import depth_space, dop_space
 
 
@@ -19,3 +19,10 @@ def test_both_ways_give_the_same_divergences(make, policies):
 
 def test_the_suite_can_be_named():
     assert "engine" in SUITES
+
+
+def test_questions_on_one_image_cost_less_than_on_their_own():
+    row = shared(questions=3, side=3, layers=4)
+    assert row["questions"] == 3
+    assert row["forwards_one_image"] < row["forwards_own_images"]
+    assert row["ratio"] == pytest.approx(row["own_images_s"] / row["one_image_s"], rel=0.1)

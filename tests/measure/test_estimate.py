@@ -1,6 +1,5 @@
 """What a dry run says is what the engine plans, and what is known of true shapes."""
 
-from collections import Counter
 from io import StringIO
 
 import numpy as np
@@ -14,7 +13,7 @@ from opsearch.errors import InfeasibleBudgetError, UnknownNameError
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
 from opsearch.measure.store import Store
-from opsearch.measure.trie import Layout
+from opsearch.measure.trie import ONE, Layout, Size
 from opsearch.policy import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.problem import feasible_points
@@ -57,11 +56,12 @@ def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings):
 def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, head, tail, forwards):
     """The closed form of the design: 13.6 and 8.4 forwards for 529 policies."""
     space = dop_space(SHAPES[shape].layers, N_V_16[:1], RankerSpec("cls"))
-    layouts = Counter({Layout(n_visual, head, tail, 0, 1): 3})
+    layout = Layout(n_visual, head, tail, 0, 1)
+    layouts = {layout: Size(3, images=3)}
     found = estimate(space, space.points, layouts, SHAPES[shape])
     assert found.policies == 529
     assert found.forwards == pytest.approx(forwards, abs=0.25)
-    once = estimate(space, space.points, Counter(list(layouts)), SHAPES[shape])
+    once = estimate(space, space.points, {layout: ONE}, SHAPES[shape])
     assert (found.flops, found.nodes) == (3 * once.flops, 3 * once.nodes)
     assert found.elements == once.elements
 
@@ -69,7 +69,7 @@ def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, hea
 def test_more_policies_share_more():
     """Half of the points cost more than half of the FLOPs."""
     space = depth_space(12, N_V_16[::4], RankerSpec("cls"))
-    layouts = {Layout(100, 2, 8, 0, 1): 1}
+    layouts = {Layout(100, 2, 8, 0, 1): ONE}
     everything = estimate(space, space.points, layouts, SHAPES["llava-1.5-7b"])
     random = np.random.default_rng(0).permutation(len(space.points))[: len(space.points) // 2]
     half = estimate(space, space.points[np.sort(random)], layouts, SHAPES["llava-1.5-7b"])

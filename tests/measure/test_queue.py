@@ -36,8 +36,8 @@ def pairs(plan):
 
 def apart(plan):
     """Six chunks: those of three groups of samples, each in two parts of the policies."""
-    chunk = replace(plan.chunks[0], samples=plan.chunks[0].samples[:1])
-    a, b, c = (replace(chunk, samples=(s,)) for s in plan.chunks[0].samples[:3])
+    chunk = plan.chunks[0]
+    a, b, c = (replace(chunk, crowd=chunk.crowd.part(i, i + 1)) for i in range(3))
     return [part for each in (a, b, c) for part in each.halves()]
 
 

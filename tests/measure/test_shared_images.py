@@ -1,0 +1,181 @@
+"""Questions on one image share its rows: said to the integer, and with what each says alone."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from opsearch.costs import Shape
+from opsearch.measure.crowds import crowds, sizes
+from opsearch.measure.engine import Engine
+from opsearch.measure.estimate import estimate
+from opsearch.measure.samples import Sample
+from opsearch.measure.store import Store
+from opsearch.measure.trie import Size
+from opsearch.measure.work import trie_bytes, trie_flops
+from opsearch.policy import RankerSpec
+from opsearch.rankers import RANKERS
+from opsearch.rankers.prompt import ranking_from_scores
+from opsearch.runtime.adapters import adapter_for
+from opsearch.spaces import depth_space
+from opsearch.tasks.item import Item
+from tests import tiny
+from tests.measure import families
+from tests.measure.families import CLS, LAYERS, of_counts
+from tests.measure.test_sweep import TOLERANCE, alone
+from tests.runtime.test_executed_flops import CPU_ATTENTION
+
+SPACE = depth_space(LAYERS, [Fraction(1, 2)], CLS)
+POLICIES = [
+    *(SPACE.decode(point) for point in SPACE.points.tolist()[:-1:8]),
+    *(of_counts(c) for c in np.random.default_rng(2).integers(0, 10, (2, LAYERS, 3))),
+]
+# Runs of text around the images, whether their rows can be shared.
+SHARED = ([3, 4], [0, 5], [2, 0, 5])
+COUPLED = [2, 3, 4]
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "measurements.db", {}) as opened:
+        yield opened
+
+
+def question(runs, image, number):
+    """Another question behind the same beginning and images."""
+    stock = families.sample(runs, image)
+    ids = stock.inputs["input_ids"].clone()
+    generator = torch.Generator().manual_seed(100 * image + number)
+    ids[0, -runs[-1] :] = torch.randint(6, tiny.VOCAB, (runs[-1],), generator=generator)
+    name = f"{runs}/{image}/{number}"
+    inputs = {**stock.inputs, "input_ids": ids}
+    return Sample(Item(name, "", (), ()), name, inputs, stock.n_visual, stock.n_other)
+
+
+def questions(runs, *numbers):
+    """So many questions on each of several images, in turns."""
+    asked = [(n, image) for image, count in enumerate(numbers) for n in range(count)]
+    return [question(runs, image, n) for n, image in sorted(asked)]
+
+
+def gathered(samples, model):
+    return crowds(samples, adapter_for("llava"), model.config, answers=1)
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
+def test_they_say_what_each_says_alone(store, runs, positions):
+    model, samples = families.model(), questions(runs, 3, 1, 2)
+    found = Engine(model, store, positions).measure(POLICIES, samples)
+    wanted = [[alone(model, policy, s, positions) for s in samples] for policy in POLICIES]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+    # The comparison means something: no two questions get the same answer.
+    assert len(np.unique(np.round(wanted[0], 6))) == len(samples)
+
+
+@pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
+def test_planned_flops_are_executed(store, runs):
+    engine, samples = Engine(families.model(), store), questions(runs, 3, 1)
+    engine.measure(POLICIES[:1], samples)  # runs the originals, which are kept
+    plan = engine.plan(POLICIES[1:], samples)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        engine.measure(POLICIES[1:], samples)
+    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
+    assert counter.get_total_flops() - angles == plan.flops > 0
+
+
+@pytest.mark.parametrize("runs", SHARED, ids=str)
+def test_an_image_counts_once(store, runs):
+    engine = Engine(families.model(), store)
+    (chunk,) = engine.plan(POLICIES, questions(runs, 4)).chunks
+    place = (chunk.trie, chunk.layout, engine.room.shape)
+    assert chunk.crowd.size == Size(4, images=1)
+    apart = engine.plan(POLICIES, questions(runs, 1, 1, 1, 1))
+    visual = trie_flops(*place, Size(0, images=1))
+    assert engine.plan(POLICIES, questions(runs, 4)).flops == apart.flops - 3 * visual
+    assert visual > trie_flops(*place, Size(1, images=0)) / 2
+    assert trie_bytes(*place, 4, Size(4, images=1)) < trie_bytes(*place, 4, Size(4, images=4))
+
+
+def test_what_differs_before_the_last_visual_token_is_not_shared():
+    model, (first, same) = families.model(), questions([3, 4], 2)
+    assert [crowd.size for crowd in gathered([first, same], model)] == [Size(2, 1)]
+    ids = same.inputs["input_ids"].clone()
+    ids[0, 1] += 1
+    pixels = same.inputs["pixel_values"] + 1e-3
+    for change in ({"input_ids": ids}, {"pixel_values": pixels}):
+        inputs = {**same.inputs, **change}
+        other = Sample(same.item, "other", inputs, same.n_visual, same.n_other)
+        assert [crowd.size for crowd in gathered([first, other], model)] == [Size(2, 2)]
+    coupled = questions(COUPLED, 2)
+    assert [crowd.size for crowd in gathered(coupled, model)] == [Size(2, 2)]
+
+
+def test_memory_takes_more_questions_than_images(store):
+    model = families.model()
+    (whole,) = Engine(model, store).plan(POLICIES, questions([3, 4], 6)).chunks
+    shape = Shape.from_config(model.config)
+
+    def chunks(memory, samples):
+        plan = Engine(model, store, memory=memory).plan(POLICIES, samples)
+        return [chunk.crowd.size for chunk in plan.chunks]
+
+    four = trie_bytes(whole.trie, whole.layout, shape, 4, Size(4, images=1))
+    assert chunks(four, questions([3, 4], 6)) == [Size(4, 1), Size(2, 1)]
+    # Questions on one image come together, whatever their order was.
+    (first, *_) = chunks(four, questions([3, 4], 2, 2, 2))
+    assert first.images < first.samples
+    assert [part.crowd.size for part in whole.halves()] == [Size(3, 1), Size(3, 1)]
+
+
+def test_the_estimate_is_the_plan(store):
+    model, samples = families.model(), [*questions([30, 4], 3, 1), *questions([0, 5], 2, 2)]
+    shape, points = Shape.from_config(model.config), SPACE.points[:-1]
+    policies = [SPACE.decode(point) for point in points.tolist()]
+    planned = Engine(model, store).plan(policies, samples)
+    said = estimate(SPACE, points, sizes(gathered(samples, model)), shape)
+    assert (said.flops, said.nodes) == (planned.flops, planned.nodes)
+    assert said.samples == len(samples)
+    assert said.forwards == pytest.approx(planned.forwards)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The visual tokens in order from the `by`-th on, one further for each row of the batch."""
+
+    by: int = 0
+    nested = True
+    needs = frozenset[str]()
+
+    def rank(self, prompt, n):
+        """As a ranker that reads the question: not the same for each."""
+        rows = torch.arange(len(prompt.visual))[:, None] + self.by
+        total = prompt.n_visual[0]
+        scores = -((torch.arange(total) - rows) % total)
+        return ranking_from_scores(prompt.scatter(scores.flatten()), prompt.visual)
+
+
+def test_an_image_that_is_ranked_in_two_ways_is_not_shared(store, monkeypatch):
+    monkeypatch.setitem(RANKERS, "turned", Turned)
+    model, samples, seen = families.model(), questions([3, 4], 3), []
+    counts = np.random.default_rng(3).integers(1, 9, (5, LAYERS, 3))
+    policies = [of_counts(each, RankerSpec("turned")) for each in counts]
+    engine = Engine(model, store)
+    found = engine.measure(policies, samples, lambda *tick: seen.append(tick))
+    for row, sample in enumerate(samples):
+        own = [of_counts(each, RankerSpec("turned", (("by", row),))) for each in counts]
+        wanted = [alone(model, policy, sample) for policy in own]
+        assert np.abs(found[:, row] - wanted).max() <= TOLERANCE
+    # More was done than planned, and counted.
+    with Store(store.path.with_name("other.db"), {}) as other:
+        planned = Engine(model, other).plan(policies, samples).flops
+    assert planned < seen[-1][0] == seen[-1][1]
