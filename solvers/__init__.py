@@ -8,6 +8,12 @@ from collections.abc import Callable
 from opsearch.solution import Solver
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.highs import Highs
 from opsearch.solvers.tpe import Tpe
 
-SOLVERS: dict[str, Callable[[], Solver]] = {"grid": Grid, "ortools": CpSat, "optuna": Tpe}
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    "grid": Grid,
+    "ortools": CpSat,
+    "scipy": Highs,
+    "optuna": Tpe,
+}

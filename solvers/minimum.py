@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from opsearch.solution import Status
 from opsearch.solvers.decompose import Slice
@@ -11,6 +12,15 @@ from opsearch.solvers.forms import FormOf, Linear
 from opsearch.solvers.program import Answer, minimise
 
 Row = tuple[FormOf, int]  # a form and its limit
+
+
+class Minimiser(Protocol):
+    """Solves the programs of slices."""
+
+    def minimise(
+        self, part: Slice, objective: Linear, rows: Sequence[tuple[Linear, int]]
+    ) -> Answer:
+        """The row of a slice with the least objective where each form keeps its limit."""
 
 
 @dataclass
@@ -50,7 +60,9 @@ class Found:
         return self.value is not None and self.value == self.bound
 
 
-def lowest(clock: Clock, slices: Sequence[Slice], objective: FormOf, rows: Sequence[Row]) -> Found:
+def lowest(
+    programs: Minimiser, slices: Sequence[Slice], objective: FormOf, rows: Sequence[Row]
+) -> Found:
     """Minimise `objective` over the rows of all slices that keep the limits.
 
     Slices come in the order of what they can reach at best; those that cannot reach the best value
@@ -68,7 +80,7 @@ def lowest(clock: Clock, slices: Sequence[Slice], objective: FormOf, rows: Seque
         limits = [(make(part), limit) for make, limit in rows]
         if best is not None:
             limits.append((form, best))
-        answer = clock.minimise(part, form, limits)
+        answer = programs.minimise(part, form, limits)
         if answer.row is not None:
             value = form.at(answer.row)
             reached.append((value, part))

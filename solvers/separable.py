@@ -1,0 +1,111 @@
+"""How a separable objective is solved by integer programs, whichever library solves these."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opsearch.errors import OpsearchError
+from opsearch.problem import Problem, Separable
+from opsearch.solution import Solution, Status, solution_at
+from opsearch.solvers.forms import cost_form, rank_form, value_form
+from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
+from opsearch.solvers.program import ProgramError
+from opsearch.solvers.scaling import IntegerTerms, integer_terms
+from opsearch.solvers.slices import find_slices
+
+
+def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
+    """The best point: one program per slice of the space, then others that break ties.
+
+    solver: the name in the Solution; library: the name in messages. Some point must be feasible.
+    Raises ProgramError when an answer of the library contradicts the problem.
+    """
+    if not isinstance(problem.objective, Separable):
+        raise OpsearchError(
+            f"objective {problem.objective.name!r} says that it is separable but has no terms; "
+            "make it an opsearch.problem.Separable"
+        )
+    terms = integer_terms(problem.objective, problem.space.points)
+    costs = [constraint.costs for constraint in problem.constraints] or [problem.cost]
+    slices = find_slices(problem.space.points, np.array(costs, np.int64))
+    rows: list[Row] = [
+        (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
+    ]
+    best = lowest(programs, slices, value_form(terms), rows)
+    if best.bound is None:
+        count = int(problem.feasible.sum())
+        raise ProgramError(f"{library} found no point within the budget, but {count} points are")
+    if best.value is None:
+        note = "the deterministic time ran out before a first point"
+        return pointless(problem, Status.UNKNOWN, solver, note)
+    rows.append((value_form(terms), best.value))
+    row, complete = _first_tie(problem, programs, best, rows)
+    note = "" if complete else "the time ran out while ties were broken"
+    index = _index(problem, row, library)
+    return _checked(problem, terms, best, index, solver, library, note)
+
+
+def pointless(problem: Problem, status: Status, solver: str, note: str) -> Solution:
+    """A Solution without a point."""
+    objective = problem.objective
+    return Solution(status, solver, objective.name, objective.unit, note=note)
+
+
+def _index(problem: Problem, row: tuple[int, ...], library: str) -> int:
+    """The feasible point at a row; ProgramError when there is none."""
+    found = np.flatnonzero((problem.space.points == row).all(axis=1))
+    if len(found) != 1:
+        raise ProgramError(f"{library} chose {row}, which is not a point of {problem.space.name}")
+    index = int(found[0])
+    if not problem.feasible[index]:
+        raise ProgramError(f"{library} chose point {index}, which exceeds the budget")
+    return index
+
+
+def _checked(
+    problem: Problem,
+    terms: IntegerTerms,
+    best: Found,
+    index: int,
+    solver: str,
+    library: str,
+    note: str,
+) -> Solution:
+    """The Solution at a point, after the problem itself confirms what the programs say."""
+    assert best.value is not None
+    assert best.bound is not None
+    value = problem.objective.value(index)
+    claimed = terms.offset + terms.step * best.value
+    if abs(value - claimed) > terms.error_bound + terms.step / 2:
+        raise ProgramError(f"{library} gives point {index} the value {claimed:g}, it is {value:g}")
+    if best.proved and not terms.error_bound:
+        bound = value
+    else:
+        bound = terms.offset + terms.step * best.bound - terms.error_bound / 2
+    return solution_at(
+        problem,
+        index,
+        Status.OPTIMAL if best.proved else Status.FEASIBLE,
+        solver,
+        bound=min(bound, value),
+        error_bound=terms.error_bound,
+        note=note if best.proved else "the deterministic time ran out before the proof",
+    )
+
+
+def _first_tie(
+    problem: Problem, programs: Minimiser, best: Found, rows: list[Row]
+) -> tuple[tuple[int, ...], bool]:
+    """Among rows of the best value the cheapest, of these the first; False when time ran out."""
+    sizes = [len(parameter.values) for parameter in problem.space.parameters]
+    stages = [cost_form(0), rank_form(sizes)] if problem.constraints else [rank_form(sizes)]
+    complete = True
+    for form in stages:
+        found = lowest(programs, best.ties, form, rows)
+        complete &= found.proved
+        if found.value is None:
+            break
+        best = found
+        rows = [*rows, (form, found.value)]
+    assert best.row is not None
+    return best.row, complete
