@@ -84,7 +84,7 @@ def run(
         int | None, typer.Option(help="additive: values measured per parameter; default: all.")
     ] = None,
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
-    solver: Annotated[str | None, typer.Option(help="grid, ortools or optuna.")] = None,
+    solver: Annotated[str | None, typer.Option(help="grid, ortools, scipy or optuna.")] = None,
     evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
     effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
     memory: Annotated[
@@ -165,6 +165,19 @@ def solve(
         run_folder, budget, objective, solver, evaluations, seed, out_folder
     )
     print_solution(problem, solution, folder, out)
+
+
+@app.command()
+def front(
+    run_folder: RunPath,
+    cost: Annotated[str, typer.Option(help="flops or kv.")] = "flops",
+    debug: Debug = False,
+) -> None:
+    """The exact Pareto front of what a run measured, and which part of it is proved."""
+    from opsearch.front import run_front
+    from opsearch.printing import print_front
+
+    print_front(*run_front(run_folder, cost), out)
 
 
 @app.command()

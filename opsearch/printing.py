@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opsearch.config import RunConfig
     from opsearch.dry_run import DryRun
     from opsearch.evaluate import Scores
+    from opsearch.front import Front
     from opsearch.run import RunResult
 
 
@@ -142,6 +143,25 @@ def comparison_table(frame: pd.DataFrame) -> Table:
     for row in frame.index:
         table.add_row(row, *(cell(row, frame.loc[row, name]) for name in frame.columns))
     return table
+
+
+def print_front(front: Front, path: Path, console: Console) -> None:
+    """The front by rising cost, and what of it is proved."""
+    names = list(front.table.columns[: front.table.columns.get_loc(front.per_sample)])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cost, %", "per sample", front.unit, *names, "proved"):
+        table.add_column(name, justify="right")
+    for row in front.table.to_dict("records"):
+        table.add_row(
+            f"{100 * row['share']:.2f}",
+            format_amount(row[front.per_sample], front.constraint.unit),
+            f"{row['value']:.6f}",
+            *(str(row[name]) for name in names),
+            "by enumeration" if row["proved"] else "no",
+        )
+    console.print(table)
+    console.print(front.sentence, soft_wrap=True)
+    console.print(f"written: {path}", soft_wrap=True)
 
 
 def print_policy(

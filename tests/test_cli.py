@@ -155,7 +155,7 @@ def test_report_writes_the_page_again_and_prints_its_path(opsearch, folder):
 def test_list_names_every_part(opsearch):
     code, printed, _ = opsearch("list")
     assert code == 0
-    for name in ("grid", "ortools", "optuna", "additive", "joint", "tokens", "dop", "depth"):
+    for name in ("grid", "ortools", "scipy", "optuna", "additive", "joint", "depth", "stages"):
         assert f" {name} " in printed
     for name in ("flops", "kv", "latency", "cls", "random", "uniform"):
         assert f" {name} " in printed
@@ -172,7 +172,7 @@ def test_help_lists_the_commands(opsearch, arguments):
         assert f" {command} " in printed
 
 
-@pytest.mark.parametrize("command", ["run", "solve", "show", "eval", "list"])
+@pytest.mark.parametrize("command", ["run", "solve", "front", "show", "eval", "list"])
 def test_every_command_has_help(opsearch, command):
     code, printed, _ = opsearch(command, "-h")
     assert code == 0
@@ -205,7 +205,7 @@ def test_show_loads_no_model_library(folder):
 UNKNOWN = [
     (["run", "--solver=x"], "unknown solver 'x'; available: grid, optuna, ortools"),
     (["run", "--objective=x"], "unknown objective 'x'; available: additive, joint"),
-    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, tokens"),
+    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, stages, tokens"),
     (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune"),
     (["run", "--ranker=x=1"], "ranker 'x=1' cannot be read; write it as NAME or 'NAME(PARA"),
     (["list", "x"], "'x'; available: baselines, costs, models, objectives, rankers"),

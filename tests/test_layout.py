@@ -39,6 +39,7 @@ FLOORS = (
     ["prepare", "stored_run", "export"],
     ["report"],
     ["solve", "run_store", "comparison", "evaluate", "dry_run"],
+    ["front"],
     ["run", "compare"],
     ["stored_comparison", "analyze"],
     ["printing", "cli", "__main__"],

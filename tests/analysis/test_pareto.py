@@ -1,6 +1,7 @@
 """The front is exactly the points that no other point beats."""
 
 from fractions import Fraction
+from time import process_time
 
 import numpy as np
 from hypothesis import given
@@ -38,6 +39,17 @@ def test_the_front_is_that_of_brute_force(pairs):
     costs = np.array([cost for cost, _ in pairs], np.int64)
     values = np.array([value for _, value in pairs], np.float64)
     assert front(costs, values).tolist() == brute_force(costs, values)
+
+
+def test_the_front_of_a_full_space_takes_less_than_ten_milliseconds():
+    random = np.random.default_rng(0)
+    costs, values = random.integers(0, 10**14, 17_424), random.random(17_424)
+    seconds = []
+    for _ in range(5):
+        start = process_time()
+        assert len(front(costs, values)) > 1
+        seconds.append(process_time() - start)
+    assert min(seconds) < 0.01
 
 
 def example():
