@@ -262,7 +262,9 @@ def compare(
     samples: Annotated[int, typer.Option(min=1, help="Items to judge on.")] = 300,
     effort: Annotated[
         float | None,
-        typer.Option(help="Seconds that measuring joint may take in a space; default: the run's."),
+        typer.Option(
+            help="Seconds for all of joint in a space, else coarse to fine; default: the run's."
+        ),
     ] = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,

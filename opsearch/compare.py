@@ -26,12 +26,20 @@ from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import with_ties
 from opsearch.policy import Policy
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
-from opsearch.problem import Constraint, Problem, check_budget, feasible_points
+from opsearch.problem import (
+    Constraint,
+    Measure,
+    Objective,
+    Problem,
+    check_budget,
+    feasible_points,
+)
 from opsearch.problem_setup import (
     joint_seconds,
     limits_time,
@@ -71,8 +79,9 @@ def compare(
     """Choose, measure and store policies for each budget in the settings of the run in `folder`.
 
     The judged items are of the embedded tasks' test split, or those of the run's data file that
-    were not calibrated on. joint is searched in a space where measuring it is estimated to take
-    less than `effort` seconds (default: that of the run). workers: None: this process measures.
+    were not calibrated on. Where measuring joint for a whole space is estimated to take more than
+    `effort` seconds (default: that of the run), it is measured from coarse to fine.
+    workers: None: this process measures.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -119,7 +128,7 @@ def compare(
 
 
 def _task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages) -> Task:
-    """A space with its budgets, and with the objectives that can be afforded."""
+    """A space with its budgets, and with joint as it can be afforded."""
     config = prepared.config.model_copy(update={"space": name})
     pairs = [sample.shape for sample in prepared.calibration]
     space = make_space(config, prepared.shape.layers, prepared.ranker)
@@ -135,32 +144,38 @@ def _task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages)
     if seconds <= config.effort:
         return Task(space, (*makers, Joint()), limits)
     stages.say(
-        f"{name} joint is left out: measuring it would take about {seconds:.0f} s, more than "
-        f"--effort {config.effort:g}"
+        f"{name} joint from coarse to fine: measuring every feasible policy would take about "
+        f"{seconds:.0f} s, more than --effort {config.effort:g}"
     )
-    return Task(space, makers, limits)
+    return Task(space, (*makers, CoarseJoint()), limits)
 
 
 def _search(
     task: Task, prepared: Prepared, engine: Engine, stages: Stages
 ) -> dict[tuple[str, str], Policy]:
     """The best policy of a space for each budget and objective, by (budget, method)."""
-    masks = [feasible_points(task.space, limit) for limit in task.limits.values()]
     found = {}
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         for maker in task.makers:
-            objective = maker.make(
-                task.space,
-                lambda policies: engine.measure(policies, prepared.calibration, tick),
-                np.logical_or.reduce(masks),
+            objectives = _objectives(
+                maker, task, lambda policies: engine.measure(policies, prepared.calibration, tick)
             )
-            for text, constraints in task.limits.items():
-                tied = with_ties(objective, floor)
-                solution = Grid().solve(Problem(task.space, tied, constraints))
+            for text, objective in objectives.items():
+                problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
+                solution = Grid().solve(problem)
                 assert solution.policy is not None  # check_budget() raises otherwise
                 found[text, f"{task.space.name} {maker.name}"] = solution.policy
     return found
+
+
+def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objective]:
+    """One for each budget; from coarse to fine ends elsewhere for each, all else serves all."""
+    masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
+    if isinstance(maker, CoarseJoint):
+        return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
+    everything = np.logical_or.reduce(list(masks.values()))
+    return dict.fromkeys(masks, maker.make(task.space, measure, everything))
 
 
 def _baselines(text: str, prepared: Prepared) -> dict[tuple[str, str], Policy]:

@@ -11,9 +11,14 @@ from rich.console import Console
 from opsearch.analyze import analyze
 from opsearch.compare import compare
 from opsearch.config import RunConfig
+from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure.store import COMPARED, Store
+from opsearch.policy import RankerSpec
+from opsearch.problem import feasible_points
+from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run import run
+from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
 
 BUDGETS = ("20%", "30%")
@@ -63,6 +68,25 @@ def test_it_is_judged_on_test_items_of_every_family(folder):
     assert all(sample.name.startswith("embedded/test/") for sample in judged)
     assert not calibration & {sample.item for sample in judged}
     assert stored_comparison(folder).original.mean() > 0.9
+
+
+def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
+    path, console = tmp_path / "run", _silent()
+    run(RunConfig(**{**SETTINGS, "samples": 1}, out=path), _silent())
+    compare(path, ["20%"], samples=1, effort=0, console=console)
+    methods = [entry.method for entry in stored_comparison(path).entries]
+    assert methods[:4] == ["dop additive", "dop joint", "depth additive", "depth joint"]
+    said = console.file.getvalue()
+    assert "depth joint from coarse to fine: measuring every feasible policy would take" in said
+    with Store(path / "measurements.db") as store:
+        (sample,) = store.samples("calibration")
+        measured = sum(found.item == sample.item for found in store.everything())
+    space = make_space(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls"))
+    shape = Shape.from_config(load_config("demo"))
+    pairs = [(sample.n_visual, sample.n_other)]
+    limits = make_constraints(parse_budgets(["20%"]), shape, space, pairs)
+    # With all that the baselines and the proxy take.
+    assert measured < feasible_points(space, limits).sum()
 
 
 def test_pareto_writes_table_figure_and_words(folder, tmp_path):
