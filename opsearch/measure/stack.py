@@ -43,7 +43,7 @@ class Stack:
         reading = self.reading_at.shape[1]
         visible = self.reading_at[:, None, :] <= self.asking_at[:, :, None]
         seeing = visible.any(-1, keepdim=True)
-        mask = _mask(visible | ~seeing, attn, queries.dtype)[:, None, None]
+        mask = _mask(visible | ~seeing, queries.dtype)[:, None, None]
         nodes = max(1, _PAIRS // (batch * asking * reading))
         for start in range(0, len(self.asking), nodes):
             part = slice(start, start + nodes)
@@ -72,8 +72,9 @@ def _on(index: Ints, device: torch.device) -> Tensor:
     return torch.from_numpy(index).to(device)
 
 
-def _mask(visible: Tensor, attn: Any, dtype: torch.dtype) -> Tensor:
-    """bool as it is for sdpa; the eager function adds 0 or the lowest number."""
-    if attn.config._attn_implementation == "sdpa":
-        return visible
+def _mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 or the lowest number.
+
+    sdpa takes bool as well, but on a CPU writes it out anew for every node.
+    """
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
