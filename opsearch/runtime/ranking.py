@@ -38,7 +38,7 @@ def policy_ranker(policy: Policy) -> Ranker | None:
     if len(partial) > 1 and not ranker.nested:
         raise PolicyError(
             f"ranker {policy.rankers[0][1]} gives another order for each count, but the policy "
-            f"uses {len(partial)} different ones; use a nested ranker such as cls or random"
+            f"uses {len(partial)} different ones; use a nested one such as cls, divprune or random"
         )
     return ranker
 

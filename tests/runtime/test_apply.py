@@ -488,7 +488,7 @@ def test_policies_that_do_not_fit(model, policy, words):
 
 def test_a_ranker_that_nobody_registered(model):
     policy = policy_of(rankers=((0, RankerSpec("best")),))
-    with refuses(OpsearchError, "'best'", "cls, random, uniform"), policy.apply(model):
+    with refuses(OpsearchError, "'best'", "cls, divprune, random"), policy.apply(model):
         pass
 
 
