@@ -76,7 +76,7 @@ class _Programs:
         for _ in range(_TRIES):
             result = milp(
                 costs,
-                integrality=np.ones(len(column)),
+                integrality=np.ones(len(column), np.int64),
                 bounds=Bounds(0, 1),
                 constraints=limits,
                 options={"mip_rel_gap": 0.0},
@@ -103,14 +103,17 @@ Columns = dict[Choice | Pair, int]
 def _columns(part: Slice) -> Columns:
     """The place of every choice and of every pair that has an effect."""
     choices = [(k, int(i)) for k, options in enumerate(part.options) for i in options]
-    return {key: place for place, key in enumerate([*choices, *part.pairs])}
+    keys: list[Choice | Pair] = [*choices, *part.pairs]
+    return {key: place for place, key in enumerate(keys)}
 
 
 def _scaled(form: Linear, column: Columns) -> tuple[NDArray[np.float64], float]:
     """The coefficients of a form without its constant, and the factor they were scaled by."""
     row = np.zeros(len(column))
-    for key, coefficient in (*form.choices.items(), *form.pairs.items()):
-        row[column[key]] = coefficient
+    for choice, coefficient in form.choices.items():
+        row[column[choice]] = coefficient
+    for pair, coefficient in form.pairs.items():
+        row[column[pair]] = coefficient
     scale = _SCALE / max(float(np.abs(row).max(initial=0.0)), 1.0)
     return row * scale, scale
 
