@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.chunks import Chunk, MeasurementPlan
@@ -222,6 +222,8 @@ def _end(member: _Member) -> None:
 
 def _reason(error: RayError) -> str:
     """Ray's own words, as short as they can be."""
+    if isinstance(error, ActorUnavailableError):
+        return "its process or its machine is gone"
     text = str(error)
     because = re.search(r"because (its [^.\n]+)", text)
     return because[1] if because else text.strip().splitlines()[0].rstrip(".")
