@@ -18,6 +18,7 @@ from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
 from opsearch.bench.rankers import rankers
 from opsearch.bench.scaling import scaling
+from opsearch.bench.latency_table import latency_table
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
@@ -29,6 +30,7 @@ SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "gpu-latency": gpu_latency,
     "cpu-latency": cpu_latency,
     "rankers": rankers,
+    "latency-table": latency_table,
 }
 
 

@@ -19,11 +19,12 @@ from opsearch.bench.latency import Row, latency_row
 from opsearch.bench.pairs import Pair, timed_pairs
 from opsearch.bench.passes import timed
 from opsearch.bench.rules import by_rule
+from opsearch.builders import identity
 from opsearch.costs.shape import Shape
 from opsearch.policy import Policy
 
 SHAPE = Shape(4, 1024, 2816, 16, 16, 64, 32064, kv_bytes_per_element=4)
-_TINY = Shape(3, 64, 96, 4, 4, 16, 128, kv_bytes_per_element=4)
+TINY = Shape(3, 64, 96, 4, 4, 16, 128, kv_bytes_per_element=4)
 _RULES = ("tokens", "dop", "dop, kv stays")
 _BUDGETS = (0.14, 0.3)
 _IDENTITY_PAIRS, _PAIRS = 15, 3
@@ -32,11 +33,11 @@ _LOW, _HIGH = 3, 11
 
 
 def cpu_latency(tiny: bool) -> Iterator[Row]:
-    """The machine, a row per rule and budget, then what a policy that prunes nothing costs.
+    """The machine, a row per rule and budget, then what policies cost that prune nothing.
 
     tiny: a model of a few weights, to see that the suite runs.
     """
-    shape, n_visual, n_other = (_TINY, 180, 65) if tiny else (SHAPE, 2880, 65)
+    shape, n_visual, n_other = (TINY, 180, 65) if tiny else (SHAPE, 2880, 65)
     model = random_model("llava", shape, torch.float32, "cpu")
     work = random_workload(model, 1, n_visual, n_other)
     yield {
@@ -53,24 +54,27 @@ def cpu_latency(tiny: bool) -> Iterator[Row]:
                 continue
             pairs = list(timed_pairs(model, work, policy, 5, _PAIRS, warmups=0))
             yield {"rule": rule, "budget": budget, **latency_row(shape, policy, work, pairs)}
-    yield _identity(model, shape, n_visual // 10, n_other)
+    for rule, policy in (("identity", identity(shape.layers)), ("hooks", _hooks(shape.layers))):
+        yield {"rule": rule, **_overhead(model, shape, policy, n_visual // 10, n_other)}
 
 
-def _identity(model: Any, shape: Shape, n_visual: int, n_other: int) -> Row:
-    """What installed hooks cost where nothing is pruned.
+def _overhead(model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: int) -> Row:
+    """What a policy costs that prunes nothing.
 
     On shorter prompts, because the cost is fixed: a tenth of the work makes it weigh the more, and
     brings the two of a pair closer together in time.
     """
-    nothing = _prunes_nothing(shape.layers)
     work = random_workload(model, 1, n_visual, n_other)
-    pairs = list(timed_pairs(model, work, nothing, 2, _IDENTITY_PAIRS))
-    row = latency_row(shape, nothing, work, pairs)
-    return {"rule": "identity", **row, "first_token_ratio_interval": _interval(pairs)}
+    pairs = list(timed_pairs(model, work, policy, 2, _IDENTITY_PAIRS))
+    row = latency_row(shape, policy, work, pairs)
+    return {**row, "first_token_ratio_interval": _interval(pairs)}
 
 
-def _prunes_nothing(layers: int) -> Policy:
-    """More tokens than any prompt has: unlike the identity policy it installs every hook."""
+def _hooks(layers: int) -> Policy:
+    """More tokens than any prompt has: every hook is installed, and none finds work.
+
+    The identity policy installs nothing, so that its row says what such a measurement can tell.
+    """
     return Policy(((Fraction(10**6),) * 3,) * layers, unit="tokens", name="prunes nothing")
 
 

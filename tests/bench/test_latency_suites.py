@@ -51,12 +51,24 @@ def test_gpu_latency():
 
 
 def test_cpu_latency():
-    machine, *measured, identity = rows("cpu-latency")
+    machine, *measured, identity, hooks = rows("cpu-latency")
     assert machine["parameters"] > 0
     assert len({(row["rule"], row["budget"]) for row in measured}) == len(measured) > 0
-    low, high = identity["first_token_ratio_interval"]
-    assert (identity["pairs"], identity["flop_ratio"]) == (15, 1.0)
-    assert 0 < low <= high
+    assert (identity["rule"], hooks["rule"]) == ("identity", "hooks")
+    for row in (identity, hooks):
+        low, high = row["first_token_ratio_interval"]
+        assert (row["pairs"], row["flop_ratio"]) == (15, 1.0)
+        assert 0 < low <= high
+
+
+def test_latency_table():
+    fitted, *measured, together = rows("latency-table")
+    assert fitted["fitted_in_s"] > 0
+    assert fitted["table"]["rows"][0] == 65
+    assert fitted["table"]["rows"][-1] == 245
+    assert len(measured) == together["policies"] == 5
+    for row in measured:
+        assert row["error"] == pytest.approx(row["predicted_ms"] / row["real_ms"] - 1, abs=1e-3)
 
 
 def test_gpu_engine():
