@@ -2,8 +2,10 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+LOWEST := .venv-lowest/bin
+VISION := .venv-vision/bin
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow test-lowest test-vision lint clean
 
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
@@ -14,17 +16,35 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# What touches transformers' insides, with the lowest release of it that is supported.
+test-lowest: .venv-lowest/ready
+	$(LOWEST)/python -m pytest tests/runtime tests/measure $(ARGS)
+
+# Processors of families that cannot do without torchvision.
+test-vision: .venv-vision/ready
+	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py $(ARGS)
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest .venv-vision
 
 # torch comes first and with its exact version, so that no later package decides which build it is.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# A second environment over the first: it sees the first one's packages behind its own.
+.venv-lowest/ready: PACKAGES = transformers==5.10.4
+.venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
+.venv-%/ready: .venv/ready
+	$(PYTHON) -m venv .venv-$*
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	touch $@
