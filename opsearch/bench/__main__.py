@@ -16,9 +16,9 @@ from opsearch.bench.engine import engine
 from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
+from opsearch.bench.latency_table import latency_table
 from opsearch.bench.rankers import rankers
 from opsearch.bench.scaling import scaling
-from opsearch.bench.latency_table import latency_table
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
