@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00")
-_MARKERS = "osD^vPX*"
+_COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73")
+_MARKERS = "osD^vPX*h<>pd8"
 
 
 def draw(table: pd.DataFrame, unit: str) -> Figure:

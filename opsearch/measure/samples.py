@@ -40,7 +40,8 @@ class Sample:
         for name, tensor in sorted(self.inputs.items()):
             if tensor.shape != self.inputs["input_ids"].shape:
                 digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-                digest.update(tensor.numpy().tobytes())
+                # As bytes: NumPy knows no bfloat16.
+                digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
