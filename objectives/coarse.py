@@ -1,7 +1,7 @@
 """The true divergence where there are too many policies to measure: from coarse to fine.
 
-First every 4th depth with every share of tokens, then whatever is near the best policy so far,
-until all that is near it is measured. Near means: none of the depths up to which queries, keys and
+First every 4th depth with every share of tokens, then whatever is near the three best policies so
+far, until all that is near them is measured. Near means: none of the depths up to which queries, keys and
 MLPs work or stages begin, and not the place of a share among its values, differs by more than 2. It
 is a local search: what it finds need not be the best of the space.
 """
@@ -22,6 +22,7 @@ from opsearch.stage_space import StageSpace
 
 _STEP = 4  # layers between the depths that are measured first
 _NEAR = 2
+_BEST = 3  # near one alone, the search ends in the first valley
 
 Mask = NDArray[np.bool_]
 
@@ -50,14 +51,15 @@ class CoarseJoint:
         while new.any():
             policies = [space.decode(point) for point in space.points[new].tolist()]
             values[new] = rounded_mean(measure(policies))
-            best = np.nanargmin(values)
-            near = (np.abs(depths - depths[best]) <= _NEAR).all(axis=1)
+            best = np.argsort(values, kind="stable")[: min(_BEST, int((~np.isnan(values)).sum()))]
+            apart = np.abs(depths[:, None] - depths[best])
+            near = (apart <= _NEAR).all(axis=2).any(axis=1)
             new, rounds = near & feasible & np.isnan(values), rounds + 1
         measured = int((~np.isnan(values)).sum())
         every = "every depth" if step == 1 else f"every {step}{'th' if step > 3 else 'nd'} depth"
         how = (
             f"measured were the {started} of {every}, then, in {rounds - 1} rounds, the "
-            f"{measured - started} near the best so far"
+            f"{measured - started} near the three best so far"
         )
         return Table(self.name, "nats", values, KL_QUANTUM, how=how)
 

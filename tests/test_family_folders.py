@@ -104,9 +104,9 @@ def test_a_ranker_that_cannot_work_is_refused_by_the_config_alone(
     out = tmp_path / "run"
     assert call(["run", f"--model={tmp_path / 'model'}", *options, f"--out={out}"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith("error: --ranker cls: ")
+    assert said.startswith("error: family ")
     assert reason in said
-    assert said.endswith("; choose another --ranker, such as random or uniform")
+    assert said.endswith("; choose another --ranker, e.g. divprune, random, uniform")
     assert not out.exists()
 
 

@@ -76,7 +76,7 @@ def test_beyond_the_effort_it_is_searched_from_coarse_to_fine(tmp_path):
     result = run(RunConfig(**settings, out=tmp_path / "run"), silent())
     assert result.config.objective == "joint"
     assert result.solution.status is Status.FEASIBLE
-    assert "near the best so far" in result.solution.note
+    assert "near the three best so far" in result.solution.note
 
 
 @pytest.mark.parametrize(("stages", "policies"), [(1, 513), (2, 60_033)])

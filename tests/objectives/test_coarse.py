@@ -82,7 +82,7 @@ def test_it_comes_close_to_the_optimum_with_a_part_of_the_measurements(full):
     # In nats; at half of the budgets it is the optimum itself.
     assert np.median(regrets) == 0
     assert max(regrets) <= 0.02
-    assert np.mean(shares) <= 0.3
+    assert np.mean(shares) <= 0.4
 
 
 def test_it_says_what_was_measured_and_claims_no_proof(full):
@@ -153,4 +153,4 @@ def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort(tmp_path):
     assert "objective joint from coarse to fine: measuring every feasible pol" in said.getvalue()
     assert (result.config.objective, result.config.solver) == ("joint", "grid")
     assert result.solution.status is Status.FEASIBLE
-    assert "near the best so far" in (tmp_path / "run" / "solution.json").read_text()
+    assert "near the three best so far" in (tmp_path / "run" / "solution.json").read_text()
