@@ -1,9 +1,9 @@
 """The true divergence where there are too many policies to measure: from coarse to fine.
 
 First every 4th depth with every share of tokens, then whatever is near the three best policies so
-far, until all that is near them is measured. Near means: none of the depths up to which queries, keys and
-MLPs work or stages begin, and not the place of a share among its values, differs by more than 2. It
-is a local search: what it finds need not be the best of the space.
+far, until all that is near them is measured. Near means: none of the depths up to which queries,
+keys and MLPs work or stages begin, and not the place of a share among its values, differs by more
+than 2. It is a local search: what it finds need not be the best of the space.
 """
 
 from __future__ import annotations
