@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _SETTINGS = {
     # What Ray will do one day anyway, and warns of until then.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_PATIENCE = 10.0  # seconds until a host that says nothing counts as absent
 
 
 @contextmanager
@@ -41,10 +43,11 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _knock(address)
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or repr(error)).strip().splitlines()[0].rstrip(".")
         raise OpsearchError(
             f"the Ray cluster {address!r} cannot be joined ({reason}); give the address that `ray "
@@ -59,6 +62,13 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 def _keep_others_out() -> None:
