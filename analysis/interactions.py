@@ -28,8 +28,9 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
 
     first, second: names; first_value, second_value; joint: mean KL in nats of both together; alone:
     the sum of the mean KL of each by itself; interaction: joint - alone, low, high: its 95 %
-    bootstrap interval over samples. Where both together are the same policy as one alone, dead
-    operations make it so, and the row is left out. Raises OpsearchError when no pair was measured.
+    bootstrap interval over samples; pairs: how many such pairs of values there are, measured or
+    not. Where both together are the same policy as one alone, because the other's operations are
+    dead, there is no pair. Raises OpsearchError when no pair was measured.
     """
     weights = resamples(len(measured.items), seed)
     blocks = [
@@ -52,14 +53,16 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
         axis: [space.index_of([*top[:axis], i, *top[axis + 1 :]]) for i in range(top[axis])]
         for axis in (k, m)
     }
-    places, points = [], []
+    places, points, pairs = [], [], 0
     for i, j in np.ndindex(top[k], top[m]):
         point = list(top)
         point[k], point[m] = i, j
         row = space.index_of(point)
-        if row not in (single[k][i], single[m][j]) and measured.complete[row]:
-            places.append((i, j))
-            points.append(row)
+        if row not in (single[k][i], single[m][j]):
+            pairs += 1
+            if measured.complete[row]:
+                places.append((i, j))
+                points.append(row)
     first, second = space.parameters[k], space.parameters[m]
     at = np.array(places, np.int64).reshape(-1, 2)
     alone = measured.alone["kl"][k][at[:, 0]] + measured.alone["kl"][m][at[:, 1]]
@@ -76,6 +79,7 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
             "interaction": interaction.mean(axis=1),
             "low": low,
             "high": high,
+            "pairs": pairs,
         }
     )
 
@@ -119,9 +123,10 @@ def describe(table: pd.DataFrame) -> str:
         below = (rows["interaction"] < 0).mean()
         extreme = rows.iloc[int(rows["interaction"].abs().to_numpy().argmax())]
         sentences.append(
-            f"{first} and {second}, {len(rows)} pairs: interactions are {ratio:.0%} of what both "
-            f"cost alone, {below:.0%} of them below zero (the sum overstates), {sure:.0%} for "
-            f"certain on one side of zero; the largest is {extreme['interaction']:+.2f} nats "
+            f"{first} and {second}, {len(rows)} of {extreme['pairs']} pairs: interactions are "
+            f"{ratio:.0%} of what both cost alone, {below:.0%} of them below zero (the sum "
+            f"overstates), {sure:.0%} for certain on one side of zero; the largest is "
+            f"{extreme['interaction']:+.2f} nats "
             f"({extreme['low']:+.2f} to {extreme['high']:+.2f}) at {first} "
             f"{extreme['first_value']:g}, {second} {extreme['second_value']:g}, where the joint KL "
             f"is {extreme['joint']:.2f}."

@@ -69,7 +69,7 @@ def require_individual(space: Space) -> None:
         raise OpsearchError(
             f"space {space.name!r} has no individual divergences, its parameters "
             f"{', '.join(p.name for p in space.parameters)} prune only together; "
-            "use --objective joint, or --space dop or depth"
+            "use --objective joint, or a run of space dop or depth"
         )
 
 

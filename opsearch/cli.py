@@ -165,6 +165,8 @@ def solve(
         run_folder, budget, objective, solver, evaluations, seed, out_folder
     )
     print_solution(problem, solution, folder, out)
+    if out_folder is None:
+        out.print("the run's earlier policy and comparison are replaced; --out FOLDER keeps them")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from rich.table import Table
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.errors import UnknownNameError
 from opsearch.policy import Policy
-from opsearch.problem import KL_QUANTUM, Problem, format_amount
+from opsearch.problem import KL_QUANTUM, Constraint, Problem, format_amount
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
 from opsearch.verdict import cell, verdict
@@ -36,7 +36,7 @@ def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
     print_summary(result.problem, result.solution, console)
     if result.prefill is not None:
-        _print_prefill(result.prefill, console)
+        _print_prefill(result.prefill, result.problem.constraints, console)
     for line in verdict(result.comparison):
         console.print(line, soft_wrap=True)
     console.print(comparison_table(result.comparison))
@@ -55,13 +55,22 @@ def print_run(result: RunResult, console: Console) -> None:
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _print_prefill(found: TimedPrefill, console: Console) -> None:
+def _print_prefill(
+    found: TimedPrefill, constraints: Sequence[Constraint], console: Console
+) -> None:
     console.print(
         f"prefill of {found.n_visual} visual and {found.n_other} other tokens: predicted "
         f"{found.predicted:.4g} ms, real {found.real:.4g} ms; original predicted "
         f"{found.original_predicted:.4g} ms, real {found.original_real:.4g} ms",
         soft_wrap=True,
     )
+    limit = next(c.limit / c.samples / 1e6 for c in constraints if c.unit == "ns")
+    if found.real > limit:
+        console.print(
+            f"the real time is {found.real / limit - 1:.0%} above the budget of {limit:.4g} ms: "
+            "where nothing else ran meanwhile, take a smaller budget",
+            soft_wrap=True,
+        )
 
 
 def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
@@ -108,8 +117,9 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
+        word = "predicted " if constraint.unit == "ns" else ""
         console.print(
-            f"{constraint.name} {cost} within {limit}; text alone {floor}", soft_wrap=True
+            f"{word}{constraint.name} {cost} within {limit}; text alone {floor}", soft_wrap=True
         )
     bound = ""
     if solution.bound is not None:

@@ -18,6 +18,7 @@ from opsearch.measure.estimate import estimate
 from opsearch.measure.trie import Layout, Size
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, feasible_points
+from opsearch.rankers import make_ranker
 from opsearch.registry import lookup
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
@@ -28,7 +29,7 @@ _PER_GPU = 100e12
 
 
 def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
-    """The space that a run searches."""
+    """The space that a run searches; OpsearchError where its ranker cannot serve it."""
     named = {"16": N_V_16, "8": N_V_8}
     n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
     factory = lookup("spaces", config.space, SPACES)
@@ -36,6 +37,12 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
         "dop": {"kv": config.kv},
         "stages": {"stages": config.stages},
     }
+    if config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:
+        raise OpsearchError(
+            f"ranker {ranker} gives another order for each count, but policies of space stages "
+            f"keep up to {config.stages} different ones; use --stages 1, or a nested ranker such "
+            "as cls, divprune or random"
+        )
     space: Space = factory(layers, n_v=n_v, ranker=ranker, **options.get(config.space, {}))
     return space
 

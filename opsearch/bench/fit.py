@@ -6,9 +6,11 @@ Other processes only ever add time, so that of several rounds over the grid the 
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,13 +34,20 @@ Key = tuple[int, int, int]
 def place_of(config: Any, dtype: str, device: str, attention: str) -> str:
     """What a table holds for: the machine, versions, and the decoder but for its depth."""
     cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu"
+    name = torch.cuda.get_device_name(device) if cuda else _processor()
     threads = "" if cuda else f", {torch.get_num_threads()} threads"
     versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers"))
     s = Shape.from_config(config)
     decoder = f"{config.get_text_config().model_type} of width {s.hidden}, MLP {s.intermediate}"
     heads = f"{s.heads} heads of {s.head_dim}, {s.kv_heads} for keys, vocabulary {s.vocab}"
     return f"{name}{threads}, {dtype}, {attention}, {versions}; {decoder}, {heads}"
+
+
+def _processor() -> str:
+    """Name of the processor and of the host: another machine is to fit a table of its own."""
+    told = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", told.read_text()) if told.exists() else []
+    return f"{[*names, platform.processor() or platform.machine()][0]} of {platform.node()}"
 
 
 @torch.inference_mode()

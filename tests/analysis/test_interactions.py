@@ -57,7 +57,7 @@ def test_the_words_name_the_largest_and_the_map_shows_it(tmp_path):
     text = describe(rows)
     for (first, second), pair in rows.groupby(["first", "second"]):
         largest = pair.loc[pair["interaction"].abs().idxmax()]
-        assert f"{first} and {second}, {len(pair)} pairs" in text
+        assert f"{first} and {second}, {len(pair)} of {len(pair)} pairs" in text
         assert f"the largest is {largest['interaction']:+.2f} nats" in text
     figure = draw(rows)
     images = [axes.images[0] for axes in figure.axes if axes.images]

@@ -1,0 +1,23 @@
+"""A ranker whose order depends on the count is refused where a space's policies keep several."""
+
+import pytest
+
+from opsearch.config import RunConfig
+from opsearch.errors import OpsearchError
+from opsearch.policy import RankerSpec
+from opsearch.problem_setup import make_space
+
+
+@pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
+def test_stages_need_a_nested_ranker(ranker):
+    with pytest.raises(OpsearchError, match=rf"ranker {ranker} .* up to 2 different .* --stages 1"):
+        make_space(RunConfig(space="stages"), 4, RankerSpec(ranker))
+
+
+@pytest.mark.parametrize("changes", [{"stages": 1}, {"space": "depth"}])
+def test_one_count_needs_none(changes):
+    config = RunConfig(**{"space": "stages", **changes})
+    space = make_space(config, 4, RankerSpec("vispruner"))
+    counts = space.resolved(space.points, 100)
+    partial = [set(row[(row > 0) & (row < 100)].tolist()) for row in counts]
+    assert max(map(len, partial)) == 1
