@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationMixin
 
 from opsearch import builders
 from opsearch.errors import ModelError
@@ -46,6 +47,10 @@ def test_logits_are_the_references_with_the_tokens_of_the_description(name, rank
         assert (model(**inputs, **given).logits - found).abs().max() > 0.01
 
 
+@pytest.mark.skipif(
+    not hasattr(GenerationMixin, "_expand_multimodal_outputs"),
+    reason="old transformers mixes up the images of samples that have several",
+)
 @pytest.mark.parametrize(("name", "ranker"), list(usable()))
 def test_beams_rank_as_their_sample_does(name, ranker):
     model, family = built(name, LAYERS), FAMILIES[name]
