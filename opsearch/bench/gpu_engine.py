@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import numpy as np
 import torch
 
 from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
+from opsearch.bench.gpu import gpu, machine, measured_speeds
 from opsearch.bench.latency import Row
 from opsearch.bench.roofline import Roofline
 from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
-from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.samples import Sample
@@ -47,19 +46,10 @@ def gpu_engine(tiny: bool) -> Iterator[Row]:
     tiny: three layers of a few weights on whatever device there is. Raises ModelError without it
     where there is no CUDA device.
     """
-    if not tiny and not torch.cuda.is_available():
-        raise ModelError(
-            "the suite gpu-engine needs a CUDA device and torch finds none; run it with --tiny to "
-            "try it on the CPU"
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = gpu("gpu-engine", tiny)
     started = time.monotonic()
-    speeds = Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
-    yield {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
-        "matmul_flops_per_s": speeds.flops,
-    }
+    speeds = measured_speeds(device, tiny)
+    yield machine(device, speeds)
     for name, make, n_v in SEARCHES:
         shape = Shape(3, 64, 96, 4, 2, 16, 128) if tiny else SHAPES[name]
         model = random_model(FAMILIES[name], shape, torch.bfloat16, device)

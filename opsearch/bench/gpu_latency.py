@@ -10,18 +10,17 @@ import gc
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
+from opsearch.bench.gpu import gpu, machine, measured_speeds
 from opsearch.bench.latency import Row, kv_stored, latency_row
 from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.bench.roofline import Roofline
 from opsearch.bench.rules import by_rule, usual_budgets
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
-from opsearch.errors import ModelError
 from opsearch.policy import Policy
 
 _SECONDS = 420.0  # after which nothing new is measured
@@ -34,20 +33,10 @@ def gpu_latency(tiny: bool) -> Iterator[Row]:
     tiny: three layers of a few weights on whatever device there is. Raises ModelError without it
     where there is no CUDA device.
     """
-    if not tiny and not torch.cuda.is_available():
-        raise ModelError(
-            "the suite gpu-latency needs a CUDA device and torch finds none; run it with --tiny to "
-            "try it on the CPU"
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = gpu("gpu-latency", tiny)
     started = time.monotonic()
-    speeds = Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
-    yield {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
-        "matmul_flops_per_s": speeds.flops,
-        "bytes_per_s": speeds.bytes,
-    }
+    speeds = measured_speeds(device, tiny)
+    yield machine(device, speeds)
     for name, true_shape in SHAPES.items():
         shape = _tiny(true_shape) if tiny else true_shape
         model = random_model(FAMILIES[name], shape, torch.bfloat16, device)

@@ -1,0 +1,38 @@
+"""Where the suites for a GPU run, and how fast that device is at best."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import torch
+
+from opsearch.bench.latency import Row
+from opsearch.bench.roofline import Roofline
+from opsearch.errors import ModelError
+
+
+def gpu(suite: str, tiny: bool) -> str:
+    """The CUDA device or, for a tiny suite, whatever there is; ModelError where it needs one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if tiny:
+        return "cpu"
+    raise ModelError(
+        f"the suite {suite} needs a CUDA device and torch finds none; run it with --tiny to try it "
+        "on the CPU"
+    )
+
+
+def measured_speeds(device: str, tiny: bool) -> Roofline:
+    """What the device reaches in bfloat16."""
+    return Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
+
+
+def machine(device: str, speeds: Roofline) -> Row:
+    """The first row of a suite: device, versions and speeds."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "matmul_flops_per_s": speeds.flops,
+        "bytes_per_s": speeds.bytes,
+    }
