@@ -23,7 +23,7 @@ def ladder(measured: Measured) -> Rows:
     The policies within a budget are then the first so many, and of equal values the first is the
     one that solvers take: lower cost, then the lexicographically smaller index row.
     """
-    order = np.lexsort((*measured.space.points.T[::-1], measured.flops.costs))
+    order = np.lexsort((*measured.space.points.T[::-1], measured.flops.listed))
     known = (measured.complete & ~np.isnan(measured.proxy()).any(axis=1))[order]
     return order if known.all() else order[: known.argmin()]
 
@@ -32,12 +32,12 @@ def within(measured: Measured, rows: Rows, percents: Rows) -> Rows:
     """How many of the first `rows` keep within each budget in per cent of stock, int64[K]."""
     # Python's integers: a hundredfold of the stock cost of many samples is beyond 64 bits.
     limits = [int(percent) * int(measured.flops.stock) // 100 for percent in percents]
-    return np.searchsorted(measured.flops.costs[rows], limits, side="right")
+    return np.searchsorted(measured.flops.listed[rows], limits, side="right")
 
 
 def missing(measured: Measured, rows: Rows, percents: Rows) -> Rows:
     """How many policies within each budget are not among `rows`, int64[K]."""
-    everything = np.argsort(measured.flops.costs, kind="stable")
+    everything = np.argsort(measured.flops.listed, kind="stable")
     return within(measured, everything, percents) - within(measured, rows, percents)
 
 

@@ -44,7 +44,7 @@ class Measured:
     @property
     def share(self) -> Array:
         """Cost of every point as share of the stock model, float64[P]."""
-        return self.flops.costs / self.flops.stock
+        return self.flops.listed / self.flops.stock
 
     def proxy(self, divergence: str = "kl") -> Array:
         """The additive proxy of every point on every sample, float64[P, S] (DOP, 2507.02909)."""

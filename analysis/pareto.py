@@ -32,15 +32,15 @@ def front(costs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.i
 
 def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64]) -> pd.DataFrame:
     """The front as a tidy table: the parameters, cost per sample, share of stock, value."""
-    rows = front(constraint.costs, values)
+    rows = front(constraint.listed, values)
     table = pd.DataFrame(
         {
             parameter.name: [str(parameter.values[i]) for i in space.points[rows, k]]
             for k, parameter in enumerate(space.parameters)
         }
     )
-    table[f"{constraint.name}_per_sample"] = constraint.costs[rows] / constraint.samples
-    table["share"] = constraint.costs[rows] / constraint.stock
+    table[f"{constraint.name}_per_sample"] = constraint.listed[rows] / constraint.samples
+    table["share"] = constraint.listed[rows] / constraint.stock
     table["value"] = values[rows]
     return table
 

@@ -63,7 +63,7 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
     400 halves; split_low, split_high: the middle 95 % of the halves' regrets.
     Raises OpsearchError when no budget was measured completely or there is one sample only.
     """
-    costs, stock = measured.flops.costs, measured.flops.stock
+    costs, stock = measured.flops.listed, measured.flops.stock
     percents = np.arange(-(-100 * costs.min() // stock), -(-100 * costs.max() // stock) + 1)
     rows = ladder(measured)
     sizes, absent = within(measured, rows, percents), missing(measured, rows, percents)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.problem import Form, Measure, Objective
 from opsearch.spaces import Space
 
@@ -29,4 +30,8 @@ class Maker(Protocol):
         """Measure and build the objective; only points where `feasible` need values."""
 
 
-OBJECTIVES: dict[str, type[Any]] = {"additive": Additive, "joint": Joint}
+OBJECTIVES: dict[str, type[Any]] = {
+    "additive": Additive,
+    "joint": Joint,
+    "pairwise": MeasuredPairs,
+}

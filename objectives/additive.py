@@ -32,8 +32,8 @@ class Additive:
     name: ClassVar[str] = "additive"
     form: ClassVar[Form] = "separable"
 
-    def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
-        """One policy per measured value of each parameter; feasibility does not matter.
+    def policies(self, space: Space) -> list[Policy]:
+        """One policy per measured value of each parameter.
 
         Raises OpsearchError for a space whose parameters prune nothing alone.
         """
@@ -46,14 +46,14 @@ class Additive:
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Separable:
         """Measure the individual divergences (nats, mean over samples) and sum them."""
-        means = iter(measure(self.policies(space, feasible)).mean(axis=1))
+        means = iter(measure(self.policies(space)).mean(axis=1))
         terms = []
         for parameter in space.parameters:
             measured = self.measured(parameter)
             values = np.array([next(means) for _ in measured])
             terms.append(interpolated(parameter, measured, values))
         rounded = tuple(np.round(term, KL_DECIMALS) for term in terms)
-        return Separable(self.name, "nats", space.points, rounded, KL_QUANTUM)
+        return Separable(self.name, "nats", space, rounded, KL_QUANTUM)
 
     def measured(self, parameter: Parameter) -> Sequence[int]:
         """Indices of the values that are measured, evenly spread and with both ends."""

@@ -6,13 +6,13 @@ With a solver that reads tables all feasible points are measured; with one that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy import Policy
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
 from opsearch.spaces import Space
 
@@ -29,22 +29,18 @@ class Joint:
         """What `make` will return."""
         return "blackbox" if self.lazy else "table"
 
-    def policies(self, space: Space, feasible: NDArray[np.bool_]) -> list[Policy]:
-        """All feasible policies; none when they are measured on demand."""
-        rows = [] if self.lazy else space.points[feasible].tolist()
-        return [space.decode(point) for point in rows]
-
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Table | Blackbox:
         """Measure the feasible points now, or each when asked."""
         if self.lazy:
 
-            def evaluate(index: int) -> float:
-                policy = space.decode(space.points[index].tolist())
-                return float(rounded_mean(measure([policy]))[0])
+            def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
+                return rounded_mean(measure([space.decode(space.row(i)) for i in indices]))
 
             return Blackbox(self.name, "nats", evaluate, KL_QUANTUM)
         values = np.full(len(space.points), np.nan)
-        values[feasible] = rounded_mean(measure(self.policies(space, feasible)))
+        values[feasible] = rounded_mean(
+            measure([space.decode(point) for point in space.points[feasible].tolist()])
+        )
         return Table(self.name, "nats", values, KL_QUANTUM)
 
 

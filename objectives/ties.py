@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Blackbox, Objective, Separable, Table
+from opsearch.problem import Blackbox, Objective, Pairwise, Separable, Table
 
 
 def with_ties(objective: Objective, floor: float) -> Objective:
@@ -30,8 +30,10 @@ def with_ties(objective: Objective, floor: float) -> Objective:
         case Blackbox():
             measured = objective.evaluate
             return replace(
-                objective,
-                evaluate=lambda index: round(measured(index) / floor) * floor,
-                quantum=floor,
+                objective, evaluate=lambda indices: rounded(measured(indices)), quantum=floor
             )
+        case Pairwise():
+            terms = tuple(rounded(term) for term in objective.terms)
+            pairs = {pair: float(rounded(np.array(w))) for pair, w in objective.pairs.items()}
+            return replace(objective, terms=terms, pairs=pairs, quantum=floor)
     return objective

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from opsearch import builders
 from opsearch.costs.cost import Cost
 from opsearch.errors import OpsearchError
+from opsearch.layer_costs import layer_costs
+from opsearch.layer_space import LayerSpace
 from opsearch.policy import Policy
 from opsearch.problem import Constraint, format_amount
 from opsearch.spaces import Space
@@ -85,7 +87,11 @@ def constraint(
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
         raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
-    costs = space_costs(cost, space, samples)
+    costs = (
+        layer_costs(cost, space, samples)
+        if isinstance(space, LayerSpace)
+        else space_costs(cost, space, samples)
+    )
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
     return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
 

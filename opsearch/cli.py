@@ -59,13 +59,19 @@ def run(
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
     heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
-    space: Annotated[str, typer.Option(help="tokens, dop, depth or stages.")] = "dop",
+    space: Annotated[
+        str, typer.Option(help="tokens, dop, depth, stages, layers or operations.")
+    ] = "dop",
     kv: Annotated[
         str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
     ] = "leaves",
     stages: Annotated[
         int, typer.Option(min=1, max=3, help="stages: how often tokens are dropped, at most.")
     ] = 2,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="layers, operations: never pruned, e.g. 0,1:mlp: layer 0, MLP of 1."),
+    ] = None,
     n_v: Annotated[
         str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
     ] = "16",
@@ -78,11 +84,15 @@ def run(
     ] = None,
     budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
     objective: Annotated[
-        str | None, typer.Option(help="additive or joint; default: joint where it fits --effort.")
+        str | None,
+        typer.Option(help="joint, additive or pairwise; default: joint where it fits --effort."),
     ] = None,
     points: Annotated[
         int | None, typer.Option(help="additive: values measured per parameter; default: all.")
     ] = None,
+    pairs: Annotated[
+        str, typer.Option(help="pairwise: interactions of adjacent layers, or all.")
+    ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[str | None, typer.Option(help="grid, ortools, scipy or optuna.")] = None,
     evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,

@@ -36,11 +36,13 @@ class RunConfig(BaseModel):
     space: str = "dop"
     kv: Literal["leaves", "stays"] = "leaves"
     stages: int = Field(STAGES, ge=1, le=3)
+    keep: str | None = None
     n_v: tuple[str, ...] | Literal["16", "8"] = "16"
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)
     objective: str | None = None
     points: int | None = Field(None, ge=2)
+    pairs: Literal["adjacent", "all"] = "adjacent"
     positions: int = Field(1, ge=1)
     solver: str | None = None
     evaluations: int = Field(150, ge=1)

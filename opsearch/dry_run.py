@@ -39,12 +39,13 @@ _HEAD, _TAIL = 35, 30
 class DryRun:
     """The work of each objective; seconds: at the nominal speed that --effort counts with.
 
+    feasible: the number of policies within the budget, None where they are too many to list.
     chosen: which objective the run would take, and why.
     """
 
     space: Space
     constraint: Constraint
-    feasible: int
+    feasible: int | None
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
     itemsize: int
@@ -83,8 +84,10 @@ def _plan(
     shape: Shape,
     choice: Choice,
 ) -> DryRun:
-    feasible = feasible_points(space, constraints)
-    points = {"joint": space.points[feasible]}
+    feasible, points = None, {}
+    if space.listed:
+        mask = feasible_points(space, constraints)
+        feasible, points = int(mask.sum()), {"joint": space.points[mask]}
     if space.parameters_act_alone:
         points["additive"] = _single(space, Additive(config.points))
     estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
@@ -92,7 +95,7 @@ def _plan(
     return DryRun(
         space,
         constraints[0],
-        int(feasible.sum()),
+        feasible,
         estimates,
         {name: found.flops / speed for name, found in estimates.items()},
         torch.empty(0, dtype=DTYPES[config.dtype]).element_size(),

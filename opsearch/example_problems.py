@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.policy import KV, MLP, Q, live
-from opsearch.problem import Blackbox, Constraint, Form, Objective, Problem, Separable, Table
+from opsearch.problem import (
+    Blackbox,
+    Constraint,
+    Form,
+    Objective,
+    Pairwise,
+    Problem,
+    Separable,
+    Table,
+)
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
 
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
@@ -83,7 +92,7 @@ def random_problem(
     space = random_space(random, layers=layers)
     quantum = scale / 50 if exact_ties else 0.0
     terms = random_terms(random, space, scale, quantum)
-    objective = Separable("random", "nats", space.points, terms, quantum)
+    objective = Separable("random", "nats", space, terms, quantum)
     costs = {"flops": flops_like(space), "kv": kv_like(space)}
     names = list(costs)[:budgets]
     limits = tuple(budget(name, costs[name], random.uniform(0.05, 0.95)) for name in names)
@@ -110,6 +119,13 @@ def as_form(problem: Problem, form: Form) -> Problem:
     other: Objective = objective
     if form == "table":
         other = Table(objective.name, objective.unit, objective.values, objective.quantum)
-    elif form != "separable":
-        other = Blackbox(objective.name, objective.unit, objective.value, objective.quantum, form)
+    elif form == "pairwise":
+        space, terms = objective.space, objective.terms
+        other = Pairwise(objective.name, objective.unit, space, terms, {}, objective.quantum)
+    elif form == "blackbox":
+
+        def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
+            return np.array([objective.value(index) for index in indices])
+
+        other = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
     return replace(problem, objective=other)

@@ -79,8 +79,7 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
     )
     console.print(
-        f"space {plan.space.name}: {plan.feasible:,} of {len(plan.space.points):,} policies within "
-        f"{limit}; text alone {floor}",
+        f"space {plan.space.name}: {_policies(plan)}{limit}; text alone {floor}",
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
@@ -99,6 +98,12 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         "final comparison comes on top.",
         soft_wrap=True,
     )
+
+
+def _policies(plan: DryRun) -> str:
+    if plan.feasible is None:
+        return "too many policies to list, budget "
+    return f"{plan.feasible:,} of {len(plan.space.points):,} policies within "
 
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:

@@ -6,7 +6,7 @@ make of it is in `opsearch.solution`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import InfeasibleBudgetError
+from opsearch.layer_costs import LayerCosts
 from opsearch.policy import Policy
 from opsearch.spaces import Space
 
@@ -42,7 +43,7 @@ class Objective(Protocol):
     def quantum(self) -> float: ...
 
     def value(self, index: int) -> float:
-        """The value of row `index` of the space's points."""
+        """The value of a point by its number."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Separable:
 
     name: str
     unit: str
-    points: NDArray[np.int64]
+    space: Space
     terms: tuple[NDArray[np.float64], ...]
     quantum: float = 0.0
     form: Form = "separable"
@@ -78,44 +79,92 @@ class Separable:
     @cached_property
     def values(self) -> NDArray[np.float64]:
         """The sum of the terms at every point of the space."""
-        columns = zip(self.terms, self.points.T, strict=True)
+        columns = zip(self.terms, self.space.points.T, strict=True)
         return np.asarray(np.sum([term[column] for term, column in columns], axis=0))
 
     def value(self, index: int) -> float:
         """The sum of the terms at point `index`."""
-        return float(self.values[index])
+        row = self.space.row(index)
+        return float(sum(term[i] for term, i in zip(self.terms, row, strict=True)))
+
+
+Choice = tuple[int, int]
+"""A parameter and the index of one of its values."""
+Pair = tuple[Choice, Choice]
+"""Two choices, the one of the earlier parameter first."""
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """A sum of one term per parameter, and of what pairs of choices add or spare together."""
+
+    name: str
+    unit: str
+    space: Space
+    terms: tuple[NDArray[np.float64], ...]
+    pairs: Mapping[Pair, float]
+    quantum: float = 0.0
+    form: Form = "pairwise"
+
+    def value(self, index: int) -> float:
+        """The sum of the terms and of the pairs that hold at point `index`."""
+        row = self.space.row(index)
+        alone = sum(term[i] for term, i in zip(self.terms, row, strict=True))
+        together = (w for ((k, i), (m, j)), w in self.pairs.items() if row[k] == i and row[m] == j)
+        return float(alone + sum(together))
 
 
 @dataclass(frozen=True)
 class Blackbox:
-    """An objective that is measured when asked for."""
+    """An objective that is measured when asked for, best for many points at once.
+
+    evaluate: values of points by their numbers, float64[n].
+    """
 
     name: str
     unit: str
-    evaluate: Callable[[int], float] = field(compare=False)
+    evaluate: Callable[[Sequence[int]], NDArray[np.float64]] = field(compare=False)
     quantum: float = 0.0
     form: Form = "blackbox"
 
     def value(self, index: int) -> float:
         """Measure point `index`."""
-        return self.evaluate(index)
+        return float(self.evaluate([index])[0])
 
 
 @dataclass(frozen=True)
 class Constraint:
     """A cost that must stay within a limit, as exact integers over all measured samples.
 
-    costs: int64[P], the cost of every point of the space; stock: that of the original model;
-    floor: what the text alone costs.
+    costs: by number of the point; int64[P] in a space whose points are listed; stock: that of the
+    original model; floor: what the text alone costs.
     """
 
     name: str
     unit: str
-    costs: NDArray[np.int64]
+    costs: NDArray[np.int64] | LayerCosts
     limit: int
     stock: int
     samples: int = 1
     floor: int = 0
+
+    @property
+    def listed(self) -> NDArray[np.int64]:
+        """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
+        if isinstance(self.costs, LayerCosts):
+            self.costs.space.refuse()
+        return self.costs
+
+    def cost(self, index: int) -> int:
+        """The cost of a point by its number."""
+        return int(self.costs[index])
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The numbers of a cheapest and of a dearest point."""
+        if isinstance(self.costs, LayerCosts):
+            return self.costs.cheapest(), self.costs.dearest()
+        return int(self.costs.argmin()), int(self.costs.argmax())
 
     def describe(self, cost: int) -> str:
         """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
@@ -132,14 +181,23 @@ class Problem:
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Which points keep within every constraint, bool[P]."""
+        """Which points keep within every constraint, bool[P]; OpsearchError without a list."""
         return feasible_points(self.space, self.constraints)
+
+    @property
+    def solvable(self) -> bool:
+        """Whether some point keeps within every constraint."""
+        return some_point_within(self.space, self.constraints)
+
+    def within(self, index: int) -> bool:
+        """Whether a point keeps within every constraint."""
+        return all(c.cost(index) <= c.limit for c in self.constraints)
 
     @property
     def cost(self) -> NDArray[np.int64]:
         """The cost that breaks ties: the first constraint's, zero without constraints."""
         if self.constraints:
-            return self.constraints[0].costs
+            return self.constraints[0].listed
         return np.zeros(len(self.space.points), np.int64)
 
     def with_budget(self, constraints: Sequence[Constraint]) -> Problem:
@@ -151,13 +209,21 @@ def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[
     """Which points of the space keep within all limits, bool[P]."""
     mask = np.ones(len(space.points), bool)
     for constraint in constraints:
-        mask &= constraint.costs <= constraint.limit
+        mask &= constraint.listed <= constraint.limit
     return mask
+
+
+def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
+    """Whether some point of the space keeps within all limits."""
+    if space.listed:
+        return bool(feasible_points(space, constraints).any())
+    # There one point is the cheapest in every cost.
+    return all(c.cost(c.ends[0]) <= c.limit for c in constraints)
 
 
 def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
     """Raise InfeasibleBudgetError with the achievable range when no point is within all limits."""
-    if not feasible_points(space, constraints).any():
+    if not some_point_within(space, constraints):
         raise InfeasibleBudgetError(explain_infeasible(space, constraints))
 
 
@@ -165,11 +231,10 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
     """One sentence per budget that is out of reach, or one on budgets that clash."""
     sentences = []
     for constraint in constraints:
-        cheapest = int(constraint.costs.argmin())
-        lowest, highest = int(constraint.costs[cheapest]), int(constraint.costs.max())
+        cheapest, dearest = constraint.ends
+        lowest, highest = constraint.cost(cheapest), constraint.cost(dearest)
         if lowest > constraint.limit:
-            shares = zip(space.parameters, space.points[cheapest], strict=True)
-            named = " ".join(f"{p.name}={p.values[i]}" for p, i in shares)
+            named = _named(space, cheapest)
             cost = "" if constraint.name == "flops" else constraint.name
             suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
             sentences.append(
@@ -185,6 +250,14 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
             f"({each}); raise one"
         )
     return "; ".join(sentences)
+
+
+def _named(space: Space, index: int) -> str:
+    """A point in words: its parameters, or the name of its policy where they are too many."""
+    row = space.row(index)
+    if not space.listed:
+        return space.decode(row).name
+    return " ".join(f"{p.name}={p.values[i]}" for p, i in zip(space.parameters, row, strict=True))
 
 
 def format_amount(amount: float, unit: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 from opsearch.budget import Budget, constraint
@@ -16,7 +17,7 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.measure.estimate import estimate
 from opsearch.measure.trie import Layout, Size
-from opsearch.policy import RankerSpec
+from opsearch.policy import MODULES, RankerSpec
 from opsearch.problem import Constraint, feasible_points
 from opsearch.rankers import make_ranker
 from opsearch.registry import lookup
@@ -33,9 +34,17 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
     named = {"16": N_V_16, "8": N_V_8}
     n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
     factory = lookup("spaces", config.space, SPACES)
+    if config.keep and config.space not in ("layers", "operations"):
+        raise OpsearchError(
+            f"--keep {config.keep} needs a space with a choice per operation, not "
+            f"{config.space!r}; add --space layers, or leave it out"
+        )
+    kept = parse_kept(config.keep, layers) if config.keep else ()
     options: dict[str, dict[str, Any]] = {
         "dop": {"kv": config.kv},
         "stages": {"stages": config.stages},
+        "layers": {"kept": kept},
+        "operations": {"kept": kept},
     }
     if config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:
         raise OpsearchError(
@@ -45,6 +54,24 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
         )
     space: Space = factory(layers, n_v=n_v, ranker=ranker, **options.get(config.space, {}))
     return space
+
+
+def parse_kept(text: str, layers: int) -> frozenset[tuple[int, int]]:
+    """The (layer, module) pairs of `0,1:mlp`: all of layer 0, and the MLP of layer 1.
+
+    Raises OpsearchError for what is no layer or module of the decoder.
+    """
+    kept = set()
+    for part in text.split(","):
+        layer, _, module = part.strip().partition(":")
+        if not layer.isdecimal() or int(layer) >= layers or module not in ("", *MODULES):
+            raise OpsearchError(
+                f"--keep {text}: {part.strip()!r} is no operation; write a layer from 0 to "
+                f"{layers - 1}, or one with {', '.join(MODULES)}, e.g. --keep 0,1:mlp"
+            )
+        modules = [MODULES.index(module)] if module else range(len(MODULES))
+        kept |= {(int(layer), place) for place in modules}
+    return frozenset(kept)
 
 
 def parse_budgets(texts: Sequence[str]) -> list[Budget]:
@@ -90,7 +117,12 @@ def joint_seconds(
     layouts: Mapping[Layout, Size],
     config: RunConfig,
 ) -> float:
-    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed."""
+    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed.
+
+    Infinitely many where they are too many to list.
+    """
+    if not space.listed:
+        return inf
     points = space.points[feasible_points(space, constraints)]
     return estimate(space, points, layouts, shape).flops / nominal_speed(config.device)
 

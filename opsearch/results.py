@@ -56,7 +56,7 @@ def save_solution(
 
 
 def _save_front(problem: Problem, folder: RunFolder) -> None:
-    values = getattr(problem.objective, "values", None)
+    values = getattr(problem.objective, "values", None) if problem.space.listed else None
     if values is None:
         folder.front.unlink(missing_ok=True)
         folder.front_figure.unlink(missing_ok=True)

@@ -93,7 +93,7 @@ def run(
             assert solution.policy is not None  # search() raises otherwise
             if prepared.space.parameters_act_alone:
                 with stages.stage("measuring each parameter alone", "FLOPs") as tick:
-                    single = Additive(config.points).policies(prepared.space, problem.feasible)
+                    single = Additive(config.points).policies(prepared.space)
                     engine.measure(single, prepared.calibration, tick)
             # Only now, so that an interrupted run leaves an earlier one as it was.
             store.put_samples(CALIBRATION, stored_samples(prepared.calibration))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.objectives.ties import with_ties
 from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
 from opsearch.registry import lookup, registered
@@ -23,7 +26,7 @@ from opsearch.spaces import Space
 _DEFAULT_SOLVER: dict[Form, str] = {
     "table": "grid",
     "separable": "ortools",
-    "pairwise": "optuna",
+    "pairwise": "ortools",
     "blackbox": "optuna",
 }
 
@@ -87,7 +90,7 @@ def search(
     floor: nats; divergences that differ by less are ties to the solver.
     Raises OpsearchError when the solver ends without a policy.
     """
-    feasible = feasible_points(space, constraints)
+    feasible = feasible_points(space, constraints) if space.listed else np.zeros(0, bool)
     objective = with_ties(choice.maker.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
@@ -109,5 +112,7 @@ def _maker(name: str, config: RunConfig, solver: Solver | None, lazy: bool, fits
         return Joint(on_demand) if on_demand or fits else CoarseJoint()
     if name == "additive":
         return Additive(config.points)
+    if name == "pairwise":
+        return MeasuredPairs(config.pairs)
     maker: Maker = lookup("objectives", name, OBJECTIVES)()
     return maker

@@ -97,7 +97,7 @@ def solution_at(
     problem: Problem, index: int, status: Status, solver: str, **facts: Any
 ) -> Solution:
     """The Solution for point `index`, value and costs recomputed from the problem."""
-    point = problem.space.points[index]
+    point = problem.space.row(index)
     named = {
         parameter.name: str(parameter.values[i])
         for parameter, i in zip(problem.space.parameters, point, strict=True)
@@ -109,9 +109,9 @@ def solution_at(
         unit=problem.objective.unit,
         index=index,
         point=named,
-        policy=problem.space.decode(point.tolist()),
+        policy=problem.space.decode(point),
         value=problem.objective.value(index),
-        costs={c.name: int(c.costs[index]) for c in problem.constraints},
+        costs={c.name: c.cost(index) for c in problem.constraints},
         **facts,
     )
 

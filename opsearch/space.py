@@ -26,10 +26,11 @@ class Parameter:
 
 
 class Space(Protocol):
-    """Named integer parameters; `points` are index rows of distinct policies, int[P, K].
+    """Named integer parameters; points are rows of value indices, known by their numbers.
 
     parameters_act_alone: whether each parameter prunes something while all others prune nothing, so
-    that its individual divergence says anything.
+    that its individual divergence says anything. listed: whether `points`, the rows of all distinct
+    policies by number, int[P, K], are few enough to be listed; OpsearchError where they are not.
     """
 
     @property
@@ -41,13 +42,18 @@ class Space(Protocol):
     @property
     def parameters_act_alone(self) -> bool: ...
     @property
+    def listed(self) -> bool: ...
+    @property
     def points(self) -> NDArray[np.int64]: ...
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The row of `points` that is the same policy as any row of value indices."""
+        """The number of the point that is the same policy as any row of value indices."""
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """The value indices of a point by its number."""
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""

@@ -2,7 +2,8 @@
 
 Three of them choose a depth per module and a share of tokens; `dop` ties depths as its paper does,
 `tokens` keeps all layers. Each lists distinct policies only: of points that prune the same live
-operations, the one with the largest depths stands for all. `stages` is in `opsearch.stage_space`.
+operations, the one with the largest depths stands for all. `stages` is in `opsearch.stage_space`,
+`layers` and `operations` are in `opsearch.layer_space`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
+from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Counts, Policy, RankerSpec, resolve_fraction
 from opsearch.space import N_V_8, N_V_16, Parameter, Space
 from opsearch.stage_space import stages_space
@@ -38,6 +40,7 @@ class DepthSpace:
     depths: tuple[int | None, int | None, int | None]
     build: Callable[..., Policy]
     parameters_act_alone: ClassVar[bool] = True
+    listed: ClassVar[bool] = True
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
@@ -59,8 +62,12 @@ class DepthSpace:
         return self.build(*values)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The row of `points` that is the same policy as any row of value indices."""
+        """The number of the point that is the same policy as any row of value indices."""
         return self._rows[tuple(self.live_depths(np.array([point]))[0].tolist())]
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """The value indices of a point by its number."""
+        return tuple(self.points[index].tolist())
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
@@ -135,6 +142,8 @@ SPACES: dict[str, Callable[..., Space]] = {
     "dop": dop_space,
     "depth": depth_space,
     "stages": stages_space,
+    "layers": layers_space,
+    "operations": operations_space,
 }
 
 

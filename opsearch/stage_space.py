@@ -41,6 +41,7 @@ class StageSpace:
     name: ClassVar[str] = "stages"
     # A layer without its share prunes nothing, neither does a share without its layer.
     parameters_act_alone: ClassVar[bool] = False
+    listed: ClassVar[bool] = True
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -77,10 +78,14 @@ class StageSpace:
         return builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The row of `points` that is the same policy as any row of value indices."""
+        """The number of the point that is the same policy as any row of value indices."""
         used = [index for stage in self._pruning(point) for index in stage]
         row = np.array([[*used, *self._unused[len(used) :]]])
         return int(np.searchsorted(self._listed, self._places(row))[0])
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """The value indices of a point by its number."""
+        return tuple(self.points[index].tolist())
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""

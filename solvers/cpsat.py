@@ -24,13 +24,13 @@ class CpSat:
 
     name: ClassVar[str] = "ortools"
     exact: ClassVar[bool] = True
-    forms: ClassVar[frozenset[Form]] = frozenset({"separable"})
+    forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point with a proof, or the incumbent and its bound when the limit is reached."""
         started = perf_counter()
         require_form(problem.objective, self)
-        if not problem.feasible.any():
+        if not problem.solvable:
             solution = infeasible(problem, self.name)
         else:
             clock = Clock(seed, limit.deterministic_time if limit else None)

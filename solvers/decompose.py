@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.problem import Choice, Pair
+
 Ints = NDArray[np.int64]
-Choice = tuple[int, int]  # a parameter and the index of one of its values
-Pair = tuple[Choice, Choice]
 Index = tuple[Any, ...]
 
 # Cells of a dense table; with three free parameters or more a larger one has no form.
@@ -32,7 +32,8 @@ class Slice:
 
     options: per parameter the value indices that occur, one for a fixed parameter; base: int64[C];
     mains: int64[C, n] per parameter, in the order of options; pairs: int64[C] per pair of choices;
-    excluded: sets of choices that no point has. All other combinations of options are points.
+    excluded: sets of choices that no point has; needs: a choice that no point has without one of
+    the others. All other combinations of options are points.
     """
 
     options: tuple[Ints, ...]
@@ -40,6 +41,7 @@ class Slice:
     mains: tuple[Ints, ...]
     pairs: dict[Pair, Ints]
     excluded: tuple[tuple[Choice, ...], ...]
+    needs: tuple[tuple[Choice, tuple[Choice, ...]], ...] = ()
 
 
 def decompose(points: Ints, costs: Ints) -> list[Slice]:

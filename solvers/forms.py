@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from opsearch.solvers.decompose import Choice, Ints, Pair, Slice
-from opsearch.solvers.scaling import IntegerTerms
+from opsearch.problem import Choice, Pair
+from opsearch.solvers.decompose import Ints, Slice
+from opsearch.solvers.scaling import ROW_LIMIT, IntegerTerms
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def value_form(terms: IntegerTerms) -> FormOf:
 
     def of(part: Slice) -> Linear:
         columns = zip(terms.coefficients, part.options, strict=True)
-        return _linear(part, [term[options] for term, options in columns])
+        mains = [term[options] for term, options in columns]
+        pairs = {pair: terms.pairs[pair] for pair in part.pairs if terms.pairs.get(pair)}
+        return _linear(part, mains, 0, pairs)
 
     return of
 
@@ -53,9 +56,23 @@ def cost_form(c: int) -> FormOf:
     return of
 
 
-def rank_form(sizes: Sequence[int]) -> FormOf:
-    """The place of an index row in lexicographic order among all rows with these sizes."""
-    strides = [prod(sizes[k + 1 :]) for k in range(len(sizes))]
+def rank_forms(sizes: Sequence[int]) -> Iterator[FormOf]:
+    """Forms whose values, one after the other, order rows with these sizes lexicographically.
+
+    Each is the place of a stretch of the row, which has few enough values for an integer program.
+    """
+    start = 0
+    while start < len(sizes):
+        stop = start + 1
+        while stop < len(sizes) and prod(sizes[start : stop + 1]) < ROW_LIMIT:
+            stop += 1
+        yield _place(sizes, start, stop)
+        start = stop
+
+
+def _place(sizes: Sequence[int], start: int, stop: int) -> FormOf:
+    """The place in lexicographic order of columns start to stop."""
+    strides = [prod(sizes[k + 1 : stop]) if start <= k < stop else 0 for k in range(len(sizes))]
 
     def of(part: Slice) -> Linear:
         columns = zip(strides, part.options, strict=True)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Form, Problem
+from opsearch.problem import Choice, Form, Pair, Problem
 from opsearch.solution import Limit, Solution, Status, infeasible, require_form
-from opsearch.solvers.decompose import Choice, Pair, Slice
+from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
 from opsearch.solvers.program import Answer, ProgramError
 from opsearch.solvers.separable import pointless, solve_separable
@@ -41,13 +41,13 @@ class Highs:
 
     name: ClassVar[str] = "scipy"
     exact: ClassVar[bool] = True
-    forms: ClassVar[frozenset[Form]] = frozenset({"separable"})
+    forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point; ties go to lower cost, then to the first row."""
         started = perf_counter()
         require_form(problem.objective, self)
-        if not problem.feasible.any():
+        if not problem.solvable:
             solution = infeasible(problem, self.name)
         else:
             try:
@@ -140,6 +140,8 @@ def _structure(part: Slice, column: Columns) -> list[LinearConstraint]:
         add({column[k, int(i)]: 1.0 for i in options}, 1, 1)
     for absent in part.excluded:
         add({column[choice]: 1.0 for choice in absent}, -np.inf, len(absent) - 1)
+    for choice, others in part.needs:
+        add({column[choice]: 1.0, **{column[other]: -1.0 for other in others}}, -np.inf, 0)
     for pair in part.pairs:
         both, first, second = column[pair], column[pair[0]], column[pair[1]]
         add({both: 1.0, first: -1.0}, -np.inf, 0)

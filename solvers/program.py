@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING
 
+from opsearch.problem import Choice, Pair
 from opsearch.solution import Status
-from opsearch.solvers.decompose import Choice, Pair, Slice
+from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
 from opsearch.solvers.scaling import ROW_LIMIT
 
@@ -120,6 +121,8 @@ def _literals(
         choices |= mine
     for absent in part.excluded:
         model.add_bool_or(~choices[choice] for choice in absent)
+    for choice, others in part.needs:
+        model.add_bool_or(~choices[choice], *(choices[other] for other in others))
     pairs: dict[Pair, cp_model.IntVar] = {}
     for pair in part.pairs:
         first, second = (choices[choice] for choice in pair)

@@ -1,17 +1,15 @@
-"""How a separable objective is solved by integer programs, whichever library solves these."""
+"""How sums of terms and pairs are solved by integer programs, whichever library solves these."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from opsearch.errors import OpsearchError
-from opsearch.problem import Problem, Separable
+from opsearch.problem import Pairwise, Problem, Separable
 from opsearch.solution import Solution, Status, solution_at
-from opsearch.solvers.forms import cost_form, rank_form, value_form
+from opsearch.solvers.forms import cost_form, rank_forms, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
 from opsearch.solvers.program import ProgramError
 from opsearch.solvers.scaling import IntegerTerms, integer_terms
-from opsearch.solvers.slices import find_slices
+from opsearch.solvers.slices import slices_of, with_pairs
 
 
 def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
@@ -20,21 +18,20 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
     solver: the name in the Solution; library: the name in messages. Some point must be feasible.
     Raises ProgramError when an answer of the library contradicts the problem.
     """
-    if not isinstance(problem.objective, Separable):
+    objective = problem.objective
+    if not isinstance(objective, Separable | Pairwise):
         raise OpsearchError(
-            f"objective {problem.objective.name!r} says that it is separable but has no terms; "
-            "make it an opsearch.problem.Separable"
+            f"objective {objective.name!r} says that it is {objective.form} but has no terms; "
+            f"make it an opsearch.problem.{objective.form.capitalize()}"
         )
-    terms = integer_terms(problem.objective, problem.space.points)
-    costs = [constraint.costs for constraint in problem.constraints] or [problem.cost]
-    slices = find_slices(problem.space.points, np.array(costs, np.int64))
+    terms = integer_terms(objective)
+    slices = [with_pairs(part, terms.pairs) for part in slices_of(problem)]
     rows: list[Row] = [
         (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
     ]
     best = lowest(programs, slices, value_form(terms), rows)
     if best.bound is None:
-        count = int(problem.feasible.sum())
-        raise ProgramError(f"{library} found no point within the budget, but {count} points are")
+        raise ProgramError(f"{library} found no point within the budget, but some points are")
     if best.value is None:
         note = "the deterministic time ran out before a first point"
         return pointless(problem, Status.UNKNOWN, solver, note)
@@ -53,11 +50,10 @@ def pointless(problem: Problem, status: Status, solver: str, note: str) -> Solut
 
 def _index(problem: Problem, row: tuple[int, ...], library: str) -> int:
     """The feasible point at a row; ProgramError when there is none."""
-    found = np.flatnonzero((problem.space.points == row).all(axis=1))
-    if len(found) != 1:
+    index = problem.space.index_of(row)
+    if problem.space.row(index) != row:
         raise ProgramError(f"{library} chose {row}, which is not a point of {problem.space.name}")
-    index = int(found[0])
-    if not problem.feasible[index]:
+    if not problem.within(index):
         raise ProgramError(f"{library} chose point {index}, which exceeds the budget")
     return index
 
@@ -98,7 +94,7 @@ def _first_tie(
 ) -> tuple[tuple[int, ...], bool]:
     """Among rows of the best value the cheapest, of these the first; False when time ran out."""
     sizes = [len(parameter.values) for parameter in problem.space.parameters]
-    stages = [cost_form(0), rank_form(sizes)] if problem.constraints else [rank_form(sizes)]
+    stages = [*(cost_form(0) for _ in problem.constraints[:1]), *rank_forms(sizes)]
     complete = True
     for form in stages:
         found = lowest(programs, best.ties, form, rows)

@@ -6,14 +6,36 @@ Once a parameter or two are fixed it nearly is, see `decompose`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
+from opsearch.layer_costs import LayerCosts
+from opsearch.layer_space import LayerSpace
+from opsearch.problem import Pair, Problem
 from opsearch.solvers.decompose import Ints, Slice, decompose
+from opsearch.solvers.layers import layer_slices
 
 # A further program takes about as long as so many more pairs in one.
 _PAIRS_PER_SLICE = 5
+
+
+def slices_of(problem: Problem) -> list[Slice]:
+    """Slices that cover the points of a problem, with the costs that it limits."""
+    if isinstance(problem.space, LayerSpace):
+        costs = [c.costs for c in problem.constraints if isinstance(c.costs, LayerCosts)]
+        return layer_slices(problem.space, costs)
+    listed = [constraint.listed for constraint in problem.constraints] or [problem.cost]
+    return find_slices(problem.space.points, np.array(listed, np.int64))
+
+
+def with_pairs(part: Slice, pairs: Iterable[Pair]) -> Slice:
+    """The slice with pairs that cost nothing, where points of it have both choices."""
+    present = {(k, int(i)) for k, options in enumerate(part.options) for i in options}
+    both = (pair for pair in pairs if present.issuperset(pair))
+    return replace(part, pairs=dict.fromkeys(both, np.zeros_like(part.base)) | part.pairs)
 
 
 def find_slices(points: Ints, costs: Ints) -> list[Slice]:

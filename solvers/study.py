@@ -28,7 +28,7 @@ class QuietStudy:
     def enqueue(self, index: int) -> None:
         """Make a coming trial propose point `index`."""
         names = (parameter.name for parameter in self._problem.space.parameters)
-        row = self._problem.space.points[index].tolist()
+        row = self._problem.space.row(index)
         with _quiet():
             self._study.enqueue_trial(dict(zip(names, row, strict=True)))
 
@@ -56,7 +56,7 @@ class QuietStudy:
 
         with _quiet():
             for number, constraint in enumerate(self._problem.constraints):
-                excess = int(constraint.costs[index]) - constraint.limit
+                excess = constraint.cost(index) - constraint.limit
                 trial.set_constraint(str(number), excess / max(abs(constraint.limit), 1))
             if value is None or np.isnan(value):
                 self._study.tell(trial, state=TrialState.PRUNED)

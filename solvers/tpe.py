@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Blackbox, Form, Problem
@@ -44,7 +45,7 @@ class Tpe:
         """
         started = perf_counter()
         require_form(problem.objective, self)
-        if not problem.feasible.any():
+        if not problem.solvable:
             solution = infeasible(problem, self.name)
         else:
             _check_start(problem, self.start)
@@ -101,7 +102,11 @@ def _unseen(problem: Problem, log: _Log, generator: np.random.SeedSequence) -> i
 
 def _remembering(problem: Problem, log: _Log) -> Problem:
     """The same problem, without measuring the answer once more."""
-    known, objective = log.values.__getitem__, problem.objective
+    objective = problem.objective
+
+    def known(indices: Sequence[int]) -> NDArray[np.float64]:
+        return np.array([log.values[index] for index in indices])
+
     seen = Blackbox(objective.name, objective.unit, known, objective.quantum, objective.form)
     return replace(problem, objective=seen)
 
@@ -133,8 +138,8 @@ def _check_start(problem: Problem, start: Sequence[int]) -> None:
                 f"{problem.space.name}; give one of these"
             )
         if not problem.feasible[index]:
-            over = [c for c in problem.constraints if c.costs[index] > c.limit]
-            told = ", ".join(f"{c.name} {c.describe(int(c.costs[index]))}" for c in over)
+            over = [c for c in problem.constraints if c.cost(index) > c.limit]
+            told = ", ".join(f"{c.name} {c.describe(c.cost(index))}" for c in over)
             raise OpsearchError(
                 f"start point {index} exceeds the budget ({told}); take the optimum of a proxy "
                 "that was solved within the same budget"

@@ -23,7 +23,7 @@ FLOORS = (
         "tasks",
         "demo",
     ],
-    ["runtime", "costs", "space", "stage_space", "spaces"],
+    ["runtime", "costs", "space", "stage_space", "layer_space", "spaces", "layer_costs"],
     [
         "progress",
         "measure",

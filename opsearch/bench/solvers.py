@@ -30,7 +30,7 @@ def solvers() -> Iterator[Row]:
     rng = np.random.default_rng(0)
     terms = [np.sort(rng.lognormal(-3, 2, len(p.values)))[::-1] for p in space.parameters]
     terms = [np.round((term - term[-1]) / KL_QUANTUM) * KL_QUANTUM for term in terms]
-    objective = Separable("random", "nats", space.points, tuple(terms), KL_QUANTUM)
+    objective = Separable("random", "nats", space, tuple(terms), KL_QUANTUM)
     for budget in ("15%", "30%", "50%"):
         limit = constraint(
             Budget.parse(budget), Flops(SHAPES["llava-1.5-7b"]), space, [(576, 65)] * 64

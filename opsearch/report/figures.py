@@ -119,7 +119,7 @@ def _rank(title: str, stored: Stored) -> Figure:
     flops = measured.flops
     budgets = [c.limit for c in stored.constraints if c.name == flops.name]
     limit = budgets[0] if budgets else round(_RANKED * flops.stock)
-    if not measured.complete[flops.costs <= limit].all():
+    if not measured.complete[flops.listed <= limit].all():
         share = f"{100 * limit / flops.stock:.4g}%"
         raise OpsearchError(
             f"not every policy within {share} of the FLOPs was measured; "

@@ -1,25 +1,30 @@
 """Differences below the floor are ties for every form of objective."""
 
+from fractions import Fraction
+
 import numpy as np
 
 from opsearch.objectives.ties import with_ties
-from opsearch.problem import KL_QUANTUM, Blackbox, Separable, Table
+from opsearch.problem import KL_QUANTUM, Blackbox, Pairwise, Separable, Table
+from opsearch.spaces import tokens_space
 
 VALUES = np.array([0.0, 0.004, 0.006, np.nan, 0.0151])
 STEPS = [0, 0, 1, 2]
 
 
 def test_every_form_comes_in_steps_of_the_floor():
-    points = np.arange(5)[:, None]
+    space = tokens_space(2, [Fraction(n, 5) for n in range(1, 6)])
     forms = (
         Table("joint", "nats", VALUES, KL_QUANTUM),
-        Separable("additive", "nats", points, (VALUES,), KL_QUANTUM),
-        Blackbox("joint", "nats", lambda index: float(VALUES[index]), KL_QUANTUM),
+        Separable("additive", "nats", space, (VALUES,), KL_QUANTUM),
+        Pairwise("pairwise", "nats", space, (VALUES,), {((0, 1), (0, 2)): 0.011}, KL_QUANTUM),
+        Blackbox("joint", "nats", lambda indices: VALUES[list(indices)], KL_QUANTUM),
     )
     for objective in forms:
         tied = with_ties(objective, 0.01)
         assert tied.quantum == 0.01
         assert [tied.value(i) for i in (0, 1, 2, 4)] == [0.01 * step for step in STEPS]
+        assert list(getattr(tied, "pairs", {}).values()) in ([], [0.01])
 
 
 def test_what_is_no_finer_or_no_divergence_stays():

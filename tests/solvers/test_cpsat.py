@@ -37,7 +37,7 @@ def separable(
     space: Space, *limits: Constraint, scale: float = 1.0, quantum: float = 1e-6
 ) -> Problem:
     terms = random_terms(np.random.default_rng(1), space, scale, quantum)
-    return Problem(space, Separable("random", "nats", space.points, terms, quantum), limits)
+    return Problem(space, Separable("random", "nats", space, terms, quantum), limits)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -162,7 +162,7 @@ def test_ties_in_cost_are_broken_exactly_at_any_size() -> None:
     random = np.random.default_rng(0)
     costs = 10**16 + random.permutation(len(space.points)).astype(np.int64)
     flat = tuple(np.zeros(len(parameter.values)) for parameter in space.parameters)
-    objective = Separable("flat", "nats", space.points, flat, 1.0)
+    objective = Separable("flat", "nats", space, flat, 1.0)
     limits = (Constraint("flops", "FLOPs", costs, 2 * 10**16, 10**16),)
     assert CpSat().solve(Problem(space, objective, limits)).index == int(costs.argmin())
 
@@ -180,7 +180,7 @@ def test_an_infeasible_program_has_no_row_to_read(monkeypatch: pytest.MonkeyPatc
     space = dop_space(5, N_V_TEST, kv="stays")
     # Many tokens are worth nothing here, so that slices are tried which the budget excludes.
     terms = (*random_terms(np.random.default_rng(0), space, 1.0, 0.01)[:2], np.arange(4.0)[::-1])
-    objective = Separable("random", "nats", space.points, terms, 0.01)
+    objective = Separable("random", "nats", space, terms, 0.01)
     problem = Problem(space, objective, (budget("flops", flops_like(space), 0.1),))
     assert CpSat().solve(problem).index == oracle(problem)
     empty = [answer for answer in answers if answer.status is Status.INFEASIBLE]
@@ -193,7 +193,7 @@ def test_limits_give_honest_statuses() -> None:
     # Terms of n_v that hardly count leave several slices to be solved.
     *depths, shares = random_terms(np.random.default_rng(1), space, 1.0, 1e-6)
     terms = (*depths, np.rint(shares / 5e-5) * 1e-6)
-    objective = Separable("random", "nats", space.points, terms, 1e-6)
+    objective = Separable("random", "nats", space, terms, 1e-6)
     limits = budget("flops", flops_like(space), 0.2), budget("kv", kv_like(space), 0.3)
     problem = Problem(space, objective, limits)
     best = oracle(problem)
@@ -268,7 +268,7 @@ def test_terms_that_are_not_finite_are_refused_only_where_used() -> None:
     terms[1][2] = np.nan
     assert CpSat().solve(problem).index == oracle(problem)
     terms[1][0] = np.nan
-    broken = replace(problem, objective=Separable("holed", "nats", space.points, terms, 1e-6))
+    broken = replace(problem, objective=Separable("holed", "nats", space, terms, 1e-6))
     with pytest.raises(OpsearchError, match="term 1 of objective 'holed' is not finite"):
         CpSat().solve(broken)
 

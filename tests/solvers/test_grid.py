@@ -93,7 +93,7 @@ def test_seventeen_thousand_points_in_a_millisecond() -> None:
     shares = [Fraction(n, 16) for n in range(1, 17)]
     space = dop_space(32, shares, kv="stays")
     terms = random_terms(np.random.default_rng(0), space, 1.0, 1e-6)
-    objective = Separable("random", "nats", space.points, terms, 1e-6)
+    objective = Separable("random", "nats", space, terms, 1e-6)
     problem = Problem(space, objective, (budget("flops", flops_like(space), 0.3),))
     Grid().solve(problem)  # fills the caches of mask and values
     seconds = []

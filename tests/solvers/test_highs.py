@@ -35,7 +35,7 @@ SPACES = {
 
 def separable(space: Space, *limits: Constraint, quantum: float = 1e-6) -> Problem:
     terms = random_terms(np.random.default_rng(2), space, 1.0, quantum)
-    return Problem(space, Separable("random", "nats", space.points, terms, quantum), limits)
+    return Problem(space, Separable("random", "nats", space, terms, quantum), limits)
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opsearch.example_problems import N_V_TEST, flops_like, kv_like, random_problem
 from opsearch.problem import Separable
 from opsearch.solvers.decompose import Slice
-from opsearch.solvers.forms import cost_form, rank_form, value_form
+from opsearch.solvers.forms import cost_form, rank_forms, value_form
 from opsearch.solvers.scaling import ROW_LIMIT, integer_terms
 from opsearch.solvers.slices import find_slices
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
@@ -71,7 +71,8 @@ def test_rank_is_the_lexicographic_order() -> None:
     space = SPACES[1]
     sizes = [len(parameter.values) for parameter in space.parameters]
     slices = find_slices(space.points, np.zeros((1, len(space.points)), np.int64))
-    ranks = {row: rank_form(sizes)(part).at(row) for part in slices for row in rows_of(part)}
+    (form,) = rank_forms(sizes)
+    ranks = {row: form(part).at(row) for part in slices for row in rows_of(part)}
     assert sorted(ranks, key=ranks.__getitem__) == sorted(ranks)
     assert max(ranks.values()) == prod(sizes) - 1
 
@@ -84,7 +85,7 @@ def test_integer_sums_are_values_within_the_error_bound(
     problem = random_problem(seed, scale=10**exponent, exact_ties=exact)
     objective, points = problem.objective, problem.space.points
     assert isinstance(objective, Separable)
-    terms = integer_terms(objective, points)
+    terms = integer_terms(objective)
     columns = zip(terms.coefficients, points.T, strict=True)
     sums = np.sum([term[column] for term, column in columns], axis=0)
     assert sum(int(np.abs(term).sum()) for term in terms.coefficients) < ROW_LIMIT
@@ -100,8 +101,8 @@ def test_integer_sums_are_values_within_the_error_bound(
 def test_multiples_that_do_not_fit_a_float_are_scaled() -> None:
     space = tokens_space(2, N_V_TEST)
     term = np.array([4e9, 3e9, 1e9, 0.0])
-    objective = Separable("large", "nats", space.points, (term,), 1e-9)
-    terms = integer_terms(objective, space.points)
+    objective = Separable("large", "nats", space, (term,), 1e-9)
+    terms = integer_terms(objective)
     assert 0 < terms.error_bound < 20
 
 
@@ -111,8 +112,8 @@ def test_terms_off_the_quantum_are_scaled() -> None:
     sizes = [len(parameter.values) for parameter in space.parameters]
     shifts = zip(sizes, (0.5, 0.5, 0.0), strict=True)
     terms = tuple(np.linspace(shift, size - 1 + shift, size) for size, shift in shifts)
-    objective = Separable("shifted", "nats", space.points, terms, 1.0)
-    scaled = integer_terms(objective, space.points)
+    objective = Separable("shifted", "nats", space, terms, 1.0)
+    scaled = integer_terms(objective)
     assert scaled.error_bound > 0
     part = find_slices(space.points, np.zeros((1, len(space.points)), np.int64))[0]
     row = rows_of(part)[0]

@@ -1,6 +1,6 @@
 """The sampling solver: exact budgets, no evaluation twice, runs that can be continued."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -34,12 +34,15 @@ class Measurements:
             self.cache[index] = float(self.values[index])
         return self.cache[index]
 
+    def many(self, indices: Sequence[int]) -> np.ndarray:
+        return np.array([self(index) for index in indices])
+
 
 def blackbox(share: float = 0.4, layers: int = 8) -> tuple[Problem, Measurements]:
     space = dop_space(layers, N_V_TEST)
     terms = random_terms(np.random.default_rng(2), space, 1.0, 1e-6)
-    measure = Measurements(Separable("sum", "nats", space.points, terms, 1e-6).values)
-    objective = Blackbox("joint", "nats", measure, 1e-6)
+    measure = Measurements(Separable("sum", "nats", space, terms, 1e-6).values)
+    objective = Blackbox("joint", "nats", measure.many, 1e-6)
     return Problem(space, objective, (budget("flops", flops_like(space), share),)), measure
 
 
@@ -53,9 +56,9 @@ def test_the_limit_counts_true_evaluations() -> None:
     problem, measure = blackbox()
     calls: list[int] = []
 
-    def evaluate(index: int) -> float:
-        calls.append(index)
-        return measure(index)
+    def evaluate(indices: Sequence[int]) -> np.ndarray:
+        calls.extend(indices)
+        return measure.many(indices)
 
     plain = Blackbox("joint", "nats", evaluate, 1e-6)
     solution = Tpe().solve(Problem(problem.space, plain, problem.constraints), limit=Limit(30))

@@ -1,0 +1,76 @@
+"""The pairwise proxy: what each choice does alone, and what pairs of choices add or spare.
+
+D(i) + D(j) is corrected by the measured interaction D(i, j) - D(i) - D(j), each divergence with all
+else unpruned. The proxy is exact for policies that prune at most two things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.layer_space import LayerSpace
+from opsearch.objectives.additive import Additive, require_individual
+from opsearch.policy import Policy
+from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Choice, Form, Measure, Pair, Pairwise
+from opsearch.spaces import Space
+
+Which = Literal["adjacent", "all"]
+
+
+@dataclass(frozen=True)
+class MeasuredPairs:
+    """Sum of individual divergences and of measured interactions.
+
+    pairs: `all` of them, or in spaces with a choice per operation only those of operations in the
+    same or in `adjacent` layers, and of each operation with n_v.
+    """
+
+    pairs: Which = "adjacent"
+    name: ClassVar[str] = "pairwise"
+    form: ClassVar[Form] = "pairwise"
+
+    def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Pairwise:
+        """Measure each choice alone, then each pair of choices (nats, mean over samples).
+
+        Raises OpsearchError for a space whose parameters prune nothing alone.
+        """
+        require_individual(space)
+        alone = Additive().make(space, measure, feasible)
+        pairs = list(self.choices(space))
+        means = measure([together(space, pair) for pair in pairs]).mean(axis=1)
+        interactions = {}
+        for pair, mean in zip(pairs, means, strict=True):
+            (k, i), (m, j) = pair
+            effect = round(float(mean - alone.terms[k][i] - alone.terms[m][j]), KL_DECIMALS)
+            if effect:
+                interactions[pair] = effect
+        return Pairwise(self.name, "nats", space, alone.terms, interactions, KL_QUANTUM)
+
+    def choices(self, space: Space) -> Iterator[Pair]:
+        """The pairs of pruning choices that are measured."""
+        for k, m in combinations(range(len(space.parameters)), 2):
+            if self.pairs == "all" or not isinstance(space, LayerSpace) or near(space, k, m):
+                for i in range(len(space.parameters[k].values) - 1):
+                    for j in range(len(space.parameters[m].values) - 1):
+                        yield (k, i), (m, j)
+
+
+def near(space: LayerSpace, k: int, m: int) -> bool:
+    """Whether two parameters belong to the same or adjacent layers, or one of them is n_v."""
+    if m == len(space.operations):
+        return True
+    return abs(space.operations[k][0] - space.operations[m][0]) <= 1
+
+
+def together(space: Space, choices: tuple[Choice, ...]) -> Policy:
+    """The policy that makes these choices and prunes nothing else."""
+    point = [len(parameter.values) - 1 for parameter in space.parameters]
+    for k, i in choices:
+        point[k] = i
+    return space.decode(point)

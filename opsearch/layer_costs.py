@@ -1,0 +1,114 @@
+"""Costs over the spaces with a choice per operation: a sum over layers, exact to the integer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.costs.cost import Cost
+from opsearch.errors import OpsearchError
+from opsearch.layer_space import LayerSpace
+from opsearch.policy import KV, MODULES, resolve_fraction
+
+_CHECKED = 16  # rows on which the sum is compared with the cost itself
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCosts:
+    """base + the sum over layers of what q, kv and mlp at these levels cost there.
+
+    tables: int64[n_v, L, levels of q, of kv, of mlp], 0 where all three are 0. Dead operations are
+    not counted: a point has none.
+    """
+
+    space: LayerSpace
+    base: int
+    tables: NDArray[np.int64]
+
+    def __getitem__(self, index: int) -> int:
+        """The cost of a point by its number."""
+        row = self.space.row(index)
+        places = self.space.live_levels(row)
+        tables = self.tables[row[-1]]
+        return self.base + sum(int(tables[layer][tuple(at)]) for layer, at in enumerate(places))
+
+    def cheapest(self) -> int:
+        """The number of a point that costs least: more tokens never cost less."""
+        return self.space.index_of([0] * len(self.space.parameters))
+
+    def dearest(self) -> int:
+        """The number of the point that prunes nothing."""
+        return self.space.index_of([len(p.values) - 1 for p in self.space.parameters])
+
+
+def layer_costs(cost: Cost, space: LayerSpace, samples: Sequence[tuple[int, int]]) -> LayerCosts:
+    """A cost as tables per layer, summed over samples of (visual, other) tokens.
+
+    Raises OpsearchError for a cost that is no sum over layers.
+    """
+    pairs = Counter(samples)
+    base = sum(
+        k * int(cost.of(np.zeros((space.num_layers, len(MODULES)), np.int64), n, t))
+        for (n, t), k in pairs.items()
+    )
+    tables = np.stack(
+        [
+            sum(k * _tables(cost, space, n_v, n, t) for (n, t), k in pairs.items())
+            for n_v in range(len(space.shares))
+        ]
+    )
+    found = LayerCosts(space, base, tables)
+    _check(cost, found, pairs)
+    return found
+
+
+def _tables(
+    cost: Cost, space: LayerSpace, n_v: int, n_visual: int, n_other: int
+) -> NDArray[np.int64]:
+    """What levels of q, kv and mlp cost in each layer of one sample, int64[L, q, kv, mlp].
+
+    Read off policies in which the last layer's kv keeps everything alive, and nothing else runs.
+    """
+    size, layers = len(space.levels), space.num_layers
+    tokens = [resolve_fraction(level * space.shares[n_v], n_visual) for level in space.levels]
+    states = np.array(list(product(tokens, repeat=len(MODULES))), np.int64)
+    counts = np.zeros((layers, len(states), layers, len(MODULES)), np.int64)
+    counts[..., -1, KV] = tokens[-1]
+    for layer in range(layers - 1):
+        counts[layer, :, layer] = states
+    table = cost.of(counts, n_visual, n_other).reshape(layers, size, size, size)
+    table = table - table[:, :1, :1, :1]
+    table[-1] = _last(cost, tokens, layers, n_visual, n_other)[None, :, None]
+    return np.asarray(table)
+
+
+def _last(
+    cost: Cost, tokens: Sequence[int], layers: int, n_visual: int, n_other: int
+) -> NDArray[np.int64]:
+    """What levels of the last layer's kv cost, int64[levels]."""
+    counts = np.zeros((len(tokens), layers, len(MODULES)), np.int64)
+    counts[:, -1, KV] = tokens
+    costs = cost.of(counts, n_visual, n_other)
+    return np.asarray(costs - costs[0])
+
+
+def _check(cost: Cost, found: LayerCosts, pairs: Counter[tuple[int, int]]) -> None:
+    """Compare with the cost itself on rows drawn by chance and on that which prunes nothing."""
+    space = found.space
+    random = np.random.default_rng(0)
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    rows = [space.row(found.dearest()), *random.integers(0, sizes, (_CHECKED, len(sizes))).tolist()]
+    for row in rows:
+        index = space.index_of(row)
+        point = np.array([space.row(index)], np.int64)
+        costs = (k * cost.of(space.resolved(point, n), n, t)[0] for (n, t), k in pairs.items())
+        if sum(map(int, costs)) != found[index]:
+            raise OpsearchError(
+                f"{cost.name} is no sum over layers, but space {space.name!r} can only be searched "
+                "within one; limit FLOPs or the KV cache, e.g. --budget 30%"
+            )

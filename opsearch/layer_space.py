@@ -1,0 +1,162 @@
+"""Spaces with a choice of its own for every operation: `layers` and `operations`.
+
+`layers` keeps or prunes q, kv and mlp of each layer (operator-level skipping, arXiv 2606.31903, and
+ShortV, ICCV 2025, are points of it); `operations` also says for which group of ranked tokens: none,
+the key quarter, or all (GSOP, arXiv 2507.02909 v1). Both have far too many points to be listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import OpsearchError
+from opsearch.policy import KV, MODULES, Counts, Policy, RankerSpec, live, resolve_fraction
+from opsearch.space import N_V_16, Parameter
+
+Operation = tuple[int, int]  # layer, module
+BITS = (Fraction(0), Fraction(1))
+GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
+"""Shares of the tokens: nothing, GSOP's key group (144 of 576), key group and the rest."""
+
+
+@dataclass(frozen=True)
+class LayerSpace:
+    """A level for each operation, and one share of tokens, n_v, that multiplies all of them.
+
+    levels: ascending shares from 0 to 1. kept: operations that always have the highest level, and
+    that somebody reads: where no other kv does, the last layer's. Queries and MLP of the last layer
+    are no parameters, as nobody reads what they do. A point's number is the place of its row among
+    all rows in lexicographic order, a Python integer of any size.
+    """
+
+    name: str
+    num_layers: int
+    levels: tuple[Fraction, ...]
+    shares: tuple[Fraction, ...]
+    ranker: RankerSpec | None
+    kept: frozenset[Operation] = frozenset()
+    parameters_act_alone: ClassVar[bool] = True
+    listed: ClassVar[bool] = False
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """(layer, module) of each parameter but the last, which is n_v."""
+        every = ((layer, m) for layer in range(self.num_layers) for m in range(len(MODULES)))
+        return tuple((layer, m) for layer, m in every if m == KV or layer < self.num_layers - 1)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """One per operation, named q0, kv0, mlp0, q1, ..., and n_v."""
+        return (
+            *(
+                Parameter(f"{MODULES[module]}{layer}", self.levels[self.lowest(layer, module) :])
+                for layer, module in self.operations
+            ),
+            Parameter("n_v", self.shares),
+        )
+
+    def lowest(self, layer: int, module: int) -> int:
+        """The place in `levels` of an operation's first value."""
+        return len(self.levels) - 1 if (layer, module) in self.kept else 0
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """Raises OpsearchError: they are too many."""
+        self.refuse()
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """The policy of one row of value indices."""
+        places = self.live_levels(point)
+        n_v = self.shares[point[-1]]
+        layers = [[self.levels[place] * n_v for place in triple] for triple in places.tolist()]
+        counts = tuple((q, kv, mlp) for q, kv, mlp in layers)
+        digits = (
+            f"{module}={''.join(map(str, column))}"
+            for module, column in zip(MODULES, places.T.tolist(), strict=True)
+        )
+        name = f"{self.name}({', '.join(digits)}, n_v={n_v})"
+        rankers = () if self.ranker is None else ((0, self.ranker),)
+        return Policy(counts, rankers=rankers, name=name)
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """The number of the point that is the same policy as any row of value indices."""
+        places = self.live_levels(point)
+        index = 0
+        for k, parameter in enumerate(self.parameters):
+            place = int(point[k])
+            if k < len(self.operations):
+                place = int(places[self.operations[k]]) - self.lowest(*self.operations[k])
+            index = index * len(parameter.values) + place
+        return index
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """The value indices of a point by its number."""
+        found = []
+        for parameter in reversed(self.parameters):
+            index, place = divmod(index, len(parameter.values))
+            found.append(place)
+        return tuple(reversed(found))
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Live counts of many rows for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        tokens = np.array(
+            [[resolve_fraction(x * n_v, n_visual) for x in self.levels] for n_v in self.shares]
+        )
+        places = np.stack([self.live_levels(point) for point in points.tolist()])
+        return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
+
+    def live_levels(self, point: Sequence[int]) -> Counts:
+        """Places in `levels` without dead operations, int64[L, 3]."""
+        places = np.zeros((self.num_layers, len(MODULES)), np.int64)
+        for (layer, module), place in zip(self.operations, point[:-1], strict=True):
+            places[layer, module] = place + self.lowest(layer, module)
+        unread = [layer for layer, module in self.kept if module != KV]
+        if any(places[layer + 1 :, KV].max() < len(self.levels) - 1 for layer in unread):
+            places[-1, KV] = len(self.levels) - 1
+        return live(places)
+
+    def refuse(self) -> NoReturn:
+        """Say why there is no list of points, and what to do."""
+        raise OpsearchError(
+            f"space {self.name!r} has {len(self.levels)}^{len(self.operations)} x "
+            f"{len(self.shares)} points, too many to list; search it with --solver ortools or "
+            "scipy, and use another space for what needs a list"
+        )
+
+
+def layers_space(
+    layers: int,
+    n_v: Sequence[Fraction] = N_V_16,
+    ranker: RankerSpec | None = None,
+    kept: Collection[Operation] = (),
+) -> LayerSpace:
+    """A bit for each of q, kv and mlp of each layer, and n_v."""
+    shares = tuple(sorted({*n_v, Fraction(1)}))
+    return LayerSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept))
+
+
+def operations_space(
+    layers: int,
+    n_v: Sequence[Fraction] = N_V_16,
+    ranker: RankerSpec | None = None,
+    kept: Collection[Operation] = (),
+) -> LayerSpace:
+    """GSOP's operations: q, kv and mlp of each layer on no token, the key quarter or all.
+
+    Its groups are fixed shares of the tokens, so that n_v is 1. A group is pruned only with the
+    less important one: counts are prefixes of the ranking.
+    """
+    kept = searchable(layers, kept)
+    return LayerSpace("operations", layers, GROUPS, (Fraction(1),), ranker, kept)
+
+
+def searchable(layers: int, kept: Collection[Operation]) -> frozenset[Operation]:
+    """The kept operations without those that are no parameters."""
+    return frozenset((at, module) for at, module in kept if module == KV or at < layers - 1)

@@ -1,0 +1,133 @@
+"""Integer programs over a choice per operation, against a plain loop over all rows."""
+
+from fractions import Fraction
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from opsearch.budget import Budget, constraint
+from opsearch.costs.flops import Flops
+from opsearch.costs.kv import KVBytes
+from opsearch.costs.shape import Shape
+from opsearch.layer_space import layers_space, operations_space
+from opsearch.policy import MLP, Q
+from opsearch.problem import Pairwise, Problem, Separable
+from opsearch.solution import Limit, Status
+from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.highs import Highs
+
+SHAPE = Shape(
+    layers=3,
+    hidden=16,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    intermediate=40,
+    vocab=50,
+    kv_bytes_per_element=2,
+)
+SAMPLES = [(9, 5), (20, 7)]
+HALVES = (Fraction(1, 2),)
+SPACES = (
+    layers_space(3, HALVES),
+    operations_space(3),
+    layers_space(3, HALVES, kept=[(0, Q), (1, MLP)]),
+)
+
+
+def problem(seed, pairs, budgets=("45%",), quantum=1e-6):
+    """Terms that fall with the value, and interactions of either sign."""
+    random = np.random.default_rng(seed)
+    space = SPACES[seed % len(SPACES)]
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    terms = tuple(np.sort(random.exponential(size=size))[::-1].round(1) for size in sizes)
+    for term in terms:
+        term[-1] = 0.0
+    every = [
+        ((k, i), (m, j))
+        for k, m in combinations(range(len(sizes)), 2)
+        for i in range(sizes[k] - 1)
+        for j in range(sizes[m] - 1)
+    ]
+    chosen = random.choice(len(every), min(pairs, len(every)), replace=False)
+    effects = {every[place]: round(float(random.normal(0, 0.3)), 1) for place in chosen}
+    costs = {"flops": Flops(SHAPE), "kv": KVBytes(SHAPE)}
+    limits = []
+    for text in budgets:
+        limit = Budget.parse(text)
+        limits.append(constraint(limit, costs[limit.cost], space, SAMPLES))
+    if pairs:
+        objective = Pairwise("pairs", "nats", space, terms, effects, quantum)
+    else:
+        objective = Separable("terms", "nats", space, terms, quantum)
+    return Problem(space, objective, tuple(limits))
+
+
+def best(given):
+    """Value, cost and number of the best row, by looking at all of them."""
+    space, found = given.space, None
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    for row in product(*map(range, sizes)):
+        index = space.index_of(row)
+        if space.row(index) == row and given.within(index):
+            value = round(given.objective.value(index), 6)
+            candidate = (value, given.constraints[0].cost(index), index)
+            found = candidate if found is None else min(found, candidate)
+    return found
+
+
+@pytest.mark.parametrize("pairs", [0, 6, 60])
+@pytest.mark.parametrize("seed", range(6))
+def test_they_find_what_a_loop_over_all_rows_finds(seed, pairs):
+    given = problem(seed, pairs, ("45%", "60% kv") if seed % 2 else ("45%",))
+    value, cost, index = best(given)
+    for solver in (CpSat(), Highs()):
+        solution = solver.solve(given)
+        assert solution.status is Status.OPTIMAL
+        assert solution.value == pytest.approx(value, abs=1e-9)
+        assert solution.costs["flops"] == cost
+        assert solution.index == index
+        assert solution.bound == pytest.approx(value, abs=1e-9)
+
+
+def test_values_that_are_no_multiples_are_bounded():
+    for seed in range(3):
+        given = problem(seed, 20, quantum=0.0)
+        value, _, _ = best(given)
+        for solver in (CpSat(), Highs()):
+            solution = solver.solve(given)
+            assert value - 1e-9 <= solution.value <= value + solution.error_bound + 1e-6
+            assert solution.error_bound < 1e-5
+
+
+def test_the_same_32_layers_give_the_same_policy_whoever_solves():
+    shape = Shape(
+        layers=32,
+        hidden=64,
+        heads=8,
+        kv_heads=8,
+        head_dim=8,
+        intermediate=172,
+        vocab=100,
+        kv_bytes_per_element=2,
+    )
+    space = layers_space(32, (Fraction(1, 2), Fraction(1, 4)))
+    random = np.random.default_rng(3)
+    terms = tuple(
+        np.append(random.lognormal(-6, 2, len(parameter.values) - 1).round(6), 0.0)
+        for parameter in space.parameters
+    )
+    limit = constraint(Budget.parse("30%"), Flops(shape), space, [(576, 65)])
+    given = Problem(space, Separable("terms", "nats", space, terms, 1e-6), (limit,))
+    first, second = CpSat().solve(given), Highs().solve(given)
+    assert first.status is second.status is Status.OPTIMAL
+    assert first.value == second.value
+    assert first.costs == second.costs
+    assert first.costs["flops"] <= limit.limit
+
+
+def test_a_short_time_says_so():
+    solution = CpSat().solve(problem(0, 60), limit=Limit(deterministic_time=1e-9))
+    assert solution.status in (Status.UNKNOWN, Status.FEASIBLE)
+    assert "deterministic time" in solution.note

@@ -1,0 +1,127 @@
+"""Spaces with a choice per operation: points, liveness, exact costs, and what is kept."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsearch.budget import Budget, constraint, total_cost
+from opsearch.costs.flops import Flops
+from opsearch.costs.kv import KVBytes
+from opsearch.costs.shape import Shape
+from opsearch.errors import OpsearchError
+from opsearch.layer_costs import layer_costs
+from opsearch.layer_space import layers_space, operations_space
+from opsearch.policy import KV, MLP, Q, live
+from opsearch.problem import check_budget
+from opsearch.problem_setup import parse_kept
+
+SHAPE = Shape(
+    layers=4,
+    hidden=16,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    intermediate=40,
+    vocab=50,
+    kv_bytes_per_element=2,
+)
+SAMPLES = [(9, 5), (9, 5), (20, 7)]
+HALVES = (Fraction(1, 2),)
+SPACES = {
+    "layers": layers_space(4, HALVES),
+    "operations": operations_space(4),
+    "layers, some kept": layers_space(4, HALVES, kept=[(0, Q), (2, MLP), (3, MLP)]),
+}
+
+
+def rows(space):
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    return product(*map(range, sizes))
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_every_row_has_the_number_of_a_live_row_that_is_the_same_policy(space):
+    random = np.random.default_rng(0)
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    for row in random.integers(0, sizes, (200, len(sizes))).tolist():
+        index = space.index_of(row)
+        stands = space.row(index)
+        assert space.index_of(stands) == index
+        assert space.decode(stands) == space.decode(row)
+        counts = space.decode(row).resolve(20)
+        assert (live(counts) == counts).all()
+        assert (space.resolved(np.array([row]), 20)[0] == counts).all()
+
+
+def test_numbers_follow_the_order_of_rows():
+    space = SPACES["layers"]
+    numbers = [space.index_of(row) for row in rows(space) if space.row(space.index_of(row)) == row]
+    assert numbers == sorted(set(numbers))
+
+
+def test_the_last_row_prunes_nothing_that_is_read():
+    for space in (layers_space(4), operations_space(4)):
+        top = [len(parameter.values) - 1 for parameter in space.parameters]
+        counts = space.decode(top).resolve(20)
+        assert (counts[:-1] == 20).all()
+        assert counts[-1].tolist() == [0, 20, 0]
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("cost", [Flops(SHAPE), KVBytes(SHAPE)], ids=["flops", "kv"])
+def test_the_sum_over_layers_is_the_cost_of_the_policy(space, cost):
+    costs = layer_costs(cost, space, SAMPLES)
+    random = np.random.default_rng(1)
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    for row in random.integers(0, sizes, (100, len(sizes))).tolist():
+        policy = space.decode(row)
+        assert costs[space.index_of(row)] == total_cost(cost, policy, SAMPLES)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_point_is_cheaper_than_the_cheapest_or_dearer_than_the_dearest(data):
+    space = data.draw(st.sampled_from(list(SPACES.values())))
+    row = [data.draw(st.integers(0, len(p.values) - 1)) for p in space.parameters]
+    costs = layer_costs(Flops(SHAPE), space, SAMPLES)
+    assert costs[costs.cheapest()] <= costs[space.index_of(row)] <= costs[costs.dearest()]
+
+
+def test_kept_operations_stay_and_are_read():
+    space = SPACES["layers, some kept"]
+    for row in ([0] * len(space.parameters), [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]):
+        counts = space.decode(row).resolve(20)
+        assert counts[0, Q] == counts[2, MLP] == counts[3, KV] > 0
+        assert counts[3, MLP] == 0
+
+
+def test_the_operations_that_are_kept_are_read_from_the_option():
+    assert parse_kept("0,1:mlp", 4) == {(0, Q), (0, KV), (0, MLP), (1, MLP)}
+    for text in ("4", "1:attn", "x", "0;1"):
+        with pytest.raises(OpsearchError, match="write a layer from 0 to 3, or one with q, kv"):
+            parse_kept(text, 4)
+
+
+def test_a_budget_below_what_is_kept_names_it():
+    space = layers_space(4, HALVES, kept=[(0, Q), (0, KV), (0, MLP), (1, MLP)])
+    limit = constraint(Budget.parse("30%"), Flops(SHAPE), space, SAMPLES)
+    with pytest.raises(OpsearchError, match=r"below the cheapest policy of space layers .*q=1000"):
+        check_budget(space, [limit])
+
+
+def test_a_cost_that_is_no_sum_over_layers_is_refused():
+    class Squared(Flops):
+        def of(self, counts, n_visual, n_other):
+            return super().of(counts, n_visual, n_other) ** 2
+
+    with pytest.raises(OpsearchError, match="flops is no sum over layers"):
+        layer_costs(Squared(SHAPE), SPACES["layers"], SAMPLES)
+
+
+def test_points_are_not_listed():
+    with pytest.raises(OpsearchError, match=r"2\^10 x 2 points, too many to list; use --solver"):
+        SPACES["layers"].points  # noqa: B018
