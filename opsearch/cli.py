@@ -95,7 +95,12 @@ def run(
     ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[str | None, typer.Option(help="grid, ortools, scipy or optuna.")] = None,
-    evaluations: Annotated[int, typer.Option(help="optuna: true evaluations.")] = 150,
+    verify: Annotated[
+        int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")
+    ] = 0,
+    evaluations: Annotated[
+        int, typer.Option(help="optuna, --verify: policies measured as they run.")
+    ] = 150,
     effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
     memory: Annotated[
         str | None,

@@ -45,6 +45,7 @@ class RunConfig(BaseModel):
     pairs: Literal["adjacent", "all"] = "adjacent"
     positions: int = Field(1, ge=1)
     solver: str | None = None
+    verify: int = Field(0, ge=0)
     evaluations: int = Field(150, ge=1)
     effort: float = Field(60.0, ge=0)
     memory: str | None = None

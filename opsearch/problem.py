@@ -173,25 +173,38 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose the point of `space` with the lowest objective within all constraints."""
+    """Choose the point of `space` with the lowest objective within all constraints.
+
+    excluded: points that may not be chosen.
+    """
 
     space: Space
     objective: Objective
     constraints: tuple[Constraint, ...] = ()
+    excluded: frozenset[int] = frozenset()
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
         """Which points keep within every constraint, bool[P]; OpsearchError without a list."""
-        return feasible_points(self.space, self.constraints)
+        mask = feasible_points(self.space, self.constraints)
+        mask[list(self.excluded)] = False
+        return mask
 
     @property
     def solvable(self) -> bool:
-        """Whether some point keeps within every constraint."""
+        """Whether some point keeps within every constraint.
+
+        In a space too large to list the excluded points are taken to be not all of these.
+        """
+        if self.space.listed:
+            return bool(self.feasible.any())
         return some_point_within(self.space, self.constraints)
 
     def within(self, index: int) -> bool:
-        """Whether a point keeps within every constraint."""
-        return all(c.cost(index) <= c.limit for c in self.constraints)
+        """Whether a point keeps within every constraint and is not excluded."""
+        return index not in self.excluded and all(
+            c.cost(index) <= c.limit for c in self.constraints
+        )
 
     @property
     def cost(self) -> NDArray[np.int64]:

@@ -15,13 +15,14 @@ from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.objectives.ties import with_ties
-from opsearch.problem import Constraint, Form, Measure, Problem, feasible_points
+from opsearch.problem import Blackbox, Constraint, Form, Measure, Problem, feasible_points
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import Space
+from opsearch.verify import verify
 
 _DEFAULT_SOLVER: dict[Form, str] = {
     "table": "grid",
@@ -99,8 +100,21 @@ def search(
         proxy = with_ties(Additive(config.points).make(space, measure, feasible), floor)
         start = Grid().solve(replace(problem, objective=proxy)).index
         solver = replace(solver, start=() if start is None else (start,))
-    limit = Limit(evaluations=config.evaluations)
-    solution = solver.solve(problem, seed=config.seed, limit=limit)
+    if config.verify:
+        joint = with_ties(Joint(lazy=True).make(space, measure, feasible), floor)
+        assert isinstance(joint, Blackbox)  # as made and rounded above
+        found = verify(
+            problem,
+            solver,
+            joint,
+            each=config.verify,
+            evaluations=config.evaluations,
+            seed=config.seed,
+        )
+        problem, solution = found.problem, found.solution
+    else:
+        limit = Limit(evaluations=config.evaluations)
+        solution = solver.solve(problem, seed=config.seed, limit=limit)
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
     return problem, solution

@@ -9,7 +9,7 @@ from opsearch.solvers.forms import cost_form, rank_forms, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
 from opsearch.solvers.program import ProgramError
 from opsearch.solvers.scaling import IntegerTerms, integer_terms
-from opsearch.solvers.slices import slices_of, with_pairs
+from opsearch.solvers.slices import slices_of, with_pairs, without
 
 
 def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
@@ -25,7 +25,8 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
             f"make it an opsearch.problem.{objective.form.capitalize()}"
         )
     terms = integer_terms(objective)
-    slices = [with_pairs(part, terms.pairs) for part in slices_of(problem)]
+    absent = [problem.space.row(index) for index in problem.excluded]
+    slices = [without(with_pairs(part, terms.pairs), absent) for part in slices_of(problem)]
     rows: list[Row] = [
         (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
     ]

@@ -38,6 +38,16 @@ def with_pairs(part: Slice, pairs: Iterable[Pair]) -> Slice:
     return replace(part, pairs=dict.fromkeys(both, np.zeros_like(part.base)) | part.pairs)
 
 
+def without(part: Slice, rows: Iterable[tuple[int, ...]]) -> Slice:
+    """The slice without some of its points."""
+    inside = (
+        tuple(enumerate(row))
+        for row in rows
+        if all(i in options for i, options in zip(row, part.options, strict=True))
+    )
+    return replace(part, excluded=(*part.excluded, *inside))
+
+
 def find_slices(points: Ints, costs: Ints) -> list[Slice]:
     """Slices that cover all points, int64[P, K], and reproduce all costs, int64[C, P].
 

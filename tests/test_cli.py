@@ -205,7 +205,7 @@ def test_show_loads_no_model_library(folder):
 UNKNOWN = [
     (["run", "--solver=x"], "unknown solver 'x'; available: grid, optuna, ortools"),
     (["run", "--objective=x"], "unknown objective 'x'; available: additive, joint"),
-    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, stages, tokens"),
+    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, layers, operations"),
     (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune"),
     (["run", "--ranker=x=1"], "ranker 'x=1' cannot be read; write it as NAME or 'NAME(PARA"),
     (["list", "x"], "'x'; available: baselines, costs, models, objectives, rankers"),

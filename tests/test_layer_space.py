@@ -123,5 +123,7 @@ def test_a_cost_that_is_no_sum_over_layers_is_refused():
 
 
 def test_points_are_not_listed():
-    with pytest.raises(OpsearchError, match=r"2\^10 x 2 points, too many to list; use --solver"):
+    with pytest.raises(
+        OpsearchError, match=r"2\^10 x 2 points, too many to list; search it with --solver"
+    ):
         SPACES["layers"].points  # noqa: B018
