@@ -19,7 +19,7 @@ from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import Store
 from opsearch.policy import Policy
-from opsearch.problem import Form, Measure, Problem, check_budget
+from opsearch.problem import Form, Measure, Problem, Table, check_budget
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.rankers.spec import parse_ranker
 from opsearch.report.page import save_report
@@ -53,7 +53,8 @@ def solve(
         "objective": objective,
         "solver": solver,
     }
-    given |= {"evaluations": evaluations, "out": out or folder}
+    # What another budget's proxy would propose was not measured.
+    given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
     changes = {name: value for name, value in given.items() if value is not None}
     config = RunConfig.checked(**{**stored.model_dump(), **changes})
     # The run's own seed says which samples were measured and stays in run.yaml.
@@ -72,8 +73,8 @@ def solve(
         measure = stored_measure(store, folder, choice.maker.form)
         floor = noise_floor(store, [sample.item for sample in samples])
         problem, solution = search(choice, space, constraints, measure, seeded, floor)
-        values = getattr(problem.objective, "values", np.zeros(0))
-        if np.isnan(values[problem.feasible[: len(values)]]).any():
+        made = problem.objective
+        if isinstance(made, Table) and np.isnan(made.values[problem.feasible]).any():
             options = f"--objective {choice.maker.name} --budget {' --budget '.join(config.budget)}"
             more = f"`opsearch run --config {source.config} {options}` measures more"
             note = f"{solution.note}; {more}, with enough --effort all"

@@ -1,5 +1,6 @@
 """Integer programs over a choice per operation, against a plain loop over all rows."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
 
@@ -89,6 +90,17 @@ def test_they_find_what_a_loop_over_all_rows_finds(seed, pairs):
         assert solution.costs["flops"] == cost
         assert solution.index == index
         assert solution.bound == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("solver", [CpSat(), Highs()], ids=["ortools", "scipy"])
+def test_excluded_points_are_not_chosen(solver):
+    given, taken = problem(1, 6), []
+    for _ in range(4):
+        given = replace(given, excluded=frozenset(taken))
+        solution = solver.solve(given)
+        assert solution.index == best(given)[2]
+        taken.append(solution.index)
+    assert len(set(taken)) == 4
 
 
 def test_values_that_are_no_multiples_are_bounded():
