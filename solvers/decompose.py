@@ -7,7 +7,7 @@ skip) becomes a slice itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -27,6 +27,14 @@ _EXCEPTIONS = 4
 
 
 @dataclass(frozen=True)
+class Bundle:
+    """Pairs of one choice with choices of another parameter, and that parameter's others."""
+
+    pairs: tuple[Pair, ...]
+    others: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
 class Slice:
     """Points on which each of C costs is base + main effects + pair effects, to the integer.
 
@@ -42,6 +50,27 @@ class Slice:
     pairs: dict[Pair, Ints]
     excluded: tuple[tuple[Choice, ...], ...]
     needs: tuple[tuple[Choice, tuple[Choice, ...]], ...] = ()
+
+    def holds(self, row: Sequence[int]) -> bool:
+        """Whether the slice has the options of a row."""
+        return all(i in options for i, options in zip(row, self.options, strict=True))
+
+    def bundles(self) -> Iterator[tuple[Choice, Bundle]]:
+        """The pairs that a choice has with one other parameter, where these are several.
+
+        Exactly one of the choices of that parameter holds, so that at most one of the pairs does,
+        and one where the choice itself holds and none of the others: this tells programs more than
+        the pairs alone.
+        """
+        found: dict[tuple[Choice, int], list[Pair]] = {}
+        for pair in self.pairs:
+            for choice, (other, _) in (pair, pair[::-1]):
+                found.setdefault((choice, other), []).append(pair)
+        for (choice, other), pairs in found.items():
+            if len(pairs) > 1:
+                present = {pair[0] if pair[1] == choice else pair[1] for pair in pairs}
+                every = ((other, int(i)) for i in self.options[other])
+                yield choice, Bundle(tuple(pairs), tuple(c for c in every if c not in present))
 
 
 def decompose(points: Ints, costs: Ints) -> list[Slice]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from opsearch.problem import Choice, Pair
 from opsearch.solvers.decompose import Ints, Slice
-from opsearch.solvers.scaling import ROW_LIMIT, IntegerTerms
+from opsearch.solvers.scaling import IntegerTerms
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,9 @@ def cost_form(c: int) -> FormOf:
     return of
 
 
-def rank_forms(sizes: Sequence[int]) -> Iterator[FormOf]:
-    """Forms whose values, one after the other, order rows with these sizes lexicographically.
-
-    Each is the place of a stretch of the row, which has few enough values for an integer program.
-    """
-    start = 0
-    while start < len(sizes):
-        stop = start + 1
-        while stop < len(sizes) and prod(sizes[start : stop + 1]) < ROW_LIMIT:
-            stop += 1
-        yield _place(sizes, start, stop)
-        start = stop
-
-
-def _place(sizes: Sequence[int], start: int, stop: int) -> FormOf:
-    """The place in lexicographic order of columns start to stop."""
-    strides = [prod(sizes[k + 1 : stop]) if start <= k < stop else 0 for k in range(len(sizes))]
+def rank_form(sizes: Sequence[int]) -> FormOf:
+    """The place of an index row in lexicographic order among all rows with these sizes."""
+    strides = [prod(sizes[k + 1 :]) for k in range(len(sizes))]
 
     def of(part: Slice) -> Linear:
         columns = zip(strides, part.options, strict=True)

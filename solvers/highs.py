@@ -62,17 +62,23 @@ class _Programs:
     """Solves the program of one slice."""
 
     def minimise(
-        self, part: Slice, objective: Linear, rows: Sequence[tuple[Linear, int]]
+        self,
+        part: Slice,
+        objective: Linear,
+        rows: Sequence[tuple[Linear, int]],
+        start: tuple[int, ...] | None,
+        share: float,
     ) -> Answer:
         """The row of a slice with the least objective among those where each form keeps its limit.
 
-        Raises ProgramError when HiGHS ends with neither an optimum nor a proof that there is none.
+        It begins with no row and takes all the time it needs. Raises ProgramError when HiGHS ends
+        with neither an optimum nor a proof that there is none.
         """
         from scipy.optimize import Bounds, milp
 
         column = _columns(part)
         costs, scale = _scaled(objective, column)
-        limits = [*_structure(part, column), *(_limit(*row, column) for row in rows)]
+        limits = [_structure(part, column), *(_limit(*row, column) for row in rows)]
         for _ in range(_TRIES):
             result = milp(
                 costs,
@@ -125,16 +131,17 @@ def _limit(form: Linear, limit: int, column: Columns) -> LinearConstraint:
     return LinearConstraint(row, -np.inf, (limit - form.constant) * scale)
 
 
-def _structure(part: Slice, column: Columns) -> list[LinearConstraint]:
+def _structure(part: Slice, column: Columns) -> LinearConstraint:
     """One value per parameter, no excluded combination, and a pair where both its choices hold."""
     from scipy.optimize import LinearConstraint
+    from scipy.sparse import coo_array
 
-    found = []
+    entries: list[tuple[int, int, float]] = []
+    limits: list[tuple[float, float]] = []
 
-    def add(entries: dict[int, float], low: float, high: float) -> None:
-        row = np.zeros(len(column))
-        row[list(entries)] = list(entries.values())
-        found.append(LinearConstraint(row, low, high))
+    def add(row: dict[int, float], low: float, high: float) -> None:
+        entries.extend((len(limits), place, coefficient) for place, coefficient in row.items())
+        limits.append((low, high))
 
     for k, options in enumerate(part.options):
         add({column[k, int(i)]: 1.0 for i in options}, 1, 1)
@@ -147,7 +154,14 @@ def _structure(part: Slice, column: Columns) -> list[LinearConstraint]:
         add({both: 1.0, first: -1.0}, -np.inf, 0)
         add({both: 1.0, second: -1.0}, -np.inf, 0)
         add({both: -1.0, first: 1.0, second: 1.0}, -np.inf, 1)
-    return found
+    for choice, bundle in part.bundles():
+        together = {column[pair]: 1.0 for pair in bundle.pairs} | {column[choice]: -1.0}
+        add(together, -np.inf, 0)
+        add(together | {column[other]: 1.0 for other in bundle.others}, 0, np.inf)
+    rows, columns, coefficients = zip(*entries, strict=True)
+    matrix = coo_array((coefficients, (rows, columns)), (len(limits), len(column)))
+    low, high = np.array(limits).T
+    return LinearConstraint(matrix, low, high)
 
 
 def _without(row: Sequence[int], column: Columns) -> LinearConstraint:

@@ -18,9 +18,17 @@ class Minimiser(Protocol):
     """Solves the programs of slices."""
 
     def minimise(
-        self, part: Slice, objective: Linear, rows: Sequence[tuple[Linear, int]]
+        self,
+        part: Slice,
+        objective: Linear,
+        rows: Sequence[tuple[Linear, int]],
+        start: tuple[int, ...] | None,
+        share: float,
     ) -> Answer:
-        """The row of a slice with the least objective where each form keeps its limit."""
+        """The row of a slice with the least objective where each form keeps its limit.
+
+        start: a row to begin with, if one is known; share: of the time left that it may take.
+        """
 
 
 @dataclass
@@ -31,12 +39,18 @@ class Clock:
     left: float | None
 
     def minimise(
-        self, part: Slice, objective: Linear, rows: Sequence[tuple[Linear, int]]
+        self,
+        part: Slice,
+        objective: Linear,
+        rows: Sequence[tuple[Linear, int]],
+        start: tuple[int, ...] | None,
+        share: float,
     ) -> Answer:
         """Solve one program and take its time off."""
         if self.left is not None and self.left <= 0:
             return Answer(Status.UNKNOWN, None, None, 0.0)
-        answer = minimise(part, objective, rows, seed=self.seed, time=self.left)
+        time = None if self.left is None else share * self.left
+        answer = minimise(part, objective, rows, seed=self.seed, time=time, start=start)
         if self.left is not None:
             self.left -= answer.time
         return answer
@@ -61,26 +75,36 @@ class Found:
 
 
 def lowest(
-    programs: Minimiser, slices: Sequence[Slice], objective: FormOf, rows: Sequence[Row]
+    programs: Minimiser,
+    slices: Sequence[Slice],
+    objective: FormOf,
+    rows: Sequence[Row],
+    start: tuple[int, ...] | None = None,
 ) -> Found:
     """Minimise `objective` over the rows of all slices that keep the limits.
 
-    Slices come in the order of what they can reach at best; those that cannot reach the best value
-    so far are skipped, the others are asked only for rows that do.
+    Slices come in the order of what they can reach at best, that of `start`, a row that keeps the
+    limits, first; those that cannot reach the best value so far are skipped, the others are asked
+    only for rows that do. Each gets an equal share of the time that is left.
     """
-    queue = sorted(((objective(part), part) for part in slices), key=lambda entry: entry[0].floor)
-    best: int | None = None
-    row = None
-    reached: list[tuple[int, Slice]] = []
+    forms = [(objective(part), part) for part in slices]
+    best, row, reached = None, None, []
+    for form, part in forms:
+        if start is not None and part.holds(start):
+            best, row, reached = form.at(start), start, [(form.at(start), part)]
+    queue = sorted(
+        forms, key=lambda entry: (row is None or not entry[1].holds(row), entry[0].floor)
+    )
     bounds: list[int] = []
-    for form, part in queue:
+    for done, (form, part) in enumerate(queue):
         if best is not None and form.floor > best:
             bounds.append(form.floor)
-            break
+            continue
         limits = [(make(part), limit) for make, limit in rows]
         if best is not None:
             limits.append((form, best))
-        answer = programs.minimise(part, form, limits)
+        known = row if row is not None and part.holds(row) else None
+        answer = programs.minimise(part, form, limits, known, 1 / (len(queue) - done))
         if answer.row is not None:
             value = form.at(answer.row)
             reached.append((value, part))
@@ -88,5 +112,5 @@ def lowest(
                 best, row = value, answer.row
         if answer.status is not Status.INFEASIBLE:
             bounds.append(form.floor if answer.bound is None else max(form.floor, answer.bound))
-    ties = tuple(part for value, part in reached if value == best)
+    ties = tuple({id(part): part for value, part in reached if value == best}.values())
     return Found(best, row, min(bounds, default=None), ties)

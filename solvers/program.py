@@ -46,10 +46,12 @@ def minimise(
     *,
     seed: int,
     time: float | None = None,
+    start: tuple[int, ...] | None = None,
 ) -> Answer:
     """The row of a slice with the least objective among those where each form keeps its limit.
 
-    time: CP-SAT's deterministic time, None for no limit. Raises ProgramError for a refused program.
+    time: CP-SAT's deterministic time, None for no limit; start: a row to begin with. Raises
+    ProgramError for a refused program.
     """
     from ortools.sat.python import cp_model
 
@@ -65,6 +67,9 @@ def minimise(
     unit, terms = _terms(objective, choices, pairs)
     literals, coefficients = [literal for literal, _ in terms], [c for _, c in terms]
     model.minimize(cp_model.LinearExpr.weighted_sum(literals, coefficients))
+    if start is not None:
+        for (k, i), literal in choices.items():
+            model.add_hint(literal, start[k] == i)
     solver = cp_model.CpSolver()
     # One worker with a seed is reproducible, and level 2 is what lets it close a knapsack. The gap
     # is relative to integers: without the 0.0 it would stop early at small objectives.
@@ -130,6 +135,10 @@ def _literals(
         model.add_implication(both, first)
         model.add_implication(both, second)
         model.add_bool_or(~first, ~second, both)
+    for choice, along in part.bundles():
+        together = sum(pairs[pair] for pair in along.pairs)
+        model.add(together <= choices[choice])
+        model.add(together >= choices[choice] - sum(choices[other] for other in along.others))
     return choices, pairs
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from opsearch.errors import OpsearchError
 from opsearch.problem import Pairwise, Problem, Separable
 from opsearch.solution import Solution, Status, solution_at
-from opsearch.solvers.forms import cost_form, rank_forms, value_form
+from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
 from opsearch.solvers.program import ProgramError
 from opsearch.solvers.scaling import IntegerTerms, integer_terms
@@ -30,7 +32,11 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
     rows: list[Row] = [
         (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
     ]
-    best = lowest(programs, slices, value_form(terms), rows)
+    start = None
+    if terms.pairs:
+        alone = value_form(replace(terms, pairs={}))
+        start = lowest(programs, slices, alone, rows).row
+    best = lowest(programs, slices, value_form(terms), rows, start)
     if best.bound is None:
         raise ProgramError(f"{library} found no point within the budget, but some points are")
     if best.value is None:
@@ -93,12 +99,18 @@ def _checked(
 def _first_tie(
     problem: Problem, programs: Minimiser, best: Found, rows: list[Row]
 ) -> tuple[tuple[int, ...], bool]:
-    """Among rows of the best value the cheapest, of these the first; False when time ran out."""
+    """Among rows of the best value the cheapest, of these the first; False when time ran out.
+
+    In a space too large to list the place of a row is too large a number for a program: any of the
+    cheapest is taken there.
+    """
     sizes = [len(parameter.values) for parameter in problem.space.parameters]
-    stages = [*(cost_form(0) for _ in problem.constraints[:1]), *rank_forms(sizes)]
+    stages = [cost_form(0) for _ in problem.constraints[:1]]
+    if problem.space.listed:
+        stages.append(rank_form(sizes))
     complete = True
     for form in stages:
-        found = lowest(programs, best.ties, form, rows)
+        found = lowest(programs, best.ties, form, rows, best.row)
         complete &= found.proved
         if found.value is None:
             break

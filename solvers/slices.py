@@ -40,11 +40,7 @@ def with_pairs(part: Slice, pairs: Iterable[Pair]) -> Slice:
 
 def without(part: Slice, rows: Iterable[tuple[int, ...]]) -> Slice:
     """The slice without some of its points."""
-    inside = (
-        tuple(enumerate(row))
-        for row in rows
-        if all(i in options for i, options in zip(row, part.options, strict=True))
-    )
+    inside = (tuple(enumerate(row)) for row in rows if part.holds(row))
     return replace(part, excluded=(*part.excluded, *inside))
 
 

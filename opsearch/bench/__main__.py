@@ -1,6 +1,5 @@
 """`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
 
-The latency and gpu suites need nothing but torch, transformers and numpy.
 The latency suites and `rankers` need nothing but torch, transformers and numpy.
 """
 
@@ -17,6 +16,7 @@ from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
 from opsearch.bench.latency_table import latency_table
+from opsearch.bench.layer_programs import layer_programs
 from opsearch.bench.rankers import rankers
 from opsearch.bench.scaling import scaling
 from opsearch.bench.solvers import solvers
@@ -24,6 +24,7 @@ from opsearch.errors import OpsearchError
 
 SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "solvers": lambda tiny: solvers(),
+    "layer-programs": lambda tiny: layer_programs(),
     "engine": lambda tiny: engine(),
     "gpu-engine": gpu_engine,
     "scaling": lambda tiny: scaling(),

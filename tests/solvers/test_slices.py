@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opsearch.example_problems import N_V_TEST, flops_like, kv_like, random_problem
 from opsearch.problem import Separable
 from opsearch.solvers.decompose import Slice
-from opsearch.solvers.forms import cost_form, rank_forms, value_form
+from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.scaling import ROW_LIMIT, integer_terms
 from opsearch.solvers.slices import find_slices
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
@@ -71,8 +71,7 @@ def test_rank_is_the_lexicographic_order() -> None:
     space = SPACES[1]
     sizes = [len(parameter.values) for parameter in space.parameters]
     slices = find_slices(space.points, np.zeros((1, len(space.points)), np.int64))
-    (form,) = rank_forms(sizes)
-    ranks = {row: form(part).at(row) for part in slices for row in rows_of(part)}
+    ranks = {row: rank_form(sizes)(part).at(row) for part in slices for row in rows_of(part)}
     assert sorted(ranks, key=ranks.__getitem__) == sorted(ranks)
     assert max(ranks.values()) == prod(sizes) - 1
 
