@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.pareto import front, front_table
-from opsearch.budget import space_costs, total_cost
-from opsearch.builders import identity
+from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
@@ -20,12 +19,14 @@ from opsearch.files import write_atomic
 from opsearch.measure.store import Store
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import RankerSpec
-from opsearch.problem import Constraint, Separable, Table
+from opsearch.problem import Constraint, Problem, Separable, Table
 from opsearch.problem_setup import make_space
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure
+from opsearch.walked_front import walked_front
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,35 +35,26 @@ class Front:
 
     constraint: the cost, with the stock model's as limit. table: by rising cost the parameters,
     `cost` (an exact integer over all samples), its mean per sample and share of the stock model's,
-    `value` in `unit`, `proved`: no point without a value can beat it. known: points of all
-    `policies` that have a value; limit: the lowest cost of the others, None where there are none.
+    `value` in `unit`, `proved`: no other point can beat it. limit: the lowest cost of a listed
+    point without a value, None where there are none. sentence: what is proved, and what would prove
+    the rest; proof: how a point is.
     """
 
     objective: str
     unit: str
     constraint: Constraint
     table: pd.DataFrame
-    policies: int
-    known: int
     limit: int | None
+    sentence: str
+    proof: str = "by enumeration"
 
     @property
     def per_sample(self) -> str:
         """The column of the mean cost per sample."""
         return f"{self.constraint.name}_per_sample"
 
-    @property
-    def sentence(self) -> str:
-        """What is proved of the front, and what would prove the rest."""
-        size, proved = len(self.table), int(self.table["proved"].sum())
-        of = f"{size} policies on the front of {self.objective} over {self.constraint.name}"
-        if self.limit is None:
-            return f"{of}: all {self.policies:,} of the space are known, every point is proved."
-        return (
-            f"{of}, the first {proved} proved: {self.known:,} of the space's {self.policies:,} are "
-            f"known, and the cheapest unknown one costs {self.constraint.describe(self.limit)}; "
-            "`opsearch run` with a larger --budget and --effort measures more."
-        )
+
+_MOST_WALKED = 500  # points of a front that has to be walked
 
 
 def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
@@ -79,24 +71,58 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
         pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
         counted = lookup("costs", cost, COSTS)(shape)
-        costs = space_costs(counted, space, pairs)
-        stock = total_cost(counted, identity(shape.layers), pairs)
+        whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)
         maker = _maker(config)
         measure = stored_measure(store, folder, maker.form)
-        objective = maker.make(space, measure, np.ones(len(costs), bool))
+        every = np.ones(len(space.points) if space.listed else 0, bool)
+        objective = maker.make(space, measure, every)
+    found = _front(Problem(space, objective, (whole,)))
+    path = run.front if cost == "flops" else run.front.with_name(f"front_{cost}.csv")
+    return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
+
+
+def _front(problem: Problem) -> Front:
+    """The front of what is known of a problem, listed or walked."""
+    objective, (whole,) = problem.objective, problem.constraints
+    if not problem.space.listed:
+        table, everything = walked_front(problem, _MOST_WALKED)
+        words = _walked(table, everything)
+        return Front(objective.name, objective.unit, whole, table, None, words, "by program")
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
             f"objective {objective.name!r} is a {objective.form} and has no front by enumeration; "
             "solve the run with --objective joint"
         )
-    constraint = Constraint(counted.name, counted.unit, costs, stock, stock, len(pairs))
-    exact, limit = proof(costs, objective.values)
-    named = front_table(space, constraint, objective.values)
-    known = int((~np.isnan(objective.values)).sum())
+    exact, limit = proof(whole.listed, objective.values)
+    named = front_table(problem.space, whole, objective.values)
     table = pd.concat([named, exact], axis=1)
-    found = Front(objective.name, objective.unit, constraint, table, len(costs), known, limit)
-    path = run.front if cost == "flops" else run.front.with_name(f"front_{cost}.csv")
-    return found, write_atomic(path, lambda file: table.to_csv(file, index=False))
+    known = int((~np.isnan(objective.values)).sum())
+    found = Front(objective.name, objective.unit, whole, table, limit, "")
+    return replace(found, sentence=_listed(found, len(objective.values), known))
+
+
+def _listed(found: Front, policies: int, known: int) -> str:
+    """What is proved of a front by enumeration, and what would prove the rest."""
+    size, proved = len(found.table), int(found.table["proved"].sum())
+    of = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
+    if found.limit is None:
+        return f"{of}: all {policies:,} of the space are known, every point is proved."
+    return (
+        f"{of}, the first {proved} proved: {known:,} of the space's {policies:,} are known, and "
+        f"the cheapest unknown one costs {found.constraint.describe(found.limit)}; `opsearch run` "
+        "with a larger --budget and --effort measures more."
+    )
+
+
+def _walked(table: pd.DataFrame, everything: bool) -> str:
+    """What is proved of a front that was walked down from the original model."""
+    size, proved = len(table), int(table["proved"].sum())
+    of = f"{size} policies on the front, by integer programs from the top down"
+    if everything:
+        return f"{of}: every point is proved, and there are no others."
+    if proved == size:
+        return f"{of}: every point is proved; below the cheapest one there are more."
+    return f"{of}: {proved} are proved, others may lie between the rest."
 
 
 def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
@@ -115,5 +141,7 @@ def _maker(config: RunConfig) -> Maker:
     """What makes the run's objective from stored measurements."""
     if config.objective == "additive":
         return Additive(config.points)
+    if config.objective == "pairwise":
+        return MeasuredPairs(config.pairs)
     maker: Maker = lookup("objectives", str(config.objective), OBJECTIVES)()
     return maker

@@ -172,7 +172,7 @@ def print_front(front: Front, path: Path, console: Console) -> None:
             format_amount(row[front.per_sample], front.constraint.unit),
             f"{row['value']:.6f}",
             *(str(row[name]) for name in names),
-            "by enumeration" if row["proved"] else "no",
+            front.proof if row["proved"] else "no",
         )
     console.print(table)
     console.print(front.sentence, soft_wrap=True)

@@ -8,8 +8,9 @@ from rich.console import Console
 from opsearch import RunConfig
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
+from opsearch.front import run_front
 from opsearch.policy import MLP
-from opsearch.printing import print_dry_run
+from opsearch.printing import print_dry_run, print_front
 from opsearch.run import run
 from opsearch.solution import Status
 from opsearch.solve import solve
@@ -55,6 +56,21 @@ def test_the_proxy_is_the_default_and_proves_its_optimum(tmp_path):
     result = run(RunConfig(**SETTINGS, out=tmp_path / "run"), silent())
     assert (result.config.objective, result.config.solver) == ("additive", "ortools")
     assert result.solution.status is Status.OPTIMAL
+
+
+def test_the_front_is_walked_and_no_budget_has_a_better_policy(done):
+    found, path = run_front(done.folder)
+    assert found.table["proved"].all()
+    assert "every point is proved, and there are no others" in found.sentence
+    assert found.table["cost"].is_monotonic_increasing
+    assert found.table["value"].is_monotonic_decreasing
+    shown = Console(file=StringIO(), width=250)
+    print_front(found, path, shown)
+    assert "layers(q=" in shown.file.getvalue()
+    for share in (25, 40, 70):
+        problem, solution, _ = solve(done.folder, [f"{share}%"], out=path.parent / "at")
+        within = found.table[found.table["cost"] <= problem.constraints[0].limit].iloc[-1]
+        assert (within["cost"], within["value"]) == (solution.costs["flops"], solution.value)
 
 
 def test_a_dry_run_knows_the_proxy_alone():

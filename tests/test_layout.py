@@ -40,6 +40,7 @@ FLOORS = (
     ["prepare", "stored_run", "export"],
     ["report"],
     ["solve", "run_store", "comparison", "evaluate", "dry_run"],
+    ["walked_front"],
     ["front"],
     ["run", "compare"],
     ["stored_comparison", "analyze"],
