@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from opsearch.analysis.calibration import SAMPLES, within_run
-from opsearch.analysis.choice import Rows, ladder, missing, within
+from opsearch.analysis.choice import common_budgets, told
 from opsearch.analysis.measured import Measured
 from opsearch.analysis.settings import between_runs
 from opsearch.analysis.style import COLOURS, DASHES, MARKERS, legend, panels
-from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BUDGETS = (15, 20, 30, 50)
-"""Per cent of the stock model's FLOPs."""
-TOLD = 30
-"""The budget told in words, or the one nearest to it."""
 COLUMNS = [
     "factor", "level", "objective", "budget", "kl", "low", "high", "top1", "draws", "difference",
     "difference_low", "difference_high",
@@ -42,26 +36,12 @@ def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
     first run. Each is judged on all its samples, on which it was chosen, with a 95 % bootstrap
     interval; over the same items, difference is its KL minus the first run's, with the interval of
     the paired differences. With other answer positions the KL itself is another quantity.
-    Budgets are those of `BUDGETS` that all runs measured completely; OpsearchError without any.
+    Budgets are 15, 20, 30 and 50 %, as far as all runs measured them completely; OpsearchError
+    without any.
     """
-    budgets = _common_budgets(runs)
+    budgets = common_budgets(runs)
     blocks = [*within_run(runs[0], budgets, seed), *between_runs(runs, budgets, seed)]
     return pd.concat(blocks, ignore_index=True).reindex(columns=COLUMNS)
-
-
-def _common_budgets(runs: Sequence[Measured]) -> Rows:
-    percents = np.array(BUDGETS)
-    common = np.ones(len(BUDGETS), bool)
-    for run in runs:
-        rows = ladder(run)
-        common &= (within(run, rows, percents) > 0) & (missing(run, rows, percents) == 0)
-    if not common.any():
-        raise OpsearchError(
-            f"no budget of {', '.join(map(str, BUDGETS))} % was measured completely in "
-            f"{', '.join(run.label for run in runs)}; run the search with --objective joint and "
-            "one of these budgets"
-        )
-    return percents[common]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -114,7 +94,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def describe(table: pd.DataFrame) -> str:
     """Each factor's levels at one budget, and at how many budgets the joint's choice is better."""
-    budget = min(table["budget"].unique(), key=lambda percent: abs(percent - TOLD))
+    budget = told(table["budget"])
     text = [
         f"KL in nats of the policy chosen within {budget} % of the stock model's FLOPs. Choices "
         "from one run are judged on samples that they were not made on; brackets enclose the "

@@ -7,6 +7,8 @@ holds the mean of every policy on every set, [P, W]. Values are whole multiples 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive, interpolated
 
 Rows = NDArray[np.int64]
+BUDGETS = (15, 20, 30, 50)
+"""Per cent of the stock model's FLOPs, at which runs and families are held against each other."""
 
 
 def ladder(measured: Measured) -> Rows:
@@ -39,6 +43,27 @@ def missing(measured: Measured, rows: Rows, percents: Rows) -> Rows:
     """How many policies within each budget are not among `rows`, int64[K]."""
     everything = np.argsort(measured.flops.listed, kind="stable")
     return within(measured, everything, percents) - within(measured, rows, percents)
+
+
+def common_budgets(runs: Sequence[Measured]) -> Rows:
+    """Those of `BUDGETS` that every run measured completely; OpsearchError without any."""
+    percents = np.array(BUDGETS)
+    common = np.ones(len(BUDGETS), bool)
+    for run in runs:
+        rows = ladder(run)
+        common &= (within(run, rows, percents) > 0) & (missing(run, rows, percents) == 0)
+    if not common.any():
+        raise OpsearchError(
+            f"no budget of {', '.join(map(str, BUDGETS))} % was measured completely in "
+            f"{', '.join(run.label for run in runs)}; run the search with --objective joint and "
+            "one of these budgets"
+        )
+    return percents[common]
+
+
+def told(budgets: Iterable[int]) -> int:
+    """The budget to tell in words: 30 %, or the one nearest to it."""
+    return min(budgets, key=lambda percent: abs(percent - 30))
 
 
 def joint(measured: Measured, rows: Rows, weights: Array, divergence: str = "kl") -> Array:

@@ -37,9 +37,9 @@ def analyze(
     """
     if kind not in KINDS:
         raise UnknownNameError("analysis", kind, list(KINDS))
-    if len(folders) > 1 and kind != "ablation":
+    if len(folders) > 1 and kind not in SEVERAL:
         raise OpsearchError(
-            f"analyze {kind} takes one run, not {len(folders)}; only ablation compares runs"
+            f"analyze {kind} takes one run, not {len(folders)}; several take {', '.join(SEVERAL)}"
         )
     result = KINDS[kind](folders, space)
     target = out or folders[0]
@@ -99,13 +99,25 @@ def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"ablation.csv": found}, ablation.draw(found), ablation.describe(found))
 
 
+def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What a policy loses on another family, or on the model or the data of another run."""
+    from opsearch.analysis import transfer, transfer_figure
+
+    found = transfer.table([stored_run(folder, space) for folder in folders])
+    figure = transfer_figure.draw(found)
+    return Analysis({"transfer.csv": found}, figure, transfer_figure.describe(found))
+
+
 KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "rank": _rank,
     "curves": _curves,
     "interactions": _interactions,
     "pareto": _pareto,
     "ablation": _ablation,
+    "transfer": _transfer,
 }
+SEVERAL = ("ablation", "transfer")
+"""Kinds that take more than one run."""
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> Path:

@@ -300,7 +300,9 @@ def compare(
 
 @app.command()
 def analyze(
-    kind: Annotated[str, typer.Argument(help="rank, curves, interactions, pareto or ablation.")],
+    kind: Annotated[
+        str, typer.Argument(help="rank, curves, interactions, pareto, ablation or transfer.")
+    ],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     space: Annotated[
         str | None, typer.Option(help="Another space than the run's, where it was measured.")

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from opsearch.analysis import curves, rank
+from opsearch.analysis import curves, rank, transfer, transfer_figure
 from opsearch.analysis.heatmap import shares
 from opsearch.analysis.pareto import draw_front
 from opsearch.errors import OpsearchError
@@ -71,11 +71,12 @@ def _in_words(row: list[float]) -> str:
 
 
 def figures(stored: Stored) -> list[Figure]:
-    """Front, individual divergences, proxy against joint."""
+    """Front, individual divergences, proxy against joint, one family's policy on another."""
     return [
         _or_reason("What other budgets would give", stored, _front),
         _or_reason("What each parameter costs alone", stored, _curves),
         _or_reason("How well the proxy ranks", stored, _rank),
+        _or_reason("What a family loses with the policy of another", stored, _transfer),
     ]
 
 
@@ -133,3 +134,9 @@ def _rank(title: str, stored: Stored) -> Figure:
     table = rank.table(measured)
     drawn = rank.draw(rank.policies(measured), table)
     return Figure(title, inline(drawn, "rank", title), rank.describe(table))
+
+
+def _transfer(title: str, stored: Stored) -> Figure:
+    table = transfer.table([stored.measured])
+    drawn = inline(transfer_figure.draw(table), "transfer", title)
+    return Figure(title, drawn, transfer_figure.describe(table))

@@ -109,6 +109,19 @@ def test_all_figures_are_drawn(done):
     ]
 
 
+def test_families_of_enough_samples_are_held_against_each_other(tmp_path):
+    start(tmp_path / "run", objective="joint", samples=8, heldout=0)
+    db = sqlite3.connect(tmp_path / "run" / "measurements.db")
+    with db:
+        db.execute("UPDATE sample SET family = iif(place % 2, 'odd', 'even')")
+    db.close()
+    save_report(tmp_path / "run")
+    page = read(tmp_path / "run")
+    assert figures(page)[-1] == "What a family loses with the policy of another"
+    assert "4 to 4 samples per target" in page.text
+    assert "odd" in page.text
+
+
 def test_the_heat_map_is_that_of_the_policy(done):
     policy = Policy.from_pretrained(done)
     cells = read(done).source.count('<rect class="cell"')

@@ -1,0 +1,144 @@
+"""What policies lose away from where they were searched, drawn and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from opsearch.analysis.choice import told
+from opsearch.analysis.style import COLOURS, panels
+from opsearch.analysis.transfer import ALL, HALVES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOSS = "KL above the own optimum's, nats"
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """At one budget: the matrix of sources and targets, and each target's losses by source."""
+    budget = told(table["budget"])
+    shown = table[table["budget"] == budget]
+    targets = len(shown["target"].unique())
+    figure, (matrix, losses) = panels(4.6 + 0.62 * targets, 2.4 + 0.3 * targets, 2)
+    _draw_matrix(figure, matrix, shown)
+    _draw_losses(losses, shown)
+    matrix.set_title(f"within {budget} % of the FLOPs", fontsize=9)
+    for axes in (matrix, losses):
+        axes.tick_params(axis="x", rotation=90)
+        for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            text.set_parse_math(False)  # names come from data, in which a $ is a $
+    return figure
+
+
+def _draw_matrix(figure: Figure, axes: Axes, shown: pd.DataFrame) -> None:
+    from matplotlib.colors import PowerNorm
+
+    sources, targets = list(shown["source"].unique()), list(shown["target"].unique())
+    values = shown.pivot(index="source", columns="target", values="split_loss")
+    cells = values.loc[sources, targets].to_numpy()
+    top = max(float(cells.max()), 0.1)
+    # Small losses are what one wants to tell apart; what is below zero is none.
+    norm = PowerNorm(0.5, 0, top, clip=True)
+    mesh = axes.pcolormesh(cells, cmap="Oranges", norm=norm, edgecolors="face", linewidth=0.2)
+    for (row, column), value in zip(
+        ((r, c) for r in range(len(sources)) for c in range(len(targets))), cells.flat, strict=True
+    ):
+        if sources[row] != targets[column]:
+            colour = "white" if norm(value) > 0.75 else "#333333"
+            text = f"{value:.1f}".replace("-0.0", "0.0")
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", size=6.5, color=colour
+            )
+    axes.set_xticks([i + 0.5 for i in range(len(targets))], targets, size=8)
+    axes.set_yticks([i + 0.5 for i in range(len(sources))], sources, size=8)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set_xlabel("applied to")
+    axes.set_ylabel("searched on")
+    ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 4, 8) if tick < top]
+    figure.colorbar(mesh, ax=axes, label=LOSS, pad=0.02, ticks=ticks, format="%g")
+
+
+def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
+    """For each target a dot per source; an interval for all families, or for each run."""
+    targets = list(shown["target"].unique())
+    place = {name: i for i, name in enumerate(targets)}
+    away = shown[shown["source"] != shown["target"]]
+    single, every = away[away["source"] != ALL], away[away["source"] == ALL]
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.plot(
+        single["target"].map(place),
+        single["split_loss"],
+        linestyle="none",
+        marker="o",
+        markersize=3.5,
+        fillstyle="none",
+        color=COLOURS[0],
+        label="searched on another one of these",
+    )
+    bars = single if every.empty else every
+    spread = [bars["split_loss"] - bars["split_low"], bars["split_high"] - bars["split_loss"]]
+    axes.errorbar(
+        bars["target"].map(place),
+        bars["split_loss"],
+        yerr=spread,
+        linestyle="none",
+        marker="s",
+        markersize=4,
+        color=COLOURS[1],
+        elinewidth=1,
+        capsize=2,
+        label=None if every.empty else "searched on all, middle 95 % of halves",
+    )
+    axes.set_xticks(range(len(targets)), targets, size=8)
+    axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+    ticks = [-1, -0.1, 0, 0.1, 0.3, 1, 3, 10]
+    low, high = axes.get_ylim()
+    shown_ticks = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(shown_ticks, [f"{tick:g}" for tick in shown_ticks])
+    axes.minorticks_off()
+    axes.set_ylabel(LOSS)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def describe(table: pd.DataFrame) -> str:
+    """At each budget what a policy from elsewhere loses; at one of them where most and least."""
+    away = table[table["source"] != table["target"]]
+    fewest, most = table["samples"].min(), table.loc[table["source"] != ALL, "samples"].max()
+    text = [
+        "Loss: KL of a policy that was searched elsewhere above that of the target's own optimum "
+        "within the same cost, both chosen on one half of the samples and judged on the other "
+        f"({HALVES} halves; {fewest} to {most} samples per target). The own optimum of few samples "
+        "fits these and no others, so that a loss can be below zero."
+    ]
+    single = away[(away["source"] != ALL) & (away["target"] != ALL)]
+    for budget, rows in single.groupby("budget"):
+        said = f"At {budget} % a policy searched elsewhere loses on average {_loss(rows)}"
+        every = away[(away["source"] == ALL) & (away["budget"] == budget)]
+        text.append(f"{said}, one searched on all {_loss(every)}." if len(every) else f"{said}.")
+    budget = told(table["budget"])
+    rows = single[single["budget"] == budget]
+    by_target = rows.groupby("target", sort=False)["split_loss"].mean()
+    by_source = rows.groupby("source", sort=False)["split_loss"].mean()
+    worst = rows.loc[rows["split_loss"].idxmax()]
+    text.append(
+        f"At {budget} % the largest loss is {worst['split_loss']:.2f} nats "
+        f"({worst['split_low']:.2f} to {worst['split_high']:.2f}), searched on {worst['source']} "
+        f"and applied to {worst['target']}."
+    )
+    if len(by_source) > 2:
+        text.append(
+            f"{by_source.idxmin()} is the best one to search on ({by_source.min():.2f} nats lost "
+            f"on average elsewhere), {by_source.idxmax()} the worst ({by_source.max():.2f}); "
+            f"{by_target.idxmax()} suffers most from policies of others ({by_target.max():.2f}), "
+            f"{by_target.idxmin()} least ({by_target.min():.2f})."
+        )
+    return " ".join(text)
+
+
+def _loss(rows: pd.DataFrame) -> str:
+    nats, points = rows["split_loss"].mean(), 100 * rows["split_top1"].mean()
+    return f"{nats:.3f} nats ({points:.1f} points of agreement in the first token)"
