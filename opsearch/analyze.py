@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from opsearch.errors import OpsearchError, UnknownNameError
-from opsearch.files import write_atomic
+from opsearch.files import write_atomic, write_text
 from opsearch.stored_comparison import stored_comparison
 from opsearch.stored_run import stored_run
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Tidy tables by file name, the figure, and the paragraph that says what they show."""
+    """Tables by file name, the figure, and the paragraph that says what they show.
+
+    figure: None where the text itself is the result, in Markdown.
+    """
 
     tables: dict[str, pd.DataFrame]
-    figure: Figure
+    figure: Figure | None
     text: str
 
 
@@ -44,9 +47,12 @@ def analyze(
     result = KINDS[kind](folders, space)
     target = out or folders[0]
     files = [_write_table(target / name, table) for name, table in result.tables.items()]
-    figure = target / f"{kind}.svg"
-    write_atomic(figure, lambda file: result.figure.savefig(file))
-    return result, [*files, figure]
+    figure = result.figure
+    if figure is None:
+        files.append(write_text(target / f"{kind}.md", result.text + "\n"))
+    else:
+        files.append(write_atomic(target / f"{kind}.svg", lambda file: figure.savefig(file)))
+    return result, files
 
 
 def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
@@ -108,6 +114,15 @@ def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"transfer.csv": found}, figure, transfer_figure.describe(found))
 
 
+def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What `opsearch compare` measured, in the layout of papers."""
+    from opsearch.analysis import paper_tables
+
+    frames = [paper_tables.table(stored_comparison(folder), folder.name) for folder in folders]
+    text = "\n\n".join(paper_tables.markdown(frame) for frame in frames)
+    return Analysis({"tables.csv": pd.concat(frames, ignore_index=True)}, None, text)
+
+
 KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "rank": _rank,
     "curves": _curves,
@@ -115,8 +130,9 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "pareto": _pareto,
     "ablation": _ablation,
     "transfer": _transfer,
+    "tables": _tables,
 }
-SEVERAL = ("ablation", "transfer")
+SEVERAL = ("ablation", "transfer", "tables")
 """Kinds that take more than one run."""
 
 

@@ -301,7 +301,8 @@ def compare(
 @app.command()
 def analyze(
     kind: Annotated[
-        str, typer.Argument(help="rank, curves, interactions, pareto, ablation or transfer.")
+        str,
+        typer.Argument(help="rank, curves, interactions, pareto, ablation, transfer or tables."),
     ],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     space: Annotated[

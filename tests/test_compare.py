@@ -108,6 +108,15 @@ def test_pareto_writes_table_figure_and_words(folder, tmp_path):
     }
 
 
+def test_tables_of_several_runs_are_one_csv_and_one_page(folder, tmp_path):
+    analysis, files = analyze("tables", [folder, folder], out=tmp_path)
+    assert [file.name for file in files] == ["tables.csv", "tables.md"]
+    written = pd.read_csv(tmp_path / "tables.csv")
+    assert len(written) == 2 * (1 + len(stored_comparison(folder).entries))
+    assert (tmp_path / "tables.md").read_text() == analysis.text + "\n"
+    assert analysis.text.count("run: accuracy in %") == 2
+
+
 def test_the_same_comparison_again_measures_nothing(folder):
     before = stored_comparison(folder)
     with Store(folder / "measurements.db") as store:

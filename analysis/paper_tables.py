@@ -1,0 +1,73 @@
+"""Comparisons in the layout of papers: methods down, families across, a block per budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from opsearch.analysis import equal_cost
+from opsearch.analysis.equal_cost import Comparison
+
+ORIGINAL = "original"
+BEFORE = ("run", "budget", "method", "cost, %")
+AFTER = ("Rel. Avg.", "low", "high")
+"""Columns on both sides of the families."""
+
+
+def table(comparison: Comparison, run: str) -> pd.DataFrame:
+    """A row for the original, then one per budget and method, all but names in %.
+
+    cost: of the stock model's; a column per family: accuracy, which for lmms-eval's tasks is the
+    mean of scores between 0 and 1; Rel. Avg. with its 95 % interval in low and high. A family that
+    has the name of another column is put in quotes.
+    """
+    first = [run, "100%", ORIGINAL, 100.0]
+    rows = [[*first, *_by_family(comparison, comparison.original), 100.0, np.nan, np.nan]]
+    found = equal_cost.table(comparison)
+    for entry, row in zip(comparison.entries, found.to_dict("records"), strict=True):
+        named = [run, entry.budget, entry.method, 100 * entry.share]
+        averages = [row["rel_avg"], row["low"], row["high"]]
+        rows.append([*named, *_by_family(comparison, entry.scores), *averages])
+    taken = (*BEFORE, *AFTER)
+    families = [f"'{name}'" if name in taken else name for name in _families(comparison)]
+    return pd.DataFrame(rows, columns=[*BEFORE, *families, *AFTER])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The table of one run; of the pruned methods the best of each block and column is bold."""
+    families = [str(name) for name in frame.columns[len(BEFORE) : -len(AFTER)]]
+    shown = [*families, AFTER[0]]
+    lines = [f"{frame['run'].iloc[0]}: accuracy in %, Rel. Avg. in % with its 95 % interval", ""]
+    lines += [_line(["method", "cost, %", *shown]), _line(["---"] * (2 + len(shown)))]
+    for budget, block in frame.groupby("budget", sort=False):
+        pruned = block["method"] != ORIGINAL
+        if pruned.any():
+            lines.append(_line([f"*within {budget}*", *[""] * (1 + len(shown))]))
+        best = block[shown].round(1).max()
+        for row in block.to_dict("records"):
+            cells = [_cell(row, name, pruned.any() and best[name]) for name in shown]
+            lines.append(_line([str(row["method"]), f"{row['cost, %']:.1f}", *cells]))
+    return "\n".join(lines)
+
+
+def _families(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(comparison.families))
+
+
+def _by_family(comparison: Comparison, scores: equal_cost.Array) -> list[float]:
+    family = np.array(comparison.families)
+    return [100 * float(scores[family == name].mean()) for name in _families(comparison)]
+
+
+def _cell(row: dict[str, float], name: str, best: float) -> str:
+    text = f"{row[name]:.1f}"
+    if round(row[name], 1) == best:
+        text = f"**{text}**"
+    if name == AFTER[0] and not np.isnan(row["low"]):
+        text += f" ({row['low']:.1f}-{row['high']:.1f})"
+    return text
+
+
+def _line(cells: list[str]) -> str:
+    """A row of Markdown; what names say is not markup."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
