@@ -7,7 +7,8 @@ for every method and the original, so that differences between methods are paire
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ class Entry:
 
     cost: mean FLOPs per calibration sample; share: of the stock model's. kl_calibration: float64[S]
     per calibration sample; kl, scores: float64[T] per judged item, KL in nats and score in [0, 1].
+    further: other costs and times, as columns of the table.
     """
 
     budget: str
@@ -34,6 +36,7 @@ class Entry:
     kl_calibration: Array
     kl: Array
     scores: Array
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
                 "policy": entry.policy,
                 "cost": entry.cost,
                 "share": entry.share,
+                **entry.further,
                 "kl_calibration": float(entry.kl_calibration.mean()),
                 "kl": float(entry.kl.mean()),
                 "accuracy": _accuracy(comparison, entry.scores),
@@ -72,6 +76,23 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
                 "items": len(entry.scores),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def by_family(comparison: Comparison) -> pd.DataFrame:
+    """A tidy row per budget, method and family: mean score, and the original's."""
+    family = np.array(comparison.families)
+    rows = [
+        {
+            "budget": entry.budget,
+            "method": entry.method,
+            "family": name,
+            "score": float(entry.scores[family == name].mean()),
+            "original": float(comparison.original[family == name].mean()),
+        }
+        for entry in comparison.entries
+        for name in dict.fromkeys(comparison.families)
+    ]
     return pd.DataFrame(rows)
 
 

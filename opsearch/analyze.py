@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.files import write_atomic, write_text
+from opsearch.report.compared import comparison_page
+from opsearch.run_folder import RunFolder
 from opsearch.stored_comparison import stored_comparison
 from opsearch.stored_run import stored_run
 
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
 class Analysis:
     """Tables by file name, the figure, and the paragraph that says what they show.
 
-    figure: None where the text itself is the result, in Markdown.
+    figure: None where the text itself is the result, in Markdown; page: all of it as HTML, empty
+    where there is none.
     """
 
     tables: dict[str, pd.DataFrame]
     figure: Figure | None
     text: str
+    page: str = ""
 
 
 def analyze(
@@ -47,11 +52,13 @@ def analyze(
     result = KINDS[kind](folders, space)
     target = out or folders[0]
     files = [_write_table(target / name, table) for name, table in result.tables.items()]
-    figure = result.figure
-    if figure is None:
+    if result.figure is None:
         files.append(write_text(target / f"{kind}.md", result.text + "\n"))
     else:
+        figure = result.figure
         files.append(write_atomic(target / f"{kind}.svg", lambda file: figure.savefig(file)))
+    if result.page:
+        files.append(write_text(target / f"{kind}.html", result.page))
     return result, files
 
 
@@ -92,9 +99,13 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
     pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
     gaps = pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
-    tables = {"pareto.csv": found} | ({} if gaps.empty else {"differences.csv": gaps})
+    families = equal_cost.by_family(comparison)
+    tables = {"pareto.csv": found, "families.csv": families}
+    tables |= {} if gaps.empty else {"differences.csv": gaps}
     figure = equal_cost_figure.draw(found, comparison.unit)
-    return Analysis(tables, figure, equal_cost_figure.describe(found))
+    text = equal_cost_figure.describe(found)
+    model = RunConfig.load(RunFolder(folders[0]).config).model
+    return Analysis(tables, figure, text, comparison_page(model, found, families, figure, text))
 
 
 def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:

@@ -283,6 +283,14 @@ def compare(
             help="Seconds for all of joint in a space, else coarse to fine; default: the run's."
         ),
     ] = None,
+    space: Annotated[list[str], typer.Option(help="To search. Repeatable.")] = [  # noqa: B006
+        "dop",
+        "depth",
+        "stages",
+    ],
+    times: Annotated[
+        bool, typer.Option("--times", help="Also time each prefill beside the original's.")
+    ] = False,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     debug: Debug = False,
@@ -292,7 +300,8 @@ def compare(
     from opsearch.compare import compare as compare_methods
     from opsearch.printing import print_analysis, print_compared
 
-    compare_methods(run_folder, budget, samples, effort, err, _workers(workers, ray_address))
+    asked = _workers(workers, ray_address)
+    compare_methods(run_folder, budget, samples, effort, err, asked, times, space)
     analysis, files = analyze_runs("pareto", [run_folder])
     print_compared(analysis.tables["pareto.csv"], out)
     print_analysis(analysis, files, out)

@@ -24,6 +24,7 @@ class RunFolder:
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
         self.latency = path / "latency.json"
+        self.prefill = path / "prefill.json"
         self.environment = path / "environment.json"
         self.report = path / "report.html"
 

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.analysis.equal_cost import Comparison, Entry
+from opsearch.bench.compared import prefill_time
 from opsearch.budget import total_cost
 from opsearch.builders import identity
-from opsearch.costs.flops import Flops
+from opsearch.costs.flops import Flops, flops
+from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Store, StoredSample
@@ -31,14 +33,15 @@ def stored_comparison(folder: Path) -> Comparison:
                 "--budget 30%` makes one"
             )
         shape = Shape(**store.facts["shape"])
-        flops, original = Flops(shape), identity(shape.layers)
+        cost_of, original = Flops(shape), identity(shape.layers)
         calibration, judged = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
         pairs = [(s.n_visual, s.n_other) for s in calibration]
-        stock = total_cost(flops, original, pairs)
+        stock = total_cost(cost_of, original, pairs)
         entries = []
         for row in compared[1:]:
             policy = parse_policy(row.policy, run.measurements)
-            cost = total_cost(flops, policy, pairs)
+            cost = total_cost(cost_of, policy, pairs)
+            further = _further(policy, shape, pairs) | _times(policy, run.prefill)
             entries.append(
                 Entry(
                     row.budget,
@@ -49,10 +52,41 @@ def stored_comparison(folder: Path) -> Comparison:
                     _divergences(store, policy, calibration),
                     _divergences(store, policy, judged),
                     _scores(store, policy, judged),
+                    further,
                 )
             )
         families = tuple(sample.family for sample in judged)
         return Comparison("FLOPs", families, _scores(store, original, judged), tuple(entries))
+
+
+def _further(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Means per sample and shares of the stock model: MACs as papers count them, and KV bytes.
+
+    MACs of the visual tokens alone and of all operations that the policy lists, dead ones too.
+    """
+    listed = [int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs]
+    macs = sum(Flops(shape, "macs").stock(n, 0) for n, _ in pairs)
+    cost = KVBytes(shape)
+    kept, kv = (total_cost(cost, each, pairs) for each in (policy, identity(shape.layers)))
+    return {
+        "macs": sum(listed) / len(pairs),
+        "macs_share": sum(listed) / macs,
+        "kv_bytes": kept / len(pairs),
+        "kv_share": kept / kv,
+    }
+
+
+def _times(policy: Policy, path: Path) -> dict[str, float]:
+    """Milliseconds of the prefill where they were taken, and their ratio to the original's."""
+    time = prefill_time(policy, path)
+    if time is None:
+        return {}
+    return {
+        "prefill_ms": time.policy,
+        "ranking_ms": time.ranking,
+        "original_ms": time.original,
+        "prefill_ratio": time.ratio,
+    }
 
 
 def _divergences(

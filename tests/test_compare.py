@@ -1,6 +1,7 @@
 """`opsearch compare` and `opsearch analyze pareto` on the embedded model, really run."""
 
 import io
+import re
 import shutil
 
 import numpy as np
@@ -8,7 +9,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from opsearch import compare as comparing
 from opsearch.analyze import analyze
+from opsearch.answers import answer
+from opsearch.bench import compared
 from opsearch.compare import compare
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
@@ -20,6 +24,7 @@ from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run import run
 from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
+from tests.report.page import Page, assert_harmless
 
 BUDGETS = ("20%", "30%")
 SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
@@ -91,7 +96,13 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
 
 def test_pareto_writes_table_figure_and_words(folder, tmp_path):
     analysis, files = analyze("pareto", [folder], out=tmp_path)
-    assert [file.name for file in files] == ["pareto.csv", "differences.csv", "pareto.svg"]
+    assert [file.name for file in files] == [
+        "pareto.csv",
+        "families.csv",
+        "differences.csv",
+        "pareto.svg",
+        "pareto.html",
+    ]
     frame = pd.read_csv(tmp_path / "pareto.csv")
     entries = stored_comparison(folder).entries
     assert frame["kl"].to_numpy() == pytest.approx([entry.kl.mean() for entry in entries])
@@ -115,6 +126,82 @@ def test_tables_of_several_runs_are_one_csv_and_one_page(folder, tmp_path):
     assert len(written) == 2 * (1 + len(stored_comparison(folder).entries))
     assert (tmp_path / "tables.md").read_text() == analysis.text + "\n"
     assert analysis.text.count("run: accuracy in %") == 2
+
+
+def test_costs_are_told_by_two_conventions_and_for_the_cache(folder):
+    comparison = stored_comparison(folder)
+    found = {(entry.budget, entry.method): entry for entry in comparison.entries}
+    with Store(folder / "measurements.db") as store:
+        shapes = [(s.n_visual, s.n_other) for s in store.samples("compared calibration")]
+    rows = 12 * sum(map(sum, shapes)) / len(shapes)
+    for (_, method), entry in found.items():
+        stock = entry.further["kv_bytes"] / entry.further["kv_share"]
+        assert stock == pytest.approx(rows * 2 * 2 * 128)  # bfloat16 as stored, 128 wide
+        if method.startswith("tokens"):
+            # Attention of fewer tokens is quadratic, all else linear; there is no text here.
+            assert entry.further["macs_share"] < entry.share
+            assert entry.further["kv_share"] > entry.further["macs_share"]
+        if method == "VTW":  # whole layers as listed, though nobody reads the last one's updates
+            (kept,) = re.findall(r"\d+", entry.policy)
+            assert entry.further["macs_share"] == pytest.approx(int(kept) / 12)
+
+
+def test_families_are_scored_one_by_one(folder):
+    analysis, _ = analyze("pareto", [folder])
+    families, table = analysis.tables["families.csv"], analysis.tables["pareto.csv"]
+    assert len(families) == 15 * len(table)
+    means = families.groupby(["budget", "method"])["score"].mean()
+    for row in table.itertuples():
+        assert means[row.budget, row.method] == pytest.approx(row.accuracy)
+
+
+def test_the_page_shows_every_method_at_every_budget(folder):
+    page = Page((analyze("pareto", [folder])[1][-1]).read_text())
+    assert_harmless(page)
+    assert page.tags.count("h1") == 1
+    for budget in BUDGETS:
+        assert f"Within {budget} FLOPs, % papers' MACs, % KV cache KL Rel. Avg., %" in page.text
+    for entry in stored_comparison(folder).entries:
+        assert f"{entry.method} {100 * entry.share:.2f} " in page.text
+        assert entry.policy in page.text
+
+
+def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    run(RunConfig(**{**SETTINGS, "samples": 1}, out=path), _silent())
+    given = {"samples": 2, "effort": 0, "console": _silent(), "times": True}
+    given["spaces"] = ["dop"]
+    answered, timed = [], []
+    monkeypatch.setattr(comparing, "answer", lambda *args: _until(answered, 4, answer, args))
+    with pytest.raises(KeyboardInterrupt):
+        compare(path, ["20%"], **given)
+    with pytest.raises(RunFolderError, match="holds no comparison"):
+        stored_comparison(path)
+    with Store(path / "measurements.db") as store:
+        measured = store.count()
+    monkeypatch.setattr(comparing, "answer", answer)
+    take = compared._timed
+    monkeypatch.setattr(compared, "_timed", lambda *args: _until(timed, 3, take, args))
+    with pytest.raises(KeyboardInterrupt):
+        compare(path, ["20%"], **given)
+    monkeypatch.setattr(compared, "_timed", lambda *args: timed.append(0) or take(*args))
+    compare(path, ["20%"], **given)
+    with Store(path / "measurements.db") as store:
+        assert store.count() == measured
+    # What was timed before is not timed again; equal policies are one.
+    frame = analyze("pareto", [path])[0].tables["pareto.csv"]
+    assert len(timed) <= frame["policy"].nunique() + 2
+    assert (frame["ranking_ms"] > 0).all()
+    assert (frame["ranking_ms"] < frame["prefill_ms"]).all()
+    assert (frame["prefill_ratio"] > 0).all()
+
+
+def _until(calls, count, function, arguments):
+    """Ctrl-C at a call of this number."""
+    calls.append(0)
+    if len(calls) == count:
+        raise KeyboardInterrupt
+    return function(*arguments)
 
 
 def test_the_same_comparison_again_measures_nothing(folder):

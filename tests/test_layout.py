@@ -39,7 +39,7 @@ FLOORS = (
     ["problem_setup", "search", "results", "bench", "environment", "verdict"],
     ["prepare", "stored_run", "export"],
     ["report"],
-    ["solve", "run_store", "comparison", "evaluate", "dry_run"],
+    ["solve", "run_store", "comparison", "contenders", "evaluate", "dry_run"],
     ["walked_front"],
     ["front"],
     ["run", "compare"],

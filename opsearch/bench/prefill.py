@@ -33,9 +33,8 @@ class TimedPrefill:
 def timed_prefill(
     model: Any, samples: Sequence[Sample], latency: Cost, policy: Policy
 ) -> TimedPrefill:
-    """Time the sample that is nearest to the mean shape."""
-    at = [mean(numbers) for numbers in zip(*(sample.shape for sample in samples), strict=True)]
-    sample = min(samples, key=lambda s: abs(s.n_visual - at[0]) + abs(s.n_other - at[1]))
+    """Time the typical sample."""
+    sample = typical(samples)
     work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
     pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
     predicted = int(latency.of(policy.resolve(sample.n_visual), *sample.shape))
@@ -46,3 +45,9 @@ def timed_prefill(
         latency.stock(*sample.shape) / 1e6,
         1e3 * median(pair.original.prefill for pair in pairs),
     )
+
+
+def typical(samples: Sequence[Sample]) -> Sample:
+    """The sample that is nearest to the mean shape."""
+    at = [mean(numbers) for numbers in zip(*(sample.shape for sample in samples), strict=True)]
+    return min(samples, key=lambda s: abs(s.n_visual - at[0]) + abs(s.n_other - at[1]))

@@ -1,0 +1,121 @@
+"""Who takes part in a comparison: the best policies of several spaces, and the baselines.
+
+Every one of them spends each budget as well as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opsearch.baselines import baselines
+from opsearch.budget import total_cost
+from opsearch.builders import identity
+from opsearch.measure.engine import Engine
+from opsearch.objectives import Maker
+from opsearch.objectives.additive import Additive
+from opsearch.objectives.coarse import CoarseJoint
+from opsearch.objectives.joint import Joint
+from opsearch.objectives.ties import with_ties
+from opsearch.policy import Policy
+from opsearch.prepare import Prepared
+from opsearch.problem import (
+    Constraint,
+    Measure,
+    Objective,
+    Problem,
+    check_budget,
+    feasible_points,
+)
+from opsearch.problem_setup import (
+    joint_seconds,
+    make_constraints,
+    make_cost,
+    make_space,
+    parse_budgets,
+)
+from opsearch.progress import Stages
+from opsearch.rankers import make_ranker
+from opsearch.solvers.grid import Grid
+from opsearch.spaces import Space
+
+SPACES = ("dop", "depth", "stages")
+Place = tuple[str, str]
+"""Budget and method: where a policy stands in the comparison."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A space to search: by which objectives, and within which limits for each budget."""
+
+    space: Space
+    makers: tuple[Maker, ...]
+    limits: dict[str, tuple[Constraint, ...]]
+
+
+def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages) -> Task:
+    """A space with its budgets, and with joint as it can be afforded."""
+    drops = prepared.config.stages if make_ranker(prepared.ranker).nested else 1
+    if name == "stages" and drops < prepared.config.stages:
+        stages.say(f"stages drops tokens once: ranker {prepared.ranker} orders for one count alone")
+    config = prepared.config.model_copy(update={"space": name, "stages": drops})
+    pairs = [sample.shape for sample in prepared.calibration]
+    space = make_space(config, prepared.shape.layers, prepared.ranker)
+    limits = {
+        text: make_constraints(parse_budgets([text]), prepared.shape, space, pairs, prepared.table)
+        for text in budgets
+    }
+    for constraints in limits.values():
+        check_budget(space, constraints)
+    layouts, shape = prepared.layouts, prepared.shape
+    seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
+    makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
+    if seconds <= config.effort:
+        return Task(space, (*makers, Joint()), limits)
+    stages.say(
+        f"{name} joint from coarse to fine: measuring every feasible policy would take about "
+        f"{seconds:.0f} s, more than --effort {config.effort:g}"
+    )
+    return Task(space, (*makers, CoarseJoint()), limits)
+
+
+def search(task: Task, prepared: Prepared, engine: Engine, stages: Stages) -> dict[Place, Policy]:
+    """The best policy of a space for each budget and objective, by (budget, method)."""
+    found = {}
+    with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+        for maker in task.makers:
+            objectives = _objectives(
+                maker, task, lambda policies: engine.measure(policies, prepared.calibration, tick)
+            )
+            for text, objective in objectives.items():
+                problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
+                solution = Grid().solve(problem)
+                assert solution.policy is not None  # check_budget() raises otherwise
+                found[text, f"{task.space.name} {maker.name}"] = solution.policy
+    return found
+
+
+def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objective]:
+    """One for each budget; from coarse to fine ends elsewhere for each, all else serves all."""
+    masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
+    if isinstance(maker, CoarseJoint):
+        return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
+    everything = np.logical_or.reduce(list(masks.values()))
+    return dict.fromkeys(masks, maker.make(task.space, measure, everything))
+
+
+def fitted_baselines(text: str, prepared: Prepared) -> dict[Place, Policy]:
+    """The baselines that meet a budget, by (budget, method)."""
+    (budget,) = parse_budgets([text])
+    cost = make_cost(budget.cost, prepared.shape, prepared.table)
+    pairs = [sample.shape for sample in prepared.calibration]
+    limit = budget.limit(total_cost(cost, identity(prepared.shape.layers), pairs), len(pairs))
+
+    def fits(policy: Policy) -> bool:
+        return total_cost(cost, policy, pairs) <= limit
+
+    found = baselines(prepared.shape.layers, prepared.ranker, fits, prepared.usable_rankers)
+    return {(text, label): policy for label, policy in found.items()}

@@ -1,0 +1,87 @@
+"""The page of a comparison: figure, a table per budget, scores by family, the policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from opsearch.problem import format_amount
+from opsearch.report.svg import inline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def comparison_page(
+    model: str, table: pd.DataFrame, families: pd.DataFrame, figure: Figure, text: str
+) -> str:
+    """HTML of the tables of `opsearch.analysis.equal_cost`; loads nothing, escapes all it is told.
+
+    text: what the figure shows, in words.
+    """
+    environment = Environment(
+        loader=PackageLoader("opsearch.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    budgets = [
+        {
+            "budget": budget,
+            "rows": _rows(rows),
+            "families": _families(families[families["budget"] == budget]),
+        }
+        for budget, rows in table.groupby("budget", sort=False)
+    ]
+    drawn = inline(figure, "compared", "Rel. Avg. over the share of the cost left")
+    return environment.get_template("compared.html").render(
+        model=model,
+        text=text,
+        figure=drawn,
+        items=int(table["items"].iloc[0]),
+        methods=table["method"].nunique(),
+        timed="prefill_ms" in table,
+        budgets=budgets,
+    )
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
+    """A row per method: its name, its policy, formatted cells, and which of them are best."""
+    best = {
+        "Rel. Avg., %": table["rel_avg"].max(),
+        "accuracy, %": table["accuracy"].max(),
+        "KL": table["kl"].min(),
+    }
+    found = []
+    for row in table.to_dict("records"):
+        values = {"Rel. Avg., %": row["rel_avg"], "accuracy, %": row["accuracy"], "KL": row["kl"]}
+        cells = {
+            "FLOPs, %": f"{100 * row['share']:.2f}",
+            "papers' MACs, %": f"{100 * row['macs_share']:.2f}",
+            "KV cache": f"{format_amount(row['kv_bytes'], 'B')}, {100 * row['kv_share']:.1f} %",
+            "KL": f"{row['kl']:.3f}",
+            "Rel. Avg., %": f"{row['rel_avg']:.1f} ({row['low']:.1f} to {row['high']:.1f})",
+            "accuracy, %": f"{100 * row['accuracy']:.1f}",
+        }
+        if "prefill_ms" in row:
+            timed = not np.isnan(row["prefill_ms"])
+            time = f"{row['prefill_ms']:.3g} of {row['original_ms']:.3g}"
+            cells["prefill, ms"] = time if timed else "-"
+            cells["of it ranking, ms"] = f"{row['ranking_ms']:.3g}" if timed else "-"
+        named = {"method": row["method"], "policy": row["policy"], "cells": cells}
+        found.append({**named, "best": [name for name in values if values[name] == best[name]]})
+    return found
+
+
+def _families(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Scores in %, a column per method and one for the original, by family."""
+    scores = table.pivot_table(index="family", columns="method", values="score", sort=False)
+    scores.insert(0, "original", table.groupby("family", sort=False)["original"].first())
+    return {
+        str(family): {str(method): f"{100 * value:.0f}" for method, value in row.items()}
+        for family, row in scores.to_dict("index").items()
+    }
