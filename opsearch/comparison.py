@@ -13,26 +13,32 @@ from opsearch import builders
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
-from opsearch.costs.flops import Flops
 from opsearch.measure.engine import Engine
 from opsearch.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.problem_setup import make_cost
 from opsearch.progress import Stages
 
+# Names of the two rows of a cost, and the unit of the first.
+_COST_ROWS = {
+    "flops": ("FLOPs, mean", "% of stock", 1.0),
+    "kv": ("KV bytes, mean", "KV, %", 1.0),
+    "latency": ("prefill ms", "prefill, %", 1e6),
+}
+
 
 @dataclass(frozen=True)
 class Row:
     """One policy of the table with what was measured of it.
 
-    share, cost: FLOPs as share of the stock model and mean per calibration sample; kl, heldout_kl:
-    float64[S] per sample in nats; answers: to the held-out questions, None where there are none.
+    costs: by name, mean per calibration sample and share of the stock model: FLOPs and whatever the
+    run has a budget for; kl, heldout_kl: float64[S] per sample in nats; answers: to the held-out
+    questions, None where there are none.
     """
 
     label: str
     policy: Policy
-    share: float
-    cost: float
+    costs: dict[str, tuple[float, float]]
     kl: NDArray[np.float64]
     heldout_kl: NDArray[np.float64]
     answers: Answers | None
@@ -41,7 +47,7 @@ class Row:
 def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) -> list[Row]:
     """Measure the original, the chosen policy and the baselines on calibration and held-out."""
     pairs = [sample.shape for sample in prepared.calibration]
-    names = [constraint.name for constraint in prepared.constraints]
+    names = ["flops", *(constraint.name for constraint in prepared.constraints)]
     costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
 
     def fits(policy: Policy) -> bool:
@@ -58,25 +64,28 @@ def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) 
         if prepared.heldout:
             heldout = engine.measure(everything, prepared.heldout, tick)
     answers = _answers(prepared, everything, engine, stages)
-    flops = Flops(prepared.shape)
-    totals = [total_cost(flops, policy, pairs) for policy in everything]
-    return [
-        Row(label, policy, total / totals[0], total / len(pairs), kl[i], heldout[i], answers[i])
-        for i, ((label, policy), total) in enumerate(zip(policies.items(), totals, strict=True))
-    ]
+    stock = {name: total_cost(cost, everything[0], pairs) for name, cost in costs.items()}
+    rows = []
+    for i, (label, policy) in enumerate(policies.items()):
+        totals = {name: total_cost(cost, policy, pairs) for name, cost in costs.items()}
+        spent = {name: (total / len(pairs), total / stock[name]) for name, total in totals.items()}
+        rows.append(Row(label, policy, spent, kl[i], heldout[i], answers[i]))
+    return rows
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """Methods as columns; FLOPs per sample, KL in nats, Rel. Avg. and accuracies as rows.
+    """Methods as columns; costs per sample, KL in nats, Rel. Avg. and accuracies as rows.
 
     Families are set in by two spaces, so that none can take the name of another row.
     """
     original = rows[0].answers
     columns = {}
     for row in rows:
-        column: dict[str, float] = {
-            "FLOPs, mean": row.cost,
-            "% of stock": 100 * row.share,
+        column: dict[str, float] = {}
+        for name, (mean, share) in row.costs.items():
+            amount, percent, unit = _COST_ROWS.get(name, (name, f"{name}, %", 1))
+            column |= {amount: mean / unit, percent: 100 * share}
+        column |= {
             "KL calibration": float(row.kl.mean()),
             "KL held-out": float(row.heldout_kl.mean()) if row.heldout_kl.size else np.nan,
         }

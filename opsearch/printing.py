@@ -42,7 +42,8 @@ def print_run(result: RunResult, console: Console) -> None:
     console.print(comparison_table(result.comparison))
     console.print(
         "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
-        "operations, mean per calibration sample. KL in nats. Accuracies: held-out items.",
+        "operations, mean per calibration sample. KV: after the prefill; prefill: predicted, ms.\n"
+        "KL in nats. Accuracies: held-out items.",
         style="dim",
     )
     folder = RunFolder(result.folder)

@@ -32,7 +32,12 @@ def save_solution(
         "samples": problem.constraints[0].samples,
         "seed": solution.seed,
     }
-    policy = dataclasses.replace(solution.policy, model_type=model_type, provenance=facts)
+    achieved = [
+        f"{'predicted ' if c.unit == 'ns' else ''}{c.name} {c.describe(solution.costs[c.name])}"
+        for c in problem.constraints
+    ]
+    told = facts | {"cost": achieved}
+    policy = dataclasses.replace(solution.policy, model_type=model_type, provenance=told)
     policy.save_pretrained(folder.path)
     save_heatmap(policy, folder.policy_figure)
     record = facts | {

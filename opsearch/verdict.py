@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHOSEN, ORIGINAL = "opsearch", "original"
-_COSTS = ("FLOPs", "%")
+_COSTS = ("FLOPs", "%", "KV", "prefill")
 _DIVERGENCES = ("KL calibration", "KL held-out")
 _JUDGED = (*_DIVERGENCES, "Rel. Avg., %")
 
@@ -61,7 +61,7 @@ def cell(row: str, value: float) -> str:
     """A number of the comparison as people read it; a dash where nothing was measured."""
     if np.isnan(value):
         return "-"
-    if row.startswith("FLOPs"):
+    if row.startswith(("FLOPs", "KV bytes")):
         return format_amount(value, "").rstrip()
     return f"{value:.3f}" if row.startswith("KL") else f"{value:.1f}"
 

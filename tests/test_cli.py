@@ -98,6 +98,7 @@ def test_show_draws_the_policy_and_says_where_it_came_from(opsearch, folder, tmp
     assert (code, said) == (0, "")
     for part in ("dop(", "layer 0 5 10", "ranker cls, before the decoder", "objective: joint"):
         assert part in printed
+    assert re.search(r"cost: flops [\d.]+% \([\d.]+ MFLOPs\)", printed)
     assert figure.read_text().startswith("<?xml")
     assert opsearch("show", folder / "policy_config.json")[1] in printed
 

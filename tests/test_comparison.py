@@ -102,7 +102,8 @@ def answers(*scores):
 
 def row(label, scores=None, heldout=(0.5, 1.5)):
     kl, heldout = np.array([0.25, 0.75]), np.array(heldout)
-    return Row(label, builders.identity(2), 0.25, 1e9, kl, heldout, scores)
+    costs = {"flops": (1e9, 0.25), "kv": (2e6, 0.5), "latency": (3e6, 0.75)}
+    return Row(label, builders.identity(2), costs, kl, heldout, scores)
 
 
 def test_the_table_averages_over_families():
@@ -112,6 +113,10 @@ def test_the_table_averages_over_families():
         {
             "FLOPs, mean": 1e9,
             "% of stock": 25,
+            "KV bytes, mean": 2e6,
+            "KV, %": 50,
+            "prefill ms": 3,
+            "prefill, %": 75,
             "KL calibration": 0.5,
             "KL held-out": 1.0,
             "Rel. Avg., %": 100 * (0.5 + 1) / 2,  # the original never solves c

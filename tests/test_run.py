@@ -178,6 +178,11 @@ def test_every_method_of_the_table_keeps_within_the_budget(which, request):
     assert totals["opsearch"] == result.solution.costs["flops"]
     for other in others:
         assert result.solution.costs[other.name] <= other.limit
+        assert other.name == "kv"
+        means = table.loc["KV bytes, mean"]
+        assert means["opsearch"] * other.samples == result.solution.costs["kv"]
+        share = means["opsearch"] / means["original"]
+        assert table.loc["KV, %", "opsearch"] == pytest.approx(100 * share)
     assert {"tokens cls", "tokens uniform", "tokens random", "VTW"} <= set(table.columns)
 
 

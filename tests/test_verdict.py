@@ -44,5 +44,6 @@ def test_all_of_the_best_are_best_but_costs_are_no_contest():
 
 def test_cells_read_as_people_write():
     assert cell("FLOPs, mean", 170.34e6) == "170.3 M"
+    assert (cell("KV bytes, mean", 262144.0), cell("prefill ms", 12.34)) == ("262.1 k", "12.3")
     assert (cell("KL held-out", 1.23456), cell("  count", 65.0)) == ("1.235", "65.0")
     assert cell("KL held-out", float("nan")) == "-"

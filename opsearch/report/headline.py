@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ def headline(stored: Stored) -> Headline:
     """What is known of the chosen policy: without a comparison only its cost and objective."""
     record = stored.record
     facts = [
-        _cost(constraint, record["costs"][constraint.name], budget)
+        _cost(constraint, record["costs"][constraint.name], budget, stored.environment)
         for constraint, budget in zip(stored.constraints, record["budget"], strict=True)
     ]
     value = f"{record['value']:.6f} {record['unit']}"
@@ -82,16 +83,21 @@ def _title(stored: Stored) -> str:
     )
 
 
-def _cost(constraint: Constraint, cost: int, budget: str) -> Fact:
+def _cost(
+    constraint: Constraint, cost: int, budget: str, environment: dict[str, Any] | None
+) -> Fact:
+    """What the policy costs; beside a predicted time the real one, where it was taken."""
     used, stock = (
         format_amount(amount / constraint.samples, constraint.unit)
         for amount in (cost, constraint.stock)
     )
-    return Fact(
-        _COST_NAMES.get(constraint.name, constraint.name),
-        f"{100 * cost / constraint.stock:.1f} %",
-        f"{used} of {stock} per sample, budget {budget}",
-    )
+    beside = f"{used} of {stock} per sample, budget {budget}"
+    if constraint.unit == "ns":
+        real = (environment or {}).get("prefill_ms")
+        beside = f"predicted {beside}"
+        beside += f"; really {real['real']:.4g} of {real['original_real']:.4g} ms" if real else ""
+    name = _COST_NAMES.get(constraint.name, constraint.name)
+    return Fact(name, f"{100 * cost / constraint.stock:.1f} %", beside)
 
 
 def _losses(frame: pd.DataFrame) -> list[Fact]:
