@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,24 +49,40 @@ def answer(
     What `store` holds is not generated again, what is generated is written there batch by batch.
     Raises DataError when a sample has no answer to compare with.
     """
+    named = policy or identity(model.config.get_text_config().num_hidden_layers)
+    of = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
+    keys = [of[sample.n_visual] for sample in samples]
+    block = policy.apply(model) if policy else nullcontext()
+    return answer_as(keys, block, model, processor, samples, store, progress)
+
+
+def answer_as(
+    keys: Sequence[str],
+    block: AbstractContextManager[Any],
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """`answer` inside of `block`; keys: what each sample's answer is stored under."""
     unanswered = [s.item.id for s in samples if not s.item.answers]
     if unanswered:
         raise DataError(
             f"item {unanswered[0]} has no answer, so accuracy cannot be computed "
             f"({len(unanswered)} such items); add answers to the data"
         )
-    named = policy or identity(model.config.get_text_config().num_hidden_layers)
-    keys = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
-    found = store.answers(keys.values()) if store else {}
-    places = [(keys[sample.n_visual], sample.digest) for sample in samples]
+    found = store.answers(keys) if store else {}
+    places = [(key, sample.digest) for key, sample in zip(keys, samples, strict=True)]
+    key_of = {sample.digest: key for key, sample in zip(keys, samples, strict=True)}
     todo = [s for s, place in zip(samples, places, strict=True) if place not in found]
     done = len(samples) - len(todo)
-    with policy.apply(model) if policy else nullcontext():
+    with block:
         for batch in batches(todo, _MAX_TOKENS):
             texts = _generate(model, processor, batch)
             pairs = list(zip(texts, batch, strict=True))
             new = [
-                StoredAnswer(keys[s.n_visual], s.digest, text, _score(text, s.item.answers))
+                StoredAnswer(key_of[s.digest], s.digest, text, _score(text, s.item.answers))
                 for text, s in pairs
             ]
             if store:

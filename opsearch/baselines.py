@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from opsearch import builders
 from opsearch.policy import Policy, RankerSpec
 
 Fits = Callable[[Policy], bool]
+Missed = Callable[[str, Policy], None]
 Maker = Callable[[int, Fraction, RankerSpec], Policy]
 _STEPS = 1000
 
@@ -18,8 +19,9 @@ _STEPS = 1000
 class Baseline:
     """A method as policies of rising cost, of (layers, share of its knob, ranker).
 
-    description: with what was published; makers: the first one that can meet the budget counts;
-    ranker: its own one, None for the run's; least: the lowest share, in thousandths.
+    description: with what was published; makers: the first one that can meet the budget counts,
+    none where they are made of what is measured; ranker: its own one, None for the run's; least:
+    the lowest share, in thousandths.
     """
 
     description: str
@@ -45,6 +47,15 @@ def _fastv_like(k: int) -> Maker:
     return make
 
 
+def _shortv(order: Sequence[int]) -> Maker:
+    """All but a share of the layers frozen, the first of `order` first."""
+
+    def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.shortv(layers, order[: layers - int(share * layers)])
+
+    return make
+
+
 # The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
 BASELINES: dict[str, Baseline] = {
     "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
@@ -57,6 +68,12 @@ BASELINES: dict[str, Baseline] = {
     ),
     "tokens cdpruner": _reduction("cdpruner", "CDPruner; published: 128, 64, 32 of 576 tokens."),
     "VTW": Baseline("No visual tokens from layer K on; published: 15 of 32.", (_vtw,), least=0),
+    "ShortV": Baseline(
+        "Visual tokens stay as they are in the layers that matter least alone, measured on the "
+        "calibration items; published: 19 of 32 layers, 20 items.",
+        (),
+        least=0,
+    ),
     "FastV like": Baseline(
         "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
         (_fastv_like(2), _fastv_like(1)),
@@ -69,15 +86,21 @@ def baselines(
     ranker: RankerSpec,
     fits: Fits,
     usable: Collection[str] = ("random", "uniform"),
+    frozen_first: Sequence[int] = (),
+    missed: Missed = lambda label, cheapest: None,
 ) -> dict[str, Policy]:
     """The methods by their label; one that cannot meet the budget at all is left out.
 
-    ranker: the run's, which counts as a method too; usable: names of rankers that the model serves.
+    ranker: the run's, which counts as a method too; usable: names of rankers that the model serves;
+    frozen_first: layers in ShortV's order, without which it takes no part; missed: is told each
+    method that is left out, with its cheapest policy.
     """
     methods = {f"tokens {ranker}": _reduction(None, "The run's ranker.")}
     for label, method in BASELINES.items():
         if label not in methods and method.ranker in (None, *usable):
             methods[label] = method
+    if frozen_first:
+        methods["ShortV"] = replace(methods["ShortV"], makers=(_shortv(frozen_first),))
     found = {}
     for label, method in methods.items():
         spec = RankerSpec(method.ranker) if method.ranker else ranker
@@ -85,6 +108,9 @@ def baselines(
         policy = next((policy for policy in policies if policy is not None), None)
         if policy is not None:
             found[label] = policy
+        elif method.makers:
+            share = Fraction(method.least, _STEPS)
+            missed(label, method.makers[-1](layers, share, spec))
     return found
 
 

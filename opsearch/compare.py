@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +17,15 @@ from opsearch.bench.compared import time_prefills
 from opsearch.bench.fit import place_of
 from opsearch.builders import identity
 from opsearch.config import RunConfig
-from opsearch.contenders import SPACES, fitted_baselines, search, search_task
+from opsearch.contenders import (
+    SPACES,
+    Place,
+    fitted_baselines,
+    fitted_reductions,
+    search,
+    search_task,
+    shortv_order,
+)
 from opsearch.errors import DataError
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
@@ -24,14 +33,16 @@ from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy_file import policy_text
-from opsearch.prepare import prepare
+from opsearch.prepare import Prepared, prepare
 from opsearch.problem_setup import limits_time
 from opsearch.progress import Stages
+from opsearch.reduced import answer_reductions, measure_reductions
+from opsearch.reducers import Reducer, Reduction, usable_reducers
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
 
-_OTHER_STAGES = 4
+_OTHER_STAGES = 6
 
 
 def compare(
@@ -79,22 +90,44 @@ def compare(
             policies = {("100%", "original"): identity(prepared.shape.layers)}
             for task in tasks:
                 policies |= search(task, prepared, engine, stages)
+            frozen_first = shortv_order(prepared, engine, stages)
             for text in budgets:
-                policies |= fitted_baselines(text, prepared)
+                policies |= fitted_baselines(text, prepared, frozen_first, stages)
+            reducers = _reducers(model.config, prepared, stages)
+            reductions: dict[Place, Reduction] = {}
+            for text in budgets:
+                reductions |= fitted_reductions(text, prepared, reducers, stages)
+            made = list(reductions.values())
             everything = list(policies.values())
             with stages.stage(f"measuring {len(everything)} policies", "FLOPs") as tick:
                 engine.measure(everything, prepared.calibration, tick)
                 engine.measure(everything, prepared.heldout, tick)
+            with stages.stage(f"measuring {len(made)} reductions") as tick:
+                both = [*prepared.calibration, *prepared.heldout]
+                measure_reductions(engine, reducers, made, both, tick)
             with stages.stage(f"answering {len(prepared.heldout)} questions") as tick:
+                answer_reductions(engine, prepared.processor, reducers, made, prepared.heldout)
                 for done, policy in enumerate(everything, 1):
                     answer(model, prepared.processor, prepared.heldout, policy, store)
                     tick(done, len(everything))
             if times:
-                place = place_of(model.config, config.dtype, config.device, config.attention)
+                machine = place_of(model.config, config.dtype, config.device, config.attention)
                 with stages.stage(f"timing {len(everything)} policies") as tick:
                     chosen = everything, prepared.calibration
-                    time_prefills(model, *chosen, place, run.prefill, tick)
+                    time_prefills(model, *chosen, machine, run.prefill, tick)
             rows = [Compared(*place, policy_text(policy)) for place, policy in policies.items()]
+            rows += [Compared(*place, each.text) for place, each in reductions.items()]
             splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
             listed = {split: stored_samples(samples) for split, samples in splits.items()}
             store.put_comparison(rows, listed)
+
+
+def _reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
+    """The reducers that can be compared; why the others cannot is said."""
+    if prepared.config.positions > 1:
+        stages.say("pool and resize are left out: they are compared at one answer position alone")
+        return {}
+    found, refusals = usable_reducers(config, prepared.processor)
+    for refusal in refusals:
+        stages.say(refusal)
+    return found

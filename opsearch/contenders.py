@@ -12,7 +12,8 @@ import numpy as np
 
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
-from opsearch.builders import identity
+from opsearch.builders import identity, shortv
+from opsearch.costs.cost import Cost
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
@@ -38,6 +39,7 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
+from opsearch.reducers import Reducer, Reduction, largest_reduction
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
 
@@ -107,15 +109,62 @@ def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objecti
     return dict.fromkeys(masks, maker.make(task.space, measure, everything))
 
 
-def fitted_baselines(text: str, prepared: Prepared) -> dict[Place, Policy]:
-    """The baselines that meet a budget, by (budget, method)."""
+def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int]:
+    """Layers in the order in which ShortV freezes them: by the divergence of each frozen alone."""
+    layers = prepared.shape.layers
+    alone = [shortv(layers, {layer}) for layer in range(layers)]
+    with stages.stage("freezing each layer alone", "FLOPs") as tick:
+        divergence = engine.measure(alone, prepared.calibration, tick).mean(axis=1)
+    order: list[int] = np.argsort(divergence, kind="stable").tolist()
+    return order
+
+
+def fitted_reductions(
+    text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
+) -> dict[Place, Reduction]:
+    """Each reducer with as many tokens as the budget leaves."""
+    cost, limit = _limit(text, prepared)
+    others = [sample.n_other for sample in prepared.calibration]
+
+    def fits(n_visual: Sequence[int]) -> bool:
+        return sum(cost.stock(*pair) for pair in zip(n_visual, others, strict=True)) <= limit
+
+    found = {}
+    for name, reducer in reducers.items():
+        reduction = largest_reduction(name, reducer, prepared.calibration, fits)
+        if reduction is None:
+            stages.say(f"{name} is not compared at {text}: one token per picture is too much")
+        else:
+            found[text, name] = reduction
+    return found
+
+
+def _limit(text: str, prepared: Prepared) -> tuple[Cost, int]:
+    """A budget's cost, and what the calibration samples may take of it together."""
     (budget,) = parse_budgets([text])
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
     pairs = [sample.shape for sample in prepared.calibration]
-    limit = budget.limit(total_cost(cost, identity(prepared.shape.layers), pairs), len(pairs))
+    stock = total_cost(cost, identity(prepared.shape.layers), pairs)
+    return cost, budget.limit(stock, len(pairs))
+
+
+def fitted_baselines(
+    text: str, prepared: Prepared, frozen_first: Sequence[int], stages: Stages
+) -> dict[Place, Policy]:
+    """The baselines that meet a budget; of others it is said what they take at least."""
+    cost, limit = _limit(text, prepared)
+    pairs = [sample.shape for sample in prepared.calibration]
+    stock = total_cost(cost, identity(prepared.shape.layers), pairs)
 
     def fits(policy: Policy) -> bool:
         return total_cost(cost, policy, pairs) <= limit
 
-    found = baselines(prepared.shape.layers, prepared.ranker, fits, prepared.usable_rankers)
+    def missed(label: str, cheapest: Policy) -> None:
+        share = 100 * total_cost(cost, cheapest, pairs) / stock
+        stages.say(
+            f"{label} is not compared at {text}: it takes {share:.4g}% of {cost.name} at least"
+        )
+
+    given = prepared.shape.layers, prepared.ranker, fits, prepared.usable_rankers
+    found = baselines(*given, frozen_first, missed)
     return {(text, label): policy for label, policy in found.items()}

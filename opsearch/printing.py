@@ -255,6 +255,7 @@ def _parts() -> dict[str, dict[str, str]]:
     from opsearch.costs import COSTS
     from opsearch.objectives import OBJECTIVES
     from opsearch.rankers import RANKERS
+    from opsearch.reducers import REDUCERS
     from opsearch.registry import registered
     from opsearch.solvers import SOLVERS
     from opsearch.spaces import SPACES
@@ -271,6 +272,7 @@ def _parts() -> dict[str, dict[str, str]]:
         for kind, parts in named.items()
     }
     methods = {label: method.description for label, method in BASELINES.items()}
+    methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
     return described | {"baselines": methods, "models": _models()}
 
 

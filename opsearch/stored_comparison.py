@@ -16,9 +16,10 @@ from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Store, StoredSample
+from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared, Store, StoredSample
 from opsearch.policy import Policy
 from opsearch.policy_file import parse_policy
+from opsearch.reducers import Reduction
 from opsearch.run_folder import RunFolder
 
 
@@ -33,47 +34,62 @@ def stored_comparison(folder: Path) -> Comparison:
                 "--budget 30%` makes one"
             )
         shape = Shape(**store.facts["shape"])
-        cost_of, original = Flops(shape), identity(shape.layers)
-        calibration, judged = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
-        pairs = [(s.n_visual, s.n_other) for s in calibration]
-        stock = total_cost(cost_of, original, pairs)
-        entries = []
-        for row in compared[1:]:
-            policy = parse_policy(row.policy, run.measurements)
-            cost = total_cost(cost_of, policy, pairs)
-            further = _further(policy, shape, pairs) | _times(policy, run.prefill)
-            entries.append(
-                Entry(
-                    row.budget,
-                    row.method,
-                    policy.name,
-                    cost / len(pairs),
-                    cost / stock,
-                    _divergences(store, policy, calibration),
-                    _divergences(store, policy, judged),
-                    _scores(store, policy, judged),
-                    further,
-                )
-            )
-        families = tuple(sample.family for sample in judged)
-        return Comparison("FLOPs", families, _scores(store, original, judged), tuple(entries))
+        splits = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
+        entries = tuple(_entry(row, run, store, shape, *splits) for row in compared[1:])
+        families = tuple(sample.family for sample in splits[1])
+        original = _scores(store, _keys(identity(shape.layers), splits[1]), splits[1])
+        return Comparison("FLOPs", families, original, entries)
 
 
-def _further(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Means per sample and shares of the stock model: MACs as papers count them, and KV bytes.
+def _entry(
+    row: Compared,
+    run: RunFolder,
+    store: Store,
+    shape: Shape,
+    calibration: Sequence[StoredSample],
+    judged: Sequence[StoredSample],
+) -> Entry:
+    """A method's costs, divergences and scores."""
+    pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
+    reduction = Reduction.parse(row.policy)
+    if reduction is None:
+        policy = parse_policy(row.policy, run.measurements)
+        name, costs = policy.name, _costs(policy, shape, pairs)
+        costs |= _times(policy, run.prefill)
+        keys = [_keys(policy, samples) for samples in (calibration, judged)]
+    else:
+        left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
+        name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
+        keys = [[reduction.key] * len(samples) for samples in (calibration, judged)]
+    cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
+    costs["macs_share"] = costs["macs"] / stock["macs"]
+    costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
+    return Entry(
+        row.budget,
+        row.method,
+        name,
+        cost,
+        cost / stock["flops"],
+        _divergences(store, keys[0], calibration),
+        _divergences(store, keys[1], judged),
+        _scores(store, keys[1], judged),
+        costs,
+    )
 
-    MACs of the visual tokens alone and of all operations that the policy lists, dead ones too.
+
+def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Means per sample: FLOPs, MACs as papers count them, and bytes of the KV cache.
+
+    MACs are those of the visual tokens alone, of all operations that the policy lists, dead ones
+    too.
     """
-    listed = [int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs]
-    macs = sum(Flops(shape, "macs").stock(n, 0) for n, _ in pairs)
-    cost = KVBytes(shape)
-    kept, kv = (total_cost(cost, each, pairs) for each in (policy, identity(shape.layers)))
-    return {
-        "macs": sum(listed) / len(pairs),
-        "macs_share": sum(listed) / macs,
-        "kv_bytes": kept / len(pairs),
-        "kv_share": kept / kv,
+    macs = sum(int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs)
+    totals = {
+        "flops": total_cost(Flops(shape), policy, pairs),
+        "macs": macs,
+        "kv_bytes": total_cost(KVBytes(shape), policy, pairs),
     }
+    return {kind: total / len(pairs) for kind, total in totals.items()}
 
 
 def _times(policy: Policy, path: Path) -> dict[str, float]:
@@ -89,12 +105,17 @@ def _times(policy: Policy, path: Path) -> dict[str, float]:
     }
 
 
+def _keys(policy: Policy, samples: Sequence[StoredSample]) -> list[str]:
+    """What the policy's measurements are stored under, for each sample."""
+    return [policy.canonical(sample.n_visual) for sample in samples]
+
+
 def _divergences(
-    store: Store, policy: Policy, samples: Sequence[StoredSample]
+    store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
 ) -> NDArray[np.float64]:
-    """KL of a policy on every sample; that of the original is 0 and not stored."""
-    keys = [policy.canonical(sample.n_visual) for sample in samples]
-    stock = {n: identity(policy.num_layers).canonical(n) for n in {s.n_visual for s in samples}}
+    """KL under these keys; that of the original is 0 and not stored."""
+    layers = Shape(**store.facts["shape"]).layers
+    stock = {n: identity(layers).canonical(n) for n in {s.n_visual for s in samples}}
     found = store.get(keys)
     return np.array(
         [
@@ -104,8 +125,9 @@ def _divergences(
     )
 
 
-def _scores(store: Store, policy: Policy, samples: Sequence[StoredSample]) -> NDArray[np.float64]:
-    keys = [policy.canonical(sample.n_visual) for sample in samples]
+def _scores(
+    store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
+) -> NDArray[np.float64]:
     found = store.answers(keys)
     return np.array(
         [found[key, sample.item].score for key, sample in zip(keys, samples, strict=True)]

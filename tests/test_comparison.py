@@ -92,6 +92,24 @@ def test_one_row_per_method_when_the_runs_ranker_is_a_baseline_too():
     ]
 
 
+@pytest.mark.parametrize("percent", [30, 50, 75])
+def test_shortv_freezes_as_few_layers_as_it_can(percent):
+    limit, order = STOCK * percent // 100, (11, 3, 7, 9, 10, 2, 5, 8, 6, 4, 1, 0)
+    policy = baselines(LAYERS, CLS, lambda p: _cost(p) <= limit, frozen_first=order)["ShortV"]
+    frozen = [builders.shortv(LAYERS, order[:count]) for count in range(LAYERS + 1)]
+    assert policy == next(p for p in frozen if _cost(p) <= limit)
+
+
+def test_a_method_out_of_reach_tells_what_it_takes():
+    told = {}
+    reach = _cost(builders.shortv(LAYERS, range(LAYERS)))
+    given = {"frozen_first": range(LAYERS), "missed": told.__setitem__}
+    assert "ShortV" in baselines(LAYERS, CLS, lambda p: _cost(p) <= reach, **given)
+    assert told == {}
+    assert "ShortV" not in baselines(LAYERS, CLS, lambda p: _cost(p) < reach, **given)
+    assert told == {"ShortV": builders.shortv(LAYERS, range(LAYERS))}
+
+
 def _cost(policy):
     return total_cost(FLOPS, policy, PAIRS)
 

@@ -1,0 +1,85 @@
+"""Average pooling: a picture's grid of tokens becomes a coarser one, each token a mean.
+
+The coarse grid is w x w or (w + 1) x w. Its token (i, j) is the mean of the patches from row
+floor(i H / h) to ceil((i + 1) H / h) and so for columns: neighbours share a row where h does not
+divide H. Pooled is what enters the decoder, behind the projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from opsearch.errors import ModelError
+from opsearch.measure.samples import Sample
+from opsearch.runtime.adapters import adapter_for
+
+# Families whose projector gives each picture or tile as one square, in the order of its tokens.
+_SQUARES = ("internvl", "llava")
+_PROJECTOR = "model.multi_modal_projector"
+
+
+class Pool:
+    """Average pooling of a picture's tokens over a coarser grid; LLaVA-1.5, InternVL3."""
+
+    def __init__(self, config: Any, processor: Any) -> None:
+        if config.model_type not in _SQUARES:
+            raise ModelError(
+                f"pool cannot average the pictures of family {config.model_type!r}, which reach "
+                f"the decoder as no square grid; use a model of {' or '.join(_SQUARES)}"
+            )
+        self.config, self.adapter = config, adapter_for(config.model_type)
+
+    def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
+        """Prompts with places for as many tokens as the coarse grid has."""
+        return [self._reduced(sample, tokens) for sample in samples]
+
+    def _reduced(self, sample: Sample, tokens: int) -> Sample:
+        ids = sample.inputs["input_ids"]
+        squares = len(sample.inputs["pixel_values"]) if sample.n_visual else 0
+        if not squares:
+            return sample
+        height, width = coarse_grid(tokens, sample.n_visual // squares)
+        places = self.adapter.visual_positions(self.config, ids)[0].nonzero()[:, 0]
+        kept = torch.ones(ids.shape[1], dtype=torch.bool)
+        kept[places.view(squares, -1)[:, height * width :]] = False
+        inputs = {
+            name: tensor[:, kept] if tensor.shape == ids.shape else tensor
+            for name, tensor in sample.inputs.items()
+        }
+        return replace(sample, inputs=inputs, n_visual=squares * height * width)
+
+    @contextmanager
+    def applied(self, model: Any, tokens: int) -> Iterator[None]:
+        """Inside, the projector's output is pooled."""
+
+        def hook(module: nn.Module, args: Any, features: Tensor) -> Tensor:
+            return pooled(features, tokens)
+
+        handle = model.get_submodule(_PROJECTOR).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def coarse_grid(tokens: int, square: int) -> tuple[int, int]:
+    """Height and width of the largest grid of at most `tokens`, at least 1, out of `square`."""
+    side = isqrt(min(tokens, square))
+    taller = side * (side + 1) <= min(tokens, square) and side * side < square
+    return side + taller, side
+
+
+def pooled(features: Tensor, tokens: int) -> Tensor:
+    """Means of squares [B, N, D] over the coarse grid, [B, h w, D] in raster order."""
+    count, square, _ = features.shape
+    side = isqrt(square)
+    grid = features.transpose(1, 2).reshape(count, -1, side, side)
+    return adaptive_avg_pool2d(grid, coarse_grid(tokens, square)).flatten(2).transpose(1, 2)
