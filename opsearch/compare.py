@@ -27,6 +27,7 @@ from opsearch.contenders import (
     shortv_order,
 )
 from opsearch.errors import DataError
+from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
@@ -80,6 +81,8 @@ def compare(
     model_of = (config.model, config.dtype, config.device, config.attention)
     source = Source(*model_of, config.positions)
     with run.locked(), started(workers, source, stages.say) as pool:
+        if prepared.table is not None:
+            write_table(prepared.table, run.latency)
         with stages.stage("loading the model"):
             model = load_model(*model_of)
             if pool:

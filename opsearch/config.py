@@ -103,16 +103,22 @@ class RunConfig(BaseModel):
             ) from error
         if not isinstance(raw, dict):
             raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
+        if unknown := [str(name) for name in raw if name not in cls.model_fields]:
+            raise RunFolderError(
+                f"{path} has {', '.join(unknown)}, which is no setting of this opsearch: it is "
+                "misspelt or of another version; remove it and run again"
+            )
         try:
             config = cls(**raw)
         except ValidationError as error:
             raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
         # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
         if missing := cls.model_fields.keys() - raw.keys():
-            lost = ", ".join(sorted(missing))
+            usual = cls.checked().model_dump(mode="json", include=set(missing))
+            lines = yaml.safe_dump(usual, default_flow_style=True, width=10**6).strip("{}\n")
             raise RunFolderError(
-                f"{path} is truncated or of an older opsearch, it lacks {lost}; run `opsearch run` "
-                "again"
+                f"{path} lacks {', '.join(sorted(missing))}: if an older opsearch wrote it, add "
+                f"the default ({lines}), if it was cut off, run `opsearch run` again"
             )
         return config
 

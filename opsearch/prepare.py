@@ -12,7 +12,7 @@ from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
-from opsearch.latency_file import read_table, write_table
+from opsearch.latency_file import read_table
 from opsearch.measure.crowds import crowds, sizes
 from opsearch.measure.samples import Sample, encode
 from opsearch.measure.trie import Layout, Size
@@ -116,10 +116,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
 def _latency_table(
     config: RunConfig, model_config: Any, pairs: Sequence[tuple[int, int]], stages: Stages
 ) -> LatencyTable:
-    """The table of the run's folder where it holds for these samples here, else a new one.
-
-    It is written at once, so that one machine's runs and solves in that folder all use the same.
-    """
+    """The table of the run's folder where it holds for these samples here, else a new one."""
     path = RunFolder(config.out).latency
     settings = config.dtype, config.device, config.attention
     fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
@@ -128,9 +125,7 @@ def _latency_table(
             table = read_table(path)
             if table.place == place_of(model_config, *settings) and table.covers(fewest, most):
                 return table
-        table = fit_latency(model_config, pairs, settings, tick)
-        write_table(table, path)
-    return table
+        return fit_latency(model_config, pairs, settings, tick)
 
 
 def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:

@@ -244,8 +244,8 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
     """One sentence per budget that is out of reach, or one on budgets that clash."""
     sentences = []
     for constraint in constraints:
-        cheapest, dearest = constraint.ends
-        lowest, highest = constraint.cost(cheapest), constraint.cost(dearest)
+        cheapest, _ = constraint.ends
+        lowest = constraint.cost(cheapest)
         if lowest > constraint.limit:
             named = _named(space, cheapest)
             cost = "" if constraint.name == "flops" else constraint.name
@@ -253,7 +253,7 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
             sentences.append(
                 f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
                 f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "
-                f"achievable: {constraint.describe(lowest)} to {constraint.describe(highest)}; "
+                f"achievable: {constraint.describe(lowest)} to 100%; "
                 f"try --budget {suggestion:.1f}%{cost}"
             )
     if not sentences:

@@ -17,6 +17,7 @@ from opsearch.comparison import compare, table
 from opsearch.config import RunConfig
 from opsearch.environment import save_environment
 from opsearch.files import write_atomic
+from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.store import CALIBRATION, HELD_OUT
@@ -73,6 +74,8 @@ def run(
     source = Source(*model_of, config.positions)
     with RunFolder(config.out).locked() as folder, started(workers, source, stages.say) as pool:
         config.save(folder.config)
+        if prepared.table is not None:  # so that runs and solves in this folder use the same
+            write_table(prepared.table, folder.latency)
         with stages.stage("loading the model"):
             model = load_model(*model_of)
             if pool:

@@ -76,6 +76,14 @@ def test_an_impossible_time_is_answered_with_the_range(copy, capsys):
     assert re.search(r"achievable: .* ms\) to .* try --budget [\d.]+%latency", said(capsys))
 
 
+def test_a_refused_run_leaves_the_folder_as_it_was(copy, capsys):
+    (copy / "latency.json").unlink()
+    before = sorted(copy.iterdir())
+    assert call(["run", *SMALL, "--budget=1us", f"--out={copy}"]) == 1
+    assert call(["run", *SMALL, "--budget=90%latency", "--dry-run", f"--out={copy}"]) == 0
+    assert sorted(copy.iterdir()) == before
+
+
 def test_a_run_without_a_table_says_how_to_fit_one(copy, capsys):
     (copy / "latency.json").unlink()
     assert call(["solve", str(copy), "--budget=90%latency"]) == 1

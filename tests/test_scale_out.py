@@ -22,9 +22,11 @@ from opsearch import RunConfig
 from opsearch.bench.scaling import workers
 from opsearch.compare import compare
 from opsearch.errors import ModelError, OpsearchError
+from opsearch.measure.chunks import Chunk
 from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
+from opsearch.measure.tally import Tally
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy import RankerSpec
@@ -206,6 +208,21 @@ def test_progress_goes_on_by_layer_and_reaches_the_end(ray, tmp_path):
     assert {total for _, total in seen} == {planned.flops}
     assert seen[-1][0] == planned.flops
     assert len(seen) > len(pool.share(planned).chunks)
+
+
+def test_errors_of_a_call_that_ended_do_not_reach_the_next(ray, tmp_path):
+    """Both workers fail without what the ranker reads; the second one's failure comes in later."""
+    space = dop_space(LAYERS, ranker=RankerSpec("cls"))
+    policies = [space.decode(point) for point in ([6, 4, 3], [9, 5, 8])]
+    source = Source("demo", "float32", "cpu", "sdpa", 1)
+    with Store(tmp_path / "m.db", {}) as store, started(Workers(2), source, print) as pool:
+        pool.meet(fingerprint(model()))
+        engine = Engine(model(), store, memory=1, pool=pool)
+        plan = pool.share(engine.plan(policies, samples(4)))
+        with pytest.raises(KeyError):
+            list(pool.measure(plan.chunks, frozenset(), Tally(plan, None), Chunk.halves))
+        values = engine.measure(policies, samples(4))
+    assert not np.isnan(values).any()
 
 
 def test_the_suite_times_one_worker_against_two(ray):

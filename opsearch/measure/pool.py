@@ -34,12 +34,16 @@ Say = Callable[[str], None]
 
 @dataclass(eq=False)
 class _Member:
-    """A worker; ref: what it is at, None while it waits; chunk: None also while it loads."""
+    """A worker; ref: what it is at, None while it waits; chunk: None also while it loads.
+
+    stale: what it is at was asked for by a call that ended early, and nobody wants it any more.
+    """
 
     actor: Any
     ref: Any
     loading: bool = True
     chunk: Chunk | None = None
+    stale: bool = False
     seen: set[Originals] = field(default_factory=set)
 
 
@@ -121,6 +125,7 @@ class Pool:
                     yield chunk, measured
         finally:
             for member in self._members:
+                member.stale = member.stale or member.chunk is not None
                 member.chunk = None
 
     def close(self) -> None:
@@ -174,9 +179,12 @@ class Pool:
     def _result(self, member: _Member) -> Any:
         """What a worker was at; raises what it raises, and _LostError when it was replaced."""
         ref, member.ref = member.ref, None
+        stale, member.stale = member.stale, False
         try:
             result = ray.get(ref)
         except RayTaskError as error:
+            if stale:
+                return None
             raise error.cause from None
         except RayError as error:
             self._replace(member, _reason(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -50,10 +51,15 @@ RANKERS: dict[str, type[Any]] = {
 def make_ranker(spec: RankerSpec) -> Ranker:
     """The ranker that a policy names; PolicyError when its parameters do not fit."""
     factory = lookup("rankers", spec.name, RANKERS)
+    known = list(signature(factory).parameters)
+    for name, _ in spec.params:
+        if name not in known:
+            takes = f"has {', '.join(known)}" if known else "has none"
+            raise PolicyError(
+                f"ranker {spec.name} has no parameter {name!r} (it {takes}); correct its parameters"
+            )
     try:
         ranker: Ranker = factory(**dict(spec.params))
     except TypeError as error:
-        raise PolicyError(
-            f"ranker {spec} cannot be made: {error}; correct its parameters"
-        ) from None
+        raise PolicyError(f"ranker {spec}: {error}; correct its parameters") from None
     return ranker

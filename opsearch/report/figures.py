@@ -128,8 +128,8 @@ def _rank(title: str, stored: Stored) -> Figure:
         )
     if (known := int(measured.complete.sum())) > _MOST_RANKED:
         raise OpsearchError(
-            f"ranking {known:,} policies takes a while; `opsearch analyze rank "
-            f"{shlex.quote(str(stored.folder.path))}` does it"
+            f"there are {known:,} policies, and this page ranks up to {_MOST_RANKED:,} to be made "
+            f"in seconds; `opsearch analyze rank {shlex.quote(str(stored.folder.path))}` ranks them"
         )
     table = rank.table(measured)
     drawn = rank.draw(rank.policies(measured), table)

@@ -30,9 +30,11 @@ def unusable_clip(folder: str, config: Any) -> str | None:
         return f"its vision tower is of type {vision.model_type!r}, not CLIP's"
     try:
         clip = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        return f"clip={folder} cannot be read as a CLIP model ({reason})"
+    except (OSError, ValueError):
+        return (
+            f"clip={folder} is no folder of a CLIP model, nor a hub id that can be reached; give "
+            "one that holds config.json and the weights"
+        )
     if clip.model_type != "clip":
         return f"clip={folder} holds a model of type {clip.model_type!r} and not a whole CLIP model"
     if clip.vision_config.hidden_size != vision.hidden_size:

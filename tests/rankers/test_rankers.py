@@ -184,8 +184,13 @@ def test_unknown_names_list_the_known_ones():
 
 @pytest.mark.parametrize("params", [(("sed", 7),), (("seed", 1), ("n", 2))])
 def test_parameters_that_do_not_exist(params):
-    with pytest.raises(PolicyError, match=r"random\(.*cannot be made: .*; correct its parameters"):
+    with pytest.raises(
+        PolicyError,
+        match=r"^ranker random has no parameter '\w+' \(it has seed\); correct its parameters$",
+    ):
         make_ranker(RankerSpec("random", params))
+    with pytest.raises(PolicyError, match=r"^ranker cls has no parameter 'n' \(it has none\); "):
+        make_ranker(RankerSpec("cls", (("n", 1),)))
 
 
 @pytest.mark.parametrize("seed", ["three", -1, 1.5])

@@ -210,6 +210,17 @@ def test_budgets_of_the_cache(tmp_path):
     assert "--objective joint --solver grid --budget 90% does that" in page.text
 
 
+def test_too_many_policies_to_rank_are_told(copy, monkeypatch):
+    monkeypatch.setattr("opsearch.report.figures._MOST_RANKED", 10)
+    save_report(copy)
+    page = read(copy)
+    assert re.search(
+        r"How well the proxy ranks Not drawn: there are \d+ policies, and this page ranks up to 10 "
+        rf"to be made in seconds; opsearch analyze rank {copy} ranks them\.",
+        page.text,
+    )
+
+
 # What can be wrong
 
 
