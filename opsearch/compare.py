@@ -7,8 +7,8 @@ holds is not measured again, so that a comparison that was stopped goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -20,8 +20,8 @@ from opsearch.config import RunConfig
 from opsearch.contenders import (
     SPACES,
     Place,
+    Task,
     fitted_baselines,
-    fitted_reductions,
     search,
     search_task,
     shortv_order,
@@ -33,17 +33,32 @@ from opsearch.measure.memory import memory_for
 from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
+from opsearch.policy import Policy
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem_setup import limits_time
 from opsearch.progress import Stages
-from opsearch.reduced import answer_reductions, measure_reductions
-from opsearch.reducers import Reducer, Reduction, usable_reducers
+from opsearch.reduced import (
+    answer_reductions,
+    fitted_reductions,
+    measure_reductions,
+    served_reducers,
+)
+from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
 
 _OTHER_STAGES = 6
+
+
+@dataclass(frozen=True)
+class Field:
+    """All that take part, by (budget, method); reducers: by name, those of the reductions."""
+
+    policies: dict[Place, Policy]
+    reducers: dict[str, Reducer]
+    reductions: dict[Place, Reduction]
 
 
 def compare(
@@ -90,47 +105,52 @@ def compare(
         with run_store(run.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
             engine = Engine(model, store, config.positions, memory, stages.say, pool)
-            policies = {("100%", "original"): identity(prepared.shape.layers)}
-            for task in tasks:
-                policies |= search(task, prepared, engine, stages)
-            frozen_first = shortv_order(prepared, engine, stages)
-            for text in budgets:
-                policies |= fitted_baselines(text, prepared, frozen_first, stages)
-            reducers = _reducers(model.config, prepared, stages)
-            reductions: dict[Place, Reduction] = {}
-            for text in budgets:
-                reductions |= fitted_reductions(text, prepared, reducers, stages)
-            made = list(reductions.values())
-            everything = list(policies.values())
-            with stages.stage(f"measuring {len(everything)} policies", "FLOPs") as tick:
-                engine.measure(everything, prepared.calibration, tick)
-                engine.measure(everything, prepared.heldout, tick)
-            with stages.stage(f"measuring {len(made)} reductions") as tick:
-                both = [*prepared.calibration, *prepared.heldout]
-                measure_reductions(engine, reducers, made, both, tick)
-            with stages.stage(f"answering {len(prepared.heldout)} questions") as tick:
-                answer_reductions(engine, prepared.processor, reducers, made, prepared.heldout)
-                for done, policy in enumerate(everything, 1):
-                    answer(model, prepared.processor, prepared.heldout, policy, store)
-                    tick(done, len(everything))
+            field = _gather(tasks, budgets, prepared, engine, stages)
+            _judge(field, prepared, engine, stages)
             if times:
-                machine = place_of(model.config, config.dtype, config.device, config.attention)
-                with stages.stage(f"timing {len(everything)} policies") as tick:
-                    chosen = everything, prepared.calibration
-                    time_prefills(model, *chosen, machine, run.prefill, tick)
-            rows = [Compared(*place, policy_text(policy)) for place, policy in policies.items()]
-            rows += [Compared(*place, each.text) for place, each in reductions.items()]
+                timed = list(field.policies.values()), prepared.calibration
+                machine = place_of(model.config, *model_of[1:])
+                with stages.stage(f"timing {len(timed[0])} policies") as tick:
+                    time_prefills(model, *timed, machine, run.prefill, tick)
+            rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
+            rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
             splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
             listed = {split: stored_samples(samples) for split, samples in splits.items()}
             store.put_comparison(rows, listed)
 
 
-def _reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
-    """The reducers that can be compared; why the others cannot is said."""
-    if prepared.config.positions > 1:
-        stages.say("pool and resize are left out: they are compared at one answer position alone")
-        return {}
-    found, refusals = usable_reducers(config, prepared.processor)
-    for refusal in refusals:
-        stages.say(refusal)
-    return found
+def _gather(
+    tasks: Sequence[Task],
+    budgets: Sequence[str],
+    prepared: Prepared,
+    engine: Engine,
+    stages: Stages,
+) -> Field:
+    """The original, the best policies of each space, and the baselines at each budget."""
+    policies = {("100%", "original"): identity(prepared.shape.layers)}
+    for task in tasks:
+        policies |= search(task, prepared, engine, stages)
+    frozen_first = shortv_order(prepared, engine, stages)
+    reducers = served_reducers(engine.model.config, prepared, stages)
+    reductions: dict[Place, Reduction] = {}
+    for text in budgets:
+        policies |= fitted_baselines(text, prepared, frozen_first, stages)
+        reductions |= fitted_reductions(text, prepared, reducers, stages)
+    return Field(policies, reducers, reductions)
+
+
+def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> None:
+    """Measure and answer what the store does not hold."""
+    policies, made = list(field.policies.values()), list(field.reductions.values())
+    with stages.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
+        engine.measure(policies, prepared.calibration, tick)
+        engine.measure(policies, prepared.heldout, tick)
+    with stages.stage(f"measuring {len(made)} reductions") as tick:
+        both = [*prepared.calibration, *prepared.heldout]
+        measure_reductions(engine, field.reducers, made, both, tick)
+    processor, judged = prepared.processor, prepared.heldout
+    with stages.stage(f"answering {len(judged)} questions") as tick:
+        answer_reductions(engine, processor, field.reducers, made, judged)
+        for done, policy in enumerate(policies, 1):
+            answer(engine.model, processor, judged, policy, engine.store)
+            tick(done, len(policies))

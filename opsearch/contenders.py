@@ -39,7 +39,6 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.reducers import Reducer, Reduction, largest_reduction
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
 
@@ -119,27 +118,7 @@ def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int
     return order
 
 
-def fitted_reductions(
-    text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
-) -> dict[Place, Reduction]:
-    """Each reducer with as many tokens as the budget leaves."""
-    cost, limit = _limit(text, prepared)
-    others = [sample.n_other for sample in prepared.calibration]
-
-    def fits(n_visual: Sequence[int]) -> bool:
-        return sum(cost.stock(*pair) for pair in zip(n_visual, others, strict=True)) <= limit
-
-    found = {}
-    for name, reducer in reducers.items():
-        reduction = largest_reduction(name, reducer, prepared.calibration, fits)
-        if reduction is None:
-            stages.say(f"{name} is not compared at {text}: one token per picture is too much")
-        else:
-            found[text, name] = reduction
-    return found
-
-
-def _limit(text: str, prepared: Prepared) -> tuple[Cost, int]:
+def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int]:
     """A budget's cost, and what the calibration samples may take of it together."""
     (budget,) = parse_budgets([text])
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
@@ -152,7 +131,7 @@ def fitted_baselines(
     text: str, prepared: Prepared, frozen_first: Sequence[int], stages: Stages
 ) -> dict[Place, Policy]:
     """The baselines that meet a budget; of others it is said what they take at least."""
-    cost, limit = _limit(text, prepared)
+    cost, limit = budget_limit(text, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
     stock = total_cost(cost, identity(prepared.shape.layers), pairs)
 

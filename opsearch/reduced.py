@@ -1,25 +1,60 @@
-"""Measures a reduction: divergence from the original and answers, stored like those of policies.
+"""Reducers in a comparison: as many tokens as a budget leaves, divergences and answers.
 
-The original runs on the sample as it is, the model under the reducer on the smaller one. There is
-nothing to share between reductions, so each costs a forward of its own.
+What is measured is stored like that of policies. The original runs on the sample as it is, the
+model under the reducer on the smaller one. Reductions share nothing: each costs a forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from opsearch.answers import answer_as
+from opsearch.contenders import Place, budget_limit
 from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
 from opsearch.measure.reference import check_finite, make_reference
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.store import Measurement
 from opsearch.measure.tally import Progress
-from opsearch.reducers import Reducer, Reduction
+from opsearch.prepare import Prepared
+from opsearch.progress import Stages
+from opsearch.reducers import Reducer, Reduction, largest_reduction, usable_reducers
 
 _MAX_TOKENS = 8192  # positions of one forward
+
+
+def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
+    """The reducers that can be compared; why the others cannot is said."""
+    if prepared.config.positions > 1:
+        stages.say("pool and resize are left out: they are compared at one answer position alone")
+        return {}
+    found, refusals = usable_reducers(config, prepared.processor)
+    for refusal in refusals:
+        stages.say(refusal)
+    return found
+
+
+def fitted_reductions(
+    text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
+) -> dict[Place, Reduction]:
+    """Each reducer with as many tokens as the budget leaves."""
+    cost, limit = budget_limit(text, prepared)
+    others = [sample.n_other for sample in prepared.calibration]
+
+    def fits(n_visual: Sequence[int]) -> bool:
+        return sum(cost.stock(*pair) for pair in zip(n_visual, others, strict=True)) <= limit
+
+    found = {}
+    for name, reducer in reducers.items():
+        reduction = largest_reduction(name, reducer, prepared.calibration, fits)
+        if reduction is None:
+            stages.say(f"{name} is not compared at {text}: one token per picture is too much")
+        else:
+            found[text, name] = reduction
+    return found
 
 
 def measure_reductions(
