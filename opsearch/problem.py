@@ -160,11 +160,11 @@ class Constraint:
         return int(self.costs[index])
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """The numbers of a cheapest and of a dearest point."""
+    def cheapest(self) -> int:
+        """The number of a point that costs least."""
         if isinstance(self.costs, LayerCosts):
-            return self.costs.cheapest(), self.costs.dearest()
-        return int(self.costs.argmin()), int(self.costs.argmax())
+            return self.costs.cheapest()
+        return int(self.costs.argmin())
 
     def describe(self, cost: int) -> str:
         """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
@@ -231,7 +231,7 @@ def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
     if space.listed:
         return bool(feasible_points(space, constraints).any())
     # There one point is the cheapest in every cost.
-    return all(c.cost(c.ends[0]) <= c.limit for c in constraints)
+    return all(c.cost(c.cheapest) <= c.limit for c in constraints)
 
 
 def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
@@ -244,10 +244,9 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
     """One sentence per budget that is out of reach, or one on budgets that clash."""
     sentences = []
     for constraint in constraints:
-        cheapest, _ = constraint.ends
-        lowest = constraint.cost(cheapest)
+        lowest = constraint.cost(constraint.cheapest)
         if lowest > constraint.limit:
-            named = _named(space, cheapest)
+            named = _named(space, constraint.cheapest)
             cost = "" if constraint.name == "flops" else constraint.name
             suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
             sentences.append(

@@ -91,7 +91,7 @@ class SolverConformance:
         solution = self.solve(solver, problem.with_budget([low]))
         assert solution.status is Status.INFEASIBLE
         assert (solution.index, solution.value, solution.bound, solution.policy) == (None,) * 4
-        assert f"achievable: {low.describe(low.cost(low.ends[0]))}" in solution.note
+        assert f"achievable: {low.describe(low.cost(low.cheapest))}" in solution.note
 
     def test_budgets_that_clash(self, solver: Solver) -> None:
         space = tokens_space(2, N_V_TEST)

@@ -1,0 +1,1 @@
+"""The commands, a function each: they parse and call; heavy imports wait until one needs them."""

@@ -1,0 +1,136 @@
+"""Commands that say how good a policy is: eval, bench, compare, analyze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsearch.commands.options import (
+    Budgets,
+    Data,
+    Debug,
+    Device,
+    Dtype,
+    Model,
+    PolicyPath,
+    RayAddress,
+    RunPath,
+    WorkerCount,
+    asked_workers,
+    err,
+    out,
+)
+
+
+def evaluate(
+    policy: PolicyPath,
+    model: Model = "demo",
+    data: Data = None,
+    samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
+    split: Annotated[
+        str, typer.Option(help="Of the embedded tasks: train, calibration, held-out or test.")
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    debug: Debug = False,
+) -> None:
+    """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
+    from opsearch.evaluate import evaluate as evaluate_policy
+    from opsearch.printing import print_scores
+
+    scores = evaluate_policy(policy, model, data, samples, split, seed, dtype, device, err)
+    print_scores(scores, out)
+
+
+def bench(
+    policy: PolicyPath,
+    model: Model = "demo",
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Random weights in the shape of a checkpoint, e.g. llava-next-7b."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="With --shape: only so many, the policy thinned.")
+    ] = None,
+    visual: Annotated[
+        int | None, typer.Option(min=1, help="With --shape: visual tokens per prompt.")
+    ] = None,
+    text: Annotated[
+        int | None, typer.Option(min=2, help="With --shape: other tokens per prompt.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts per generation.")] = 1,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="JSONL that gets a row after every pair.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Time the original against a policy: prefill, first token, decode, memory."""
+    from opsearch.bench.command import Setup
+    from opsearch.bench.command import bench as bench_policy
+    from opsearch.bench.table import print_latency
+    from opsearch.progress import Stages
+
+    setup = Setup(model, shape, layers, visual, text, batch, device, dtype, new_tokens, repeats)
+    print_latency(bench_policy(policy, setup, Stages(err, 2), out_file), out)
+
+
+def compare(
+    run_folder: RunPath,
+    budget: Budgets = ["15%", "20%", "30%", "50%"],  # noqa: B006 - as for run
+    samples: Annotated[int, typer.Option(min=1, help="Items to judge on.")] = 300,
+    effort: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for all of joint in a space, else coarse to fine; default: the run's."
+        ),
+    ] = None,
+    space: Annotated[list[str], typer.Option(help="To search. Repeatable.")] = [  # noqa: B006
+        "dop",
+        "depth",
+        "stages",
+    ],
+    times: Annotated[
+        bool, typer.Option("--times", help="Also time each prefill beside the original's.")
+    ] = False,
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
+    debug: Debug = False,
+) -> None:
+    """Compare searched policies and baselines at several budgets, on items of their own."""
+    from opsearch.analyze import analyze as analyze_runs
+    from opsearch.compare import compare as compare_methods
+    from opsearch.printing import print_analysis, print_compared
+
+    asked = asked_workers(workers, ray_address)
+    compare_methods(run_folder, budget, samples, effort, err, asked, times, space)
+    analysis, files = analyze_runs("pareto", [run_folder])
+    print_compared(analysis.tables["pareto.csv"], out)
+    print_analysis(analysis, files, out)
+
+
+def analyze(
+    kind: Annotated[
+        str,
+        typer.Argument(help="rank, curves, interactions, pareto, ablation, transfer or tables."),
+    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    space: Annotated[
+        str | None, typer.Option(help="Another space than the run's, where it was measured.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the first run's folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Table, figure and words on what runs have stored; no model is loaded."""
+    from opsearch.analyze import analyze as analyze_runs
+    from opsearch.printing import print_analysis
+
+    print_analysis(*analyze_runs(kind, runs, space, out_folder), out)

@@ -1,0 +1,48 @@
+"""Commands that search in what a run stored: solve, front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsearch.commands.options import Debug, RunPath, out
+
+
+def solve(
+    run_folder: RunPath,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="As for run; default: that of the run. Repeatable.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="optuna: true evaluations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: that of the run.")] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Solve again from stored measurements: another budget or solver, no model is loaded."""
+    from opsearch.printing import print_solution
+    from opsearch.solve import solve as solve_stored
+
+    problem, solution, folder = solve_stored(
+        run_folder, budget, objective, solver, evaluations, seed, out_folder
+    )
+    print_solution(problem, solution, folder, out)
+    if out_folder is None:
+        out.print("the run's earlier policy and comparison are replaced; --out FOLDER keeps them")
+
+
+def front(
+    run_folder: RunPath,
+    cost: Annotated[str, typer.Option(help="flops or kv.")] = "flops",
+    debug: Debug = False,
+) -> None:
+    """The exact Pareto front of what a run measured, and which part of it is proved."""
+    from opsearch.front import run_front
+    from opsearch.printing import print_front
+
+    print_front(*run_front(run_folder, cost), out)
