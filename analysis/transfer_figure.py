@@ -123,7 +123,7 @@ def describe(table: pd.DataFrame) -> str:
     rows = single[single["budget"] == budget]
     by_target = rows.groupby("target", sort=False)["split_loss"].mean()
     by_source = rows.groupby("source", sort=False)["split_loss"].mean()
-    worst = rows.loc[rows["split_loss"].idxmax()]
+    worst = rows.iloc[int(rows["split_loss"].to_numpy().argmax())]
     text.append(
         f"At {budget} % the largest loss is {worst['split_loss']:.2f} nats "
         f"({worst['split_low']:.2f} to {worst['split_high']:.2f}), searched on {worst['source']} "

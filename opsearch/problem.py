@@ -113,6 +113,12 @@ class Pairwise:
         together = (w for ((k, i), (m, j)), w in self.pairs.items() if row[k] == i and row[m] == j)
         return float(alone + sum(together))
 
+    @property
+    def interaction_share(self) -> float:
+        """Size of the interactions as a share of what the two choices of each pair cost alone."""
+        alone = sum(abs(self.terms[k][i]) + abs(self.terms[m][j]) for (k, i), (m, j) in self.pairs)
+        return float(sum(map(abs, self.pairs.values())) / alone) if alone else 0.0
+
 
 @dataclass(frozen=True)
 class Blackbox:

@@ -15,7 +15,15 @@ from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.objectives.ties import with_ties
-from opsearch.problem import Blackbox, Constraint, Form, Measure, Problem, feasible_points
+from opsearch.problem import (
+    Blackbox,
+    Constraint,
+    Form,
+    Measure,
+    Pairwise,
+    Problem,
+    feasible_points,
+)
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
@@ -115,6 +123,9 @@ def search(
     else:
         limit = Limit(evaluations=config.evaluations)
         solution = solver.solve(problem, seed=config.seed, limit=limit)
+    if isinstance(objective, Pairwise):
+        share = f"interactions are {objective.interaction_share:.0%} of what pairs cost alone"
+        solution = replace(solution, note="; ".join(filter(None, (solution.note, share))))
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
     return problem, solution

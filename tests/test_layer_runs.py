@@ -1,5 +1,6 @@
 """Runs over a choice per operation, whose policies are too many to list."""
 
+import re
 from io import StringIO
 
 import pytest
@@ -36,6 +37,7 @@ def test_pairs_propose_and_joint_disposes(done):
     assert done.solution.policy.name.startswith("layers(q=")
     assert done.solution.policy.resolve(100)[0, MLP] > 0
     assert done.solution.evaluations <= 4
+    assert re.search(r"interactions are \d+% of what pairs cost alone", done.solution.note)
     assert done.solution.costs["flops"] <= done.problem.constraints[0].limit
 
 
