@@ -263,11 +263,20 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
             )
     if not sentences:
         each = ", ".join(f"{c.name} {c.describe(c.limit)}" for c in constraints)
+        nearest = " or ".join(_nearest(space, constraints, c) for c in constraints)
         sentences.append(
             f"each budget can be met alone, but no policy of space {space.name} meets all of them "
-            f"({each}); raise one"
+            f"({each}); raise one: {nearest}"
         )
     return "; ".join(sentences)
+
+
+def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str:
+    """The lowest cost of a point that meets all other budgets, as what to raise this one to."""
+    others = feasible_points(space, [c for c in constraints if c is not raised])
+    if not others.any():
+        return f"{raised.name} does not help alone"
+    return f"{raised.name} to {raised.describe(int(raised.listed[others].min()))}"
 
 
 def _named(space: Space, index: int) -> str:

@@ -101,6 +101,7 @@ class SolverConformance:
         solution = self.solve(solver, Problem(space, objective, (rising, falling)))
         assert solution.status is Status.INFEASIBLE
         assert "each budget can be met alone" in solution.note
+        assert "flops to 100% (4 FLOPs) or other to 100% (4 units)" in solution.note
 
     def test_ties_go_to_lower_cost(self, solver: Solver) -> None:
         problem = _flat(dop_space(3, N_V_TEST))
