@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
-from opsearch.costs.cost import Cost
+from opsearch.costs.cost import Cost, policy_cost
 from opsearch.errors import OpsearchError
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import LayerSpace
@@ -99,7 +99,7 @@ def constraint(
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
     """Cost of one policy summed over samples of (visual, other) tokens."""
     pairs = Counter(samples).items()
-    return sum(k * int(cost.of(policy.resolve(n), n, t)) for (n, t), k in pairs)
+    return sum(k * policy_cost(cost, policy, n, t) for (n, t), k in pairs)
 
 
 def space_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

@@ -25,6 +25,8 @@ from opsearch.errors import PolicyError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from opsearch.turns import Schedule
+
 Counts = NDArray[np.int64]
 Q, KV, MLP = 0, 1, 2
 MODULES = ("q", "kv", "mlp")
@@ -112,34 +114,41 @@ class Policy:
 
     def live(self, n_visual: int) -> Counts:
         """Resolved counts without operations whose result nobody reads, int[L, 3]."""
-        counts = self.resolve(n_visual)
-        return live(counts, self._pools(counts))
+        return self.schedule(n_visual).live
 
     def executed(self, n_visual: int) -> Counts:
         """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
         return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
 
     def pools(self, n_visual: int) -> dict[int, int]:
-        """Number of tokens that each ranker inside the decoder looks at, by its layer."""
-        return self._pools(self.resolve(n_visual))
+        """Number of tokens that rankers inside the decoder order, by the layer they do it before.
 
-    def _pools(self, counts: Counts) -> dict[int, int]:
-        return {r: int(counts[r - 1].max()) for r, _ in self.rankers if r > 0}
+        Rankers whose order changes nothing are left out.
+        """
+        return {turn.layer: turn.pool for turn in self.schedule(n_visual).turns}
+
+    def schedule(self, n_visual: int) -> Schedule:
+        """Live counts and the rankers that act on a sample of `n_visual` tokens."""
+        from opsearch.turns import schedule
+
+        return schedule(self, n_visual)
 
     def is_identity(self, n_visual: int) -> bool:
         """Whether nothing is pruned for a sample of `n_visual` tokens."""
         return bool((self.resolve(n_visual) == n_visual).all())
 
     def ranker_matters(self, n_visual: int) -> bool:
-        """Whether some live count is strictly between 0 and N, so that the order is looked at."""
-        return _partial(self.live(n_visual), n_visual)
+        """Whether some order is looked at: a part of the tokens is chosen by it."""
+        found = self.schedule(n_visual)
+        return bool(found.kept or found.turns)
 
     def canonical(self, n_visual: int) -> str:
         """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
-        counts = self.live(n_visual)
-        matters = _partial(counts, n_visual)
-        rankers = [(r, str(spec)) for r, spec in self.rankers] if matters else []
-        payload = json.dumps([int(n_visual), counts.tolist(), rankers])
+        found = self.schedule(n_visual)
+        rankers = [(turn.place, str(turn.spec)) for turn in found.turns]
+        if found.kept:
+            rankers += [(r, str(spec)) for r, spec in self.rankers if r == 0]
+        payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])
         return hashlib.sha256(payload.encode()).hexdigest()
 
     def apply(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
@@ -160,11 +169,6 @@ class Policy:
         from opsearch.policy_file import read_policy
 
         return read_policy(Path(path))
-
-
-def _partial(counts: Counts, n_visual: int) -> bool:
-    """Whether some count is strictly between 0 and N."""
-    return bool(((counts > 0) & (counts < n_visual)).any())
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:

@@ -15,7 +15,8 @@ from opsearch.policy import KV, MLP, MODULES, Policy, Q, RankerSpec, live, resol
 from tests import reference, tiny
 from tests.runtime import judge
 
-CLS, UNIFORM = RankerSpec("cls"), RankerSpec("uniform")
+CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
+FASTV, DROP = RankerSpec("fastv"), RankerSpec("pyramiddrop")
 N = 9
 
 
@@ -153,11 +154,10 @@ tables = st.integers(1, 6).flatmap(
 
 @given(counts=tables, data=st.data())
 def test_live_is_what_a_search_over_readers_finds(counts, data):
-    layers = len(counts)
-    where = data.draw(st.sets(st.integers(0, layers - 1), max_size=2))
-    policy = in_tokens(counts, [(r, CLS) for r in sorted(where)])
-    pools = {r: int(counts[r - 1].max()) for r in where if r}
-    assert policy.pools(5) == pools
+    where = data.draw(st.sets(st.integers(0, len(counts) - 1), max_size=2))
+    policy = in_tokens(counts, [(r, DROP) for r in sorted(where)])
+    pools = policy.pools(5)
+    assert pools.keys() <= where
     assert policy.live(5).tolist() == read_operations(counts, pools).tolist()
 
 
@@ -176,12 +176,87 @@ def test_live_takes_many_tables_at_once():
     assert (stack == before).all(), "the input is not changed"
 
 
+# rankers inside the decoder
+
+
 def test_a_ranker_inside_keeps_its_pool_alive():
     """Nobody reads kv after layer 0, but the ranker before layer 2 looks at 4 tokens."""
-    table = [[4, 4, 4], [4, 0, 4], [3, 0, 3]]
-    assert in_tokens(table).live(4).tolist() == [[0, 4, 0], [0, 0, 0], [0, 0, 0]]
-    ranked = in_tokens(table, [(2, CLS)])
-    assert ranked.live(4).tolist() == [[4, 4, 4], [4, 0, 4], [0, 0, 0]]
+    table = [[4, 4, 4], [4, 0, 4], [3, 3, 3]]
+    assert in_tokens(table).live(4).tolist() == [[3, 4, 3], [3, 0, 3], [0, 3, 0]]
+    ranked = in_tokens(table, [(2, DROP)])
+    assert ranked.pools(4) == {2: 4}
+    assert ranked.live(4).tolist() == [[4, 4, 4], [4, 0, 4], [0, 3, 0]]
+
+
+def test_one_that_reads_the_layer_before_keeps_nothing_alive():
+    """Tokens that FastV does not choose are not updated in the layer whose attention it reads."""
+    policy = in_tokens([[9, 9, 9], [9, 9, 9], [3, 3, 3], [3, 3, 3]], [(2, FASTV)])
+    assert policy.pools(9) == {1: 9}
+    assert policy.live(9).tolist() == [[9, 9, 9], [3, 9, 3], [3, 3, 3], [0, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("before", "pools", "live"),
+    [
+        ([9, 9, 9], {1: 9}, [3, 9, 3]),
+        ([0, 9, 0], {1: 9}, [0, 9, 0]),
+        ([9, 6, 9], {1: 6}, [3, 6, 3]),
+        ([5, 9, 9], {2: 9}, [5, 9, 9]),  # which 5 of them the old order says
+        ([9, 3, 9], {}, [3, 3, 3]),  # all that it reads are kept
+        ([9, 0, 9], {}, [3, 0, 3]),
+    ],
+)
+def test_where_the_order_of_fastv_holds(before, pools, live):
+    policy = in_tokens([[9, 9, 9], before, [3, 3, 3], [3, 3, 3]], [(0, RANDOM), (2, FASTV)])
+    assert policy.pools(9) == pools
+    assert policy.live(9)[1].tolist() == live
+
+
+def test_what_a_ranker_before_the_layer_orders():
+    """Tokens that the layer before updates or a later one processes, not those read a last time."""
+    table = [[7, 9, 7], [5, 7, 5], [3, 5, 3]]
+    pruned = in_tokens(table, [(layer, RankerSpec("fitprune")) for layer in range(3)])
+    assert [(t.look, t.layer, t.pool) for t in pruned.schedule(9).turns] == [
+        (0, 0, 9),
+        (1, 1, 7),
+    ], "in the last layer nobody reads what is updated"
+
+
+@pytest.mark.parametrize(
+    ("table", "acting"),
+    [
+        ([[9, 9, 9], [4, 4, 4], [2, 2, 2]], [1, 2]),
+        ([[9, 9, 9], [9, 9, 9], [2, 2, 2]], [2]),  # the second orders all of them anew
+        ([[9, 9, 9], [4, 4, 4], [4, 4, 4]], [1]),
+        ([[9, 9, 9], [4, 4, 4], [0, 0, 0]], [1]),
+        ([[9, 9, 9], [0, 0, 0], [0, 0, 0]], []),
+        ([[9, 9, 9], [4, 0, 4], [0, 0, 0]], []),  # nobody reads the 4
+    ],
+)
+def test_rankers_act_where_their_order_is_looked_at(table, acting):
+    policy = in_tokens(table, [(1, DROP), (2, DROP)])
+    assert [turn.place for turn in policy.schedule(9).turns] == acting
+    alone = in_tokens(table, [(layer, DROP) for layer in acting])
+    assert distinct([policy, alone], n=9) == 1
+    assert distinct([policy, in_tokens(table)], n=9) == 1 + bool(acting)
+
+
+def test_the_order_from_before_the_decoder_is_for_what_stands_before_others():
+    table = [[6, 6, 6], [3, 3, 3]]
+    chosen = in_tokens(table, [(0, CLS), (1, DROP)]).schedule(9)
+    assert chosen.kept == {6}
+    assert in_tokens([[9, 9, 9], [3, 3, 3]], [(0, CLS), (1, DROP)]).schedule(9).kept == set()
+    others = in_tokens([[9, 9, 9], [3, 3, 3]], [(0, UNIFORM), (1, DROP)])
+    assert distinct([others, in_tokens([[9, 9, 9], [3, 3, 3]], [(1, DROP)])], n=9) == 1
+
+
+def test_rankers_that_cannot_stand_where_they_do():
+    with pytest.raises(
+        PolicyError, match=r"cls cannot act before layer 1: inside .* fastv.*; give"
+    ):
+        in_tokens([[9, 9, 9], [3, 3, 3]], [(1, CLS)]).live(9)
+    with pytest.raises(PolicyError, match=r"fastv reads .* before layer 0; give it a layer from 1"):
+        in_tokens([[9, 9, 9], [3, 3, 3]], [(0, FASTV)]).live(9)
 
 
 # executed, identity

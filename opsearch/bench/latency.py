@@ -11,6 +11,7 @@ import torch
 from opsearch.bench.pairs import Pair, Workload
 from opsearch.bench.passes import Pass
 from opsearch.bench.spread import Spread
+from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
@@ -42,15 +43,14 @@ def kv_stored(model: Any, work: Workload, policy: Policy) -> KVStored:
         original,
         pruned,
         work.batch * cost.stock(*sample),
-        work.batch * int(cost.of(policy.resolve(work.n_visual), *sample)),
+        work.batch * policy_cost(cost, policy, *sample),
     )
 
 
 def flop_ratio(shape: Shape, policy: Policy, n_visual: int, n_other: int) -> float:
     """FLOPs under the policy as a share of the original's, convention `exact`."""
     cost = Flops(shape)
-    pruned = int(cost.of(policy.resolve(n_visual), n_visual, n_other))
-    return pruned / cost.stock(n_visual, n_other)
+    return policy_cost(cost, policy, n_visual, n_other) / cost.stock(n_visual, n_other)
 
 
 def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> Row:

@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from opsearch.bench.pairs import Workload, timed_pairs
-from opsearch.costs.cost import Cost
+from opsearch.costs.cost import Cost, policy_cost
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.policy import Policy
 
@@ -37,7 +37,7 @@ def timed_prefill(
     sample = typical(samples)
     work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
     pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
-    predicted = int(latency.of(policy.resolve(sample.n_visual), *sample.shape))
+    predicted = policy_cost(latency, policy, *sample.shape)
     return TimedPrefill(
         *sample.shape,
         predicted / 1e6,

@@ -8,7 +8,7 @@ decoder on 3,000 tokens takes 4.4e13, one part in 200,000 of its range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,13 +104,16 @@ class Flops:
         """Unit of the returned integers."""
         return "FLOPs"
 
-    def of(self, counts: Counts, n_visual: int, n_other: int) -> NDArray[np.int64]:
-        """Operations somebody reads, of resolved counts int64[..., L, 3] without inner rankers.
+    def of(
+        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+    ) -> NDArray[np.int64]:
+        """Operations somebody reads, of resolved counts int64[..., L, 3].
 
-        The identity is the exception: the stock model runs it, dead operations included.
+        pools: of rankers inside the decoder, which read hidden states too (Policy.pools). The
+        identity is the exception: the stock model runs it, dead operations included.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        performed = np.where(identity[..., None, None], counts, live(counts))
+        performed = np.where(identity[..., None, None], counts, live(counts, pools))
         return flops(performed, n_visual, n_other, self.shape, self.convention)
 
     def stock(self, n_visual: int, n_other: int) -> int:

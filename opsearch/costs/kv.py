@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,9 @@ class KVBytes:
         """Unit of the returned integers."""
         return "B"
 
-    def of(self, counts: Counts, n_visual: int, n_other: int) -> NDArray[np.int64]:
+    def of(
+        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+    ) -> NDArray[np.int64]:
         """Bytes stored under resolved counts int64[..., L, 3], int64[...]."""
         rows = (counts[..., KV] + n_other).sum(axis=-1)
         return np.asarray(self._per_row * rows, np.int64)

@@ -7,6 +7,7 @@ grid of row numbers; here the layers of a policy are added up, interpolated betw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,13 +103,16 @@ class Latency:
         """Unit of the returned integers."""
         return "ns"
 
-    def of(self, counts: Counts, n_visual: int, n_other: int) -> Ints:
-        """Time under resolved counts int64[..., L, 3] without inner rankers, int64[...].
+    def of(
+        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+    ) -> Ints:
+        """Time under resolved counts int64[..., L, 3], int64[...].
 
-        Dead operations are not run, except by the identity, which is the stock model.
+        pools: of rankers inside the decoder, whose own time is not included (Policy.pools). Dead
+        operations are not run, except by the identity, which is the stock model.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        performed = np.where(identity[..., None, None], counts, live(counts))
+        performed = np.where(identity[..., None, None], counts, live(counts, pools))
         return self._sum(performed + n_other)
 
     def stock(self, n_visual: int, n_other: int) -> int:

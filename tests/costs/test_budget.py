@@ -104,7 +104,7 @@ class Rows:
     name: str = "flops"
     unit: str = "rows"
 
-    def of(self, counts: np.ndarray, n_visual: int, n_other: int) -> np.ndarray:
+    def of(self, counts: np.ndarray, n_visual: int, n_other: int, pools=None) -> np.ndarray:
         return counts.sum(axis=(-2, -1)) + n_other
 
     def stock(self, n_visual: int, n_other: int) -> int:

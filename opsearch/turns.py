@@ -1,0 +1,115 @@
+"""When the order of visual tokens changes: which rankers act, where, and on how many tokens.
+
+A ranker inside the decoder reads the attention of one layer: PyramidDrop and FitPrune that of the
+layer before which they stand, FastV and SparseVLM that of the layer before it. Tokens that these
+do not choose need no update in that layer either, so their order holds from there on, unless the
+layer updates only a part of what is ranked: then all of it is updated, and the order holds after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opsearch.errors import PolicyError
+from opsearch.policy import KV, MLP, Counts, Q, live
+
+if TYPE_CHECKING:
+    from opsearch.policy import Policy, RankerSpec
+
+# How many layers before its place the attention stands that a ranker inside the decoder reads.
+LAYERS_BACK = {"fastv": 1, "fitprune": 0, "pyramiddrop": 0, "sparsevlm": 1}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A ranker at work inside the decoder.
+
+    place: the layer that the policy names; look: the layer whose attention it reads; layer: the
+    first one that its order holds for; pool: how many tokens it orders, the best so far.
+    """
+
+    place: int
+    spec: RankerSpec
+    look: int
+    layer: int
+    pool: int
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What a policy does to samples of some number of visual tokens.
+
+    live: counts without dead operations, int64[L, 3]; kept: numbers of tokens, fewer than all, that
+    are chosen in the order from before the decoder; turns: rankers inside it, whose order is looked
+    at, by layer.
+    """
+
+    live: Counts
+    kept: frozenset[int]
+    turns: tuple[Turn, ...]
+
+
+def schedule(policy: Policy, n_visual: int) -> Schedule:
+    """The schedule of a policy; PolicyError for a ranker that cannot stand where it does."""
+    counts = policy.resolve(n_visual)
+    acting: list[Turn] = []
+    for turn in reversed(list(_turns(policy, counts, n_visual))):
+        alive = live(counts, {t.layer: t.pool for t in acting})
+        end = acting[0].layer if acting else len(counts)
+        chosen = {acting[0].pool} if acting else set[int]()
+        chosen |= set(alive[turn.layer : end].ravel().tolist())
+        if any(0 < count < turn.pool for count in chosen):
+            acting.insert(0, turn)
+    alive = live(counts, {t.layer: t.pool for t in acting})
+    first = alive[: acting[0].layer] if acting else alive
+    kept = {acting[0].pool} if acting else set[int]()
+    kept |= set(first[(first > 0) & (first < n_visual)].tolist())
+    return Schedule(alive, frozenset(kept - {n_visual}), tuple(acting))
+
+
+def before_decoder(policy: Policy) -> RankerSpec | None:
+    """The ranker that orders the tokens before the decoder, None without one."""
+    found = [s for place, s in policy.rankers if place == 0 and s.name not in LAYERS_BACK]
+    return found[0] if found else None
+
+
+def where(place: int, spec: RankerSpec) -> str:
+    """The place of a ranker in words."""
+    return "before the decoder" if spec.name not in LAYERS_BACK else f"before layer {place}"
+
+
+def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Turn]:
+    """Rankers inside the decoder, whether they change anything or not, by layer."""
+    taken = {0} if before_decoder(policy) else set[int]()
+    for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
+        if place == 0 and spec.name not in LAYERS_BACK:
+            continue
+        look = place - _layers_back(place, spec)
+        if look == place:
+            layer, pool = place, n_visual
+            if place:
+                updated = counts[place - 1, [Q, MLP]].max()
+                pool = int(max(updated, counts[place:].max()))
+        else:
+            layer, pool = place, int(counts[look, KV])
+            q, kv, mlp = policy.counts[look]
+            if look not in taken and all(count == 0 or count >= kv for count in (q, mlp)):
+                layer = look
+        taken.add(layer)
+        yield Turn(place, spec, look, layer, pool)
+
+
+def _layers_back(place: int, spec: RankerSpec) -> int:
+    if spec.name not in LAYERS_BACK:
+        raise PolicyError(
+            f"ranker {spec} cannot act before layer {place}: inside the decoder "
+            f"{', '.join(LAYERS_BACK)} can; give it layer 0 or use one of these"
+        )
+    if place < LAYERS_BACK[spec.name]:
+        raise PolicyError(
+            f"ranker {spec} reads the attention of the layer before it, so it cannot act before "
+            f"layer {place}; give it a layer from {LAYERS_BACK[spec.name]} on"
+        )
+    return LAYERS_BACK[spec.name]
