@@ -18,6 +18,7 @@ from opsearch.policy import Policy
 from opsearch.problem import KL_QUANTUM, Constraint, Problem, format_amount
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
+from opsearch.turns import where
 from opsearch.verdict import cell, verdict
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ def print_policy(
     console.print(policy.name, style="bold")
     console.print(draw_terminal(policy, visual_tokens))
     for layer, spec in policy.rankers:
-        where = "before the decoder" if layer == 0 else f"before layer {layer}"
-        console.print(f"ranker {spec}, {where}")
+        console.print(f"ranker {spec}, {where(layer, spec)}")
     for key, value in policy.provenance.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         console.print(f"{key}: {shown}", soft_wrap=True)
@@ -254,7 +254,7 @@ def _parts() -> dict[str, dict[str, str]]:
     from opsearch.baselines import BASELINES
     from opsearch.costs import COSTS
     from opsearch.objectives import OBJECTIVES
-    from opsearch.rankers import RANKERS
+    from opsearch.rankers import DECODER_RANKERS, RANKERS
     from opsearch.reducers import REDUCERS
     from opsearch.registry import registered
     from opsearch.solvers import SOLVERS
@@ -265,7 +265,7 @@ def _parts() -> dict[str, dict[str, str]]:
         "objectives": registered("objectives", OBJECTIVES),
         "spaces": SPACES,
         "costs": registered("costs", COSTS),
-        "rankers": registered("rankers", RANKERS),
+        "rankers": registered("rankers", {**RANKERS, **DECODER_RANKERS}),
     }
     described = {
         kind: {name: _first_sentence(part) for name, part in parts.items()}

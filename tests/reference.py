@@ -57,17 +57,47 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
-def masked_forward(model, x, rank, counts, positions):
+def attention_of(q, k, readable):
+    """Softmax attention [H, S, S] to the columns that can be read, 0 in rows that see none."""
+    length, hd = q.shape[1:]
+    allowed = torch.ones(length, length, dtype=torch.bool).tril() & readable[None, :]
+    scores = (q @ k.transpose(1, 2)) / hd**0.5
+    weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf).float(), -1)
+    return torch.nan_to_num(weights, nan=0.0), allowed
+
+
+def reordered(rank, scores, pool):
+    """The first `pool` places of a ranking given anew by falling score, earlier tokens first."""
+    tokens = [i for i, place in enumerate(rank.tolist()) if 0 <= place < pool]
+    order = sorted(tokens, key=lambda i: (-scores[tokens.index(i)], i))
+    rank = rank.clone()
+    for place, token in enumerate(order):
+        rank[token] = place
+    return rank
+
+
+def survivors(counts, layer, n):
+    """Tokens that the layer before updates, or that this one or a later one processes."""
+    if layer == 0:
+        return n
+    n_q, _, n_mlp = counts[layer - 1]
+    return max(n_q, n_mlp, *(count for triple in counts[layer:] for count in triple))
+
+
+def masked_forward(model, x, rank, counts, positions, inside=None):
     """Logits [S, V] of one sample.
 
     x: [S, D] embeddings; rank: [S], TEXT at text; counts: [L][3] of (q, kv, mlp);
-    positions: [S] or, of time, height and width, [3, S].
+    positions: [S] or, of time, height and width, [3, S]; inside: by layer, rankers that act before
+    it: how many layers back the attention is that they read, and a function that gives their scores
+    from attention [H][S][S] and visual tokens.
     """
+    inside, weights = inside or {}, None
     text = model.model.language_model
     is_text = rank == TEXT
     length = len(rank)
     cos, sin = angles(text, positions)
-    for layer, (n_q, n_kv, n_mlp) in zip(text.layers, counts, strict=True):
+    for number, (layer, (n_q, n_kv, n_mlp)) in enumerate(zip(text.layers, counts, strict=True)):
         attn = layer.self_attn
         hd = attn.head_dim
         h = layer.input_layernorm(x)
@@ -76,11 +106,17 @@ def masked_forward(model, x, rank, counts, positions):
         v = attn.v_proj(h).view(length, -1, hd).transpose(0, 1)
         k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
         v = v.repeat_interleave(q.shape[0] // v.shape[0], 0)
-        readable = is_text | (rank < n_kv)
-        allowed = torch.ones(length, length, dtype=torch.bool).tril() & readable[None, :]
-        scores = (q @ k.transpose(1, 2)) / hd**0.5
-        weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf).float(), -1)
-        weights = torch.nan_to_num(weights, nan=0.0).to(v.dtype)
+        if number in inside:
+            back, score = inside[number]
+            if back:
+                pool = counts[number - 1][1]
+            else:
+                pool = survivors(counts, number, int((~is_text).sum()))
+                weights, _ = attention_of(q, k, is_text | (rank < pool))
+            tokens = [i for i, place in enumerate(rank.tolist()) if 0 <= place < pool]
+            rank = reordered(rank, score(weights.tolist(), tokens) if tokens else [], pool)
+        weights, allowed = attention_of(q, k, is_text | (rank < n_kv))
+        weights = weights.to(v.dtype)
         mixed = attn.o_proj((weights @ v).transpose(0, 1).reshape(length, -1))
         mixed = mixed * allowed.any(1)[:, None]
         x = torch.where((is_text | (rank < n_q))[:, None], x + mixed, x)
@@ -99,14 +135,14 @@ def rank_by(scores, visual):
     return rank
 
 
-def greedy(model, x, rank, counts, positions, steps, never=()):
+def greedy(model, x, rank, counts, positions, steps, never=(), inside=None):
     """Tokens and logits of greedy decoding by recomputing everything for each token.
 
     never: tokens that are not chosen, however likely.
     """
     tokens, all_logits = [], []
     for _ in range(steps):
-        logits = masked_forward(model, x, rank, counts, positions)[-1]
+        logits = masked_forward(model, x, rank, counts, positions, inside)[-1]
         allowed = logits.clone()
         allowed[list(never)] = -torch.inf
         token = int(allowed.argmax())

@@ -20,7 +20,7 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.plan import Plan, build_plan
+from opsearch.runtime.plan import Plan
 from opsearch.runtime.ranking import policy_ranker, rank_and_plan
 
 _LAYERS, _MIDDLE = 3, 1
@@ -57,7 +57,7 @@ class OneLayer:
     def layer(self, q: int, kv: int, mlp: int) -> Part:
         """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
         counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
-        plan = build_plan(self.prompt.visual, self.prompt.real, self.rank, counts)
+        plan = Plan(self.prompt, self.rank, counts, {})
         stream = self.embeddings[:, plan.entry.index[0]]
         mask, others = self.given
 
@@ -73,7 +73,7 @@ class OneLayer:
         ranker, counts = policy_ranker(policy), policy.executed(self.prompt.n_visual[0])
 
         def run() -> None:
-            plan: Plan = rank_and_plan(self.prompt, [policy], ranker)
+            plan = rank_and_plan(self.prompt, policy, ranker)
             cache = PrunedCache(_LAYERS, plan)
             mask = self.prompt.real.long()
             hidden = self.decoder(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opsearch.measure.entry import Pair
 from opsearch.measure.trie import Ints
-from opsearch.runtime.layer import attend
+from opsearch.runtime.heads import attend
 
 # Pairs of query and key in one call: enough to keep a device busy, few enough for scores and
 # gathered keys to be small beside what the nodes themselves hold.

@@ -21,7 +21,7 @@ from opsearch.measure.entry import Entry, Inputs, Pair
 from opsearch.measure.ragged import equal, spans, starts
 from opsearch.measure.stack import Stack
 from opsearch.measure.trie import Ints, Level, Trie
-from opsearch.runtime.layer import project_keys_values, project_queries
+from opsearch.runtime.heads import project_keys_values, project_queries
 
 # Rows of one call, all samples together, so that an MLP's wide rows are never all held at once.
 _ROWS = 2**13

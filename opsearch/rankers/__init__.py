@@ -13,8 +13,13 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.divprune import DivPrune
+from opsearch.rankers.fastv import FastV
+from opsearch.rankers.fitprune import FitPrune
+from opsearch.rankers.look import DecoderRanker
 from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.pyramiddrop import PyramidDrop
 from opsearch.rankers.random import Random
+from opsearch.rankers.sparsevlm import SparseVLM
 from opsearch.rankers.uniform import Uniform
 from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
@@ -22,7 +27,7 @@ from opsearch.registry import lookup
 
 
 class Ranker(Protocol):
-    """Orders visual tokens.
+    """Orders visual tokens before the decoder.
 
     nested: the order does not depend on n, so that a policy may use several counts.
     needs: names of `Prompt.captured` entries that the ranker reads, or of OF_THE_PROMPT.
@@ -48,9 +53,33 @@ RANKERS: dict[str, type[Any]] = {
 }
 
 
+# Those that act inside the decoder; opsearch/turns.py says which layer's attention they read.
+DECODER_RANKERS: dict[str, type[Any]] = {
+    "fastv": FastV,
+    "fitprune": FitPrune,
+    "pyramiddrop": PyramidDrop,
+    "sparsevlm": SparseVLM,
+}
+
+
 def make_ranker(spec: RankerSpec) -> Ranker:
-    """The ranker that a policy names; PolicyError when its parameters do not fit."""
-    factory = lookup("rankers", spec.name, RANKERS)
+    """The ranker before the decoder that a policy names; PolicyError when it cannot be made."""
+    if spec.name in DECODER_RANKERS:
+        raise PolicyError(
+            f"ranker {spec} acts inside the decoder and orders nothing before it; use one of "
+            f"{', '.join(RANKERS)}"
+        )
+    ranker: Ranker = _made(lookup("rankers", spec.name, RANKERS), spec)
+    return ranker
+
+
+def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
+    """The ranker inside the decoder that a policy names; PolicyError when it cannot be made."""
+    ranker: DecoderRanker = _made(lookup("rankers", spec.name, DECODER_RANKERS), spec)
+    return ranker
+
+
+def _made(factory: type[Any], spec: RankerSpec) -> Any:
     known = list(signature(factory).parameters)
     for name, _ in spec.params:
         if name not in known:
@@ -59,7 +88,6 @@ def make_ranker(spec: RankerSpec) -> Ranker:
                 f"ranker {spec.name} has no parameter {name!r} (it {takes}); correct its parameters"
             )
     try:
-        ranker: Ranker = factory(**dict(spec.params))
+        return factory(**dict(spec.params))
     except TypeError as error:
         raise PolicyError(f"ranker {spec}: {error}; correct its parameters") from None
-    return ranker

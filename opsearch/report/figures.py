@@ -16,6 +16,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy import MODULES, Policy
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
+from opsearch.turns import where
 
 _FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that a phone shows readable labels
 _OTHER_BUDGETS = (0.15, 0.2, 0.3, 0.5, 0.7)
@@ -48,10 +49,7 @@ class HeatMap:
 def heat_map(policy: Policy) -> HeatMap:
     """What the policy processes, dead operations left out."""
     table = dict(zip(MODULES, 100 * shares(policy), strict=True))
-    rankers = tuple(
-        f"{spec} {'before the decoder' if layer == 0 else f'before layer {layer}'}"
-        for layer, spec in policy.rankers
-    )
+    rankers = tuple(f"{spec} {where(layer, spec)}" for layer, spec in policy.rankers)
     return HeatMap(
         {name: row.tolist() for name, row in table.items()},
         {_ROLES[name]: _in_words(row.tolist()) for name, row in table.items()},

@@ -17,6 +17,7 @@ from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers.look import DECODER_ATTENTION
 from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, unusable_clip
 from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
@@ -61,6 +62,9 @@ class Adapter:
             embedded = Path(config.name_or_path).resolve() == MODEL_DIR.resolve()
             stand_in = "only on the embedded model do its token embeddings stand in"
             return None if embedded else f"{stand_in} for CLIP's texts: give clip=FOLDER"
+        if need == DECODER_ATTENTION:
+            decoder = config.get_text_config().model_type
+            return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
         if need in OF_THE_PROMPT:
             return None
         if self.tower is None:

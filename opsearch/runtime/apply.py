@@ -35,7 +35,7 @@ from opsearch.runtime.checks import (
 )
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.ranking import per_row, policy_ranker, rank_and_plan
+from opsearch.runtime.ranking import decoder_needs, per_row, policy_ranker, rank_and_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,6 +66,7 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
         yield model
         return
     ranker = policy_ranker(policy)
+    adapter.check_needs(model.config, decoder_needs(policy))
     with ExitStack() as stack:
         stack.enter_context(patched_layers(model, adapter))
         needs = ranker.needs if ranker else frozenset[str]()
@@ -163,8 +164,7 @@ class _Hooks:
             found = _captured.get() or {}
             prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
-            policies = [self.policy] * len(prompt.n_visual)
-            cache.plan = rank_and_plan(prompt, policies, self.ranker)
+            cache.plan = rank_and_plan(prompt, self.policy, self.ranker)
 
     def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Return no cache where the caller wanted none."""

@@ -6,15 +6,14 @@ some later operation needs; the last layer puts them back to their places in [B,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.heads import attend, project_keys_values, project_queries
+from opsearch.runtime.looking import look
 from opsearch.runtime.plan import Plan, Step
 
 
@@ -37,10 +36,10 @@ def _prefill(
     layer: Any, index: int, plan: Plan, hidden: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
     cache: PrunedCache = kwargs["past_key_values"]
-    step = plan.steps[index]
     if index == 0:
         hidden = hidden.flatten(0, 1)[plan.entry.flat]
-    stream = hidden.reshape(-1, hidden.shape[-1])
+    stream = _ordered(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
+    step = plan.steps[index]
     cache.pruned[index].begin(step.kv)
 
     update = _attention(layer, plan, step, layer.input_layernorm(stream), mask, kwargs)
@@ -48,12 +47,25 @@ def _prefill(
     rows = layer.post_attention_layernorm(step.mlp_in_after.take(stream))
     stream = step.mlp_in_after.add(stream, layer.mlp(rows))
 
-    if index + 1 < len(plan.steps):
+    if index + 1 < plan.layers:
         return stream[None]
     cache.plan = None
     batch, length = len(step.after.sizes), step.after.length
     full = stream.new_zeros(batch * length, stream.shape[-1])
     return full.index_copy(0, step.after.flat, stream).view(batch, length, -1)
+
+
+def _ordered(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """The stream [R, D] after rankers have looked at this layer, and turned the order before it."""
+    turn, next_turn = plan.turns.get(index), plan.turns.get(index + 1)
+    cos_sin = kwargs["position_embeddings"]
+    if turn is not None:
+        if turn.look == index:
+            plan.scores = look(layer, plan, turn, stream, plan.stream(index), cos_sin)
+        stream = plan.turn(index).take(stream)
+    if next_turn is not None and next_turn.look == index:
+        plan.scores = look(layer, plan, next_turn, stream, plan.entered(index), cos_sin)
+    return stream
 
 
 def _attention(
@@ -98,55 +110,3 @@ def split_attention(
     q = project_queries(attn, queries, q_cos_sin)
     k, v = cache.update(*project_keys_values(attn, states, kv_cos_sin), attn.layer_idx)
     return attend(attn, q, k, v, mask)
-
-
-def project_queries(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotated queries [B, H, K, hd] of normed hidden states [B, K, D]; cos, sin: [B, K, hd]."""
-    q = _heads(attn, attn.q_proj(states), "q_norm")
-    # The stock function rotates both of its arguments; a tensor of no heads makes it rotate one.
-    rotated: Tensor = _rotary(attn)(q, q[:, :0], *cos_sin)[0]
-    return rotated
-
-
-def project_keys_values(
-    attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Rotated keys and values [B, H_kv, K, hd] of normed hidden states [B, K, D]."""
-    k = _heads(attn, attn.k_proj(states), "k_norm")
-    rotated: Tensor = _rotary(attn)(k[:, :0], k, *cos_sin)[1]
-    return rotated, _heads(attn, attn.v_proj(states))
-
-
-def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The module's attention function and output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv]."""
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attn.config._attn_implementation, _family(attn).eager_attention_forward
-    )
-    output, _ = function(attn, q, k, v, mask, dropout=0.0, scaling=attn.scaling)
-    projected: Tensor = attn.o_proj(output.flatten(2))
-    return projected
-
-
-def _family(attn: Any) -> Any:
-    """The transformers module that defines the attention: its rotary and eager functions."""
-    return sys.modules[type(attn).__module__]
-
-
-def _rotary(attn: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The family's function that rotates queries and keys by cos and sin."""
-    family = _family(attn)
-    if hasattr(family, "apply_multimodal_rotary_pos_emb"):
-        # Older releases of transformers merge time, height and width here, not before the layers.
-        sections = attn.config.rope_parameters["mrope_section"]
-        return partial(family.apply_multimodal_rotary_pos_emb, mrope_section=sections)
-    rotary: Callable[..., tuple[Tensor, Tensor]] = family.apply_rotary_pos_emb
-    return rotary
-
-
-def _heads(attn: Any, projected: Tensor, norm: str | None = None) -> Tensor:
-    """[B, K, H * hd] as [B, H, K, hd], through the family's norm where it has one."""
-    width = projected.shape[-1]
-    heads = projected.view(*projected.shape[:-1], width // attn.head_dim, attn.head_dim)
-    if norm is not None and hasattr(attn, norm):
-        heads = getattr(attn, norm)(heads)
-    return heads.transpose(1, 2)

@@ -1,19 +1,25 @@
 """What one prefill computes in each layer: index sets, attention masks and positions.
 
-Built once per prefill from the resolved counts; all layers with equal counts share one set, so a
-DOP policy has at most three.
+Built from the resolved counts, up to the layer at which a ranker inside the decoder orders the
+tokens anew, and from there on when it has. All layers with equal counts and the same order share
+one set, so a DOP policy has at most three.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opsearch.policy import KV, MLP, Counts, Q
+from opsearch.rankers.look import DecoderRanker
+from opsearch.rankers.prompt import Prompt, ranking_from_scores
 from opsearch.runtime.rows import Rows, Within
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +36,73 @@ class Step:
     mlp_in_after: Within
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
+class BatchTurn:
+    """A ranker that orders visual tokens anew before some layer.
+
+    look: the layer whose attention it reads; pools: int64[B], how many tokens of each sample it
+    orders, the best so far; 0 leaves the order as it is.
+    """
+
+    ranker: DecoderRanker
+    look: int
+    pools: Counts
+
+
 class Plan:
-    """All layers' steps for one batch. Masks and rotary embeddings are cut once per set."""
+    """All layers' steps for one batch, as far as the order is known, in `steps`.
 
-    entry: Rows
-    steps: list[Step]
-    _memo: dict[object, object] = field(default_factory=dict)
+    prompt: the batch; rank: int64[B, S], place of each visual token in its sample's ranking, -1
+    elsewhere; counts: int64[B, L, 3], visual tokens that each operation processes; turns: by the
+    first layer that the new order holds for. Masks and rotary embeddings are cut once per set.
+    """
 
-    def rotary(
-        self, position_embeddings: tuple[Tensor, Tensor], rows: Rows
-    ) -> tuple[Tensor, Tensor]:
+    def __init__(
+        self, prompt: Prompt, rank: Tensor, counts: Counts, turns: Mapping[int, BatchTurn]
+    ) -> None:
+        self.prompt, self.rank, self.counts, self.turns = prompt, rank, counts, turns
+        self.layers = counts.shape[1]
+        self.scores: Tensor | None = None  # of the next turn, once its layer was looked at
+        self.steps: list[Step] = []
+        self._other = prompt.real & ~prompt.visual
+        self._n_other = self._other.sum(1).tolist()
+        self._entering, self._coming = _widths(counts, {r: turn.pools for r, turn in turns.items()})
+        self._forget()
+        self.entry = self.stream(0)
+        if 0 not in turns:
+            self._extend()
+
+    def rows(self, counts: Counts) -> Rows:
+        """The other tokens and the first visual ones in today's order, by numbers int64[B]."""
+        key = tuple(int(c) for c in counts)
+        if key not in self._sets:
+            limit = torch.tensor(key, device=self.rank.device)[:, None]
+            keep = self._other | (self.prompt.visual & (self.rank < limit))
+            sizes = [text + count for text, count in zip(self._n_other, key, strict=True)]
+            self._sets[key] = Rows.select(keep, sizes)
+        return self._sets[key]
+
+    def stream(self, layer: int) -> Rows:
+        """The rows that come to a layer, before a turn there."""
+        return self.rows(self._coming[:, layer])
+
+    def entered(self, layer: int) -> Rows:
+        """The rows that go through a layer, after a turn before it."""
+        return self.rows(self._entering[:, layer])
+
+    def turn(self, layer: int) -> Within:
+        """Order the pool by `scores` before this layer; where the rows that go on stand so far."""
+        assert self.scores is not None
+        scores, self.scores = self.scores, None
+        before = self.stream(layer)
+        limit = torch.from_numpy(self.turns[layer].pools).to(self.rank.device)[:, None]
+        pool = self.prompt.visual & (self.rank < limit)
+        self.rank = torch.where(pool, ranking_from_scores(scores, pool), self.rank)
+        self._forget()
+        self._extend()
+        return Within.of(self.entered(layer), before)
+
+    def rotary(self, position_embeddings: Pair, rows: Rows) -> Pair:
         """cos and sin of the rows' original positions, [..., B, K, hd]."""
         key = ("rotary", id(rows))
         if key not in self._memo:
@@ -59,57 +121,54 @@ class Plan:
             self._memo[key] = _restrict(stock, q, kv)
         return self._memo[key]  # type: ignore[return-value]
 
+    def _forget(self) -> None:
+        """Sets of another order are of no use any more, nor is what was cut for them."""
+        self._sets: dict[tuple[int, ...], Rows] = {}
+        self._memo: dict[object, object] = {}
 
-def build_plan(visual: Tensor, real: Tensor, rank: Tensor, counts: Counts) -> Plan:
-    """The plan for one batch.
+    def _extend(self) -> None:
+        """The steps up to the next turn."""
+        within: dict[tuple[int, int], Within] = {}
 
-    visual, real: bool[B, S], visual positions and positions that are no padding.
-    rank: int64[B, S], place of each visual token in its sample's ranking, -1 elsewhere.
-    counts: int64[B, L, 3], visual tokens that each operation processes.
-    """
-    other = real & ~visual
-    n_other = other.sum(1).tolist()
-    sets: dict[tuple[int, ...], Rows] = {}
+        def locate(inner: Rows, stream: Rows) -> Within:
+            key = (id(inner), id(stream))
+            if key not in within:
+                within[key] = Within.of(inner, stream)
+            return within[key]
 
-    def rows(per_sample: Counts) -> Rows:
-        key = tuple(int(c) for c in per_sample)
-        if key not in sets:
-            limit = torch.tensor(key, device=rank.device)[:, None]
-            keep = other | (visual & (rank < limit))
-            sizes = [text + count for text, count in zip(n_other, key, strict=True)]
-            sets[key] = Rows.select(keep, sizes)
-        return sets[key]
-
-    layers = counts.shape[1]
-    entering = np.maximum.accumulate(counts.max(axis=2)[:, ::-1], axis=1)[:, ::-1]
-    entering = np.concatenate([entering, np.zeros_like(entering[:, :1])], axis=1)
-    within: dict[tuple[int, int], Within] = {}
-
-    def locate(inner: Rows, stream: Rows) -> Within:
-        key = (id(inner), id(stream))
-        if key not in within:
-            within[key] = Within.of(inner, stream)
-        return within[key]
-
-    steps = []
-    for layer in range(layers):
-        stream = rows(entering[:, layer])
-        q, kv, mlp = (rows(counts[:, layer, module]) for module in (Q, KV, MLP))
-        needed = np.maximum(entering[:, layer + 1], counts[:, layer, [Q, MLP]].max(axis=1))
-        after = rows(needed)
-        steps.append(
-            Step(
-                q,
-                kv,
-                locate(q, stream),
-                locate(kv, stream),
-                after,
-                locate(after, stream),
-                locate(q, after),
-                locate(mlp, after),
+        for layer in range(len(self.steps), self.layers):
+            stream = self.entered(layer)
+            counts = self.counts[:, layer]
+            q, kv, mlp = (self.rows(counts[:, module]) for module in (Q, KV, MLP))
+            after = self.rows(np.maximum(self._coming[:, layer + 1], counts[:, [Q, MLP]].max(1)))
+            self.steps.append(
+                Step(
+                    q,
+                    kv,
+                    locate(q, stream),
+                    locate(kv, stream),
+                    after,
+                    locate(after, stream),
+                    locate(q, after),
+                    locate(mlp, after),
+                )
             )
-        )
-    return Plan(rows(entering[:, 0]), steps)
+            if layer + 1 in self.turns:
+                return
+
+
+def _widths(counts: Counts, pools: Mapping[int, Counts]) -> tuple[Counts, Counts]:
+    """Visual tokens that enter each layer and that come to it before a turn, int64[B, L + 1] each.
+
+    All tokens of the last are there where the order is made; those of the first go on.
+    """
+    entering = np.zeros((len(counts), counts.shape[1] + 1), np.int64)
+    coming = entering.copy()
+    for layer in reversed(range(counts.shape[1])):
+        entering[:, layer] = np.maximum(coming[:, layer + 1], counts[:, layer].max(1))
+        pool = pools.get(layer, entering[:, layer])
+        coming[:, layer] = np.maximum(entering[:, layer], pool)
+    return entering, coming
 
 
 def _restrict(stock: Tensor | None, q: Rows, kv: Rows) -> tuple[Tensor | None, Tensor | None]:

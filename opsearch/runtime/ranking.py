@@ -1,4 +1,4 @@
-"""From a prompt and the policies of its rows to a plan: who ranks, how many tokens, which rows."""
+"""From a prompt and a policy to a plan: who ranks, how many tokens, which rows."""
 
 from __future__ import annotations
 
@@ -10,50 +10,60 @@ from torch import Tensor
 
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
-from opsearch.rankers import Ranker, make_ranker
+from opsearch.rankers import Ranker, make_decoder_ranker, make_ranker
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.plan import Plan, build_plan
+from opsearch.runtime.plan import BatchTurn, Plan
+from opsearch.turns import Schedule, before_decoder
 
 _MANY_TOKENS = 10**6  # more than any sample has: to see which counts can be partial
 
 
 def policy_ranker(policy: Policy) -> Ranker | None:
     """The ranker that acts before the decoder, None where the order never matters."""
-    live = policy.live(_MANY_TOKENS)
-    partial = set(live[(live > 0) & (live < _MANY_TOKENS)].tolist())
-    inside = [f"{spec} before layer {r}" for r, spec in policy.rankers if r > 0]
-    if inside:
-        raise PolicyError(
-            f"rankers inside the decoder are not supported yet ({', '.join(inside)}); "
-            "use one before layer 0"
-        )
-    if not partial:
+    kept = policy.schedule(_MANY_TOKENS).kept
+    if not kept:
         return None
-    if not policy.rankers:
+    spec = before_decoder(policy)
+    if spec is None:
         raise PolicyError(
             f"policy {policy.name} keeps a part of the visual tokens but names no ranker that says "
             "which; give it one, e.g. RankerSpec('uniform')"
         )
-    ranker = make_ranker(policy.rankers[0][1])
-    if len(partial) > 1 and not ranker.nested:
+    ranker = make_ranker(spec)
+    if len(kept) > 1 and not ranker.nested:
         raise PolicyError(
-            f"ranker {policy.rankers[0][1]} gives another order for each count, but the policy "
-            f"uses {len(partial)} different ones; use a nested one such as cls, divprune or random"
+            f"ranker {spec} gives another order for each count, but the policy uses {len(kept)} "
+            "different ones; use a nested one such as cls, divprune or random"
         )
     return ranker
 
 
-def rank_and_plan(prompt: Prompt, policies: Sequence[Policy], ranker: Ranker | None) -> Plan:
-    """The plan of a batch whose row b follows policies[b]; all share one ranker."""
-    pairs = list(zip(policies, prompt.n_visual, strict=True))
-    counts = np.stack([policy.executed(n) for policy, n in pairs])
+def decoder_needs(policy: Policy) -> frozenset[str]:
+    """What the policy's rankers inside the decoder read; PolicyError for one that is none."""
+    specs = {turn.spec for turn in policy.schedule(_MANY_TOKENS).turns}
+    return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
+
+
+def rank_and_plan(prompt: Prompt, policy: Policy, ranker: Ranker | None) -> Plan:
+    """The plan of a batch; ranker: the policy's before the decoder."""
+    schedules = [policy.schedule(n) for n in prompt.n_visual]
     rank = torch.where(prompt.visual, 0, -1)
     if ranker is not None:
-        kept = [
-            int(row[row < n].max(initial=0)) for row, n in zip(counts, prompt.n_visual, strict=True)
-        ]
-        rank = ranker.rank(prompt, kept)
-    return build_plan(prompt.visual, prompt.real, rank, counts)
+        rank = ranker.rank(prompt, [max(found.kept, default=0) for found in schedules])
+    counts = np.stack([policy.executed(n) for n in prompt.n_visual])
+    return Plan(prompt, rank, counts, _turns(schedules))
+
+
+def _turns(schedules: Sequence[Schedule]) -> dict[int, BatchTurn]:
+    """Rankers that act on some sample, by the first layer that their order holds for."""
+    found: dict[int, BatchTurn] = {}
+    for row, schedule in enumerate(schedules):
+        for turn in schedule.turns:
+            if turn.layer not in found:
+                pools = np.zeros(len(schedules), np.int64)
+                found[turn.layer] = BatchTurn(make_decoder_ranker(turn.spec), turn.look, pools)
+            found[turn.layer].pools[row] = turn.pool
+    return found
 
 
 def per_row(values: Tensor, n_visual: Sequence[int]) -> Tensor:

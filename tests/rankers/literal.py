@@ -71,3 +71,39 @@ def shares(sizes, n):
         free = [tile for tile, size in enumerate(sizes) if kept[tile] < size]
         kept[min(free, key=lambda tile: ((kept[tile] + 0.5) / sizes[tile], tile))] += 1
     return kept
+
+
+def of_last_row(attention, tokens, last):
+    """FastV and PyramidDrop: scores of the tokens; attention: by head, row and column."""
+    return [mean([head[last][token] for head in attention]) for token in tokens]
+
+
+def raters(embeds, visual, words):
+    """SparseVLM: the words that visual tokens point to more than to the average word."""
+    shares = []
+    for token in visual:
+        products = [
+            sum(x * y for x, y in zip(embeds[token], embeds[w], strict=True)) for w in words
+        ]
+        weights = [math.exp(product - max(products)) for product in products]
+        shares.append([weight / sum(weights) for weight in weights])
+    relevance = [mean([row[i] for row in shares]) for i in range(len(words))]
+    found = [w for w, value in zip(words, relevance, strict=True) if value > mean(relevance)]
+    return found or words
+
+
+def sparsevlm(attention, tokens, rating):
+    return [mean([head[row][token] for head in attention for row in rating]) for token in tokens]
+
+
+def fitprune(attention, tokens, words):
+    """Deleting works on the largest attention of all heads: from words times from the tokens."""
+
+    def mass(rows, token):
+        return sum(max(head[row][token] for head in attention) for row in rows) / len(rows)
+
+    return [mass(words, token) * mass(tokens, token) for token in tokens]
+
+
+def mean(values):
+    return sum(values) / len(values)

@@ -54,9 +54,10 @@ def samples(model, inputs):
 
 def rank(sample, policy):
     """The reference's own ranking of a sample by the policy's ranker."""
-    if not policy.rankers:
+    specs = [spec for _, spec in policy.rankers if spec.name in SCORES]
+    if not specs:
         return reference.rank_by(torch.zeros(sample.n_visual), sample.visual)
-    (_, spec), *_ = policy.rankers
+    (spec,) = specs
     return reference.rank_by(SCORES[spec.name](sample, policy, dict(spec.params)), sample.visual)
 
 
@@ -115,11 +116,57 @@ SCORES = {
 }
 
 
+def inside(sample, policy):
+    """The policy's rankers inside the decoder, as the reference takes them."""
+    return {
+        layer: INSIDE[spec.name](sample)
+        for layer, spec in policy.rankers
+        if spec.name not in SCORES
+    }
+
+
+def _words(sample):
+    """Places of the text behind the last visual token."""
+    last = int(sample.visual.nonzero()[-1])
+    return list(range(last + 1, len(sample.ids)))
+
+
+def _by_last_row(back):
+    def made(sample):
+        last = len(sample.ids) - 1
+        return back, lambda weights, tokens: literal.of_last_row(weights, tokens, last)
+
+    return made
+
+
+def _by_raters(sample):
+    embeds = sample.embeds.tolist()
+    visual = sample.visual.nonzero().flatten().tolist()
+
+    def scores(weights, tokens):
+        return literal.sparsevlm(weights, tokens, literal.raters(embeds, visual, _words(sample)))
+
+    return 1, scores
+
+
+def _by_masses(sample):
+    return 0, lambda weights, tokens: literal.fitprune(weights, tokens, _words(sample))
+
+
+INSIDE = {
+    "fastv": _by_last_row(1),
+    "fitprune": _by_masses,
+    "pyramiddrop": _by_last_row(0),
+    "sparsevlm": _by_raters,
+}
+
+
 def reference_logits(model, sample, policy):
     """Logits [S, V] of one sample under a policy, by the masked model."""
     counts = policy.resolve(sample.n_visual).tolist()
     ranks = rank(sample, policy)
-    return reference.masked_forward(model, sample.embeds, ranks, counts, sample.positions)
+    rankers = inside(sample, policy)
+    return reference.masked_forward(model, sample.embeds, ranks, counts, sample.positions, rankers)
 
 
 def deviation(model, inputs, policy, rows=None, **given):

@@ -1,5 +1,6 @@
 """Policies of every kind, for decoders of five layers."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -22,7 +23,59 @@ def random_counts(seed):
     return tokens(np.random.default_rng(seed).integers(0, 13, (LAYERS, 3)), (CLS, RANDOM)[seed % 2])
 
 
+def ranked(counts, *rankers):
+    """A policy in numbers of tokens with rankers by layer."""
+    pairs = tuple((layer, RankerSpec(name)) for layer, name in rankers)
+    return replace(tokens(counts), rankers=pairs)
+
+
+def falling(*shares, rankers):
+    """A share of the tokens for each layer, and rankers by layer."""
+    counts = builders.stages(LAYERS, dict(enumerate(shares))).counts
+    return Policy(counts, rankers=tuple((layer, RankerSpec(name)) for layer, name in rankers))
+
+
+def ranked_at_random(seed):
+    """Counts of their own for each layer and module, and a ranker before each of two layers."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(2, 13, (LAYERS, 3))
+    counts[:2] = np.maximum(counts[:2], counts.max(1)[:2, None])
+    names = generator.choice(["fastv", "fitprune", "pyramiddrop", "sparsevlm"], 2)
+    first, second = sorted(generator.choice(np.arange(1, LAYERS), 2, replace=False).tolist())
+    return ranked(counts, (0, "random"), (first, str(names[0])), (second, str(names[1])))
+
+
+# With rankers inside the decoder, whose order holds from their layer on or from the one before it.
+INSIDE = {
+    "fastv": falling(1, 1, "1/3", rankers=[(2, "fastv")]),
+    "fastv from layer 1 on": falling(1, "1/3", rankers=[(1, "fastv")]),
+    "fastv, others chosen before": falling("2/3", "2/9", rankers=[(0, "random"), (1, "fastv")]),
+    "fastv, of which some are updated": ranked(
+        [[9, 9, 9], [5, 8, 6], [9, 3, 2], [2, 2, 2], [2, 4, 2]], (0, "random"), (2, "fastv")
+    ),
+    "fastv, none of which are updated": ranked(
+        [[9, 9, 9], [0, 8, 0], [4, 4, 4], [3, 3, 3], [3, 3, 0]], (0, "random"), (2, "fastv")
+    ),
+    "pyramiddrop": falling(
+        1, "1/2", "1/2", "2/9", "1/9", rankers=[(r, "pyramiddrop") for r in (1, 3, 4)]
+    ),
+    "pyramiddrop, others come back": ranked(
+        [[9, 9, 9], [4, 4, 4], [4, 4, 4], [2, 3, 2], [9, 9, 9]],
+        (0, "random"),
+        (2, "pyramiddrop"),
+    ),
+    "sparsevlm": falling(1, "2/3", "2/3", "2/9", rankers=[(1, "sparsevlm"), (3, "sparsevlm")]),
+    "fitprune": ranked(
+        [[7, 9, 7], [5, 7, 5], [5, 5, 5], [2, 5, 2], [2, 2, 2]],
+        *((layer, "fitprune") for layer in (0, 1, 3)),
+    ),
+    "two at once": falling(
+        1, 1, "7/9", "4/9", "2/9", rankers=[(2, "pyramiddrop"), (3, "fastv"), (4, "sparsevlm")]
+    ),
+    **{f"ranked at random {seed}": ranked_at_random(seed) for seed in range(4)},
+}
 POLICIES = {
+    **INSIDE,
     "tokens, cls": builders.tokens(LAYERS, "1/3", CLS),
     "tokens, uniform": builders.tokens(LAYERS, "2/5", UNIFORM),
     "tokens, random": builders.tokens(LAYERS, "1/2", RankerSpec("random", (("seed", 3),))),

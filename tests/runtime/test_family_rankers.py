@@ -1,5 +1,7 @@
 """Rankers see the right tokens of every family, or say why they cannot."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import GenerationMixin
@@ -7,7 +9,7 @@ from transformers import GenerationMixin
 from opsearch import builders
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
-from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.runtime.adapters import ADAPTERS
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
@@ -97,3 +99,18 @@ def test_cdpruner_asks_for_clip():
     policy = builders.tokens(LAYERS, "1/2", RankerSpec("cdpruner"))
     with pytest.raises(ModelError, match="give clip=FOLDER; choose another"), policy.apply(model):
         pass
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_inside_is_read_of_decoders_that_are_known(name):
+    config = deepcopy(built(name, LAYERS).config)
+    for ranker in DECODER_RANKERS:
+        needs = make_decoder_ranker(RankerSpec(ranker)).needs
+        config.get_text_config().model_type = "llama"
+        ADAPTERS[name].check_needs(config, needs)
+        config.get_text_config().model_type = "gemma2"
+        sentence = (
+            r"cannot provide 'decoder_attention', .* decoders of type 'gemma2' are not read; "
+        )
+        with pytest.raises(ModelError, match=sentence):
+            ADAPTERS[name].check_needs(config, needs)

@@ -11,7 +11,8 @@ from opsearch.costs import KVBytes, Shape
 from opsearch.policy import RankerSpec
 from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
-from tests.runtime.judge import TOLERANCE, rank, samples
+from tests.runtime.judge import TOLERANCE, inside, rank, samples
+from tests.runtime.policies import INSIDE
 
 LAYERS, STEPS = 5, 6
 CLS = RankerSpec("cls")
@@ -23,6 +24,9 @@ POLICIES = {
     "stages": builders.stages(LAYERS, {0: 1, 2: "1/3"}, CLS),
     "shortv": builders.shortv(LAYERS, [1, 2, 4]),
 }
+# What these see of a prompt is over with its prefill: they are not for tests in which another one
+# sees more.
+RANKED = {label: INSIDE[label] for label in ("two at once", "fitprune")}
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 NO_TOKEN = 10**6
 
@@ -66,6 +70,11 @@ def policy(request):
     return request.param
 
 
+@pytest.fixture(params=[*POLICIES.values(), *RANKED.values()], ids=[*POLICIES, *RANKED])
+def any_policy(request):
+    return request.param
+
+
 def generate(model, policy, inputs, **options):
     options = {"max_new_tokens": STEPS, "do_sample": False, **options}
     with policy.apply(model):
@@ -76,7 +85,8 @@ def decode(model, policy, sample, steps=STEPS):
     """The reference's greedy tokens and their logits."""
     counts = policy.resolve(sample.n_visual).tolist()
     start = sample.embeds, rank(sample, policy), counts, sample.positions
-    return reference.greedy(model, *start, steps, never=[tiny.IMAGE])
+    rankers = inside(sample, policy)
+    return reference.greedy(model, *start, steps, never=[tiny.IMAGE], inside=rankers)
 
 
 def score(model, policy, sample, answer):
@@ -84,14 +94,15 @@ def score(model, policy, sample, answer):
     embeds = torch.cat([sample.embeds, model.model.language_model.embed_tokens(answer)])
     ranks = torch.cat([rank(sample, policy), torch.full_like(answer, reference.TEXT)])
     counts = policy.resolve(sample.n_visual).tolist()
-    logits = reference.masked_forward(model, embeds, ranks, counts, torch.arange(len(embeds)))
+    places, rankers = torch.arange(len(embeds)), inside(sample, policy)
+    logits = reference.masked_forward(model, embeds, ranks, counts, places, rankers)
     before = logits[-len(answer) - 1 : -1].log_softmax(-1)
     return before.gather(1, answer[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("layout", [MIXED, [[3, 4]]], ids=["padded batch", "one prompt"])
-def test_greedy_tokens_and_logits(model, policy, layout):
-    inputs = tiny.prompts(layout)
+def test_greedy_tokens_and_logits(model, any_policy, layout):
+    inputs, policy = tiny.prompts(layout), any_policy
     out = generate(model, policy, inputs, output_logits=True)
     logits = torch.stack(out.logits, 1)
     for row, sample in enumerate(samples(model, inputs)):
@@ -133,8 +144,8 @@ def test_beams_are_scored_as_the_reference_does(sdpa_model, policy, layout):
 
 
 @repeated
-def test_sampled_sequences_are_scored_as_the_reference_does(sdpa_model, policy, layout):
-    inputs = tiny.prompts(layout)
+def test_sampled_sequences_are_scored_as_the_reference_does(sdpa_model, any_policy, layout):
+    inputs, policy = tiny.prompts(layout), any_policy
     torch.manual_seed(0)
     out = generate(
         sdpa_model, policy, inputs, do_sample=True, num_return_sequences=2, output_logits=True

@@ -5,14 +5,16 @@ from fractions import Fraction
 import pytest
 import torch
 
+from opsearch import turns
 from opsearch.policy import KV, Policy, RankerSpec
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.random import Random
-from opsearch.runtime import cls_attention, plan
+from opsearch.runtime import cls_attention, layer, plan
 from opsearch.runtime.adapters import ADAPTERS
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
+from tests.runtime import policies
 from tests.runtime.judge import TOLERANCE, deviation
 
 NOTICED = 100 * TOLERANCE
@@ -107,6 +109,25 @@ def test_without_a_mutation_the_runtime_is_right(setting):
 def test_a_mutation_is_noticed(setting, mutate, monkeypatch):
     mutate(monkeypatch)
     assert deviation(*setting, POLICY) > NOTICED
+
+
+def scores_upside_down(patch):
+    stock = layer.look
+    patch.setattr(layer, "look", lambda *args: -stock(*args))
+
+
+def attention_of_another_layer(patch):
+    for name, back in turns.LAYERS_BACK.items():
+        patch.setitem(turns.LAYERS_BACK, name, 1 - back)
+
+
+@pytest.mark.parametrize("mutate", [scores_upside_down, attention_of_another_layer])
+@pytest.mark.parametrize("label", ["fastv, others chosen before", "pyramiddrop", "sparsevlm"])
+def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
+    model, inputs = tiny.llava(policies.LAYERS), tiny.prompts([[2, 5], [1, 4]], pad="right")
+    assert deviation(model, inputs, policies.INSIDE[label]) <= TOLERANCE
+    mutate(monkeypatch)
+    assert deviation(model, inputs, policies.INSIDE[label]) > NOTICED
 
 
 def unnoticed(name, mutation):

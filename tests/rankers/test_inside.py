@@ -1,0 +1,201 @@
+"""Rankers inside the decoder score as loops over lists do, on random layers and by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsearch.errors import PolicyError, UnknownNameError
+from opsearch.policy import RankerSpec
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
+from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.sparsevlm import raters
+from opsearch.turns import LAYERS_BACK
+from tests.rankers import literal
+
+HEADS, KV_HEADS, DIM, WIDTH = 4, 2, 6, 5
+
+
+def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
+    """A look at random prompts, (text before, visual tokens, text behind) each.
+
+    keep: share of the visual tokens that are left to be ordered.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    length = max(map(sum, samples))
+    visual = torch.zeros(len(samples), length, dtype=torch.bool)
+    real, left = visual.clone(), visual.clone()
+    for b, sizes in enumerate(samples):
+        start = length - sum(sizes) if pad == "left" else 0
+        first = start + sizes[0]
+        real[b, start : start + sum(sizes)] = True
+        visual[b, first : first + sizes[1]] = True
+        drawn = torch.rand(length, generator=generator) < keep
+        left[b] = real[b] & (~visual[b] | drawn)
+
+    def random(*sizes):
+        return torch.randn(*sizes, generator=generator).to(dtype)
+
+    embeds = random(len(samples), length, WIDTH)
+    prompt = Prompt(visual, real, tuple(visual.sum(1).tolist()), {}, embeds)
+    last = torch.zeros_like(real)
+    for b in range(len(samples)):
+        last[b, real[b].nonzero()[-1]] = True
+    asking, asked = placed({"last": last, "text": real & ~visual, "all": left}[asks])
+    reading, read = placed(left)
+    queries = random(len(samples), HEADS, asking.shape[1], DIM)
+    keys = random(len(samples), KV_HEADS, reading.shape[1], DIM)
+    return Look(prompt, queries, asking, asked, keys, reading, read, DIM**-0.5)
+
+
+def placed(mask):
+    """Positions in order, filled up at the end, and which of them are none of the filling."""
+    order = torch.argsort(~mask, dim=1, stable=True)[:, : int(mask.sum(1).max())]
+    return order, mask.gather(1, order)
+
+
+def attention(seen, b):
+    """The attention [H][S][S] of one sample, 0 where nothing is asked or read, in loops."""
+    length = seen.prompt.visual.shape[1]
+    maps = [[[0.0] * length for _ in range(length)] for _ in range(HEADS)]
+    queries, keys = seen.queries.double(), seen.keys.double()
+    for h in range(HEADS):
+        for i, row in enumerate(seen.asking[b].tolist()):
+            columns = [
+                (j, column)
+                for j, column in enumerate(seen.reading[b].tolist())
+                if seen.asked[b, i] and seen.read[b, j] and column <= row
+            ]
+            scores = [
+                float(queries[b, h, i] @ keys[b, h * KV_HEADS // HEADS, j]) * seen.scaling
+                for j, _ in columns
+            ]
+            weights = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+            for (_, column), weight in zip(columns, weights, strict=True):
+                maps[h][row][column] = weight
+    return maps
+
+
+def expected(name, seen, b):
+    """The tokens to be ordered, and their scores by the literal version."""
+    visual, real = seen.prompt.visual[b], seen.prompt.real[b]
+    columns = zip(seen.reading[b].tolist(), seen.read[b].tolist(), strict=True)
+    tokens = [column for column, there in columns if there and visual[column]]
+    places = real.nonzero().flatten().tolist()
+    shown = visual.nonzero().flatten().tolist()
+    words = [place for place in places if place > shown[-1]]
+    maps = attention(seen, b)
+    if name == "sparsevlm":
+        rating = literal.raters(seen.prompt.embeds[b].double().tolist(), shown, words)
+        return tokens, literal.sparsevlm(maps, tokens, rating)
+    if name == "fitprune":
+        return tokens, literal.fitprune(maps, tokens, words) if tokens else []
+    return tokens, literal.of_last_row(maps, tokens, places[-1])
+
+
+samples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 4)), min_size=1)
+
+
+@pytest.mark.parametrize("name", DECODER_RANKERS)
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=samples.map(lambda drawn: drawn[:3]),
+    seed=st.integers(0, 999),
+    keep=st.sampled_from([0.0, 0.5, 1.0]),
+    pad=st.sampled_from(["left", "right"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_scores_are_those_of_the_literal_version(name, sizes, seed, keep, pad, dtype):
+    ranker = make_decoder_ranker(RankerSpec(name))
+    seen = look(ranker.asks, sizes, seed, keep, pad, dtype)
+    found = ranker.scores(seen)
+    assert found.dtype == torch.float32
+    assert found.shape == seen.reading.shape
+    for b in range(len(sizes)):
+        tokens, scores = expected(name, seen, b)
+        columns = [seen.reading[b].tolist().index(token) for token in tokens]
+        assert found[b, columns].tolist() == pytest.approx(scores, rel=1e-4, abs=1e-7)
+
+
+def test_more_rows_than_are_taken_at_once():
+    ranker = make_decoder_ranker(RankerSpec("fitprune"))
+    seen = look(ranker.asks, [(3, 70, 20)])
+    tokens, scores = expected("fitprune", seen, 0)
+    columns = [seen.reading[0].tolist().index(token) for token in tokens]
+    assert ranker.scores(seen)[0, columns].tolist() == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODER_RANKERS)
+def test_equal_tokens_have_equal_scores(name):
+    """So that the one in front comes first; FitPrune's rows must not look ahead for that."""
+    ranker = make_decoder_ranker(RankerSpec(name))
+    seen = look(ranker.asks, [(1, 4, 2)])
+    seen.keys[:, :, 1:5] = seen.keys[:, :, 1:2].clone()
+    scores = ranker.scores(seen)[0, 1:5]
+    if name == "fitprune":
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True), "later ones are seen less"
+    else:
+        assert (scores == scores[0]).all()
+
+
+def by_hand(asks, scores, embeds=None):
+    """A look of one head at [text, 3 visual tokens, 2 words]; scores [Q][6], before softmax."""
+    visual = torch.tensor([[False, True, True, True, False, False]])
+    rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[asks]
+    asking, reading = torch.tensor([rows]), torch.arange(6)[None]
+    prompt = Prompt(visual, torch.ones_like(visual), (3,), {}, embeds)
+    keys, queries = torch.eye(6)[None, None], torch.tensor(scores)[None, None]
+    there = torch.ones_like(asking, dtype=torch.bool), torch.ones_like(reading, dtype=torch.bool)
+    return Look(prompt, queries, asking, there[0], keys, reading, there[1], 1.0)
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
+def test_the_last_token_attends_to_the_second_visual_one(name):
+    seen = by_hand("last", [[0.0, 1.0, 3.0, 2.0, 9.0, 0.0]])
+    scores = make_decoder_ranker(RankerSpec(name)).scores(seen)[0, 1:4]
+    assert scores.argsort(descending=True).tolist() == [1, 2, 0]
+    assert float(scores.sum()) < 0.01, "most of it goes to a word"
+
+
+def test_only_words_about_the_picture_rate():
+    embeds = torch.zeros(1, 6, WIDTH)
+    embeds[0, [1, 2, 4], 0] = 3.0  # the first word looks like two of the visual tokens
+    rows = [[0.0] * 6, [0.0, 0.0, 0.0, 5.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0, 0.0, 0.0]]
+    seen = by_hand("text", rows, embeds)
+    assert raters(seen).tolist() == [[False, True, False]]
+    scores = make_decoder_ranker(RankerSpec("sparsevlm")).scores(seen)[0, 1:4]
+    assert scores.argmax() == 2
+
+
+def test_without_a_word_above_average_all_rate():
+    seen = by_hand("text", [[0.0] * 6] * 3, torch.zeros(1, 6, WIDTH))
+    assert raters(seen).tolist() == [[False, True, True]]
+
+
+def test_fitprune_wants_question_and_picture_to_agree():
+    rows = torch.zeros(6, 6)
+    rows[4:, 1] = 4.0  # the words look at the first visual token, the picture at the second
+    rows[1:4, 2] = 4.0
+    scores = make_decoder_ranker(RankerSpec("fitprune")).scores(by_hand("all", rows.tolist()))
+    first, second, third = scores[0, 1:4].tolist()
+    assert first > second > third > 0
+
+
+# What they are
+
+
+@pytest.mark.parametrize("name", DECODER_RANKERS)
+def test_they_say_what_they_need(name):
+    assert DECODER_ATTENTION in make_decoder_ranker(RankerSpec(name)).needs
+    with pytest.raises(PolicyError, match=rf"{name} acts inside the decoder .*; use one of cd"):
+        make_ranker(RankerSpec(name))
+    with pytest.raises(PolicyError, match=rf"{name}\(k=2\) cannot be made: .*; correct"):
+        make_decoder_ranker(RankerSpec(name, (("k", 2),)))
+
+
+def test_every_ranker_is_of_one_kind_and_has_its_layer():
+    assert not RANKERS.keys() & DECODER_RANKERS.keys()
+    assert LAYERS_BACK.keys() == DECODER_RANKERS.keys()
+    with pytest.raises(UnknownNameError, match="fastvv"):
+        make_decoder_ranker(RankerSpec("fastvv"))
