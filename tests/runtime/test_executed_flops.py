@@ -9,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from opsearch import builders
 from opsearch.costs import Flops, Shape
+from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import executed
+from opsearch.costs.ranking import ranking_flops
 from opsearch.policy import Policy, RankerSpec
 from opsearch.runtime.adapters import ADAPTERS
 from tests import tiny
@@ -92,7 +94,7 @@ def test_one_sample(model, policy, layout):
     cost = Flops(Shape.from_config(model.config))
     with policy.apply(model):
         measured = counted(model, inputs)
-    assert measured == cost.of(policy.resolve(n_visual), n_visual, 7)
+    assert measured == policy_cost(cost, policy, n_visual, 7)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -106,6 +108,19 @@ def test_one_sample_of_every_family(name):
         with policy.apply(model):
             measured = counted(model, inputs)
         assert measured == cost.of(policy.resolve(n_visual), n_visual, n_other), label
+
+
+@pytest.mark.parametrize("label", policies.INSIDE)
+def test_rankers_inside_take_what_is_shown_beside(label):
+    """Their own work is no part of the policy's cost."""
+    policy, inputs = policies.INSIDE[label], tiny.prompts([[3, 4]])
+    model = tiny.llava(policies.LAYERS)
+    shape = Shape.from_config(model.config)
+    with policy.apply(model):
+        measured = counted(model, inputs)
+    own = ranking_flops(policy, 9, 7, shape)
+    assert own > 0
+    assert measured == policy_cost(Flops(shape), policy, 9, 7) + own
 
 
 def test_the_identity_costs_what_the_stock_model_costs(model):
