@@ -9,20 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
 from opsearch.builders import identity, shortv
+from opsearch.config import RunConfig
 from opsearch.costs.cost import Cost
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.objectives.ties import with_ties
 from opsearch.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.problem import (
+    Blackbox,
     Constraint,
     Measure,
     Objective,
@@ -39,10 +43,13 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
+from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
+from opsearch.verify import verify
 
 SPACES = ("dop", "depth", "stages")
+_EACH = 8  # policies that are verified at a time where the run says no number
 Place = tuple[str, str]
 """Budget and method: where a policy stands in the comparison."""
 
@@ -70,6 +77,8 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     }
     for constraints in limits.values():
         check_budget(space, constraints)
+    if not space.listed:
+        return Task(space, (MeasuredPairs(config.pairs),), limits)
     layouts, shape = prepared.layouts, prepared.shape
     seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
@@ -84,18 +93,46 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
 
 def search(task: Task, prepared: Prepared, engine: Engine, stages: Stages) -> dict[Place, Policy]:
     """The best policy of a space for each budget and objective, by (budget, method)."""
-    found = {}
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
-        for maker in task.makers:
-            objectives = _objectives(
-                maker, task, lambda policies: engine.measure(policies, prepared.calibration, tick)
-            )
-            for text, objective in objectives.items():
-                problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
-                solution = Grid().solve(problem)
-                assert solution.policy is not None  # check_budget() raises otherwise
-                found[text, f"{task.space.name} {maker.name}"] = solution.policy
+
+        def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
+            return engine.measure(policies, prepared.calibration, tick)
+
+        if not task.space.listed:
+            return _proposed(task, prepared.config, measure, floor)
+        return _listed(task, measure, floor)
+
+
+def _listed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
+    """The optimum of each objective at each budget."""
+    found = {}
+    for maker in task.makers:
+        for text, objective in _objectives(maker, task, measure).items():
+            problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
+            solution = Grid().solve(problem)
+            assert solution.policy is not None  # check_budget() raises otherwise
+            found[text, f"{task.space.name} {maker.name}"] = solution.policy
+    return found
+
+
+def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> dict[Place, Policy]:
+    """In a space too large to list, what its proxy chooses, and what joint makes of that."""
+    nowhere = np.zeros(0, bool)
+    joint = with_ties(Joint(lazy=True).make(task.space, measure, nowhere), floor)
+    assert isinstance(joint, Blackbox)  # as made and rounded above
+    effort = {"each": config.verify or _EACH, "evaluations": config.evaluations}
+    found = {}
+    for maker in task.makers:
+        proxy = with_ties(maker.make(task.space, measure, nowhere), floor)
+        for text, limits in task.limits.items():
+            problem = Problem(task.space, proxy, limits)
+            first = CpSat().solve(problem, seed=config.seed)
+            best = verify(problem, CpSat(), joint, **effort, seed=config.seed).solution
+            assert first.policy is not None  # check_budget() raises otherwise
+            assert best.policy is not None
+            found[text, f"{task.space.name} {maker.name}"] = first.policy
+            found[text, f"{task.space.name} verified"] = best.policy
     return found
 
 
