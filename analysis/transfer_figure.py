@@ -107,7 +107,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
 def describe(table: pd.DataFrame) -> str:
     """At each budget what a policy from elsewhere loses; at one of them where most and least."""
     away = table[table["source"] != table["target"]]
-    fewest, most = table["samples"].min(), table.loc[table["source"] != ALL, "samples"].max()
+    fewest, most = table["samples"].min(), table.loc[table["target"] != ALL, "samples"].max()
     text = [
         "Loss: KL of a policy that was searched elsewhere above that of the target's own optimum "
         "within the same cost, both chosen on one half of the samples and judged on the other "

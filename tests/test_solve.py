@@ -204,7 +204,7 @@ def test_a_truncated_run_file(copy):
     folder = copy("joint")
     text = (folder / "run.yaml").read_text()
     (folder / "run.yaml").write_text(text[: text.index("n_v")])
-    with pytest.raises(RunFolderError, match=r"run\.yaml .*; run `opsearch run` again"):
+    with pytest.raises(RunFolderError, match=r"run\.yaml lacks .* run `opsearch run` again"):
         solve(folder, ["30%"])
 
 

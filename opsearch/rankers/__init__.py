@@ -80,14 +80,15 @@ def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
 
 
 def _made(factory: type[Any], spec: RankerSpec) -> Any:
-    known = list(signature(factory).parameters)
-    for name, _ in spec.params:
-        if name not in known:
-            takes = f"has {', '.join(known)}" if known else "has none"
-            raise PolicyError(
-                f"ranker {spec.name} has no parameter {name!r} (it {takes}); correct its parameters"
-            )
+    given, takes = dict(spec.params), signature(factory)
     try:
-        return factory(**dict(spec.params))
+        takes.bind(**given)
+    except TypeError:
+        known = ", ".join(takes.parameters) or "none"
+        raise PolicyError(
+            f"ranker {spec} has a parameter too many or too few; {spec.name} has {known}"
+        ) from None
+    try:
+        return factory(**given)
     except TypeError as error:
         raise PolicyError(f"ranker {spec}: {error}; correct its parameters") from None

@@ -7,7 +7,7 @@ layer 2 or 3 on, half to a tenth of the tokens. Source: FastV (ECCV 2024).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ class FastV:
     """Inside the decoder: what the last token attends to most in the layer before."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: Literal["last"] = "last"
+    asks: ClassVar[Literal["last"]] = "last"
 
     def scores(self, look: Look) -> Tensor:
         """Attention of the last row to each key, mean over heads, float32[B, K]."""

@@ -8,7 +8,7 @@ so that no whole map is held. Source: FitPrune (AAAI 2025).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class FitPrune:
     """Inside the decoder: what question and picture both attend to in the layer to come."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: Literal["all"] = "all"
+    asks: ClassVar[Literal["all"]] = "all"
 
     def scores(self, look: Look) -> Tensor:
         """Attention from the question times that from the picture, float32[B, K]."""

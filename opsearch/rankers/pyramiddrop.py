@@ -8,7 +8,7 @@ its mean over heads is the score. Published: a half, a quarter, an eighth of the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class PyramidDrop:
     """Inside the decoder: what the last token attends to most in the layer to come."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: Literal["last"] = "last"
+    asks: ClassVar[Literal["last"]] = "last"
 
     def scores(self, look: Look) -> Tensor:
         """Attention of the last row to each key, mean over heads, float32[B, K]."""

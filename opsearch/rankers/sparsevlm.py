@@ -10,7 +10,7 @@ SparseVLM (ICML 2025).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class SparseVLM:
     """Inside the decoder: what words about the picture attend to most in the layer before."""
 
     needs = frozenset({DECODER_ATTENTION, "embeddings"})
-    asks: Literal["text"] = "text"
+    asks: ClassVar[Literal["text"]] = "text"
 
     def scores(self, look: Look) -> Tensor:
         """Attention of the raters to each key, mean over heads and raters, float32[B, K]."""

@@ -45,7 +45,7 @@ class Reduction:
 
     @property
     def name(self) -> str:
-        return f"{self.reducer}(tokens={self.tokens})"
+        return f"{self.reducer}(at most {self.tokens} tokens a picture)"
 
     @property
     def key(self) -> str:

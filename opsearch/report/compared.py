@@ -79,7 +79,9 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
 
 def _families(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Scores in %, a column per method and one for the original, by family."""
-    scores = table.pivot_table(index="family", columns="method", values="score", sort=False)
+    families, methods = list(table["family"].unique()), list(table["method"].unique())
+    scores = table.pivot(index="family", columns="method", values="score")
+    scores = scores.reindex(index=families, columns=methods)
     scores.insert(0, "original", table.groupby("family", sort=False)["original"].first())
     return {
         str(family): {str(method): f"{100 * value:.0f}" for method, value in row.items()}

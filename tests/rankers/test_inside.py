@@ -190,7 +190,9 @@ def test_they_say_what_they_need(name):
     assert DECODER_ATTENTION in make_decoder_ranker(RankerSpec(name)).needs
     with pytest.raises(PolicyError, match=rf"{name} acts inside the decoder .*; use one of cd"):
         make_ranker(RankerSpec(name))
-    with pytest.raises(PolicyError, match=rf"{name}\(k=2\) cannot be made: .*; correct"):
+    with pytest.raises(
+        PolicyError, match=rf"{name}\(k=2\) has a parameter too many .*; {name} has none"
+    ):
         make_decoder_ranker(RankerSpec(name, (("k", 2),)))
 
 

@@ -186,10 +186,10 @@ def test_unknown_names_list_the_known_ones():
 def test_parameters_that_do_not_exist(params):
     with pytest.raises(
         PolicyError,
-        match=r"^ranker random has no parameter '\w+' \(it has seed\); correct its parameters$",
+        match=r"^ranker random\(.*\) has a parameter too many or too few; random has seed$",
     ):
         make_ranker(RankerSpec("random", params))
-    with pytest.raises(PolicyError, match=r"^ranker cls has no parameter 'n' \(it has none\); "):
+    with pytest.raises(PolicyError, match=r"^ranker cls\(n=1\) has .*; cls has none$"):
         make_ranker(RankerSpec("cls", (("n", 1),)))
 
 

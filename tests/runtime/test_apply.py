@@ -471,11 +471,11 @@ UNFIT = {
     ),
     "a ranker inside the decoder": (
         policy_of(rankers=((2, RANDOM),)),
-        ["inside the decoder", "random before layer 2", "layer 0"],
+        ["inside the decoder", "random cannot act before layer 2", "layer 0"],
     ),
     "a parameter that the ranker lacks": (
         policy_of(rankers=((0, RankerSpec("cls", (("seed", 1),))),)),
-        ["cls", "seed", "parameters"],
+        ["cls", "seed", "cls has none"],
     ),
 }
 

@@ -93,7 +93,7 @@ def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
     for found, reason in (
         (tmp_path / "narrow", "is 8 wide and the model's 16, so it is another one; choose"),
         (llava, "holds a model of type 'llava' and not a whole CLIP model; choose"),
-        (tmp_path / "none", "cannot be read as a CLIP model"),
+        (tmp_path / "none", "is no folder of a CLIP model"),
     ):
         with pytest.raises(ModelError, match=reason):
             ADAPTERS["llava"].check_needs(model.config, {f"clip_patches:{found}"})
