@@ -48,6 +48,11 @@ class Chunk:
         return self.crowd.layout
 
     @property
+    def applied(self) -> bool:
+        """Whether its one policy ranks inside the decoder, so that it cannot be swept."""
+        return bool(self.policies[0].policy.schedule(self.layout.n_visual).turns)
+
+    @property
     def pairs(self) -> int:
         """Measurements that it gives."""
         return len(self.policies) * len(self.samples)

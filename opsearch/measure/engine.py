@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.costs.shape import Shape
+from opsearch.measure.applied import applied_logits
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.crowds import crowds
 from opsearch.measure.divergence import Divergence, divergence
@@ -34,6 +35,7 @@ from opsearch.problem import format_amount
 from opsearch.rankers import make_ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
+from opsearch.turns import before_decoder
 
 if TYPE_CHECKING:  # workers are made of what is below
     from opsearch.measure.pool import Pool
@@ -84,7 +86,13 @@ class Engine:
         plan = self._plan(keys)
         if self.pool:
             plan = self.pool.share(plan)
-        specs = {spec for policy in policies for _, spec in policy.rankers}
+        alone = {chunk.policies[0].policy for chunk in plan.chunks if chunk.applied}
+        if self.say and alone:
+            self.say(
+                "policies that rank inside the decoder share nothing with others and are measured "
+                f"one by one: {len(alone)}"
+            )
+        specs = {spec for policy in policies if (spec := before_decoder(policy))}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._follow(plan, needs, progress)
         return keys.values(self.store.get(keys.all))
@@ -194,6 +202,8 @@ class Passes:
         Raises ModelError and OutOfMemoryError.
         """
         chunk, reference = ranked.chunk, ranked.reference
+        if chunk.applied:
+            return self._apply(ranked)
         decoder = self.model.get_submodule(self.adapter.decoder)
         cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
         visual = reference.prompt.visual
@@ -211,6 +221,14 @@ class Passes:
             original, counted = reference.logits[:, None], reference.counted[:, None]
             parts.append(divergence(original, logits, counted))
         return _measurements(chunk, parts)
+
+    def _apply(self, ranked: Ranked) -> list[Measurement]:
+        chunk, reference = ranked.chunk, ranked.reference
+        (keyed,) = chunk.policies
+        logits = applied_logits(self.model, keyed.policy, chunk.samples, reference.answers)
+        check_finite(logits[:, None], chunk.samples, [f"policy {keyed.policy.name}"])
+        original, counted = reference.logits[:, None], reference.counted[:, None]
+        return _measurements(chunk, [divergence(original, logits[:, None], counted)])
 
     def _reference(self, samples: Sequence[Sample], needs: frozenset[str]) -> Reference:
         """The original on these samples, kept for the next chunk where memory allows."""

@@ -63,28 +63,33 @@ class Family:
 def families(policies: Sequence[Keyed], n_visual: int) -> list[Family]:
     """The policies by the order in which they rank `n_visual` visual tokens.
 
-    Raises PolicyError for a ranker that cannot serve its policy.
+    One that ranks inside the decoder is a family of its own. Raises PolicyError for a ranker that
+    cannot serve its policy.
     """
     rankers: dict[Hashable, Ranker | None] = {}
     groups: dict[Hashable, list[tuple[Keyed, Counts]]] = {}
+    alone = []
     for keyed in policies:
-        counts = keyed.policy.live(n_visual)
-        partial = frozenset(counts[(counts > 0) & (counts < n_visual)].tolist())
-        alike = (keyed.policy.rankers, partial)
+        found = keyed.policy.schedule(n_visual)
+        alike = (keyed.policy.rankers, found.kept)
         if alike not in rankers:
             rankers[alike] = policy_ranker(keyed.policy)
         ranker = rankers[alike]
+        if found.turns:
+            alone.append(_family(ranker, [(keyed, found.live)]))
+            continue
         # One that is not nested ranks anew for every number of tokens.
-        order = None if ranker is None else (keyed.policy.rankers[0], ranker.nested or partial)
-        groups.setdefault(order, []).append((keyed, counts))
+        order = None if ranker is None else (keyed.policy.rankers[0], ranker.nested or found.kept)
+        groups.setdefault(order, []).append((keyed, found.live))
         rankers.setdefault(order, ranker)
     # Where the order does not matter, any will do.
     indifferent = groups.pop(None, [])
-    if not groups:
-        return [_family(None, indifferent)]
-    first = next(iter(groups))
-    groups[first] += indifferent
-    return [_family(rankers[order], members) for order, members in groups.items()]
+    if groups:
+        groups[next(iter(groups))] += indifferent
+    elif indifferent:
+        groups[None] = indifferent
+    shared = [_family(rankers.get(order), members) for order, members in groups.items()]
+    return [*shared, *alone]
 
 
 def _family(ranker: Ranker | None, members: Sequence[tuple[Keyed, Counts]]) -> Family:

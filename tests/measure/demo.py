@@ -53,9 +53,11 @@ def reference_kl(sample, policy, positions=1):
     forced = torch.tensor(answer[:-1], dtype=torch.long)
     embeds = torch.cat([embeds, whole.model.language_model.embed_tokens(forced)])
     rank = torch.cat([rank, torch.full((len(forced),), reference.TEXT)])
+    places = torch.arange(len(rank))
+    rankers = judge.inside(row, policy)
     both = [
-        reference.masked_forward(whole, embeds, rank, wanted, torch.arange(len(rank)))
-        for wanted in (full, counts)
+        reference.masked_forward(whole, embeds, rank, full, places),
+        reference.masked_forward(whole, embeds, rank, counts, places, rankers),
     ]
     p, q = (torch.log_softmax(logits[-len(answer) :].double(), -1) for logits in both)
     return float((p.exp() * (p - q)).sum(-1).mean())
