@@ -19,6 +19,7 @@ FLOORS = (
         "policy",
         "turns",
         "builders",
+        "reranked",
         "policy_file",
         "rankers",
         "tasks",

@@ -13,7 +13,7 @@ from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
 from opsearch.bench.latency import Row, kv_stored, latency_row
 from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
-from opsearch.errors import OpsearchError, UnknownNameError
+from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
 from opsearch.measure.samples import batch_inputs, encode
 from opsearch.policy import Policy, RankerSpec
 from opsearch.progress import Stages
@@ -22,6 +22,7 @@ from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import DTYPES, check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
+from opsearch.turns import LAYERS_BACK, before_decoder
 
 _USUAL_TEXT = 65
 
@@ -95,14 +96,21 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
     """The policy for a random model: evenly thinned to its layers, ranking without an image.
 
     Which tokens are kept does not matter for time; what a ranker reads of the vision tower is not
-    there, so a random order stands for its choice.
+    there, so a random order stands for its choice. Raises PolicyError where layers are left out of
+    a policy that ranks inside the decoder.
     """
+    first = before_decoder(policy)
+    inside = tuple(pair for pair in policy.rankers if pair[1].name in LAYERS_BACK)
     if setup.layers is not None:
+        if inside:
+            raise PolicyError(
+                f"policy {policy.name} ranks before layers {', '.join(str(r) for r, _ in inside)}, "
+                "which mean nothing where layers are left out; leave out --layers"
+            )
         kept = [(2 * i + 1) * policy.num_layers // (2 * setup.layers) for i in range(setup.layers)]
         policy = replace(policy, counts=tuple(policy.counts[layer] for layer in kept))
-    needs = {need for layer, spec in policy.rankers for need in make_ranker(spec).needs}
-    captured = needs - OF_THE_PROMPT
-    return replace(policy, rankers=((0, RankerSpec("random")),)) if captured else policy
+    captured = make_ranker(first).needs - OF_THE_PROMPT if first else None
+    return replace(policy, rankers=((0, RankerSpec("random")), *inside)) if captured else policy
 
 
 def _loaded(policy: Policy, setup: Setup) -> tuple[Any, Workload]:

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from opsearch import RankerSpec, builders
+from opsearch import RankerSpec, builders, reranked
 from opsearch.bench.command import Setup, for_shape
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
+from opsearch.errors import PolicyError
 
 CLS = RankerSpec("cls")
 TINY = Shape(4, 64, 96, 4, 4, 16, 128)
@@ -64,6 +65,16 @@ def test_a_policy_is_thinned_evenly():
     assert thinned.rankers == ((0, RankerSpec("random")),)
     uniform = replace(policy, rankers=((0, RankerSpec("uniform")),))
     assert for_shape(uniform, Setup(shape="llava-next-7b")) == uniform
+
+
+def test_rankers_inside_need_all_layers():
+    policy = reranked.fastv(32)
+    setup = Setup(shape="llava-next-7b")
+    assert for_shape(policy, setup) == policy
+    after = replace(policy, rankers=((0, CLS), *policy.rankers))
+    assert for_shape(after, setup).rankers == ((0, RankerSpec("random")), *policy.rankers)
+    with pytest.raises(PolicyError, match=r"ranks before layers 2, .*; leave out --layers"):
+        for_shape(policy, replace(setup, layers=4))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Methods that rank inside the decoder as policies: published defaults, costs and files."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from opsearch import builders, reranked
+from opsearch.costs.flops import flops
+from opsearch.costs.published import fitprune_macs
+from opsearch.costs.shape import SHAPES
+from opsearch.errors import PolicyError
+from opsearch.policy import KV, Policy, Q
+
+LLAVA = SHAPES["llava-1.5-7b"]
+F, H = Fraction(1), Fraction(1, 2)
+
+
+def places(policy):
+    """The layers before which rankers act, and their names."""
+    layers = [layer for layer, _ in policy.rankers]
+    return layers, {str(spec) for _, spec in policy.rankers}
+
+
+def macs(policy, n_visual=576):
+    return int(flops(policy.resolve(n_visual), n_visual, 0, LLAVA, "macs"))
+
+
+def test_fastv_as_published():
+    policy = reranked.fastv(32)
+    assert policy.counts == builders.stages(32, {0: 1, 2: H}).counts
+    assert places(policy) == ([2], {"fastv"})
+    assert round(macs(policy) / 1e12, 3) == 2.007
+    assert policy.name == "fastv(k=2, share=1/2)"
+
+
+def test_pyramiddrop_as_published():
+    policy = reranked.pyramiddrop()
+    assert policy.counts == builders.stages(32, {0: 1, 8: H, 16: "1/4", 24: "1/8"}).counts
+    assert places(policy) == ([8, 16, 24], {"pyramiddrop"})
+    assert round(macs(policy) / 1e12, 3) == 1.777
+
+
+def test_pyramiddrop_of_other_decoders():
+    assert places(reranked.pyramiddrop(12))[0] == [3, 6, 9]
+    policy = reranked.pyramiddrop(12, "1/3", first=1)
+    assert places(policy)[0] == [1, 4, 8]
+    assert policy.counts[-1] == (Fraction(1, 27),) * 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "mean"), [(192, 206.75), (128, 144.125), (96, 113.9375), (64, 81.8125)]
+)
+def test_sparsevlm_as_published(budget, mean):
+    """Behind layers 2, 6 and 15; more tokens than the name of the budget are left on average."""
+    policy = reranked.sparsevlm(budget=budget)
+    counts = policy.resolve(576)
+    assert places(policy) == ([3, 7, 16], {"sparsevlm"})
+    assert tuple(counts[[3, 7, 16], KV].tolist()) == reranked.SPARSEVLM[budget]
+    assert (counts[[2, 6, 15], KV] > counts[[3, 7, 16], KV]).all()
+    assert counts.mean() == mean > budget
+
+
+def test_sparsevlm_of_another_share_falls_in_proportion():
+    policy = reranked.sparsevlm(12, share=H)
+    assert places(policy)[0] == [1, 3, 6]
+    assert policy.resolve(600)[[0, 1, 3, 6], Q].tolist() == [600, 300, 200, 118]
+
+
+def test_the_recipe_of_fitprune():
+    policy = reranked.fitprune(reranked.FITPRUNE_60)
+    counts = policy.resolve(576)
+    assert sum(reranked.FITPRUNE_60.values()) == 449
+    assert counts[-1].tolist() == [127] * 3
+    assert round(counts[:, Q].mean(), 1) == 230.9
+    assert round(counts[:, KV].mean(), 1) == 245.0
+    assert (counts[1:, KV] == counts[:-1, Q]).all()
+    assert len(policy.rankers) == 26
+    # One that deletes a single token or none of the next layers' is a ranker all the same.
+    assert [turn.pool for turn in policy.schedule(576).turns] == [
+        int(counts[layer, KV]) for layer, _ in policy.rankers
+    ]
+
+
+def test_what_the_recipe_of_fitprune_really_takes():
+    """Published: queries and scores of the deleted are computed; here that is the ranker's work."""
+    policy = reranked.fitprune(reranked.FITPRUNE_60)
+    published = fitprune_macs(reranked.FITPRUNE_60, 576, 0, LLAVA)
+    assert published == 1_538_366_300_160
+    assert macs(policy) == 1_529_467_052_032
+    before, after = (policy.resolve(576)[:, module].tolist() for module in (KV, Q))
+    d = LLAVA.hidden
+    deleted = sum((n - m) * (d * d + 2 * n * d) for n, m in zip(before, after, strict=True))
+    assert published - macs(policy) == deleted
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        reranked.fastv(12, 3, "1/7"),
+        reranked.pyramiddrop(12),
+        reranked.sparsevlm(12),
+        reranked.fitprune({0: 3, 2: 4}, 12, 100),
+    ],
+    ids=str,
+)
+def test_files_hold_them(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    again = Policy.from_pretrained(tmp_path)
+    assert again == policy
+    assert again.canonical(576) == policy.canonical(576)
+    assert np.array_equal(again.live(576), policy.live(576))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: reranked.sparsevlm(budget=100), "for 100; give one of 192, 128, 96, 64"),
+        (lambda: reranked.fitprune({0: 9, 40: 1}), r"10 of 576 .* 0 to 40 does not fit 32 layers"),
+        (lambda: reranked.fitprune({0: 9}, 4, 8), "9 of 8 tokens .*; correct it"),
+        (lambda: reranked.fastv(4, 4), r"start at \[4\], outside"),
+        (lambda: reranked.fastv(4, 0).live(9), "fastv reads .* give it a layer from 1 on"),
+    ],
+)
+def test_what_cannot_be_built(make, message):
+    with pytest.raises(PolicyError, match=message):
+        make()
