@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from opsearch import builders
+from opsearch import builders, reranked
 from opsearch.policy import Policy, RankerSpec
 
 Fits = Callable[[Policy], bool]
@@ -56,6 +56,18 @@ def _shortv(order: Sequence[int]) -> Maker:
     return make
 
 
+def _fastv(k: int) -> Maker:
+    return lambda layers, share, ranker: reranked.fastv(layers, min(k, layers - 1), share)
+
+
+def _pyramiddrop(first: int | None) -> Maker:
+    return lambda layers, share, ranker: reranked.pyramiddrop(layers, share, first)
+
+
+def _sparsevlm(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+    return reranked.sparsevlm(layers, share=share)
+
+
 # The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
 BASELINES: dict[str, Baseline] = {
     "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
@@ -77,6 +89,22 @@ BASELINES: dict[str, Baseline] = {
     "FastV like": Baseline(
         "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
         (_fastv_like(2), _fastv_like(1)),
+    ),
+    "FastV": Baseline(
+        "By attention inside the decoder, from layer 2 (else 1) on; published: half of the tokens.",
+        (_fastv(2), _fastv(1)),
+        "fastv",
+    ),
+    "PyramidDrop": Baseline(
+        "Falling shares from a quarter of the layers (else 2 or 1) on; published: halves.",
+        (_pyramiddrop(None), _pyramiddrop(2), _pyramiddrop(1)),
+        "pyramiddrop",
+        least=100,
+    ),
+    "SparseVLM": Baseline(
+        "By the attention of words, in three steps; published: 300, 200 and 118 of 576 tokens.",
+        (_sparsevlm,),
+        "sparsevlm",
     ),
 }
 

@@ -42,7 +42,7 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
-from opsearch.rankers import make_ranker
+from opsearch.rankers import DECODER_RANKERS, make_ranker
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
@@ -181,6 +181,7 @@ def fitted_baselines(
             f"{label} is not compared at {text}: it takes {share:.4g}% of {cost.name} at least"
         )
 
-    given = prepared.shape.layers, prepared.ranker, fits, prepared.usable_rankers
+    usable = (*prepared.usable_rankers, *DECODER_RANKERS)
+    given = prepared.shape.layers, prepared.ranker, fits, usable
     found = baselines(*given, frozen_first, missed)
     return {(text, label): policy for label, policy in found.items()}

@@ -15,7 +15,7 @@ from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.policy import RankerSpec
-from opsearch.rankers import RANKERS
+from opsearch.rankers import DECODER_RANKERS, RANKERS
 from opsearch.runtime.load import load_config
 
 LAYERS = 12
@@ -177,6 +177,18 @@ def test_baselines_of_the_rankers_that_a_model_serves():
     assert methods["tokens divprune"].rankers == ((0, RankerSpec("divprune")),)
 
 
+@pytest.mark.parametrize("percent", [30, 50])
+def test_methods_that_rank_inside_the_decoder_spend_the_budget(percent):
+    """FastV as much as its counts in the order of the run's ranker do."""
+    limit, usable = STOCK * percent // 100, tuple(DECODER_RANKERS)
+    methods = baselines(LAYERS, CLS, lambda policy: _cost(policy) <= limit, usable)
+    assert list(methods)[-3:] == ["FastV", "PyramidDrop", "SparseVLM"]
+    assert methods["FastV"].counts == methods["FastV like"].counts
+    for name in ("FastV", "PyramidDrop", "SparseVLM"):
+        assert 0.95 * limit < _cost(methods[name]) <= limit
+        assert {spec.name for _, spec in methods[name].rankers} == {name.lower()}
+
+
 def test_rankers_of_baselines_exist():
     own = {method.ranker for method in BASELINES.values()} - {None}
-    assert own == set(RANKERS)
+    assert own == RANKERS.keys() | DECODER_RANKERS.keys() - {"fitprune"}
