@@ -249,3 +249,12 @@ def test_what_cannot_be_compared_is_said(folder):
         analyze("pareto", [folder, folder])
     with pytest.raises(OpsearchError, match="paretto"):
         analyze("paretto", [folder])
+
+
+def test_a_space_too_large_to_list_takes_part(tmp_path):
+    path = tmp_path / "run"
+    settings = {**SETTINGS, "samples": 2, "n_v": ("1/4",), "verify": 2, "evaluations": 4}
+    run(RunConfig(**settings, out=path), _silent())
+    compare(path, ["40%"], samples=2, console=_silent(), spaces=["layers"])
+    kl = {e.method: e.kl_calibration.mean() for e in stored_comparison(path).entries}
+    assert kl["layers verified"] <= kl["layers pairwise"] + 1e-6
