@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,9 @@ def markdown(frame: pd.DataFrame) -> str:
         pruned = block["method"] != ORIGINAL
         if pruned.any():
             lines.append(_line([f"*within {budget}*", *[""] * (1 + len(shown))]))
-        best = block[shown].round(1).max() if pruned.any() else dict.fromkeys(shown, np.nan)
+        best = block[shown].round(1).max().to_dict() if pruned.any() else {}
         for row in block.to_dict("records"):
-            cells = [_cell(row, name, float(best[name])) for name in shown]
+            cells = [_cell(row, name, best.get(name)) for name in shown]
             lines.append(_line([str(row["method"]), f"{row['cost, %']:.1f}", *cells]))
     return "\n".join(lines)
 
@@ -62,7 +62,7 @@ def _by_family(comparison: Comparison, scores: equal_cost.Array) -> list[float]:
     return [100 * float(scores[family == name].mean()) for name in _families(comparison)]
 
 
-def _cell(row: Mapping[Hashable, Any], name: str, best: float) -> str:
+def _cell(row: dict[Hashable, Any], name: str, best: float | None) -> str:
     text = f"{row[name]:.1f}"
     if round(row[name], 1) == best:
         text = f"**{text}**"
