@@ -22,7 +22,7 @@ test-lowest: .venv-lowest/ready
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py $(ARGS)
+	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,0 +1,77 @@
+"""LLaVA-1.5-7B end to end: search a policy on your questions, see what it keeps, answer with it.
+
+    python examples/llava.py --data calib.jsonl --device cuda --dtype bfloat16
+    python examples/llava.py --smoke     # random weights of a shrunken shape, on any machine
+
+Each line of the data file is {"image": "a.jpg", "question": "...", "answer": "..."}.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from shrunken import checkpoint, questions
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from opsearch import Policy, RunConfig
+from opsearch.run import run
+from opsearch.tasks.jsonl import load_jsonl
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--budget", default="30%")
+    parser.add_argument("--out", type=Path, default=Path("runs/llava-1.5-7b"))
+    parser.add_argument("--smoke", action="store_true")
+    given = parser.parse_args()
+    if given.smoke:
+        folder = Path(tempfile.mkdtemp())
+        given.model = checkpoint("llava-1.5-7b", folder / "model", layers=6)
+        given.data = questions(folder / "data", 12)
+    if given.data is None:
+        parser.error("give --data, or --smoke")
+
+    # Search on 64 questions, judge on 300 others; the smoke run has fewer.
+    config = RunConfig(
+        model=given.model,
+        data=given.data,
+        device=given.device,
+        dtype=given.dtype,
+        budget=(given.budget,),
+        samples=6 if given.smoke else 64,
+        heldout=6 if given.smoke else 300,
+        n_v=("1/4", "1") if given.smoke else "16",
+        out=given.out,
+    )
+    result = run(config)
+    print(result.solution.policy.name, "-", result.solution.status.sentence)
+    print(result.comparison.to_string(float_format="{:.3f}".format))
+
+    # Any Hugging Face program uses the policy like this; outside of the block nothing is changed.
+    policy = Policy.from_pretrained(given.out)
+    dtype = getattr(torch, given.dtype)
+    model = AutoModelForImageTextToText.from_pretrained(given.model, dtype=dtype).to(given.device)
+    processor = AutoProcessor.from_pretrained(given.model)
+    item = load_jsonl(given.data)[0]
+    content = [{"type": "image"}, {"type": "text", "text": item.question}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    inputs = processor(images=item.load_images(), text=prompt, return_tensors="pt").to(
+        given.device, dtype
+    )
+    with policy.apply(model):
+        output = model.generate(**inputs, max_new_tokens=16, do_sample=False)
+    answer = output[0, inputs["input_ids"].shape[1] :]
+    print(item.question, "->", processor.decode(answer, skip_special_tokens=True).strip())
+
+
+if __name__ == "__main__":
+    main()
