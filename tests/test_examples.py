@@ -80,3 +80,16 @@ def test_two_machines_are_tried_with_two_workers(example):
     options = ["--workers", 2, "--samples", 4, "--n-v", "1/4", "--out", "run"]
     out = example("two_machines.py", *options)
     assert Policy.from_pretrained("run").name in out
+
+
+@pytest.mark.slow
+def test_the_reproduction_kit_runs_every_row(example):
+    out = example("reproduce.py", "--smoke", "--out", "run")
+    listed = example("reproduce.py", "--list").splitlines()
+    assert out.count("(expected: ") == len(listed)
+    for line in listed:
+        where, expected = line.split(": ", 1)
+        assert f"(expected: {expected.split(', ', 1)[1]})" in out or "VTW" in expected
+        name, budget = where.split()
+        assert f"{name}, {budget}: Rel. Avg. over" in out
+    assert Policy.from_pretrained("run/llava-1.5-7b/128/vispruner").num_layers == 32
