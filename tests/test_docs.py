@@ -1,0 +1,78 @@
+"""What the documentation promises is there: files, headings, and commands that parse."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from opsearch.analyze import KINDS
+from opsearch.cli import app
+
+ROOT = Path(__file__).parent.parent
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("opsearch/demo/model/*.md")]
+PAGES = [pytest.param(file, id=str(file.relative_to(ROOT))) for file in sorted(FILES)]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`((?:time )?opsearch [^`]+)`")
+COMMAND = re.compile(r"^(?:\$ |time )*opsearch (.*)$", re.MULTILINE)
+
+
+def anchors(page):
+    """The headings of a page as GitHub names them."""
+    text = FENCE.sub("", page.read_text())
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def commands(page):
+    """Every `opsearch ...` of a page, in blocks and in sentences, as arguments."""
+    text = page.read_text()
+    blocks = FENCE.findall(text)
+    lines = [line for block in blocks for line in COMMAND.findall(block.replace("\\\n", " "))]
+    for line in INLINE.findall(FENCE.sub("", text)):
+        lines += COMMAND.findall(" ".join(line.split()))
+    return [shlex.split(line.replace("\\|", "|"), comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{link} of {page.name}"
+        if anchor:
+            assert anchor in anchors(target), f"{link} of {page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page):
+    group = typer.main.get_command(app)
+    for arguments in commands(page):
+        if arguments == ["--help"]:
+            continue
+        name, *rest = arguments
+        assert name in group.commands, f"opsearch {' '.join(arguments)}"
+        if name == "analyze" and rest:
+            assert set(rest[0].split("|")) <= set(KINDS)
+        # A sentence may name a command, or a kind of analysis, without what it works on.
+        if len(rest) > (name == "analyze"):
+            group.commands[name].make_context(name, rest)
+
+
+def test_pages_have_commands_and_the_parser_is_no_push_over():
+    found = [c for page in FILES for c in commands(page)]
+    assert ["solve", "RUN", "--budget", "20%"] in found
+    assert len(found) > 40
+    group = typer.main.get_command(app)
+    with pytest.raises(Exception, match=r"(?i)no such option"):
+        group.commands["run"].make_context("run", ["--bugdet", "3%"])
+
+
+def test_readme_leads_to_every_page():
+    linked = set(LINK.findall((ROOT / "README.md").read_text()))
+    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
+    assert pages <= linked
