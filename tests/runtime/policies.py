@@ -72,7 +72,7 @@ INSIDE = {
     "two at once": falling(
         1, 1, "7/9", "4/9", "2/9", rankers=[(2, "pyramiddrop"), (3, "fastv"), (4, "sparsevlm")]
     ),
-    **{f"ranked at random {seed}": ranked_at_random(seed) for seed in range(4)},
+    **{f"ranked at random {seed}": ranked_at_random(seed) for seed in (6, 7)},
 }
 POLICIES = {
     **INSIDE,
