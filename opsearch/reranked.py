@@ -58,10 +58,9 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
     numbers = SPARSEVLM[budget]
     first = Fraction(numbers[0], _TOKENS) if share is None else Fraction(share)
     starts = [max(1, (2 * at * layers + _DEPTH) // (2 * _DEPTH)) for at in _SPARSEVLM_LAYERS]
-    kept = (first * Fraction(n, numbers[0]) for n in numbers)
-    policy = _ranked(
-        "sparsevlm", stages(layers, {0: 1, **dict(zip(starts, kept, strict=True))}), starts
-    )
+    kept = [first * Fraction(n, numbers[0]) for n in numbers]
+    shares = {0: Fraction(1)} | dict(zip(starts, kept, strict=True))
+    policy = _ranked("sparsevlm", stages(layers, shares), starts)
     return replace(policy, name=f"sparsevlm(budget={budget}, share={first})")
 
 
@@ -86,4 +85,5 @@ def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKEN
 
 def _ranked(name: str, policy: Policy, layers: Collection[int]) -> Policy:
     spec = RankerSpec(name)
-    return replace(policy, rankers=tuple((layer, spec) for layer in layers))
+    # In a decoder of few layers two stages can start at the same one.
+    return replace(policy, rankers=tuple((layer, spec) for layer in sorted(set(layers))))

@@ -67,6 +67,15 @@ def test_sparsevlm_of_another_share_falls_in_proportion():
     assert policy.resolve(600)[[0, 1, 3, 6], Q].tolist() == [600, 300, 200, 118]
 
 
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_in_few_layers_stages_fall_together(layers):
+    for policy in (reranked.pyramiddrop(layers), reranked.sparsevlm(layers)):
+        counts = policy.resolve(576)[:, KV]
+        assert (np.diff(counts) <= 0).all()
+        assert counts[-1] < 576
+        assert policy.live(576).shape == (layers, 3)
+
+
 def test_the_recipe_of_fitprune():
     policy = reranked.fitprune(reranked.FITPRUNE_60)
     counts = policy.resolve(576)
