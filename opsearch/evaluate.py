@@ -19,7 +19,7 @@ from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
-from opsearch.tasks.jsonl import load_jsonl
+from opsearch.tasks.parquet import load_file
 
 _STAGES = 4
 
@@ -68,7 +68,7 @@ def evaluate(
     check_device(device, dtype)
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
-    items = load_jsonl(data) if data else embedded(split, samples, seed)
+    items = load_file(data) if data else embedded(split, samples, seed)
     kept, dropped = _unseen(items, _calibrated_on(path), samples)
     if not kept:
         raise DataError(

@@ -35,7 +35,7 @@ from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
-from opsearch.tasks.jsonl import load_jsonl
+from opsearch.tasks.parquet import load_file
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], 
     if config.data is None:
         heldout = embedded(split, config.heldout, config.seed) if config.heldout else []
         return embedded("calibration", config.samples, config.seed), heldout
-    items = load_jsonl(config.data)
+    items = load_file(config.data)
     random.Random(config.seed).shuffle(items)
     calibration = items[: config.samples]
     used = {item.digest() for item in calibration}

@@ -17,7 +17,7 @@ from opsearch.policy import Policy
 from opsearch.report.stored import Stored
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
-from opsearch.tasks.jsonl import load_jsonl
+from opsearch.tasks.parquet import load_file
 
 _SHOWN = 12
 _LONGEST_SIDE = 320
@@ -93,7 +93,7 @@ class _Items:
         self._reason = "the data no longer hold this item"
         try:
             items = (
-                load_jsonl(config.data)
+                load_file(config.data)
                 if config.data
                 else embedded("held-out", config.heldout, config.seed)
             )

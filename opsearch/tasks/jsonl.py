@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,20 +43,29 @@ def load_jsonl(path: str | Path) -> list[Item]:
     line. Pictures are not opened here: see `Item.load_images`.
     """
     path = Path(path)
-    items: list[Item] = []
-    line_of: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}, line {number}"
-        item = _item(_parse(line, where), path, number, where)
-        if item.id in line_of:
-            raise DataError(
-                f'{where}: the id "{item.id}" is that of line {line_of[item.id]}, too; '
-                "give every item an id of its own, or none."
-            )
-        line_of[item.id] = number
-        items.append(item)
+    items = make_items(((n, _parse(line, f"{path}, line {n}")) for n, line in _lines(path)), path)
     if not items:
         raise DataError(f"{path} holds no items; write one JSON object a line: {_EXAMPLE}.")
+    return items
+
+
+def make_items(records: Iterable[tuple[int, Any]], path: Path, place: str = "line") -> list[Item]:
+    """Items from the objects of a file with their numbers; `place` is what a number counts.
+
+    Raises DataError as `load_jsonl` does.
+    """
+    items: list[Item] = []
+    number_of: dict[str, int] = {}
+    for number, record in records:
+        where = f"{path}, {place} {number}"
+        item = _item(_checked(record, where), path, number, where)
+        if item.id in number_of:
+            raise DataError(
+                f'{where}: the id "{item.id}" is that of {place} {number_of[item.id]}, too; '
+                "give every item an id of its own, or none."
+            )
+        number_of[item.id] = number
+        items.append(item)
     return items
 
 
@@ -72,11 +82,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
-def _parse(line: str, where: str) -> _Record:
+def _parse(line: str, where: str) -> Any:
     try:
-        content = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); write {_EXAMPLE}.") from error
+
+
+def _checked(content: Any, where: str) -> _Record:
     if not isinstance(content, dict):
         raise DataError(f"{where}: not a JSON object; write {_EXAMPLE}.")
     try:

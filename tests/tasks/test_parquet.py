@@ -1,0 +1,63 @@
+"""Parquet files have the columns of the JSON Lines form, and its sentences for what is wrong."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from opsearch.errors import DataError
+from opsearch.tasks.jsonl import load_jsonl
+from opsearch.tasks.parquet import load_file
+
+ROWS = [
+    {"image": "a.png", "question": "what color?", "answer": "red", "id": "q1"},
+    {"images": ["a.png", "sub/b.png"], "question": "which?", "answers": ["a", "b"], "id": "q2"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (3, 3), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (3, 3), "blue").save(tmp_path / "sub" / "b.png")
+    return tmp_path
+
+
+def write(folder, rows):
+    path = folder / "items.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+def test_rows_are_the_items_that_lines_are(folder):
+    lines = folder / "items.jsonl"
+    lines.write_text("\n".join(map(json.dumps, ROWS)))
+    items = load_file(write(folder, ROWS))
+    assert items == load_jsonl(lines) == load_file(lines)
+    assert [item.digest() for item in items] == [item.digest() for item in load_jsonl(lines)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([ROWS[0], ROWS[0]], 'row 2: the id "q1" is that of row 1, too'),
+        ([{**ROWS[0], "image": "../a.png"}], "row 1: the image '../a.png' lies outside"),
+        ([{**ROWS[0], "colour": "red"}], 'row 1: the key "colour" is unknown'),
+        ([{"image": "a.png", "answer": "red"}], 'row 1: the key "question" is missing'),
+        ([], "holds no rows; write one item a row"),
+    ],
+    ids=["repeated", "outside", "unknown", "missing", "empty"],
+)
+def test_what_is_wrong_is_named_by_its_row(folder, rows, sentence):
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        load_file(write(folder, rows))
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    path = tmp_path / "items.parquet"
+    for make in (lambda: None, lambda: path.write_text("no")):
+        make()
+        with pytest.raises(DataError, match=r"items\.parquet cannot be read as Parquet"):
+            load_file(path)
