@@ -4,8 +4,9 @@ ARGS ?=
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 VISION := .venv-vision/bin
+LMMS := .venv-lmms/bin
 
-.PHONY: run test test-slow test-lowest test-vision lint clean
+.PHONY: run test test-slow test-lowest test-vision test-lmms lint clean
 
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
@@ -24,13 +25,17 @@ test-lowest: .venv-lowest/ready
 test-vision: .venv-vision/ready
 	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py $(ARGS)
 
+# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed.
+test-lmms: .venv-lmms/ready
+	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms $(ARGS)
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-lowest .venv-vision
+	rm -rf .venv .venv-lowest .venv-vision .venv-lmms
 
 # torch comes first and with its exact version, so that no later package decides which build it is.
 .venv/ready: pyproject.toml constraints.txt
@@ -40,11 +45,16 @@ clean:
 	touch $@
 
 # A second environment over the first: it sees the first one's packages behind its own.
+# BARE comes without what it asks for: all of lmms-eval is 139 packages.
 .venv-lowest/ready: PACKAGES = transformers==5.10.4
 .venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
+.venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate tenacity evaluate \
+  sacrebleu pytz decord
+.venv-lmms/ready: BARE = "$$(grep '^lmms_eval==' constraints.txt)"
 .venv-%/ready: .venv/ready
 	$(PYTHON) -m venv .venv-$*
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
+	$(if $(BARE),.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(BARE))
 	touch $@

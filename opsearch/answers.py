@@ -82,7 +82,7 @@ def answer_as(
             texts = _generate(model, processor, batch)
             pairs = list(zip(texts, batch, strict=True))
             new = [
-                StoredAnswer(key_of[s.digest], s.digest, text, _score(text, s.item.answers))
+                StoredAnswer(key_of[s.digest], s.digest, text, exact_match(text, s.item.answers))
                 for text, s in pairs
             ]
             if store:
@@ -115,7 +115,7 @@ def relative_average(scores: dict[str, float], original: dict[str, float]) -> fl
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
-def _score(text: str, answers: Sequence[str]) -> float:
+def exact_match(text: str, answers: Sequence[str]) -> float:
     """1 for an exact match without case, surrounding space and a final full stop, else 0."""
     normal = text.strip().rstrip(".").casefold()
     return float(any(normal == answer.strip().rstrip(".").casefold() for answer in answers))

@@ -69,7 +69,7 @@ def evaluate(
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
     items = load_file(data) if data else embedded(split, samples, seed)
-    kept, dropped = _unseen(items, _calibrated_on(path), samples)
+    kept, dropped = _unseen(items, calibrated_on(path), samples)
     if not kept:
         raise DataError(
             f"all {len(items)} items were used to search this policy; evaluate on other data"
@@ -99,7 +99,7 @@ def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Ite
     return kept, passed
 
 
-def _calibrated_on(path: Path) -> set[str]:
+def calibrated_on(path: Path) -> set[str]:
     """Digests of the items that the run beside this policy was calibrated on."""
     folder = path if path.is_dir() else path.parent
     measurements = RunFolder(folder).measurements

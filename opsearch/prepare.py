@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from opsearch.bench.fit import fit_latency, place_of
@@ -35,6 +36,8 @@ from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
+from opsearch.tasks.lmms import PREFIX as LMMS_PREFIX
+from opsearch.tasks.lmms import lmms_items
 from opsearch.tasks.parquet import load_file
 
 
@@ -139,15 +142,23 @@ def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
 def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
     """Calibration and held-out items, disjoint in content.
 
-    The embedded tasks have a split for each; a file is shuffled by the seed and cut, and items that
-    repeat a calibration item are left out of the held-out part.
+    The embedded tasks have a split for each; a file or a task of lmms-eval is shuffled by the seed
+    and cut, and items that repeat a calibration item are left out of the held-out part.
     """
     if config.data is None:
         heldout = embedded(split, config.heldout, config.seed) if config.heldout else []
         return embedded("calibration", config.samples, config.seed), heldout
-    items = load_file(config.data)
-    random.Random(config.seed).shuffle(items)
-    calibration = items[: config.samples]
+    items = _shuffled(str(config.data), config.seed)
+    calibration = list(islice(items, config.samples))
     used = {item.digest() for item in calibration}
-    rest = (item for item in items[config.samples :] if item.digest() not in used)
+    rest = (item for item in items if item.digest() not in used)
     return calibration, list(islice(rest, config.heldout))
+
+
+def _shuffled(data: str, seed: int) -> Iterator[Item]:
+    """The items of a file, or of lmms:TASK, whose documents are read only as they are needed."""
+    if data.startswith(LMMS_PREFIX):
+        return lmms_items(data.removeprefix(LMMS_PREFIX), seed)
+    items = load_file(Path(data))
+    random.Random(seed).shuffle(items)
+    return iter(items)

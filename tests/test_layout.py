@@ -45,7 +45,7 @@ FLOORS = (
     ["solve", "run_store", "comparison", "contenders", "reduced", "evaluate", "dry_run"],
     ["walked_front"],
     ["front"],
-    ["run", "compare"],
+    ["run", "compare", "lmms"],
     ["stored_comparison", "analyze"],
     ["printing", "commands", "cli", "__main__"],
 )

@@ -21,11 +21,22 @@ from opsearch.commands.options import (
     asked_workers,
     err,
     out,
+    was_typed,
 )
 
 
 def evaluate(
+    context: typer.Context,
     policy: PolicyPath,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Benchmarks by lmms-eval, e.g. textvqa,mme,pope; tasks of it, or FOLDER/TASK."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --tasks: only so many first documents of each.")
+    ] = None,
     model: Model = "demo",
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
@@ -38,6 +49,19 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
+    if tasks is not None:
+        for name in ("data", "samples", "split", "seed"):
+            if was_typed(context, name):
+                raise typer.BadParameter(f"--{name} does not go with --tasks: a task has its data")
+        from opsearch.lmms.evaluate import evaluate_tasks
+        from opsearch.lmms.table import print_evaluation
+
+        names = [name.strip() for name in tasks.split(",")]
+        return print_evaluation(
+            evaluate_tasks(policy, names, model, limit, dtype, device, err), out
+        )
+    if limit is not None:
+        raise typer.BadParameter("--limit goes with --tasks; the number of items is --samples")
     from opsearch.evaluate import evaluate as evaluate_policy
     from opsearch.printing import print_scores
 

@@ -14,7 +14,11 @@ err = Console(stderr=True, highlight=False, markup=False)
 
 Model = Annotated[str, typer.Option(help="demo, a local folder, or a hub id.")]
 Data = Annotated[
-    Path | None, typer.Option(help="JSONL of image, question, answer; default: embedded tasks.")
+    Path | None,
+    typer.Option(
+        help="JSONL or Parquet of image, question, answer, for run also lmms:TASK; default: "
+        "embedded tasks."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
@@ -48,3 +52,9 @@ def asked_workers(count: int | None, address: str | None) -> Any:
     from opsearch.measure.workers import Workers
 
     return Workers(count, address)
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, and not left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

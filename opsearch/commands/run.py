@@ -19,6 +19,7 @@ from opsearch.commands.options import (
     asked_workers,
     err,
     out,
+    was_typed,
 )
 
 if TYPE_CHECKING:
@@ -129,14 +130,8 @@ def _settings(context: typer.Context) -> RunConfig:
     given["budget"] = tuple(given["budget"])
     given["n_v"] = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
     if config is not None:
-        typed = {name for name in context.params if _was_typed(context, name)}
+        typed = {name for name in context.params if was_typed(context, name)}
         typed |= {"out"} if "out_folder" in typed else set()
         changed = {name: value for name, value in given.items() if name in typed}
         given = RunConfig.load(config).model_dump() | changed
     return RunConfig.checked(**given)
-
-
-def _was_typed(context: typer.Context, name: str) -> bool:
-    """Whether an option was given, and not left at its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,1 @@
+"""Evaluation with lmms-eval: its data, prompts, filters and metrics, original against policy."""

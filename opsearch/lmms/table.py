@@ -1,0 +1,79 @@
+"""What `opsearch eval --tasks` prints."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from opsearch.lmms.evaluate import Evaluation, TaskScores, ends
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Scores per sample of every task, official figures where the whole split was answered."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headers = (
+        "task",
+        "samples",
+        "original",
+        "policy",
+        "ratio (95 %)",
+        "official",
+        "policy",
+        "ratio",
+    )
+    for name in headers:
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for seed, task in enumerate(evaluation.tasks):
+        low, high = ends(task.resampled(seed))
+        table.add_row(
+            task.name,
+            str(len(task.original)),
+            f"{100 * task.original.mean():.1f}%",
+            f"{100 * task.policy.mean():.1f}%",
+            _with_interval(task.ratio, low, high),
+            *_official(task),
+        )
+    console.print(table)
+    _print_average(evaluation, console)
+
+
+def _print_average(evaluation: Evaluation, console: Console) -> None:
+    count = sum(len(task.original) for task in evaluation.tasks)
+    changed = sum(task.changed for task in evaluation.tasks)
+    average = _with_interval(evaluation.relative, *evaluation.interval())
+    console.print(
+        f"Rel. Avg. {average} of scores per sample over {len(evaluation.tasks)} tasks, "
+        f"{count} documents, {changed} answers changed",
+        soft_wrap=True,
+    )
+    if not np.isnan(evaluation.official_relative):
+        console.print(f"Rel. Avg. {100 * evaluation.official_relative:.1f}% of official figures")
+    elif evaluation.limit is not None:
+        console.print(
+            f"the first {evaluation.limit} documents of each task: official figures need whole "
+            "splits",
+            soft_wrap=True,
+        )
+    for task in evaluation.tasks:
+        if task.dropped:
+            console.print(
+                f"{task.name}: {task.dropped} documents were left out: the policy was searched on "
+                "them",
+                soft_wrap=True,
+            )
+
+
+def _official(task: TaskScores) -> tuple[str, str, str]:
+    if task.official is None:
+        return "-", "-", "-"
+    original, policy = task.official
+    return f"{original:.4g}", f"{policy:.4g}", _percent(task.official_ratio)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return "-" if np.isnan(value) else f"{_percent(value)} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}%"

@@ -1,0 +1,142 @@
+"""Tasks of lmms-eval and their documents, for `opsearch[lmms]`.
+
+    textvqa_val             a task of lmms-eval
+    my/folder/textvqa_val   a task of one's own folder of lmms-eval's YAML files
+    embedded_color          a family of the embedded tasks
+
+A document is read as the wrappers' chat classes read it: pictures and text of its messages.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from opsearch.errors import DataError, OpsearchError, UnknownNameError
+from opsearch.tasks.item import Item
+
+PREFIX = "lmms:"
+EMBEDDED = Path(__file__).parent.parent / "lmms" / "embedded"
+_LISTED = "those of `lmms-eval --tasks list`, single ones"
+_INSTALL = "pip install 'opsearch[lmms]'"
+
+
+def require_lmms() -> None:
+    """Import lmms-eval and silence its log; OpsearchError with the pip line where it is missing."""
+    try:
+        import lmms_eval.tasks  # noqa: F401
+        from loguru import logger
+    except ImportError as error:
+        raise OpsearchError(
+            f"tasks of lmms-eval need {error.name or error}, which is not installed; {_INSTALL}"
+        ) from error
+    logger.disable("lmms_eval")
+
+
+def load_task(name: str, wrapper: str | None = None) -> Any:
+    """A task of lmms-eval with its data; `wrapper` names the model wrapper it is prompted for.
+
+    Raises UnknownNameError, and DataError when its data cannot be loaded, it has no images, or it
+    is not answered by generating text.
+    """
+    require_lmms()
+    folder, _, task_name = name.rpartition("/")
+    manager = _in_folder(folder or str(EMBEDDED), wrapper)
+    if not folder and task_name not in _single(manager):
+        manager = _built_in(wrapper)
+    if task_name not in (known := _single(manager)):
+        raise UnknownNameError("task", name, known if folder else [_LISTED])
+    try:
+        (task,) = manager.load_task_or_group([task_name], "chat").values()
+    except Exception as error:  # the hub, the file system and the task's own code raise anything
+        raise DataError(_unreachable(manager, task_name, error)) from error
+    _check(task, name)
+    return task
+
+
+def lmms_items(name: str, seed: int) -> Iterator[Item]:
+    """Yield a task's documents as items, shuffled by the seed, but for those without images.
+
+    They have no answers: what counts as right is for the task's own metric to say.
+    """
+    task = load_task(name)
+    order = list(range(len(task.eval_docs)))
+    random.Random(seed).shuffle(order)
+    for index in order:
+        item = lmms_item(task, index)
+        if item.images:
+            yield item
+
+
+def lmms_item(task: Any, index: int) -> Item:
+    """A document as the model sees it: the text of its messages, and their pictures."""
+    messages = task.doc_to_messages(task.eval_docs[index])
+    parts = [part for message in messages for part in message["content"]]
+    return Item(
+        id=f"{task.config.task}/{index}",
+        question="\n".join(part["text"] for part in parts if part["type"] == "text"),
+        answers=(),
+        images=tuple(_picture(part["url"]) for part in parts if part["type"] == "image"),
+        family=task.config.task,
+    )
+
+
+def _picture(source: Any) -> Path | Image.Image:
+    return source if isinstance(source, Image.Image) else Path(source)
+
+
+def _in_folder(folder: str, wrapper: str | None) -> Any:
+    from lmms_eval.tasks import TaskManager
+
+    if not Path(folder).is_dir():
+        raise DataError(
+            f"the task folder {folder} does not exist; write FOLDER/TASK or the name of a task"
+        )
+    return TaskManager(include_path=folder, include_defaults=False, model_name=wrapper)
+
+
+@cache
+def _built_in(wrapper: str | None) -> Any:
+    """lmms-eval's own 2,000 tasks, which take seconds to list."""
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(model_name=wrapper)
+
+
+def _single(manager: Any) -> list[str]:
+    """Names of single tasks; a group has no score of its own."""
+    kinds = ("task", "python_task")
+    return [name for name in manager.all_tasks if manager.task_index[name]["type"] in kinds]
+
+
+def _unreachable(manager: Any, name: str, error: Exception) -> str:
+    """One sentence with the file or the hub id."""
+    settings = manager._get_config(name)
+    files = (settings.get("dataset_kwargs") or {}).get("data_files")
+    cause = error.last_attempt.exception() if hasattr(error, "last_attempt") else error
+    reason = " ".join(str(cause).split())[:300]
+    if files:
+        return f"the data of task {name}, {files}, cannot be loaded ({reason}); correct the path"
+    return (
+        f"the data of task {name}, {settings.get('dataset_path')} of the Hugging Face hub, cannot "
+        f"be loaded ({reason}); download it where there is a network, or unset HF_HUB_OFFLINE"
+    )
+
+
+def _check(task: Any, name: str) -> None:
+    if task.OUTPUT_TYPE != "generate_until":
+        raise DataError(
+            f"task {name} asks for {task.OUTPUT_TYPE}, not for text to generate; choose a task of "
+            "output type generate_until"
+        )
+    indices = range(len(task.eval_docs))
+    if not any(lmms_item(task, index).images for index in indices):
+        raise DataError(
+            f"task {name} has no images, so there are no visual tokens to prune; choose a task "
+            "with images"
+        )
