@@ -1,0 +1,57 @@
+"""A model under a policy as a model of lmms-eval's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.model import lmms
+
+from opsearch.lmms.answering import kept_failures
+from opsearch.lmms.wrappers import load_wrapper
+from opsearch.policy import Policy
+from opsearch.runtime.checks import check_fits
+from opsearch.runtime.load import load_config
+
+
+class PrunedModel(lmms):  # type: ignore[misc]
+    """The stock wrapper of a model's family, answering under a policy.
+
+    policy: a run folder or policy file. pretrained: demo, a local folder or a hub id.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        policy: str,
+        pretrained: str,
+        dtype: str = "bfloat16",
+        device: str = "cuda",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if int(batch_size) != 1:
+            raise ValueError(
+                f"batch_size {batch_size} would change answers by its padding; give --batch_size 1"
+            )
+        self.policy = Policy.from_pretrained(Path(policy))
+        check_fits(self.policy, load_config(pretrained))
+        self.wrapper = load_wrapper(pretrained, dtype, device)
+        self.wrapper.task_dict = self.task_dict
+        self.accelerator, self.device = self.wrapper.accelerator, self.wrapper.device
+
+    def generate_until(self, requests: list[Any]) -> Any:
+        """Answers of the stock wrapper under the policy; its failures are not swallowed."""
+        with self.policy.apply(self.wrapper.model), kept_failures(self.wrapper.model) as failures:
+            answers = self.wrapper.generate_until(requests)
+        if failures:
+            raise failures[0]
+        return answers
+
+    def loglikelihood(self, requests: list[Any]) -> Any:
+        """Not offered: a policy prunes a prompt, not a continuation that is scored with it."""
+        raise NotImplementedError("under a policy only generated answers can be evaluated")
+
+    generate_until_multi_round = loglikelihood
