@@ -107,11 +107,12 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
 def describe(table: pd.DataFrame) -> str:
     """At each budget what a policy from elsewhere loses; at one of them where most and least."""
     away = table[table["source"] != table["target"]]
-    fewest, most = table["samples"].min(), table.loc[table["target"] != ALL, "samples"].max()
+    sizes = table.loc[table["target"] != ALL, "samples"]
+    counted = " to ".join(str(size) for size in sorted({sizes.min(), sizes.max()}))
     text = [
         "Loss: KL of a policy that was searched elsewhere above that of the target's own optimum "
         "within the same cost, both chosen on one half of the samples and judged on the other "
-        f"({HALVES} halves; {fewest} to {most} samples per target). The own optimum of few samples "
+        f"({HALVES} halves; {counted} samples per target). The own optimum of few samples "
         "fits these and no others, so that a loss can be below zero."
     ]
     single = away[(away["source"] != ALL) & (away["target"] != ALL)]
@@ -123,7 +124,7 @@ def describe(table: pd.DataFrame) -> str:
     rows = single[single["budget"] == budget]
     by_target = rows.groupby("target", sort=False)["split_loss"].mean()
     by_source = rows.groupby("source", sort=False)["split_loss"].mean()
-    worst = rows.iloc[int(rows["split_loss"].to_numpy().argmax())]
+    worst = rows.iloc[int(rows["split_loss"].argmax())]
     text.append(
         f"At {budget} % the largest loss is {worst['split_loss']:.2f} nats "
         f"({worst['split_low']:.2f} to {worst['split_high']:.2f}), searched on {worst['source']} "

@@ -4,6 +4,7 @@ Each file has the columns of the real data set that prompt, answer extraction an
 questions are those of the embedded tasks, so that the embedded model can answer some.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, islice
@@ -30,7 +31,7 @@ class Source:
     file: str
     split: str
     family: str
-    columns: callable
+    columns: Callable
 
 
 def vqa(row, question, answer):

@@ -118,7 +118,7 @@ def test_families_of_enough_samples_are_held_against_each_other(tmp_path):
     save_report(tmp_path / "run")
     page = read(tmp_path / "run")
     assert figures(page)[-1] == "What a family loses with the policy of another"
-    assert "4 to 4 samples per target" in page.text
+    assert "halves; 4 samples per target" in page.text
     assert "odd" in page.text
 
 
