@@ -19,8 +19,9 @@ class RunConfig(BaseModel):
     """What to search, on which data, with which solver; written to run.yaml.
 
     objective and solver None: chosen from what fits, and then written down. ranker None: that of
-    the model's family. effort: seconds of measurement that the joint objective may take by default.
-    memory: for the states of one pass, e.g. 8GB; None: by what the device has.
+    the model's family. evaluations None: as many as the solver makes by default. effort: seconds of
+    measurement that the joint objective may take by default. memory: for the states of one pass,
+    e.g. 8GB; None: by what the device has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +47,7 @@ class RunConfig(BaseModel):
     positions: int = Field(1, ge=1)
     solver: str | None = None
     verify: int = Field(0, ge=0)
-    evaluations: int = Field(150, ge=1)
+    evaluations: int | None = Field(None, ge=1)
     effort: float = Field(60.0, ge=0)
     memory: str | None = None
     out: Path = Path("runs/demo")

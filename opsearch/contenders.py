@@ -46,7 +46,7 @@ from opsearch.rankers import DECODER_RANKERS, make_ranker
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
-from opsearch.verify import verify
+from opsearch.verify import EVALUATIONS, verify
 
 SPACES = ("dop", "depth", "stages")
 _EACH = 8  # policies that are verified at a time where the run says no number
@@ -121,7 +121,7 @@ def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> 
     nowhere = np.zeros(0, bool)
     joint = with_ties(Joint(lazy=True).make(task.space, measure, nowhere), floor)
     assert isinstance(joint, Blackbox)  # as made and rounded above
-    effort = {"each": config.verify or _EACH, "evaluations": config.evaluations}
+    effort = {"each": config.verify or _EACH, "evaluations": config.evaluations or EVALUATIONS}
     found = {}
     for maker in task.makers:
         proxy = with_ties(maker.make(task.space, measure, nowhere), floor)

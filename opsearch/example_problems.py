@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.flops import Flops
+from opsearch.costs.shape import Shape
+from opsearch.layer_costs import layer_costs
+from opsearch.layer_space import LayerSpace, layers_space
 from opsearch.policy import KV, MLP, Q, live
 from opsearch.problem import (
     Blackbox,
@@ -25,6 +30,16 @@ from opsearch.spaces import Space, depth_space, dop_space, tokens_space
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
 SCALES = (1e-9, 1e-6, 1e-3, 1.0, 1e3)
 SAMPLES = ((24, 11), (31, 5))  # visual and other tokens of two samples
+TINY = Shape(
+    layers=4,
+    hidden=16,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    intermediate=40,
+    vocab=50,
+    kv_bytes_per_element=2,
+)
 
 
 def flops_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
@@ -129,3 +144,25 @@ def as_form(problem: Problem, form: Form) -> Problem:
 
         other = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
     return replace(problem, objective=other)
+
+
+def layers_problem(seed: int, space: LayerSpace | None = None, share: float = 0.4) -> Problem:
+    """A blackbox over a space with a choice per operation: terms that fall, and random pairs."""
+    random = np.random.default_rng(seed)
+    space = space or layers_space(4, N_V_TEST)
+    sizes = [len(parameter.values) for parameter in space.parameters]
+    terms = tuple(np.sort(random.exponential(size=size).round(1))[::-1] for size in sizes)
+    pairs = {
+        ((k, 0), (m, 0)): round(float(random.normal(0, 0.5)), 1)
+        for k, m in combinations(range(len(sizes)), 2)
+        if random.random() < 0.3
+    }
+    objective = Pairwise("pairs", "nats", space, terms, pairs)
+
+    def evaluate(points: Sequence[int]) -> NDArray[np.float64]:
+        return np.array([objective.value(point) for point in points])
+
+    costs = layer_costs(Flops(TINY), space, SAMPLES)
+    stock = costs[costs.dearest()]
+    limit = Constraint("flops", "FLOPs", costs, int(share * stock), stock, len(SAMPLES))
+    return Problem(space, Blackbox("pairs", "nats", evaluate, 1e-6), (limit,))

@@ -9,6 +9,7 @@ import numpy as np
 
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
+from opsearch.layer_space import LayerSpace
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.coarse import CoarseJoint
@@ -28,15 +29,17 @@ from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.local import Local
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import Space
-from opsearch.verify import verify
+from opsearch.starts import starts
+from opsearch.verify import EVALUATIONS, verify
 
 _DEFAULT_SOLVER: dict[Form, str] = {
     "table": "grid",
     "separable": "ortools",
     "pairwise": "ortools",
-    "blackbox": "optuna",
+    "blackbox": "local",
 }
 
 
@@ -66,7 +69,9 @@ def choose(
     proxy = space is None or space.parameters_act_alone
     if space is not None and name == "additive":
         require_individual(space)
-    if name is None:
+    if name is None and solver and solver.forms == {"blackbox"}:
+        name, reason = "joint", f"objective joint: solver {solver.name} asks point by point"
+    elif name is None:
         takes_tables = solver is None or "table" in solver.forms
         name = "joint" if (fits and takes_tables) or not proxy else "additive"
         verdict = "within" if fits else "more than"
@@ -74,7 +79,12 @@ def choose(
             f"objective {name}: measuring every feasible policy would take about "
             f"{seconds:.0f} s, {verdict} --effort {config.effort:g}"
         )
-    maker = _maker(name, config, solver, lazy, fits)
+    if isinstance(space, LayerSpace) and isinstance(solver, Grid | Tpe):
+        space.refuse()
+    # None of the points of a space too large to list can be measured beforehand.
+    unlisted = space is not None and not space.listed
+    on_demand = lazy and (not solver.exact if solver else unlisted)
+    maker = _maker(name, config, on_demand, fits)
     if isinstance(maker, CoarseJoint):
         reason = (
             "objective joint from coarse to fine: measuring every feasible policy would take about "
@@ -103,11 +113,9 @@ def search(
     objective = with_ties(choice.maker.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
-    asked = objective.form == "blackbox" and space.parameters_act_alone
-    if isinstance(solver, Tpe) and asked:
-        proxy = with_ties(Additive(config.points).make(space, measure, feasible), floor)
-        start = Grid().solve(replace(problem, objective=proxy)).index
-        solver = replace(solver, start=() if start is None else (start,))
+    if isinstance(solver, Tpe | Local) and objective.form == "blackbox":
+        begin = starts(problem, measure, Additive(config.points), floor)
+        solver = replace(solver, start=begin)
     if config.verify:
         joint = with_ties(Joint(lazy=True).make(space, measure, feasible), floor)
         assert isinstance(joint, Blackbox)  # as made and rounded above
@@ -116,7 +124,7 @@ def search(
             solver,
             joint,
             each=config.verify,
-            evaluations=config.evaluations,
+            evaluations=config.evaluations or EVALUATIONS,
             seed=config.seed,
         )
         problem, solution = found.problem, found.solution
@@ -131,9 +139,8 @@ def search(
     return problem, solution
 
 
-def _maker(name: str, config: RunConfig, solver: Solver | None, lazy: bool, fits: bool) -> Maker:
+def _maker(name: str, config: RunConfig, on_demand: bool, fits: bool) -> Maker:
     if name == "joint":
-        on_demand = lazy and solver is not None and not solver.exact
         return Joint(on_demand) if on_demand or fits else CoarseJoint()
     if name == "additive":
         return Additive(config.points)

@@ -17,6 +17,8 @@ from opsearch.objectives.refit import refitted
 from opsearch.problem import Blackbox, Pairwise, Problem, Separable
 from opsearch.solution import Solution, Solver, Status, solution_at
 
+EVALUATIONS = 150  # by default
+
 
 @dataclass(frozen=True)
 class Verified:

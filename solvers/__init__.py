@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from opsearch.solution import Solver
 from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.highs import Highs
+from opsearch.solvers.local import Local
 from opsearch.solvers.tpe import Tpe
 
 SOLVERS: dict[str, Callable[[], Solver]] = {
@@ -16,4 +18,6 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "ortools": CpSat,
     "scipy": Highs,
     "optuna": Tpe,
+    "local": Local,
+    "greedy": Greedy,
 }

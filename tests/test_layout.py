@@ -39,7 +39,7 @@ FLOORS = (
     ],
     ["config", "objectives", "solvers", "analysis", "baselines", "example_problems", "testing"],
     ["verify"],
-    ["problem_setup", "search", "results", "bench", "environment", "verdict"],
+    ["problem_setup", "starts", "search", "results", "bench", "environment", "verdict"],
     ["prepare", "stored_run", "export"],
     ["report"],
     ["solve", "run_store", "comparison", "contenders", "reduced", "evaluate", "dry_run"],

@@ -67,13 +67,19 @@ def run(
         str, typer.Option(help="pairwise: interactions of adjacent layers, or all.")
     ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
-    solver: Annotated[str | None, typer.Option(help="grid, ortools, scipy or optuna.")] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="grid, ortools, scipy, optuna, local or greedy.")
+    ] = None,
     verify: Annotated[
         int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")
     ] = 0,
     evaluations: Annotated[
-        int, typer.Option(help="optuna, --verify: policies measured as they run.")
-    ] = 150,
+        int | None,
+        typer.Option(
+            help="Policies measured as they run, at most; default: optuna and --verify 150, local "
+            "and greedy 1000."
+        ),
+    ] = None,
     effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
     memory: Annotated[
         str | None,

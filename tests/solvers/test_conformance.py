@@ -11,7 +11,8 @@ from opsearch.testing import SolverConformance
 
 
 class TestEverySolver(SolverConformance):
-    @pytest.fixture(params=sorted(SOLVERS))
+    # `greedy` refuses the suite's spaces, see test_greedy.py.
+    @pytest.fixture(params=sorted(SOLVERS.keys() - {"greedy"}))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
 

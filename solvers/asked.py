@@ -1,0 +1,76 @@
+"""The points that a search has had evaluated, up to a number, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import isnan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.problem import Blackbox, Problem
+from opsearch.solution import Solution, Status, solution_at
+
+Key = tuple[float, int, int]
+
+
+@dataclass
+class Asked:
+    """Evaluates points of a blackbox together, none twice, and not more than `limit` in all.
+
+    values: by point, in order of evaluation; nan where a point has none.
+    """
+
+    problem: Problem
+    limit: int
+    values: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> bool:
+        """Whether no further point may be evaluated."""
+        return len(self.values) >= self.limit
+
+    def evaluate(self, points: Iterable[int]) -> None:
+        """Evaluate those points that are new, in their order, as far as the limit reaches."""
+        new = [point for point in dict.fromkeys(points) if point not in self.values]
+        new = new[: self.limit - len(self.values)]
+        if new:
+            objective = self.problem.objective
+            assert isinstance(objective, Blackbox)
+            self.values |= zip(new, objective.evaluate(new).tolist(), strict=True)
+
+    def value(self, point: int) -> float:
+        """The value of a point, infinite where it has none or was not evaluated."""
+        value = self.values.get(point, np.nan)
+        return np.inf if isnan(value) else value
+
+    def key(self, point: int) -> Key:
+        """What the better of two points has less of: value in quanta, then cost, then number."""
+        quantum, value = self.problem.objective.quantum, self.value(point)
+        first = self.problem.constraints[:1]
+        cost = first[0].cost(point) if first else 0
+        return (round(value / quantum) if quantum and np.isfinite(value) else value, cost, point)
+
+    def best(self) -> int | None:
+        """The best evaluated point within the budget; None where none has a value."""
+        found = [p for p in self.values if self.value(p) < np.inf and self.problem.within(p)]
+        return min(found, key=self.key, default=None)
+
+    def solution(self, point: int | None, solver: str, note: str) -> Solution:
+        """The Solution of an evaluated point, or UNKNOWN; nothing is measured again."""
+        missing = sum(map(isnan, self.values.values()))
+        if missing:
+            note += f"; {missing} of {len(self.values)} evaluated points have no value"
+        facts: dict[str, Any] = {"evaluations": len(self.values), "note": note}
+        objective = self.problem.objective
+        if point is None:
+            return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, **facts)
+
+        def known(points: Sequence[int]) -> NDArray[np.float64]:
+            return np.array([self.values[point] for point in points])
+
+        seen = Blackbox(objective.name, objective.unit, known, objective.quantum)
+        problem = replace(self.problem, objective=seen)
+        return solution_at(problem, point, Status.FEASIBLE, solver, **facts)

@@ -1,0 +1,110 @@
+"""Local search: no neighbour of its answer is better, and no limit is exceeded."""
+
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from opsearch.example_problems import layers_problem
+from opsearch.layer_space import layers_space
+from opsearch.problem import Blackbox, Problem, Separable
+from opsearch.solution import Limit, Status
+from opsearch.solvers.local import Local
+from opsearch.testing import recorded, same
+
+
+def test_no_neighbour_of_its_answer_is_better():
+    for seed in range(6):
+        problem = layers_problem(seed)
+        space, value = problem.space, problem.objective.value
+        solution = Local().solve(problem, limit=Limit(10_000))
+        assert "to a local optimum" in solution.note
+        row = np.array(space.row(solution.index))
+        sizes = np.array([len(parameter.values) for parameter in space.parameters])
+        ones = [way * np.eye(len(row), dtype=int)[k] for k in range(len(row)) for way in (-1, 1)]
+        swaps = [a + b for a, b in combinations(ones, 2) if (a + b).sum() == 0]
+        near = [row + change for change in (*ones, *swaps)]
+        near = [space.index_of(r) for r in near if (r >= 0).all() and (r < sizes).all()]
+        assert len(near) > 20
+        nearest = min(value(point) for point in near if problem.within(point))
+        assert nearest > solution.value - 1e-9
+
+
+def test_better_starts_are_begun_with_and_never_lost():
+    problem = layers_problem(1)
+    cheapest, dearest = problem.constraints[0].cheapest, problem.constraints[0].costs.dearest()
+    good = Local().solve(problem, limit=Limit(10_000)).index
+    solution = Local(start=(cheapest, good)).solve(problem, limit=Limit(2))
+    assert (solution.index, solution.evaluations) == (good, 2)
+    # One over budget is brought within it.
+    solution = Local(start=(dearest,)).solve(problem, limit=Limit(1))
+    assert solution.evaluations == 1
+    assert problem.within(solution.index)
+    assert solution.index != cheapest
+
+
+def test_a_dear_step_is_paid_for_by_several_cheap_ones():
+    # The share of all tokens costs as much as many operations of this decoder, and matters most.
+    space = layers_space(4, (Fraction(1, 4), Fraction(1, 2)))
+    terms = [np.array([0.01, 0.0]) for _ in space.operations]
+    objective = Separable("n_v", "nats", space, (*terms, np.array([2.0, 1.0, 0.0])), 1e-6)
+    limit = layers_problem(0, space).constraints
+    problem = Problem(space, objective, limit)
+    blackbox = Blackbox("n_v", "nats", lambda points: np.array([*map(objective.value, points)]))
+    low = space.index_of([*[1] * len(space.operations), 0])
+    assert problem.within(low)
+    found = Local(start=(low,)).solve(Problem(space, blackbox, limit))
+    assert found.point["n_v"] == "1"
+
+
+def test_a_longer_search_extends_a_shorter_one():
+    asked = []
+    for evaluations in (30, 90, 90):
+        problem, points = recorded(layers_problem(2))
+        solution = Local().solve(problem, limit=Limit(evaluations))
+        assert solution.evaluations == len(points) == evaluations
+        assert "until evaluations were spent" in solution.note
+        asked.append(points)
+    assert asked[1][:30] == asked[0]
+    assert asked[2] == asked[1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_an_interrupted_search_repeats_over_its_cache(error):
+    plain = layers_problem(3)
+    expected = Local().solve(plain, limit=Limit(200))
+    problem, measured = recorded(plain)
+    cache, stops = {}, [3]
+
+    def evaluate(points):
+        stops[0] -= 1
+        if not stops[0]:
+            raise error
+        new = [point for point in points if point not in cache]
+        cache.update(zip(new, problem.objective.evaluate(new), strict=True))
+        return np.array([cache[point] for point in points])
+
+    cached = Problem(plain.space, Blackbox("pairs", "nats", evaluate, 1e-6), plain.constraints)
+    with pytest.raises(type(error)):
+        Local().solve(cached, limit=Limit(200))
+    assert 0 < len(measured) < expected.evaluations
+    assert same(Local().solve(cached, limit=Limit(200)), expected)
+    assert len(measured) == len(set(measured)) == expected.evaluations
+
+
+def test_points_without_a_value_are_not_chosen():
+    problem = layers_problem(4)
+    known = problem.objective.evaluate
+
+    def evaluate(points):
+        return np.where([point % 3 == 1 for point in points], np.nan, known(points))
+
+    holed = Problem(problem.space, Blackbox("holed", "nats", evaluate, 1e-6), problem.constraints)
+    solution = Local().solve(holed, limit=Limit(300))
+    assert solution.status is Status.FEASIBLE
+    assert solution.index % 3 != 1
+    assert "points have no value" in solution.note
+    nothing = Blackbox("none", "nats", lambda points: np.full(len(points), np.nan))
+    solution = Local().solve(Problem(problem.space, nothing, problem.constraints))
+    assert (solution.status, solution.value) == (Status.UNKNOWN, None)

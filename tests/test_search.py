@@ -1,0 +1,55 @@
+"""Which solver a run takes for the true divergence on demand, and where that begins."""
+
+from math import inf
+
+import numpy as np
+import pytest
+
+from opsearch.config import RunConfig
+from opsearch.errors import OpsearchError
+from opsearch.example_problems import N_V_TEST, layers_problem
+from opsearch.layer_space import layers_space, operations_space
+from opsearch.policy import MLP, Q
+from opsearch.search import choose, search
+from opsearch.starts import plain_points
+
+SPACES = (layers_space(4, N_V_TEST), operations_space(4))
+
+
+def divergences(policies):
+    """More loss the more is pruned, and far more where queries and MLP of a layer both are."""
+    lost = np.array([1 - policy.resolve(20) / 20 for policy in policies])
+    effects = np.linspace(1, 0.2, lost[0].size).reshape(lost[0].shape)
+    sums = (lost * effects).sum(axis=(1, 2)) + 4 * (lost[..., Q] * lost[..., MLP]).sum(axis=1)
+    return np.stack([sums, 2 * sums], axis=1)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_joint_is_searched_on_demand_where_points_are_too_many(space):
+    limits = layers_problem(0, space).constraints
+    config = RunConfig(space=space.name, objective="joint", evaluations=200)
+    choice = choose(config, inf, space)
+    assert (choice.maker.form, choice.solver.name) == ("blackbox", "local")
+    problem, solution = search(choice, space, limits, divergences, config, 1e-6)
+    assert solution.evaluations <= 200
+    # No worse than any policy that it began with.
+    proxy = config.model_copy(update={"objective": "additive"})
+    _, proposed = search(choose(proxy, inf, space), space, limits, divergences, proxy, 1e-6)
+    begun = [proposed.index, *plain_points(problem, space)]
+    assert len(begun) > 2
+    assert all(map(problem.within, begun))
+    assert solution.value <= problem.objective.evaluate(begun).min()
+
+
+def test_solvers_that_ask_for_points_get_the_true_divergence():
+    for name in ("local", "greedy"):
+        choice = choose(RunConfig(space="layers", solver=name), inf, SPACES[0])
+        assert (choice.maker.name, choice.solver.name) == ("joint", name)
+        assert "point by point" in choice.reason
+
+
+@pytest.mark.parametrize("solver", ["grid", "optuna"])
+def test_solvers_that_need_a_list_name_those_that_do_not(solver):
+    config = RunConfig(space="layers", objective="joint", solver=solver)
+    with pytest.raises(OpsearchError, match="with local or greedy for --objective joint"):
+        choose(config, inf, SPACES[0])
