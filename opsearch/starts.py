@@ -35,8 +35,7 @@ def plain_points(problem: Problem, space: LayerSpace) -> tuple[int, ...]:
 
     Before it every token passes every operation. From there on the others are as high as the budget
     allows: at `layers` the share of all tokens, at `operations` up to which layer the key group
-    attends and passes MLPs. Where no proxy is good enough, these still are sound (see
-    docs/benchmarks.md).
+    attends and passes MLPs. They need no proxy, which says little where so much is pruned at once.
     """
     found = []
     for full in range(space.num_layers + 1):

@@ -23,7 +23,7 @@ from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, infeasible, require_form
 from opsearch.solvers.asked import Asked
 
-EVALUATIONS = 1000
+_EVALUATIONS = 1000
 _STRIDES = 15  # of GSOP's released policies
 _LOSSLESS = 0.01  # of what pruning everything costs
 _SUFFIXES = ((Q, KV, MLP), (Q, MLP), (Q,))
@@ -60,7 +60,7 @@ class Greedy:
         else:
             evaluations = limit.evaluations if limit else None
             solution = self._first_within(
-                problem, space, EVALUATIONS if evaluations is None else evaluations
+                problem, space, _EVALUATIONS if evaluations is None else evaluations
             )
         versions = {"numpy": np.__version__}
         return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)

@@ -21,7 +21,7 @@ from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, infeasible, require_form
 from opsearch.solvers.asked import Asked
 
-EVALUATIONS = 1000
+_EVALUATIONS = 1000
 _BATCH = 32  # neighbours evaluated together: enough to share work, few enough to follow a good one
 Step = tuple[int, int]  # a parameter, and +1 or -1 of its value's index
 
@@ -49,7 +49,7 @@ class Local:
             solution = infeasible(problem, self.name)
         else:
             evaluations = limit.evaluations if limit else None
-            search = _Search(problem, EVALUATIONS if evaluations is None else evaluations)
+            search = _Search(problem, _EVALUATIONS if evaluations is None else evaluations)
             solution = search.run(self.start or _ends(problem), self.name)
         versions = {"numpy": np.__version__}
         return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
