@@ -23,7 +23,7 @@ test-lowest: .venv-lowest/ready
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py $(ARGS)
+	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed.
 test-lmms: .venv-lmms/ready
