@@ -41,12 +41,16 @@ def print_run(result: RunResult, console: Console) -> None:
     for line in verdict(result.comparison):
         console.print(line, soft_wrap=True)
     console.print(comparison_table(result.comparison))
-    console.print(
-        "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
-        "operations, mean per calibration sample. KV: after the prefill; prefill: predicted, ms.\n"
-        "KL in nats. Accuracies: held-out items.",
-        style="dim",
-    )
+    told = {
+        "FLOPs": "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
+        "operations, mean per calibration sample.",
+        "KV": "KV cache after the prefill.",
+        "prefill": "Prefill as the latency table predicts.",
+        "KL": "KL in nats.",
+        "accuracy": "Accuracies: held-out items.",
+    }
+    shown = [words for row, words in told.items() if _has_row(result.comparison, row)]
+    console.print(" ".join(shown), style="dim")
     folder = RunFolder(result.folder)
     lines = [f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}"]
     if folder.front.exists():
@@ -73,6 +77,10 @@ def _print_prefill(
             "where nothing else ran meanwhile, take a smaller budget",
             soft_wrap=True,
         )
+
+
+def _has_row(frame: pd.DataFrame, start: str) -> bool:
+    return any(str(row).startswith(start) for row in frame.index)
 
 
 def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
