@@ -59,11 +59,18 @@ def solve(
     config = RunConfig.checked(**{**stored.model_dump(), **changes})
     # The run's own seed says which samples were measured and stays in run.yaml.
     seeded = config if seed is None else RunConfig.checked(**{**config.model_dump(), "seed": seed})
-    choice = choose(config, seconds=0.0, lazy=False)
     with RunFolder(out or folder).locked() as target, Store(source.measurements) as store:
         facts = store.facts
         shape = Shape(**facts["shape"])
         space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
+        if config.objective == "joint" and not space.listed:
+            again = " --budget ".join(config.budget)
+            raise RunFolderError(
+                f"{folder} measured joint on demand in a space too large to list, and another "
+                f"search asks for other policies; `opsearch run --config {source.config} --budget "
+                f"{again}` measures them and keeps what is there"
+            )
+        choice = choose(config, seconds=0.0, lazy=False)
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]
         budgets = parse_budgets(config.budget)

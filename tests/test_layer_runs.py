@@ -8,7 +8,7 @@ from rich.console import Console
 
 from opsearch import RunConfig
 from opsearch.dry_run import dry_run
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
 from opsearch.policy import MLP
 from opsearch.printing import print_dry_run, print_front
@@ -73,6 +73,11 @@ def test_the_front_is_walked_and_no_budget_has_a_better_policy(done):
         problem, solution, _ = solve(done.folder, [f"{share}%"], out=path.parent / "at")
         within = found.table[found.table["cost"] <= problem.constraints[0].limit].iloc[-1]
         assert (within["cost"], within["value"]) == (solution.costs["flops"], solution.value)
+
+
+def test_joint_on_demand_is_not_solved_from_what_is_stored(done, tmp_path):
+    with pytest.raises(RunFolderError, match=r"`opsearch run --config .* --budget 60%` measures"):
+        solve(done.folder, ["60%"], objective="joint", solver="local", out=tmp_path / "again")
 
 
 def test_a_dry_run_knows_the_proxy_alone():
