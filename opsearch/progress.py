@@ -74,11 +74,16 @@ def _bar(console: Console, label: str, unit: str) -> Iterator[Tick]:
 
 @contextmanager
 def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
-    start = last = time.perf_counter()
+    start = last = ticked = time.perf_counter()
+    goal = 0
 
     def tick(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal start, last, ticked, goal
         now = time.perf_counter()
+        # A stage may measure several times: each is timed by itself.
+        if goal and total != goal:
+            start = ticked
+        goal, ticked = total, now
         if 0 < done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (now - start) / done * (total - done)

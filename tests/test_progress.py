@@ -31,6 +31,14 @@ def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown
     ]
 
 
+def test_several_measurements_of_a_stage_are_timed_one_by_one(clock):
+    said = StringIO()
+    with Stages(Console(file=said, width=200), 1).stage("measuring") as tick:
+        for clock[0], done, total in ((50.0, 50, 100), (100.0, 100, 100), (110.0, 10, 40)):
+            tick(done, total)
+    assert "10/40, about 30 s left" in said.getvalue()
+
+
 def test_a_terminal_gets_a_bar_with_the_same_words():
     said = StringIO()
     console = Console(file=said, width=200, force_terminal=True)
