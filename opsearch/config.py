@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
+from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.memory import parse_memory
 from opsearch.stage_space import STAGES
 
@@ -83,6 +84,11 @@ class RunConfig(BaseModel):
         """The settings that results depend on: all but where they and the data lie."""
         settings = self.model_dump(mode="json", exclude={"out"})
         return settings | {"data": self.data.name if self.data else None}
+
+    def over(self, space: str) -> RunConfig:
+        """These settings in another space, without operations to keep where it cannot name any."""
+        keep = self.keep if space in PER_OPERATION else None
+        return self.model_copy(update={"space": space, "keep": keep})
 
     def save(self, path: Path) -> Path:
         """Write run.yaml."""

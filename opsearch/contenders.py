@@ -68,7 +68,7 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     drops = prepared.config.stages if make_ranker(prepared.ranker).nested else 1
     if name == "stages" and drops < prepared.config.stages:
         stages.say(f"stages drops tokens once: ranker {prepared.ranker} orders for one count alone")
-    config = prepared.config.model_copy(update={"space": name, "stages": drops})
+    config = prepared.config.over(name).model_copy(update={"stages": drops})
     pairs = [sample.shape for sample in prepared.calibration]
     space = make_space(config, prepared.shape.layers, prepared.ranker)
     limits = {

@@ -20,6 +20,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy import KV, MODULES, Counts, Policy, RankerSpec, live, resolve_fraction
 from opsearch.space import N_V_16, Parameter
 
+PER_OPERATION = ("layers", "operations")
 Operation = tuple[int, int]  # layer, module
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))

@@ -15,6 +15,7 @@ from opsearch.costs.cost import Cost
 from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
+from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.estimate import estimate
 from opsearch.measure.trie import Layout, Size
 from opsearch.policy import MODULES, RankerSpec
@@ -34,7 +35,7 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
     named = {"16": N_V_16, "8": N_V_8}
     n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
     factory = lookup("spaces", config.space, SPACES)
-    if config.keep and config.space not in ("layers", "operations"):
+    if config.keep and config.space not in PER_OPERATION:
         raise OpsearchError(
             f"--keep {config.keep} needs a space with a choice per operation, not "
             f"{config.space!r}; add --space layers, or leave it out"

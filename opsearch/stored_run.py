@@ -33,7 +33,7 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
     run = RunFolder(folder)
     config = RunConfig.load(run.config)
     if space is not None:
-        config = RunConfig.checked(**{**config.model_dump(), "space": space})
+        config = config.over(space)
     with Store(run.measurements) as store:
         shape = Shape(**store.facts["shape"])
         searched = make_space(config, shape.layers, parse_ranker(str(config.ranker)))

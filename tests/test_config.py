@@ -131,3 +131,10 @@ def test_a_bad_option_is_named(options, sentence):
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         FULL.samples = 3
+
+
+def test_another_space_is_told_nothing_that_it_cannot_take():
+    config = RunConfig(space="layers", keep="0:mlp", seed=3)
+    assert config.over("operations").keep == "0:mlp"
+    assert (config.over("dop").space, config.over("dop").keep) == ("dop", None)
+    assert config.over("dop").seed == 3
