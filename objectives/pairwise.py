@@ -43,7 +43,9 @@ class MeasuredPairs:
         require_individual(space)
         alone = Additive().make(space, measure, feasible)
         pairs = list(self.choices(space))
-        means = measure([together(space, pair) for pair in pairs]).mean(axis=1)
+        policies = [together(space, pair) for pair in pairs]
+        # A space of one parameter has none.
+        means = measure(policies).mean(axis=1) if policies else np.zeros(0)
         interactions = {}
         for pair, mean in zip(pairs, means, strict=True):
             (k, i), (m, j) = pair

@@ -107,8 +107,8 @@ def stored_table(run: RunFolder) -> LatencyTable:
 def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
     """A Measure that only looks up; what was not measured is nan.
 
-    Raises RunFolderError when policies that a separable objective needs, or all that a table asks
-    for, were not measured.
+    Raises RunFolderError when policies that a sum of terms needs, or all that a table asks for,
+    were not measured.
     """
     samples = store.calibration()
 
@@ -126,7 +126,8 @@ def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
                     table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
             pruned &= np.array(keys) != same
         missing = np.isnan(table).any(axis=1)
-        if missing.all() or (form == "separable" and missing.any()) or missing[pruned].all():
+        summed = form in ("separable", "pairwise")
+        if missing.all() or (summed and missing.any()) or missing[pruned].all():
             raise RunFolderError(
                 f"{folder} does not hold the measurements for this objective; "
                 f"`opsearch run --config {RunFolder(folder).config} --objective ...` makes them"

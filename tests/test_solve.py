@@ -226,3 +226,8 @@ def test_the_policy_of_a_lost_file_comes_back_from_the_run(runs, copy):
     command = [sys.executable, "-m", "opsearch", "solve", folder]
     subprocess.run(command, check=True, capture_output=True)
     assert Policy.from_pretrained(folder) == Policy.from_pretrained(runs / "joint")
+
+
+def test_pairs_that_a_run_did_not_measure_are_named_and_not_made_up(copy):
+    with pytest.raises(RunFolderError, match="does not hold the measurements"):
+        solve(copy("joint"), objective="pairwise")

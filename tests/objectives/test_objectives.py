@@ -13,6 +13,7 @@ from opsearch.measure.store import Store
 from opsearch.objectives import OBJECTIVES
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import RankerSpec
 from opsearch.problem import KL_QUANTUM
 from opsearch.spaces import depth_space, dop_space, tokens_space
@@ -158,3 +159,15 @@ def test_every_objective_says_its_name():
         "joint": "joint",
         "pairwise": "pairwise",
     }
+
+
+def test_a_space_of_one_parameter_has_no_pairs():
+    space = tokens_space(LAYERS, N_V, CLS)
+
+    def measured(policies):
+        assert policies
+        return np.full((len(policies), 2), 0.5)
+
+    made = MeasuredPairs().make(space, measured, np.ones(len(space.points), bool))
+    assert not made.pairs
+    assert made.value(0) == 0.5
