@@ -26,11 +26,13 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     """
     constraint = problem.constraints[0]
     rows: list[dict[str, Any]] = []
-    limit = constraint.limit
+    limit, ended = constraint.limit, False
     while len(rows) < most:
         asked = replace(problem, constraints=(replace(constraint, limit=limit),))
         solution = CpSat().solve(asked, limit=Limit(deterministic_time=_TIME))
         if solution.index is None or solution.policy is None:
+            # A solver that stopped without a policy has not said that there are no others.
+            ended = solution.status is Status.INFEASIBLE
             break
         cost = constraint.cost(solution.index)
         rows.append(
@@ -45,5 +47,5 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
         )
         limit = cost - 1
     table = pd.DataFrame(rows[::-1])
-    everything = len(rows) < most and bool(len(rows)) and bool(table["proved"].all())
+    everything = ended and bool(rows) and bool(table["proved"].all())
     return table, everything
