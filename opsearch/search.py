@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isinf
 
 import numpy as np
 
@@ -28,12 +29,13 @@ from opsearch.problem import (
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
+from opsearch.solvers.greedy import Greedy, require_operations
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.local import Local
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import Space
 from opsearch.starts import starts
-from opsearch.verify import EVALUATIONS, verify
+from opsearch.verify import EVALUATIONS, require_proxy, verify
 
 _DEFAULT_SOLVER: dict[Form, str] = {
     "table": "grid",
@@ -74,25 +76,23 @@ def choose(
     elif name is None:
         takes_tables = solver is None or "table" in solver.forms
         name = "joint" if (fits and takes_tables) or not proxy else "additive"
-        verdict = "within" if fits else "more than"
-        reason = (
-            f"objective {name}: measuring every feasible policy would take about "
-            f"{seconds:.0f} s, {verdict} --effort {config.effort:g}"
-        )
+        reason = f"objective {name}: {_effort(seconds, config)}"
     if isinstance(space, LayerSpace) and isinstance(solver, Grid | Tpe):
         space.refuse()
+    if space is not None and isinstance(solver, Greedy):
+        require_operations(space)
     # None of the points of a space too large to list can be measured beforehand.
     unlisted = space is not None and not space.listed
     on_demand = lazy and (not solver.exact if solver else unlisted)
     maker = _maker(name, config, on_demand, fits)
     if isinstance(maker, CoarseJoint):
-        reason = (
-            "objective joint from coarse to fine: measuring every feasible policy would take about "
-            f"{seconds:.0f} s, more than --effort {config.effort:g}"
-        )
+        reason = f"objective joint from coarse to fine: {_effort(seconds, config)}"
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
     require_form(maker, solver, every)
+    # Without a space, what is taken where nothing is named is not known yet.
+    if config.verify and (space is not None or config.objective):
+        require_proxy(maker)
     return Choice(maker, solver, reason)
 
 
@@ -137,6 +137,17 @@ def search(
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
     return problem, solution
+
+
+def _effort(seconds: float, config: RunConfig) -> str:
+    """What measuring every feasible policy takes beside what it may take."""
+    if isinf(seconds):
+        return "the policies of the space are too many to measure each"
+    verdict = "within" if seconds <= config.effort else "more than"
+    return (
+        f"measuring every feasible policy would take about {seconds:.0f} s, {verdict} "
+        f"--effort {config.effort:g}"
+    )
 
 
 def _maker(name: str, config: RunConfig, on_demand: bool, fits: bool) -> Maker:

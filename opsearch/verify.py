@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
+from opsearch.objectives import Maker
 from opsearch.objectives.refit import refitted
-from opsearch.problem import Blackbox, Pairwise, Problem, Separable
+from opsearch.problem import Blackbox, Objective, Pairwise, Problem, Separable
 from opsearch.solution import Solution, Solver, Status, solution_at
 
 EVALUATIONS = 150  # by default
@@ -38,11 +39,8 @@ def verify(
     sum of terms.
     """
     proxy = problem.objective
-    if not isinstance(proxy, Separable | Pairwise):
-        raise OpsearchError(
-            f"--verify measures what a proxy proposes, but objective {proxy.name!r} is none; "
-            "add --objective additive or pairwise, or leave it out"
-        )
+    require_proxy(proxy)
+    assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
     known: dict[int, float] = {}
     first, rounds, settled = -1, 0, False
     while len(known) < evaluations and not settled:
@@ -61,6 +59,15 @@ def verify(
             known |= dict(zip(proposed, values.tolist(), strict=True))
             rounds += 1
     return _verified(problem, joint, solver, known, first, rounds, settled)
+
+
+def require_proxy(objective: Objective | Maker) -> None:
+    """Raise OpsearchError for an objective that proposes nothing: it is no sum of terms."""
+    if objective.form not in ("separable", "pairwise"):
+        raise OpsearchError(
+            f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
+            "add --objective additive or pairwise, or leave it out"
+        )
 
 
 def _proposals(

@@ -22,6 +22,7 @@ from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, infeasible, require_form
 from opsearch.solvers.asked import Asked
+from opsearch.spaces import Space
 
 _EVALUATIONS = 1000
 _STRIDES = 15  # of GSOP's released policies
@@ -50,11 +51,8 @@ class Greedy:
         started = perf_counter()
         require_form(problem.objective, self)
         space = problem.space
-        if not isinstance(space, LayerSpace):
-            raise OpsearchError(
-                f"solver {self.name!r} prunes operation by operation, but space {space.name!r} has "
-                "no parameter for each; use --space layers or operations, or --solver local"
-            )
+        require_operations(space)
+        assert isinstance(space, LayerSpace)  # as required
         if not problem.solvable:
             solution = infeasible(problem, self.name)
         else:
@@ -79,6 +77,15 @@ class Greedy:
             f"{len(asked.values)} points evaluated"
         )
         return asked.solution(point if asked.value(point) < np.inf else None, self.name, note)
+
+
+def require_operations(space: Space) -> None:
+    """Raise OpsearchError for a space without a choice per operation."""
+    if not isinstance(space, LayerSpace):
+        raise OpsearchError(
+            f"solver {Greedy.name!r} prunes operation by operation, but space {space.name!r} has "
+            "no parameter for each; use --space layers or operations, or --solver local"
+        )
 
 
 class _Order:

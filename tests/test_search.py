@@ -11,6 +11,7 @@ from opsearch.example_problems import N_V_TEST, layers_problem
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Q
 from opsearch.search import choose, search
+from opsearch.spaces import dop_space
 from opsearch.starts import plain_points
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))
@@ -53,3 +54,22 @@ def test_solvers_that_need_a_list_name_those_that_do_not(solver):
     config = RunConfig(space="layers", objective="joint", solver=solver)
     with pytest.raises(OpsearchError, match="with local or greedy for --objective joint"):
         choose(config, inf, SPACES[0])
+
+
+def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
+    choice = choose(RunConfig(space="layers", verify=4), inf, SPACES[0])
+    assert choice.maker.name == "additive"
+    assert choice.reason.endswith("the policies of the space are too many to measure each")
+
+
+def test_joint_cannot_be_verified_which_is_said_before_anything_is_measured():
+    for config in (RunConfig(verify=4), RunConfig(verify=4, objective="joint")):
+        with pytest.raises(OpsearchError, match="add --objective additive or pairwise"):
+            choose(config, 0.0, dop_space(4))
+    # Where neither objective nor space is known, nothing is refused.
+    choose(RunConfig(verify=4), 0.0)
+
+
+def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
+    with pytest.raises(OpsearchError, match="--space layers or operations, or --solver local"):
+        choose(RunConfig(solver="greedy"), 0.0, dop_space(4))
