@@ -178,7 +178,7 @@ def test_only_stages_have_no_parameter_that_prunes_alone():
     for name, make in SPACES.items():
         space = make(3, SHARES)
         unpruned = [len(p.values) - 1 for p in space.parameters]
-        rows = [[*unpruned[:k], 0, *unpruned[k + 1 :]] for k in range(len(unpruned))]
+        rows = [[*unpruned[:k], 0, *unpruned[k + 1 :]] for k, top in enumerate(unpruned) if top]
         original = space.index_of(unpruned)
         prunes = all(space.index_of(row) != original for row in rows)
         assert space.parameters_act_alone == prunes == (name != "stages")
@@ -190,6 +190,8 @@ def test_spaces_by_name():
         "dop": "dop",
         "depth": "depth",
         "stages": "stages",
+        "layers": "layers",
+        "operations": "operations",
     }
     names = [parameter.name for parameter in SPACES["depth"](3, HALF).parameters]
     assert names == ["d_q", "d_kv", "d_mlp", "n_v"]
