@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from opsearch.layer_space import LayerSpace
 from opsearch.objectives.additive import Additive, require_individual
-from opsearch.policy import Policy
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Choice, Form, Measure, Pair, Pairwise
 from opsearch.spaces import Space
 
@@ -43,7 +42,7 @@ class MeasuredPairs:
         require_individual(space)
         alone = Additive().make(space, measure, feasible)
         pairs = list(self.choices(space))
-        policies = [together(space, pair) for pair in pairs]
+        policies = [space.decode(together(space, pair)) for pair in pairs]
         # A space of one parameter has none.
         means = measure(policies).mean(axis=1) if policies else np.zeros(0)
         interactions = {}
@@ -70,9 +69,9 @@ def near(space: LayerSpace, k: int, m: int) -> bool:
     return abs(space.operations[k][0] - space.operations[m][0]) <= 1
 
 
-def together(space: Space, choices: tuple[Choice, ...]) -> Policy:
-    """The policy that makes these choices and prunes nothing else."""
+def together(space: Space, choices: tuple[Choice, ...]) -> list[int]:
+    """The point that makes these choices and prunes nothing else."""
     point = [len(parameter.values) - 1 for parameter in space.parameters]
     for k, i in choices:
         point[k] = i
-    return space.decode(point)
+    return point

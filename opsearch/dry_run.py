@@ -15,6 +15,7 @@ from opsearch.errors import UnknownNameError
 from opsearch.measure.estimate import Estimate, estimate
 from opsearch.measure.trie import Layout, Size
 from opsearch.objectives.additive import Additive, alone
+from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.prepare import prepare
 from opsearch.problem import Constraint, check_budget, feasible_points
 from opsearch.problem_setup import (
@@ -90,6 +91,10 @@ def _plan(
         feasible, points = int(mask.sum()), {"joint": space.points[mask]}
     if space.parameters_act_alone:
         points["additive"] = _single(space, Additive(config.points))
+    if choice.maker.name == "pairwise":
+        pairs = MeasuredPairs(config.pairs).choices(space)
+        both = [together(space, pair) for pair in pairs]
+        points["pairwise"] = np.array([*points["additive"].tolist(), *both])
     estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
     speed = nominal_speed(config.device)
     return DryRun(

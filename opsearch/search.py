@@ -71,7 +71,9 @@ def choose(
     proxy = space is None or space.parameters_act_alone
     if space is not None and name == "additive":
         require_individual(space)
-    if name is None and solver and solver.forms == {"blackbox"}:
+    if name is None and config.verify:
+        name, reason = "additive", "objective additive: --verify corrects a proxy"
+    elif name is None and solver and solver.forms == {"blackbox"}:
         name, reason = "joint", f"objective joint: solver {solver.name} asks point by point"
     elif name is None:
         takes_tables = solver is None or "table" in solver.forms
@@ -90,8 +92,7 @@ def choose(
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
     require_form(maker, solver, every)
-    # Without a space, what is taken where nothing is named is not known yet.
-    if config.verify and (space is not None or config.objective):
+    if config.verify:
         require_proxy(maker)
     return Choice(maker, solver, reason)
 

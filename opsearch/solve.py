@@ -86,6 +86,9 @@ def solve(
             more = f"`opsearch run --config {source.config} {options}` measures more"
             note = f"{solution.note}; {more}, with enough --effort all"
             solution = replace(solution, note=note)
+        if stored.verify:
+            note = f"{solution.note}; the proxy alone: --verify of `opsearch run` measures anew"
+            solution = replace(solution, note=note.removeprefix("; "))
         config = config.model_copy(update={"solver": choice.solver.name})
         config.save(target.config)
         save_solution(config, problem, solution, facts["model_type"], target)

@@ -10,6 +10,7 @@ from opsearch import RunConfig
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import MLP
 from opsearch.printing import print_dry_run, print_front
 from opsearch.run import run
@@ -51,6 +52,7 @@ def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
     problem, solution, _ = solve(done.folder, budget=["60%"], out=tmp_path / "again")
     assert solution.status is Status.OPTIMAL
     assert solution.objective == "pairwise"
+    assert "the proxy alone" in solution.note
     assert solution.costs["flops"] <= problem.constraints[0].limit
 
 
@@ -87,6 +89,16 @@ def test_a_dry_run_knows_the_proxy_alone():
     shown = Console(file=StringIO(), width=200)
     print_dry_run(plan, config, shown)
     assert "too many policies to list" in shown.file.getvalue()
+
+
+def test_a_dry_run_counts_the_pairs_that_are_asked_for():
+    settings = {**SETTINGS, "objective": "pairwise"}
+    plan = dry_run(RunConfig(**settings), None, silent())
+    single = plan.estimates["additive"].policies
+    space = plan.space
+    pairs = sum(1 for _ in MeasuredPairs().choices(space))
+    assert plan.estimates["pairwise"].policies == single + pairs
+    assert plan.estimates["pairwise"].flops > plan.estimates["additive"].flops
 
 
 def test_what_cannot_be_is_refused(tmp_path):

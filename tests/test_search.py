@@ -57,17 +57,20 @@ def test_solvers_that_need_a_list_name_those_that_do_not(solver):
 
 
 def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
-    choice = choose(RunConfig(space="layers", verify=4), inf, SPACES[0])
+    choice = choose(RunConfig(space="layers"), inf, SPACES[0])
     assert choice.maker.name == "additive"
     assert choice.reason.endswith("the policies of the space are too many to measure each")
 
 
 def test_joint_cannot_be_verified_which_is_said_before_anything_is_measured():
-    for config in (RunConfig(verify=4), RunConfig(verify=4, objective="joint")):
-        with pytest.raises(OpsearchError, match="add --objective additive or pairwise"):
-            choose(config, 0.0, dop_space(4))
-    # Where neither objective nor space is known, nothing is refused.
-    choose(RunConfig(verify=4), 0.0)
+    with pytest.raises(OpsearchError, match="add --objective additive or pairwise"):
+        choose(RunConfig(verify=4, objective="joint"), 0.0, dop_space(4))
+
+
+def test_what_is_to_be_verified_is_a_proxy():
+    choice = choose(RunConfig(verify=4), 0.0, dop_space(4))
+    assert (choice.maker.name, choice.solver.name) == ("additive", "ortools")
+    assert choice.reason == "objective additive: --verify corrects a proxy"
 
 
 def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
