@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def verify(
     evaluations: most policies that are measured. Raises OpsearchError for an objective that is no
     sum of terms.
     """
-    proxy = problem.objective
+    started, proxy = perf_counter(), problem.objective
     require_proxy(proxy)
     assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
     known: dict[int, float] = {}
@@ -58,7 +59,15 @@ def verify(
             values = joint.evaluate(proposed)
             known |= dict(zip(proposed, values.tolist(), strict=True))
             rounds += 1
-    return _verified(problem, joint, solver, known, first, rounds, settled)
+    end = "there were no others"
+    if settled:
+        end = "the proxy's favourite is the best of them"
+    elif len(known) >= evaluations:
+        end = "the evaluations were spent"
+    counted = f"{rounds} round{'s' if rounds > 1 else ''} until {end}"
+    found = _verified(problem, joint, solver, known, first, counted)
+    timed = replace(found.solution, seed=seed, seconds=perf_counter() - started)
+    return replace(found, solution=timed)
 
 
 def require_proxy(objective: Objective | Maker) -> None:
@@ -100,7 +109,8 @@ def _refitted(
 def _best(problem: Problem, known: dict[int, float]) -> int:
     """The measured point of the lowest value, then cost, then number."""
     costs = problem.constraints[0].cost if problem.constraints else lambda index: 0
-    return min(known, key=lambda index: (known[index], costs(index), index))
+    values = {index: np.inf if np.isnan(value) else value for index, value in known.items()}
+    return min(known, key=lambda index: (values[index], costs(index), index))
 
 
 def _verified(
@@ -109,8 +119,7 @@ def _verified(
     solver: Solver,
     known: dict[int, float],
     first: int,
-    rounds: int,
-    settled: bool,
+    counted: str,
 ) -> Verified:
     def remembered(indices: Sequence[int]) -> NDArray[np.float64]:
         return np.array([known[index] for index in indices])
@@ -121,11 +130,9 @@ def _verified(
         nothing = Solution(Status.UNKNOWN, solver.name, joint.name, joint.unit, note=note)
         return Verified(answered, nothing, first)
     best = _best(problem, known)
-    end = "the proxy's favourite is the best of them" if settled else "the evaluations were spent"
     note = (
         f"{problem.objective.name} proposed, joint disposed: {len(known)} policies measured in "
-        f"{rounds} rounds until {end}; true KL {known[first]:.3f} of the proxy's first, "
-        f"{known[best]:.3f} of the best"
+        f"{counted}; true KL {known[first]:.3f} of the proxy's first, {known[best]:.3f} of the best"
     )
     solution = solution_at(
         answered, best, Status.FEASIBLE, solver.name, evaluations=len(known), note=note

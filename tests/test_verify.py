@@ -68,7 +68,7 @@ def test_a_right_proxy_is_settled_after_one_round():
         given, Grid(), joint(given.objective.values, asked), each=3, evaluations=99, seed=0
     )
     assert len(asked) == 3
-    assert "in 1 rounds until the proxy's favourite is the best of them" in found.solution.note
+    assert "in 1 round until the proxy's favourite is the best of them" in found.solution.note
 
 
 def test_measurements_are_bounded():
