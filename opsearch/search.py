@@ -133,11 +133,22 @@ def search(
         limit = Limit(evaluations=config.evaluations)
         solution = solver.solve(problem, seed=config.seed, limit=limit)
     if isinstance(objective, Pairwise):
-        share = f"interactions are {objective.interaction_share:.0%} of what pairs cost alone"
-        solution = replace(solution, note="; ".join(filter(None, (solution.note, share))))
+        solution = replace(solution, note="; ".join(_told_of_pairs(objective, solution)))
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
     return problem, solution
+
+
+def _told_of_pairs(objective: Pairwise, solution: Solution) -> list[str]:
+    """The solver's note, how much pairs interact, and where the proxy cannot be right."""
+    told = [solution.note] if solution.note else []
+    told.append(f"interactions are {objective.interaction_share:.0%} of what pairs cost alone")
+    if solution.objective == objective.name and solution.value is not None and solution.value < 0:
+        told.append(
+            "below zero there is no divergence: what so many pairs spare adds up on paper only; "
+            "--verify 8 measures what the proxy proposes"
+        )
+    return told
 
 
 def _effort(seconds: float, config: RunConfig) -> str:

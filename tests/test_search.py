@@ -73,6 +73,22 @@ def test_what_is_to_be_verified_is_a_proxy():
     assert choice.reason == "objective additive: --verify corrects a proxy"
 
 
+def test_a_proxy_below_zero_is_said_to_be_wrong():
+    """Whatever is pruned costs the same: each pair spares one of its two losses."""
+    space = SPACES[0]
+    limits = layers_problem(0, space).constraints
+    whole = space.decode(space.row(limits[0].costs.dearest())).canonical(20)
+
+    def measure(policies):
+        return np.array([[float(policy.canonical(20) != whole)] for policy in policies])
+
+    config = RunConfig(space="layers", objective="pairwise", pairs="all")
+    choice = choose(config, inf, space)
+    _, solution = search(choice, space, limits, measure, config, 1e-6)
+    assert solution.value < 0
+    assert "below zero there is no divergence" in solution.note
+
+
 def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
     with pytest.raises(OpsearchError, match="--space layers or operations, or --solver local"):
         choose(RunConfig(solver="greedy"), 0.0, dop_space(4))
