@@ -11,24 +11,14 @@ from hypothesis import strategies as st
 from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
-from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
+from opsearch.example_problems import TINY
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import KV, MLP, Q, live
 from opsearch.problem import check_budget
 from opsearch.problem_setup import parse_kept
 
-SHAPE = Shape(
-    layers=4,
-    hidden=16,
-    heads=4,
-    kv_heads=2,
-    head_dim=4,
-    intermediate=40,
-    vocab=50,
-    kv_bytes_per_element=2,
-)
 SAMPLES = [(9, 5), (9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
 SPACES = {
@@ -72,7 +62,7 @@ def test_the_last_row_prunes_nothing_that_is_read():
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-@pytest.mark.parametrize("cost", [Flops(SHAPE), KVBytes(SHAPE)], ids=["flops", "kv"])
+@pytest.mark.parametrize("cost", [Flops(TINY), KVBytes(TINY)], ids=["flops", "kv"])
 def test_the_sum_over_layers_is_the_cost_of_the_policy(space, cost):
     costs = layer_costs(cost, space, SAMPLES)
     random = np.random.default_rng(1)
@@ -87,7 +77,7 @@ def test_the_sum_over_layers_is_the_cost_of_the_policy(space, cost):
 def test_no_point_is_cheaper_than_the_cheapest_or_dearer_than_the_dearest(data):
     space = data.draw(st.sampled_from(list(SPACES.values())))
     row = [data.draw(st.integers(0, len(p.values) - 1)) for p in space.parameters]
-    costs = layer_costs(Flops(SHAPE), space, SAMPLES)
+    costs = layer_costs(Flops(TINY), space, SAMPLES)
     assert costs[costs.cheapest()] <= costs[space.index_of(row)] <= costs[costs.dearest()]
 
 
@@ -108,7 +98,7 @@ def test_the_operations_that_are_kept_are_read_from_the_option():
 
 def test_a_budget_below_what_is_kept_names_it():
     space = layers_space(4, HALVES, kept=[(0, Q), (0, KV), (0, MLP), (1, MLP)])
-    limit = constraint(Budget.parse("30%"), Flops(SHAPE), space, SAMPLES)
+    limit = constraint(Budget.parse("30%"), Flops(TINY), space, SAMPLES)
     with pytest.raises(OpsearchError, match=r"below the cheapest policy of space layers .*q=1000"):
         check_budget(space, [limit])
 
@@ -119,7 +109,7 @@ def test_a_cost_that_is_no_sum_over_layers_is_refused():
             return super().of(counts, n_visual, n_other) ** 2
 
     with pytest.raises(OpsearchError, match="flops is no sum over layers"):
-        layer_costs(Squared(SHAPE), SPACES["layers"], SAMPLES)
+        layer_costs(Squared(TINY), SPACES["layers"], SAMPLES)
 
 
 def test_points_are_not_listed():

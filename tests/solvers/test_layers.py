@@ -11,6 +11,7 @@ from opsearch.budget import Budget, constraint
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
+from opsearch.example_problems import TINY
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Q
 from opsearch.problem import Pairwise, Problem, Separable
@@ -18,16 +19,7 @@ from opsearch.solution import Limit, Status
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.highs import Highs
 
-SHAPE = Shape(
-    layers=3,
-    hidden=16,
-    heads=4,
-    kv_heads=2,
-    head_dim=4,
-    intermediate=40,
-    vocab=50,
-    kv_bytes_per_element=2,
-)
+SHAPE = replace(TINY, layers=3)
 SAMPLES = [(9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
 SPACES = (
