@@ -80,21 +80,29 @@ def solve(
         measure = stored_measure(store, folder, choice.maker.form)
         floor = noise_floor(store, [sample.item for sample in samples])
         problem, solution = search(choice, space, constraints, measure, seeded, floor)
-        made = problem.objective
-        if isinstance(made, Table) and np.isnan(made.values[problem.feasible]).any():
-            options = f"--objective {choice.maker.name} --budget {' --budget '.join(config.budget)}"
-            more = f"`opsearch run --config {source.config} {options}` measures more"
-            note = f"{solution.note}; {more}, with enough --effort all"
-            solution = replace(solution, note=note)
+        told = _told(problem, solution, choice.maker.name, config, source)
         if stored.verify:
-            note = f"{solution.note}; the proxy alone: --verify of `opsearch run` measures anew"
-            solution = replace(solution, note=note.removeprefix("; "))
+            told.append("the proxy alone: --verify of `opsearch run` measures anew")
+        solution = replace(solution, note="; ".join(told))
         config = config.model_copy(update={"solver": choice.solver.name})
         config.save(target.config)
         save_solution(config, problem, solution, facts["model_type"], target)
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
         return problem, solution, target.path
+
+
+def _told(
+    problem: Problem, solution: Solution, objective: str, config: RunConfig, run: RunFolder
+) -> list[str]:
+    """The solver's note, and what measures the points that it could not look up."""
+    told = [solution.note] if solution.note else []
+    made = problem.objective
+    if isinstance(made, Table) and np.isnan(made.values[problem.feasible]).any():
+        options = f"--objective {objective} --budget {' --budget '.join(config.budget)}"
+        more = f"`opsearch run --config {run.config} {options}` measures more"
+        told.append(f"{more}, with enough --effort all")
+    return told
 
 
 def stored_table(run: RunFolder) -> LatencyTable:

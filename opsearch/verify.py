@@ -24,11 +24,10 @@ EVALUATIONS = 150  # by default
 
 @dataclass(frozen=True)
 class Verified:
-    """The problem with the joint objective, its best measured point, and the proxy's first."""
+    """The problem with the joint objective, and its best measured point."""
 
     problem: Problem
     solution: Solution
-    first: int
 
 
 def verify(
@@ -128,7 +127,7 @@ def _verified(
     if not known:
         note = f"{problem.objective.name} proposed no policy within the budget"
         nothing = Solution(Status.UNKNOWN, solver.name, joint.name, joint.unit, note=note)
-        return Verified(answered, nothing, first)
+        return Verified(answered, nothing)
     best = _best(problem, known)
     note = (
         f"{problem.objective.name} proposed, joint disposed: {len(known)} policies measured in "
@@ -137,4 +136,4 @@ def _verified(
     solution = solution_at(
         answered, best, Status.FEASIBLE, solver.name, evaluations=len(known), note=note
     )
-    return Verified(answered, solution, first)
+    return Verified(answered, solution)

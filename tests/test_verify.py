@@ -44,7 +44,7 @@ def test_it_ends_no_worse_than_the_proxy_and_says_both(solver, seed):
     asked = []
     found = verify(given, solver, joint(true, asked), each=4, evaluations=60, seed=0)
     first = Grid().solve(given).index
-    assert found.first == asked[0] == first
+    assert asked[0] == first
     assert found.solution.value == true[asked].min() <= true[first]
     assert found.solution.status is Status.FEASIBLE
     assert len(asked) == len(set(asked)) == found.solution.evaluations <= 60
