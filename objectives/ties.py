@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Blackbox, Objective, Pairwise, Separable, Table
+from opsearch.objectives.joint import Joint
+from opsearch.problem import Blackbox, Measure, Objective, Pairwise, Separable, Table
+from opsearch.spaces import Space
 
 
 def with_ties(objective: Objective, floor: float) -> Objective:
@@ -37,3 +39,10 @@ def with_ties(objective: Objective, floor: float) -> Objective:
             pairs = {pair: float(rounded(np.array(w))) for pair, w in objective.pairs.items()}
             return replace(objective, terms=terms, pairs=pairs, quantum=floor)
     return objective
+
+
+def lazy_joint(space: Space, measure: Measure, floor: float) -> Blackbox:
+    """The true divergence, measured point by point, in whole multiples of `floor` nats."""
+    made = with_ties(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
+    assert isinstance(made, Blackbox)  # lazily made, and rounded as it was
+    return made

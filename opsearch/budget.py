@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
+from opsearch.amounts import format_amount
 from opsearch.costs.cost import Cost, policy_cost
 from opsearch.errors import OpsearchError
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import LayerSpace
 from opsearch.policy import Policy
-from opsearch.problem import Constraint, format_amount
+from opsearch.problem import Constraint
 from opsearch.spaces import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"

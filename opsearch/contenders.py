@@ -16,24 +16,17 @@ from opsearch.budget import total_cost
 from opsearch.builders import identity, shortv
 from opsearch.config import RunConfig
 from opsearch.costs.cost import Cost
+from opsearch.infeasible import check_budget
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.objectives.ties import with_ties
+from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.policy import Policy
 from opsearch.prepare import Prepared
-from opsearch.problem import (
-    Blackbox,
-    Constraint,
-    Measure,
-    Objective,
-    Problem,
-    check_budget,
-    feasible_points,
-)
+from opsearch.problem import Constraint, Measure, Objective, Problem, feasible_points
 from opsearch.problem_setup import (
     joint_seconds,
     make_constraints,
@@ -119,8 +112,7 @@ def _listed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
 def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> dict[Place, Policy]:
     """In a space too large to list, what its proxy chooses, and what joint makes of that."""
     nowhere = np.zeros(0, bool)
-    joint = with_ties(Joint(lazy=True).make(task.space, measure, nowhere), floor)
-    assert isinstance(joint, Blackbox)  # as made and rounded above
+    joint = lazy_joint(task.space, measure, floor)
     effort = {"each": config.verify or _EACH, "evaluations": config.evaluations or EVALUATIONS}
     found = {}
     for maker in task.makers:
@@ -128,7 +120,7 @@ def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> 
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
             first = CpSat().solve(problem, seed=config.seed)
-            best = verify(problem, CpSat(), joint, **effort, seed=config.seed).solution
+            best = verify(problem, CpSat(), joint, **effort, seed=config.seed)
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None
             found[text, f"{task.space.name} {maker.name}"] = first.policy

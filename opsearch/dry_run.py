@@ -12,12 +12,13 @@ from rich.console import Console
 from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.errors import UnknownNameError
+from opsearch.infeasible import check_budget
 from opsearch.measure.estimate import Estimate, estimate
 from opsearch.measure.trie import Layout, Size
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.prepare import prepare
-from opsearch.problem import Constraint, check_budget, feasible_points
+from opsearch.problem import Constraint, feasible_points
 from opsearch.problem_setup import (
     joint_seconds,
     limits_time,

@@ -17,12 +17,9 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
-from opsearch.objectives import OBJECTIVES, Maker
-from opsearch.objectives.additive import Additive
-from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint, Problem, Separable, Table
-from opsearch.problem_setup import make_space
+from opsearch.problem_setup import make_maker, make_space
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure
@@ -72,7 +69,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
         counted = lookup("costs", cost, COSTS)(shape)
         whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)
-        maker = _maker(config)
+        maker = make_maker(str(config.objective), config)
         measure = stored_measure(store, folder, maker.form)
         every = np.ones(len(space.points) if space.listed else 0, bool)
         objective = maker.make(space, measure, every)
@@ -135,13 +132,3 @@ def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.Dat
     limit = int(costs[unknown].min()) if unknown.any() else None
     proved = np.ones(len(rows), bool) if limit is None else costs[rows] < limit
     return pd.DataFrame({"cost": costs[rows], "proved": proved}), limit
-
-
-def _maker(config: RunConfig) -> Maker:
-    """What makes the run's objective from stored measurements."""
-    if config.objective == "additive":
-        return Additive(config.points)
-    if config.objective == "pairwise":
-        return MeasuredPairs(config.pairs)
-    maker: Maker = lookup("objectives", str(config.objective), OBJECTIVES)()
-    return maker

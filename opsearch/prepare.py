@@ -13,12 +13,13 @@ from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
+from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
 from opsearch.measure.crowds import crowds, sizes
 from opsearch.measure.samples import Sample, encode
 from opsearch.measure.trie import Layout, Size
 from opsearch.policy import RankerSpec
-from opsearch.problem import Constraint, check_budget
+from opsearch.problem import Constraint
 from opsearch.problem_setup import (
     joint_seconds,
     limits_time,

@@ -5,17 +5,17 @@ The consoles have markup switched off, so that what data, policies and paths say
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from opsearch.amounts import format_amount
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
-from opsearch.errors import UnknownNameError
 from opsearch.policy import Policy
-from opsearch.problem import KL_QUANTUM, Constraint, Problem, format_amount
+from opsearch.problem import KL_QUANTUM, Constraint, Problem
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
 from opsearch.turns import where
@@ -244,59 +244,3 @@ def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) 
     """The paragraph of an analysis, and its files."""
     console.print(analysis.text, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
-
-
-def print_parts(kind: str | None, console: Console) -> None:
-    """Names of parts with the first sentence of their description."""
-    kinds = _parts()
-    if kind is not None and kind not in kinds:
-        raise UnknownNameError("kind of part", kind, list(kinds))
-    for name in [kind] if kind else kinds:
-        console.print(name, style="bold")
-        width = max(map(len, kinds[name]))
-        for part, description in kinds[name].items():
-            console.print(f"  {part:<{width}}  {description}", soft_wrap=True)
-
-
-def _parts() -> dict[str, dict[str, str]]:
-    from opsearch.baselines import BASELINES
-    from opsearch.costs import COSTS
-    from opsearch.objectives import OBJECTIVES
-    from opsearch.rankers import DECODER_RANKERS, RANKERS
-    from opsearch.reducers import REDUCERS
-    from opsearch.registry import registered
-    from opsearch.solvers import SOLVERS
-    from opsearch.spaces import SPACES
-
-    named: dict[str, Mapping[str, Any]] = {
-        "solvers": registered("solvers", SOLVERS),
-        "objectives": registered("objectives", OBJECTIVES),
-        "spaces": SPACES,
-        "costs": registered("costs", COSTS),
-        "rankers": registered("rankers", {**RANKERS, **DECODER_RANKERS}),
-    }
-    described = {
-        kind: {name: _first_sentence(part) for name, part in parts.items()}
-        for kind, parts in named.items()
-    }
-    methods = {label: method.description for label, method in BASELINES.items()}
-    methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
-    return described | {"baselines": methods, "models": _models()}
-
-
-def _models() -> dict[str, str]:
-    from opsearch.costs.flops import text_only_floor
-    from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS
-
-    models = {"demo": "the embedded model"}
-    for name, hub_id in HUB_IDS.items():
-        shape, visual = SHAPES[name], VISUAL_TOKENS[name]
-        models[hub_id] = (
-            f"{shape.layers} layers x {shape.hidden}, {visual} visual tokens, text-only floor "
-            f"{100 * text_only_floor(shape, visual, 65):.1f}%"
-        )
-    return models
-
-
-def _first_sentence(part: Any) -> str:
-    return (part.__doc__ or "").strip().splitlines()[0]

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.errors import InfeasibleBudgetError
+from opsearch.amounts import format_amount
 from opsearch.layer_costs import LayerCosts
 from opsearch.policy import Policy
 from opsearch.spaces import Space
@@ -238,67 +238,3 @@ def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
         return bool(feasible_points(space, constraints).any())
     # There one point is the cheapest in every cost.
     return all(c.cost(c.cheapest) <= c.limit for c in constraints)
-
-
-def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
-    """Raise InfeasibleBudgetError with the achievable range when no point is within all limits."""
-    if not some_point_within(space, constraints):
-        raise InfeasibleBudgetError(explain_infeasible(space, constraints))
-
-
-def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
-    """One sentence per budget that is out of reach, or one on budgets that clash."""
-    sentences = []
-    for constraint in constraints:
-        lowest = constraint.cost(constraint.cheapest)
-        if lowest > constraint.limit:
-            named = _named(space, constraint.cheapest)
-            cost = "" if constraint.name == "flops" else constraint.name
-            suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
-            sentences.append(
-                f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
-                f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "
-                f"achievable: {constraint.describe(lowest)} to 100%; "
-                f"try --budget {suggestion:.1f}%{cost}"
-            )
-    if not sentences:
-        each = ", ".join(f"{c.name} {c.describe(c.limit)}" for c in constraints)
-        nearest = " or ".join(_nearest(space, constraints, c) for c in constraints)
-        sentences.append(
-            f"each budget can be met alone, but no policy of space {space.name} meets all of them "
-            f"({each}); raise one: {nearest}"
-        )
-    return "; ".join(sentences)
-
-
-def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str:
-    """The lowest cost of a point that meets all other budgets, as what to raise this one to."""
-    others = feasible_points(space, [c for c in constraints if c is not raised])
-    if not others.any():
-        return f"{raised.name} does not help alone"
-    return f"{raised.name} to {raised.describe(int(raised.listed[others].min()))}"
-
-
-def _named(space: Space, index: int) -> str:
-    """A point in words: its parameters, or the name of its policy where they are too many."""
-    row = space.row(index)
-    if not space.listed:
-        return space.decode(row).name
-    return " ".join(f"{p.name}={p.values[i]}" for p, i in zip(space.parameters, row, strict=True))
-
-
-def format_amount(amount: float, unit: str) -> str:
-    """A number with its SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
-    if unit == "ns":
-        return _format_time(amount)
-    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(amount) >= factor:
-            return f"{amount / factor:.4g} {prefix}{unit}"
-    return f"{amount:.4g} {unit}"
-
-
-def _format_time(nanoseconds: float) -> str:
-    for unit, factor in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if abs(nanoseconds) >= factor:
-            return f"{nanoseconds / factor:.4g} {unit}"
-    return f"{nanoseconds:.4g} ns"

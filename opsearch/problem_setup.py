@@ -1,4 +1,4 @@
-"""From settings to a space and its budgets; loads neither models nor data."""
+"""From settings to a space, its objective and its budgets; loads neither models nor data."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from opsearch.errors import OpsearchError
 from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.estimate import estimate
 from opsearch.measure.trie import Layout, Size
+from opsearch.objectives import OBJECTIVES, Maker
+from opsearch.objectives.additive import Additive
+from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import MODULES, RankerSpec
 from opsearch.problem import Constraint, feasible_points
 from opsearch.rankers import make_ranker
@@ -95,6 +98,16 @@ def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cos
     if name == "latency":
         return Latency(shape, table)
     return lookup("costs", name, COSTS)(shape)
+
+
+def make_maker(name: str, config: RunConfig) -> Maker:
+    """What makes the objective of this name from measurements, with the run's options."""
+    if name == "additive":
+        return Additive(config.points)
+    if name == "pairwise":
+        return MeasuredPairs(config.pairs)
+    maker: Maker = lookup("objectives", name, OBJECTIVES)()
+    return maker
 
 
 def make_constraints(

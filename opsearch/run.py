@@ -24,7 +24,7 @@ from opsearch.measure.store import CALIBRATION, HELD_OUT
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive
-from opsearch.prepare import prepare
+from opsearch.prepare import Prepared, prepare
 from opsearch.problem import Problem
 from opsearch.problem_setup import limits_time, make_cost
 from opsearch.progress import Stages
@@ -83,21 +83,8 @@ def run(
         with run_store(folder.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
             engine = Engine(model, store, config.positions, memory, stages.say, pool)
-            with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
-                floor = engine.noise_floor(prepared.calibration, tick)
-                problem, solution = search(
-                    choice,
-                    prepared.space,
-                    prepared.constraints,
-                    lambda policies: engine.measure(policies, prepared.calibration, tick),
-                    config,
-                    floor,
-                )
+            problem, solution = _searched(prepared, engine, stages)
             assert solution.policy is not None  # search() raises otherwise
-            if prepared.space.parameters_act_alone:
-                with stages.stage("measuring each parameter alone", "FLOPs") as tick:
-                    single = Additive(config.points).policies(prepared.space)
-                    engine.measure(single, prepared.calibration, tick)
             # Only now, so that an interrupted run leaves an earlier one as it was.
             store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
             store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
@@ -112,3 +99,23 @@ def run(
         save_environment(folder, config.device, stages.seconds, command, prefill)
         save_report(folder.path)
         return RunResult(config, problem, solution, comparison, folder.path, prefill)
+
+
+def _searched(prepared: Prepared, engine: Engine, stages: Stages) -> tuple[Problem, Solution]:
+    """Measure the objective and solve; then measure what figures show of each parameter alone."""
+    config, choice = prepared.config, prepared.choice
+    with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+        found = search(
+            choice,
+            prepared.space,
+            prepared.constraints,
+            lambda policies: engine.measure(policies, prepared.calibration, tick),
+            config,
+            floor,
+        )
+    if prepared.space.parameters_act_alone:
+        with stages.stage("measuring each parameter alone", "FLOPs") as tick:
+            single = Additive(config.points).policies(prepared.space)
+            engine.measure(single, prepared.calibration, tick)
+    return found

@@ -11,14 +11,12 @@ import numpy as np
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import LayerSpace
-from opsearch.objectives import OBJECTIVES, Maker
+from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
-from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.objectives.ties import with_ties
+from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.problem import (
-    Blackbox,
     Constraint,
     Form,
     Measure,
@@ -26,6 +24,7 @@ from opsearch.problem import (
     Problem,
     feasible_points,
 )
+from opsearch.problem_setup import make_maker
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
@@ -66,35 +65,51 @@ def choose(
     objective cannot be had in the space, or the named solver cannot take it.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
-    name, reason = config.objective, ""
-    fits = seconds <= config.effort
-    proxy = space is None or space.parameters_act_alone
-    if space is not None and name == "additive":
-        require_individual(space)
-    if name is None and config.verify:
-        name, reason = "additive", "objective additive: --verify corrects a proxy"
-    elif name is None and solver and solver.forms == {"blackbox"}:
-        name, reason = "joint", f"objective joint: solver {solver.name} asks point by point"
-    elif name is None:
-        takes_tables = solver is None or "table" in solver.forms
-        name = "joint" if (fits and takes_tables) or not proxy else "additive"
-        reason = f"objective {name}: {_effort(seconds, config)}"
-    if isinstance(space, LayerSpace) and isinstance(solver, Grid | Tpe):
-        space.refuse()
-    if space is not None and isinstance(solver, Greedy):
-        require_operations(space)
-    # None of the points of a space too large to list can be measured beforehand.
-    unlisted = space is not None and not space.listed
-    on_demand = lazy and (not solver.exact if solver else unlisted)
-    maker = _maker(name, config, on_demand, fits)
-    if isinstance(maker, CoarseJoint):
-        reason = f"objective joint from coarse to fine: {_effort(seconds, config)}"
+    if space is not None:
+        _require_space(space, config.objective, solver)
+    name, reason = _objective(config, seconds, space, solver)
+    if name == "joint":
+        # None of the points of a space too large to list can be measured beforehand.
+        unlisted = space is not None and not space.listed
+        on_demand = lazy and (not solver.exact if solver else unlisted)
+        maker: Maker = Joint(on_demand)
+        if not on_demand and seconds > config.effort:
+            maker = CoarseJoint()
+            reason = f"objective joint from coarse to fine: {_effort(seconds, config)}"
+    else:
+        maker = make_maker(name, config)
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
     require_form(maker, solver, every)
     if config.verify:
         require_proxy(maker)
     return Choice(maker, solver, reason)
+
+
+def _require_space(space: Space, objective: str | None, solver: Solver | None) -> None:
+    """Raise OpsearchError where the named objective or solver cannot do with the space."""
+    if objective == "additive":
+        require_individual(space)
+    if isinstance(space, LayerSpace) and isinstance(solver, Grid | Tpe):
+        space.refuse()
+    if isinstance(solver, Greedy):
+        require_operations(space)
+
+
+def _objective(
+    config: RunConfig, seconds: float, space: Space | None, solver: Solver | None
+) -> tuple[str, str]:
+    """The name of the objective, and why it was chosen where the run names none."""
+    if config.objective is not None:
+        return config.objective, ""
+    if config.verify:
+        return "additive", "objective additive: --verify corrects a proxy"
+    if solver and solver.forms == {"blackbox"}:
+        return "joint", f"objective joint: solver {solver.name} asks point by point"
+    takes_tables = solver is None or "table" in solver.forms
+    proxy = space is None or space.parameters_act_alone
+    name = "joint" if (seconds <= config.effort and takes_tables) or not proxy else "additive"
+    return name, f"objective {name}: {_effort(seconds, config)}"
 
 
 def search(
@@ -118,17 +133,10 @@ def search(
         begin = starts(problem, measure, Additive(config.points), floor)
         solver = replace(solver, start=begin)
     if config.verify:
-        joint = with_ties(Joint(lazy=True).make(space, measure, feasible), floor)
-        assert isinstance(joint, Blackbox)  # as made and rounded above
-        found = verify(
-            problem,
-            solver,
-            joint,
-            each=config.verify,
-            evaluations=config.evaluations or EVALUATIONS,
-            seed=config.seed,
-        )
-        problem, solution = found.problem, found.solution
+        joint = lazy_joint(space, measure, floor)
+        effort = {"each": config.verify, "evaluations": config.evaluations or EVALUATIONS}
+        solution = verify(problem, solver, joint, **effort, seed=config.seed)
+        problem = replace(problem, objective=joint)
     else:
         limit = Limit(evaluations=config.evaluations)
         solution = solver.solve(problem, seed=config.seed, limit=limit)
@@ -160,14 +168,3 @@ def _effort(seconds: float, config: RunConfig) -> str:
         f"measuring every feasible policy would take about {seconds:.0f} s, {verdict} "
         f"--effort {config.effort:g}"
     )
-
-
-def _maker(name: str, config: RunConfig, on_demand: bool, fits: bool) -> Maker:
-    if name == "joint":
-        return Joint(on_demand) if on_demand or fits else CoarseJoint()
-    if name == "additive":
-        return Additive(config.points)
-    if name == "pairwise":
-        return MeasuredPairs(config.pairs)
-    maker: Maker = lookup("objectives", name, OBJECTIVES)()
-    return maker

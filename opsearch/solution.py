@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from opsearch.errors import OpsearchError
+from opsearch.infeasible import explain_infeasible
 from opsearch.policy import Policy
-from opsearch.problem import Form, Problem, explain_infeasible
+from opsearch.problem import Form, Problem
 
 
 class Status(StrEnum):

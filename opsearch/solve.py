@@ -15,11 +15,12 @@ from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
+from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.store import Store
 from opsearch.policy import Policy
-from opsearch.problem import Form, Measure, Problem, Table, check_budget
+from opsearch.problem import Form, Measure, Problem, Table
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.rankers.spec import parse_ranker
 from opsearch.report.page import save_report

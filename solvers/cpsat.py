@@ -8,10 +8,9 @@ from time import perf_counter
 from typing import ClassVar
 
 from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form
+from opsearch.solution import Limit, Solution, require_form
 from opsearch.solvers.minimum import Clock
-from opsearch.solvers.program import ProgramError
-from opsearch.solvers.separable import pointless, solve_separable
+from opsearch.solvers.separable import solve_separable
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,7 @@ class CpSat:
         """The best point with a proof, or the incumbent and its bound when the limit is reached."""
         started = perf_counter()
         require_form(problem.objective, self)
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
-            clock = Clock(seed, limit.deterministic_time if limit else None)
-            try:
-                solution = solve_separable(problem, clock, self.name, "CP-SAT")
-            except ProgramError as error:
-                solution = pointless(problem, Status.ERROR, self.name, str(error))
+        clock = Clock(seed, limit.deterministic_time if limit else None)
+        solution = solve_separable(problem, clock, self.name, "CP-SAT")
         versions = {"ortools": version("ortools")}
         return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)

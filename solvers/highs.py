@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.problem import Choice, Form, Pair, Problem
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form
+from opsearch.solution import Limit, Solution, Status, require_form
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
 from opsearch.solvers.program import Answer, ProgramError
-from opsearch.solvers.separable import pointless, solve_separable
+from opsearch.solvers.separable import solve_separable
 
 if TYPE_CHECKING:
     from scipy.optimize import LinearConstraint
@@ -47,13 +47,7 @@ class Highs:
         """The best point; ties go to lower cost, then to the first row."""
         started = perf_counter()
         require_form(problem.objective, self)
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
-            try:
-                solution = solve_separable(problem, _Programs(), self.name, "HiGHS")
-            except ProgramError as error:
-                solution = pointless(problem, Status.ERROR, self.name, str(error))
+        solution = solve_separable(problem, _Programs(), self.name, "HiGHS")
         versions = {"scipy": version("scipy")}
         return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
 

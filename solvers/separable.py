@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Pairwise, Problem, Separable
-from opsearch.solution import Solution, Status, solution_at
+from opsearch.solution import Solution, Status, infeasible, solution_at
 from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
 from opsearch.solvers.program import ProgramError
@@ -17,9 +17,19 @@ from opsearch.solvers.slices import slices_of, with_pairs, without
 def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
     """The best point: one program per slice of the space, then others that break ties.
 
-    solver: the name in the Solution; library: the name in messages. Some point must be feasible.
-    Raises ProgramError when an answer of the library contradicts the problem.
+    solver: the name in the Solution; library: the name in messages. An answer of the library that
+    contradicts the problem ends as an error.
     """
+    if not problem.solvable:
+        return infeasible(problem, solver)
+    try:
+        return _solved(problem, programs, solver, library)
+    except ProgramError as error:
+        return _pointless(problem, Status.ERROR, solver, str(error))
+
+
+def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
+    """What `solve_separable` returns where some point is feasible."""
     objective = problem.objective
     if not isinstance(objective, Separable | Pairwise):
         raise OpsearchError(
@@ -41,7 +51,7 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
         raise ProgramError(f"{library} found no point within the budget, but some points are")
     if best.value is None:
         note = "the deterministic time ran out before a first point"
-        return pointless(problem, Status.UNKNOWN, solver, note)
+        return _pointless(problem, Status.UNKNOWN, solver, note)
     rows.append((value_form(terms), best.value))
     row, complete = _first_tie(problem, programs, best, rows)
     note = "" if complete else "the time ran out while ties were broken"
@@ -49,7 +59,7 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
     return _checked(problem, terms, best, index, solver, library, note)
 
 
-def pointless(problem: Problem, status: Status, solver: str, note: str) -> Solution:
+def _pointless(problem: Problem, status: Status, solver: str, note: str) -> Solution:
     """A Solution without a point."""
     objective = problem.objective
     return Solution(status, solver, objective.name, objective.unit, note=note)

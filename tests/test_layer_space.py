@@ -13,10 +13,10 @@ from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import TINY
+from opsearch.infeasible import check_budget
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import KV, MLP, Q, live
-from opsearch.problem import check_budget
 from opsearch.problem_setup import parse_kept
 
 SAMPLES = [(9, 5), (9, 5), (20, 7)]

@@ -14,6 +14,7 @@ PARTS = ("analysis", "objectives", "solvers")
 FLOORS = (
     [
         "errors",
+        "amounts",
         "registry",
         "files",
         "policy",
@@ -30,6 +31,7 @@ FLOORS = (
         "progress",
         "measure",
         "problem",
+        "infeasible",
         "solution",
         "budget",
         "answers",
@@ -47,7 +49,7 @@ FLOORS = (
     ["front"],
     ["run", "compare", "lmms"],
     ["stored_comparison", "analyze"],
-    ["printing", "commands", "cli", "__main__"],
+    ["printing", "parts", "commands", "cli", "__main__"],
 )
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and
 # knows its rankers.

@@ -42,41 +42,39 @@ def joint(true, asked):
 def test_it_ends_no_worse_than_the_proxy_and_says_both(solver, seed):
     given, true = problem(seed)
     asked = []
-    found = verify(given, solver, joint(true, asked), each=4, evaluations=60, seed=0)
+    solution = verify(given, solver, joint(true, asked), each=4, evaluations=60, seed=0)
     first = Grid().solve(given).index
     assert asked[0] == first
-    assert found.solution.value == true[asked].min() <= true[first]
-    assert found.solution.status is Status.FEASIBLE
-    assert len(asked) == len(set(asked)) == found.solution.evaluations <= 60
-    assert f"{true[first]:.3f} of the proxy's first, {true[asked].min():.3f} of" in (
-        found.solution.note
-    )
+    assert solution.value == true[asked].min() <= true[first]
+    assert solution.status is Status.FEASIBLE
+    assert len(asked) == len(set(asked)) == solution.evaluations <= 60
+    assert f"{true[first]:.3f} of the proxy's first, {true[asked].min():.3f} of" in (solution.note)
     assert all(given.within(index) for index in asked)
 
 
 def test_it_finds_the_true_optimum_when_it_may_measure_everything():
     given, true = problem()
     feasible = np.flatnonzero(given.feasible)
-    found = verify(given, Grid(), joint(true, []), each=8, evaluations=len(feasible), seed=0)
-    assert found.solution.value == true[feasible].min()
+    solution = verify(given, Grid(), joint(true, []), each=8, evaluations=len(feasible), seed=0)
+    assert solution.value == true[feasible].min()
 
 
 def test_a_right_proxy_is_settled_after_one_round():
     given, _ = problem()
     asked = []
-    found = verify(
+    solution = verify(
         given, Grid(), joint(given.objective.values, asked), each=3, evaluations=99, seed=0
     )
     assert len(asked) == 3
-    assert "in 1 round until the proxy's favourite is the best of them" in found.solution.note
+    assert "in 1 round until the proxy's favourite is the best of them" in solution.note
 
 
 def test_measurements_are_bounded():
     given, true = problem()
     asked = []
-    found = verify(given, Grid(), joint(true, asked), each=4, evaluations=2, seed=0)
+    solution = verify(given, Grid(), joint(true, asked), each=4, evaluations=2, seed=0)
     assert len(asked) == 2
-    assert "the evaluations were spent" in found.solution.note
+    assert "the evaluations were spent" in solution.note
 
 
 def test_a_table_is_no_proxy():

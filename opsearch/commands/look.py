@@ -49,6 +49,6 @@ def list_parts(
     debug: Debug = False,
 ) -> None:
     """List what can be named: solvers, objectives, spaces, costs, rankers, baselines, models."""
-    from opsearch.printing import print_parts
+    from opsearch.parts import print_parts
 
     print_parts(kind, out)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opsearch.amounts import format_amount
 from opsearch.costs.shape import Shape
 from opsearch.measure.applied import applied_logits
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
@@ -31,7 +32,6 @@ from opsearch.measure.store import Measurement, Store
 from opsearch.measure.sweep import sweep
 from opsearch.measure.tally import Progress, Tally
 from opsearch.policy import Policy
-from opsearch.problem import format_amount
 from opsearch.rankers import make_ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported

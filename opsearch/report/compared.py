@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from opsearch.problem import format_amount
+from opsearch.amounts import format_amount
 from opsearch.report.svg import inline
 
 if TYPE_CHECKING:

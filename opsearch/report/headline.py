@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from opsearch.problem import Constraint, format_amount
+from opsearch.amounts import format_amount
+from opsearch.problem import Constraint
 from opsearch.report.stored import Stored
 from opsearch.verdict import CHOSEN, ORIGINAL, better_baselines, cell
 
