@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,18 @@ from opsearch.objectives.additive import Additive, require_individual
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Choice, Form, Measure, Pair, Pairwise
 from opsearch.spaces import Space
 
-Which = Literal["adjacent", "all"]
-
 
 @dataclass(frozen=True)
 class MeasuredPairs:
     """Sum of individual divergences and of measured interactions.
 
     pairs: `all` of them, or in spaces with a choice per operation only those of operations in the
-    same or in `adjacent` layers, and of each operation with n_v.
+    same or in `adjacent` layers, and of each operation with n_v, or a number of them such as `500`,
+    drawn at random by `seed`.
     """
 
-    pairs: Which = "adjacent"
+    pairs: str = "adjacent"
+    seed: int = 0
     name: ClassVar[str] = "pairwise"
     form: ClassVar[Form] = "pairwise"
 
@@ -41,7 +41,7 @@ class MeasuredPairs:
         """
         require_individual(space)
         alone = Additive().make(space, measure, feasible)
-        pairs = list(self.choices(space))
+        pairs = self.choices(space)
         policies = [space.decode(together(space, pair)) for pair in pairs]
         # A space of one parameter has none.
         means = measure(policies).mean(axis=1) if policies else np.zeros(0)
@@ -53,13 +53,23 @@ class MeasuredPairs:
                 interactions[pair] = effect
         return Pairwise(self.name, "nats", space, alone.terms, interactions, KL_QUANTUM)
 
-    def choices(self, space: Space) -> Iterator[Pair]:
+    def choices(self, space: Space) -> list[Pair]:
         """The pairs of pruning choices that are measured."""
-        for k, m in combinations(range(len(space.parameters)), 2):
-            if self.pairs == "all" or not isinstance(space, LayerSpace) or near(space, k, m):
-                for i in range(len(space.parameters[k].values) - 1):
-                    for j in range(len(space.parameters[m].values) - 1):
-                        yield (k, i), (m, j)
+        every = list(pruning_pairs(space))
+        if self.pairs.isdecimal():
+            drawn = np.random.default_rng(self.seed).permutation(len(every))[: int(self.pairs)]
+            return [every[place] for place in sorted(drawn)]
+        if self.pairs == "all" or not isinstance(space, LayerSpace):
+            return every
+        return [((k, i), (m, j)) for (k, i), (m, j) in every if near(space, k, m)]
+
+
+def pruning_pairs(space: Space) -> Iterator[Pair]:
+    """All pairs of choices of two parameters that both prune something."""
+    for k, m in combinations(range(len(space.parameters)), 2):
+        for i in range(len(space.parameters[k].values) - 1):
+            for j in range(len(space.parameters[m].values) - 1):
+                yield (k, i), (m, j)
 
 
 def near(space: LayerSpace, k: int, m: int) -> bool:

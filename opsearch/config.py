@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
     budget: tuple[str, ...] = ("30%",)
     objective: str | None = None
     points: int | None = Field(None, ge=2)
-    pairs: Literal["adjacent", "all"] = "adjacent"
+    pairs: str = "adjacent"
     positions: int = Field(1, ge=1)
     solver: str | None = None
     verify: int = Field(0, ge=0)
@@ -70,6 +70,13 @@ class RunConfig(BaseModel):
     def _some_budget(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("at least one budget is needed, e.g. 30%")
+        return value
+
+    @field_validator("pairs")
+    @classmethod
+    def _which_pairs(cls, value: str) -> str:
+        if value not in ("adjacent", "all") and not (value.isdecimal() and int(value)):
+            raise ValueError("it is neither adjacent nor all nor a number such as 500")
         return value
 
     @field_validator("memory")

@@ -22,7 +22,6 @@ from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
-from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.policy import Policy
 from opsearch.prepare import Prepared
@@ -31,6 +30,7 @@ from opsearch.problem_setup import (
     joint_seconds,
     make_constraints,
     make_cost,
+    make_maker,
     make_space,
     parse_budgets,
 )
@@ -71,7 +71,7 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     for constraints in limits.values():
         check_budget(space, constraints)
     if not space.listed:
-        return Task(space, (MeasuredPairs(config.pairs),), limits)
+        return Task(space, (make_maker("pairwise", config),), limits)
     layouts, shape = prepared.layouts, prepared.shape
     seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()

@@ -93,7 +93,7 @@ def _plan(
     if space.parameters_act_alone:
         points["additive"] = _single(space, Additive(config.points))
     if choice.maker.name == "pairwise":
-        pairs = MeasuredPairs(config.pairs).choices(space)
+        pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
         both = [together(space, pair) for pair in pairs]
         points["pairwise"] = np.array([*points["additive"].tolist(), *both])
     estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}

@@ -105,7 +105,7 @@ def make_maker(name: str, config: RunConfig) -> Maker:
     if name == "additive":
         return Additive(config.points)
     if name == "pairwise":
-        return MeasuredPairs(config.pairs)
+        return MeasuredPairs(config.pairs, config.seed)
     maker: Maker = lookup("objectives", name, OBJECTIVES)()
     return maker
 

@@ -91,12 +91,13 @@ def test_a_dry_run_knows_the_proxy_alone():
     assert "too many policies to list" in shown.file.getvalue()
 
 
-def test_a_dry_run_counts_the_pairs_that_are_asked_for():
-    settings = {**SETTINGS, "objective": "pairwise"}
+@pytest.mark.parametrize("which", ["adjacent", "40"])
+def test_a_dry_run_counts_the_pairs_that_are_asked_for(which):
+    settings = {**SETTINGS, "objective": "pairwise", "pairs": which}
     plan = dry_run(RunConfig(**settings), None, silent())
     single = plan.estimates["additive"].policies
     space = plan.space
-    pairs = sum(1 for _ in MeasuredPairs().choices(space))
+    pairs = len(MeasuredPairs(which).choices(space))
     assert plan.estimates["pairwise"].policies == single + pairs
     assert plan.estimates["pairwise"].flops > plan.estimates["additive"].flops
 

@@ -64,7 +64,7 @@ def run(
         int | None, typer.Option(help="additive: values measured per parameter; default: all.")
     ] = None,
     pairs: Annotated[
-        str, typer.Option(help="pairwise: interactions of adjacent layers, or all.")
+        str, typer.Option(help="pairwise: interactions of adjacent layers, all, or so many, drawn.")
     ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[

@@ -171,3 +171,14 @@ def test_a_space_of_one_parameter_has_no_pairs():
     made = MeasuredPairs().make(space, measured, np.ones(len(space.points), bool))
     assert not made.pairs
     assert made.value(0) == 0.5
+
+
+def test_pairs_can_be_drawn_and_are_the_same_for_the_same_seed():
+    space = dop_space(LAYERS)
+    every = MeasuredPairs("all").choices(space)
+    drawn = MeasuredPairs("20", seed=3).choices(space)
+    assert len(set(drawn)) == 20
+    assert set(drawn) < set(every)
+    assert drawn == MeasuredPairs("20", seed=3).choices(space)
+    assert drawn != MeasuredPairs("20", seed=4).choices(space)
+    assert MeasuredPairs("1000000").choices(space) == every
