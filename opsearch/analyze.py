@@ -15,6 +15,7 @@ from opsearch.files import write_atomic, write_text
 from opsearch.report.compared import comparison_page
 from opsearch.run_folder import RunFolder
 from opsearch.stored_comparison import stored_comparison
+from opsearch.stored_outcome import stored_outcome
 from opsearch.stored_run import stored_run
 
 if TYPE_CHECKING:
@@ -125,6 +126,14 @@ def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"transfer.csv": found}, figure, transfer_figure.describe(found))
 
 
+def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What each of several runs chose, beside what the others did."""
+    from opsearch.analysis import outcomes
+
+    found = outcomes.table([stored_outcome(folder) for folder in folders])
+    return Analysis({"outcomes.csv": found}, outcomes.draw(found), outcomes.describe(found))
+
+
 def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
     """What `opsearch compare` measured, in the layout of papers."""
     from opsearch.analysis import paper_tables
@@ -141,9 +150,10 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "pareto": _pareto,
     "ablation": _ablation,
     "transfer": _transfer,
+    "outcomes": _outcomes,
     "tables": _tables,
 }
-SEVERAL = ("ablation", "transfer", "tables")
+SEVERAL = ("ablation", "transfer", "outcomes", "tables")
 """Kinds that take more than one run."""
 
 

@@ -48,7 +48,7 @@ FLOORS = (
     ["walked_front"],
     ["front"],
     ["run", "compare", "lmms"],
-    ["stored_comparison", "analyze"],
+    ["stored_comparison", "stored_outcome", "analyze"],
     ["printing", "parts", "commands", "cli", "__main__"],
 )
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and

@@ -142,7 +142,9 @@ def compare(
 def analyze(
     kind: Annotated[
         str,
-        typer.Argument(help="rank, curves, interactions, pareto, ablation, transfer or tables."),
+        typer.Argument(
+            help="rank, curves, interactions, pareto, ablation, transfer, outcomes or tables."
+        ),
     ],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     space: Annotated[

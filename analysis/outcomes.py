@@ -1,0 +1,116 @@
+"""What each of several runs chose: its cost, true divergence and answers, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from opsearch.analysis.style import legend, line_style, panels
+from opsearch.errors import OpsearchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAME = ("model", "dtype", "data", "samples", "heldout", "seed", "positions")
+"""Settings without which runs are not judged on the same items by the same model."""
+_KL, _REL = "KL held-out", "Rel. Avg., %"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run left: its name, its record of the solution, and its final table."""
+
+    label: str
+    record: Mapping[str, Any]
+    comparison: pd.DataFrame
+
+
+def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """A row per run: space, search, budget, share of the stock model's FLOPs in %, the objective.
+
+    evaluations: policies that the search asked for point by point; kl_calibration, kl_heldout: of
+    the chosen policy, in nats; rel_avg in %. Raises OpsearchError where runs were not judged alike.
+    """
+    first = outcomes[0]
+    for outcome in outcomes:
+        for name in SAME:
+            here, there = outcome.record["settings"][name], first.record["settings"][name]
+            if here != there:
+                raise OpsearchError(
+                    f"{outcome.label} has {name} {here}, {first.label} has {there}: they are not "
+                    "judged alike; give runs that differ in space, objective, solver or budget"
+                )
+    rows = [_row(outcome) for outcome in outcomes]
+    order = ["space", "search", "share"]
+    return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True)
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    record, chosen = outcome.record, outcome.comparison["opsearch"]
+    return {
+        "run": outcome.label,
+        "space": record["space"],
+        "search": _search(record),
+        "budget": " ".join(record["budget"]),
+        "share": chosen["% of stock"],
+        "value": record["value"],
+        "proved": record["status"] == "optimal",
+        "evaluations": record["evaluations"],
+        "kl_calibration": chosen["KL calibration"],
+        "kl_heldout": chosen.get(_KL),
+        "rel_avg": chosen.get(_REL),
+    }
+
+
+def _search(record: Mapping[str, Any]) -> str:
+    """How a run searched: its objective, whether verified, and a solver that proves nothing."""
+    settings = record["settings"]
+    words = [settings["objective"]]
+    if settings["verify"]:
+        words.append("verified")
+    elif record["status"] != "optimal":
+        words.append(record["solver"])
+    return ", ".join(words)
+
+
+def draw(found: pd.DataFrame) -> Figure:
+    """A panel per space, a line per search; grey: the lowest divergence of all runs up to there."""
+    spaces = list(dict.fromkeys(found["space"]))
+    searches = list(dict.fromkeys(found["search"]))
+    judged = "kl_heldout" if found["kl_heldout"].notna().all() else "kl_calibration"
+    figure, every = panels(2.4 * len(spaces) + 1.6, 3.2, len(spaces))
+    best = found.sort_values("share")
+    lowest = best[judged].cummin()
+    for axes, space in zip(every, spaces, strict=True):
+        axes.step(best["share"], lowest, where="post", color="0.6", linewidth=3, zorder=1)
+        for place, search in enumerate(searches):
+            rows = found[(found["space"] == space) & (found["search"] == search)]
+            axes.plot(rows["share"], rows[judged], label=search, **line_style(place))
+        axes.set_title(space, fontsize=10)
+        axes.set_xlabel("FLOPs, % of the stock model")
+        axes.set_yscale("log")
+        axes.sharey(every[0])
+    every[0].set_ylabel(f"{judged.replace('kl_', 'KL, ')} items, nats")
+    legend(figure, every[0])
+    return figure
+
+
+def describe(found: pd.DataFrame) -> str:
+    """For each budget the run of the lowest true divergence, in words."""
+    sentences = [f"{len(found)} runs, judged alike."]
+    for budget, rows in found.groupby("budget", sort=False):
+        best = min(rows.to_dict("records"), key=lambda row: row["kl_calibration"])
+        sentences.append(
+            f"Within {budget} {best['space']} ({best['search']}) comes closest to the original: "
+            f"{best['kl_calibration']:.3f} nats on calibration items{_judged(best)}."
+        )
+    return " ".join(sentences)
+
+
+def _judged(row: Mapping[Hashable, Any]) -> str:
+    """How a run did on held-out items, where it had some, and with answers."""
+    words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out ones"
+    return words if pd.isna(row["rel_avg"]) else f"{words}, Rel. Avg. {row['rel_avg']:.1f} %"

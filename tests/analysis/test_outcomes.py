@@ -1,0 +1,71 @@
+"""Runs side by side: every number is that of the run, and only runs judged alike are compared."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from opsearch.analysis import outcomes
+from opsearch.analysis.outcomes import SAME, Outcome
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.stored_outcome import stored_outcome
+
+ALIKE = dict.fromkeys(SAME, 1)
+
+
+def outcome(label, space, objective, kl, *, verify=0, status="feasible", budget="30%", **changes):
+    record = {
+        "settings": {**ALIKE, "objective": objective, "verify": verify, **changes},
+        "space": space,
+        "budget": [budget],
+        "status": status,
+        "solver": "local",
+        "value": kl,
+        "evaluations": 3,
+    }
+    rows = {"% of stock": 29.0, "KL calibration": kl, "KL held-out": 2 * kl, "Rel. Avg., %": 80.0}
+    return Outcome(label, record, pd.DataFrame({"original": 0.0, "opsearch": rows}))
+
+
+RUNS = [
+    outcome("a", "dop", "joint", 0.5, status="optimal"),
+    outcome("b", "layers", "pairwise", 0.4, verify=8),
+    outcome("c", "layers", "joint", 0.3),
+]
+
+
+def test_searches_are_named_by_what_tells_them_apart():
+    found = outcomes.table(RUNS)
+    assert dict(zip(found["run"], found["search"], strict=True)) == {
+        "a": "joint",
+        "b": "pairwise, verified",
+        "c": "joint, local",
+    }
+    assert found.set_index("run").loc["b", ["kl_calibration", "kl_heldout"]].tolist() == [0.4, 0.8]
+    assert found["proved"].tolist() == [True, False, False]
+
+
+def test_the_closest_run_of_each_budget_is_named():
+    found = outcomes.table([*RUNS, outcome("d", "dop", "joint", 0.01, budget="50%")])
+    text = outcomes.describe(found)
+    assert "Within 30% layers (joint, local) comes closest" in text
+    assert "Within 50% dop (joint, local) comes closest to the original: 0.010 nats" in text
+
+
+def test_every_space_has_a_panel_and_every_search_a_line():
+    figure = outcomes.draw(outcomes.table(RUNS))
+    assert [axes.get_title() for axes in figure.axes] == ["dop", "layers"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["joint", "joint, local", "pairwise, verified"]
+
+
+def test_runs_that_were_not_judged_alike_are_refused():
+    other = outcome("e", "dop", "joint", 0.1, heldout=2)
+    with pytest.raises(OpsearchError, match="e has heldout 2, a has 1: they are not judged alike"):
+        outcomes.table([*RUNS, other])
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    (tmp_path / "solution.json").write_text(json.dumps({"space": "dop"}))
+    with pytest.raises(RunFolderError, match="holds no finished run"):
+        stored_outcome(tmp_path)
