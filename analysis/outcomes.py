@@ -77,23 +77,29 @@ def _search(record: Mapping[str, Any]) -> str:
 
 
 def draw(found: pd.DataFrame) -> Figure:
-    """A panel per space, a line per search; grey: the lowest divergence of all runs up to there."""
+    """A panel per space, a line per search; grey: the lowest divergence of all runs."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     spaces = list(dict.fromkeys(found["space"]))
     searches = list(dict.fromkeys(found["search"]))
     judged = "kl_heldout" if found["kl_heldout"].notna().all() else "kl_calibration"
-    figure, every = panels(2.4 * len(spaces) + 1.6, 3.2, len(spaces))
-    best = found.sort_values("share")
-    lowest = best[judged].cummin()
+    figure, every = panels(2.4 * len(spaces) + 1.8, 3.4, len(spaces))
+    lowest = found.loc[found.groupby("budget")[judged].idxmin()].sort_values("share")
     for axes, space in zip(every, spaces, strict=True):
-        axes.step(best["share"], lowest, where="post", color="0.6", linewidth=3, zorder=1)
+        axes.plot(lowest["share"], lowest[judged], color="0.75", linewidth=5, zorder=1)
         for place, search in enumerate(searches):
             rows = found[(found["space"] == space) & (found["search"] == search)]
             axes.plot(rows["share"], rows[judged], label=search, **line_style(place))
         axes.set_title(space, fontsize=10)
-        axes.set_xlabel("FLOPs, % of the stock model")
         axes.set_yscale("log")
-        axes.sharey(every[0])
-    every[0].set_ylabel(f"{judged.replace('kl_', 'KL, ')} items, nats")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        if axes is not every[0]:
+            axes.sharey(every[0])
+            axes.tick_params(labelleft=False)
+    every[0].set_ylabel(f"KL on {judged.removeprefix('kl_')} items, nats")
+    figure.supxlabel("FLOPs, % of the stock model", fontsize=10)
     legend(figure, every[0])
     return figure
 
