@@ -39,6 +39,7 @@ class RunConfig(BaseModel):
     kv: Literal["leaves", "stays"] = "leaves"
     stages: int = Field(STAGES, ge=1, le=3)
     keep: str | None = None
+    tie: Literal["q=kv"] | None = None
     n_v: tuple[str, ...] | Literal["16", "8"] = "16"
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)
@@ -93,9 +94,10 @@ class RunConfig(BaseModel):
         return settings | {"data": self.data.name if self.data else None}
 
     def over(self, space: str) -> RunConfig:
-        """These settings in another space, without operations to keep where it cannot name any."""
+        """These settings in another space, without what to keep or tie where it has no such."""
         keep = self.keep if space in PER_OPERATION else None
-        return self.model_copy(update={"space": space, "keep": keep})
+        tie = self.tie if space == "layers" else None
+        return self.model_copy(update={"space": space, "keep": keep, "tie": tie})
 
     def save(self, path: Path) -> Path:
         """Write run.yaml."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.policy import KV, MODULES, Counts, Policy, RankerSpec, live, resolve_fraction
+from opsearch.policy import KV, MLP, MODULES, Counts, Policy, Q, RankerSpec, live, resolve_fraction
 from opsearch.space import N_V_16, Parameter
 
 PER_OPERATION = ("layers", "operations")
@@ -32,9 +32,10 @@ class LayerSpace:
     """A level for each operation, and one share of tokens, n_v, that multiplies all of them.
 
     levels: ascending shares from 0 to 1. kept: operations that always have the highest level, and
-    that somebody reads: where no other kv does, the last layer's. Queries and MLP of the last layer
-    are no parameters, as nobody reads what they do. A point's number is the place of its row among
-    all rows in lexicographic order, a Python integer of any size.
+    that somebody reads: where no other kv does, the last layer's. tied: queries work where keys and
+    values are, except in the last layer that has these. Queries and MLP of the last layer are no
+    parameters, as nobody reads what they do. A point's number is the place of its row among all
+    rows in lexicographic order, a Python integer of any size.
     """
 
     name: str
@@ -43,21 +44,24 @@ class LayerSpace:
     shares: tuple[Fraction, ...]
     ranker: RankerSpec | None
     kept: frozenset[Operation] = frozenset()
+    tied: bool = False
     parameters_act_alone: ClassVar[bool] = True
     listed: ClassVar[bool] = False
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
-        """(layer, module) of each parameter but the last, which is n_v."""
-        every = ((layer, m) for layer in range(self.num_layers) for m in range(len(MODULES)))
+        """(layer, module) of each parameter but the last, which is n_v; kv for tied ones."""
+        modules = (KV, MLP) if self.tied else range(len(MODULES))
+        every = ((layer, m) for layer in range(self.num_layers) for m in modules)
         return tuple((layer, m) for layer, m in every if m == KV or layer < self.num_layers - 1)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """One per operation, named q0, kv0, mlp0, q1, ..., and n_v."""
+        """One per operation, named q0, kv0, mlp0, q1, ..., attn0, mlp0, ... if tied, and n_v."""
+        names = {Q: "q", KV: "attn" if self.tied else "kv", MLP: "mlp"}
         return (
             *(
-                Parameter(f"{MODULES[module]}{layer}", self.levels[self.lowest(layer, module) :])
+                Parameter(f"{names[module]}{layer}", self.levels[self.lowest(layer, module) :])
                 for layer, module in self.operations
             ),
             Parameter("n_v", self.shares),
@@ -118,6 +122,8 @@ class LayerSpace:
         places = np.zeros((self.num_layers, len(MODULES)), np.int64)
         for (layer, module), place in zip(self.operations, point[:-1], strict=True):
             places[layer, module] = place + self.lowest(layer, module)
+        if self.tied:
+            places[:, Q] = places[:, KV]
         unread = [layer for layer, module in self.kept if module != KV]
         if any(places[layer + 1 :, KV].max() < len(self.levels) - 1 for layer in unread):
             places[-1, KV] = len(self.levels) - 1
@@ -138,10 +144,14 @@ def layers_space(
     n_v: Sequence[Fraction] = N_V_16,
     ranker: RankerSpec | None = None,
     kept: Collection[Operation] = (),
+    tied: bool = False,
 ) -> LayerSpace:
-    """A bit for each of q, kv and mlp of each layer, and n_v."""
+    """A bit for each of q, kv and mlp of each layer, and n_v; tied: one bit for q and kv."""
     shares = tuple(sorted({*n_v, Fraction(1)}))
-    return LayerSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept))
+    if tied:
+        attention = {layer for layer, module in kept if module != MLP}
+        kept = {*kept, *((layer, module) for layer in attention for module in (Q, KV))}
+    return LayerSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept), tied)
 
 
 def operations_space(

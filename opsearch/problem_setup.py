@@ -43,11 +43,16 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
             f"--keep {config.keep} needs a space with a choice per operation, not "
             f"{config.space!r}; add --space layers, or leave it out"
         )
+    if config.tie and config.space != "layers":
+        raise OpsearchError(
+            f"--tie {config.tie} needs a bit for q and one for kv in each layer, which space "
+            f"{config.space!r} has not; add --space layers, or leave it out"
+        )
     kept = parse_kept(config.keep, layers) if config.keep else ()
     options: dict[str, dict[str, Any]] = {
         "dop": {"kv": config.kv},
         "stages": {"stages": config.stages},
-        "layers": {"kept": kept},
+        "layers": {"kept": kept, "tied": config.tie is not None},
         "operations": {"kept": kept},
     }
     if config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:

@@ -98,10 +98,10 @@ def decompose(points: Ints, costs: Ints) -> list[Slice]:
     misfits = np.flatnonzero(np.asarray(best.rest.any(axis=0))[codes])
     if len(misfits) > _EXCEPTIONS:
         return []
-    single = [_single(points[p], costs[:, p]) for p in misfits]
+    others = [single(points[p], costs[:, p]) for p in misfits]
     excluded += [tuple(enumerate(points[p].tolist())) for p in misfits]
     pairs = dict(_pairs(best.effects, options))
-    return [Slice(options, best.base, best.mains, pairs, tuple(excluded)), *single]
+    return [Slice(options, best.base, best.mains, pairs, tuple(excluded)), *others]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ def _pairs(
             yield ((k, int(options[k][i])), (m, int(options[m][j]))), effect[:, i, j]
 
 
-def _single(point: Ints, cost: Ints) -> Slice:
+def single(point: Ints, cost: Ints) -> Slice:
+    """A slice of one point."""
     nothing = np.zeros((len(cost), 1), np.int64)
     return Slice(tuple(point[:, None]), cost, (nothing,) * len(point), {}, ())
 

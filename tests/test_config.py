@@ -134,7 +134,9 @@ def test_a_config_does_not_change():
 
 
 def test_another_space_is_told_nothing_that_it_cannot_take():
-    config = RunConfig(space="layers", keep="0:mlp", seed=3)
-    assert config.over("operations").keep == "0:mlp"
-    assert (config.over("dop").space, config.over("dop").keep) == ("dop", None)
+    config = RunConfig(space="layers", keep="0:mlp", tie="q=kv", seed=3)
+    other = config.over("operations")
+    assert (other.keep, other.tie) == ("0:mlp", None)
+    dop = config.over("dop")
+    assert (dop.space, dop.keep, dop.tie) == ("dop", None, None)
     assert config.over("dop").seed == 3

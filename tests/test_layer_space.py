@@ -25,6 +25,8 @@ SPACES = {
     "layers": layers_space(4, HALVES),
     "operations": operations_space(4),
     "layers, some kept": layers_space(4, HALVES, kept=[(0, Q), (2, MLP), (3, MLP)]),
+    "layers, tied": layers_space(4, HALVES, tied=True),
+    "layers, tied, some kept": layers_space(4, HALVES, kept=[(1, Q), (2, MLP)], tied=True),
 }
 
 
@@ -87,6 +89,24 @@ def test_kept_operations_stay_and_are_read():
         counts = space.decode(row).resolve(20)
         assert counts[0, Q] == counts[2, MLP] == counts[3, KV] > 0
         assert counts[3, MLP] == 0
+
+
+def test_tied_queries_work_where_keys_are_but_in_the_last_layer_with_keys():
+    space = layers_space(32, tied=True)
+    assert [p.name for p in space.parameters[:3]] == ["attn0", "mlp0", "attn1"]
+    # 64 bits, but for the MLP of the last layer, which nobody reads.
+    assert len(space.operations) == 63
+    random = np.random.default_rng(2)
+    for row in random.integers(0, 2, (50, 63)).tolist():
+        counts = space.decode([*row, 0]).resolve(100)
+        last = np.flatnonzero(counts[:, KV]).max()
+        assert (counts[:last, Q] == counts[:last, KV]).all()
+        assert counts[last, Q] == 0 < counts[last, KV]
+
+
+def test_what_is_kept_of_tied_operations_is_both():
+    space = layers_space(4, HALVES, kept=[(1, Q), (2, KV)], tied=True)
+    assert space.kept == {(1, Q), (1, KV), (2, Q), (2, KV)}
 
 
 def test_the_operations_that_are_kept_are_read_from_the_option():

@@ -45,6 +45,9 @@ def run(
         str | None,
         typer.Option(help="layers, operations: never pruned, e.g. 0,1:mlp: layer 0, MLP of 1."),
     ] = None,
+    tie: Annotated[
+        str | None, typer.Option(help="layers: q=kv for one bit for attention in each layer.")
+    ] = None,
     n_v: Annotated[
         str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
     ] = "16",

@@ -19,13 +19,14 @@ from opsearch.solution import Limit, Status
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.highs import Highs
 
-SHAPE = replace(TINY, layers=3)
 SAMPLES = [(9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
 SPACES = (
     layers_space(3, HALVES),
     operations_space(3),
     layers_space(3, HALVES, kept=[(0, Q), (1, MLP)]),
+    layers_space(4, HALVES, tied=True),
+    layers_space(3, HALVES, kept=[(0, Q)], tied=True),
 )
 
 
@@ -45,7 +46,8 @@ def problem(seed, pairs, budgets=("45%",), quantum=1e-6):
     ]
     chosen = random.choice(len(every), min(pairs, len(every)), replace=False)
     effects = {every[place]: round(float(random.normal(0, 0.3)), 1) for place in chosen}
-    costs = {"flops": Flops(SHAPE), "kv": KVBytes(SHAPE)}
+    shape = replace(TINY, layers=space.num_layers)
+    costs = {"flops": Flops(shape), "kv": KVBytes(shape)}
     limits = []
     for text in budgets:
         limit = Budget.parse(text)
@@ -71,7 +73,7 @@ def best(given):
 
 
 @pytest.mark.parametrize("pairs", [0, 6, 60])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(10))
 def test_they_find_what_a_loop_over_all_rows_finds(seed, pairs):
     given = problem(seed, pairs, ("45%", "60% kv") if seed % 2 else ("45%",))
     value, cost, _ = best(given)
