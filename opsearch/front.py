@@ -23,7 +23,8 @@ from opsearch.problem_setup import make_maker, make_space
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure
-from opsearch.walked_front import walked_front
+from opsearch.summed_front import summed_front
+from opsearch.walked_front import front_row, walked_front
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,15 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
 
 
 def _front(problem: Problem) -> Front:
-    """The front of what is known of a problem, listed or walked."""
+    """The front of what is known of a problem: listed, summed up, or walked."""
     objective, (whole,) = problem.objective, problem.constraints
+    if not problem.space.listed and isinstance(objective, Separable):
+        rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
+        words = (
+            f"{len(rows)} policies on the front: every point is proved, and there are no others."
+        )
+        how = "by dynamic programming"
+        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, words, how)
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
         words = _walked(table, everything)

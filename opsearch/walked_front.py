@@ -21,8 +21,7 @@ _TIME = 30.0  # deterministic, for one point
 def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     """By rising cost at most `most` points below the problem's budget, and whether these are all.
 
-    Columns: policy, cost (exact, over all samples), its mean per sample and share of the stock
-    model's, value, proved.
+    Columns: those of `front_row`.
     """
     constraint = problem.constraints[0]
     rows: list[dict[str, Any]] = []
@@ -30,22 +29,29 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     while len(rows) < most:
         asked = replace(problem, constraints=(replace(constraint, limit=limit),))
         solution = CpSat().solve(asked, limit=Limit(deterministic_time=_TIME))
-        if solution.index is None or solution.policy is None:
+        if solution.index is None:
             # A solver that stopped without a policy has not said that there are no others.
             ended = solution.status is Status.INFEASIBLE
             break
-        cost = constraint.cost(solution.index)
-        rows.append(
-            {
-                "policy": solution.policy.name,
-                f"{constraint.name}_per_sample": cost / constraint.samples,
-                "share": cost / constraint.stock,
-                "value": solution.value,
-                "cost": cost,
-                "proved": solution.status is Status.OPTIMAL and not solution.note,
-            }
-        )
-        limit = cost - 1
+        proved = solution.status is Status.OPTIMAL and not solution.note
+        rows.append(front_row(problem, solution.index, proved))
+        limit = rows[-1]["cost"] - 1
     table = pd.DataFrame(rows[::-1])
     everything = ended and bool(rows) and bool(table["proved"].all())
     return table, everything
+
+
+def front_row(problem: Problem, index: int, proved: bool) -> dict[str, Any]:
+    """A point of a front: its policy's name, value, exact cost over all samples, that per sample
+    and as a share of the stock model's, and whether it is proved.
+    """
+    constraint = problem.constraints[0]
+    cost = constraint.cost(index)
+    return {
+        "policy": problem.space.decode(problem.space.row(index)).name,
+        f"{constraint.name}_per_sample": cost / constraint.samples,
+        "share": cost / constraint.stock,
+        "value": problem.objective.value(index),
+        "cost": cost,
+        "proved": proved,
+    }

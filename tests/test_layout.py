@@ -40,7 +40,7 @@ FLOORS = (
         "reducers",
     ],
     ["config", "objectives", "solvers", "analysis", "baselines", "example_problems", "testing"],
-    ["verify"],
+    ["verify", "summed_front"],
     ["problem_setup", "starts", "search", "results", "bench", "environment", "verdict"],
     ["prepare", "stored_run", "export"],
     ["report"],

@@ -1,0 +1,114 @@
+"""The exact Pareto front of a sum of terms over a space with a choice per operation.
+
+Dynamic programming over layers, the last first (Nemhauser and Ullmann, 1969): of all ways to fill
+the layers so far only those go on that no other beats in cost and value. Ways that differ in the
+highest level of kv are kept apart, because queries and MLPs of earlier layers need one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.analysis.pareto import front
+from opsearch.layer_costs import LayerCosts
+from opsearch.layer_space import LayerSpace
+from opsearch.policy import KV, MLP, Q
+from opsearch.problem import Problem, Separable
+from opsearch.solvers.scaling import IntegerTerms, integer_terms
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """Ways to fill the layers so far, none beaten: their cost, value in steps, and value indices.
+
+    rows: int64[W, K], 0 for the layers to come.
+    """
+
+    costs: Ints
+    values: Ints
+    rows: NDArray[np.int8]
+
+    def best(self, limit: int) -> _Ways:
+        """Those within the limit that no other beats."""
+        within = np.flatnonzero(self.costs <= limit)
+        kept = within[front(self.costs[within], self.values[within].astype(np.float64))]
+        return _Ways(self.costs[kept], self.values[kept], self.rows[kept])
+
+
+def summed_front(problem: Problem) -> list[int]:
+    """The numbers of the front's points within the problem's one budget, by rising cost.
+
+    Complete, and exact within the error bound of `integer_terms`; the space is a LayerSpace and the
+    objective Separable.
+    """
+    space, objective, (limited,) = problem.space, problem.objective, problem.constraints
+    assert isinstance(space, LayerSpace)
+    assert isinstance(objective, Separable)
+    assert isinstance(limited.costs, LayerCosts)
+    terms = integer_terms(objective)
+    shares = [
+        _of_share(space, limited.costs, terms, n_v, limited.limit)
+        for n_v in range(len(space.shares))
+    ]
+    found = _joined(shares).best(limited.limit)
+    return [space.index_of(row) for row in found.rows.tolist()]
+
+
+def _of_share(
+    space: LayerSpace, costs: LayerCosts, terms: IntegerTerms, n_v: int, limit: int
+) -> _Ways:
+    """The best ways with one share of tokens."""
+    row = np.zeros((1, len(space.parameters)), np.int8)
+    row[0, -1] = n_v
+    value = terms.coefficients[-1][n_v]
+    ways = {0: _Ways(np.array([costs.base]), np.array([value]), row)}
+    for layer in reversed(range(space.num_layers)):
+        table, reached = costs.tables[n_v][layer], dict[int, list[_Ways]]()
+        for (k, place), before in product(_choices(space, layer), ways):
+            live = _live(space, layer, place, before)
+            if live is None:
+                continue
+            chosen = [p - space.lowest(layer, module) for module, p in place.items()]
+            rows = ways[before].rows.copy()
+            rows[:, k] = chosen
+            added = sum(int(terms.coefficients[i][c]) for i, c in zip(k, chosen, strict=True))
+            costs_so_far = ways[before].costs + table[live]
+            more = _Ways(costs_so_far, ways[before].values + added, rows)
+            reached.setdefault(max(before, live[KV]), []).append(more)
+        ways = {state: _joined(parts).best(limit) for state, parts in reached.items()}
+    return _joined(list(ways.values()))
+
+
+def _joined(parts: list[_Ways]) -> _Ways:
+    return _Ways(
+        np.concatenate([part.costs for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+    )
+
+
+def _choices(space: LayerSpace, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
+    """The parameters of a layer, and every choice of places in `levels` by module."""
+    mine = [k for k, (at, _) in enumerate(space.operations) if at == layer]
+    modules = [space.operations[k][1] for k in mine]
+    levels = (range(space.lowest(layer, module), len(space.levels)) for module in modules)
+    for places in product(*levels):
+        yield mine, dict(zip(modules, places, strict=True))
+
+
+def _live(
+    space: LayerSpace, layer: int, place: dict[int, int], read: int
+) -> tuple[int, int, int] | None:
+    """What runs where later layers have kv up to level `read`; None where not all would be read."""
+    kv, mlp = place[KV], place.get(MLP, 0)
+    q = kv if space.tied else place.get(Q, 0)
+    if space.tied and (layer, Q) not in space.kept:
+        q = min(q, read)
+    return (q, kv, mlp) if max(q, mlp) <= read else None
