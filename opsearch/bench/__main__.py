@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from opsearch.bench.cpu_latency import cpu_latency
 from opsearch.bench.engine import engine
+from opsearch.bench.fronts import fronts
 from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
 from opsearch.bench.latency import Row
@@ -25,6 +26,7 @@ from opsearch.errors import OpsearchError
 SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "solvers": lambda tiny: solvers(),
     "layer-programs": lambda tiny: layer_programs(),
+    "fronts": lambda tiny: fronts(),
     "engine": lambda tiny: engine(),
     "gpu-engine": gpu_engine,
     "scaling": lambda tiny: scaling(),
