@@ -52,8 +52,12 @@ def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) ->
     if best.value is None:
         note = "the deterministic time ran out before a first point"
         return _pointless(problem, Status.UNKNOWN, solver, note)
-    rows.append((value_form(terms), best.value))
-    row, complete = _first_tie(problem, programs, best, rows)
+    # Without a proof rows that cost less may have a lower value too: these are no ties.
+    row, complete = best.row, True
+    if best.proved:
+        rows.append((value_form(terms), best.value))
+        row, complete = _first_tie(problem, programs, best, rows)
+    assert row is not None
     note = "" if complete else "the time ran out while ties were broken"
     index = _index(problem, row, library)
     return _checked(problem, terms, best, index, solver, library, note)

@@ -134,6 +134,24 @@ def test_the_same_32_layers_give_the_same_policy_whoever_solves():
     assert first.costs["flops"] <= limit.limit
 
 
+def test_an_incumbent_is_kept_when_time_runs_out_before_the_proof():
+    random = np.random.default_rng(1)
+    space = layers_space(12, HALVES, tied=True)
+    terms = tuple(np.append(random.lognormal(-5, 1.5, 1).round(6), 0.0) for _ in space.parameters)
+    pairs = {
+        ((k, 0), (m, 0)): round(float(random.normal(0, 0.05)), 6)
+        for k, m in combinations(range(len(terms)), 2)
+    }
+    limit = constraint(Budget.parse("40%"), Flops(replace(TINY, layers=12)), space, SAMPLES)
+    given = Problem(space, Pairwise("pairs", "nats", space, terms, pairs, 1e-6), (limit,))
+    found = [CpSat().solve(given, limit=Limit(deterministic_time=t)) for t in (0.05, 0.2, 0.8)]
+    assert {solution.status for solution in found} == {Status.FEASIBLE}
+    for solution in found:
+        assert given.within(solution.index)
+        assert solution.bound < solution.value == given.objective.value(solution.index)
+        assert "deterministic time" in solution.note
+
+
 def test_a_short_time_says_so():
     solution = CpSat().solve(problem(0, 60), limit=Limit(deterministic_time=1e-9))
     assert solution.status in (Status.UNKNOWN, Status.FEASIBLE)
