@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
-from opsearch.builders import identity, shortv
+from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.cost import Cost
 from opsearch.infeasible import check_budget
@@ -135,16 +135,6 @@ def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objecti
         return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
     everything = np.logical_or.reduce(list(masks.values()))
     return dict.fromkeys(masks, maker.make(task.space, measure, everything))
-
-
-def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int]:
-    """Layers in the order in which ShortV freezes them: by the divergence of each frozen alone."""
-    layers = prepared.shape.layers
-    alone = [shortv(layers, {layer}) for layer in range(layers)]
-    with stages.stage("freezing each layer alone", "FLOPs") as tick:
-        divergence = engine.measure(alone, prepared.calibration, tick).mean(axis=1)
-    order: list[int] = np.argsort(divergence, kind="stable").tolist()
-    return order
 
 
 def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int]:

@@ -167,7 +167,7 @@ def test_list_names_every_part(opsearch):
         assert f" {name} " in printed
     assert opsearch("list", "solvers")[1].startswith("solvers grid ")
     baselines = opsearch("list", "baselines")[1]
-    assert all(f" {name} " in baselines for name in ("VTW", "ShortV", "FastV like", "pool"))
+    assert all(f" {name} " in baselines for name in ("VTW", "ShortV", "GSOP", "pool"))
     models = opsearch("list", "models")[1]
     assert "llava-hf/llava-onevision-qwen2-7b-ov-hf 28 layers x 3584, 7371 visual" in models
     assert models.count("text-only floor") == len(HUB_IDS)

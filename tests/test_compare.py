@@ -29,6 +29,7 @@ from tests.report.page import Page, assert_harmless
 
 BUDGETS = ("20%", "30%")
 SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
+SETTINGS["evaluations"] = 12
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_every_method_keeps_within_every_budget(folder):
     for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
         methods = [method for at, method in found if at == budget]
         assert methods[:5] == [*searched, "stages joint"]
-        assert {"FastV like", "pool"} <= set(methods)
+        assert {"FastV like", "GSOP", "pool"} <= set(methods)
         # All keys stay: beyond its reach at 20 % of the FLOPs.
         assert ("ShortV" in methods) == (limit > 0.25)
         assert all(found[budget, method].share <= limit for method in methods)
@@ -66,6 +67,17 @@ def test_joint_is_never_above_additive_on_calibration(folder):
         assert kl[budget, "depth joint"] <= kl[budget, "dop joint"] + 1e-6
         # Withdrawing all tokens at a layer is a single stage.
         assert kl[budget, "stages joint"] <= kl[budget, "VTW"] + 1e-6
+
+
+def test_gsop_prunes_in_one_order(folder):
+    """Nothing that the larger budget prunes comes back at the smaller one."""
+    entries = stored_comparison(folder).entries
+    small, large = (
+        re.findall(r"\d", e.policy.split("n_v")[0]) for e in entries if e.method == "GSOP"
+    )
+    assert len(small) == len(large) == 36
+    assert all(a <= b for a, b in zip(small, large, strict=True))
+    assert small != large
 
 
 def test_it_is_judged_on_test_items_of_every_family(folder):
@@ -86,6 +98,7 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
     assert methods[:4] == ["dop additive", "dop joint", "depth additive", "depth joint"]
     said = console.file.getvalue()
     assert "depth joint from coarse to fine: measuring every feasible policy would take" in said
+    assert said.count("policies that rank inside the decoder share nothing") == 1
     with Store(path / "measurements.db") as store:
         (sample,) = store.samples("calibration")
         measured = sum(found.item == sample.item for found in store.everything())

@@ -69,6 +69,7 @@ class Engine:
         self.passes = Passes(model, positions)
         self.room = Room(Shape.from_config(model.config), model.dtype.itemsize, memory)
         self.measured = 0
+        self._told: set[Policy] = set()  # of which policies it was said
 
     def measure(
         self,
@@ -87,11 +88,12 @@ class Engine:
         if self.pool:
             plan = self.pool.share(plan)
         alone = {chunk.policies[0].policy for chunk in plan.chunks if chunk.applied}
-        if self.say and alone:
+        if self.say and alone - self._told:
             self.say(
                 "policies that rank inside the decoder share nothing with others and are measured "
-                f"one by one: {len(alone)}"
+                f"one by one: {len(alone - self._told)}"
             )
+            self._told |= alone
         specs = {spec for policy in policies if (spec := before_decoder(policy))}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._follow(plan, needs, progress)

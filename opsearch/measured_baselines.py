@@ -1,0 +1,60 @@
+"""Baselines that are made of what is measured: ShortV's order of layers, GSOP's of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.baselines import GSOP_POLICIES
+from opsearch.builders import shortv
+from opsearch.layer_space import operations_space
+from opsearch.measure.engine import Engine
+from opsearch.objectives.joint import Joint
+from opsearch.objectives.ties import with_ties
+from opsearch.policy import Policy, RankerSpec
+from opsearch.prepare import Prepared
+from opsearch.problem import Problem
+from opsearch.problem_setup import make_constraints, parse_budgets
+from opsearch.progress import Stages
+from opsearch.solution import Limit
+from opsearch.solvers.greedy import Greedy
+
+
+def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int]:
+    """Layers in the order in which ShortV freezes them: by the divergence of each frozen alone."""
+    layers = prepared.shape.layers
+    alone = [shortv(layers, {layer}) for layer in range(layers)]
+    with stages.stage("freezing each layer alone", "FLOPs") as tick:
+        divergence = engine.measure(alone, prepared.calibration, tick).mean(axis=1)
+    order: list[int] = np.argsort(divergence, kind="stable").tolist()
+    return order
+
+
+def gsop_policies(
+    budgets: Sequence[str], prepared: Prepared, engine: Engine, stages: Stages
+) -> dict[str, Policy]:
+    """The first policy within each budget of one order in which GSOP prunes operations.
+
+    Where the model has no [CLS] its groups are evenly spaced, as GSOP's are without its scores.
+    """
+    ranker = RankerSpec("cls" if "cls" in prepared.usable_rankers else "uniform")
+    space = operations_space(prepared.shape.layers, ranker=ranker)
+    limit = Limit(prepared.config.evaluations or GSOP_POLICIES)
+    pairs = [sample.shape for sample in prepared.calibration]
+    with stages.stage("pruning operation by operation", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+
+        def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
+            return engine.measure(policies, prepared.calibration, tick)
+
+        joint = with_ties(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
+        found = {}
+        for text in budgets:
+            given = parse_budgets([text]), prepared.shape, space, pairs, prepared.table
+            problem = Problem(space, joint, make_constraints(*given))
+            policy = Greedy().solve(problem, limit=limit).policy
+            assert policy is not None  # the text alone is a point of the space
+            found[text] = policy
+    return found
