@@ -25,9 +25,12 @@ test-lowest: .venv-lowest/ready
 test-vision: .venv-vision/ready
 	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
-# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed.
-test-lmms: .venv-lmms/ready
+# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed; then the
+# wrappers whose processors need torchvision.
+test-lmms: .venv-lmms/ready .venv-vision/ready
 	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms $(ARGS)
+	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  $(LMMS)/python -m pytest -m requires_torchvision tests/lmms $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -50,7 +53,7 @@ clean:
 .venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
 .venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate tenacity evaluate \
   sacrebleu pytz decord
-.venv-lmms/ready: BARE = "$$(grep '^lmms_eval==' constraints.txt)"
+.venv-lmms/ready: BARE = $$(grep -E '^(lmms_eval|qwen-vl-utils)==' constraints.txt)
 .venv-%/ready: .venv/ready
 	$(PYTHON) -m venv .venv-$*
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \

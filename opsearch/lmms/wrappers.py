@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from opsearch.errors import ModelError, OpsearchError
@@ -16,6 +17,7 @@ WRAPPERS = {
     "internvl": "internvl_hf",
 }
 _TAKES_DTYPE = "llava_hf"  # the other two always load bfloat16
+_READS_WITH_QWEN = "qwen2_5_vl"
 
 
 def wrapper_name(model: str) -> str:
@@ -36,6 +38,8 @@ def load_wrapper(model: str, dtype: str, device: str) -> Any:
             f"lmms-eval's wrapper {name} loads models in bfloat16 only, not in {dtype}; give "
             "--dtype bfloat16"
         )
+    if name == _READS_WITH_QWEN and find_spec("qwen_vl_utils") is None:
+        raise _missing(name, "qwen_vl_utils")  # lmms-eval would fail at the first picture
     load_processor(model)  # says what is wrong with it in one sentence
     from lmms_eval.models import get_model
     from transformers.utils.logging import disable_progress_bar
@@ -47,12 +51,16 @@ def load_wrapper(model: str, dtype: str, device: str) -> Any:
     try:
         return get_model(name)(attn_implementation="sdpa", **settings)
     except ImportError as error:
-        raise OpsearchError(
-            f"lmms-eval's wrapper {name} needs {error.name or error}, which is not installed; "
-            "pip install 'opsearch[lmms]'"
-        ) from error
+        raise _missing(name, error.name or str(error)) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"lmms-eval's wrapper {name} cannot load {model!r} ({reason}); check --model"
         ) from error
+
+
+def _missing(wrapper: str, package: str) -> OpsearchError:
+    return OpsearchError(
+        f"lmms-eval's wrapper {wrapper} needs {package}, which is not installed; "
+        "pip install 'opsearch[lmms]'"
+    )

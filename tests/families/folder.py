@@ -65,10 +65,10 @@ def template(around):
     return TEMPLATE.strip().replace("BEFORE", before).replace("BEHIND", behind)
 
 
-def save(family, folder, layers=3):
-    """Write model, tokenizer, processor and chat template."""
-    model = family.model(layers)
+def save(family, folder, layers=3, **sizes):
+    """Write model, tokenizer, processor and chat template; sizes: those of pictures."""
+    model = family.model(layers, **sizes)
     model.generation_config.eos_token_id = SPECIAL.index("<eos>")
     model.save_pretrained(folder)
-    processor = family.processor(tokenizer(), template(family.AROUND))
+    processor = family.processor(tokenizer(), template(family.AROUND), **sizes)
     processor.save_pretrained(folder)

@@ -20,15 +20,15 @@ AROUND = ((START,), (END,))  # without them the model takes two pictures side by
 MERGED, TOKENS_PER_SECOND = 2, 3
 
 
-def model(layers, attention="sdpa"):
+def model(layers, attention="sdpa", patch=4):
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
             "hidden_size": 16,
             "intermediate_size": 24,
             "num_heads": 2,
-            "patch_size": 4,
-            "window_size": 16,
+            "patch_size": patch,
+            "window_size": 4 * patch,
             "fullatt_block_indexes": [1],
             "out_hidden_size": 32,
             "spatial_merge_size": MERGED,
@@ -50,9 +50,10 @@ def model(layers, attention="sdpa"):
     return tiny.made(Qwen2_5_VLForConditionalGeneration, config, attention)
 
 
-def processor(tokenizer, template):
-    pictures = Qwen2VLImageProcessor(patch_size=4, min_pixels=8 * 8, max_pixels=24 * 24)
-    videos = Qwen2VLVideoProcessor(patch_size=4)
+def processor(tokenizer, template, patch=4):
+    sizes = {"min_pixels": 4 * patch**2, "max_pixels": 36 * patch**2}
+    pictures = Qwen2VLImageProcessor(patch_size=patch, **sizes)
+    videos = Qwen2VLVideoProcessor(patch_size=patch)
     return Qwen2_5_VLProcessor(pictures, tokenizer, videos, chat_template=template)
 
 

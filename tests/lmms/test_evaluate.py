@@ -9,7 +9,7 @@ from rich.console import Console
 
 from opsearch import RankerSpec, builders
 from opsearch.cli import call
-from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
+from opsearch.errors import DataError, PolicyError, UnknownNameError
 from opsearch.lmms.benchmarks import BENCHMARKS, task_name
 from opsearch.lmms.evaluate import Evaluation, TaskScores, evaluate_tasks
 from opsearch.lmms.log import FILE_NAME
@@ -206,14 +206,6 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
         load_task(f"{tmp_path}/pop")
     with pytest.raises(DataError, match="nowhere does not exist; write FOLDER/TASK or"):
         load_task("nowhere/pope")
-
-
-def test_other_wrappers_load_bfloat16_only(tmp_path):
-    from tests.families import FAMILIES
-
-    FAMILIES["internvl"].model(2).config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="internvl_hf loads models in bfloat16 only, not in floa"):
-        load_wrapper(str(tmp_path), "float32", "cpu")
 
 
 @pytest.mark.parametrize(
