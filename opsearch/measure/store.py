@@ -16,10 +16,13 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 2
+_FORMAT = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -48,10 +51,19 @@ CREATE TABLE IF NOT EXISTS compared (
   PRIMARY KEY (context, budget, method)
 );
 """
+_SCHEMA_3 = """
+CREATE TABLE IF NOT EXISTS received (
+  context INTEGER NOT NULL REFERENCES context, item TEXT NOT NULL, layers INTEGER NOT NULL,
+  masses BLOB NOT NULL,
+  PRIMARY KEY (context, item)
+);
+"""
 CALIBRATION, HELD_OUT = "calibration", "held-out"
 COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
 """Names of splits; those of a comparison stay with it when the run's own samples change."""
 COLUMNS = ("kl", "reverse_kl", "js", "top1")
+Masses = NDArray[np.float32]
+"""What visual tokens get of the original's attention, see `opsearch.measure.attention`."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,25 @@ class Store:
                     found[row[0], row[1]] = StoredAnswer(*row)
         return found
 
+    def add_received(self, received: Iterable[tuple[str, Masses]]) -> None:
+        """Write what visual tokens get of the attention, [L, 2, N] by item, in one transaction."""
+        rows = [
+            (self._context, item, len(masses), masses.astype("<f4").tobytes())
+            for item, masses in received
+        ]
+        with self._explained(), self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO received VALUES (?,?,?,?)", rows)
+
+    def received(self, items: Sequence[str]) -> dict[str, Masses]:
+        """What is stored of the attention that visual tokens get, float32[L, 2, N] by item."""
+        found = {}
+        query = "SELECT layers, masses FROM received WHERE context=? AND item=?"
+        with self._explained():
+            for item in items:
+                for layers, masses in self._db.execute(query, (self._context, item)):
+                    found[item] = np.frombuffer(masses, "<f4").reshape(layers, 2, -1)
+        return found
+
     def put_comparison(
         self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
     ) -> None:
@@ -245,7 +276,7 @@ class Store:
         if version < _FORMAT:
             # Others may open the same file now: whoever is first creates what is missing.
             with self._transaction():
-                for statement in filter(str.strip, (_SCHEMA + _SCHEMA_2).split(";")):
+                for statement in filter(str.strip, (_SCHEMA + _SCHEMA_2 + _SCHEMA_3).split(";")):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version={_FORMAT}")

@@ -26,14 +26,20 @@ class FitPrune:
 
     def scores(self, look: Look) -> Tensor:
         """Attention from the question times that from the picture, float32[B, K]."""
-        question = (look.prompt.question().gather(1, look.asking) & look.asked).float()
-        picture = (look.prompt.visual.gather(1, look.asking) & look.asked).float()
-        cross = look.reading.new_zeros(look.reading.shape, dtype=question.dtype)
-        own = cross.clone()
-        for start in range(0, look.asking.shape[1], _ROWS):
-            rows = slice(start, start + _ROWS)
-            attention = look.attention(rows).amax(1)
-            cross += (attention * question[:, rows, None]).sum(1)
-            own += (attention * picture[:, rows, None]).sum(1)
-        mean = cross / question.sum(1, keepdim=True).clamp(min=1)
-        return mean * own / picture.sum(1, keepdim=True).clamp(min=1)
+        question, picture = received(look)
+        return question * picture
+
+
+def received(look: Look) -> tuple[Tensor, Tensor]:
+    """What keys get from the question's rows and from the visual ones, mean, float32[B, K] each."""
+    question = (look.prompt.question().gather(1, look.asking) & look.asked).float()
+    picture = (look.prompt.visual.gather(1, look.asking) & look.asked).float()
+    cross = look.reading.new_zeros(look.reading.shape, dtype=question.dtype)
+    own = cross.clone()
+    for start in range(0, look.asking.shape[1], _ROWS):
+        rows = slice(start, start + _ROWS)
+        attention = look.attention(rows).amax(1)
+        cross += (attention * question[:, rows, None]).sum(1)
+        own += (attention * picture[:, rows, None]).sum(1)
+    mean = cross / question.sum(1, keepdim=True).clamp(min=1)
+    return mean, own / picture.sum(1, keepdim=True).clamp(min=1)

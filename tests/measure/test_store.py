@@ -170,7 +170,7 @@ def test_a_newer_format(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    refuses(path, FACTS, "has format 9, this opsearch reads up to 2; update opsearch or choose")
+    refuses(path, FACTS, "has format 9, this opsearch reads up to 3; update opsearch or choose")
 
 
 def test_a_store_of_format_1_is_read_and_completed(path):

@@ -1,0 +1,82 @@
+"""What visual tokens get of the original's attention: one forward of each sample, for FitPrune.
+
+Each layer's attention is made anew from the hidden states before it, a few rows at a time, and only
+its sums over rows are kept. What the store holds is not measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsearch.measure.samples import Sample, batch_inputs, batches
+from opsearch.measure.store import Masses, Store
+from opsearch.measure.tally import Progress
+from opsearch.rankers.fitprune import received
+from opsearch.rankers.look import Look
+from opsearch.rankers.prompt import Prompt
+from opsearch.runtime.adapters import check_supported
+from opsearch.runtime.apply import make_prompt
+from opsearch.runtime.heads import project_keys, project_queries
+
+_MAX_TOKENS = 4096  # of a batch
+
+
+def received_attention(
+    model: Any, store: Store, samples: Sequence[Sample], progress: Progress | None = None
+) -> list[Masses]:
+    """For each sample what its visual tokens get in each layer, float32[L, 2, N].
+
+    From a row of the question and from a visual row, mean over these rows; a row's attention is the
+    largest of its heads (FitPrune, AAAI 2025).
+    """
+    known = store.received([sample.digest for sample in samples])
+    todo = list({s.digest: s for s in samples if s.digest not in known}.values())
+    done = 0
+    for batch in batches(todo, _MAX_TOKENS):
+        store.add_received(zip((s.digest for s in batch), _measured(model, batch), strict=True))
+        done += len(batch)
+        if progress:
+            progress(done, len(todo))
+    found = store.received([sample.digest for sample in samples])
+    return [found[sample.digest] for sample in samples]
+
+
+@torch.no_grad()
+def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
+    """Of samples of equal shape, float32[L, 2, N] each."""
+    adapter = check_supported(model)
+    inputs = batch_inputs(samples, model.device)
+    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    layers: list[Tensor] = []
+
+    def before_layer(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        both = received(_look(layer, prompt, hidden, kwargs["position_embeddings"]))
+        layers.append(torch.stack(both, 1))
+
+    hooks = [
+        layer.register_forward_pre_hook(before_layer, with_kwargs=True)
+        for layer in model.get_submodule(adapter.decoder).layers
+    ]
+    try:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    everywhere = torch.stack(layers, 1)
+    return [
+        masses[..., at].cpu().numpy() for masses, at in zip(everywhere, prompt.visual, strict=True)
+    ]
+
+
+def _look(layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Look:
+    """A look at all rows and columns of a layer, of hidden states [B, S, D] before it."""
+    normed, attn = layer.input_layernorm(hidden), layer.self_attn
+    every = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
+    there = torch.ones_like(every, dtype=torch.bool)
+    queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
+    return Look(prompt, queries, every, there, keys, every, there, attn.scaling)

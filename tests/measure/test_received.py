@@ -1,0 +1,81 @@
+"""What visual tokens get of the attention is what loops over the model's own maps give."""
+
+import pytest
+import torch
+
+from opsearch.measure import attention as measured
+from opsearch.measure.attention import received_attention
+from opsearch.measure.samples import Sample
+from opsearch.measure.store import Store
+from opsearch.tasks.item import Item
+from tests.families import FAMILIES, built
+from tests.families.prompt import prompts
+from tests.measure import families
+from tests.runtime.judge import samples as judged
+
+LAYERS = 3
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+def literal(maps, shown, words):
+    """For each layer of maps [L][H][row][column]: from words, and from visual rows, by token."""
+
+    def mass(layer, rows, token):
+        return sum(max(head[row][token] for head in layer) for row in rows) / len(rows)
+
+    return [
+        [[mass(layer, rows, token) for token in shown] for rows in (words, shown)] for layer in maps
+    ]
+
+
+def expected(model, inputs, visual):
+    maps = model(**inputs, output_attentions=True).attentions
+    shown = visual.nonzero().flatten().tolist()
+    words = list(range(shown[-1] + 1, len(visual)))
+    return literal([layer[0].tolist() for layer in maps], shown, words)
+
+
+def check(model, sample, visual, path):
+    with Store(path / "m.db", {}) as store:
+        (masses,) = received_attention(model, store, [sample])
+    wanted = expected(model, sample.inputs, visual)
+    assert masses.shape == (model.config.get_text_config().num_hidden_layers, 2, sample.n_visual)
+    assert masses.ravel().tolist() == pytest.approx(
+        [each for layer in wanted for both in layer for each in both], rel=1e-4, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("decoder", families.DECODERS)
+def test_in_every_decoder(decoder, tmp_path):
+    model = families.model(decoder, "eager")
+    sample = families.sample([2, 3, 4])
+    check(model, sample, judged(model, sample.inputs)[0].visual, tmp_path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_in_every_family(name, tmp_path):
+    model = built(name, LAYERS, "eager")
+    inputs = prompts(FAMILIES[name], [[3, 4]], 0)
+    (row,) = judged(model, inputs)
+    sizes = row.n_visual, int((~row.visual).sum())
+    check(model, Sample(Item("a", "", (), ()), "a", inputs, *sizes), row.visual, tmp_path)
+
+
+def test_each_sample_is_read_once(tmp_path, monkeypatch):
+    model, drawn = families.model(), [families.sample([3, 4], seed) for seed in range(4)]
+    read = []
+    whole = measured._measured
+    monkeypatch.setattr(measured, "_measured", lambda m, s: read.append(len(s)) or whole(m, s))
+    with Store(tmp_path / "m.db", {}) as store:
+        first = received_attention(model, store, drawn[:2])
+        told = []
+        both = received_attention(model, store, [*drawn, drawn[2]], lambda *done: told.append(done))
+    assert read == [2, 2]
+    assert told == [(2, 2)]
+    assert [len({masses.tobytes() for masses in some}) for some in (first, both)] == [2, 4]
+    assert [masses.tobytes() for masses in both[:2]] == [masses.tobytes() for masses in first]
