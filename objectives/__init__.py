@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.problem import Form, Measure, Objective
@@ -34,4 +35,5 @@ OBJECTIVES: dict[str, type[Any]] = {
     "additive": Additive,
     "joint": Joint,
     "pairwise": MeasuredPairs,
+    "attention": Attention,
 }

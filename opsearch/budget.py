@@ -21,10 +21,11 @@ from opsearch import builders
 from opsearch.amounts import format_amount
 from opsearch.costs.cost import Cost, policy_cost
 from opsearch.errors import OpsearchError
-from opsearch.layer_costs import layer_costs
+from opsearch.layer_costs import LayerCosts, layer_costs
 from opsearch.layer_space import LayerSpace
 from opsearch.policy import Policy
 from opsearch.problem import Constraint
+from opsearch.recipe_space import RecipeCosts, RecipeSpace
 from opsearch.spaces import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
@@ -88,11 +89,14 @@ def constraint(
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
         raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
-    costs = (
-        layer_costs(cost, space, samples)
-        if isinstance(space, LayerSpace)
-        else space_costs(cost, space, samples)
-    )
+    costs: NDArray[np.int64] | LayerCosts | RecipeCosts
+    match space:
+        case LayerSpace():
+            costs = layer_costs(cost, space, samples)
+        case RecipeSpace():
+            costs = RecipeCosts(space, cost, Counter(samples))
+        case _:
+            costs = space_costs(cost, space, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
     return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
 

@@ -18,7 +18,7 @@ from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
 from opsearch.policy import RankerSpec
-from opsearch.problem import Constraint, Problem, Separable, Table
+from opsearch.problem import Bounded, Constraint, Problem, Separable, Table
 from opsearch.problem_setup import make_maker, make_space
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
@@ -82,6 +82,11 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
 def _front(problem: Problem) -> Front:
     """The front of what is known of a problem: listed, summed up, or walked."""
     objective, (whole,) = problem.objective, problem.constraints
+    if isinstance(objective, Bounded):
+        raise OpsearchError(
+            f"objective {objective.name!r} has one policy for each budget and no front; solve the "
+            "run for several, e.g. --budget 20%, or use --objective joint in another space"
+        )
     if not problem.space.listed and isinstance(objective, Separable):
         rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
         words = (

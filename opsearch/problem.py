@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from opsearch.amounts import format_amount
 from opsearch.layer_costs import LayerCosts
 from opsearch.policy import Policy
+from opsearch.recipe_space import RecipeCosts
 from opsearch.spaces import Space
 
-Form = Literal["table", "separable", "pairwise", "blackbox"]
+Form = Literal["table", "separable", "pairwise", "blackbox", "bounded"]
 Measure = Callable[[Sequence[Policy]], NDArray[np.float64]]
 """Divergence of each policy on each sample, [P, S]; nan where it is not known."""
 KL_DECIMALS = 6
@@ -139,6 +140,26 @@ class Blackbox:
 
 
 @dataclass(frozen=True)
+class Bounded:
+    """An objective that gives, for a bound on it, one point by a rule of its own.
+
+    within: the number of that point, a higher bound gives one that prunes more; evaluate: the value
+    of a point by its number.
+    """
+
+    name: str
+    unit: str
+    within: Callable[[float], int] = field(compare=False)
+    evaluate: Callable[[int], float] = field(compare=False)
+    quantum: float = 0.0
+    form: Form = "bounded"
+
+    def value(self, index: int) -> float:
+        """The value of point `index`."""
+        return self.evaluate(index)
+
+
+@dataclass(frozen=True)
 class Constraint:
     """A cost that must stay within a limit, as exact integers over all measured samples.
 
@@ -148,7 +169,7 @@ class Constraint:
 
     name: str
     unit: str
-    costs: NDArray[np.int64] | LayerCosts
+    costs: NDArray[np.int64] | LayerCosts | RecipeCosts
     limit: int
     stock: int
     samples: int = 1
@@ -157,7 +178,7 @@ class Constraint:
     @property
     def listed(self) -> NDArray[np.int64]:
         """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
-        if isinstance(self.costs, LayerCosts):
+        if isinstance(self.costs, LayerCosts | RecipeCosts):
             self.costs.space.refuse()
         return self.costs
 
@@ -168,7 +189,7 @@ class Constraint:
     @property
     def cheapest(self) -> int:
         """The number of a point that costs least."""
-        if isinstance(self.costs, LayerCosts):
+        if isinstance(self.costs, LayerCosts | RecipeCosts):
             return self.costs.cheapest()
         return int(self.costs.argmin())
 

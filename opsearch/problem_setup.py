@@ -24,6 +24,7 @@ from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import MODULES, RankerSpec
 from opsearch.problem import Constraint, feasible_points
 from opsearch.rankers import make_ranker
+from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
@@ -48,6 +49,8 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
             f"--tie {config.tie} needs a bit for q and one for kv in each layer, which space "
             f"{config.space!r} has not; add --space layers, or leave it out"
         )
+    if factory is RecipeSpace:  # with shares and a ranker of its own
+        return RecipeSpace(layers)
     kept = parse_kept(config.keep, layers) if config.keep else ()
     options: dict[str, dict[str, Any]] = {
         "dop": {"kv": config.kv},

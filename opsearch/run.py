@@ -6,7 +6,7 @@ where it stopped when it is started again with the same settings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +18,14 @@ from opsearch.config import RunConfig
 from opsearch.environment import save_environment
 from opsearch.files import write_atomic
 from opsearch.latency_file import write_table
+from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.store import CALIBRATION, HELD_OUT
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.attention import Attention
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem import Problem
 from opsearch.problem_setup import limits_time, make_cost
@@ -104,6 +106,10 @@ def run(
 def _searched(prepared: Prepared, engine: Engine, stages: Stages) -> tuple[Problem, Solution]:
     """Measure the objective and solve; then measure what figures show of each parameter alone."""
     config, choice = prepared.config, prepared.choice
+    if isinstance(choice.maker, Attention):
+        with stages.stage("reading the original's attention") as tick:
+            read = received_attention(engine.model, engine.store, prepared.calibration, tick)
+        choice = replace(choice, maker=Attention(read))
     with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         found = search(

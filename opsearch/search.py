@@ -13,6 +13,7 @@ from opsearch.errors import OpsearchError
 from opsearch.layer_space import LayerSpace
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
+from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
@@ -25,6 +26,7 @@ from opsearch.problem import (
     feasible_points,
 )
 from opsearch.problem_setup import make_maker
+from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup, registered
 from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
@@ -41,6 +43,7 @@ _DEFAULT_SOLVER: dict[Form, str] = {
     "separable": "ortools",
     "pairwise": "ortools",
     "blackbox": "local",
+    "bounded": "bisection",
 }
 
 
@@ -68,6 +71,7 @@ def choose(
     if space is not None:
         _require_space(space, config.objective, solver)
     name, reason = _objective(config, seconds, space, solver)
+    require_recipes(name, config.space)
     if name == "joint":
         # None of the points of a space too large to list can be measured beforehand.
         unlisted = space is not None and not space.listed
@@ -102,6 +106,8 @@ def _objective(
     """The name of the objective, and why it was chosen where the run names none."""
     if config.objective is not None:
         return config.objective, ""
+    if config.space == RecipeSpace.name:
+        return Attention.name, "objective attention: no other searches space recipes"
     if config.verify:
         return "additive", "objective additive: --verify corrects a proxy"
     if solver and solver.forms == {"blackbox"}:

@@ -18,7 +18,8 @@ from opsearch.errors import RunFolderError
 from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
-from opsearch.measure.store import Store
+from opsearch.measure.store import Masses, Store, StoredSample
+from opsearch.objectives.attention import Attention
 from opsearch.policy import Policy
 from opsearch.problem import Form, Measure, Problem, Table
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
@@ -73,6 +74,8 @@ def solve(
             )
         choice = choose(config, seconds=0.0, lazy=False)
         samples = store.calibration()
+        if isinstance(choice.maker, Attention):
+            choice = replace(choice, maker=Attention(stored_attention(store, samples, folder)))
         pairs = [(s.n_visual, s.n_other) for s in samples]
         budgets = parse_budgets(config.budget)
         table = stored_table(source) if limits_time(config.budget) else None
@@ -114,6 +117,20 @@ def stored_table(run: RunFolder) -> LatencyTable:
             f"`opsearch run --config {run.config} --budget 50%latency` fits one"
         )
     return read_table(run.latency)
+
+
+def stored_attention(store: Store, samples: Sequence[StoredSample], folder: Path) -> list[Masses]:
+    """What the samples' visual tokens get of the attention; RunFolderError where it is not there.
+
+    A list of float32[L, 2, N].
+    """
+    found = store.received([sample.item for sample in samples])
+    if any(sample.item not in found for sample in samples):
+        raise RunFolderError(
+            f"{folder} does not hold the original's attention; `opsearch run --config "
+            f"{RunFolder(folder).config} --space recipes --objective attention` reads it"
+        )
+    return [found[sample.item] for sample in samples]
 
 
 def stored_measure(store: Store, folder: Path, form: Form) -> Measure:

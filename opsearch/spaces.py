@@ -3,7 +3,7 @@
 Three of them choose a depth per module and a share of tokens; `dop` ties depths as its paper does,
 `tokens` keeps all layers. Each lists distinct policies only: of points that prune the same live
 operations, the one with the largest depths stands for all. `stages` is in `opsearch.stage_space`,
-`layers` and `operations` are in `opsearch.layer_space`.
+`layers` and `operations` are in `opsearch.layer_space`, `recipes` is in `opsearch.recipe_space`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from opsearch import builders
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.recipe_space import RecipeSpace
 from opsearch.space import N_V_8, N_V_16, Parameter, Space
 from opsearch.stage_space import stages_space
 
@@ -144,6 +145,7 @@ SPACES: dict[str, Callable[..., Space]] = {
     "stages": stages_space,
     "layers": layers_space,
     "operations": operations_space,
+    "recipes": RecipeSpace,
 }
 
 

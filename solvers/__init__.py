@@ -6,6 +6,7 @@ Importing them loads no solver library; that happens inside solve().
 from collections.abc import Callable
 
 from opsearch.solution import Solver
+from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
@@ -20,4 +21,5 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "optuna": Tpe,
     "local": Local,
     "greedy": Greedy,
+    "bisection": Bisection,
 }

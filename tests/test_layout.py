@@ -26,7 +26,16 @@ FLOORS = (
         "tasks",
         "demo",
     ],
-    ["runtime", "costs", "space", "stage_space", "layer_space", "spaces", "layer_costs"],
+    [
+        "runtime",
+        "costs",
+        "space",
+        "stage_space",
+        "layer_space",
+        "recipe_space",
+        "spaces",
+        "layer_costs",
+    ],
     [
         "progress",
         "measure",

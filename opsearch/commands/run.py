@@ -33,7 +33,7 @@ def run(
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
     heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
     space: Annotated[
-        str, typer.Option(help="tokens, dop, depth, stages, layers or operations.")
+        str, typer.Option(help="tokens, dop, depth, stages, layers, operations or recipes.")
     ] = "dop",
     kv: Annotated[
         str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
@@ -61,7 +61,10 @@ def run(
     budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
     objective: Annotated[
         str | None,
-        typer.Option(help="joint, additive or pairwise; default: joint where it fits --effort."),
+        typer.Option(
+            help="joint, additive, pairwise or attention; default: joint where it fits --effort, "
+            "attention for recipes."
+        ),
     ] = None,
     points: Annotated[
         int | None, typer.Option(help="additive: values measured per parameter; default: all.")
@@ -71,7 +74,7 @@ def run(
     ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[
-        str | None, typer.Option(help="grid, ortools, scipy, optuna, local or greedy.")
+        str | None, typer.Option(help="grid, ortools, scipy, optuna, local, greedy or bisection.")
     ] = None,
     verify: Annotated[
         int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")

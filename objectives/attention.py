@@ -1,0 +1,135 @@
+"""FitPrune's criterion: how much of the original's attention goes to tokens that are deleted.
+
+A recipe deletes so many visual tokens in each layer. Its divergence is the largest share of the
+attention of a layer that tokens deleted in it or before it got in the original: of what the
+question's rows give to visual tokens, or of what visual rows do. For a bound on it, tokens are
+deleted layer by layer, in each as many as the bound allows, of each sample on its own; the recipe
+has the mean of their numbers. It is not searched: `within` gives one recipe for one bound. Source:
+FitPrune (AAAI 2025), section Fitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import OpsearchError
+from opsearch.policy import resolve_fraction
+from opsearch.problem import Bounded, Form, Measure
+from opsearch.recipe_space import RecipeSpace
+from opsearch.spaces import Space
+
+Masses = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Largest share of a layer's attention that deleted tokens got, the criterion of FitPrune.
+
+    received: for each sample what its visual tokens get in each layer, float32[L, 2, N]; one pass
+    of the original gives it.
+    """
+
+    received: Sequence[Masses] = ()
+    name: ClassVar[str] = "attention"
+    form: ClassVar[Form] = "bounded"
+
+    def make(self, space: Space, measure: Measure, feasible: Mask) -> Bounded:
+        """The criterion over recipes, of what is received; measures nothing more."""
+        assert isinstance(space, RecipeSpace)  # as require_recipes() has it
+        return self.over(space)
+
+    def over(self, space: RecipeSpace) -> Bounded:
+        """The criterion over recipes."""
+
+        def within(bound: float) -> int:
+            shares = recipe(self.received, bound)
+            return space.index_of([space.nearest(share) for share in shares])
+
+        def evaluate(index: int) -> float:
+            row = space.row(index)
+            shares = [p.values[i] for p, i in zip(space.parameters, row, strict=True)]
+            return float(np.mean([lost(masses, shares) for masses in self.received]))
+
+        return Bounded(self.name, "of the attention", within, evaluate)
+
+
+def require_recipes(objective: str, space: str) -> None:
+    """Raise OpsearchError where only one of the two is FitPrune's, naming what fits."""
+    if objective == Attention.name and space != RecipeSpace.name:
+        raise OpsearchError(
+            f"objective 'attention' says how many tokens to delete in each layer, which policies "
+            f"of space {space!r} do not; use --space recipes"
+        )
+    if objective != Attention.name and space == RecipeSpace.name:
+        raise OpsearchError(
+            f"space 'recipes' is searched as FitPrune does and objective {objective!r} cannot be "
+            "had there; use --objective attention, or another space such as stages"
+        )
+
+
+def recipe(received: Sequence[Masses], bound: float) -> list[Fraction]:
+    """Shares of the tokens that are left behind each layer, by one bound for all.
+
+    The mean number that is deleted of the samples is rounded down to whole tokens of the largest.
+    """
+    layers, most = len(received[0]), max(masses.shape[-1] for masses in received)
+    deleted = [Fraction(0)] * layers
+    for masses in received:
+        for layer, count in enumerate(deletions(masses, bound)):
+            deleted[layer] += Fraction(count * most, max(1, masses.shape[-1]))
+    gone, shares = 0, []
+    for total in deleted:
+        gone += floor(total / len(received))
+        shares.append(Fraction(most - gone, most))
+    return shares
+
+
+def deletions(masses: Masses, bound: float) -> list[int]:
+    """How many tokens of one sample go in each layer, of masses [L, 2, N]."""
+    left = np.ones(masses.shape[-1], bool)
+    counts = []
+    for both in masses.astype(np.float64):
+        gone = left.copy()
+        for mass in both:
+            gone &= _negligible(mass, left, mass.sum() * (1 - bound))
+        left &= ~gone
+        counts.append(int(gone.sum()))
+    return counts
+
+
+def _negligible(mass: NDArray[np.float64], left: Mask, needed: float) -> Mask:
+    """Tokens left, by rising mass, as long as what the others have is not below what is needed.
+
+    The last one that could go stays, as in the published search.
+    """
+    tokens = np.flatnonzero(left)
+    order = tokens[np.argsort(mass[tokens], kind="stable")]
+    # What is left without the first, the first two, ... of them.
+    others = np.append(np.cumsum(mass[order][::-1])[::-1][1:], 0.0)[: len(order)]
+    found = np.zeros_like(left)
+    found[order[: max(0, int((others >= needed).sum()) - 1)]] = True
+    return found
+
+
+def lost(masses: Masses, shares: Sequence[Fraction]) -> float:
+    """The largest share of a layer's attention that deleted tokens of one sample got.
+
+    Those go that the ranker `fitprune` puts last.
+    """
+    size = masses.shape[-1]
+    order, worst = np.arange(size), 0.0
+    for (cross, own), share in zip(masses.astype(np.float64), shares, strict=True):
+        best = np.argsort(-(cross * own)[order], kind="stable")
+        order = np.sort(order[best][: resolve_fraction(share, size)])
+        for mass in (cross, own):
+            if mass.sum() > 0:
+                worst = max(worst, 1 - mass[order].sum() / mass.sum())
+    return float(worst)

@@ -1,0 +1,111 @@
+"""The space `recipes`: how many visual tokens are left behind each layer, as FitPrune deletes them.
+
+In each layer the ranker `fitprune` orders what is left anew. Tokens that are deleted in a layer are
+read there a last time, but neither updated there nor read later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate, pairwise
+from math import floor
+from typing import ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch import reranked
+from opsearch.costs.cost import Cost, policy_cost
+from opsearch.errors import OpsearchError
+from opsearch.policy import Counts, Policy, resolve_fraction
+from opsearch.space import Parameter
+
+_STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 tokens
+
+
+@dataclass(frozen=True)
+class RecipeSpace:
+    """Points that say which share of the tokens is left behind each layer, at most.
+
+    More than is left behind the layer before cannot be: such rows are the same policy as those that
+    say so. A point's number is the place of its row among all rows in lexicographic order.
+    """
+
+    num_layers: int
+    name: ClassVar[str] = "recipes"
+    parameters_act_alone: ClassVar[bool] = False  # what is left behind one is left behind all later
+    listed: ClassVar[bool] = False
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """One per layer, left0, left1, ..., in thousandths."""
+        shares = tuple(Fraction(step, _STEPS) for step in range(_STEPS + 1))
+        return tuple(Parameter(f"left{layer}", shares) for layer in range(self.num_layers))
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """Raises OpsearchError: they are too many."""
+        self.refuse()
+
+    def nearest(self, share: Fraction) -> int:
+        """The value index of a share."""
+        return floor(share * _STEPS + Fraction(1, 2))
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """The policy of one row of value indices."""
+        left = [_STEPS, *accumulate(point, min)]
+        deleted = {layer: before - after for layer, (before, after) in enumerate(pairwise(left))}
+        policy = reranked.fitprune(deleted, self.num_layers, _STEPS)
+        return replace(policy, name=f"fitprune({Fraction(left[-1], _STEPS)} left)")
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """The number of the point that is the same policy as any row of value indices."""
+        index = 0
+        for place in accumulate(point, min):
+            index = index * (_STEPS + 1) + place
+        return index
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """The value indices of a point by its number."""
+        found = []
+        for _ in range(self.num_layers):
+            index, place = divmod(index, _STEPS + 1)
+            found.append(place)
+        return tuple(reversed(found))
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        shares = [resolve_fraction(Fraction(step, _STEPS), n_visual) for step in range(_STEPS + 1)]
+        after = np.array(shares, np.int64)[np.minimum.accumulate(points, axis=1)]
+        entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
+        return np.stack([after, entering, after], axis=2)
+
+    def refuse(self) -> NoReturn:
+        """Say why there is no list of points, and what to do."""
+        raise OpsearchError(
+            f"space {self.name!r} has a share for each of {self.num_layers} layers, too many "
+            "points to list; search it with --objective attention, and use another space for what "
+            "needs a list"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RecipeCosts:
+    """What policies of the space cost, each when asked for, over samples of (visual, other)."""
+
+    space: RecipeSpace
+    of: Cost
+    samples: Counter[tuple[int, int]]
+
+    def __getitem__(self, index: int) -> int:
+        """The cost of a point by its number."""
+        policy = self.space.decode(self.space.row(index))
+        return sum(k * policy_cost(self.of, policy, n, t) for (n, t), k in self.samples.items())
+
+    def cheapest(self) -> int:
+        """The number of a point that costs least: all tokens go in the first layer."""
+        return 0

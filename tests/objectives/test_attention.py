@@ -1,0 +1,118 @@
+"""FitPrune's criterion and recipes are what loops over the description give."""
+
+from fractions import Fraction
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opsearch.objectives.attention import Attention, lost, recipe
+from opsearch.recipe_space import RecipeSpace
+
+LAYERS = 3
+
+
+def literal_recipe(samples, bound, enough=lambda deleted: False):
+    """How many tokens go in each layer; samples: masses [L][2][N] of equal N, as lists.
+
+    enough: told what has been deleted so far, says whether nothing more has to go.
+    """
+    left = [list(range(len(sample[0][0]))) for sample in samples]
+    deleted = []
+    for layer in range(len(samples[0])):
+        if enough(deleted):
+            break
+        numbers = []
+        for x, sample in enumerate(samples):
+            gone = set(left[x])
+            for mass in sample[layer]:
+                rising, prefix = sorted(left[x], key=lambda j: mass[j]), []
+                for k in range(1, len(rising) + 1):
+                    if sum(mass[j] for j in rising[k:]) >= (1 - bound) * sum(mass):
+                        prefix = rising[:k]
+                gone &= set(prefix[:-1])
+            left[x] = [j for j in left[x] if j not in gone]
+            numbers.append(len(gone))
+        deleted.append(sum(numbers) // len(numbers))
+    return deleted + [0] * (len(samples[0]) - len(deleted))
+
+
+def literal_loss(sample, left):
+    """The largest share that tokens not among the first left[l] of each layer's order got."""
+    alive, worst = list(range(len(sample[0][0]))), 0
+    for (cross, own), count in zip(sample, left, strict=True):
+        alive = sorted(alive, key=lambda j: -cross[j] * own[j])[:count]
+        alive.sort()
+        for mass in (cross, own):
+            if sum(mass):
+                worst = max(worst, 1 - sum(mass[j] for j in alive) / sum(mass))
+    return worst
+
+
+# Masses and bounds are multiples of powers of two, so that every sum is exact.
+masses = st.integers(0, 9).map(lambda step: step / 64)
+BOUNDS = st.integers(0, 16).map(lambda step: step / 16)
+
+
+def of_samples(tokens):
+    layer = st.lists(st.lists(masses, min_size=tokens, max_size=tokens), min_size=2, max_size=2)
+    sample = st.lists(layer, min_size=LAYERS, max_size=LAYERS)
+    return st.lists(sample, min_size=1, max_size=3)
+
+
+SAMPLES = st.integers(1, 7).flatmap(of_samples)
+
+
+def arrays(samples):
+    return [np.array(sample, np.float32) for sample in samples]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SAMPLES, BOUNDS)
+def test_recipes_are_those_of_the_literal_search(samples, bound):
+    tokens = len(samples[0][0][0])
+    left = list(accumulate(literal_recipe(samples, bound), lambda n, k: n - k, initial=tokens))[1:]
+    assert recipe(arrays(samples), bound) == [Fraction(n, tokens) for n in left]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SAMPLES, st.lists(st.integers(0, 7), min_size=LAYERS, max_size=LAYERS))
+def test_the_criterion_is_that_of_the_literal_version(samples, left):
+    tokens = len(samples[0][0][0])
+    left = [min(n, tokens) for n in accumulate(left, min)]
+    shares = [Fraction(n, tokens) for n in left]
+    wanted = [literal_loss(sample, left) for sample in samples]
+    assert [lost(each, shares) for each in arrays(samples)] == pytest.approx(wanted, abs=1e-12)
+    space = RecipeSpace(LAYERS)
+    objective = Attention(arrays(samples)).over(space)
+    index = space.index_of([space.nearest(share) for share in shares])
+    assert objective.value(index) == pytest.approx(np.mean(wanted), abs=1e-12)
+
+
+def test_a_recipe_by_hand():
+    """Words attend to the first token, the picture to the last two: what both can spare goes."""
+    cross, own, even = [8, 1, 1, 1, 1], [1, 1, 1, 4, 4], [1, 1, 1, 1, 1]
+    sample = np.array([[cross, own], [even, even]], np.float32)
+    # Half of 12 allows for the last four, half of 11 for the first three; one less of each, of
+    # which only the second token is in both. Then half of 5 allows for one, so that it stays.
+    assert recipe([sample], 0.5) == [Fraction(4, 5), Fraction(4, 5)]
+    assert recipe([sample], 0.0) == [1, 1]
+    assert recipe([sample], 1.0)[-1] > 0
+
+
+def test_samples_of_several_sizes_count_by_their_share():
+    """Of four tokens two go, of eight none: a quarter on average, two of the larger one's eight."""
+    some = np.array([[[0, 0, 0, 1]] * 2], np.float32)
+    none = np.ones((1, 2, 8), np.float32)
+    assert recipe([some], 0.0) == [Fraction(2, 4)]
+    assert recipe([none], 0.0) == [1]
+    assert recipe([some, none], 0.0) == [Fraction(6, 8)]
+
+
+def test_a_sample_without_a_picture():
+    masses = np.zeros((1, 2, 0), np.float32)
+    some = np.array([[[0, 0, 0, 1]] * 2], np.float32)
+    assert recipe([masses, some], 0.0) == [Fraction(3, 4)]
+    assert lost(masses, [Fraction(1, 2)]) == 0

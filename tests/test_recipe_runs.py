@@ -1,0 +1,94 @@
+"""Runs by FitPrune's own criterion and search, on the embedded model."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from opsearch import Policy, RunConfig
+from opsearch.analyze import analyze
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.front import run_front
+from opsearch.measure.store import Store
+from opsearch.run import run
+from opsearch.solution import Status
+from opsearch.solve import solve
+from tests.measure.demo import model, samples
+
+SETTINGS = {"space": "recipes", "samples": 4, "heldout": 0, "budget": ("40%",)}
+
+
+def silent():
+    return Console(file=StringIO(), width=200)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return run(RunConfig(**SETTINGS, out=tmp_path_factory.mktemp("recipes") / "run"), silent())
+
+
+def test_it_takes_the_criterion_and_the_search_of_fitprune(done):
+    assert (done.config.objective, done.config.solver) == ("attention", "bisection")
+    assert done.solution.status is Status.FEASIBLE
+    assert 0.3 < done.comparison.loc["% of stock", "opsearch"] / 100 <= 0.4
+    assert 0 < done.solution.value < 1
+    assert "bound 0." in done.solution.note
+
+
+def test_the_saved_policy_runs(done):
+    policy = Policy.from_pretrained(done.folder)
+    assert policy.counts == done.solution.policy.counts
+    inputs = samples(1)[0].inputs
+    with policy.apply(model()):
+        pruned = model()(**inputs).logits[0, -1]
+    assert not pruned.equal(model()(**inputs).logits[0, -1])
+
+
+def test_another_budget_needs_nothing_new(done, tmp_path):
+    with Store(done.folder / "measurements.db") as store:
+        before = store.count()
+    _, tighter, folder = solve(done.folder, ["20%"], out=tmp_path / "again")
+    assert tighter.value > done.solution.value
+    assert Policy.from_pretrained(folder).counts == tighter.policy.counts
+    with Store(done.folder / "measurements.db") as store:
+        assert store.count() == before
+
+
+def test_a_run_that_did_not_read_attention_says_so(done, tmp_path):
+    """As one of an older version: divergences are there, what tokens get is not."""
+    folder = tmp_path / "older"
+    folder.mkdir()
+    for name in ("run.yaml", "measurements.db"):
+        (folder / name).write_bytes((done.folder / name).read_bytes())
+    with Store(folder / "measurements.db") as store:
+        store._db.execute("DELETE FROM received")
+    with pytest.raises(RunFolderError, match="--space recipes --objective attention` reads it"):
+        solve(folder, ["20%"])
+
+
+def test_what_needs_a_list_is_refused(done):
+    with pytest.raises(OpsearchError, match="'attention' has one policy for each budget and no fr"):
+        run_front(done.folder)
+    with pytest.raises(OpsearchError, match="no individual divergences"):
+        analyze("rank", [done.folder])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"space": "dop", "objective": "attention"}, "space 'dop' do not; use --space recipes"),
+        ({"objective": "joint"}, "use --objective attention, or another space such as stages"),
+        ({"solver": "grid"}, "'attention' is a bounded; use --solver bisection"),
+        (
+            {"space": "dop", "solver": "bisection"},
+            "'additive' is a separable; use --solver grid or",
+        ),
+        ({"verify": 8}, "objective 'attention' is none"),
+        ({"keep": "0"}, "--keep 0 needs a space with a choice per operation, not 'recipes'"),
+        ({"budget": ("8%",)}, "space recipes .*; achievable: "),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_weights_are_loaded(tmp_path, settings, said):
+    with pytest.raises(OpsearchError, match=said):
+        run(RunConfig(**{**SETTINGS, **settings}, out=tmp_path / "run"), silent())
+    assert not (tmp_path / "run").exists()
