@@ -32,7 +32,7 @@ from opsearch.measure.memory import memory_for
 from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
-from opsearch.measured_baselines import gsop_policies, shortv_order
+from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order
 from opsearch.policy import Policy
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
@@ -49,7 +49,7 @@ from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
 
-_OTHER_STAGES = 7
+_OTHER_STAGES = 8
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,14 @@ def _gather(
         policies |= search(task, prepared, engine, stages)
     frozen_first = shortv_order(prepared, engine, stages)
     pruned = gsop_policies(budgets, prepared, engine, stages)
+    recipes = fitprune_policies(budgets, prepared, engine, stages)
     reducers = served_reducers(engine.model.config, prepared, stages)
     reductions: dict[Place, Reduction] = {}
     for text in budgets:
         policies |= fitted_baselines(text, prepared, frozen_first, stages)
         policies[text, "GSOP"] = pruned[text]
+        if text in recipes:
+            policies[text, "FitPrune"] = recipes[text]
         reductions |= fitted_reductions(text, prepared, reducers, stages)
     return Field(policies, reducers, reductions)
 

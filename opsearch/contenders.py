@@ -16,6 +16,7 @@ from opsearch.budget import total_cost
 from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.cost import Cost
+from opsearch.errors import OpsearchError
 from opsearch.infeasible import check_budget
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
@@ -36,6 +37,7 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, make_ranker
+from opsearch.recipe_space import RecipeSpace
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
@@ -61,6 +63,8 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     drops = prepared.config.stages if make_ranker(prepared.ranker).nested else 1
     if name == "stages" and drops < prepared.config.stages:
         stages.say(f"stages drops tokens once: ranker {prepared.ranker} orders for one count alone")
+    if name == RecipeSpace.name:
+        raise OpsearchError("space 'recipes' takes part as the baseline FitPrune; leave it out")
     config = prepared.config.over(name).model_copy(update={"stages": drops})
     pairs = [sample.shape for sample in prepared.calibration]
     space = make_space(config, prepared.shape.layers, prepared.ranker)

@@ -1,4 +1,4 @@
-"""Baselines that are made of what is measured: ShortV's order of layers, GSOP's of operations."""
+"""Baselines made of what is measured: ShortV's order, GSOP's search, FitPrune's recipes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from opsearch.baselines import GSOP_POLICIES
 from opsearch.builders import shortv
 from opsearch.layer_space import operations_space
+from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
+from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import with_ties
 from opsearch.policy import Policy, RankerSpec
@@ -18,7 +20,9 @@ from opsearch.prepare import Prepared
 from opsearch.problem import Problem
 from opsearch.problem_setup import make_constraints, parse_budgets
 from opsearch.progress import Stages
+from opsearch.recipe_space import RecipeSpace
 from opsearch.solution import Limit
+from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 
 
@@ -57,4 +61,24 @@ def gsop_policies(
             policy = Greedy().solve(problem, limit=limit).policy
             assert policy is not None  # the text alone is a point of the space
             found[text] = policy
+    return found
+
+
+def fitprune_policies(
+    budgets: Sequence[str], prepared: Prepared, engine: Engine, stages: Stages
+) -> dict[str, Policy]:
+    """FitPrune's recipe for each budget; where its search does not get that far, it is said."""
+    space = RecipeSpace(prepared.shape.layers)
+    pairs = [sample.shape for sample in prepared.calibration]
+    with stages.stage("reading the original's attention") as tick:
+        received = received_attention(engine.model, engine.store, prepared.calibration, tick)
+    found = {}
+    for text in budgets:
+        given = parse_budgets([text]), prepared.shape, space, pairs, prepared.table
+        problem = Problem(space, Attention(received).over(space), make_constraints(*given))
+        solution = Bisection().solve(problem)
+        if solution.policy is None:
+            stages.say(f"FitPrune is not compared at {text}: {solution.note}")
+        else:
+            found[text] = solution.policy
     return found

@@ -51,7 +51,7 @@ def test_every_method_keeps_within_every_budget(folder):
     for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
         methods = [method for at, method in found if at == budget]
         assert methods[:5] == [*searched, "stages joint"]
-        assert {"FastV like", "GSOP", "pool"} <= set(methods)
+        assert {"FastV like", "FitPrune", "GSOP", "pool"} <= set(methods)
         # All keys stay: beyond its reach at 20 % of the FLOPs.
         assert ("ShortV" in methods) == (limit > 0.25)
         assert all(found[budget, method].share <= limit for method in methods)

@@ -12,7 +12,7 @@ from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.example_problems import TINY
-from opsearch.problem import check_budget
+from opsearch.infeasible import check_budget
 from opsearch.recipe_space import RecipeSpace
 
 SPACE = RecipeSpace(TINY.layers)
