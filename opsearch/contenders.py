@@ -41,7 +41,7 @@ from opsearch.recipe_space import RecipeSpace
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
-from opsearch.verify import EVALUATIONS, verify
+from opsearch.verify import EVALUATIONS, PROPOSAL, verify
 
 SPACES = ("dop", "depth", "stages")
 _EACH = 8  # policies that are verified at a time where the run says no number
@@ -123,7 +123,7 @@ def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> 
         proxy = with_ties(maker.make(task.space, measure, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
-            first = CpSat().solve(problem, seed=config.seed)
+            first = CpSat().solve(problem, seed=config.seed, limit=PROPOSAL)
             best = verify(problem, CpSat(), joint, **effort, seed=config.seed)
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None

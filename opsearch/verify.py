@@ -15,10 +15,12 @@ from opsearch.errors import OpsearchError
 from opsearch.objectives import Maker
 from opsearch.objectives.refit import refitted
 from opsearch.problem import Blackbox, Objective, Pairwise, Problem, Separable
-from opsearch.solution import Solution, Solver
+from opsearch.solution import Limit, Solution, Solver
 from opsearch.solvers.asked import Asked
 
 EVALUATIONS = 150  # by default
+PROPOSAL = Limit(deterministic_time=5.0)
+"""What one proposal may take: it is measured, and needs no proof."""
 
 
 def verify(
@@ -84,7 +86,7 @@ def _proposals(problem: Problem, solver: Solver, seed: int, asked: Asked, each: 
 
 def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     """The solver's point, None where it finds none."""
-    return solver.solve(problem, seed=seed).index if problem.solvable else None
+    return solver.solve(problem, seed=seed, limit=PROPOSAL).index if problem.solvable else None
 
 
 def _note(proxy: str, asked: Asked, counted: str) -> str:

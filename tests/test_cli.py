@@ -211,8 +211,8 @@ def test_show_loads_no_model_library(folder):
 # What is wrong gets one sentence: the value, the reason, the next step
 
 UNKNOWN = [
-    (["run", "--solver=x"], "unknown solver 'x'; available: greedy, grid, local, optuna, ortools"),
-    (["run", "--objective=x"], "unknown objective 'x'; available: additive, joint"),
+    (["run", "--solver=x"], "unknown solver 'x'; available: bisection, greedy, grid, local"),
+    (["run", "--objective=x"], "unknown objective 'x'; available: additive, attention"),
     (["run", "--space=x"], "unknown space 'x'; available: depth, dop, layers, operations"),
     (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune"),
     (["run", "--ranker=vispruner(imp=2)"], "(imp=2) has a parameter too many or too few; vispru"),
