@@ -134,8 +134,8 @@ class LayerSpace:
         raise OpsearchError(
             f"space {self.name!r} has {len(self.levels)}^{len(self.operations)} x "
             f"{len(self.shares)} points, too many to list; search it with --solver ortools or "
-            "scipy, with local or greedy for --objective joint, and use another space for what "
-            "needs a list"
+            "scipy, with local, greedy or optuna for --objective joint, and use another space for "
+            "what needs a list"
         )
 
 

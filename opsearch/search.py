@@ -94,7 +94,7 @@ def _require_space(space: Space, objective: str | None, solver: Solver | None) -
     """Raise OpsearchError where the named objective or solver cannot do with the space."""
     if objective == "additive":
         require_individual(space)
-    if isinstance(space, LayerSpace) and isinstance(solver, Grid | Tpe):
+    if isinstance(space, LayerSpace) and isinstance(solver, Grid):
         space.refuse()
     if isinstance(solver, Greedy):
         require_operations(space)

@@ -51,6 +51,11 @@ class Slice:
     excluded: tuple[tuple[Choice, ...], ...]
     needs: tuple[tuple[Choice, tuple[Choice, ...]], ...] = ()
 
+    @property
+    def has_choices(self) -> bool:
+        """Whether it may have more than one point."""
+        return any(len(options) > 1 for options in self.options)
+
     def holds(self, row: Sequence[int]) -> bool:
         """Whether the slice has the options of a row."""
         return all(i in options for i, options in zip(row, self.options, strict=True))

@@ -85,7 +85,7 @@ def lowest(
 
     Slices come in the order of what they can reach at best, that of `start`, a row that keeps the
     limits, first; those that cannot reach the best value so far are skipped, the others are asked
-    only for rows that do. Each gets an equal share of the time that is left.
+    only for rows that do. Those that are no single points share the time that is left equally.
     """
     forms = [(objective(part), part) for part in slices]
     best, row, reached = None, None, []
@@ -104,7 +104,8 @@ def lowest(
         if best is not None:
             limits.append((form, best))
         known = row if row is not None and part.holds(row) else None
-        answer = programs.minimise(part, form, limits, known, 1 / (len(queue) - done))
+        waiting = sum(other.has_choices for _, other in queue[done:])
+        answer = programs.minimise(part, form, limits, known, 1 / max(waiting, 1))
         if answer.row is not None:
             value = form.at(answer.row)
             reached.append((value, part))

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import isnan, prod
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Blackbox, Form, Problem
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
-from opsearch.solvers.grid import lowest
+from opsearch.solution import Limit, Solution, Status, infeasible, require_form
+from opsearch.solvers.asked import Asked
 from opsearch.solvers.study import QuietStudy
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 _EVALUATIONS = 150
 # So many proposals in a row without a new feasible point are followed by a random one, so that a
 # tight budget cannot keep the sampler busy for ever.
 _PATIENCE = 10
+_DRAWS = 1000  # random rows of a space too large to list, until one is within the budget
 
 
 @dataclass(frozen=True)
 class Tpe:
     """Proposes points by their past values, up to a number of true evaluations (150 by default).
 
-    start: points (indices) to evaluate first, e.g. the optimum of a proxy. A longer run extends a
-    shorter one with the same seed; nothing is stored, an interrupted run is repeated over the cache
-    of the measurements.
+    start: points (indices) to evaluate first, e.g. the optimum of a proxy. batch: new points that
+    are evaluated together; the next ones are proposed when all have their values. A longer run
+    extends a shorter one with the same seed; nothing is stored, an interrupted run is repeated over
+    the cache of the measurements.
     """
 
     name: ClassVar[str] = "optuna"
@@ -37,6 +43,7 @@ class Tpe:
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable", "pairwise", "blackbox"})
 
     start: tuple[int, ...] = ()
+    batch: int = 8
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point among those evaluated; optimal only when that is all feasible ones.
@@ -50,94 +57,121 @@ class Tpe:
         else:
             _check_start(problem, self.start)
             evaluations = limit.evaluations if limit else None
-            budget = _EVALUATIONS if evaluations is None else evaluations
-            log = _search(problem, self.start, seed, budget)
-            solution = _summary(_remembering(problem, log), log, self.name)
+            search = _Search(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
+            solution = search.run(self.start, self.batch, self.name)
         versions = {"optuna": version("optuna")}
         return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
 
 
-@dataclass
-class _Log:
-    """Values by point in order of evaluation, and what the proposals were."""
+class _Search:
+    """One search; asked, over_budget, repeated: what the proposals were."""
 
-    values: dict[int, float] = field(default_factory=dict)
-    asked: int = 0
-    over_budget: int = 0
-    repeated: int = 0
+    def __init__(self, problem: Problem, evaluations: int, seed: int) -> None:
+        self.problem, self.seed = problem, seed
+        # All points within the budget, where these can be counted.
+        self.most = int(problem.feasible.sum()) if problem.space.listed else None
+        limit = evaluations if self.most is None else min(evaluations, self.most)
+        self.seen = Asked(_as_blackbox(problem), limit)
+        self.study = QuietStudy(problem)
+        self.asked = self.over_budget = self.repeated = self.fruitless = 0
+
+    def run(self, start: Sequence[int], batch: int, solver: str) -> Solution:
+        """Ask for a batch, evaluate it together, tell, until evaluations are spent."""
+        for index in dict.fromkeys(start):
+            self.study.enqueue(index)
+        while not self.seen.spent:
+            left = self.seen.limit - len(self.seen.values)
+            waiting = self._ask(min(batch, left))
+            if not waiting:
+                break
+            self.seen.evaluate(index for _, index in waiting)
+            for trial, index in waiting:
+                self.study.tell(trial, index, self.seen.values[index])
+        note = f"{self.asked} proposals: {self.over_budget} over budget, {self.repeated} repeated"
+        solution = self.seen.solution(self.seen.best(), solver, note)
+        known = sum(not isnan(value) for value in self.seen.values.values())
+        if solution.index is None or known != self.most:
+            return solution
+        return replace(solution, status=Status.OPTIMAL, bound=solution.value)
+
+    def _ask(self, size: int) -> list[tuple[Trial, int]]:
+        """Trials of `size` new points within the budget, and of those that propose one again.
+
+        What is over budget or known already is told at once. Fewer where no new point is found.
+        """
+        waiting: list[tuple[Trial, int]] = []
+        new: set[int] = set()
+        while len(new) < size:
+            generator = np.random.SeedSequence([self.seed, self.asked])
+            if self.fruitless == _PATIENCE:
+                unseen = _unseen(self.problem, new | self.seen.values.keys(), generator)
+                if unseen is None:
+                    break
+                self.study.enqueue(unseen)
+            trial, index = self.study.ask(int(generator.generate_state(1)[0]))
+            self.asked += 1
+            self.fruitless += 1
+            if index in new:
+                self.repeated += 1
+                waiting.append((trial, index))
+            elif index in self.seen.values:
+                self.repeated += 1
+                self.study.tell(trial, index, self.seen.values[index])
+            elif not self.problem.within(index):
+                self.over_budget += 1
+                self.study.tell(trial, index, None)
+            else:
+                self.fruitless = 0
+                new.add(index)
+                waiting.append((trial, index))
+        return waiting
 
 
-def _search(problem: Problem, start: Sequence[int], seed: int, budget: int) -> _Log:
-    """Ask, check the budget exactly, evaluate what is new, tell."""
-    log = _Log()
-    study = QuietStudy(problem)
-    for index in dict.fromkeys(start):
-        study.enqueue(index)
-    target = min(budget, int(problem.feasible.sum()))
-    fruitless = 0
-    while len(log.values) < target:
-        generator = np.random.SeedSequence([seed, log.asked])
-        if fruitless == _PATIENCE:
-            study.enqueue(_unseen(problem, log, generator))
-        trial, index = study.ask(int(generator.generate_state(1)[0]))
-        log.asked += 1
-        fruitless += 1
-        if not problem.feasible[index]:
-            log.over_budget += 1
-        elif index in log.values:
-            log.repeated += 1
-        else:
-            log.values[index] = problem.objective.value(index)
-            fruitless = 0
-        study.tell(trial, index, log.values.get(index))
-    return log
-
-
-def _unseen(problem: Problem, log: _Log, generator: np.random.SeedSequence) -> int:
-    """A random feasible point that was not evaluated."""
-    unseen = problem.feasible.copy()
-    unseen[list(log.values)] = False
-    return int(np.random.default_rng(generator).choice(np.flatnonzero(unseen)))
-
-
-def _remembering(problem: Problem, log: _Log) -> Problem:
-    """The same problem, without measuring the answer once more."""
+def _as_blackbox(problem: Problem) -> Problem:
+    """The problem with an objective that is asked for points, whatever its form."""
     objective = problem.objective
+    if isinstance(objective, Blackbox):
+        return problem
 
-    def known(indices: Sequence[int]) -> NDArray[np.float64]:
-        return np.array([log.values[index] for index in indices])
+    def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
+        return np.array([objective.value(index) for index in indices])
 
-    seen = Blackbox(objective.name, objective.unit, known, objective.quantum, objective.form)
-    return replace(problem, objective=seen)
+    asked = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
+    return replace(problem, objective=asked)
 
 
-def _summary(problem: Problem, log: _Log, solver: str) -> Solution:
-    indices = np.array(list(log.values), np.int64)
-    values = np.array(list(log.values.values()))
-    measured = ~np.isnan(values)
-    notes = [f"{log.asked} proposals: {log.over_budget} over budget, {log.repeated} repeated"]
-    if not measured.all():
-        notes.append(f"{int((~measured).sum())} of {len(values)} evaluated points have no value")
-    facts: dict[str, Any] = {"evaluations": len(indices), "note": "; ".join(notes)}
-    if not measured.any():
-        name, unit = problem.objective.name, problem.objective.unit
-        return Solution(Status.UNKNOWN, solver, name, unit, **facts)
-    best = lowest(problem, indices[measured], values[measured])
-    if measured.sum() < problem.feasible.sum():
-        return solution_at(problem, best, Status.FEASIBLE, solver, **facts)
-    return solution_at(problem, best, Status.OPTIMAL, solver, bound=log.values[best], **facts)
+def _unseen(problem: Problem, seen: set[int], generator: np.random.SeedSequence) -> int | None:
+    """A random feasible point that was not proposed; None where none is found."""
+    random = np.random.default_rng(generator)
+    if problem.space.listed:
+        unseen = problem.feasible.copy()
+        unseen[list(seen)] = False
+        left = np.flatnonzero(unseen)
+        return int(random.choice(left)) if len(left) else None
+    highest = np.array([len(parameter.values) - 1 for parameter in problem.space.parameters])
+    for _ in range(_DRAWS):
+        # Some rows prune little and some nearly everything, so that a tight budget is met too.
+        row = np.floor(random.random() * random.random(len(highest)) * (highest + 1))
+        index = problem.space.index_of(row.astype(int).tolist())
+        if index not in seen and problem.within(index):
+            return index
+    return None
 
 
 def _check_start(problem: Problem, start: Sequence[int]) -> None:
     """Optuna itself accepts values that are out of range."""
-    size = len(problem.space.points)
+    space = problem.space
+    if space.listed:
+        size = len(space.points)
+    else:
+        size = prod(len(parameter.values) for parameter in space.parameters)
     for index in start:
         if not 0 <= index < size:
             raise OpsearchError(
                 f"start point {index} is outside 0..{size - 1}, the points of space "
-                f"{problem.space.name}; give one of these"
+                f"{space.name}; give one of these"
             )
-        if not problem.feasible[index]:
+        if not problem.within(index):
             over = [c for c in problem.constraints if c.cost(index) > c.limit]
             told = ", ".join(f"{c.name} {c.describe(c.cost(index))}" for c in over)
             raise OpsearchError(

@@ -1,19 +1,27 @@
 """The sampling solver: exact budgets, no evaluation twice, runs that can be continued."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import N_V_TEST, budget, flops_like, oracle, random_terms
+from opsearch.example_problems import (
+    N_V_TEST,
+    budget,
+    flops_like,
+    layers_problem,
+    oracle,
+    random_terms,
+)
+from opsearch.layer_space import layers_space
 from opsearch.problem import Blackbox, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
-from opsearch.testing import same
+from opsearch.testing import recorded, same
 
 
 @dataclass
@@ -147,6 +155,29 @@ def test_start_points_are_checked(choose: Callable[[Problem], int], sentence: st
     with pytest.raises(OpsearchError, match=sentence):
         Tpe(start=(choose(problem),)).solve(problem)
     assert not measure.measured
+
+
+def test_a_batch_is_evaluated_together_and_the_limit_is_kept() -> None:
+    problem, measure = blackbox()
+    sizes: list[int] = []
+
+    def evaluate(indices: Sequence[int]) -> np.ndarray:
+        sizes.append(len(indices))
+        return measure.many(indices)
+
+    asked = replace(problem, objective=Blackbox("joint", "nats", evaluate, 1e-6))
+    Tpe(batch=6).solve(asked, limit=Limit(20))
+    assert sizes == [6, 6, 6, 2]
+
+
+def test_a_space_too_large_to_list_is_searched_within_its_budget() -> None:
+    for share in (0.7, 0.5):
+        problem, asked = recorded(layers_problem(2, layers_space(6, N_V_TEST), share))
+        solution = Tpe().solve(problem, limit=Limit(40))
+        assert solution.evaluations == len(asked) == len(set(asked)) == 40
+        assert all(map(problem.within, asked))
+        assert solution.status is Status.FEASIBLE
+        assert solution.value == min(map(problem.objective.value, [*asked]))
 
 
 def test_a_budget_that_few_points_meet_is_still_searched() -> None:
