@@ -20,6 +20,7 @@ from opsearch.policy import Policy, RankerSpec
 # that it is named after; on average over the layers more are left.
 SPARSEVLM = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
 _SPARSEVLM_LAYERS, _DEPTH, _TOKENS = (3, 7, 16), 32, 576
+_SPARSEVLM_HEADS = 14 / 32
 
 # Tokens of 576 that FitPrune's 60 % recipe deletes in each layer of LLaVA-1.5-7B.
 _DELETED = "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0"
@@ -45,7 +46,7 @@ def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None
 
 
 def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = None) -> Policy:
-    """SparseVLM: falling numbers of tokens at three layers, by the attention of words.
+    """SparseVLM, version 2: falling numbers of tokens at three layers, by the attention of words.
 
     budget: the published name of these numbers; share: what is left after the first drop instead,
     the other drops in proportion.
@@ -60,7 +61,7 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
     starts = [max(1, (2 * at * layers + _DEPTH) // (2 * _DEPTH)) for at in _SPARSEVLM_LAYERS]
     kept = [first * Fraction(n, numbers[0]) for n in numbers]
     shares = {0: Fraction(1)} | dict(zip(starts, kept, strict=True))
-    policy = _ranked("sparsevlm", stages(layers, shares), starts)
+    policy = _ranked("sparsevlm", stages(layers, shares), starts, heads=_SPARSEVLM_HEADS)
     return replace(policy, name=f"sparsevlm(budget={budget}, share={first})")
 
 
@@ -83,7 +84,7 @@ def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKEN
     return _ranked("fitprune", policy, [layer for layer in range(layers) if deleted[layer]])
 
 
-def _ranked(name: str, policy: Policy, layers: Collection[int]) -> Policy:
-    spec = RankerSpec(name)
+def _ranked(name: str, policy: Policy, layers: Collection[int], **params: float) -> Policy:
+    spec = RankerSpec(name, tuple(params.items()))
     # In a decoder of few layers two stages can start at the same one.
     return replace(policy, rankers=tuple((layer, spec) for layer in sorted(set(layers))))

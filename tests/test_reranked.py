@@ -55,7 +55,7 @@ def test_sparsevlm_as_published(budget, mean):
     """Behind layers 2, 6 and 15; more tokens than the name of the budget are left on average."""
     policy = reranked.sparsevlm(budget=budget)
     counts = policy.resolve(576)
-    assert places(policy) == ([3, 7, 16], {"sparsevlm"})
+    assert places(policy) == ([3, 7, 16], {"sparsevlm(heads=0.4375)"})
     assert tuple(counts[[3, 7, 16], KV].tolist()) == reranked.SPARSEVLM[budget]
     assert (counts[[2, 6, 15], KV] > counts[[3, 7, 16], KV]).all()
     assert counts.mean() == mean > budget

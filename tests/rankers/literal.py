@@ -92,8 +92,12 @@ def raters(embeds, visual, words):
     return found or words
 
 
-def sparsevlm(attention, tokens, rating):
-    return [mean([head[row][token] for head in attention for row in rating]) for token in tokens]
+def sparsevlm(attention, tokens, rating, share=1):
+    """The heads through which raters attend to the tokens most, a share of all; then their mean."""
+    masses = [sum(head[row][token] for row in rating for token in tokens) for head in attention]
+    number = max(1, math.floor(share * len(attention) + 1 / 2))
+    chosen = [attention[head] for head in by_score(masses)[:number]]
+    return [mean([head[row][token] for head in chosen for row in rating]) for token in tokens]
 
 
 def fitprune(attention, tokens, words):

@@ -1,5 +1,7 @@
 """Rankers inside the decoder score as loops over lists do, on random layers and by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,8 +79,9 @@ def attention(seen, b):
     return maps
 
 
-def expected(name, seen, b):
+def expected(spec, seen, b):
     """The tokens to be ordered, and their scores by the literal version."""
+    name, params = spec.name, dict(spec.params)
     visual, real = seen.prompt.visual[b], seen.prompt.real[b]
     columns = zip(seen.reading[b].tolist(), seen.read[b].tolist(), strict=True)
     tokens = [column for column, there in columns if there and visual[column]]
@@ -88,7 +91,7 @@ def expected(name, seen, b):
     maps = attention(seen, b)
     if name == "sparsevlm":
         rating = literal.raters(seen.prompt.embeds[b].double().tolist(), shown, words)
-        return tokens, literal.sparsevlm(maps, tokens, rating)
+        return tokens, literal.sparsevlm(maps, tokens, rating, params["heads"])
     if name == "fitprune":
         return tokens, literal.fitprune(maps, tokens, words) if tokens else []
     return tokens, literal.of_last_row(maps, tokens, places[-1])
@@ -97,7 +100,11 @@ def expected(name, seen, b):
 samples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 4)), min_size=1)
 
 
-@pytest.mark.parametrize("name", DECODER_RANKERS)
+SPARSEVLM = [RankerSpec("sparsevlm", (("heads", share),)) for share in (1, 0.4375, 0.01)]
+OTHERS = [RankerSpec(name) for name in DECODER_RANKERS if name != "sparsevlm"]
+
+
+@pytest.mark.parametrize("spec", [*OTHERS, *SPARSEVLM], ids=str)
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=samples.map(lambda drawn: drawn[:3]),
@@ -106,22 +113,23 @@ samples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1
     pad=st.sampled_from(["left", "right"]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_scores_are_those_of_the_literal_version(name, sizes, seed, keep, pad, dtype):
-    ranker = make_decoder_ranker(RankerSpec(name))
+def test_scores_are_those_of_the_literal_version(spec, sizes, seed, keep, pad, dtype):
+    ranker = make_decoder_ranker(spec)
     seen = look(ranker.asks, sizes, seed, keep, pad, dtype)
     found = ranker.scores(seen)
     assert found.dtype == torch.float32
     assert found.shape == seen.reading.shape
     for b in range(len(sizes)):
-        tokens, scores = expected(name, seen, b)
+        tokens, scores = expected(spec, seen, b)
         columns = [seen.reading[b].tolist().index(token) for token in tokens]
         assert found[b, columns].tolist() == pytest.approx(scores, rel=1e-4, abs=1e-7)
 
 
 def test_more_rows_than_are_taken_at_once():
-    ranker = make_decoder_ranker(RankerSpec("fitprune"))
+    spec = RankerSpec("fitprune")
+    ranker = make_decoder_ranker(spec)
     seen = look(ranker.asks, [(3, 70, 20)])
-    tokens, scores = expected("fitprune", seen, 0)
+    tokens, scores = expected(spec, seen, 0)
     columns = [seen.reading[0].tolist().index(token) for token in tokens]
     assert ranker.scores(seen)[0, columns].tolist() == pytest.approx(scores, rel=1e-4)
 
@@ -182,6 +190,23 @@ def test_fitprune_wants_question_and_picture_to_agree():
     assert first > second > third > 0
 
 
+@pytest.mark.parametrize(("share", "best"), [(0.5, 1), (1, 0)])
+def test_only_heads_that_attend_to_the_picture_count(share, best):
+    """The first head looks at a visual token and at a word, the second at two visual tokens."""
+    seen = by_hand("text", [[0.0] * 6] * 3, torch.zeros(1, 6, WIDTH))
+    weights = [[0.05, 0.40, 0.02, 0.02, 0.46, 0.05], [0.10, 0.02, 0.34, 0.32, 0.12, 0.10]]
+    queries = torch.tensor(weights).log()[None, :, None].expand(-1, -1, 3, -1)
+    keys = seen.keys.expand(-1, 2, -1, -1)
+    ranker = make_decoder_ranker(RankerSpec("sparsevlm", (("heads", share),)))
+    assert ranker.scores(replace(seen, queries=queries, keys=keys))[0, 1:4].argmax() == best
+
+
+@pytest.mark.parametrize("heads", [0, 1.5, "half"])
+def test_shares_of_heads_that_are_none(heads):
+    with pytest.raises(PolicyError, match=r"no share above 0 .*; correct its parameters"):
+        make_decoder_ranker(RankerSpec("sparsevlm", (("heads", heads),)))
+
+
 # What they are
 
 
@@ -190,8 +215,9 @@ def test_they_say_what_they_need(name):
     assert DECODER_ATTENTION in make_decoder_ranker(RankerSpec(name)).needs
     with pytest.raises(PolicyError, match=rf"{name} acts inside the decoder .*; use one of cd"):
         make_ranker(RankerSpec(name))
+    known = "heads" if name == "sparsevlm" else "none"
     with pytest.raises(
-        PolicyError, match=rf"{name}\(k=2\) has a parameter too many .*; {name} has none"
+        PolicyError, match=rf"{name}\(k=2\) has a parameter too many .*; {name} has {known}"
     ):
         make_decoder_ranker(RankerSpec(name, (("k", 2),)))
 

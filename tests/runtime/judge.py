@@ -119,7 +119,7 @@ SCORES = {
 def inside(sample, policy):
     """The policy's rankers inside the decoder, as the reference takes them."""
     return {
-        layer: INSIDE[spec.name](sample)
+        layer: INSIDE[spec.name](sample, **dict(spec.params))
         for layer, spec in policy.rankers
         if spec.name not in SCORES
     }
@@ -139,12 +139,11 @@ def _by_last_row(back):
     return made
 
 
-def _by_raters(sample):
-    embeds = sample.embeds.tolist()
-    visual = sample.visual.nonzero().flatten().tolist()
-
+def _by_raters(sample, heads=1):
     def scores(weights, tokens):
-        return literal.sparsevlm(weights, tokens, literal.raters(embeds, visual, _words(sample)))
+        visual = sample.visual.nonzero().flatten().tolist()
+        rating = literal.raters(sample.embeds.tolist(), visual, _words(sample))
+        return literal.sparsevlm(weights, tokens, rating, heads)
 
     return 1, scores
 

@@ -30,9 +30,10 @@ def ranked(counts, *rankers):
 
 
 def falling(*shares, rankers):
-    """A share of the tokens for each layer, and rankers by layer."""
+    """A share of the tokens for each layer, and rankers by layer, with their parameters."""
     counts = builders.stages(LAYERS, dict(enumerate(shares))).counts
-    return Policy(counts, rankers=tuple((layer, RankerSpec(name)) for layer, name in rankers))
+    specs = ((layer, RankerSpec(name, tuple(params))) for layer, name, *params in rankers)
+    return Policy(counts, rankers=tuple(specs))
 
 
 def ranked_at_random(seed):
@@ -64,7 +65,9 @@ INSIDE = {
         (0, "random"),
         (2, "pyramiddrop"),
     ),
-    "sparsevlm": falling(1, "2/3", "2/3", "2/9", rankers=[(1, "sparsevlm"), (3, "sparsevlm")]),
+    "sparsevlm": falling(
+        1, "2/3", "2/3", "2/9", rankers=[(1, "sparsevlm"), (3, "sparsevlm", ("heads", 0.4))]
+    ),
     "fitprune": ranked(
         [[7, 9, 7], [5, 7, 5], [5, 5, 5], [2, 5, 2], [2, 2, 2]],
         *((layer, "fitprune") for layer in (0, 1, 3)),
