@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from opsearch.builders import identity
 from opsearch.errors import DataError
+from opsearch.measure.rows import StoredAnswer
 from opsearch.measure.samples import Sample, batch_inputs, batches
-from opsearch.measure.store import Store, StoredAnswer
+from opsearch.measure.store import Store
 from opsearch.policy import Policy
 
 _MAX_TOKENS = 8192  # positions of one forward

@@ -29,7 +29,7 @@ from opsearch.errors import DataError
 from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
-from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared
+from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order

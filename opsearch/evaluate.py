@@ -10,8 +10,9 @@ from rich.console import Console
 
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.errors import DataError
+from opsearch.measure.rows import CALIBRATION
 from opsearch.measure.samples import encode
-from opsearch.measure.store import CALIBRATION, Store
+from opsearch.measure.store import Store
 from opsearch.policy import Policy
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder

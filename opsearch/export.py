@@ -10,15 +10,15 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
-from opsearch.measure.store import (
+from opsearch.measure.rows import (
     CALIBRATION,
     COLUMNS,
     COMPARED,
     COMPARED_CALIBRATION,
     HELD_OUT,
-    Store,
     StoredSample,
 )
+from opsearch.measure.store import Store
 from opsearch.problem_setup import make_space
 from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder

@@ -16,8 +16,8 @@ from opsearch.contenders import Place, budget_limit
 from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
 from opsearch.measure.reference import check_finite, make_reference
+from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample, batch_inputs, batches
-from opsearch.measure.store import Measurement
 from opsearch.measure.tally import Progress
 from opsearch.prepare import Prepared
 from opsearch.progress import Stages

@@ -21,7 +21,7 @@ from opsearch.latency_file import write_table
 from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
-from opsearch.measure.store import CALIBRATION, HELD_OUT
+from opsearch.measure.rows import CALIBRATION, HELD_OUT
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive

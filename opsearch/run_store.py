@@ -8,8 +8,9 @@ from typing import Any
 
 from opsearch.answers import MAX_NEW_TOKENS
 from opsearch.measure.engine import ENGINE_VERSION
+from opsearch.measure.rows import StoredSample
 from opsearch.measure.samples import Sample, processor_digest
-from opsearch.measure.store import Store, StoredSample
+from opsearch.measure.store import Store
 from opsearch.prepare import Prepared
 from opsearch.runtime.load import fingerprint
 

@@ -18,7 +18,8 @@ from opsearch.errors import RunFolderError
 from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
-from opsearch.measure.store import Masses, Store, StoredSample
+from opsearch.measure.rows import Masses, StoredSample
+from opsearch.measure.store import Store
 from opsearch.objectives.attention import Attention
 from opsearch.policy import Policy
 from opsearch.problem import Form, Measure, Problem, Table

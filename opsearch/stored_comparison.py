@@ -16,7 +16,8 @@ from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.store import COMPARED, COMPARED_CALIBRATION, Compared, Store, StoredSample
+from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
+from opsearch.measure.store import Store
 from opsearch.policy import Policy
 from opsearch.policy_file import parse_policy
 from opsearch.reducers import Reduction

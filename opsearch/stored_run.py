@@ -14,7 +14,8 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.noise import noise_floor
-from opsearch.measure.store import COLUMNS, Store, StoredSample
+from opsearch.measure.rows import COLUMNS, StoredSample
+from opsearch.measure.store import Store
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy import Policy
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets

@@ -18,7 +18,8 @@ from opsearch.compare import compare
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
-from opsearch.measure.store import COMPARED, Store
+from opsearch.measure.rows import COMPARED
+from opsearch.measure.store import Store
 from opsearch.policy import RankerSpec
 from opsearch.problem import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets

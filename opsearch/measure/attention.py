@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opsearch.measure.rows import Masses
 from opsearch.measure.samples import Sample, batch_inputs, batches
-from opsearch.measure.store import Masses, Store
+from opsearch.measure.store import Store
 from opsearch.measure.tally import Progress
 from opsearch.rankers.fitprune import received
 from opsearch.rankers.look import Look

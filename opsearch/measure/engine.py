@@ -27,8 +27,9 @@ from opsearch.measure.keys import Keys, Todo
 from opsearch.measure.memory import ON_CPU
 from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor, noise_todo
 from opsearch.measure.reference import Reference, check_finite, make_reference
+from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
-from opsearch.measure.store import Measurement, Store
+from opsearch.measure.store import Store
 from opsearch.measure.sweep import sweep
 from opsearch.measure.tally import Progress, Tally
 from opsearch.policy import Policy

@@ -21,7 +21,7 @@ from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.chunks import Chunk, MeasurementPlan
 from opsearch.measure.engine import ENGINE_VERSION
 from opsearch.measure.queue import Originals, Queue, originals, shared
-from opsearch.measure.store import Measurement
+from opsearch.measure.rows import Measurement
 from opsearch.measure.tally import Tally
 from opsearch.measure.worker import Source, Worker
 

@@ -12,7 +12,7 @@ import torch
 
 from opsearch.measure.chunks import Chunk
 from opsearch.measure.engine import ENGINE_VERSION, Passes
-from opsearch.measure.store import Measurement
+from opsearch.measure.rows import Measurement
 from opsearch.runtime.load import fingerprint, load_model
 
 

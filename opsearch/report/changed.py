@@ -12,7 +12,8 @@ from PIL import Image
 from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.errors import DataError, RunFolderError
-from opsearch.measure.store import HELD_OUT, Store, StoredAnswer, StoredSample
+from opsearch.measure.rows import HELD_OUT, StoredAnswer, StoredSample
+from opsearch.measure.store import Store
 from opsearch.policy import Policy
 from opsearch.report.stored import Stored
 from opsearch.tasks.embedded import embedded

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from opsearch.errors import RunFolderError
-from opsearch.measure.store import Compared, Measurement, Store, StoredAnswer, StoredSample
+from opsearch.measure.rows import Compared, Measurement, StoredAnswer, StoredSample
+from opsearch.measure.store import Store
 
 FACTS = {"model": "m", "positions": 1}
 SAMPLES = [StoredSample(f"i{k}", f"name {k}", "f", 9, k) for k in range(3)]

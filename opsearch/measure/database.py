@@ -1,0 +1,115 @@
+"""The file measurements.db: its tables, transactions, and SQLite's errors as sentences."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from opsearch.errors import RunFolderError
+
+_APPLICATION_ID = 0x6F707372
+_FORMAT = 3
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS context (
+  id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
+  used INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sample (
+  context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
+  item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
+  n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL,
+  PRIMARY KEY (context, split, place)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS measurement (
+  context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
+  kl REAL NOT NULL, reverse_kl REAL NOT NULL, js REAL NOT NULL, top1 REAL NOT NULL,
+  PRIMARY KEY (context, policy, item)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answer (
+  context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
+  text TEXT NOT NULL, score REAL NOT NULL,
+  PRIMARY KEY (context, policy, item)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS compared (
+  context INTEGER NOT NULL REFERENCES context, budget TEXT NOT NULL, method TEXT NOT NULL,
+  policy TEXT NOT NULL,
+  PRIMARY KEY (context, budget, method)
+);
+CREATE TABLE IF NOT EXISTS received (
+  context INTEGER NOT NULL REFERENCES context, item TEXT NOT NULL, layers INTEGER NOT NULL,
+  masses BLOB NOT NULL,
+  PRIMARY KEY (context, item)
+);
+"""
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """The file, opened or created, with all tables.
+
+    Raises RunFolderError for a foreign or newer one; it is never overwritten.
+    """
+    db = sqlite3.connect(path, timeout=5, isolation_level=None)
+    try:
+        _prepare(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    identity = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and identity != _APPLICATION_ID:
+        raise RunFolderError(
+            f"{path} is a database of another program; choose another --out folder"
+        )
+    if version > _FORMAT:
+        raise RunFolderError(
+            f"{path} has format {version}, this opsearch reads up to {_FORMAT}; "
+            "update opsearch or choose another --out folder"
+        )
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    if version < _FORMAT:
+        # Others may open the same file now: whoever is first creates what is missing.
+        with transaction(db):
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version={_FORMAT}")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Write all or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one sentence with the next step."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "locked" in text:
+            advice = "another process writes to it; wait for it or choose another --out folder"
+        elif "full" in text or "disk I/O" in text:
+            advice = "free some space and run the same command again, it goes on where it stopped"
+        elif "readonly" in text or "unable to open" in text:
+            advice = "make the folder writable or choose another --out folder"
+        else:
+            advice = (
+                "the file is damaged or no opsearch store; move it away or choose another --out"
+            )
+        raise RunFolderError(f"{path}: {text}; {advice}") from error
