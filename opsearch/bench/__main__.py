@@ -1,6 +1,6 @@
 """`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
 
-The latency suites and `rankers` need nothing but torch, transformers and numpy.
+The latency suites and those of rankers need nothing but torch, transformers and numpy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from opsearch.bench.engine import engine
 from opsearch.bench.fronts import fronts
 from opsearch.bench.gpu_engine import gpu_engine
 from opsearch.bench.gpu_latency import gpu_latency
+from opsearch.bench.gpu_rankers import gpu_rankers
 from opsearch.bench.latency import Row
 from opsearch.bench.latency_table import latency_table
 from opsearch.bench.layer_programs import layer_programs
@@ -33,6 +34,7 @@ SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "gpu-latency": gpu_latency,
     "cpu-latency": cpu_latency,
     "rankers": rankers,
+    "gpu-rankers": gpu_rankers,
     "latency-table": latency_table,
 }
 

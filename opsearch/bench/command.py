@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,10 +69,10 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
             policy = for_shape(policy, setup)
             model, work = _random(setup)
         else:
-            model, work = _loaded(policy, setup)
+            model, work = loaded([policy], setup)
         check_fits(policy, model.config)
     kv, pairs = kv_stored(model, work, policy), []
-    with stages.stage(f"timing {setup.repeats} pairs") as tick, _rows_to(out) as write:
+    with stages.stage(f"timing {setup.repeats} pairs") as tick, rows_to(out) as write:
         for pair in timed_pairs(model, work, policy, setup.new_tokens, setup.repeats):
             pairs.append(pair)
             write({"seconds": asdict(pair)})
@@ -113,10 +113,14 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
     return replace(policy, rankers=((0, RankerSpec("random")), *inside)) if captured else policy
 
 
-def _loaded(policy: Policy, setup: Setup) -> tuple[Any, Workload]:
-    """A real model, and a batch of one embedded picture question as its processor encodes it."""
+def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
+    """A real model, and a batch of one embedded picture question as its processor encodes it.
+
+    Raises PolicyError or ModelError for policies that do not fit, before weights are loaded.
+    """
     config, processor = load_config(setup.model), load_processor(setup.model)
-    check_fits(policy, config)
+    for policy in policies:
+        check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
     inputs = batch_inputs([sample] * setup.batch, setup.device)
     model = load_model(setup.model, setup.dtype, setup.device)
@@ -124,7 +128,7 @@ def _loaded(policy: Policy, setup: Setup) -> tuple[Any, Workload]:
 
 
 @contextmanager
-def _rows_to(path: Path | None) -> Iterator[Any]:
+def rows_to(path: Path | None) -> Iterator[Any]:
     """A function that appends a row to the file and flushes it; without a file it does nothing."""
     if path is None:
         yield lambda row: None

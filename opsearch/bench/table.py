@@ -53,6 +53,31 @@ def print_latency(row: Row, console: Console) -> None:
         console.print("Peak memory is told on CUDA devices only.", style="dim")
 
 
+def print_peers(rows: Sequence[Row], console: Console) -> None:
+    """A line for each rule: what choosing takes, and the prefill that follows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in ("choosing, ms", "% of prefill", "FLOPs", "prefill, ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        ranking = row["policy"]["ranking_ms"]
+        share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
+        choosing = [_spread(ranking), share] if row["before_decoder"] else ["in the prefill", ""]
+        table.add_row(
+            row["rule"], *choosing, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
+        )
+    console.print(table)
+    first = rows[0]
+    console.print(
+        f"batch {first['batch']}, {first['visual']} visual and {first['other']} other tokens, "
+        f"{first['pairs']} interleaved pairs: median (quartiles); the original's prefill: "
+        f"{_spread(first['original']['prefill_ms'])} ms. Ratios are taken pair by pair, choosing "
+        "included; what a rule reads of the vision tower is computed there.",
+        soft_wrap=True,
+        style="dim",
+    )
+
+
 def _spread(values: Sequence[float] | None) -> str:
     if values is None:
         return ""

@@ -70,7 +70,13 @@ def evaluate(
 
 
 def bench(
-    policy: PolicyPath,
+    context: typer.Context,
+    policy: Annotated[
+        Path | None, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Time published rules for choosing tokens instead.")
+    ] = False,
     model: Model = "demo",
     shape: Annotated[
         str | None,
@@ -98,11 +104,19 @@ def bench(
     """Time the original against a policy: prefill, first token, decode, memory."""
     from opsearch.bench.command import Setup
     from opsearch.bench.command import bench as bench_policy
-    from opsearch.bench.table import print_latency
+    from opsearch.bench.peers import bench_peers
+    from opsearch.bench.table import print_latency, print_peers
     from opsearch.progress import Stages
 
     setup = Setup(model, shape, layers, visual, text, batch, device, dtype, new_tokens, repeats)
-    print_latency(bench_policy(policy, setup, Stages(err, 2), out_file), out)
+    stages = Stages(err, 2)
+    if policy is not None and not peers:
+        return print_latency(bench_policy(policy, setup, stages, out_file), out)
+    if policy is not None or not peers:
+        raise typer.BadParameter("give a POLICY or --peers, one of them")
+    if was_typed(context, "new_tokens"):
+        raise typer.BadParameter("--new-tokens does not go with --peers, which times prefills")
+    print_peers(bench_peers(setup, stages, out_file), out)
 
 
 def compare(

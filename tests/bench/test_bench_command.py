@@ -10,6 +10,7 @@ from opsearch.bench.command import Setup, for_shape
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError
+from opsearch.rankers import RANKERS
 
 CLS = RankerSpec("cls")
 TINY = Shape(4, 64, 96, 4, 4, 16, 128)
@@ -92,3 +93,28 @@ def test_what_is_wrong_is_said(bench, tmp_path, tiny_shape, options, sentence):
     code, printed, said = bench(policy, *options)
     assert (code, printed) == (1, "")
     assert sentence in said
+
+
+def test_peers_are_the_rules_that_the_model_serves(bench, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    code, printed, _ = bench("--peers", "--repeats=1", "--out", rows)
+    assert code == 0
+    found = {row["rule"]: row for row in map(json.loads, rows.read_text().splitlines())}
+    assert set(found) == {*RANKERS, "FastV", "PyramidDrop", "SparseVLM"}
+    assert all(found[name]["flop_ratio"] == found["cls"]["flop_ratio"] for name in RANKERS)
+    assert {name for name, row in found.items() if row["before_decoder"]} == set(RANKERS)
+    assert all(f"{name} " in printed for name in found)
+    assert "batch 1, 100 visual and 9 other tokens, 1 interleaved pairs" in printed
+
+
+def test_what_peers_do_not_go_with(bench, tmp_path):
+    policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
+    assert "--suite rankers" in bench("--peers", "--shape=llava-next-7b")[2]
+    for arguments, said in (
+        ([], "give a POLICY or --peers"),
+        ([policy, "--peers"], "give a POLICY or --peers"),
+        (["--peers", "--new-tokens=3"], "which times prefills"),
+    ):
+        code, _, error = bench(*arguments)
+        assert code != 0
+        assert said in error

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from opsearch.costs.shape import SHAPES
-from opsearch.rankers import RANKERS
+from opsearch.rankers import DECODER_RANKERS, RANKERS
 
 ROOT = Path(__file__).parent.parent.parent
 WITHOUT = """
@@ -86,7 +86,7 @@ def test_gpu_engine():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the suite would start to measure")
-@pytest.mark.parametrize("suite", ["gpu-latency", "gpu-engine"])
+@pytest.mark.parametrize("suite", ["gpu-latency", "gpu-engine", "gpu-rankers"])
 def test_a_gpu_suite_needs_a_gpu(suite):
     done = run("--suite", suite)
     assert done.returncode == 1
@@ -95,12 +95,16 @@ def test_a_gpu_suite_needs_a_gpu(suite):
 
 
 def test_rankers():
-    machine, *measured = rows("rankers")
+    """With the graphs' rows, which on a CPU are the choices alone."""
+    machine, *measured = rows("gpu-rankers")
     assert machine["versions"].keys() == {"torch", "transformers", "numpy"}
     assert [row["visual"] for row in measured if "prefill_ms" in row] == [36, 180]
     for visual in (36, 180):
         timed = [row for row in measured if row["visual"] == visual and "ranker" in row]
-        assert {row["ranker"] for row in timed} == set(RANKERS)
-        for row in timed:
-            assert row["kept"] == 2 * visual // 9
-            assert row["share_of_prefill"] > 0
+        assert [row["ranker"] for row in timed] == [*RANKERS, *DECODER_RANKERS]
+        assert all(row["share_of_prefill"] > 0 for row in timed)
+        kept = [row["kept"] for row in timed if row["ranker"] in RANKERS]
+        assert kept == [2 * visual // 9] * len(RANKERS)
+    choices = [(row["visual"], row["choice"]) for row in measured if "choice" in row]
+    names = ("divprune", "cdpruner")
+    assert choices == [(visual, name) for visual in (36, 180) for name in names]

@@ -1,0 +1,82 @@
+"""Suite `gpu-rankers`: the suite `rankers` on a CUDA device, and sequential choices as CUDA graphs.
+
+A max-min or determinant choice of n tokens is n short steps one after the other, for all tiles at
+once. A graph launches all of them together; what it saves is launches alone. Stops before it takes
+eight minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from opsearch.bench.gpu import gpu
+from opsearch.bench.latency import Row
+from opsearch.bench.rankers import TILES, rankers, seconds
+from opsearch.rankers.cdpruner import determinant_picks
+from opsearch.rankers.divprune import max_min_picks
+from opsearch.rankers.tiles import cosines
+
+_SECONDS = 420.0  # after which nothing new is measured
+_WIDTH = 4096  # of what enters a 7B decoder
+
+
+def gpu_rankers(tiny: bool) -> Iterator[Row]:
+    """The rows of `rankers`, then one for each sequential choice, with and without a graph.
+
+    tiny: small models and few tokens on whatever device there is. Raises ModelError without it
+    where there is no CUDA device.
+    """
+    device = torch.device(gpu("gpu-rankers", tiny))
+    started = time.monotonic()
+    for row in rankers(tiny):
+        yield row
+        if time.monotonic() - started > _SECONDS:
+            yield {"stopped": f"more than {_SECONDS:.0f} s passed; the rest is missing"}
+            return
+    for tiles in TILES:
+        size = 36 if tiny else 576
+        for name, choose in _choices(tiles, size, device).items():
+            yield {"visual": tiles * size, "tiles": tiles, "choice": name, **_timed(choose, device)}
+
+
+def _choices(tiles: int, size: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Choices of 2/9 of random tokens: `divprune` from all tiles together, `cdpruner` from each."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(tiles, size, _WIDTH, generator=generator).to(device)
+    relevance = 0.1 + torch.rand(tiles, size, generator=generator).to(device)
+    apart, alike = 1 - cosines(tokens.reshape(1, tiles * size, _WIDTH)), cosines(tokens)
+    everything, each = apart[..., 0] > -1, relevance > 0
+    return {
+        "divprune": lambda: max_min_picks(apart, everything, 2 * tiles * size // 9),
+        "cdpruner": lambda: determinant_picks(alike, relevance, each, 2 * size // 9),
+    }
+
+
+def _timed(choose: Callable[[], Tensor], device: torch.device) -> Row:
+    row = {"ms": seconds(choose, device, 10).row(1e3)}
+    if device.type != "cuda":
+        return row
+    try:
+        graph, recorded = _recorded(choose)
+    except RuntimeError as error:
+        return {**row, "skipped": f"no graph: {error}"}
+    replayed = seconds(lambda: graph.replay(), device, 10).row(1e3)
+    return {**row, "graph_ms": replayed, "same": torch.equal(recorded, choose())}
+
+
+@torch.inference_mode()
+def _recorded(choose: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """The choice as a graph, and where it writes what it picks."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        choose()  # so that nothing is set up while recording
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        picks = choose()
+    return graph, picks

@@ -1,0 +1,64 @@
+"""`opsearch bench --peers`: what published rules for choosing tokens take, beside the original.
+
+Rankers before the decoder keep 2/9 of the visual tokens in all layers (128 of 576); methods inside
+it do as published. Only prefills are timed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from opsearch import builders, reranked
+from opsearch.bench.command import Setup, loaded, rows_to
+from opsearch.bench.latency import Row, latency_row
+from opsearch.bench.pairs import timed_pairs
+from opsearch.costs.shape import Shape
+from opsearch.errors import OpsearchError
+from opsearch.policy import Policy, RankerSpec
+from opsearch.progress import Stages
+from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.load import check_device, load_config
+from opsearch.turns import before_decoder
+
+_SHARE = "2/9"
+
+
+def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[Row]:
+    """Time every rule that the model serves in alternation with the original; a row for each.
+
+    out: file that gets each row as it is measured.
+    """
+    if setup.shape:
+        raise OpsearchError(
+            f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
+            "have none; leave it out, or run `python -m opsearch.bench --suite rankers`"
+        )
+    check_device(setup.device, setup.dtype)
+    rules, rows = peers(load_config(setup.model)), []
+    with stages.stage("loading the model"):
+        model, work = loaded(list(rules.values()), setup)
+    shape = Shape.from_config(model.config)
+    with stages.stage(f"timing {len(rules)} rules") as tick, rows_to(out) as write:
+        for name, policy in rules.items():
+            pairs = list(timed_pairs(model, work, policy, 1, setup.repeats))
+            place = {"rule": name, "before_decoder": before_decoder(policy) is not None}
+            rows.append({**place, **latency_row(shape, policy, work, pairs)})
+            write(rows[-1])
+            tick(len(rows), len(rules))
+    return rows
+
+
+def peers(config: Any) -> dict[str, Policy]:
+    """The rules by name: rankers that the model serves, then methods inside the decoder."""
+    layers = Shape.from_config(config).layers
+    found = {
+        name: builders.tokens(layers, _SHARE, RankerSpec(name))
+        for name in adapter_for(config.model_type).rankers(config)
+    }
+    found["FastV"] = reranked.fastv(layers)
+    found["PyramidDrop"] = reranked.pyramiddrop(layers)
+    found["SparseVLM"] = reranked.sparsevlm(layers)
+    if layers == 32:  # those of the published recipe
+        found["FitPrune"] = reranked.fitprune(reranked.FITPRUNE_60)
+    return found
