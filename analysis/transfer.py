@@ -6,7 +6,7 @@ of two models, or of two sets of data. Only stored divergences are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.bootstrap import interval, resamples
-from opsearch.analysis.choice import Rows, choose, common_budgets, joint, ladder, within
+from opsearch.analysis.choice import (
+    Rows,
+    additive,
+    choose,
+    common_budgets,
+    joint,
+    ladder,
+    within,
+)
 from opsearch.analysis.measured import Array, Measured
 from opsearch.analysis.regret import named
 from opsearch.errors import OpsearchError
 
 ALL = "all"
 """All samples together; also the family of questions that name none."""
+JOINT = "joint"
+CHOSEN_BY = {JOINT: joint, "additive": additive}
+"""By which divergences a source chooses; a target's own optimum is that of the joint ones."""
 HALVES = 200
 FEWEST = 4
 """Samples that a family needs, so that a half of them can choose."""
@@ -53,10 +64,11 @@ class Group:
 
 
 def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
-    """A row per source, target and budget (% of the target's stock FLOPs).
+    """A row per source, target, divergence that chooses and budget (% of the target's stock FLOPs).
 
     source: where the policy was searched, target: where it is applied; of one run its families and
-    all of them together, of several runs the runs. Source and target choose within the same cost.
+    all of them together, of several runs the runs. Source and target choose within the same cost,
+    the source by its joint or its additive divergences (`by`), the target by its joint ones.
     samples: of the target. policy, own: what source and target choose on all their samples; kl,
     own_kl: mean KL of both on the target's samples in nats, loss: the one minus the other, with its
     95 % bootstrap interval over samples in low and high.
@@ -151,24 +163,42 @@ def _applied_to(
                 f"{group.label} did not measure every policy within {budgets[-1]} % of the FLOPs "
                 f"of {run.label}; run its search with a larger --budget"
             )
-    whole = [choose(joint(g.run, rows, g.whole()), sizes)[:, 0] for g in groups]
-    halves = [choose(joint(g.run, rows, g.chosen()), sizes) for g in groups]
-    for target, own, own_halves in zip(groups, whole, halves, strict=True):
+    choices = {by: [_choices(by, group, rows, sizes) for group in groups] for by in CHOSEN_BY}
+    for target, (own, own_halves) in zip(groups, choices[JOINT], strict=True):
         if target.run is not run:
             continue
         left = target.left()[target.samples]
         kl, top1 = (run.tables[name][rows][:, target.samples] for name in ("kl", "top1"))
         judged = kl @ left, top1 @ left
-        for source, theirs, their_halves in zip(groups, whole, halves, strict=True):
+        for by, source, theirs, their_halves in _everyone(groups, choices):
             columns: dict[str, Any] = {
                 "source": source.label,
                 "target": target.label,
+                "by": by,
                 "budget": budgets,
                 "policy": [named(run, row) for row in rows[theirs]],
                 "own": [named(run, row) for row in rows[own]],
             }
             columns |= _measured(kl, theirs, own, seed) | _split(*judged, their_halves, own_halves)
             yield pd.DataFrame(columns)
+
+
+def _choices(by: str, group: Group, rows: Rows, sizes: Rows) -> tuple[Rows, Rows]:
+    """What a group chooses within each budget, on all its samples [K] and on each half [K, W]."""
+    whole, halves = (
+        choose(CHOSEN_BY[by](group.run, rows, weights), sizes)
+        for weights in (group.whole(), group.chosen())
+    )
+    return whole[:, 0], halves
+
+
+def _everyone(
+    groups: Sequence[Group], choices: Mapping[str, Sequence[tuple[Rows, Rows]]]
+) -> Iterator[tuple[str, Group, Rows, Rows]]:
+    """Every group with its choices, as `_choices`."""
+    for by, found in choices.items():
+        for group, (whole, halves) in zip(groups, found, strict=True):
+            yield by, group, whole, halves
 
 
 def _measured(kl: Array, theirs: Rows, own: Rows, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from opsearch.analysis.choice import told
 from opsearch.analysis.style import COLOURS, panels
-from opsearch.analysis.transfer import ALL, HALVES
+from opsearch.analysis.transfer import ALL, HALVES, JOINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ LOSS = "KL above the own optimum's, nats"
 def draw(table: pd.DataFrame) -> Figure:
     """At one budget: the matrix of sources and targets, and each target's losses by source."""
     budget = told(table["budget"])
-    shown = table[table["budget"] == budget]
+    shown = table[(table["budget"] == budget) & (table["by"] == JOINT)]
     targets = len(shown["target"].unique())
     figure, (matrix, losses) = panels(4.6 + 0.62 * targets, 2.4 + 0.3 * targets, 2)
     _draw_matrix(figure, matrix, shown)
@@ -106,6 +106,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
 
 def describe(table: pd.DataFrame) -> str:
     """At each budget what a policy from elsewhere loses; at one of them where most and least."""
+    table, proxy = table[table["by"] == JOINT], table[table["by"] != JOINT]
     away = table[table["source"] != table["target"]]
     sizes = table.loc[table["target"] != ALL, "samples"]
     counted = " to ".join(str(size) for size in sorted({sizes.min(), sizes.max()}))
@@ -137,7 +138,18 @@ def describe(table: pd.DataFrame) -> str:
             f"{by_target.idxmax()} suffers most from policies of others ({by_target.max():.2f}), "
             f"{by_target.idxmin()} least ({by_target.min():.2f})."
         )
+    text.append(_by_proxy(proxy[(proxy["budget"] == budget) & (proxy["source"] != ALL)]))
     return " ".join(text)
+
+
+def _by_proxy(rows: pd.DataFrame) -> str:
+    """What is lost where individual divergences choose, the source's or the target's own."""
+    elsewhere = rows[(rows["source"] != rows["target"]) & (rows["target"] != ALL)]
+    return (
+        "Chosen by the sum of individual divergences (additive) instead, a policy searched "
+        f"elsewhere loses {_loss(elsewhere)}, and the target's own "
+        f"{_loss(rows[rows['source'] == rows['target']])}."
+    )
 
 
 def _loss(rows: pd.DataFrame) -> str:

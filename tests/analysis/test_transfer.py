@@ -26,9 +26,9 @@ def opposed(samples=12):
     return replace(run, tables={**run.tables, "kl": kl, "top1": (kl == HOME).astype(float)})
 
 
-def at(rows, source, target, budget=30):
+def at(rows, source, target, budget=30, by="joint"):
     mask = (rows["source"] == source) & (rows["target"] == target) & (rows["budget"] == budget)
-    return rows[mask].iloc[0]
+    return rows[mask & (rows["by"] == by)].iloc[0]
 
 
 def test_the_loss_is_what_the_other_optimum_costs():
@@ -45,7 +45,7 @@ def test_the_loss_is_what_the_other_optimum_costs():
 
 def test_nobody_loses_at_home_and_nobody_gains_on_the_samples_that_chose():
     rows = table([made(samples=24, seed=3)])
-    home = rows[rows["source"] == rows["target"]]
+    home = rows[(rows["source"] == rows["target"]) & (rows["by"] == "joint")]
     assert (home[["loss", "low", "high", "split_loss", "split_top1"]] == 0).all(axis=None)
     assert (rows["loss"] >= 0).all()
     assert (rows["loss"] > 0).any()
@@ -81,9 +81,23 @@ def test_what_judges_has_no_part_in_the_choice():
 def test_a_copy_of_a_run_loses_nothing():
     run = made(samples=12)
     rows = table([run, replace(run)])
-    assert len(rows) == 4 * rows["budget"].nunique()
+    assert len(rows) == 2 * 4 * rows["budget"].nunique()
     assert set(rows["source"]) == {"made (1)", "made (2)"}
-    assert (rows[["loss", "split_loss"]] == 0).all(axis=None)
+    assert (rows.loc[rows["by"] == "joint", ["loss", "split_loss"]] == 0).all(axis=None)
+    proxy = rows[rows["by"] == "additive"].groupby(["budget", "target"])
+    assert (proxy[["loss", "split_loss"]].nunique() == 1).all(axis=None)  # a sibling's is as good
+
+
+def test_individual_divergences_choose_the_lowest_sum_within_the_budget():
+    one, two = (replace(made(24, seed), label=str(seed)) for seed in (1, 2))
+    rows = table([one, two])
+    for budget in rows["budget"].unique():
+        fits = one.flops.costs <= budget * one.flops.stock // 100
+        chosen = np.where(fits, one.proxy().mean(axis=1), np.inf).argmin()
+        row = at(rows, "1", "2", budget, by="additive")
+        assert row.policy == at(rows, "1", "1", budget, by="additive").policy
+        assert row.kl == pytest.approx(two.tables["kl"][chosen].mean())
+        assert row.own == at(rows, "2", "2", budget).policy
 
 
 def test_runs_are_judged_each_on_its_own_samples():
@@ -92,6 +106,7 @@ def test_runs_are_judged_each_on_its_own_samples():
     assert at(rows, "one", "two").policy == at(rows, "one", "one").own
     assert "a policy searched elsewhere loses on average" in describe(rows)
     assert "searched on all" not in describe(rows)
+    assert "Chosen by the sum of individual divergences (additive) instead" in describe(rows)
 
 
 def test_what_cannot_be_compared_is_refused():
