@@ -127,6 +127,22 @@ def oracle(problem: Problem) -> int | None:
     return None if best is None else best[3]
 
 
+def random_pairs(seed: int) -> Problem:
+    """A random problem over dop whose objective has pairs of either sign."""
+    random = np.random.default_rng(seed)
+    space = dop_space(4, N_V_TEST, kv="stays" if seed % 2 else "leaves")
+    terms = random_terms(random, space, 1.0, 0.01)
+    pairs = {
+        ((k, i), (m, j)): round(float(random.normal(0, 0.2)), 2)
+        for k, m in combinations(range(len(terms)), 2)
+        for i in range(len(terms[k]) - 1)
+        for j in range(len(terms[m]) - 1)
+        if random.random() < 0.5
+    }
+    objective = Pairwise("pairs", "nats", space, terms, pairs, 0.01)
+    return Problem(space, objective, (budget("flops", flops_like(space), 0.5),))
+
+
 def as_form(problem: Problem, form: Form) -> Problem:
     """The same problem with its separable objective presented in another form."""
     objective = problem.objective
@@ -146,23 +162,36 @@ def as_form(problem: Problem, form: Form) -> Problem:
     return replace(problem, objective=other)
 
 
-def layers_problem(seed: int, space: LayerSpace | None = None, share: float = 0.4) -> Problem:
-    """A blackbox over a space with a choice per operation: terms that fall, and random pairs."""
+def layers_problem(
+    seed: int,
+    space: LayerSpace | None = None,
+    share: float = 0.4,
+    form: Form = "blackbox",
+    scale: float = 1.0,
+) -> Problem:
+    """A problem over a space with a choice per operation: terms that fall, and random pairs.
+
+    Of form separable it has no pairs.
+    """
     random = np.random.default_rng(seed)
     space = space or layers_space(4, N_V_TEST)
     sizes = [len(parameter.values) for parameter in space.parameters]
-    terms = tuple(np.sort(random.exponential(size=size).round(1))[::-1] for size in sizes)
+    terms = tuple(scale * np.sort(random.exponential(size=size).round(1))[::-1] for size in sizes)
     pairs = {
-        ((k, 0), (m, 0)): round(float(random.normal(0, 0.5)), 1)
+        ((k, 0), (m, 0)): scale * round(float(random.normal(0, 0.5)), 1)
         for k, m in combinations(range(len(sizes)), 2)
         if random.random() < 0.3
     }
-    objective = Pairwise("pairs", "nats", space, terms, pairs)
+    quantum = 1e-6 * scale
+    summed: Objective = Pairwise("pairs", "nats", space, terms, pairs, quantum)
+    if form == "separable":
+        summed = Separable("terms", "nats", space, terms, quantum)
 
     def evaluate(points: Sequence[int]) -> NDArray[np.float64]:
-        return np.array([objective.value(point) for point in points])
+        return np.array([summed.value(point) for point in points])
 
     costs = layer_costs(Flops(TINY), space, SAMPLES)
     stock = costs[costs.dearest()]
     limit = Constraint("flops", "FLOPs", costs, int(share * stock), stock, len(SAMPLES))
-    return Problem(space, Blackbox("pairs", "nats", evaluate, 1e-6), (limit,))
+    asked = Blackbox("pairs", "nats", evaluate, quantum)
+    return Problem(space, asked if form == "blackbox" else summed, (limit,))

@@ -27,6 +27,7 @@ from opsearch.example_problems import (
     budget,
     flops_like,
     oracle,
+    random_pairs,
     random_problem,
     random_terms,
 )
@@ -121,6 +122,7 @@ class SolverConformance:
         assert "flops to 100% (4 FLOPs) or other to 100% (4 units)" in solution.note
 
     def test_ties_go_to_lower_cost(self, solver: Solver) -> None:
+        _require_that_it_compares_points(solver)
         problem = _flat(dop_space(3, N_V_TEST))
         random = np.random.default_rng(3)
         costs = random.permutation(len(problem.space.points)).astype(np.int64)
@@ -129,6 +131,7 @@ class SolverConformance:
         assert solution.index == min(self.known, key=lambda index: costs[index])
 
     def test_ties_of_equal_cost_go_to_the_first_row(self, solver: Solver) -> None:
+        _require_that_it_compares_points(solver)
         problem = _flat(dop_space(3, N_V_TEST))
         assert self.solve(solver, problem).index == min(self.known)
         costs = np.ones(len(problem.space.points), np.int64)
@@ -173,8 +176,8 @@ class SolverConformance:
         assert first.seed == 3
 
     def test_limit_of_evaluations(self, solver: Solver) -> None:
-        if solver.exact:
-            pytest.skip("an exact solver does not count evaluations")
+        if "blackbox" not in solver.forms:
+            pytest.skip("asks for no points")
         problem = random_problem(6)
         assert problem.feasible.sum() > 4
         assert self.solve(solver, problem, limit=Limit(evaluations=4)).evaluations == 4
@@ -206,9 +209,42 @@ class SolverConformance:
         solution = solver.solve(empty, limit=AMPLE)
         assert (solution.status, solution.value) == (Status.UNKNOWN, None)
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_pairs_are_taken_into_account(self, solver: Solver, seed: int) -> None:
+        if "pairwise" not in solver.forms:
+            pytest.skip("takes no pairs")
+        problem = random_pairs(seed)
+        size = len(problem.space.points)
+        values = np.array([problem.objective.value(index) for index in range(size)])
+        solution = solver.solve(problem, limit=Limit(evaluations=size))
+        check_record(problem, solver, solution)
+        exact = replace(problem, objective=Table("all", "nats", values, problem.objective.quantum))
+        assert (solution.status, solution.index) == (Status.OPTIMAL, oracle(exact))
+
+    def test_terms_that_are_no_numbers_are_refused_or_passed_over(self, solver: Solver) -> None:
+        if "separable" not in solver.forms:
+            pytest.skip("takes no terms")
+        problem = random_problem(5)
+        objective = problem.objective
+        assert isinstance(objective, Separable)
+        terms = [term.copy() for term in objective.terms]
+        terms[0][0] = np.nan
+        holed = replace(problem, objective=replace(objective, terms=tuple(terms)))
+        try:
+            solution = solver.solve(holed, limit=AMPLE)
+        except OpsearchError:
+            return
+        assert solution.value is not None
+        assert np.isfinite(solution.value)
+
+    def test_an_interrupted_search_is_repeated_over_its_cache(self, solver: Solver) -> None:
+        if "blackbox" not in solver.forms:
+            pytest.skip("asks for no points")
+        check_interruption(solver, as_form(random_problem(6), "blackbox"))
+
     def test_other_forms_are_refused(self, solver: Solver) -> None:
         problem = random_problem(0)
-        forms: tuple[Form, ...] = ("table", "pairwise", "blackbox")
+        forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox")
         for form in forms:
             if form not in solver.forms:
                 with pytest.raises(OpsearchError, match="needs an objective of form"):
@@ -227,6 +263,27 @@ def recorded(problem: Problem) -> tuple[Problem, list[int]]:
     return replace(problem, objective=replace(objective, evaluate=evaluate)), asked
 
 
+def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None:
+    """A search that is stopped asks for the same points again, and ends as if never stopped."""
+    undisturbed, expected = recorded(problem)
+    best = solver.solve(undisturbed, seed=2, limit=SHORT)
+    interrupted, asked = recorded(problem)
+    objective = interrupted.objective
+    assert isinstance(objective, Blackbox)
+    measure = objective.evaluate
+
+    def stopping(indices: Sequence[int]) -> NDArray[np.float64]:
+        if len(asked) >= after:
+            raise KeyboardInterrupt
+        return measure(indices)
+
+    stopped = replace(interrupted, objective=replace(objective, evaluate=stopping))
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(stopped, seed=2, limit=SHORT)
+    assert asked == expected[: len(asked)]
+    assert same(solver.solve(problem, seed=2, limit=SHORT), best)
+
+
 def check_record(problem: Problem, solver: Solver, solution: Solution) -> None:
     """Value, costs, point and policy are those of the problem, and the bound is a bound."""
     assert solution.solver == solver.name
@@ -235,13 +292,19 @@ def check_record(problem: Problem, solver: Solver, solution: Solution) -> None:
     if solution.index is None:
         assert solution.status in (Status.INFEASIBLE, Status.UNKNOWN)
         return
-    assert problem.feasible[solution.index]
+    assert problem.within(solution.index)
     expected = solution_at(problem, solution.index, solution.status, solver.name)
     for name in ("value", "costs", "point", "policy", "objective", "unit"):
         assert getattr(solution, name) == getattr(expected, name)
     if solution.status is Status.OPTIMAL:
         assert solution.gap is not None
         assert solution.gap <= solution.error_bound
+
+
+def _require_that_it_compares_points(solver: Solver) -> None:
+    """Skip where a solver neither looks at all points nor asks for some."""
+    if not solver.exact and "blackbox" not in solver.forms:
+        pytest.skip("compares no points")
 
 
 def _flat(space: Space) -> Problem:

@@ -141,13 +141,14 @@ class _Order:
 
     def _scored(self, at: int) -> list[int]:
         """The parameters that can be lowered, that whose step costs least first."""
-        row = self.space.row(at)
         last = self.space.operations.index(_LAST)
-        able = [k for k, place in enumerate(row) if place and k != last]
-        able = able or [k for k, place in enumerate(row) if place]
+        lower = {k: self._lower(at, k) for k, place in enumerate(self.space.row(at)) if place}
+        # A kv that alone reads what is kept stays, so that its step leads nowhere.
+        able = [k for k, point in lower.items() if point != at]
+        able = [k for k in able if k != last] or able
         if not self.asked.spent:
             self.scorings += 1
-            points = {k: self._lower(at, k) for k in able}
+            points = {k: lower[k] for k in able}
             self.asked.evaluate(points.values())
             known = {k: point for k, point in points.items() if point in self.asked.values}
             self.scores |= {k: self.asked.value(point) for k, point in known.items()}

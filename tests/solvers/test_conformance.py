@@ -8,11 +8,19 @@ import pytest
 from opsearch.solution import Solver
 from opsearch.solvers import SOLVERS
 from opsearch.testing import SolverConformance
+from opsearch.testing_layers import LargeSpaceConformance
 
 
 class TestEverySolver(SolverConformance):
     # `greedy` refuses the suite's spaces, `bisection` its objectives; they have files of their own.
     @pytest.fixture(params=sorted(SOLVERS.keys() - {"greedy", "bisection"}))
+    def solver(self, request: pytest.FixtureRequest) -> Solver:
+        return SOLVERS[request.param]()
+
+
+class TestEverySolverOfLargeSpaces(LargeSpaceConformance):
+    # `grid` needs a list, `bisection` another objective.
+    @pytest.fixture(params=sorted(SOLVERS.keys() - {"grid", "bisection"}))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
 
