@@ -134,6 +134,14 @@ def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"outcomes.csv": found}, outcomes.draw(found), outcomes.describe(found))
 
 
+def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What other ways to choose lose against the true optimum, at equal evaluations."""
+    from opsearch.analysis import rivals
+
+    found = rivals.table(stored_run(folders[0], space))
+    return Analysis({"rivals.csv": found}, None, rivals.describe(found))
+
+
 def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
     """What `opsearch compare` measured, in the layout of papers."""
     from opsearch.analysis import paper_tables
@@ -151,6 +159,7 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "ablation": _ablation,
     "transfer": _transfer,
     "outcomes": _outcomes,
+    "rivals": _rivals,
     "tables": _tables,
 }
 SEVERAL = ("ablation", "transfer", "outcomes", "tables")

@@ -12,6 +12,7 @@ from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.highs import Highs
 from opsearch.solvers.local import Local
+from opsearch.solvers.threshold import Threshold
 from opsearch.solvers.tpe import Tpe
 
 SOLVERS: dict[str, Callable[[], Solver]] = {
@@ -22,4 +23,5 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "local": Local,
     "greedy": Greedy,
     "bisection": Bisection,
+    "threshold": Threshold,
 }

@@ -157,7 +157,8 @@ def analyze(
     kind: Annotated[
         str,
         typer.Argument(
-            help="rank, curves, interactions, pareto, ablation, transfer, outcomes or tables."
+            help="rank, curves, interactions, pareto, ablation, transfer, outcomes, rivals or "
+            "tables."
         ),
     ],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],

@@ -74,7 +74,8 @@ def run(
     ] = "adjacent",
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[
-        str | None, typer.Option(help="grid, ortools, scipy, optuna, local, greedy or bisection.")
+        str | None,
+        typer.Option(help="grid, ortools, scipy, optuna, local, greedy, bisection or threshold."),
     ] = None,
     verify: Annotated[
         int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")

@@ -1,0 +1,114 @@
+"""What other ways to choose lose against the true optimum, at equal numbers of evaluations.
+
+An evaluation is one policy run on all samples. The proxy takes one for each value of each
+parameter; optuna gets as many for policies of its own choice. Their values are read from the joint
+table that the run measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from opsearch.analysis.choice import common_budgets, whole
+from opsearch.analysis.measured import Measured
+from opsearch.problem import KL_DECIMALS, Blackbox, Problem, Separable, Table
+from opsearch.solution import Limit
+from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.grid import Grid
+from opsearch.solvers.threshold import Threshold
+from opsearch.solvers.tpe import Tpe
+
+SEEDS = 20
+
+
+def table(measured: Measured, seeds: int = SEEDS) -> pd.DataFrame:
+    """A row per budget and method, for each of `BUDGETS` that was measured completely.
+
+    evaluations: policies measured; kl: true mean KL of the choice in nats, of optuna the mean over
+    seeds; loss: that above the optimum; low, high: the best and the worst seed's loss; policy: the
+    choice, of optuna empty. A method that finds no policy has no row. Raises OpsearchError without
+    such a budget.
+    """
+    rows = [
+        {"budget": int(percent), **row}
+        for percent in common_budgets([measured])
+        for row in _at(measured, int(percent), seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]]:
+    """The methods within one budget; the first row is the optimum's."""
+    quantum, even = measured.quantum, whole(len(measured.items))[:, 0]
+    values = np.rint(measured.tables["kl"] @ even / quantum) * quantum
+    limit = replace(measured.flops, limit=percent * measured.flops.stock // 100)
+    truth = Table("joint", "nats", values, quantum)
+    problem = Problem(measured.space, truth, (limit,))
+    terms = (np.round(alone @ even, KL_DECIMALS) for alone in measured.alone["kl"])
+    proxy = replace(
+        problem, objective=Separable("additive", "nats", measured.space, tuple(terms), quantum)
+    )
+    best = Grid().solve(problem)
+    alone = sum(len(parameter.values) for parameter in measured.space.parameters)
+    chosen = {
+        "optimum": ([best], best.evaluations),
+        "additive, ortools": ([CpSat().solve(proxy)], alone),
+        "additive, threshold": ([Threshold().solve(proxy)], alone),
+    }
+
+    def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
+        return values[list(indices)]
+
+    asked = replace(problem, objective=Blackbox("joint", "nats", evaluate, quantum))
+    tries = [Tpe().solve(asked, seed=seed, limit=Limit(alone)) for seed in range(seeds)]
+    chosen["optuna"] = tries, alone
+    for method, (solutions, evaluations) in chosen.items():
+        found = np.array([values[s.index] for s in solutions if s.index is not None])
+        if not len(found):
+            continue
+        loss = found - values[best.index]
+        yield {
+            "method": method,
+            "evaluations": evaluations,
+            "kl": found.mean(),
+            "loss": loss.mean(),
+            "low": loss.min(),
+            "high": loss.max(),
+            "policy": _named(solutions[0].policy) if len(solutions) == 1 else "",
+        }
+
+
+def describe(found: pd.DataFrame) -> str:
+    """The losses as a Markdown table, budgets across."""
+    budgets = list(dict.fromkeys(found["budget"]))
+    lines = [
+        "| KL above the optimum, nats | evaluations | "
+        + " | ".join(f"{budget}%" for budget in budgets)
+        + " |",
+        "|---|" + "---|" * (len(budgets) + 1),
+    ]
+    for method, rows in found.groupby("method", sort=False):
+        at = {row["budget"]: _cell(row) for row in rows.to_dict("records")}
+        cells = [at.get(budget, "-") for budget in budgets]
+        counts = sorted(set(rows["evaluations"]))
+        counted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        lines.append(f"| {method} | {counted} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    """The loss, of several seeds with the best and the worst; of the optimum its value."""
+    if row["method"] == "optimum":
+        return f"(at {row['kl']:.3f})"
+    spread = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] < row["high"] else ""
+    return f"{row['loss']:.3f}{spread}"
+
+
+def _named(policy: Any) -> str:
+    return "" if policy is None else str(policy.name)

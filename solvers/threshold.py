@@ -1,0 +1,66 @@
+"""One threshold for all operations, bisected until the budget is met: a rival of exact solvers.
+
+From the description of ModelOpt's AutoQuantize on KL: every parameter takes the value that prunes
+most among those whose divergence alone is at most the threshold. What a value spares in cost is
+not weighed against what it loses, which an integer program does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import ClassVar
+
+import numpy as np
+
+from opsearch.problem import Form, Problem, Separable
+from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The lowest threshold on individual divergences that meets the budget; proves nothing."""
+
+    name: ClassVar[str] = "threshold"
+    exact: ClassVar[bool] = False
+    forms: ClassVar[frozenset[Form]] = frozenset({"separable"})
+
+    def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
+        """The point at the lowest threshold; it needs no seed and keeps within any limit."""
+        started = perf_counter()
+        require_form(problem.objective, self)
+        if not problem.solvable:
+            solution = infeasible(problem, self.name)
+        else:
+            solution = _bisected(problem, self.name)
+        versions = {"numpy": np.__version__}
+        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+
+
+def _bisected(problem: Problem, solver: str) -> Solution:
+    objective = problem.objective
+    assert isinstance(objective, Separable)  # as required
+    every = np.unique(np.concatenate(objective.terms))
+    thresholds = every[np.isfinite(every)].tolist()
+    best, low, high = None, 0, len(thresholds)
+    while low < high:
+        middle = (low + high) // 2
+        point = _at(problem, objective, thresholds[middle])
+        if problem.within(point):
+            best, high = (point, thresholds[middle]), middle
+        else:
+            low = middle + 1
+    if best is None:
+        note = "no threshold meets the budget"
+        return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, note=note)
+    note = f"every choice costs at most {best[1]:.6f} {objective.unit} alone"
+    return solution_at(problem, best[0], Status.FEASIBLE, solver, note=note)
+
+
+def _at(problem: Problem, objective: Separable, threshold: float) -> int:
+    """The point of the first values, which prune most, that cost no more alone than this."""
+    row = []
+    for term in objective.terms:
+        cheap = np.flatnonzero(term <= threshold)
+        row.append(int(cheap[0]) if len(cheap) else int(np.nanargmin(term)))
+    return problem.space.index_of(row)
