@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,44 +16,87 @@ _COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73")
 _MARKERS = "osD^vPX*h<>pd8"
 
 
-def draw(table: pd.DataFrame, unit: str) -> Figure:
-    """Rel. Avg. over the share of the stock model's cost, a line for each method."""
-    from matplotlib.figure import Figure
+def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:
+    """Rel. Avg. over each cost that is known: a row of panels per run, a line for each method."""
+    from opsearch.analysis.style import legend, panels
 
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    searched = [m for m in dict.fromkeys(table["method"]) if _is_searched(m)]
-    others = [m for m in dict.fromkeys(table["method"]) if not _is_searched(m)]
-    for place, method in enumerate([*searched, *others]):
-        rows = table[table["method"] == method].sort_values("share")
-        baseline = method in others
-        colour = "#777777" if baseline else _COLOURS[place % len(_COLOURS)]
-        spread = [rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]]
+    known = [cost for cost in COSTS if any(_has(table, cost.column) for table in runs.values())]
+    width, height = 2.4 + 3.6 * len(known), 4.2 * len(runs)
+    figure, every = panels(width, height, len(known), len(runs))
+    methods = list(dict.fromkeys(m for table in runs.values() for m in table["method"]))
+    for place, (name, table) in enumerate(runs.items()):
+        row = every[place * len(known) : (place + 1) * len(known)]
+        for cost, axes in zip(known, row, strict=True):
+            _draw_methods(axes, table, methods, cost)
+            axes.set_xlabel(cost.label.format(unit=unit))
+            axes.set_title(name if len(runs) > 1 else "", fontsize=9).set_parse_math(False)
+        row[0].set_ylabel("Rel. Avg., %")
+        _label_amounts(row[0], float((table["cost"] / table["share"]).iloc[0]), unit)
+    _name_lines(every[0], methods)
+    legend(figure, every[0])
+    return figure
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A column of the table as an axis: times `factor`."""
+
+    column: str
+    factor: float
+    label: str
+
+
+COSTS = (
+    Cost("share", 100, "{unit}, % of the stock model"),
+    Cost("kv_bytes", 1e-6, "KV cache, MB per sample"),
+    Cost("prefill_ms", 1, "prefill, ms"),
+)
+
+
+def _has(table: pd.DataFrame, column: str) -> bool:
+    return column in table and bool(table[column].notna().any())
+
+
+def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost: Cost) -> None:
+    """A line for each method of which this cost is known."""
+    axes.axhline(100, color="black", linewidth=0.8)
+    if not _has(table, cost.column):
+        axes.set_visible(False)
+        return
+    for method in methods:
+        rows = table[(table["method"] == method) & table[cost.column].notna()]
+        rows = rows.sort_values(cost.column)
         axes.errorbar(
-            100 * rows["share"],
+            cost.factor * rows[cost.column],
             rows["rel_avg"],
-            yerr=spread,
-            label=method,
-            color=colour,
-            marker=_MARKERS[place % len(_MARKERS)],
-            markersize=5,
-            linewidth=1.0 if baseline else 1.8,
-            linestyle=("--", ":", "-.")[others.index(method) % 3] if baseline else "-",
+            yerr=[rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]],
             elinewidth=0.8,
             capsize=2,
-            zorder=2 if baseline else 3,
+            **_looks(method, methods),
         )
-    axes.axhline(100, color="black", linewidth=0.8)
     axes.annotate(
         "original", (axes.get_xlim()[0], 100), xytext=(4, -11), textcoords="offset points"
     )
-    _label_amounts(axes, float((table["cost"] / table["share"]).iloc[0]), unit)
-    axes.set_xlabel(f"{unit}, % of the stock model")
-    axes.set_ylabel("Rel. Avg., %")
-    axes.grid(alpha=0.3)
-    axes.spines["right"].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    return figure
+
+
+def _looks(method: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Searched methods in colour, the others grey and broken, each with a marker of its own."""
+    searched = sorted(methods, key=lambda name: not _is_searched(name))
+    place, baseline = searched.index(method), not _is_searched(method)
+    return {
+        "color": "#777777" if baseline else _COLOURS[place % len(_COLOURS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "markersize": 5,
+        "linewidth": 1.0 if baseline else 1.8,
+        "linestyle": ("--", ":", "-.")[place % 3] if baseline else "-",
+        "zorder": 2 if baseline else 3,
+    }
+
+
+def _name_lines(axes: Axes, methods: Sequence[str]) -> None:
+    """Lines without points that name every method, those too that a run lacks."""
+    for method in sorted(methods, key=lambda name: not _is_searched(name)):
+        axes.plot([], [], label=method, **_looks(method, methods))
 
 
 def _label_amounts(axes: Axes, stock: float, unit: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from opsearch.stored_run import stored_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from opsearch.analysis.equal_cost import Comparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,22 +93,49 @@ def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
-    """FLOPs against Rel. Avg. of the methods that `opsearch compare` measured."""
+    """Costs against Rel. Avg. of the methods that `opsearch compare` measured, run by run."""
     from opsearch.analysis import equal_cost, equal_cost_figure
 
-    comparison = stored_comparison(folders[0])
-    found = equal_cost.table(comparison)
+    names = [folder.name for folder in folders]
+    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    found = dict(zip(labels, map(stored_comparison, folders), strict=True))
+    tables = {label: equal_cost.table(comparison) for label, comparison in found.items()}
+    families = {label: equal_cost.by_family(comparison) for label, comparison in found.items()}
+    gaps = {label: _gaps(comparison) for label, comparison in found.items()}
+    files = {"pareto.csv": tables, "families.csv": families, "differences.csv": gaps}
+    whole = {name: _together(parts) for name, parts in files.items()}
+    figure = equal_cost_figure.draw(tables, found[labels[0]].unit)
+    texts = {label: equal_cost_figure.describe(table) for label, table in tables.items()}
+    if len(found) == 1:
+        text = texts[labels[0]]
+        model = RunConfig.load(RunFolder(folders[0]).config).model
+        parts = whole["pareto.csv"], whole["families.csv"], figure, text
+        page = comparison_page(model, *parts)
+    else:
+        text, page = "\n".join(f"{label}: {said}" for label, said in texts.items()), ""
+    kept = {name: table for name, table in whole.items() if not table.empty}
+    return Analysis(kept, figure, text, page)
+
+
+def _gaps(comparison: Comparison) -> pd.DataFrame:
+    """Paired differences of searched methods from each other and from the strong baseline."""
+    from opsearch.analysis import equal_cost
+
     pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
     pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
     pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
-    gaps = pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
-    families = equal_cost.by_family(comparison)
-    tables = {"pareto.csv": found, "families.csv": families}
-    tables |= {} if gaps.empty else {"differences.csv": gaps}
-    figure = equal_cost_figure.draw(found, comparison.unit)
-    text = equal_cost_figure.describe(found)
-    model = RunConfig.load(RunFolder(folders[0]).config).model
-    return Analysis(tables, figure, text, comparison_page(model, found, families, figure, text))
+    return pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
+
+
+def _together(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table; of several runs with the name of each in front."""
+    if len(parts) == 1:
+        (table,) = parts.values()
+        return table
+    return pd.concat(
+        [table.assign(run=label)[["run", *table.columns]] for label, table in parts.items()],
+        ignore_index=True,
+    )
 
 
 def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
@@ -162,7 +191,7 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
     "rivals": _rivals,
     "tables": _tables,
 }
-SEVERAL = ("ablation", "transfer", "outcomes", "tables")
+SEVERAL = ("pareto", "ablation", "transfer", "outcomes", "tables")
 """Kinds that take more than one run."""
 
 

@@ -254,13 +254,25 @@ def test_without_a_comparison_it_says_which_command_makes_one(tmp_path):
         analyze("pareto", [tmp_path / "run"])
 
 
+def test_runs_side_by_side_are_named_in_every_table(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    analysis, files = analyze("pareto", [folder, other], out=tmp_path / "both")
+    assert "pareto.html" not in {file.name for file in files}
+    single, labels = analyze("pareto", [folder], out=tmp_path / "one")[0], [folder.name, "other"]
+    for name, table in analysis.tables.items():
+        for label in labels:
+            rows = table[table["run"] == label].drop(columns="run").reset_index(drop=True)
+            pd.testing.assert_frame_equal(rows, single.tables[name].reset_index(drop=True))
+    assert analysis.text.splitlines() == [f"{label}: {single.text}" for label in labels]
+
+
 def test_what_cannot_be_compared_is_said(folder):
     with pytest.raises(DataError, match="--samples a number above 0"):
         compare(folder, BUDGETS, samples=0, console=_silent())
     with pytest.raises(InfeasibleBudgetError, match="below the cheapest policy"):
         compare(folder, ["3%"], samples=15, console=_silent())
     with pytest.raises(OpsearchError, match="takes one run, not 2"):
-        analyze("pareto", [folder, folder])
+        analyze("curves", [folder, folder])
     with pytest.raises(OpsearchError, match="paretto"):
         analyze("paretto", [folder])
 

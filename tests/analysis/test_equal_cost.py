@@ -95,13 +95,31 @@ def test_the_figure_shows_the_table():
             entry("dop joint", half, "30%", 0.29),
         )
     )
-    axes = draw(frame, "FLOPs").axes[0]
-    handles, labels = axes.get_legend_handles_labels()
-    assert labels == ["dop joint", "VTW"]
-    line = handles[0].lines[0]
+    (axes,) = draw({"one": frame}, "FLOPs").axes
+    assert axes.get_legend_handles_labels()[1] == ["dop joint", "VTW"]
+    line = axes.containers[0].lines[0]
     assert line.get_xdata() == pytest.approx([29, 49])
     assert line.get_ydata() == pytest.approx([50, 100])
     assert axes.get_xlabel() == "FLOPs, % of the stock model"
+
+
+def test_several_runs_are_rows_of_panels_and_every_known_cost_a_column():
+    entries = entry("dop joint", ONES, "50%", 0.49), entry("VTW", ONES, "50%", 0.48)
+    frame = table(comparison(*entries)).assign(kv_bytes=[2e6, 3e6])
+    timed = frame.assign(prefill_ms=[12.0, np.nan])
+    every = draw({"a": frame, "b": timed}, "FLOPs").axes
+    shown = [axes for axes in every if axes.get_visible()]
+    assert [axes.get_xlabel().split(",")[0] for axes in shown] == [
+        "FLOPs",
+        "KV cache",
+        "FLOPs",
+        "KV cache",
+        "prefill",
+    ]
+    assert [axes.get_title() for axes in shown] == ["a", "a", "b", "b", "b"]
+    kv, times = shown[1], shown[-1]
+    assert [c.lines[0].get_xdata().tolist() for c in kv.containers] == [[2], [3]]
+    assert [c.lines[0].get_xdata().tolist() for c in times.containers] == [[12], []]
 
 
 def test_the_words_name_the_best_and_who_is_equal():
