@@ -115,7 +115,7 @@ def _label_amounts(axes: Axes, stock: float, unit: str) -> None:
 
 
 def _is_searched(method: str) -> bool:
-    return method.endswith((" additive", " joint"))
+    return method.endswith((" additive", " pairwise", " joint", " verified"))
 
 
 def _scale(amount: float) -> tuple[float, str]:

@@ -75,7 +75,8 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     for constraints in limits.values():
         check_budget(space, constraints)
     if not space.listed:
-        return Task(space, (make_maker("pairwise", config),), limits)
+        proxy = "pairwise" if config.objective == "pairwise" else "additive"
+        return Task(space, (make_maker(proxy, config),), limits)
     layouts, shape = prepared.layouts, prepared.shape
     seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
