@@ -8,15 +8,20 @@ layer updates only a part of what is ranked: then all of it is updated, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from opsearch.errors import PolicyError
 from opsearch.policy import KV, MLP, Counts, Q, live
 
 if TYPE_CHECKING:
     from opsearch.policy import Policy, RankerSpec
+
+Ints = NDArray[np.int64]
 
 # How many layers before its place the attention stands that a ranker inside the decoder reads.
 LAYERS_BACK = {"fastv": 1, "fitprune": 0, "pyramiddrop": 0, "sparsevlm": 1}
@@ -49,6 +54,46 @@ class Schedule:
     live: Counts
     kept: frozenset[int]
     turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """The turns of P policies as tables, by the layer that the order holds from.
+
+    ranker: int64[P, L], the number in `specs`, -1 where the order stays; pool: int64[P, L], how
+    many tokens are ordered, 0 there; back: int64[P, L], 0 or 1, how many layers before that the
+    ranker looks.
+    """
+
+    specs: tuple[RankerSpec, ...]
+    ranker: Ints
+    pool: Ints
+    back: Ints
+
+    @classmethod
+    def of(cls, policies: Sequence[Sequence[Turn]], layers: int) -> Turns | None:
+        """The turns of each policy; None where there are none at all."""
+        specs = list(dict.fromkeys(turn.spec for turns in policies for turn in turns))
+        if not specs:
+            return None
+        ranker, pool, back = np.zeros((3, len(policies), layers), np.int64)
+        ranker -= 1
+        for row, turns in enumerate(policies):
+            for turn in turns:
+                ranker[row, turn.layer] = specs.index(turn.spec)
+                pool[row, turn.layer] = turn.pool
+                back[row, turn.layer] = turn.layer - turn.look
+        return cls(tuple(specs), ranker, pool, back)
+
+    @property
+    def pools(self) -> dict[int, Ints]:
+        """How many tokens are ordered before each layer, int64[P]."""
+        return dict(enumerate(self.pool.T))
+
+    def part(self, policies: slice | Ints) -> Turns:
+        """Those of some of the policies."""
+        tables = (table[policies] for table in (self.ranker, self.pool, self.back))
+        return Turns(self.specs, *tables)
 
 
 def schedule(policy: Policy, n_visual: int) -> Schedule:

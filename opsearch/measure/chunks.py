@@ -17,10 +17,11 @@ from opsearch.costs.shape import Shape
 from opsearch.measure.crowds import Crowd
 from opsearch.measure.families import Room, families
 from opsearch.measure.keys import Keyed
+from opsearch.measure.nodes import Ints
 from opsearch.measure.samples import Sample
-from opsearch.measure.trie import Ints, Layout, Trie, build_trie
+from opsearch.measure.schedules import Schedules
+from opsearch.measure.trie import Layout, Trie
 from opsearch.measure.work import held_elements, layer_flops
-from opsearch.policy import Counts
 from opsearch.rankers import Ranker
 
 
@@ -28,14 +29,18 @@ from opsearch.rankers import Ranker
 class Chunk:
     """Policies that share a ranking and samples of one layout: one pass over the layers.
 
-    ranker: None where the order of visual tokens does not matter; counts: live, int64[P, L, 3].
+    ranker: None where the order of visual tokens before the decoder does not matter.
     """
 
     ranker: Ranker | None
-    policies: tuple[Keyed, ...]
-    counts: Counts
+    schedules: Schedules
     trie: Trie
     crowd: Crowd
+
+    @property
+    def policies(self) -> tuple[Keyed, ...]:
+        """The policies."""
+        return self.schedules.policies
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -46,11 +51,6 @@ class Chunk:
     def layout(self) -> Layout:
         """Where all samples have their tokens."""
         return self.crowd.layout
-
-    @property
-    def applied(self) -> bool:
-        """Whether its one policy ranks inside the decoder, so that it cannot be swept."""
-        return bool(self.policies[0].policy.schedule(self.layout.n_visual).turns)
 
     @property
     def pairs(self) -> int:
@@ -76,9 +76,8 @@ class Chunk:
         return [self._only(cut) for cut in cuts]
 
     def _only(self, cut: slice) -> Chunk:
-        counts = self.counts[cut]
-        trie = build_trie(counts, self.layout.inner > 0)
-        return replace(self, policies=self.policies[cut], counts=counts, trie=trie)
+        part = self.schedules.part(cut)
+        return replace(self, schedules=part, trie=part.trie(self.layout.inner > 0))
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ def make_chunks(
         parts = [(family, *part) for family in related for part in family.parts(layout, room)]
         held = [held_elements(trie, layout, room.shape) for _, _, trie in parts]
         for batch in _batches(crowd, held, room):
-            for family, cut, trie in parts:
-                yield Chunk(family.ranker, family.policies[cut], family.counts[cut], trie, batch)
+            for family, part, trie in parts:
+                yield Chunk(family.ranker, part, trie, batch.alone() if trie.rankers else batch)
 
 
 def _batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:

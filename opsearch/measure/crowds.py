@@ -40,6 +40,10 @@ class Crowd:
         """Some of the samples."""
         return Crowd(self.layout, self.samples[start:stop], self.images[start:stop])
 
+    def alone(self) -> Crowd:
+        """The same, but no image is shared."""
+        return replace(self, images=tuple(range(len(self.samples))))
+
     def apart(self, rank: Tensor) -> Crowd:
         """The same, but an image is shared only where `rank` int64[B, S] is the same as well."""
         ranked = [row.tobytes() for row in rank.cpu().numpy()]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.crowds import Crowd
-from opsearch.measure.trie import Ints, Layout
+from opsearch.measure.nodes import Ints
+from opsearch.measure.trie import Layout
+from opsearch.rankers.prompt import Prompt
 
 Pair = tuple[Tensor, Tensor]
 
@@ -46,11 +48,13 @@ class Inputs:
 class Entry:
     """B samples of one layout that show G images.
 
-    images: inputs of a sample for each image, with head int64[G, R], the positions before the first
-    visual one, and order int64[G, N], the visual ones, best first. samples: inputs of all, with
-    tail int64[B, R], the other positions behind. shown: int64[B], the image of each sample.
+    prompt: of all samples, as rankers see it. images: inputs of a sample for each image, with head
+    int64[G, R], the positions before the first visual one, and order int64[G, N], the visual ones,
+    best first. samples: inputs of all, with tail int64[B, R], the other positions behind. shown:
+    int64[B], the image of each sample.
     """
 
+    prompt: Prompt
     images: Inputs
     head: Tensor
     order: Tensor
@@ -60,8 +64,10 @@ class Entry:
     layout: Layout
 
     @classmethod
-    def of(cls, embeds: Tensor, cos_sin: Pair, visual: Tensor, rank: Tensor, crowd: Crowd) -> Entry:
-        """visual: bool[B, S], the same in all rows; rank: int64[B, S], places in the ranking."""
+    def of(cls, prompt: Prompt, cos_sin: Pair, rank: Tensor, crowd: Crowd) -> Entry:
+        """prompt: with embeds, of equal layout in all rows; rank: int64[B, S], the ranking."""
+        visual, embeds = prompt.visual, prompt.embeds
+        assert embeds is not None
         layout, samples = crowd.layout, Inputs(embeds, cos_sin)
         _, first, shown = np.unique(crowd.images, return_index=True, return_inverse=True)
         showing = torch.from_numpy(first).to(embeds.device)
@@ -70,4 +76,4 @@ class Entry:
         order = torch.argsort(behind, dim=1, stable=True)[:, : layout.n_visual]
         head = text[: layout.head].expand(len(first), -1)
         tail = text[layout.head :].expand(len(embeds), -1)
-        return cls(samples.of(showing), head, order, samples, tail, shown, layout)
+        return cls(prompt, samples.of(showing), head, order, samples, tail, shown, layout)

@@ -9,11 +9,13 @@ import numpy as np
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.keys import Keyed
-from opsearch.measure.trie import ONE, Ints, Layout, Size, Trie, build_trie
+from opsearch.measure.nodes import Ints
+from opsearch.measure.schedules import Schedules
+from opsearch.measure.trie import ONE, Layout, Size, Trie
 from opsearch.measure.work import held_elements
-from opsearch.policy import Counts
 from opsearch.rankers import Ranker
 from opsearch.runtime.ranking import policy_ranker
+from opsearch.turns import Schedule, before_decoder
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,29 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Policies of one ranking in the order of their counts, so that neighbours share most.
+    """Policies that one ranking before the decoder serves.
 
-    ranker: None where the order of visual tokens does not matter; counts: live, int64[P, L, 3].
+    ranker: None where the order of visual tokens before the decoder does not matter.
     """
 
     ranker: Ranker | None
-    policies: tuple[Keyed, ...]
-    counts: Counts
+    schedules: Schedules
     _tries: dict[tuple[int, int, bool], Trie] = field(default_factory=dict)
 
-    def parts(self, layout: Layout, room: Room) -> Iterator[tuple[slice, Trie]]:
+    def parts(self, layout: Layout, room: Room) -> Iterator[tuple[Schedules, Trie]]:
         """As few parts of the policies as fit for one sample, by halving, with their tries."""
-        return self._parts(0, len(self.policies), layout, room)
+        return self._parts(0, len(self.schedules.policies), layout, room)
 
     def _parts(
         self, start: int, stop: int, layout: Layout, room: Room
-    ) -> Iterator[tuple[slice, Trie]]:
+    ) -> Iterator[tuple[Schedules, Trie]]:
         key = (start, stop, layout.inner > 0)
+        part = self.schedules.part(slice(start, stop))
         if key not in self._tries:  # many layouts ask for the same ones
-            self._tries[key] = build_trie(self.counts[start:stop], layout.inner > 0)
+            self._tries[key] = part.trie(layout.inner > 0)
         trie = self._tries[key]
         if stop - start == 1 or room.holds(held_elements(trie, layout, room.shape), ONE):
-            yield slice(start, stop), trie
+            yield part, trie
             return
         middle = (start + stop) // 2
         yield from self._parts(start, middle, layout, room)
@@ -61,38 +63,30 @@ class Family:
 
 
 def families(policies: Sequence[Keyed], n_visual: int) -> list[Family]:
-    """The policies by the order in which they rank `n_visual` visual tokens.
+    """The policies by the order in which they rank `n_visual` visual tokens before the decoder.
 
-    One that ranks inside the decoder is a family of its own. Raises PolicyError for a ranker that
-    cannot serve its policy.
+    Those that rank inside it too are apart, as with them questions on one image share nothing.
+    Raises PolicyError for a ranker that cannot serve its policy.
     """
     rankers: dict[Hashable, Ranker | None] = {}
-    groups: dict[Hashable, list[tuple[Keyed, Counts]]] = {}
-    alone = []
+    groups: dict[tuple[bool, Hashable], list[tuple[Keyed, Schedule]]] = {}
     for keyed in policies:
         found = keyed.policy.schedule(n_visual)
         alike = (keyed.policy.rankers, found.kept)
         if alike not in rankers:
             rankers[alike] = policy_ranker(keyed.policy)
-        ranker = rankers[alike]
-        if found.turns:
-            alone.append(_family(ranker, [(keyed, found.live)]))
-            continue
+        ranker = rankers[alike] if found.kept else None
         # One that is not nested ranks anew for every number of tokens.
-        order = None if ranker is None else (keyed.policy.rankers[0], ranker.nested or found.kept)
-        groups.setdefault(order, []).append((keyed, found.live))
+        spec = before_decoder(keyed.policy)
+        order = None if ranker is None else (spec, ranker.nested or found.kept)
+        groups.setdefault((bool(found.turns), order), []).append((keyed, found))
         rankers.setdefault(order, ranker)
-    # Where the order does not matter, any will do.
-    indifferent = groups.pop(None, [])
-    if groups:
-        groups[next(iter(groups))] += indifferent
-    elif indifferent:
-        groups[None] = indifferent
-    shared = [_family(rankers.get(order), members) for order, members in groups.items()]
-    return [*shared, *alone]
-
-
-def _family(ranker: Ranker | None, members: Sequence[tuple[Keyed, Counts]]) -> Family:
-    counts = np.stack([each for _, each in members])
-    order = np.lexsort(counts.reshape(len(counts), -1).T[::-1])
-    return Family(ranker, tuple(members[i][0] for i in order), counts[order])
+    for inside in (True, False):
+        # Where the order does not matter, any will do.
+        indifferent = groups.pop((inside, None), [])
+        there = [key for key in groups if key[0] == inside] or ([] if inside else list(groups))
+        if indifferent:
+            groups.setdefault(there[0] if there else (inside, None), []).extend(indifferent)
+    return [
+        Family(rankers.get(order), Schedules.of(members)) for (_, order), members in groups.items()
+    ]

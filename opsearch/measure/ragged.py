@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.measure.trie import Ints
+from opsearch.measure.nodes import Ints
 
 
 def starts(sizes: Ints) -> Ints:

@@ -27,8 +27,7 @@ class Reference:
     """The original on samples of equal layout.
 
     embeds: [B, S + k - 1, D], what enters the decoder; position_ids: int64[1 or B, S + k - 1].
-    logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end;
-    answers: int64[B, k - 1], the tokens of the answer but the last.
+    logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end.
     """
 
     prompt: Prompt
@@ -36,7 +35,6 @@ class Reference:
     position_ids: Tensor
     logits: Tensor
     counted: Tensor
-    answers: Tensor
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +51,6 @@ def make_reference(
     Raises ModelError naming the sample when a logit is not finite.
     """
     inputs = batch_inputs(samples, model.device)
-    length = inputs["input_ids"].shape[1]
     prompt = make_prompt(model, adapter, inputs["input_ids"], None)
     read_question(model, needs, prompt, inputs["input_ids"])
     counted = torch.ones(len(samples), 1, dtype=torch.bool, device=model.device)
@@ -82,8 +79,7 @@ def make_reference(
     answer = (0, positions - 1)
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
     prompt = Prompt(visual, real, prompt.n_visual, captured, embeds)
-    answers = inputs["input_ids"][:, length:]
-    return Reference(prompt, embeds, position_ids, logits, counted, answers)
+    return Reference(prompt, embeds, position_ids, logits, counted)
 
 
 def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from opsearch.measure.entry import Pair
-from opsearch.measure.trie import Ints
+from opsearch.measure.nodes import Ints
 from opsearch.runtime.heads import attend
 
 # Pairs of query and key in one call: enough to keep a device busy, few enough for scores and
@@ -22,9 +24,9 @@ _PAIRS = 2**20
 class Stack:
     """Nodes of equal counts, each by the rows that ask and the rows that it reads.
 
-    asking: int64[N, q] rows of the queries, at positions `asking_at` int64[B, q]; reading:
+    asking: int64[N, q] rows of the queries, at positions `asking_at` int64[B, 1 or O, q]; reading:
     int64[N, c] rows of the keys, to which `shift` int64[B, c] leads in the batch, at positions
-    `reading_at` int64[B, c].
+    `reading_at` int64[B, O, c]; order: int64[N], which of O orders each node has.
     """
 
     asking: Ints
@@ -32,6 +34,7 @@ class Stack:
     reading: Ints
     shift: Tensor
     reading_at: Tensor
+    order: Ints
 
     def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
         """What attention adds to the asking rows, in parts [B, nodes * q, D].
@@ -39,20 +42,41 @@ class Stack:
         queries: [B, R, H, hd]; keys, values: [R of all, H, hd]. No row looks ahead; one that sees
         nothing at all gets nothing.
         """
-        batch, asking = self.asking_at.shape
-        reading = self.reading_at.shape[1]
-        visible = self.reading_at[:, None, :] <= self.asking_at[:, :, None]
-        seeing = visible.any(-1, keepdim=True)
-        mask = _mask(visible | ~seeing, queries.dtype)[:, None, None]
+        batch, asking, reading = len(self.shift), self.asking.shape[1], self.reading.shape[1]
         nodes = max(1, _PAIRS // (batch * asking * reading))
+        # Parts that follow each other mostly have the same order.
+        masks = lru_cache(maxsize=1)(partial(self._masks, dtype=queries.dtype))
         for start in range(0, len(self.asking), nodes):
             part = slice(start, start + nodes)
             q = _asked(queries, self.asking[part])
             read = _on(self.reading[part], queries.device) + self.shift[:, None]
             k, v = (_read(rows, read) for rows in keys_values)
-            masks = mask.expand(-1, len(self.asking[part]), -1, -1, -1).flatten(0, 1)
-            update = attend(attn, q, k, v, masks).unflatten(0, (batch, -1))
-            yield (update * seeing[:, None]).flatten(1, 2)
+            distinct, order = np.unique(self.order[part], return_inverse=True)
+            mask, seeing = (_of_each(m, order) for m in masks(tuple(distinct.tolist())))
+            update = attend(attn, q, k, v, mask.flatten(0, 1)[:, None]).unflatten(0, (batch, -1))
+            yield (update * seeing).flatten(1, 2)
+
+    def _masks(self, orders: Sequence[int], dtype: torch.dtype) -> Pair:
+        """What is added to scores [B, O, q, c] in some orders, and who sees at all [B, O, q, 1].
+
+        It is 0 or the lowest number: sdpa takes bool as well, but on a CPU writes it out anew for
+        every node.
+        """
+        asking, reading = (
+            at.expand(-1, int(max(self.order)) + 1, -1)[:, orders]
+            for at in (self.asking_at, self.reading_at)
+        )
+        visible = reading[:, :, None] <= asking[..., None]
+        seeing = visible.any(-1, keepdim=True)
+        added = torch.zeros_like(visible, dtype=dtype)
+        return added.masked_fill(~(visible | ~seeing), torch.finfo(dtype).min), seeing
+
+
+def _of_each(masks: Tensor, order: Ints) -> Tensor:
+    """Those of O orders [B, O, ...] for nodes of these orders, [B, N, ...]."""
+    if masks.shape[1] == 1:
+        return masks.expand(-1, len(order), -1, -1)
+    return masks.index_select(1, _on(order, masks.device))
 
 
 def _asked(heads: Tensor, index: Ints) -> Tensor:
@@ -70,11 +94,3 @@ def _read(heads: Tensor, index: Tensor) -> Tensor:
 
 def _on(index: Ints, device: torch.device) -> Tensor:
     return torch.from_numpy(index).to(device)
-
-
-def _mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores: 0 or the lowest number.
-
-    sdpa takes bool as well, but on a CPU writes it out anew for every node.
-    """
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

@@ -14,9 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.measure.nodes import Ints, largest, numbered
+from opsearch.measure.turning import Turner, Turning
 from opsearch.policy import KV, MLP, Counts, Q
-
-Ints = NDArray[np.int64]
+from opsearch.rankers import make_decoder_ranker
+from opsearch.rankers.look import DecoderRanker
+from opsearch.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Layout:
         )
 
     @property
+    def behind(self) -> int:
+        """How many of the tail are of the prompt and not of the answer."""
+        return self.tail - self.answers + 1
+
+    @property
     def length(self) -> int:
         """Positions of the whole sample."""
         return self.head + self.tail + self.n_visual
@@ -64,6 +72,9 @@ class Level:
     """The nodes after one layer, each by what it is computed from; a node's number is its row.
 
     texts: number of text nodes before the layer; rows: int64[V], rows of each visual node before.
+    turning: how rankers make these of the nodes that come, None where they are the same; looks:
+        int64[K, 4], at these nodes, whose orders hold from the next layer on (see Turning).
+    order: int64[V], the number of each visual node's order.
     queried, keyed: int64[V], how many of these rows are projected to queries, to keys and values.
     text: int64[N, 3] of (visual tokens read, text node before, visual node before), by tokens read.
     attention: int64[A, 4] of (q, kv, visual node before, text node before), by q and kv; the text
@@ -73,73 +84,90 @@ class Level:
 
     texts: int
     rows: Ints
+    turning: Turning | None
+    looks: Ints
+    order: Ints
     queried: Ints
     keyed: Ints
     text: Ints
     attention: Ints
     visual: Ints
 
+    @property
+    def coming(self) -> Ints:
+        """Rows of each visual node that comes to the layer, int64[V]."""
+        return self.rows if self.turning is None else self.turning.rows
+
+    @property
+    def pools(self) -> list[tuple[int, int]]:
+        """Number of the ranker, and of the tokens that it orders, for each look at the layer."""
+        now = [] if self.turning is None else self.turning.looks.tolist()
+        return [(ranker, pool) for ranker, pool, *_ in (*now, *self.looks.tolist())]
+
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """All levels; leaf: int64[P], the text node of each policy after the last layer."""
+    """All levels; leaf: int64[P], the text node of each policy after the last layer.
+
+    rankers: those inside the decoder, by their numbers in looks.
+    """
 
     levels: tuple[Level, ...]
     leaf: Ints
+    rankers: tuple[DecoderRanker, ...] = ()
+
+    def images(self, size: Size) -> int:
+        """How many images have visual rows of their own: none is shared where rankers read text."""
+        return size.samples if self.rankers else size.images
 
     def nodes(self, size: Size) -> int:
         """States of text rows, one per sample, or visual rows, one per image, after some layer."""
         return sum(
-            size.samples * len(level.text) + size.images * len(level.visual)
+            size.samples * len(level.text) + self.images(size) * len(level.visual)
             for level in self.levels
         )
 
 
-def build_trie(counts: Counts, coupled: bool) -> Trie:
+def build_trie(counts: Counts, coupled: bool, turns: Turns | None = None) -> Trie:
     """The trie of policies by their live counts int64[P, L, 3].
 
-    coupled: some text stands between visual tokens, so that visual rows depend on it.
+    coupled: some text stands between visual tokens, so that visual rows depend on it; turns: what
+    rankers inside the decoder do in these policies, None for nothing.
     """
-    reading = counts[:, :, KV]
-    later = np.maximum.accumulate(reading[:, ::-1], axis=1)[:, ::-1]
-    later = np.concatenate([later, np.zeros_like(later[:, :1])], axis=1)
+    entering, coming = _widths(counts, turns)
     text = np.zeros(len(counts), np.int64)
     # Number of the visual node, -1 where no later layer reads it.
-    visual = np.where(later[:, 0] > 0, 0, -1)
-    rows = later[:, :1].max(axis=0)
+    visual = np.where(coming[:, 0] > 0, 0, -1)
+    rows = coming[:, :1].max(axis=0)
+    turner = Turner(turns, entering)
     levels = []
     for layer in range(counts.shape[1]):
+        turning, visual, rows = turner.turn(layer, text, visual, rows)
+        looks = turner.ahead(layer, text, visual)
         q, kv, mlp = (counts[:, layer, module] for module in (Q, KV, MLP))
-        queried, keyed = _largest(q, visual, len(rows)), _largest(kv, visual, len(rows))
+        queried, keyed = largest(q, visual, len(rows)), largest(kv, visual, len(rows))
         texts = int(text.max()) + 1
-        read, after = _number(kv, text, np.where(kv > 0, visual, -1))
+        read, after = numbered(kv, text, np.where(kv > 0, visual, -1))
         beside = text if coupled else np.zeros_like(text)
-        attention, attended = _number(q, kv, visual, beside, where=q > 0)
-        parts, visual = _number(visual, attended, mlp, where=later[:, layer + 1] > 0)
-        left = _largest(later[:, layer + 1], visual, len(parts))
-        nodes = np.concatenate([parts, left[:, None]], axis=1)
-        levels.append(Level(texts, rows, queried, keyed, read, attention, nodes))
+        attention, attended = numbered(q, kv, visual, beside, where=q > 0)
+        parts, visual = numbered(visual, attended, mlp, where=coming[:, layer + 1] > 0)
+        left = largest(coming[:, layer + 1], visual, len(parts))
+        nodes = np.column_stack([parts, left])
+        order = turner.go_on(parts[:, 0])
+        levels.append(
+            Level(texts, rows, turning, looks, order, queried, keyed, read, attention, nodes)
+        )
         text, rows = after, left
-    return Trie(tuple(levels), text)
+    rankers = tuple(map(make_decoder_ranker, turns.specs)) if turns else ()
+    return Trie(tuple(levels), text, rankers)
 
 
-def _number(*columns: Ints, where: NDArray[np.bool_] | None = None) -> tuple[Ints, Ints]:
-    """Distinct rows of these columns in order, and the number of each row, -1 outside `where`."""
-    wanted = np.ones(len(columns[0]), np.bool_) if where is None else where
-    table = np.stack(columns, axis=1)[wanted]
-    # One integer for each row: far quicker to sort than the rows.
-    packed = np.zeros(len(table), np.int64)
-    for column in table.T:
-        packed = packed * (column.max(initial=0) + 2) + column + 1
-    _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
-    numbers = np.full(len(wanted), -1, np.int64)
-    numbers[wanted] = inverse
-    return table[first], numbers
+def _widths(counts: Counts, turns: Turns | None) -> tuple[Ints, Ints]:
+    """Visual rows that go through each layer, int64[P, L], and that come to it, int64[P, L + 1].
 
-
-def _largest(values: Ints, nodes: Ints, size: int) -> Ints:
-    """The largest value among the policies of each node, int64[size]."""
-    result = np.zeros(size, np.int64)
-    there = nodes >= 0
-    np.maximum.at(result, nodes[there], values[there])
-    return result
+    All of the latter are there where a ranker orders them.
+    """
+    needed = counts[:, :, KV] if turns is None else np.maximum(counts[:, :, KV], turns.pool)
+    coming = np.maximum.accumulate(needed[:, ::-1], axis=1)[:, ::-1]
+    coming = np.concatenate([coming, np.zeros_like(coming[:, :1])], axis=1)
+    return np.maximum(counts[:, :, KV], coming[:, 1:]), coming

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from opsearch.costs.ranking import look_flops
 from opsearch.costs.shape import Shape
-from opsearch.measure.trie import ONE, Ints, Layout, Level, Size, Trie
+from opsearch.measure.nodes import Ints
+from opsearch.measure.trie import ONE, Layout, Level, Size, Trie
 
 
 def trie_flops(trie: Trie, layout: Layout, shape: Shape, size: Size = ONE) -> int:
@@ -28,7 +30,8 @@ def layer_flops(trie: Trie, layout: Layout, shape: Shape, size: Size) -> Iterato
     for index, level in enumerate(trie.levels):
         text = _text_flops(level, layout, shape, index == last)
         visual = _visual_flops(level, layout, shape, index == last)
-        yield size.samples * text + size.images * visual
+        looks = _look_flops(trie, level, layout, shape)
+        yield size.samples * (text + looks) + trie.images(size) * visual
 
 
 def _text_flops(level: Level, layout: Layout, shape: Shape, last: bool) -> int:
@@ -51,6 +54,15 @@ def _visual_flops(level: Level, layout: Layout, shape: Shape, last: bool) -> int
     outputs = head + int(asking[columns > 0].sum())
     mlp = head + int(level.visual[:, 2].sum())
     return _flops(shape, queries, keys, pairs, outputs, mlp)
+
+
+def _look_flops(trie: Trie, level: Level, layout: Layout, shape: Shape) -> int:
+    """Of rankers inside the decoder that look at the layer, on one sample."""
+    other = layout.head + layout.behind
+    return sum(
+        look_flops(trie.rankers[ranker], pool, layout.n_visual, other, shape)
+        for ranker, pool in level.pools
+    )
 
 
 def _flops(shape: Shape, queries: int, keys: int, pairs: int, outputs: int, mlp: int) -> int:
@@ -76,7 +88,7 @@ def held_elements(trie: Trie, layout: Layout, shape: Shape) -> Ints:
         for at in trie.levels
     ]
     rows.append((kept + layout.length * (6 * shape.hidden + 2 * shape.intermediate), 0))
-    return np.array(rows)
+    return np.array([(a + b, 0) for a, b in rows] if trie.rankers else rows)
 
 
 def _text_elements(level: Level, layout: Layout, shape: Shape) -> int:
@@ -93,6 +105,8 @@ def _visual_elements(level: Level, layout: Layout, shape: Shape) -> int:
     queried, keyed = int(level.queried.sum()), int(level.keyed.sum())
     before, after = int(level.rows.sum()), int(level.visual[:, 3].sum())
     taken = keyed + queried + int(level.attention[:, 0].sum())
+    if level.turning is not None:
+        taken += int(level.turning.rows.sum())
     states = 2 * layout.head + before + after + taken
     return _elements(shape, states, layout.head + queried, layout.head + keyed)
 

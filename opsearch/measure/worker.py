@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from opsearch.measure.chunks import Chunk
-from opsearch.measure.engine import ENGINE_VERSION, Passes
+from opsearch.measure.engine import ENGINE_VERSION
+from opsearch.measure.passes import Passes
 from opsearch.measure.rows import Measurement
 from opsearch.runtime.load import fingerprint, load_model
 

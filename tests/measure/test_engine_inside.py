@@ -1,18 +1,43 @@
-"""Policies that rank inside the decoder are measured one by one, as the reference measures them."""
+"""Policies that rank inside the decoder share what they have in common, and say what each says."""
 
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch import builders
+from opsearch.costs.ranking import ranking_flops
+from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
-from tests.measure import demo
+from opsearch.rankers import DECODER_RANKERS
+from tests.measure import demo, families
+from tests.measure.answered import alone
+from tests.measure.families import LAYERS, LAYOUTS
+from tests.measure.test_shared_images import questions
+from tests.measure.test_sweep import TOLERANCE
+from tests.runtime.test_executed_flops import CPU_ATTENTION
 
-CLS = RankerSpec("cls")
+CLS, RANDOM = RankerSpec("cls"), RankerSpec("random")
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "m.db", {}) as opened:
+        yield opened
 
 
 def falling(shares, *rankers):
@@ -39,21 +64,114 @@ POLICIES = {
 }
 
 
-def test_divergences_are_those_of_the_reference(tmp_path):
-    samples, said = demo.samples(2), []
+def test_divergences_are_those_of_the_reference(store):
+    samples = demo.samples(2)
     policies = [*POLICIES.values(), builders.tokens(demo.LAYERS, "1/4", CLS)]
-    with Store(tmp_path / "m.db", {}) as store:
-        engine = Engine(demo.model(), store, say=said.append)
-        found = engine.measure(policies, samples)
-        measured = engine.measured
-        assert np.array_equal(engine.measure(policies, samples), found)
-        assert engine.measured == measured == found.size
+    engine = Engine(demo.model(), store)
+    found = engine.measure(policies, samples)
+    measured = engine.measured
+    assert np.array_equal(engine.measure(policies, samples), found)
+    assert engine.measured == measured == found.size
     wanted = [[demo.reference_kl(sample, policy) for sample in samples] for policy in policies]
     assert (np.abs(found - wanted) <= 2e-5 * np.maximum(1, wanted)).all()
-    assert said == [
-        "policies that rank inside the decoder share nothing with others and are measured one by "
-        "one: 5"
-    ]
+
+
+def inside(counts, before, names):
+    """A policy in numbers of tokens; names: of rankers before layers, None for no ranker."""
+    triples = tuple(tuple(Fraction(count) for count in triple) for triple in counts)
+    specs = [(layer, RankerSpec(name)) for layer, name in enumerate(names, 1) if name]
+    return Policy(triples, unit="tokens", rankers=((0, before), *specs))
+
+
+@st.composite
+def policy_sets(draw):
+    """Policies that are alike in some first layers; rankers before any but the very first."""
+    count = st.sampled_from([0, 2, 5, 9, 18])
+    layer = st.lists(count, min_size=3, max_size=3)
+    name = st.sampled_from([None, *DECODER_RANKERS])
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        counts = draw(st.lists(layer, min_size=LAYERS, max_size=LAYERS))
+        names = draw(st.lists(name, min_size=LAYERS - 1, max_size=LAYERS - 1))
+        alike = draw(st.integers(0, LAYERS))
+        if found:
+            counts[:alike] = found[0][0][:alike]
+            names[:alike] = found[0][1][:alike]
+        found.append((counts, names))
+    before = draw(st.sampled_from([CLS, RANDOM]))
+    return [inside(counts, before, names) for counts, names in found]
+
+
+@given(
+    policies=policy_sets(),
+    runs=st.sampled_from(LAYOUTS),
+    questions_on=st.sampled_from([(1,), (2,), (2, 1)]),
+    attention=st.sampled_from(["sdpa", "eager"]),
+    positions=st.sampled_from([1, 3]),
+)
+@settings(max_examples=30)
+def test_random_sets(tmp_path_factory, policies, runs, questions_on, attention, positions):
+    model, samples = families.model("llama", attention), questions(runs, *questions_on)
+    with Store(tmp_path_factory.mktemp("run") / "m.db", {}) as store:
+        found = Engine(model, store, positions).measure(policies, samples)
+    wanted = [[alone(model, p, sample, positions) for sample in samples] for p in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+
+
+def several():
+    """Policies with every ranker, some alike in first layers, some updated in part before one."""
+    generator, names = np.random.default_rng(0), [None, *DECODER_RANKERS]
+    found = []
+    for number in range(12):
+        counts = generator.choice([2, 5, 9], (LAYERS, 3)).tolist()
+        counts[: number % 3] = [[9, 9, 9]] * (number % 3)
+        chosen = [None if n == 0 else names[n] for n in generator.integers(0, 5, LAYERS - 1)]
+        found.append(inside(counts, CLS, chosen))
+    return found
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("runs", LAYOUTS, ids=str)
+def test_planned_flops_are_executed(store, runs, positions):
+    """The rankers' own included; questions on one image share nothing, as rankers read them."""
+    engine, samples = Engine(families.model(), store, positions), questions(runs, 2, 1)
+    first, *policies = several()
+    engine.measure([first], samples)  # runs the originals, which are kept
+    plan = engine.plan(policies, samples)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        engine.measure(policies, samples)
+    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
+    assert counter.get_total_flops() - angles == plan.flops > 0
+
+
+def test_a_look_is_shared_by_all_that_look_so(store):
+    """Shares of two rankers at one place: each ranker looks once, however many shares there are."""
+    engine, sample = Engine(families.model(), store), families.sample([3, 4])
+    shape = Shape.from_config(engine.model.config)
+
+    def policies(name, shares):
+        counts = [[[9, 9, 9]] * 2 + [[n, n, n]] * (LAYERS - 2) for n in shares]
+        return [inside(each, CLS, [None, name]) for each in counts]
+
+    def flops(wanted):
+        return engine.plan(wanted, [sample]).flops
+
+    (one,) = policies("fastv", [4])
+    (unranked,) = policies(None, [4])
+    look = ranking_flops(one, 9, 7, shape)
+    assert flops([one]) - flops([unranked]) == look > 0
+    together, apart = policies("fastv", range(1, 9)), policies(None, range(1, 9))
+    assert flops(together) - flops(apart) == look
+    assert flops([*together, *policies("sparsevlm", [4])]) < flops(together) + flops([one])
+
+
+def test_less_memory_means_parts_of_the_same_values(tmp_path):
+    samples, found = questions([3, 4], 2, 1), []
+    for memory in (10**9, 10**5, 1):
+        with Store(tmp_path / f"{memory}.db", {}) as store:
+            engine = Engine(families.model(), store, memory=memory)
+            found.append(engine.measure(several(), samples))
+    assert np.abs(np.array(found) - found[0]).max() <= TOLERANCE
 
 
 def test_rankers_see_nothing_of_a_longer_answer(tmp_path):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Flops, Shape
 from opsearch.costs.shape import SHAPES
-from opsearch.measure import engine as engine_module
+from opsearch.measure import passes as passes_module
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout, build_trie
@@ -172,8 +172,8 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(store, tmp_path, monkeypatch
             raise torch.OutOfMemoryError("the device is full")
         return sweep(layers, trie, entry, done)
 
-    sweep = engine_module.sweep
-    monkeypatch.setattr(engine_module, "sweep", narrow)
+    sweep = passes_module.sweep
+    monkeypatch.setattr(passes_module, "sweep", narrow)
     said = []
     found = Engine(model, store, memory=3 * 10**8, say=said.append).measure(policies, samples)
     assert np.abs(found - wanted).max() <= 5e-6
@@ -196,8 +196,8 @@ def test_progress_ends_at_all_that_halves_had_to_do(store, monkeypatch):
             raise torch.OutOfMemoryError("the device is full")
         return states
 
-    sweep = engine_module.sweep
-    monkeypatch.setattr(engine_module, "sweep", narrow)
+    sweep = passes_module.sweep
+    monkeypatch.setattr(passes_module, "sweep", narrow)
     policies = depth_policies()[:6]
     planned = engine.plan(policies, samples).flops
     engine.measure(policies, samples, lambda done, total: seen.append((done, total)))
@@ -210,6 +210,6 @@ def test_out_of_memory_for_one_policy_on_one_sample_is_an_error(store, monkeypat
     def full(*_):
         raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(engine_module, "sweep", full)
+    monkeypatch.setattr(passes_module, "sweep", full)
     with pytest.raises(torch.OutOfMemoryError):
         Engine(families.model(), store).measure(random_policies(2), [families.sample([3, 4])])

@@ -24,8 +24,9 @@ from opsearch.spaces import depth_space
 from opsearch.tasks.item import Item
 from tests import tiny
 from tests.measure import families
+from tests.measure.answered import alone
 from tests.measure.families import CLS, LAYERS, of_counts
-from tests.measure.test_sweep import TOLERANCE, alone
+from tests.measure.test_sweep import TOLERANCE
 from tests.runtime.test_executed_flops import CPU_ATTENTION
 
 SPACE = depth_space(LAYERS, [Fraction(1, 2)], CLS)

@@ -15,6 +15,7 @@ from opsearch.measure.store import Store
 from opsearch.policy import RankerSpec
 from opsearch.spaces import SPACES
 from tests.measure import families
+from tests.measure.answered import alone
 from tests.measure.families import CLS, DECODERS, LAYERS, LAYOUTS, of_counts
 
 TOLERANCE = 5e-6
@@ -36,20 +37,6 @@ def no_grad():
 def measured(model, policies, samples, path, positions=1, **options):
     with Store(path / "measurements.db", {}) as store:
         return Engine(model, store, positions, **options).measure(policies, samples)
-
-
-def alone(model, policy, sample, positions=1):
-    """KL of one policy on one sample by applying it, mean over the original's own answer."""
-    inputs, length = sample.inputs, sample.inputs["input_ids"].shape[1]
-    answer = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[
-        0, length:
-    ].tolist()
-    ids = torch.cat([inputs["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], 1)
-    forced = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    p = torch.log_softmax(model(**forced).logits[0, length - 1 :].double(), -1)
-    with policy.apply(model):
-        q = torch.log_softmax(model(**forced).logits[0, length - 1 :].double(), -1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
