@@ -117,8 +117,10 @@ def space_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) ->
         block = slice(start, start + _POINTS_AT_ONCE)
         for n_visual, times in others.items():
             counts = space.resolved(space.points[block], n_visual)
+            turns = space.turns(space.points[block], n_visual)
+            pools = turns.pools if turns else None
             for n_other, k in times.items():
-                total[block] += k * cost.of(counts, n_visual, n_other)
+                total[block] += k * cost.of(counts, n_visual, n_other, pools)
     return total
 
 

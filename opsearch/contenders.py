@@ -37,6 +37,7 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, make_ranker
+from opsearch.rankers.spec import parse_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
@@ -60,14 +61,16 @@ class Task:
 
 def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages) -> Task:
     """A space with its budgets, and with joint as it can be afforded."""
-    drops = prepared.config.stages if make_ranker(prepared.ranker).nested else 1
+    ranker = parse_ranker(str(prepared.config.ranker)) if name == "stages" else prepared.ranker
+    nested = ranker.name in DECODER_RANKERS or make_ranker(ranker).nested
+    drops = prepared.config.stages if nested else 1
     if name == "stages" and drops < prepared.config.stages:
-        stages.say(f"stages drops tokens once: ranker {prepared.ranker} orders for one count alone")
+        stages.say(f"stages drops tokens once: ranker {ranker} orders for one count alone")
     if name == RecipeSpace.name:
         raise OpsearchError("space 'recipes' takes part as the baseline FitPrune; leave it out")
     config = prepared.config.over(name).model_copy(update={"stages": drops})
     pairs = [sample.shape for sample in prepared.calibration]
-    space = make_space(config, prepared.shape.layers, prepared.ranker)
+    space = make_space(config, prepared.shape.layers, ranker)
     limits = {
         text: make_constraints(parse_budgets([text]), prepared.shape, space, pairs, prepared.table)
         for text in budgets

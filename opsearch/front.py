@@ -17,9 +17,9 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
 from opsearch.problem import Bounded, Constraint, Problem, Separable, Table
 from opsearch.problem_setup import make_maker, make_space
+from opsearch.rankers.spec import parse_ranker
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure
@@ -66,7 +66,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
     config = RunConfig.load(run.config)
     with Store(run.measurements) as store:
         shape = Shape(**store.facts["shape"])
-        space = make_space(config, shape.layers, RankerSpec(str(config.ranker)))
+        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
         pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
         counted = lookup("costs", cost, COSTS)(shape)
         whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)

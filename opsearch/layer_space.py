@@ -117,6 +117,9 @@ class LayerSpace:
         places = np.stack([self.live_levels(point) for point in points.tolist()])
         return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
 
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
+        """The ranker orders once, before the decoder."""
+
     def live_levels(self, point: Sequence[int]) -> Counts:
         """Places in `levels` without dead operations, int64[L, 3]."""
         places = np.zeros((self.num_layers, len(MODULES)), np.int64)

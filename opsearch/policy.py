@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opsearch.turns import Schedule
 
 Counts = NDArray[np.int64]
+Pools = Mapping[int, int | Counts]
 Q, KV, MLP = 0, 1, 2
 MODULES = ("q", "kv", "mlp")
 
@@ -181,11 +182,12 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
     return min(max(rounded, 1), n_visual)
 
 
-def live(counts: Counts, pools: Mapping[int, int] | None = None) -> Counts:
+def live(counts: Counts, pools: Pools | None = None) -> Counts:
     """Counts without dead operations, for int[..., L, 3].
 
     A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later
-    ranker looks at it (`pools`: tokens that a ranker before layer r reads, by r).
+    ranker looks at it (`pools`: tokens that a ranker before layer r reads, by r; int[...] each, or
+    one number for all).
     """
     pools = pools or {}
     result = counts.copy()

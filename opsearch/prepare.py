@@ -28,7 +28,7 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
-from opsearch.rankers import make_ranker
+from opsearch.rankers import DECODER_RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
@@ -46,7 +46,9 @@ from opsearch.tasks.parquet import load_file
 class Prepared:
     """A search that is fully stated, but for the measurements; `config` has nothing left open.
 
-    layouts: how many calibration samples and images have each layout.
+    ranker: what orders tokens before the decoder for baselines and in other spaces: the run's, or
+    the family's where the run's acts inside. layouts: how many calibration samples and images have
+    each layout.
     table: what a budget of time is counted with, None without such a budget.
     usable_rankers: names of those that the model can serve as they are.
     """
@@ -77,6 +79,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     model_config = load_config(config.model)
     shape = Shape.from_config(model_config)
     ranker = run_ranker(config, model_config)
+    inside = ranker.name in DECODER_RANKERS
     space = make_space(config, shape.layers, ranker)
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
@@ -106,7 +109,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         model_config.model_type,
         shape,
         processor,
-        ranker,
+        adapter.ranker if inside else ranker,
         tuple(adapter_for(model_config.model_type).rankers(model_config)),
         samples,
         rest,
@@ -136,7 +139,8 @@ def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
     """The ranker of a run: the one it names or the family's; ModelError when it cannot serve."""
     adapter = adapter_for(model_config.model_type)
     spec = parse_ranker(config.ranker) if config.ranker else adapter.ranker
-    adapter.check_needs(model_config, make_ranker(spec).needs)
+    made = make_decoder_ranker(spec) if spec.name in DECODER_RANKERS else make_ranker(spec)
+    adapter.check_needs(model_config, made.needs)
     return spec
 
 

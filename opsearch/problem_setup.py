@@ -23,7 +23,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import MODULES, RankerSpec
 from opsearch.problem import Constraint, feasible_points
-from opsearch.rankers import make_ranker
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
@@ -58,7 +58,13 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
         "layers": {"kept": kept, "tied": config.tie is not None},
         "operations": {"kept": kept},
     }
-    if config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:
+    if ranker.name in DECODER_RANKERS:
+        if config.space != "stages":
+            raise OpsearchError(
+                f"ranker {ranker} acts inside the decoder, where policies of space {config.space} "
+                f"rank nothing; add --space stages, or use one of {', '.join(RANKERS)}"
+            )
+    elif config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:
         raise OpsearchError(
             f"ranker {ranker} gives another order for each count, but policies of space stages "
             f"keep up to {config.stages} different ones; use --stages 1, or a nested ranker such "

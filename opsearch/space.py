@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.policy import Counts, Policy
+from opsearch.turns import Turns
 
 _PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
 N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
@@ -57,3 +58,6 @@ class Space(Protocol):
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
+
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+        """What rankers inside the decoder do at these points, None for nothing at any of them."""

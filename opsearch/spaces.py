@@ -79,6 +79,9 @@ class DepthSpace:
         below = layer[None, :, None] < self._depths_of(points)[:, None, :]
         return np.where(below, kept[:, None, None], 0)
 
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
+        """The ranker orders once, before the decoder."""
+
     def _pruning(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows, but the original's without its last MLP: the same answers, not run in vain.
 

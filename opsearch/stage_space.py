@@ -1,14 +1,14 @@
 """The space `stages`: from some layers on, falling shares of the tokens are kept.
 
-Before the first stage all tokens are processed. One stage is the space of FastV (ECCV 2024, with
-the ranking made before the decoder) and of VisPCO (arXiv 2604.15188); a last share of 0 is VTW
-(AAAI 2025); several stages hold the schedules of PyramidDrop (CVPR 2025).
+Before the first stage all tokens are processed. One stage is the space of FastV (ECCV 2024) and of
+VisPCO (arXiv 2604.15188); a last share of 0 is VTW (AAAI 2025); several stages hold the schedules
+of PyramidDrop (CVPR 2025). These rank inside the decoder; so can the space, or before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import builders
-from opsearch.policy import MODULES, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.policy import KV, MODULES, Counts, Policy, RankerSpec, resolve_fraction
 from opsearch.space import N_V_16, Parameter
+from opsearch.turns import LAYERS_BACK, Turns
 
 STAGES = 2
 """By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""
@@ -31,7 +32,9 @@ class StageSpace:
 
     A stage prunes nothing when it begins after the last layer or keeps all tokens. Listed are rows
     with rising layers and falling shares, stages that prune nothing last. Any other row counts too:
-    each stage keeps at most its share from its layer on, so that their order does not matter.
+    each stage keeps at most its share from its layer on, so that their order does not matter. A
+    ranker inside the decoder orders at each stage anew; one that reads the layer before it has no
+    stage at the first layer, and one that is to begin there begins at the next.
     """
 
     num_layers: int
@@ -42,6 +45,16 @@ class StageSpace:
     # A layer without its share prunes nothing, neither does a share without its layer.
     parameters_act_alone: ClassVar[bool] = False
     listed: ClassVar[bool] = True
+
+    @property
+    def inside(self) -> RankerSpec | None:
+        """The ranker if it acts inside the decoder, at each stage anew."""
+        return self.ranker if self.ranker and self.ranker.name in LAYERS_BACK else None
+
+    @property
+    def first(self) -> int:
+        """The first layer at which a stage can begin."""
+        return LAYERS_BACK[self.inside.name] if self.inside else 0
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -62,8 +75,9 @@ class StageSpace:
     def points(self) -> NDArray[np.int64]:
         """Index rows of distinct policies in lexicographic order, int64[P, 2 K]."""
         blocks = []
-        for used in range(min(self.stages, self.num_layers, len(self.shares) - 1) + 1):
-            layers = _subsets(self.num_layers, used)
+        most = min(self.stages, self.num_layers - self.first, len(self.shares) - 1)
+        for used in range(most + 1):
+            layers = self.first + _subsets(self.num_layers - self.first, used)
             shares = _subsets(len(self.shares) - 1, used)[:, ::-1]
             block = np.tile(np.array(self._unused, np.int64), (len(layers) * len(shares), 1))
             block[:, 0 : 2 * used : 2] = np.repeat(layers, len(shares), axis=0)
@@ -75,7 +89,11 @@ class StageSpace:
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
         begun = {layer: self.shares[share] for layer, share in self._pruning(point)}
-        return builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
+        policy = builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
+        if self.inside is None:
+            return policy
+        rankers = tuple((layer, self.inside) for layer, share in begun.items() if share)
+        return replace(policy, rankers=rankers)
 
     def index_of(self, point: Sequence[int]) -> int:
         """The number of the point that is the same policy as any row of value indices."""
@@ -93,9 +111,23 @@ class StageSpace:
         layer = np.arange(self.num_layers)
         counts = np.full((len(points), self.num_layers), n_visual)
         for begins, share in zip(points.T[::2], points.T[1::2], strict=True):
-            stage = np.where(layer >= begins[:, None], kept[share][:, None], n_visual)
+            begun = layer >= np.maximum(begins, self.first)[:, None]
+            stage = np.where(begun, kept[share][:, None], n_visual)
             counts = np.minimum(counts, stage)
         return np.repeat(counts[:, :, None], len(MODULES), axis=2)
+
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+        """What the ranker does inside the decoder at these points: it orders at each stage anew."""
+        if self.inside is None:
+            return None
+        kept = self.resolved(points, n_visual)[:, :, KV]
+        before = np.column_stack([np.full(len(points), n_visual), kept[:, :-1]])
+        pool = np.where((kept < before) & (kept > 0), before, 0)
+        # Nothing is updated in part, so that an order holds from the layer on that it is made of.
+        pool = np.roll(pool, -self.first, axis=1)
+        if not pool.any():
+            return None
+        return Turns((self.inside,), np.where(pool, 0, -1), pool, np.zeros_like(pool))
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the stages of listed points begin, and the places of their shares, int64[P, 2 K].
@@ -110,7 +142,8 @@ class StageSpace:
             raise ValueError(f"a point of {self.stages} stages has {2 * self.stages} values")
         found: list[tuple[int, int]] = []
         least = len(self.shares) - 1
-        for layer, share in sorted(zip(point[::2], point[1::2], strict=True)):
+        begins = np.maximum(point[::2], self.first).tolist()
+        for layer, share in sorted(zip(begins, point[1::2], strict=True)):
             if layer < self.num_layers and share < least:
                 found.append((int(layer), int(share)))
                 least = share

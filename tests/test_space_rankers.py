@@ -14,6 +14,20 @@ def test_stages_need_a_nested_ranker(ranker):
         make_space(RunConfig(space="stages"), 4, RankerSpec(ranker))
 
 
+@pytest.mark.parametrize("name", ["dop", "depth", "tokens", "layers"])
+def test_only_stages_rank_inside_the_decoder(name):
+    sentence = rf"fastv acts inside the decoder.* space {name} rank nothing; add --space stages, or"
+    with pytest.raises(OpsearchError, match=sentence):
+        make_space(RunConfig(space=name), 4, RankerSpec("fastv"))
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
+def test_stages_that_rank_inside_the_decoder_rank_anew(name):
+    space = make_space(RunConfig(space="stages"), 4, RankerSpec(name))
+    ranked = {tuple(layer for layer, _ in space.decode(p).rankers) for p in space.points}
+    assert max(map(len, ranked)) == 2
+
+
 @pytest.mark.parametrize("changes", [{"stages": 1}, {"space": "depth"}])
 def test_one_count_needs_none(changes):
     config = RunConfig(**{"space": "stages", **changes})

@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 from opsearch import builders
-from opsearch.policy import RankerSpec
+from opsearch.budget import space_costs
+from opsearch.costs.cost import policy_cost
+from opsearch.costs.flops import Flops
+from opsearch.costs.shape import SHAPES
+from opsearch.policy import RankerSpec, live
 from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
+from opsearch.turns import Turns
 
 CLS = RankerSpec("cls")
+FASTV, PYRAMIDDROP = RankerSpec("fastv"), RankerSpec("pyramiddrop")
 HALF = (Fraction(1, 2),)
 SHARES = (Fraction(1, 4), Fraction(1, 2))
 
@@ -25,6 +31,10 @@ SOME = {
     "two stages": stages_space(3, SHARES, CLS),
     "three stages": stages_space(2, HALF, CLS, stages=3),
     "stages of one layer": stages_space(1, SHARES, CLS),
+    "two stages, fastv": stages_space(3, SHARES, FASTV),
+    "two stages, pyramiddrop": stages_space(3, SHARES, PYRAMIDDROP),
+    "three stages, sparsevlm": stages_space(4, SHARES, RankerSpec("sparsevlm"), stages=3),
+    "fastv in one layer": stages_space(1, SHARES, FASTV),
 }
 
 
@@ -84,6 +94,38 @@ def test_points_resolve_as_their_policies_do(space, n_visual):
     assert counts.dtype == np.int64
     for point, table in zip(points, counts, strict=True):
         assert table.tolist() == space.decode(point).resolve(n_visual).tolist()
+
+
+@pytest.mark.parametrize("n_visual", [0, 1, 2, 9, 577])
+def test_rankers_turn_the_order_as_those_of_the_policies_do(space, n_visual):
+    schedules = [space.decode(point).schedule(n_visual) for point in space.points]
+    found = space.turns(space.points, n_visual)
+    wanted = Turns.of([each.turns for each in schedules], space.num_layers)
+    assert (found is None) == (wanted is None)
+    if wanted is not None:
+        for table in ("ranker", "pool", "back"):
+            assert np.array_equal(getattr(found, table), getattr(wanted, table)), table
+    counts = live(space.resolved(space.points, n_visual), found.pools if found else None)
+    assert np.array_equal(counts, [each.live for each in schedules])
+
+
+@pytest.mark.parametrize("name", ["two stages, fastv", "two stages, pyramiddrop"])
+def test_points_cost_what_their_policies_cost(name):
+    """What a ranker inside the decoder looks at is alive until it does."""
+    space, cost, pairs = SOME[name], Flops(SHAPES["llava-1.5-7b"]), [(9, 5), (577, 5), (9, 6)]
+    policies = [space.decode(point) for point in space.points]
+    wanted = [sum(policy_cost(cost, policy, *pair) for pair in pairs) for policy in policies]
+    assert space_costs(cost, space, pairs).tolist() == wanted
+
+
+def test_a_stage_begins_where_its_ranker_can_act():
+    space = stages_space(3, SHARES, FASTV)
+    policy = space.decode([0, 1, 2, 0])  # from layer 0 on a quarter, from layer 2 on nothing
+    assert policy.rankers == ((1, FASTV),)
+    assert policy.resolve(8).tolist() == [[8] * 3, [2] * 3, [0] * 3]
+    again = stages_space(3, SHARES, PYRAMIDDROP).decode([0, 1, 2, 0])
+    assert again.rankers == ((0, PYRAMIDDROP),)
+    assert again.resolve(8).tolist() == [[2] * 3, [2] * 3, [0] * 3]
 
 
 def test_resolving_no_points_gives_no_counts(space):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy import Counts, Policy
+from opsearch.policy import Counts, Policy, Pools
 
 
 class Cost(Protocol):
@@ -20,7 +19,7 @@ class Cost(Protocol):
     def unit(self) -> str: ...
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
         """Cost of resolved as-defined counts int64[..., L, 3], int64[...].
 

@@ -8,7 +8,7 @@ decoder on 3,000 tokens takes 4.4e13, one part in 200,000 of its range.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy import KV, MLP, Counts, Q, live
+from opsearch.policy import KV, MLP, Counts, Pools, Q, live
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Flops:
         return "FLOPs"
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
         """Operations somebody reads, of resolved counts int64[..., L, 3].
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
-from opsearch.policy import KV, Counts
+from opsearch.policy import KV, Counts, Pools
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class KVBytes:
         return "B"
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
         """Bytes stored under resolved counts int64[..., L, 3], int64[...]."""
         rows = (counts[..., KV] + n_other).sum(axis=-1)

@@ -7,7 +7,6 @@ grid of row numbers; here the layers of a policy are added up, interpolated betw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.policy import KV, MLP, Counts, Q, live
+from opsearch.policy import KV, MLP, Counts, Pools, Q, live
 
 Ints = NDArray[np.int64]
 
@@ -103,9 +102,7 @@ class Latency:
         """Unit of the returned integers."""
         return "ns"
 
-    def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Mapping[int, int] | None = None
-    ) -> Ints:
+    def of(self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None) -> Ints:
         """Time under resolved counts int64[..., L, 3], int64[...].
 
         pools: of rankers inside the decoder, whose own time is not included (Policy.pools). Dead

@@ -46,9 +46,11 @@ def estimate(
         by_size[layout.n_visual].append(layout)
     for start in range(0, len(points), _POINTS_AT_ONCE):
         for n_visual, alike in by_size.items():
-            counts = live(space.resolved(points[start : start + _POINTS_AT_ONCE], n_visual))
+            block = points[start : start + _POINTS_AT_ONCE]
+            turns = space.turns(block, n_visual)
+            counts = live(space.resolved(block, n_visual), turns.pools if turns else None)
             for coupled in {layout.inner > 0 for layout in alike}:
-                trie = build_trie(counts, coupled)
+                trie = build_trie(counts, coupled, turns)
                 for layout in (at for at in alike if (at.inner > 0) == coupled):
                     flops += trie_flops(trie, layout, shape, layouts[layout])
                     nodes += trie.nodes(layouts[layout])

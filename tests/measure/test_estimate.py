@@ -33,6 +33,8 @@ def silent():
         {"space": "depth", "n_v": ("1/4", "1")},
         {"space": "stages", "n_v": ("1/4", "1")},
         {"kv": "stays"},
+        {"space": "stages", "n_v": ("1/4", "1"), "ranker": "fastv"},
+        {"space": "stages", "n_v": ("1/4", "1"), "ranker": "pyramiddrop"},
     ],
 )
 def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings):
