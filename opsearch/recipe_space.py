@@ -84,6 +84,10 @@ class RecipeSpace:
         entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
         return np.stack([after, entering, after], axis=2)
 
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
+        """Raises OpsearchError: `RecipeCosts` asks each policy for its own."""
+        self.refuse()
+
     def refuse(self) -> NoReturn:
         """Say why there is no list of points, and what to do."""
         raise OpsearchError(
