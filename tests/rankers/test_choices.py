@@ -73,9 +73,22 @@ def test_divprune_equals_its_description(case, dtype):
 
 
 @settings(max_examples=60)
-@given(asked())
-def test_visionzip_takes_the_most_attended_of_each_tile(case):
+@given(asked(exact=False), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_cls_takes_the_most_attended_of_each_sample(case, dtype):
     samples, n = case
+    for s in samples:
+        s.scores = s.scores.to(dtype)
+    found = kept_tokens("cls", samples, n)
+    for s, kept, tokens in zip(samples, n, found, strict=True):
+        assert tokens == literal.by_score(s.scores.tolist())[:kept]
+
+
+@settings(max_examples=60)
+@given(asked(exact=False), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_visionzip_takes_the_most_attended_of_each_tile(case, dtype):
+    samples, n = case
+    for s in samples:
+        s.scores = s.scores.to(dtype)
     found = kept_tokens("visionzip", samples, n)
     for s, kept, tokens in zip(samples, n, found, strict=True):
 
@@ -86,11 +99,16 @@ def test_visionzip_takes_the_most_attended_of_each_tile(case):
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(1, 11), min_size=1, max_size=2), st.integers(0, 10**6))
-def test_cdpruner_multiplies_the_determinant_most(sizes, seed):
+@given(
+    st.lists(st.integers(1, 11), min_size=1, max_size=2),
+    st.integers(0, 10**6),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_cdpruner_multiplies_the_determinant_most(sizes, seed, dtype):
     """Every next token of a tile is, within rounding, the best one given those before it."""
     s = batches.sample(sizes, seed, exact=False)
-    (tokens,) = kept_tokens("cdpruner", [s], [sum(sizes)])
+    s.embeds, s.words = s.embeds.to(dtype).float(), s.words.to(dtype).float()
+    (tokens,) = kept_tokens("cdpruner", [s], [sum(sizes)], dtype)
     words = torch.nn.functional.normalize(s.words, dim=-1)
     raw = (torch.nn.functional.normalize(s.embeds, dim=-1) @ words.T).mean(1)
     span = raw.max() - raw.min() + 1e-6

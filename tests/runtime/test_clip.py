@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPModel
 from opsearch import builders
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
+from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import ADAPTERS
 from opsearch.runtime.apply import make_prompt
@@ -17,16 +18,19 @@ from tests.families import FAMILIES, folder
 from tests.families.prompt import prompts
 
 CONTEXT = 6
+QUESTIONS = ([20, 15, 20, 10, 17, 17], [17, 17, 10, 10, 11, 12])
 
 
 def clip_model(width=16):
     tower = {"hidden_size": width, "intermediate_size": 24, "num_hidden_layers": 2}
     tower |= {"num_attention_heads": 2, "projection_dim": 12}
     words = {"max_position_embeddings": CONTEXT, "vocab_size": 97, "eos_token_id": 2}
+    tower |= {"initializer_factor": 10.0}  # or all texts are alike
     config = CLIPConfig(
         text_config=tower | words,
         vision_config=tower | {"image_size": 12, "patch_size": 4},
         projection_dim=12,
+        initializer_factor=10.0,
     )
     torch.manual_seed(3)
     return CLIPModel(config).eval()
@@ -77,13 +81,23 @@ def test_relevance_is_that_of_clip(where):
 
 
 @torch.inference_mode()
-def test_the_question_changes_the_choice(where):
+def test_the_question_changes_the_choice(where, monkeypatch):
+    """End to end: the policy's first token is the one that CLIP finds most relevant."""
     llava, clip = where
     model = AutoModelForImageTextToText.from_pretrained(llava).eval()
-    inputs = prompts(FAMILIES["llava"], [[1, 6], [2, 5]])
+    whole, inputs = CLIPModel.from_pretrained(clip).eval(), prompts(FAMILIES["llava"], [[1, 6]])
     policy = builders.tokens(3, "1/3", RankerSpec("cdpruner", (("clip", clip),)))
-    with policy.apply(model):
-        assert model(**inputs).logits.isfinite().all()
+    seen, rank = [], CDPruner.rank
+    monkeypatch.setattr(CDPruner, "rank", lambda *given: seen.append(rank(*given)) or seen[-1])
+    for question in QUESTIONS:
+        ids = torch.tensor([[1, *[tiny.IMAGE] * tiny.PATCHES, *question]])
+        with policy.apply(model):
+            assert model(**inputs | {"input_ids": ids}).logits.isfinite().all()
+        places = seen[-1][0, 1 : 1 + tiny.PATCHES]
+        assert places.argmin() == relevance(model, whole, inputs, question).argmax()
+    first, other = ((places[0, 1 : 1 + tiny.PATCHES] < 3).tolist() for places in seen)
+    assert sum(first) == sum(other) == 3
+    assert first != other
 
 
 def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
