@@ -4,8 +4,7 @@ A recipe deletes so many visual tokens in each layer. Its divergence is the larg
 attention of a layer that tokens deleted in it or before it got in the original: of what the
 question's rows give to visual tokens, or of what visual rows do. For a bound on it, tokens are
 deleted layer by layer, in each as many as the bound allows, of each sample on its own; the recipe
-has the mean of their numbers. It is not searched: `within` gives one recipe for one bound. Source:
-FitPrune (AAAI 2025), section Fitting.
+has the mean of their numbers. Source: FitPrune (AAAI 2025).
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "FitPrune": Baseline(
         "As many tokens in each layer as a bound on lost attention allows, by its own search on "
-        "the calibration items; published: bounds 0.01 apart, 60 % of MACs saved.",
+        "the calibration items; published: 60% of the MACs saved.",
         (),
         "fitprune",
     ),

@@ -29,7 +29,7 @@ _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 t
 
 @dataclass(frozen=True)
 class RecipeSpace:
-    """Points that say which share of the tokens is left behind each layer, at most.
+    """The share of the tokens left behind each layer, at most, as FitPrune deletes them.
 
     More than is left behind the layer before cannot be: such rows are the same policy as those that
     say so. A point's number is the place of its row among all rows in lexicographic order.

@@ -107,7 +107,10 @@ def _objective(
     if config.objective is not None:
         return config.objective, ""
     if config.space == RecipeSpace.name:
-        return Attention.name, "objective attention: no other searches space recipes"
+        return (
+            Attention.name,
+            "objective attention, one forward of each sample: recipes has no other",
+        )
     if config.verify:
         return "additive", "objective additive: --verify corrects a proxy"
     if solver and solver.forms == {"blackbox"}:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from opsearch.errors import RunFolderError
@@ -177,13 +178,16 @@ def test_a_newer_format(path):
 def test_a_store_of_format_1_is_read_and_completed(path):
     fill(path, 2)
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE answer; DROP TABLE compared; PRAGMA user_version=1;")
+        db.executescript("DROP TABLE answer; DROP TABLE compared; DROP TABLE received;")
+        db.execute("PRAGMA user_version=1")
     db.close()
     with Store(path, FACTS) as store:
         assert store.count() == 14
         store.add_answers([StoredAnswer("p", "i", "yes", 1.0)])
+        store.add_received([("i", np.ones((3, 2, 5), np.float32))])
     with Store(path) as store:
         assert len(store.answers(["p"])) == 1
+        assert store.received(["i", "j"])["i"].tolist() == np.ones((3, 2, 5)).tolist()
 
 
 def test_a_store_without_a_context(path):
