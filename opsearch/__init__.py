@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsearch.config import RunConfig
     from opsearch.policy import Policy, RankerSpec
+    from opsearch.runtime.graphs import Graphs
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "RankerSpec", "RunConfig"]
+__all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig"]
 
 _HOMES = {
+    "Graphs": "opsearch.runtime.graphs",
     "Policy": "opsearch.policy",
     "RankerSpec": "opsearch.policy",
     "RunConfig": "opsearch.config",

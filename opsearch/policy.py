@@ -25,6 +25,7 @@ from opsearch.errors import PolicyError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from opsearch.runtime.graphs import Graphs
     from opsearch.turns import Schedule
 
 Counts = NDArray[np.int64]
@@ -152,11 +153,16 @@ class Policy:
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])
         return hashlib.sha256(payload.encode()).hexdigest()
 
-    def apply(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
-        """Context manager inside which `model` prefills with this policy."""
+    def apply(
+        self, model: PreTrainedModel, *, graphs: Graphs | None = None
+    ) -> AbstractContextManager[PreTrainedModel]:
+        """Context manager inside which `model` prefills with this policy.
+
+        graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
+        """
         from opsearch.runtime.apply import apply_policy
 
-        return apply_policy(model, self)
+        return apply_policy(model, self, graphs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (made if missing) and return its path."""

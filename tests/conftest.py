@@ -16,12 +16,15 @@ settings.load_profile("opsearch")
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what needs torchvision where it is not installed."""
-    if importlib.util.find_spec("torchvision") is None:
-        missing = pytest.mark.skip(reason="torchvision is not installed")
-        for item in items:
-            if "requires_torchvision" in item.keywords:
-                item.add_marker(missing)
+    """Leave out what needs torchvision, or a GPU, where there is none."""
+    there = {
+        "requires_torchvision": importlib.util.find_spec("torchvision") is not None,
+        "gpu": torch.cuda.is_available(),
+    }
+    for item in items:
+        for needed, found in there.items():
+            if needed in item.keywords and not found:
+                item.add_marker(pytest.mark.skip(reason=f"marked {needed}, which is not here"))
 
 
 def declare_missing_operators():

@@ -20,12 +20,11 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.plan import Plan
-from opsearch.runtime.ranking import policy_ranker, rank_and_plan
+from opsearch.runtime.plan import Order, Plan
+from opsearch.runtime.ranking import Resolved, ordered, policy_ranker
 
 _LAYERS, _MIDDLE = 3, 1
 _KEPT = Fraction(1, 10)
-_OWN = ("hidden_states", "attention_mask", "past_key_values")  # what a part gives itself
 Part = Callable[[], None]
 
 
@@ -57,7 +56,7 @@ class OneLayer:
     def layer(self, q: int, kv: int, mlp: int) -> Part:
         """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
         counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
-        plan = Plan(self.prompt, self.rank, counts, {})
+        plan = Plan(Order(self.prompt, self.rank, counts, {}))
         stream = self.embeddings[:, plan.entry.index[0]]
         mask, others = self.given
 
@@ -70,10 +69,11 @@ class OneLayer:
     def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
         """A whole prefill of three layers, as searched policies make it, and their counts."""
         policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
-        ranker, counts = policy_ranker(policy), policy.executed(self.prompt.n_visual[0])
+        ranker, resolved = policy_ranker(policy), Resolved(policy)
+        counts = policy.executed(self.prompt.n_visual[0])
 
         def run() -> None:
-            plan = rank_and_plan(self.prompt, policy, ranker)
+            plan = Plan(ordered(self.prompt, resolved, ranker))
             cache = PrunedCache(_LAYERS, plan)
             mask = self.prompt.real.long()
             hidden = self.decoder(
@@ -87,14 +87,17 @@ class OneLayer:
         """The attention mask and the other arguments that the decoder hands to its layers."""
         found: list[tuple[Tensor | None, dict[str, Any]]] = []
 
-        def keep(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            others = {k: v for k, v in kwargs.items() if k not in _OWN}
-            found.append((kwargs["attention_mask"], others))
+        def keep(hidden: Tensor, attention_mask: Tensor | None, **others: Any) -> Tensor:
+            others.pop("past_key_values")  # a part gives its own
+            found.append((attention_mask, others))
+            return hidden
 
-        handle = self.middle.register_forward_pre_hook(keep, with_kwargs=True)
+        for layer in self.decoder.layers:
+            layer.forward = keep
         self.decoder(inputs_embeds=self.embeddings, attention_mask=self.prompt.real.long())
-        handle.remove()
-        return found[0]
+        for layer in self.decoder.layers:
+            del layer.forward
+        return found[_MIDDLE]
 
 
 def _random(config: Any, dtype: torch.dtype, device: str, attention: str) -> tuple[Any, nn.Linear]:

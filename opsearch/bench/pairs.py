@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opsearch.bench.passes import Pass, timed
 from opsearch.policy import Policy
+from opsearch.runtime.graphs import Graphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +36,21 @@ class Pair:
 
 @torch.inference_mode()
 def timed_pairs(
-    model: Any, work: Workload, policy: Policy, new_tokens: int, repeats: int, warmups: int = 2
+    model: Any,
+    work: Workload,
+    policy: Policy,
+    new_tokens: int,
+    repeats: int,
+    warmups: int = 2,
+    graphs: Graphs | None = None,
 ) -> Iterator[Pair]:
-    """Yield every pair as it is measured, after warm-ups; each pair swaps who comes first."""
+    """Yield every pair as it is measured, after warm-ups; each pair swaps who comes first.
+
+    graphs: CUDA graphs that the policy's side replays, None launches its layers one by one.
+    """
     sides: list[Callable[[], AbstractContextManager[Any]]] = [
         nullcontext,
-        partial(policy.apply, model),
+        partial(policy.apply, model, graphs=graphs),
     ]
     for repeat in range(-warmups, repeats):
         order = (0, 1) if repeat % 2 == 0 else (1, 0)

@@ -18,8 +18,8 @@ from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter
-from opsearch.runtime.apply import make_prompt
 from opsearch.runtime.clip import read_question
+from opsearch.runtime.ranking import make_prompt
 
 
 @dataclass(frozen=True, eq=False)

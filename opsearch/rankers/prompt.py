@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class Prompt:
     n_visual: tuple[int, ...]
     captured: dict[str, Tensor] = field(default_factory=dict)
     embeds: Tensor | None = None
+
+    @cached_property
+    def n_other(self) -> tuple[int, ...]:
+        """Other tokens of each sample; waits for the device unless it was set before."""
+        return tuple((self.real & ~self.visual).sum(1).tolist())
 
     def scatter(self, per_token: Tensor) -> Tensor:
         """Scores of all visual tokens, float[sum of n_visual], at their positions, else -inf."""

@@ -17,7 +17,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 
 from opsearch.errors import PolicyError
@@ -34,8 +33,17 @@ from opsearch.runtime.checks import (
     has_images,
 )
 from opsearch.runtime.clip import read_question
+from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.ranking import decoder_needs, per_row, policy_ranker, rank_and_plan
+from opsearch.runtime.plan import Plan
+from opsearch.runtime.ranking import (
+    Resolved,
+    decoder_needs,
+    make_prompt,
+    ordered,
+    per_row,
+    policy_ranker,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,14 +55,19 @@ _ATTACHED = "opsearch_captured"
 
 
 @contextmanager
-def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedModel]:
+def apply_policy(
+    model: PreTrainedModel, policy: Policy, graphs: Graphs | None = None
+) -> Iterator[PreTrainedModel]:
     """Inside the block `model` prefills with `policy`; outside it is the stock model again.
 
-    Raises PolicyError when the policy does not fit the model, or another one is already applied,
-    and ModelError when the model cannot be pruned. The identity policy installs nothing at all.
+    graphs: launch all layers at once for prompts of equal shapes (graphs.py). Raises PolicyError
+    when the policy does not fit the model, or another one is already applied, and ModelError when
+    the model cannot be pruned. The identity policy installs nothing at all.
     """
     adapter = check_supported(model)
     check_fits(policy, model.config)
+    if graphs is not None:
+        graphs.check(model)
     if model in _pruned:
         raise PolicyError(
             "a policy is already applied to this model; leave that `with` block before the next"
@@ -68,14 +81,14 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
     ranker = policy_ranker(policy)
     adapter.check_needs(model.config, decoder_needs(policy))
     with ExitStack() as stack:
-        stack.enter_context(patched_layers(model, adapter))
+        stack.enter_context(patched_layers(model, adapter, graphs))
         needs = ranker.needs if ranker else frozenset[str]()
         for handle in adapter.capture(model, needs, _store):
             stack.callback(handle.remove)
         trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
         tower = model.get_submodule(adapter.vision_tower)
         stack.enter_context(checked_places(trunk))
-        hooks = _Hooks(model, adapter, policy, ranker)
+        hooks = _Hooks(model, adapter, policy, ranker, graphs is not None)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),
             tower.register_forward_hook(_after_tower),
@@ -88,14 +101,16 @@ def apply_policy(model: PreTrainedModel, policy: Policy) -> Iterator[PreTrainedM
 
 
 @contextmanager
-def patched_layers(model: Any, adapter: Adapter) -> Iterator[None]:
+def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Iterator[None]:
     """Decoder layers that follow the plan of a PrunedCache; with any other cache they are stock."""
     _pruned.add(model)
-    layers = list(model.get_submodule(adapter.decoder).layers)
+    layers = model.get_submodule(adapter.decoder).layers
     own = [layer.__dict__.get("forward") for layer in layers]
     try:
         for index, layer in enumerate(layers):
             layer.forward = pruned_forward(layer, index, layer.forward)
+            if graphs is not None:
+                layer.forward = graphs.forward(layers, index, layer.forward)
         yield
     finally:
         for layer, previous in zip(layers, own, strict=True):
@@ -124,8 +139,11 @@ def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
 class _Hooks:
     """The trunk's and the decoder's hooks of one `with` block; they keep no state of a prefill."""
 
-    def __init__(self, model: Any, adapter: Adapter, policy: Policy, ranker: Ranker | None) -> None:
+    def __init__(
+        self, model: Any, adapter: Adapter, policy: Policy, ranker: Ranker | None, graphed: bool
+    ) -> None:
         self.model, self.adapter, self.policy, self.ranker = model, adapter, policy, ranker
+        self.graphed, self.resolved = graphed, Resolved(policy)
 
     def before_trunk(self, trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Give a prefill with images a PrunedCache; refuse what cannot be pruned."""
@@ -142,7 +160,7 @@ class _Hooks:
             return args, kwargs
         check_prefill(cache, input_ids, kwargs, self.model.config)
         prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
-        if all(self.policy.is_identity(n) for n in prompt.n_visual):
+        if all(self.resolved.is_identity(n) for n in prompt.n_visual):
             return args, kwargs
         check_images(self.adapter, kwargs)
         store = kwargs.get("use_cache")
@@ -156,7 +174,7 @@ class _Hooks:
         return args, {**kwargs, "past_key_values": pruned}
 
     def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Rank the visual tokens and write the plan into the cache."""
+        """Rank the visual tokens and write the plan, or what a graph takes, into the cache."""
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
             prompt, cache.prompt = cache.prompt, None
@@ -164,7 +182,11 @@ class _Hooks:
             found = _captured.get() or {}
             prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
-            cache.plan = rank_and_plan(prompt, self.policy, self.ranker)
+            order = ordered(prompt, self.resolved, self.ranker)
+            if self.graphed:
+                cache.order = order
+            else:
+                cache.plan = Plan(order)
 
     def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Return no cache where the caller wanted none."""
@@ -182,19 +204,3 @@ class _Hooks:
                 f"the ranker needs {', '.join(sorted(missing))}, but the image features were "
                 "computed outside the `with` block; pass pixel_values inside it"
             )
-
-
-def make_prompt(
-    model: Any, adapter: Adapter, input_ids: Any, attention_mask: Tensor | None
-) -> Prompt:
-    """The prompt's visual and real positions; the one place that waits for the device."""
-    visual = adapter.visual_positions(model.config, input_ids)
-    real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
-    last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
-    *n_visual, at_end = torch.cat([visual.sum(1), visual.gather(1, last).sum()[None]]).tolist()
-    if at_end:
-        raise PolicyError(
-            "a prompt ends with an image, where a policy computes no answer; put the text after "
-            "the image"
-        )
-    return Prompt(visual, real, tuple(n_visual))

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.plan import Plan
+from opsearch.runtime.plan import Order, Plan
 from opsearch.runtime.rows import Rows
 
 
@@ -38,8 +38,12 @@ class PrunedLayer(DynamicLayer):
         self.hidden = rows.length - rows.index.shape[1]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Append keys and values; without `store` only hand them through."""
+        """Append keys and values, the first ones as they are; without `store` hand them through."""
         if not self.store:
+            return key_states, value_states
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values, self.is_initialized = key_states, value_states, True
             return key_states, value_states
         return super().update(key_states, value_states, *args, **kwargs)
 
@@ -126,7 +130,8 @@ class PrunedCache(DynamicCache):
     """The cache of one pruned prefill and of the decoding after it.
 
     plan: what the prefill computes, None after it; prompt: what the plan is made from, until it is;
-    store: whether keys and values are kept (not for use_cache=False).
+    order: what a CUDA graph computes in place of a plan, None after it; store: whether keys and
+    values are kept (not for use_cache=False).
     """
 
     def __init__(self, num_layers: int, plan: Plan | None = None, store: bool = True) -> None:
@@ -137,6 +142,7 @@ class PrunedCache(DynamicCache):
         Cache.__init__(self, layers=list(self.pruned))
         self.plan = plan
         self.prompt: Prompt | None = None
+        self.order: Order | None = None
 
     @classmethod
     def take_over(cls, cache: Any, num_layers: int, store: bool) -> PrunedCache:

@@ -27,14 +27,15 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
         if cache.plan is None or not cache.prefilling(index):
             visible = cache.pruned[index].visible(attention_mask, hidden_states.shape[1])
             return stock(hidden_states, attention_mask=visible, **kwargs)
-        return _prefill(layer, index, cache.plan, hidden_states, attention_mask, kwargs)
+        return prefill(layer, index, cache.plan, hidden_states, attention_mask, kwargs)
 
     return forward
 
 
-def _prefill(
+def prefill(
     layer: Any, index: int, plan: Plan, hidden: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
+    """What layer `index` makes of [B, S, D] or, behind the first, of the rows [1, R, D]."""
     cache: PrunedCache = kwargs["past_key_values"]
     if index == 0:
         hidden = hidden.flatten(0, 1)[plan.entry.flat]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from opsearch.policy import KV, MLP, Counts, Q
 from opsearch.rankers.look import DecoderRanker
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.runtime.masks import restricted
 from opsearch.runtime.rows import Rows, Within
 
 Pair = tuple[Tensor, Tensor]
@@ -49,36 +51,45 @@ class BatchTurn:
     pools: Counts
 
 
-class Plan:
-    """All layers' steps for one batch, as far as the order is known, in `steps`.
+class Order(NamedTuple):
+    """What the plan of a batch is made from.
 
     prompt: the batch; rank: int64[B, S], place of each visual token in its sample's ranking, -1
     elsewhere; counts: int64[B, L, 3], visual tokens that each operation processes; turns: by the
-    first layer that the new order holds for. Masks and rotary embeddings are cut once per set.
+    first layer that the new order holds for.
     """
 
-    def __init__(
-        self, prompt: Prompt, rank: Tensor, counts: Counts, turns: Mapping[int, BatchTurn]
-    ) -> None:
-        self.prompt, self.rank, self.counts, self.turns = prompt, rank, counts, turns
-        self.layers = counts.shape[1]
+    prompt: Prompt
+    rank: Tensor
+    counts: Counts
+    turns: Mapping[int, BatchTurn]
+
+
+class Plan:
+    """All layers' steps for one batch, as far as the order is known, in `steps`.
+
+    Masks and rotary embeddings are cut once per set.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.prompt, self.rank, self.counts, self.turns = order
+        self.layers = self.counts.shape[1]
         self.scores: Tensor | None = None  # of the next turn, once its layer was looked at
         self.steps: list[Step] = []
-        self._other = prompt.real & ~prompt.visual
-        self._n_other = self._other.sum(1).tolist()
-        self._entering, self._coming = _widths(counts, {r: turn.pools for r, turn in turns.items()})
+        self._other = self.prompt.real & ~self.prompt.visual
+        pools = {layer: turn.pools for layer, turn in self.turns.items()}
+        self._entering, self._coming = _widths(self.counts, pools)
         self._forget()
         self.entry = self.stream(0)
-        if 0 not in turns:
+        if 0 not in self.turns:
             self._extend()
 
     def rows(self, counts: Counts) -> Rows:
         """The other tokens and the first visual ones in today's order, by numbers int64[B]."""
         key = tuple(int(c) for c in counts)
         if key not in self._sets:
-            limit = torch.tensor(key, device=self.rank.device)[:, None]
-            keep = self._other | (self.prompt.visual & (self.rank < limit))
-            sizes = [text + count for text, count in zip(self._n_other, key, strict=True)]
+            keep = self._other | self._first(counts)
+            sizes = [text + count for text, count in zip(self.prompt.n_other, key, strict=True)]
             self._sets[key] = Rows.select(keep, sizes)
         return self._sets[key]
 
@@ -95,8 +106,7 @@ class Plan:
         assert self.scores is not None
         scores, self.scores = self.scores, None
         before = self.stream(layer)
-        limit = torch.from_numpy(self.turns[layer].pools).to(self.rank.device)[:, None]
-        pool = self.prompt.visual & (self.rank < limit)
+        pool = self._first(self.turns[layer].pools)
         self.rank = torch.where(pool, ranking_from_scores(scores, pool), self.rank)
         self._forget()
         self._extend()
@@ -111,15 +121,18 @@ class Plan:
         return self._memo[key]  # type: ignore[return-value]
 
     def mask(self, stock: Tensor | None, q: Rows, kv: Rows) -> tuple[Tensor | None, Tensor | None]:
-        """The stock attention mask restricted to rows `q` and columns `kv`.
-
-        Returns the mask [B, 1, Kq, Kkv] (None: plain causal attention is right) and, where some row
-        of q has no key at all, which rows do, [B, Kq]; the attention output of the others is zero.
-        """
+        """The stock attention mask for rows `q` and columns `kv`, see `restricted`."""
         key = ("mask", id(q), id(kv), id(stock))
         if key not in self._memo:
-            self._memo[key] = _restrict(stock, q, kv)
+            self._memo[key] = restricted(stock, q, kv)
         return self._memo[key]  # type: ignore[return-value]
+
+    def _first(self, counts: Counts) -> Tensor:
+        """The first visual tokens in today's order, by numbers int64[B], bool[B, S]."""
+        limit: int | Tensor = int(counts[0])
+        if (counts != limit).any():  # copied to the device, which waits for it
+            limit = torch.from_numpy(counts).to(self.rank.device)[:, None]
+        return self.prompt.visual & (self.rank < limit)
 
     def _forget(self) -> None:
         """Sets of another order are of no use any more, nor is what was cut for them."""
@@ -169,35 +182,3 @@ def _widths(counts: Counts, pools: Mapping[int, Counts]) -> tuple[Counts, Counts
         pool = pools.get(layer, entering[:, layer])
         coming[:, layer] = np.maximum(entering[:, layer], pool)
     return entering, coming
-
-
-def _restrict(stock: Tensor | None, q: Rows, kv: Rows) -> tuple[Tensor | None, Tensor | None]:
-    if stock is None and q is kv and not q.ragged:
-        return None, None
-    columns = kv.valid[:, None, :] if kv.ragged else None
-    if stock is None or stock.dtype == torch.bool:
-        if stock is None:
-            allowed = kv.index[:, None, :] <= q.index[:, :, None]
-        else:
-            allowed = _cut(stock, q, kv)
-        if columns is not None:
-            allowed = allowed & columns
-        has_key = allowed.any(-1)
-        mask = (allowed | ~has_key[..., None])[:, None]
-    else:
-        lowest = torch.finfo(stock.dtype).min
-        cut = _cut(stock, q, kv)
-        if columns is not None:
-            cut = cut.masked_fill(~columns, lowest)
-        has_key = (cut > lowest).any(-1)
-        mask = cut[:, None]
-    # A row always finds its own key where its kv is kept, so only larger q sets need the check.
-    certain = all(a <= b for a, b in zip(q.sizes, kv.sizes, strict=True))
-    return mask, None if certain else has_key
-
-
-def _cut(stock: Tensor, q: Rows, kv: Rows) -> Tensor:
-    """Rows `q` and columns `kv` of a [B or 1, 1, S, S] mask, [B, Kq, Kkv]."""
-    batch = torch.arange(len(q.sizes), device=stock.device)[:, None, None]
-    full = stock[:, 0].expand(len(q.sizes), *stock.shape[2:])
-    return full[batch, q.index[:, :, None], kv.index[:, None, :]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,8 @@ from opsearch.errors import PolicyError
 from opsearch.policy import Policy
 from opsearch.rankers import Ranker, make_decoder_ranker, make_ranker
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.plan import BatchTurn, Plan
+from opsearch.runtime.adapters import Adapter
+from opsearch.runtime.plan import BatchTurn, Order
 from opsearch.turns import Schedule, before_decoder
 
 _MANY_TOKENS = 10**6  # more than any sample has: to see which counts can be partial
@@ -44,14 +47,42 @@ def decoder_needs(policy: Policy) -> frozenset[str]:
     return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
 
 
-def rank_and_plan(prompt: Prompt, policy: Policy, ranker: Ranker | None) -> Plan:
-    """The plan of a batch; ranker: the policy's before the decoder."""
+def make_prompt(
+    model: Any, adapter: Adapter, input_ids: Any, attention_mask: Tensor | None
+) -> Prompt:
+    """The prompt's visual and real positions; the one place that waits for the device."""
+    visual = adapter.visual_positions(model.config, input_ids)
+    real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
+    last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
+    other, ends = (real & ~visual).sum(1), visual.gather(1, last).sum()[None]
+    *sizes, at_end = torch.cat([visual.sum(1), other, ends]).tolist()
+    if at_end:
+        raise PolicyError(
+            "a prompt ends with an image, where a policy computes no answer; put the text after "
+            "the image"
+        )
+    prompt = Prompt(visual, real, tuple(sizes[: len(visual)]))
+    prompt.n_other = tuple(sizes[len(visual) :])
+    return prompt
+
+
+class Resolved:
+    """What a policy does to samples, worked out once for each number of visual tokens."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.is_identity = cache(policy.is_identity)
+        self.schedule = cache(policy.schedule)
+        self.executed = cache(policy.executed)
+
+
+def ordered(prompt: Prompt, policy: Resolved, ranker: Ranker | None) -> Order:
+    """What the plan of a batch is made from; ranker: the policy's before the decoder."""
     schedules = [policy.schedule(n) for n in prompt.n_visual]
     rank = torch.where(prompt.visual, 0, -1)
     if ranker is not None:
         rank = ranker.rank(prompt, [max(found.kept, default=0) for found in schedules])
     counts = np.stack([policy.executed(n) for n in prompt.n_visual])
-    return Plan(prompt, rank, counts, _turns(schedules))
+    return Order(prompt, rank, counts, _turns(schedules))
 
 
 def _turns(schedules: Sequence[Schedule]) -> dict[int, BatchTurn]:

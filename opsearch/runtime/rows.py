@@ -49,6 +49,8 @@ class Rows:
     @cached_property
     def valid(self) -> Tensor:
         """Which slots of the padded form hold a row, bool[B, K]."""
+        if not self.ragged:
+            return torch.ones_like(self.index, dtype=torch.bool)
         sizes = torch.tensor(self.sizes, device=self.index.device)
         return torch.arange(self.index.shape[1], device=self.index.device) < sizes[:, None]
 

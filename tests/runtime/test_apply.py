@@ -252,6 +252,36 @@ def test_a_cache_cannot_be_cropped_into_the_image(model, inputs):
             cache.crop(-6)
 
 
+class Int8(torch.nn.Module):
+    """A linear layer of 8-bit weights without a `weight`, as quantisers put it into a model."""
+
+    def __init__(self, linear):
+        super().__init__()
+        scale = linear.weight.abs().amax(1, keepdim=True) / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("rounded", (linear.weight / scale).round().to(torch.int8))
+
+    def dequantized(self):
+        return self.rounded * self.scale
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.dequantized())
+
+
+def test_quantised_weights(inputs):
+    """The runtime calls the layers' own modules and never asks for their weights."""
+    model, rounded = tiny.llava(LAYERS), tiny.llava(LAYERS)
+    for name, linear in list(layers(model).named_modules()):
+        if isinstance(linear, torch.nn.Linear):
+            quantised = Int8(linear)
+            parent, _, own = name.rpartition(".")
+            setattr(layers(model).get_submodule(parent), own, quantised)
+            layers(rounded).get_submodule(name).weight.copy_(quantised.dequantized())
+    for policy in (HALF, builders.dop(LAYERS, 3, 2, "1/2", RANDOM, kv="stays")):
+        with policy.apply(model), policy.apply(rounded):
+            assert torch.equal(model(**inputs).logits, rounded(**inputs).logits)
+
+
 # Threads
 
 

@@ -11,8 +11,8 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import ADAPTERS
-from opsearch.runtime.apply import make_prompt
 from opsearch.runtime.clip import read_question
+from opsearch.runtime.ranking import make_prompt
 from tests import tiny
 from tests.families import FAMILIES, folder
 from tests.families.prompt import prompts

@@ -61,18 +61,18 @@ def renumbered_positions(patch):
 
 
 def no_key_rule(patch):
-    stock = plan._restrict
-    patch.setattr(plan, "_restrict", lambda *args: (stock(*args)[0], None))
+    stock = plan.restricted
+    patch.setattr(plan, "restricted", lambda *args: (stock(*args)[0], None))
 
 
 def no_causality(patch):
-    stock = plan._restrict
+    stock = plan.restricted
 
     def restrict(mask, q, kv):
         cut, has_key = stock(mask, q, kv)
         return None if cut is None else cut | True, has_key
 
-    patch.setattr(plan, "_restrict", restrict)
+    patch.setattr(plan, "restricted", restrict)
 
 
 def attention_of_the_next_patch(patch):
