@@ -55,15 +55,11 @@ def cpu_latency(tiny: bool) -> Iterator[Row]:
             pairs = list(timed_pairs(model, work, policy, 5, _PAIRS, warmups=0))
             yield {"rule": rule, "budget": budget, **latency_row(shape, policy, work, pairs)}
     for rule, policy in (("identity", identity(shape.layers)), ("hooks", _hooks(shape.layers))):
-        yield {"rule": rule, **_overhead(model, shape, policy, n_visual // 10, n_other)}
+        yield {"rule": rule, **_overhead(model, shape, policy, n_visual, n_other)}
 
 
 def _overhead(model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: int) -> Row:
-    """What a policy costs that prunes nothing.
-
-    On shorter prompts, because the cost is fixed: a tenth of the work makes it weigh the more, and
-    brings the two of a pair closer together in time.
-    """
+    """What a policy costs that prunes nothing."""
     work = random_workload(model, 1, n_visual, n_other)
     pairs = list(timed_pairs(model, work, policy, 2, _IDENTITY_PAIRS))
     row = latency_row(shape, policy, work, pairs)
