@@ -19,7 +19,7 @@ from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.looking import look
-from opsearch.runtime.plan import BatchTurn, Plan
+from opsearch.runtime.plan import BatchTurn, Order, Plan
 
 
 def turn_of(model: Any, name: str, prompt: Prompt) -> Callable[[], Tensor]:
@@ -30,7 +30,7 @@ def turn_of(model: Any, name: str, prompt: Prompt) -> Callable[[], Tensor]:
     decoder = model.get_submodule(adapter_for(model.config.model_type).decoder)
     pools = np.array(prompt.n_visual, np.int64)
     counts = np.tile(pools[:, None, None], (1, len(decoder.layers), 3))
-    plan = Plan(prompt, torch.where(prompt.visual, 0, -1), counts, {})
+    plan = Plan(Order(prompt, torch.where(prompt.visual, 0, -1), counts, {}))
     turn = BatchTurn(make_decoder_ranker(RankerSpec(name)), 0, pools)
     assert prompt.embeds is not None
     stream = prompt.embeds[prompt.real].to(model.dtype)

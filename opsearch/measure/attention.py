@@ -20,8 +20,8 @@ from opsearch.rankers.fitprune import received
 from opsearch.rankers.look import Look
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
-from opsearch.runtime.apply import make_prompt
 from opsearch.runtime.heads import project_keys, project_queries
+from opsearch.runtime.ranking import make_prompt
 
 _MAX_TOKENS = 4096  # of a batch
 
