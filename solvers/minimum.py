@@ -53,6 +53,9 @@ class Clock:
         answer = minimise(part, objective, rows, seed=self.seed, time=time, start=start)
         if self.left is not None:
             self.left -= answer.time
+        elif answer.status in (Status.FEASIBLE, Status.UNKNOWN):
+            # Without a limit only Ctrl-C ends a program so; it is meant for all of them.
+            self.left = 0.0
         return answer
 
 

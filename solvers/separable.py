@@ -13,6 +13,8 @@ from opsearch.solvers.program import ProgramError
 from opsearch.solvers.scaling import IntegerTerms, integer_terms
 from opsearch.solvers.slices import slices_of, with_pairs, without
 
+_STOPPED = "the deterministic time ran out, or the search was stopped, before the proof"
+
 
 def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
     """The best point: one program per slice of the space, then others that break ties.
@@ -50,7 +52,7 @@ def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) ->
     if best.bound is None:
         raise ProgramError(f"{library} found no point within the budget, but some points are")
     if best.value is None:
-        note = "the deterministic time ran out before a first point"
+        note = "the deterministic time ran out, or the search was stopped, before a first point"
         return _pointless(problem, Status.UNKNOWN, solver, note)
     # Without a proof rows that cost less may have a lower value too: these are no ties.
     row, complete = best.row, True
@@ -106,7 +108,7 @@ def _checked(
         solver,
         bound=min(bound, value),
         error_bound=terms.error_bound,
-        note=note if best.proved else "the deterministic time ran out before the proof",
+        note=note if best.proved else _STOPPED,
     )
 
 

@@ -1,5 +1,9 @@
 """Integer programs over a choice per operation, against a plain loop over all rows."""
 
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
@@ -134,22 +138,43 @@ def test_the_same_32_layers_give_the_same_policy_whoever_solves():
     assert first.costs["flops"] <= limit.limit
 
 
-def test_an_incumbent_is_kept_when_time_runs_out_before_the_proof():
+def many_pairs(space):
+    """Strong pairs of either sign between all operations: no proof in a short time."""
     random = np.random.default_rng(1)
-    space = layers_space(12, HALVES, tied=True)
     terms = tuple(np.append(random.lognormal(-5, 1.5, 1).round(6), 0.0) for _ in space.parameters)
     pairs = {
         ((k, 0), (m, 0)): round(float(random.normal(0, 0.05)), 6)
         for k, m in combinations(range(len(terms)), 2)
     }
-    limit = constraint(Budget.parse("40%"), Flops(replace(TINY, layers=12)), space, SAMPLES)
-    given = Problem(space, Pairwise("pairs", "nats", space, terms, pairs, 1e-6), (limit,))
-    found = [CpSat().solve(given, limit=Limit(deterministic_time=t)) for t in (0.05, 0.2, 0.8)]
+    shape = replace(TINY, layers=space.num_layers)
+    limit = constraint(Budget.parse("40%"), Flops(shape), space, SAMPLES)
+    return Problem(space, Pairwise("pairs", "nats", space, terms, pairs, 1e-6), (limit,))
+
+
+def test_an_incumbent_is_kept_when_time_runs_out_before_the_proof():
+    given = many_pairs(layers_space(24, HALVES, tied=True))
+    found = [CpSat().solve(given, limit=Limit(deterministic_time=t)) for t in (0.1, 0.5)]
     assert {solution.status for solution in found} == {Status.FEASIBLE}
     for solution in found:
         assert given.within(solution.index)
         assert solution.bound < solution.value == given.objective.value(solution.index)
         assert "deterministic time" in solution.note
+
+
+def test_ctrl_c_ends_all_programs_and_keeps_the_incumbent():
+    given = many_pairs(layers_space(24, HALVES, tied=True))
+    started = time.process_time()
+
+    def interrupt():
+        while time.process_time() < started + 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    solution = CpSat().solve(given)
+    assert solution.status is Status.FEASIBLE
+    assert given.within(solution.index)
+    assert "was stopped" in solution.note
 
 
 def test_a_short_time_says_so():
