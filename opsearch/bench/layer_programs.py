@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 _INTERACTION = 0.1
 _SHARE = 30.0  # with fewer tokens everywhere more is lost than with one operation less
-_TIME = 60.0  # CP-SAT's deterministic time, about seconds
+_TIME = 180.0  # CP-SAT's deterministic time, here half a minute
 _REPEATS, _ENOUGH = 5, 20.0  # the fastest of so many, or of what takes so many seconds
 
 
