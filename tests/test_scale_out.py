@@ -235,7 +235,7 @@ def test_the_suite_times_one_worker_against_two(ray):
 def test_a_worker_with_another_model_is_refused(ray):
     source = Source("demo", "float32", "cpu", "sdpa", 1)
     with (
-        pytest.raises(ModelError, match=r"a worker loaded another 'demo' or measures with another"),
+        pytest.raises(ModelError, match=r"a worker loaded another 'demo' or runs with another"),
         started(Workers(1), source, print) as pool,
     ):
         pool.meet("another")

@@ -46,6 +46,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    workers: WorkerCount = None,
+    ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
     """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
@@ -53,15 +55,18 @@ def evaluate(
         for name in ("data", "samples", "split", "seed"):
             if was_typed(context, name):
                 raise typer.BadParameter(f"--{name} does not go with --tasks: a task has its data")
+        asked = asked_workers(workers, ray_address)
+        from opsearch.lmms.answerer import Source
         from opsearch.lmms.evaluate import evaluate_tasks
         from opsearch.lmms.table import print_evaluation
 
-        names = [name.strip() for name in tasks.split(",")]
-        return print_evaluation(
-            evaluate_tasks(policy, names, model, limit, dtype, device, err), out
-        )
+        names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
+        source = Source(model, dtype, device, limit)
+        return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
     if limit is not None:
         raise typer.BadParameter("--limit goes with --tasks; the number of items is --samples")
+    if workers is not None or ray_address is not None:
+        raise typer.BadParameter("--workers and --ray-address go with --tasks")
     from opsearch.evaluate import evaluate as evaluate_policy
     from opsearch.printing import print_scores
 

@@ -42,6 +42,10 @@ class AnswerLog:
         """The answer, None when it is not known yet."""
         return self._texts.get(key)
 
+    def __getitem__(self, key: str) -> str:
+        """An answer that is known."""
+        return self._texts[key]
+
     def add(self, key: str, text: str, **facts: Any) -> None:
         """Append an answer; `facts` (task, document, ...) are for people who read the file."""
         line = json.dumps({"key": key, **facts, "text": text}, ensure_ascii=False) + "\n"
@@ -55,6 +59,13 @@ class AnswerLog:
             ) from error
         self._ended = True
         self._texts[key] = text
+
+
+def answer_key(model: str, policy: Policy | None, task: Any, shown: str) -> str:
+    """What an answer is kept under; model, shown: digests of the model and of what it is shown."""
+    settings = [task.config.task, shown, task.config.generation_kwargs]
+    parts = [model, policy_key(policy), *settings]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def policy_key(policy: Policy | None) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from opsearch.lmms.evaluate import Evaluation, TaskScores, ends
+from opsearch.lmms.scores import Evaluation, TaskScores, ends
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -53,6 +53,16 @@ class Chunk:
         return self.crowd.layout
 
     @property
+    def place(self) -> tuple[str, ...]:
+        """The samples, on which a worker that measures it runs the original."""
+        return tuple(sample.digest for sample in self.samples)
+
+    @property
+    def content(self) -> str:
+        """What it measures, in words."""
+        return f"{len(self.policies)} policies on {len(self.samples)} samples"
+
+    @property
     def pairs(self) -> int:
         """Measurements that it gives."""
         return len(self.policies) * len(self.samples)

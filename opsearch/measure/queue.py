@@ -1,14 +1,15 @@
-"""Chunks that wait for a worker: cut so that workers end together, handed out near their samples.
+"""Jobs that wait for a worker: cut so that workers end together, handed out where they fit best.
 
-A worker keeps what the original model said on its samples, so it gets more chunks of the same ones
-as long as there are any. A chunk whose worker was lost waits again.
+A worker keeps what the original model said on its samples, or a task that it has loaded, so it gets
+more of the same as long as there is any. A job whose worker was lost waits again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
 from opsearch.errors import OpsearchError
 from opsearch.measure.chunks import Chunk, MeasurementPlan
@@ -16,7 +17,20 @@ from opsearch.measure.chunks import Chunk, MeasurementPlan
 _PARTS = 4  # of each worker's share, so that the last ones to finish are short
 _ATTEMPTS = 3
 
-Originals = tuple[str, ...]
+
+class Job(Protocol):
+    """What a worker is given at once."""
+
+    @property
+    def place(self) -> Hashable:
+        """What a worker keeps from it: other jobs there are done faster by the same one."""
+
+    @property
+    def content(self) -> str:
+        """In words, for errors."""
+
+
+J = TypeVar("J", bound=Job)
 
 
 def shared(plan: MeasurementPlan, workers: int) -> MeasurementPlan:
@@ -31,46 +45,41 @@ def shared(plan: MeasurementPlan, workers: int) -> MeasurementPlan:
     return replace(plan, chunks=tuple(part for chunk in plan.chunks for part in cut(chunk)))
 
 
-def originals(chunk: Chunk) -> Originals:
-    """The samples on which a worker runs the original for this chunk."""
-    return tuple(sample.digest for sample in chunk.samples)
+class Queue(Generic[J]):
+    """Jobs that nobody is at, in their order; advice: what to do when workers are lost with one."""
 
-
-class Queue:
-    """Chunks that nobody measures at the moment, in their order."""
-
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
-        self._waiting = list(chunks)
-        self._lost: Counter[Chunk] = Counter()
+    def __init__(
+        self, jobs: Sequence[J], advice: str = "give less --memory or fewer --workers"
+    ) -> None:
+        self._waiting, self._advice = list(jobs), advice
+        self._lost: Counter[J] = Counter()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, mine: set[Originals], others: set[Originals]) -> Chunk:
-        """The next chunk for a worker that ran the originals `mine`, where `others` ran theirs.
+    def take(self, mine: set[Hashable], others: set[Hashable]) -> J:
+        """The next job for a worker that was at the places `mine`, where `others` were at theirs.
 
-        Its own samples come first, then those that nobody has, then any.
+        Its own come first, then those where nobody was, then any.
         """
 
-        def distance(chunk: Chunk) -> int:
-            samples = originals(chunk)
-            return 0 if samples in mine else 1 if samples not in others else 2
+        def distance(job: J) -> int:
+            return 0 if job.place in mine else 1 if job.place not in others else 2
 
-        chunk = min(self._waiting, key=distance)
-        self._waiting.remove(chunk)
-        return chunk
+        job = min(self._waiting, key=distance)
+        self._waiting.remove(job)
+        return job
 
-    def put(self, chunks: Sequence[Chunk]) -> None:
-        """Chunks that come next."""
-        self._waiting[:0] = chunks
+    def put(self, jobs: Sequence[J]) -> None:
+        """Jobs that come next."""
+        self._waiting[:0] = jobs
 
-    def put_back(self, chunk: Chunk, reason: str) -> None:
-        """A chunk whose worker was lost; OpsearchError after the third, which is no accident."""
-        self._lost[chunk] += 1
-        if self._lost[chunk] == _ATTEMPTS:
+    def put_back(self, job: J, reason: str) -> None:
+        """A job whose worker was lost; OpsearchError after the third, which is no accident."""
+        self._lost[job] += 1
+        if self._lost[job] == _ATTEMPTS:
             raise OpsearchError(
-                f"{_ATTEMPTS} workers were lost with the same {len(chunk.policies)} policies on "
-                f"{len(chunk.samples)} samples ({reason}); give less --memory or fewer --workers, "
-                "the same command goes on where it stopped"
+                f"{_ATTEMPTS} workers were lost with the same {job.content} ({reason}); "
+                f"{self._advice}, the same command goes on where it stopped"
             )
-        self.put([chunk])
+        self.put([job])

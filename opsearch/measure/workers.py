@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -46,12 +46,35 @@ def started(
     if workers is None:
         yield None
         return
+    with on_ray(workers, source.device, say) as count:
+        from opsearch.measure.pool import Pool
+
+        with closing(Pool(count, source, say)) as pool:
+            yield pool
+
+
+@contextmanager
+def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterator[int]:
+    """Be connected to the Ray that was asked for; how many workers it has places for."""
     say(f"joining the Ray at {workers.address}" if workers.address else "starting Ray")
     with joined(workers.count, workers.address):
-        from opsearch.measure.pool import Pool, places
+        yield _places(workers.count, device, say)
 
-        pool = Pool(places(workers.count, source.device, say), source, say)
-        try:
-            yield pool
-        finally:
-            pool.close()
+
+def _places(wanted: int | None, device: str, say: Callable[[str], None]) -> int:
+    """How many workers there will be: those wanted, and not more than there are cores or GPUs.
+
+    Raises OpsearchError for a cluster that has none.
+    """
+    import ray
+
+    kind, unit = ("GPU", "GPUs") if device.startswith("cuda") else ("CPU", "cores")
+    there = int(ray.cluster_resources().get(kind, 0))
+    if not there:
+        raise OpsearchError(
+            f"the Ray cluster has no {unit} for --device {device}; give another --device or join "
+            "a cluster that has some"
+        )
+    if wanted and wanted > there:
+        say(f"{there} instead of {wanted} workers: the Ray cluster has {there} {unit}")
+    return min(wanted or there, there)

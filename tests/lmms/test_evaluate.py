@@ -10,9 +10,11 @@ from rich.console import Console
 from opsearch import RankerSpec, builders
 from opsearch.cli import call
 from opsearch.errors import DataError, PolicyError, UnknownNameError
+from opsearch.lmms.answerer import Source
 from opsearch.lmms.benchmarks import BENCHMARKS, task_name
-from opsearch.lmms.evaluate import Evaluation, TaskScores, evaluate_tasks
+from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME
+from opsearch.lmms.scores import Evaluation, TaskScores
 from opsearch.lmms.wrappers import load_wrapper
 from opsearch.policy import Policy
 from opsearch.tasks.embedded import embedded
@@ -26,7 +28,7 @@ SMALL = ("ai2d", "pope", "chartqa")
 
 
 def evaluate(path, names, limit=None, model="demo", dtype="float32"):
-    return evaluate_tasks(path, names, model, limit, dtype, "cpu", SILENT)
+    return evaluate_tasks(path, names, Source(model, dtype, "cpu", limit), SILENT)
 
 
 @pytest.fixture
@@ -214,8 +216,9 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
         (["--tasks=embedded_color", "--split=test"], "--split does not go with --tasks"),
         (["--limit=3"], "--limit goes with --tasks"),
         (["--tasks=embedded_color", "--limit=0"], "give a --limit of at least 1"),
+        (["--workers=2"], "--workers and --ray-address go with --tasks"),
     ],
-    ids=["split", "limit alone", "limit"],
+    ids=["split", "limit alone", "limit", "workers alone"],
 )
 def test_options_that_do_not_go_together(policy, capsys, options, sentence):
     assert call(["eval", str(policy), *options]) != 0
@@ -228,5 +231,7 @@ def test_the_command_prints_scores_and_official_figures(policy, local, capsys):
     said = capsys.readouterr().out
     assert "official" in said
     assert "of scores per sample over 1 tasks, 4 documents" in said
-    assert call(["eval", str(policy), f"--tasks={names[0]}", "--limit=2"]) == 0
-    assert "the first 2 documents of each task" in capsys.readouterr().out
+    assert call(["eval", str(policy), f"--tasks={names[0]},{names[0]}", "--limit=2"]) == 0
+    said = capsys.readouterr().out
+    assert "over 1 tasks, 2 documents" in said
+    assert "the first 2 documents of each task" in said

@@ -7,7 +7,7 @@ import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
-from opsearch.measure.queue import Queue, originals, shared
+from opsearch.measure.queue import Queue, shared
 from opsearch.measure.store import Store
 from opsearch.spaces import dop_space
 from tests.measure import families
@@ -60,10 +60,10 @@ def test_a_worker_goes_on_with_its_samples_and_leaves_those_of_others(plan):
     for _ in range(2):
         for seen, unseen in ((mine, others), (others, mine)):
             taken.append(queue.take(seen, seen | unseen))
-            seen.add(originals(taken[-1]))
+            seen.add(taken[-1].place)
     assert taken == [chunks[0], chunks[2], chunks[1], chunks[3]]
     assert queue.take(mine, mine | others) is chunks[4]
-    assert queue.take(others, mine | others | {originals(chunks[4])}) is chunks[5]
+    assert queue.take(others, mine | others | {chunks[4].place}) is chunks[5]
     assert len(queue) == 0
 
 

@@ -1,0 +1,105 @@
+"""A model in its stock wrapper and the tasks that it answers: in this process, or as a Ray worker.
+
+It knows neither the log nor Ray. What it answers depends on the job alone: documents of a worker
+that was lost can be answered by any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import opsearch
+from opsearch.lmms.answering import build_requests, kept_failures, without_bars
+from opsearch.lmms.benchmarks import task_name
+from opsearch.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.policy import Policy
+from opsearch.runtime.load import fingerprint
+from opsearch.tasks.lmms import load_task
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model to answer with, as for `load_wrapper`; limit: of documents per task."""
+
+    model: str
+    dtype: str
+    device: str
+    limit: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Documents of a task, by their numbers, for the original (None) or a policy to answer."""
+
+    task: str
+    documents: tuple[int, ...]
+    policy: Policy | None
+
+    @property
+    def place(self) -> str:
+        """The task, which a worker loads once."""
+        return self.task
+
+    @property
+    def content(self) -> str:
+        """What is answered, in words."""
+        return f"{len(self.documents)} documents of {self.task}"
+
+
+class Answerer:
+    """Tasks are loaded when they are first asked for, the model by `load`."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._wrapper: Any = None
+        self._tasks: dict[str, tuple[Any, list[Any]]] = {}
+
+    def task(self, name: str) -> tuple[Any, list[Any]]:
+        """A task, a benchmark or FOLDER/TASK, and its requests up to the limit, by document."""
+        if name not in self._tasks:
+            task = load_task(task_name(name), wrapper_name(self.source.model))
+            self._tasks[name] = task, build_requests(task, self.source.limit)
+        return self._tasks[name]
+
+    def load(self) -> str:
+        """Load the model; all that answers depend on of it and of the packages that it runs in."""
+        source = self.source
+        self._wrapper = load_wrapper(source.model, source.dtype, source.device)
+        versions = [opsearch.__version__, version("lmms-eval"), version("transformers")]
+        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype)]
+        return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
+
+    def answers(self, shard: Shard) -> Iterator[str]:
+        """One answer per document, batch size 1; what `generate` raises is raised here."""
+        task, requests = self.task(shard.task)
+        wrapper, policy = self._wrapper, shard.policy
+        wrapper.task_dict[task.config.task] = task.dataset
+        with ExitStack() as stack:
+            stack.enter_context(policy.apply(wrapper.model) if policy else nullcontext())
+            stack.enter_context(without_bars(type(wrapper).__module__))
+            failures = stack.enter_context(kept_failures(wrapper.model))
+            for document in shard.documents:
+                output = wrapper.generate_until([requests[document]])[0]
+                if failures:
+                    raise failures[0]
+                yield output if isinstance(output, str) else str(output.text)
+
+
+class RemoteAnswerer:
+    """An Answerer as a Ray worker."""
+
+    def load(self, source: Source) -> str:
+        """Load the model; what it is, to compare with other workers."""
+        self._answerer = Answerer(source)
+        return self._answerer.load()
+
+    def answer(self, shard: Shard) -> list[str]:
+        """All answers of a shard, in one thread where the model is on a CPU."""
+        torch.set_num_threads(1)  # of this thread, and not of the one that loaded
+        return list(self._answerer.answers(shard))

@@ -1,0 +1,94 @@
+"""What an evaluation has found: scores of original and policy, their ratios and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.analysis.bootstrap import interval, resamples
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Original and policy on the same documents of one task.
+
+    name: as it was asked for, without its folder. original, policy: scores of the documents that
+    count, float64[S]. dropped: documents left out because the policy was searched on them.
+    changed: answers that differ. official: the two official figures, None when not the whole split
+    was answered.
+    """
+
+    name: str
+    original: Scores
+    policy: Scores
+    dropped: int
+    changed: int
+    official: tuple[float, float] | None
+
+    @property
+    def ratio(self) -> float:
+        """Mean score relative to the original's, nan where the original has none."""
+        return _ratio(float(self.policy.mean()), float(self.original.mean()))
+
+    @property
+    def official_ratio(self) -> float:
+        """The policy's official figure relative to the original's, nan where there is none."""
+        return _ratio(self.official[1], self.official[0]) if self.official else float("nan")
+
+    def resampled(self, seed: int) -> Scores:
+        """Ratios on documents drawn with replacement, the same for both, float64[B]."""
+        weights = resamples(len(self.original), seed)
+        original, policy = self.original @ weights, self.policy @ weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(original > 0, policy / original, np.nan)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All tasks of one evaluation, of the model and with the limit that it was asked for."""
+
+    model: str
+    limit: int | None
+    tasks: tuple[TaskScores, ...]
+
+    @property
+    def relative(self) -> float:
+        """Rel. Avg. of scores per sample, over tasks that the original does not fail in."""
+        return _mean([task.ratio for task in self.tasks])
+
+    @property
+    def official_relative(self) -> float:
+        """Rel. Avg. of official figures; nan unless every task has one."""
+        if any(task.official is None for task in self.tasks):
+            return float("nan")
+        return _mean([task.official_ratio for task in self.tasks])
+
+    def interval(self) -> tuple[float, float]:
+        """The middle 95 % of Rel. Avg. under paired resampling of every task's documents."""
+        drawn = [
+            task.resampled(seed) for seed, task in enumerate(self.tasks) if not np.isnan(task.ratio)
+        ]
+        return ends(np.mean(drawn, axis=0)) if drawn else (float("nan"), float("nan"))
+
+
+def ends(values: Scores) -> tuple[float, float]:
+    """The middle 95 % of resampled values; draws in which the original scores 0 have none."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = interval(known)
+    return float(low), float(high)
+
+
+def _ratio(policy: float, original: float) -> float:
+    return policy / original if original > 0 else float("nan")
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
