@@ -76,6 +76,13 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
     if debug:
         raise error
     reason = " ".join(str(error).split()) or "no message"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing it here would take seconds
+        err.print(
+            f"error: memory ran out ({reason}); take --dtype bfloat16, fewer tokens at once, or "
+            "another --device",
+            soft_wrap=True,
+        )
+        return 1
     err.print(
         f"error: unexpected {type(error).__name__}: {reason}; run again with --debug and report it",
         soft_wrap=True,

@@ -461,3 +461,14 @@ def test_ctrl_c_is_told_that_nothing_is_lost(opsearch, folder, monkeypatch):
     code, printed, said = opsearch("show", folder)
     assert (code, printed) == (130, "")
     assert said.startswith("interrupted: every finished measurement is kept, the same command goes")
+
+
+def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch):
+    import torch
+
+    def fail(*args):
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(Policy, "from_pretrained", fail)
+    said = error(opsearch("bench", folder))
+    assert "memory ran out (the device is full); take --dtype bfloat16" in said
