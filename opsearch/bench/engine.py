@@ -1,15 +1,17 @@
 """Suite `engine`: every policy's true divergence in one pass against one policy after the other.
 
 The model is a random LLaVA of 32 narrow layers with one sample. One by one means `Policy.apply` and
-a forward for each policy, of which a share is timed where all would take too long.
+a forward for each policy, of which a share is timed where all would take too long. Seconds are of
+processor time, as other processes may take turns: run it with one thread.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
@@ -24,38 +27,45 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
 from opsearch.spaces import DepthSpace, depth_space, dop_space
+from opsearch.stage_space import StageSpace, stages_space
 from opsearch.tasks.item import Item
 
+_LAYERS, _CLS, _FASTV = 32, RankerSpec("cls"), RankerSpec("fastv")
 _HEAD, _TAIL, _IMAGE, _VOCAB = 35, 30, 5, 97
 _PATCH = 4  # pixels on a side
 
 
 def engine() -> Iterator[dict[str, Any]]:
-    """Seconds of the whole grid at one n_v, together and one by one."""
-    yield compared(dop_space, side=24, every=8)
-    yield compared(dop_space, side=48, every=16)
-    yield compared(depth_space, side=24, every=160)
+    """Seconds of whole spaces, together and one by one."""
+    whole, shares = [Fraction(1)], [Fraction(n, 10) for n in range(1, 10)]
+    dop, depth = dop_space(_LAYERS, whole, _CLS), depth_space(_LAYERS, whole, _CLS)
+    yield compared(dop, side=24, every=8)
+    yield compared(dop, side=48, every=16)
+    yield compared(depth, side=24, every=160)
+    yield compared(stages_space(_LAYERS, shares, _FASTV, stages=1), side=24, every=8)
+    yield compared(stages_space(_LAYERS, shares[1::3], _FASTV), side=24, every=40)
     yield shared(questions=4, side=24)
 
 
-def compared(
-    make: Callable[..., DepthSpace], side: int, every: int, layers: int = 32
-) -> dict[str, Any]:
-    """One row: a space at n_v = 1 for side x side visual tokens, each `every`-th alone."""
-    model, sample = random_llava(layers, side), random_sample(side)
-    space = make(layers, [Fraction(1)], RankerSpec("cls"))
+def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str, Any]:
+    """One row: a space for side x side visual tokens, each `every`-th policy alone."""
+    model, sample = random_llava(space.num_layers, side), random_sample(side)
     policies = [space.decode(point) for point in space.points.tolist()]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
         measuring = Engine(model, store)
         plan = measuring.plan(policies, [sample])
-        start = time.perf_counter()
+        start = time.process_time()
         together = measuring.measure(policies, [sample])[::every, 0]
-        seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    alone = _alone(model, sample, policies[::every])
-    one_by_one = (time.perf_counter() - start) * len(policies) / len(alone)
+        seconds = time.process_time() - start
+    alone, one_by_one = _alone(model, sample, policies[::every])
+    one_by_one *= len(policies)
+    # A loop over the grid, as papers count its points, runs equal policies again.
+    grid = list(product(*(range(len(parameter.values)) for parameter in space.parameters)))
+    points = grid[:: len(grid) // len(alone)]
+    loop = _alone(model, sample, [space.decode(point) for point in points])[1] * len(grid)
     return {
         "space": space.name,
+        "ranker": str(next(spec for policy in policies for _, spec in policy.rankers)),
         "visual_tokens": sample.n_visual,
         "policies": len(policies),
         "forwards": round(plan.forwards, 1),
@@ -64,14 +74,17 @@ def compared(
         "one_by_one_s": round(one_by_one, 5),
         "timed_alone": len(alone),
         "ratio": round(one_by_one / seconds, 1),
+        "points": len(grid),
+        "loop_s": round(loop, 5),
+        "loop_ratio": round(loop / seconds, 1),
         "max_difference_nats": float(np.abs(together - alone).max()),
     }
 
 
-def shared(questions: int, side: int, layers: int = 32) -> dict[str, Any]:
+def shared(questions: int, side: int, layers: int = _LAYERS) -> dict[str, Any]:
     """One row: the dop space at n_v = 1 for questions on one image and for as many on their own."""
     model = random_llava(layers, side)
-    space = dop_space(layers, [Fraction(1)], RankerSpec("cls"))
+    space = dop_space(layers, [Fraction(1)], _CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
     same = [random_sample(side, question=number) for number in range(questions)]
     own = [random_sample(side, question=number, image=number) for number in range(questions)]
@@ -97,28 +110,30 @@ def _measured(
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
         engine = Engine(model, store)
         forwards = engine.plan(policies, samples).forwards
-        start = time.perf_counter()
+        start = time.process_time()
         engine.measure(policies, samples)
-        return forwards, time.perf_counter() - start
+        return forwards, time.process_time() - start
 
 
-def _forwards(space: DepthSpace, shape: Shape, sample: Sample) -> float:
+def _forwards(space: DepthSpace | StageSpace, shape: Shape, sample: Sample) -> float:
     """What all policies cost one by one, in forwards of the original."""
     cost = Flops(shape)
-    counts = space.resolved(space.points, sample.n_visual)
-    return float(cost.of(counts, *sample.shape).sum() / cost.stock(*sample.shape))
+    return float(space_costs(cost, space, [sample.shape]).sum() / cost.stock(*sample.shape))
 
 
 @torch.inference_mode()
-def _alone(model: Any, sample: Sample, policies: Sequence[Policy]) -> NDArray[np.float64]:
-    """KL in nats of each policy from a forward of its own."""
+def _alone(
+    model: Any, sample: Sample, policies: Sequence[Policy]
+) -> tuple[NDArray[np.float64], float]:
+    """KL in nats of each policy from a forward of its own, and the mean of their seconds."""
+    start = time.process_time()
     p = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1], -1)
     found = []
     for policy in policies:
         with policy.apply(model):
             q = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1], -1)
         found.append(float((p.exp() * (p - q)).sum()))
-    return np.array(found)
+    return np.array(found), (time.process_time() - start) / len(policies)
 
 
 def random_llava(layers: int, side: int) -> Any:

@@ -1,19 +1,35 @@
 """The suite `engine` compares like with like, on a few layers."""
 
+from fractions import Fraction
+
 import pytest
 
 from opsearch.bench.__main__ import SUITES
 from opsearch.bench.engine import compared, shared
+from opsearch.policy import RankerSpec
 from opsearch.spaces import depth_space, dop_space
+from opsearch.stage_space import stages_space
+
+CLS, FASTV = RankerSpec("cls"), RankerSpec("fastv")
 
 
-@pytest.mark.parametrize(("make", "policies"), [(dop_space, 11), (depth_space, 31)])
-def test_both_ways_give_the_same_divergences(make, policies):
-    row = compared(make, side=3, every=2, layers=4)
+@pytest.mark.parametrize(
+    ("space", "policies"),
+    [
+        (dop_space(4, [Fraction(1)], CLS), 11),
+        (depth_space(4, [Fraction(1)], CLS), 31),
+        (stages_space(4, [Fraction(1, 2)], FASTV), 10),
+    ],
+    ids=["dop", "depth", "stages"],
+)
+def test_both_ways_give_the_same_divergences(space, policies):
+    row = compared(space, side=3, every=2)
     assert (row["visual_tokens"], row["timed_alone"]) == (9, (row["policies"] + 1) // 2)
     assert row["policies"] == policies
     assert 1 < row["forwards"] < row["one_by_one_forwards"] < row["policies"]
     assert row["max_difference_nats"] < 5e-6
+    assert row["points"] > row["policies"]
+    assert row["loop_ratio"] == pytest.approx(row["loop_s"] / row["together_s"], rel=0.1)
     assert row["ratio"] == pytest.approx(row["one_by_one_s"] / row["together_s"], rel=1)
 
 
@@ -25,4 +41,6 @@ def test_questions_on_one_image_cost_less_than_on_their_own():
     row = shared(questions=3, side=3, layers=4)
     assert row["questions"] == 3
     assert row["forwards_one_image"] < row["forwards_own_images"]
+    assert row["points"] > row["policies"]
+    assert row["loop_ratio"] == pytest.approx(row["loop_s"] / row["together_s"], rel=0.1)
     assert row["ratio"] == pytest.approx(row["own_images_s"] / row["one_image_s"], rel=0.1)
