@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73")
 _MARKERS = "osD^vPX*h<>pd8"
+_PROXIES, _TRUE = ("additive", "pairwise"), ("joint", "verified")
+"""Objectives that end the names of searched methods, after the space."""
 
 
 def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:
@@ -66,10 +67,11 @@ def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost:
     for method in methods:
         rows = table[(table["method"] == method) & table[cost.column].notna()]
         rows = rows.sort_values(cost.column)
+        spread = [rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]]
         axes.errorbar(
             cost.factor * rows[cost.column],
             rows["rel_avg"],
-            yerr=[rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]],
+            yerr=spread if _is_searched(method) else None,
             elinewidth=0.8,
             capsize=2,
             **_looks(method, methods),
@@ -80,16 +82,25 @@ def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost:
 
 
 def _looks(method: str, methods: Sequence[str]) -> dict[str, Any]:
-    """Searched methods in colour, the others grey and broken, each with a marker of its own."""
-    searched = sorted(methods, key=lambda name: not _is_searched(name))
-    place, baseline = searched.index(method), not _is_searched(method)
+    """Searched methods in their space's colour, proxies broken and hollow; the others grey."""
+    from opsearch.analysis.style import COLOURS, DASHES
+
+    if not _is_searched(method):
+        place = [name for name in methods if not _is_searched(name)].index(method)
+        dashes = ("--", ":", "-.")[place % 3]
+        looks = {"color": "#888888", "linestyle": dashes, "marker": _MARKERS[place % len(_MARKERS)]}
+        return looks | {"markersize": 4, "linewidth": 0.8, "zorder": 2}
+    spaces = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in methods if _is_searched(name)))
+    space, objective = method.rsplit(" ", 1)
+    place, proxy = spaces.index(space), objective in _PROXIES
     return {
-        "color": "#777777" if baseline else _COLOURS[place % len(_COLOURS)],
+        "color": COLOURS[place % len(COLOURS)],
         "marker": _MARKERS[place % len(_MARKERS)],
         "markersize": 5,
-        "linewidth": 1.0 if baseline else 1.8,
-        "linestyle": ("--", ":", "-.")[place % 3] if baseline else "-",
-        "zorder": 2 if baseline else 3,
+        "fillstyle": "none" if proxy else "full",
+        "linestyle": DASHES[1] if proxy else "-",
+        "linewidth": 1.2 if proxy else 1.8,
+        "zorder": 3,
     }
 
 
@@ -115,7 +126,7 @@ def _label_amounts(axes: Axes, stock: float, unit: str) -> None:
 
 
 def _is_searched(method: str) -> bool:
-    return method.endswith((" additive", " pairwise", " joint", " verified"))
+    return method.rsplit(" ", 1)[-1] in (*_PROXIES, *_TRUE)
 
 
 def _scale(amount: float) -> tuple[float, str]:

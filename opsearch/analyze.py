@@ -118,12 +118,15 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _gaps(comparison: Comparison) -> pd.DataFrame:
-    """Paired differences of searched methods from each other and from the strong baseline."""
+    """Paired differences of searched methods from each other and from the strong baselines."""
     from opsearch.analysis import equal_cost
 
     pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
     pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
     pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
+    best = "operations verified"
+    pairs += [(best, other) for other in ("operations additive", "GSOP", "FastV like")]
+    pairs += [(best, other) for other in ("depth joint", "stages joint")]
     return pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
 
 
