@@ -168,7 +168,7 @@ def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
 
 def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
     """What other ways to choose lose against the true optimum, at equal evaluations."""
-    from opsearch.analysis import rivals
+    from opsearch import rivals
 
     found = rivals.table(stored_run(folders[0], space))
     return Analysis({"rivals.csv": found}, None, rivals.describe(found))

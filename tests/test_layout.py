@@ -60,7 +60,7 @@ FLOORS = (
     ],
     ["verify", "summed_front"],
     ["problem_setup", "starts", "search", "results", "bench", "environment", "verdict"],
-    ["prepare", "stored_run", "export"],
+    ["prepare", "stored_run", "rivals", "export"],
     ["report"],
     [
         "solve",

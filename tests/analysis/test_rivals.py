@@ -5,7 +5,7 @@ import pytest
 from made import made
 
 from opsearch.analysis.choice import joint, ladder, whole, within
-from opsearch.analysis.rivals import describe, table
+from opsearch.rivals import describe, table
 
 
 @pytest.fixture(scope="module")
