@@ -7,6 +7,7 @@ from rich.console import Console
 
 from opsearch import Policy, RunConfig
 from opsearch.analyze import analyze
+from opsearch.compare import compare
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
 from opsearch.measure.store import Store
@@ -71,6 +72,11 @@ def test_what_needs_a_list_is_refused(done):
         run_front(done.folder)
     with pytest.raises(OpsearchError, match="no individual divergences"):
         analyze("rank", [done.folder])
+
+
+def test_a_comparison_has_them_as_a_baseline_alone(done):
+    with pytest.raises(OpsearchError, match="takes part as the baseline FitPrune; leave it out"):
+        compare(done.folder, ["30%"], samples=1, console=silent(), spaces=["recipes"])
 
 
 @pytest.mark.parametrize(
