@@ -85,6 +85,9 @@ def draw(found: pd.DataFrame) -> Figure:
     judged = "kl_heldout" if found["kl_heldout"].notna().all() else "kl_calibration"
     figure, every = panels(2.4 * len(spaces) + 1.8, 3.4, len(spaces))
     lowest = found.loc[found.groupby("budget")[judged].idxmin()].sort_values("share")
+    for axes in every[1:]:
+        axes.sharey(every[0])
+        axes.tick_params(labelleft=False)
     for axes, space in zip(every, spaces, strict=True):
         axes.plot(lowest["share"], lowest[judged], color="0.75", linewidth=5, zorder=1)
         for place, search in enumerate(searches):
@@ -95,9 +98,6 @@ def draw(found: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        if axes is not every[0]:
-            axes.sharey(every[0])
-            axes.tick_params(labelleft=False)
     every[0].set_ylabel(f"KL on {judged.removeprefix('kl_')} items, nats")
     figure.supxlabel("FLOPs, % of the stock model", fontsize=10)
     legend(figure, every[0])
