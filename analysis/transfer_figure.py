@@ -22,7 +22,8 @@ def draw(table: pd.DataFrame) -> Figure:
     budget = told(table["budget"])
     shown = table[(table["budget"] == budget) & (table["by"] == JOINT)]
     targets = len(shown["target"].unique())
-    figure, (matrix, losses) = panels(4.6 + 0.62 * targets, 2.4 + 0.3 * targets, 2)
+    width, height = max(9.0, 4.6 + 0.62 * targets), max(3.6, 2.4 + 0.3 * targets)
+    figure, (matrix, losses) = panels(width, height, 2)
     _draw_matrix(figure, matrix, shown)
     _draw_losses(losses, shown)
     matrix.set_title(f"within {budget} % of the FLOPs", fontsize=9)
@@ -69,17 +70,18 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
     away = shown[shown["source"] != shown["target"]]
     single, every = away[away["source"] != ALL], away[away["source"] == ALL]
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.plot(
-        single["target"].map(place),
-        single["split_loss"],
-        linestyle="none",
-        marker="o",
-        markersize=3.5,
-        fillstyle="none",
-        color=COLOURS[0],
-        label="searched on another one of these",
-    )
-    bars = single if every.empty else every
+    if not every.empty:
+        axes.plot(
+            single["target"].map(place),
+            single["split_loss"],
+            linestyle="none",
+            marker="o",
+            markersize=3.5,
+            fillstyle="none",
+            color=COLOURS[0],
+            label="searched on another one of these",
+        )
+    bars, of = (single, "another one") if every.empty else (every, "all")
     spread = [bars["split_loss"] - bars["split_low"], bars["split_high"] - bars["split_loss"]]
     axes.errorbar(
         bars["target"].map(place),
@@ -91,7 +93,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
         color=COLOURS[1],
         elinewidth=1,
         capsize=2,
-        label=None if every.empty else "searched on all, middle 95 % of halves",
+        label=f"searched on {of}, middle 95 % of halves",
     )
     axes.set_xticks(range(len(targets)), targets, size=8)
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
