@@ -1,6 +1,7 @@
 """Fits a latency table on this device: layers of random weights, timed at a small grid of rows.
 
-Other processes only ever add time, so that of several rounds over the grid the fastest counts.
+Other processes only ever add time, so that of several rounds over the grid the fastest counts. When
+time is up, what is there is the table: first fewer rounds, then fewer points.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from opsearch.costs.shape import Shape
 # Shares of the visual tokens: closer where small matrix products gain most from one more row.
 _FINE = (0.0, 0.04, 0.12, 0.25, 0.5, 0.75, 1.0)
 _COARSE = (0.0, 0.12, 0.4, 1.0)
-_ROUNDS, _SECONDS = (2, 12), 40.0
+_FEWEST = (0.0, 0.12, 0.5, 1.0), (0.0, 0.4, 1.0)  # of both, timed whatever it takes
+_ROUNDS, _SECONDS = 12, 40.0
 _SHORTEST = 2e-3  # what takes less is timed several times in a row
 _LONGEST_ROW = 8
 _AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched what is timed
@@ -59,22 +61,26 @@ def fit_latency(
 ) -> LatencyTable:
     """The table for prompts of these (visual, other) token numbers; takes less than a minute.
 
-    settings: dtype, device and attention implementation. Longer only where a layer takes seconds:
-    two rounds over the grid are always made.
+    settings: dtype, device and attention implementation. Longer only where a few layers take more:
+    one round over a smaller grid is always made.
     """
+    until = time.monotonic() + _SECONDS
     dtype, device, attention = settings
     n_other = min(other for _, other in samples)
     n_visual = max(max(visual + other for visual, other in samples) - n_other, 1)
     kind = getattr(torch, dtype)
     one = OneLayer(config, n_visual, n_other, dtype=kind, device=device, attention=attention)
-    fine, coarse = _grid(_FINE, n_visual), _grid(_COARSE, n_visual)
     whole, layers = one.prefill()
-    keys = _keys(fine, coarse, layers)
-    parts = {key: one.layer(*key) for key in keys}
-    device_ns, host_ns = _timed([*parts.values(), whole], Clock(torch.device(device)), progress)
-    at = dict(zip(parts, device_ns, strict=False))
-    launched = dict(zip(parts, host_ns, strict=False))
-    fewest, most = coarse[0], coarse[-1]
+    fine, coarse = _grid(_FINE, n_visual), _grid(_COARSE, n_visual)
+    fewer = _grid(_FEWEST[1], n_visual)
+    needed = _keys(_grid(_FEWEST[0], n_visual), fewer, layers)
+    keys = list(dict.fromkeys([*needed, *_keys(fine, coarse, layers)]))
+    parts: dict[Any, Part] = {"whole": whole, **{key: one.layer(*key) for key in keys}}
+    clock = Clock(torch.device(device))
+    at, launched = _timed(parts, 1 + len(needed), until, clock, progress)
+    fine = [n for n in fine if {(n, n, 0), (0, 0, n)} <= at.keys()]
+    if not {_apart(q, kv) for q in coarse for kv in coarse} <= at.keys():
+        coarse = fewer
     return LatencyTable(
         rows=tuple(n + n_other for n in fine),
         coarse=tuple(n + n_other for n in coarse),
@@ -82,9 +88,9 @@ def fit_latency(
         split=tuple(tuple(at[_apart(q, kv)] for kv in coarse) for q in coarse),
         mlp=tuple(at[0, 0, n] for n in fine),
         base=at[0, 0, 0],
-        once=max(device_ns[-1] - sum(at[key] for key in layers), 0),
+        once=max(at["whole"] - sum(at[key] for key in layers), 0),
         launch=launched[0, 0, 0],
-        launch_split=launched[_apart(fewest, most)],
+        launch_split=launched[_apart(coarse[0], coarse[-1])],
         place=place_of(config, dtype, device, attention),
     )
 
@@ -108,26 +114,33 @@ def _keys(fine: Sequence[int], coarse: Sequence[int], layers: Sequence[Key]) -> 
 
 
 def _timed(
-    parts: Sequence[Part], clock: Clock, progress: Callable[[int, int], None]
-) -> tuple[list[int], list[int]]:
-    """The fastest of several rounds for each part, nanoseconds of the device and of the host."""
-    started = time.monotonic()
-    in_a_row = [_in_a_row(part, clock) for part in parts]
-    best = [(float("inf"), float("inf"))] * len(parts)
-    for done in range(_ROUNDS[1]):
-        if done >= _ROUNDS[0] and time.monotonic() - started > _SECONDS:
+    parts: Mapping[Any, Part],
+    needed: int,
+    until: float,
+    clock: Clock,
+    progress: Callable[[int, int], None],
+) -> tuple[dict[Any, int], dict[Any, int]]:
+    """The fastest of several rounds for each part, nanoseconds of the device and of the host.
+
+    When the time is `until`, only what is left of the first round's `needed` parts is timed.
+    """
+    in_a_row: dict[Any, int] = {}
+    found: dict[Any, tuple[float, float]] = {}
+    for done in range(_ROUNDS):
+        if done and time.monotonic() > until:
             break
-        for i, part in enumerate(parts):
-            device, host = _seconds(part, in_a_row[i], clock)
-            best[i] = min(best[i][0], device), min(best[i][1], host)
-        progress(done + 1, _ROUNDS[1])
-    return [round(1e9 * each) for each, _ in best], [round(1e9 * each) for _, each in best]
-
-
-def _in_a_row(part: Part, clock: Clock) -> int:
-    """Warms up, and says how many calls make one timing long enough."""
-    device, _ = _seconds(part, 1, clock)
-    return min(max(round(_SHORTEST / max(device, 1e-9)), 1), _LONGEST_ROW)
+        for place, (key, part) in enumerate(parts.items()):
+            if time.monotonic() > until and place >= needed * (done == 0):
+                break
+            times = in_a_row.get(key, 1)
+            seconds = _seconds(part, times, clock)
+            if not done:
+                in_a_row[key] = min(max(round(_SHORTEST / max(seconds[0], 1e-9)), 1), _LONGEST_ROW)
+            best = found.get(key, seconds)
+            found[key] = min(best[0], seconds[0]), min(best[1], seconds[1])
+        progress(done + 1, _ROUNDS)
+    device = {key: round(1e9 * seconds) for key, (seconds, _) in found.items()}
+    return device, {key: round(1e9 * seconds) for key, (_, seconds) in found.items()}
 
 
 def _seconds(part: Part, times: int, clock: Clock) -> tuple[float, float]:

@@ -58,6 +58,18 @@ def test_a_table_covers_its_samples_and_more_rows_take_longer(config):
     assert latency.stock(400, 9) > latency.stock(40, 6) > 0
 
 
+def test_when_time_is_up_a_table_has_fewer_points_and_still_covers_all(monkeypatch):
+    config, ticks = families.built("llava", 3).config, []
+    monkeypatch.setattr("opsearch.bench.fit._SECONDS", 0.0)
+    table = fit_latency(config, [(400, 9)], SETTINGS, lambda *tick: ticks.append(tick))
+    assert (table.rows, table.coarse) == ((9, 57, 209, 409), (9, 169, 409))
+    assert ticks == [(1, 12)]
+    monkeypatch.setattr("opsearch.bench.fit._SECONDS", 60.0)
+    monkeypatch.setattr("opsearch.bench.fit._ROUNDS", 1)
+    table = fit_latency(config, [(400, 9)], SETTINGS)
+    assert (len(table.rows), len(table.coarse)) == (7, 4)
+
+
 def test_the_place_tells_models_and_types_apart():
     llava, qwen = (families.built(name, 3).config for name in ("llava", "qwen2_5_vl"))
     places = {
