@@ -41,6 +41,4 @@ def test_questions_on_one_image_cost_less_than_on_their_own():
     row = shared(questions=3, side=3, layers=4)
     assert row["questions"] == 3
     assert row["forwards_one_image"] < row["forwards_own_images"]
-    assert row["points"] > row["policies"]
-    assert row["loop_ratio"] == pytest.approx(row["loop_s"] / row["together_s"], rel=0.1)
     assert row["ratio"] == pytest.approx(row["own_images_s"] / row["one_image_s"], rel=0.1)
