@@ -37,7 +37,7 @@ class SparseVLM:
     def scores(self, look: Look) -> Tensor:
         """Attention of the raters to each key, mean over chosen heads and raters, float32[B, K]."""
         rating = raters(look).float()
-        by_head = torch.einsum("bq,bhqk->bhk", rating, look.attention())
+        by_head = (look.attention() * rating[:, None, :, None]).sum(2)
         visual = look.prompt.visual.gather(1, look.reading) & look.read
         to_visual = (by_head * visual[:, None]).sum(-1)
         number = max(1, int(self.heads * by_head.shape[1] + 0.5))
