@@ -51,11 +51,7 @@ def solve(
     stored = RunConfig.load(source.config)
     if objective not in (None, stored.objective) and solver is None:
         stored = stored.model_copy(update={"solver": None})
-    given: dict[str, Any] = {
-        "budget": budget,
-        "objective": objective,
-        "solver": solver,
-    }
+    given: dict[str, Any] = {"budget": budget, "objective": objective, "solver": solver}
     # What another budget's proxy would propose was not measured.
     given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -63,38 +59,45 @@ def solve(
     # The run's own seed says which samples were measured and stays in run.yaml.
     seeded = config if seed is None else RunConfig.checked(**{**config.model_dump(), "seed": seed})
     with RunFolder(out or folder).locked() as target, Store(source.measurements) as store:
-        facts = store.facts
-        shape = Shape(**facts["shape"])
-        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
-        if config.objective == "joint" and not space.listed:
-            again = " --budget ".join(config.budget)
-            raise RunFolderError(
-                f"{folder} measured joint on demand in a space too large to list, and another "
-                f"search asks for other policies; `opsearch run --config {source.config} --budget "
-                f"{again}` measures them and keeps what is there"
-            )
-        choice = choose(config, seconds=0.0, lazy=False)
-        samples = store.calibration()
-        if isinstance(choice.maker, Attention):
-            choice = replace(choice, maker=Attention(stored_attention(store, samples, folder)))
-        pairs = [(s.n_visual, s.n_other) for s in samples]
-        budgets = parse_budgets(config.budget)
-        table = stored_table(source) if limits_time(config.budget) else None
-        constraints = make_constraints(budgets, shape, space, pairs, table)
-        check_budget(space, constraints)
-        measure = stored_measure(store, folder, choice.maker.form)
-        floor = noise_floor(store, [sample.item for sample in samples])
-        problem, solution = search(choice, space, constraints, measure, seeded, floor)
-        told = _told(problem, solution, choice.maker.name, config, source)
+        problem, solution = _solved(store, source, config, seeded)
         if stored.verify:
-            told.append("the proxy alone: --verify of `opsearch run` measures anew")
-        solution = replace(solution, note="; ".join(told))
-        config = config.model_copy(update={"solver": choice.solver.name})
+            note = f"{solution.note}; " if solution.note else ""
+            note += "the proxy alone: --verify of `opsearch run` measures anew"
+            solution = replace(solution, note=note)
+        config = config.model_copy(update={"solver": solution.solver})
         config.save(target.config)
-        save_solution(config, problem, solution, facts["model_type"], target)
+        save_solution(config, problem, solution, store.facts["model_type"], target)
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
         return problem, solution, target.path
+
+
+def _solved(
+    store: Store, source: RunFolder, config: RunConfig, seeded: RunConfig
+) -> tuple[Problem, Solution]:
+    """The problem of these settings from what is stored, and its solution by the seed of others."""
+    shape = Shape(**store.facts["shape"])
+    space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
+    if config.objective == "joint" and not space.listed:
+        again = " --budget ".join(config.budget)
+        raise RunFolderError(
+            f"{source.path} measured joint on demand in a space too large to list, and another "
+            f"search asks for other policies; `opsearch run --config {source.config} --budget "
+            f"{again}` measures them and keeps what is there"
+        )
+    choice = choose(config, seconds=0.0, lazy=False)
+    samples = store.calibration()
+    if isinstance(choice.maker, Attention):
+        choice = replace(choice, maker=Attention(stored_attention(store, samples, source.path)))
+    pairs = [(s.n_visual, s.n_other) for s in samples]
+    table = stored_table(source) if limits_time(config.budget) else None
+    constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs, table)
+    check_budget(space, constraints)
+    measure = stored_measure(store, source.path, choice.maker.form)
+    floor = noise_floor(store, [sample.item for sample in samples])
+    problem, solution = search(choice, space, constraints, measure, seeded, floor)
+    told = _told(problem, solution, choice.maker.name, config, source)
+    return problem, replace(solution, note="; ".join(told))
 
 
 def _told(

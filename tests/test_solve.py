@@ -172,10 +172,10 @@ def test_an_objective_that_was_not_measured_is_named(copy, solver):
             (["30%"], "joint", "ortools"),
             "solver 'ortools' needs .* separable.*use --solver grid or",
         ),
-        ((["30%"], "attention"), "unknown objective 'attention'; available: additive, joint"),
+        ((["30%"], "sum"), "unknown objective 'sum'; available: additive, attention, joint"),
         (
             (["30%"], None, "simplex"),
-            "unknown solver 'simplex'; available: greedy, grid, local, optuna, ortools",
+            "unknown solver 'simplex'; available: bisection, greedy, grid, local, optuna, ortools",
         ),
         ((["30"],), "budget '30' is not a share of the stock model or an amount"),
         ((["30%", "20%"],), r"flops has more than one budget \(30%, 20%\); give one"),
