@@ -13,17 +13,21 @@ from opsearch.problem import Problem
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.samplers import BaseSampler
 
 
 class QuietStudy:
-    """A study in memory whose trials propose points of `problem.space`."""
+    """A study in memory whose trials propose points of `problem.space`.
 
-    def __init__(self, problem: Problem) -> None:
+    objectives: how many values of a point are minimised.
+    """
+
+    def __init__(self, problem: Problem, objectives: int = 1) -> None:
         import optuna
 
         self._problem = problem
         with _quiet():
-            self._study = optuna.create_study(direction="minimize")
+            self._study = optuna.create_study(directions=["minimize"] * objectives)
 
     def enqueue(self, index: int) -> None:
         """Make a coming trial propose point `index`."""
@@ -32,14 +36,10 @@ class QuietStudy:
         with _quiet():
             self._study.enqueue_trial(dict(zip(names, row, strict=True)))
 
-    def ask(self, seed: int) -> tuple[Trial, int]:
-        """The next trial, and the listed point that stands for what it proposes."""
-        from optuna.samplers import TPESampler
-
+    def ask(self, sampler: BaseSampler) -> tuple[Trial, int]:
+        """The next trial, and the listed point that stands for what `sampler` proposes."""
         with _quiet():
-            # A sampler of its own for each trial keeps no state between trials: any run can be
-            # continued bit for bit.
-            self._study.sampler = TPESampler(seed=seed)
+            self._study.sampler = sampler
             trial = self._study.ask()
             row = [
                 trial.suggest_int(parameter.name, 0, len(parameter.values) - 1)
@@ -47,10 +47,10 @@ class QuietStudy:
             ]
         return trial, self._problem.space.index_of(row)
 
-    def tell(self, trial: Trial, index: int, value: float | None) -> None:
-        """Report a value, or that the point is over budget or has none.
+    def tell(self, trial: Trial, index: int, *values: float) -> None:
+        """Report the values of a point; without any, or with nan, that it has none to learn from.
 
-        Both are told as pruned: a failed trial would teach the sampler nothing.
+        That is told as pruned: a failed trial would teach the sampler nothing.
         """
         from optuna.trial import TrialState
 
@@ -58,10 +58,10 @@ class QuietStudy:
             for number, constraint in enumerate(self._problem.constraints):
                 excess = constraint.cost(index) - constraint.limit
                 trial.set_constraint(str(number), excess / max(abs(constraint.limit), 1))
-            if value is None or np.isnan(value):
+            if not values or np.isnan(values).any():
                 self._study.tell(trial, state=TrialState.PRUNED)
             else:
-                self._study.tell(trial, value)
+                self._study.tell(trial, values)
 
 
 @contextmanager

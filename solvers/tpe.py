@@ -99,6 +99,8 @@ class _Search:
 
         What is over budget or known already is told at once. Fewer where no new point is found.
         """
+        from optuna.samplers import TPESampler
+
         waiting: list[tuple[Trial, int]] = []
         new: set[int] = set()
         while len(new) < size:
@@ -108,7 +110,9 @@ class _Search:
                 if unseen is None:
                     break
                 self.study.enqueue(unseen)
-            trial, index = self.study.ask(int(generator.generate_state(1)[0]))
+            # A sampler of its own for each trial keeps no state between trials: any run can be
+            # continued bit for bit.
+            trial, index = self.study.ask(TPESampler(seed=int(generator.generate_state(1)[0])))
             self.asked += 1
             self.fruitless += 1
             if index in new:
@@ -119,7 +123,7 @@ class _Search:
                 self.study.tell(trial, index, self.seen.values[index])
             elif not self.problem.within(index):
                 self.over_budget += 1
-                self.study.tell(trial, index, None)
+                self.study.tell(trial, index)
             else:
                 self.fruitless = 0
                 new.add(index)
