@@ -74,7 +74,7 @@ FLOORS = (
     ],
     ["walked_front"],
     ["front"],
-    ["run", "compare", "lmms"],
+    ["run", "compare", "searched_front", "lmms"],
     ["stored_comparison", "stored_outcome", "analyze"],
     ["printing", "parts", "commands", "cli", "__main__"],
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from opsearch.commands.options import Debug, RunPath, out
+from opsearch.commands.options import Debug, RunPath, err, out
 
 
 def solve(
@@ -39,10 +39,21 @@ def solve(
 def front(
     run_folder: RunPath,
     cost: Annotated[str, typer.Option(help="flops or kv.")] = "flops",
+    measure: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="layers, operations: search that of joint, measuring so many policies."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """The exact Pareto front of what a run measured, and which part of it is proved."""
-    from opsearch.front import run_front
     from opsearch.printing import print_front
+
+    if measure is not None:
+        from opsearch.searched_front import searched_front
+
+        return print_front(*searched_front(run_folder, measure, cost, err), out)
+    from opsearch.front import run_front
 
     print_front(*run_front(run_folder, cost), out)
