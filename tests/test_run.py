@@ -24,7 +24,7 @@ from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
-from opsearch.measure import engine
+from opsearch.measure import passes
 from opsearch.measure.store import Store
 from opsearch.objectives.joint import Joint
 from opsearch.prepare import load_items
@@ -278,8 +278,8 @@ def test_memory_that_runs_out_is_said_and_changes_nothing(tmp_path, monkeypatch)
             raise failure
         return sweep(*arguments)
 
-    sweep = engine.sweep
-    monkeypatch.setattr(engine, "sweep", full_once)
+    sweep = passes.sweep
+    monkeypatch.setattr(passes, "sweep", full_once)
     halved, said = start(tmp_path / "halved", **settings)
     assert said.count("memory ran out with ") == 1
     assert "going on in halves; with less than --memory 40 MB chunks start smaller" in said
@@ -461,13 +461,13 @@ def test_a_stopped_guided_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
         objective = evaluate(self, space, measure, feasible)
         asked = []
 
-        def sixth_time_stops(index):
-            asked.append(index)
-            if len(asked) == 6:
+        def second_batch_stops(indices):
+            asked.append(indices)
+            if len(asked) == 2:
                 raise KeyboardInterrupt
-            return objective.evaluate(index)
+            return objective.evaluate(indices)
 
-        return replace(objective, evaluate=sixth_time_stops)
+        return replace(objective, evaluate=second_batch_stops)
 
     with monkeypatch.context() as patch:
         patch.setattr(Joint, "make", stopping)
