@@ -3,6 +3,7 @@
 from io import StringIO
 
 import pytest
+import torch
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
@@ -40,9 +41,10 @@ def test_the_saved_policy_runs(done):
     policy = Policy.from_pretrained(done.folder)
     assert policy.counts == done.solution.policy.counts
     inputs = samples(1)[0].inputs
-    with policy.apply(model()):
-        pruned = model()(**inputs).logits[0, -1]
-    assert not pruned.equal(model()(**inputs).logits[0, -1])
+    with torch.inference_mode():
+        with policy.apply(model()):
+            pruned = model()(**inputs).logits[0, -1]
+        assert not pruned.equal(model()(**inputs).logits[0, -1])
 
 
 def test_another_budget_needs_nothing_new(done, tmp_path):
