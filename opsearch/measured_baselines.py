@@ -13,8 +13,7 @@ from opsearch.layer_space import operations_space
 from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.objectives.attention import Attention
-from opsearch.objectives.joint import Joint
-from opsearch.objectives.ties import with_ties
+from opsearch.objectives.ties import lazy_joint
 from opsearch.policy import Policy, RankerSpec
 from opsearch.prepare import Prepared
 from opsearch.problem import Problem
@@ -53,7 +52,7 @@ def gsop_policies(
         def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
             return engine.measure(policies, prepared.calibration, tick)
 
-        joint = with_ties(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
+        joint = lazy_joint(space, measure, floor)
         found = {}
         for text in budgets:
             given = parse_budgets([text]), prepared.shape, space, pairs, prepared.table

@@ -139,11 +139,6 @@ class Policy:
         """Whether nothing is pruned for a sample of `n_visual` tokens."""
         return bool((self.resolve(n_visual) == n_visual).all())
 
-    def ranker_matters(self, n_visual: int) -> bool:
-        """Whether some order is looked at: a part of the tokens is chosen by it."""
-        found = self.schedule(n_visual)
-        return bool(found.kept or found.turns)
-
     def canonical(self, n_visual: int) -> str:
         """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
         found = self.schedule(n_visual)

@@ -110,7 +110,7 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
         shape,
         processor,
         adapter.ranker if inside else ranker,
-        tuple(adapter_for(model_config.model_type).rankers(model_config)),
+        tuple(adapter.rankers(model_config)),
         samples,
         rest,
         layouts,

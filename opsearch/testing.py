@@ -10,14 +10,12 @@ The problems are those of `opsearch.example_problems`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import (
@@ -31,18 +29,10 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem import Blackbox, Constraint, Form, Problem, Separable, Table
-from opsearch.solution import Limit, Solution, Solver, Status, solution_at
+from opsearch.problem import Constraint, Form, Problem, Separable, Table
+from opsearch.solution import Limit, Solution, Solver, Status
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
-
-# An exact solver is stopped by neither; AMPLE lets others evaluate every point.
-AMPLE = Limit(evaluations=2000)
-SHORT = Limit(evaluations=25)
-
-
-def same(first: Solution, second: Solution) -> bool:
-    """Whether two solutions agree in everything but the seconds they took."""
-    return replace(first, seconds=0.0) == replace(second, seconds=0.0)
+from opsearch.testing_checks import AMPLE, SHORT, check_interruption, check_record, recorded, same
 
 
 class SolverConformance:
@@ -249,56 +239,6 @@ class SolverConformance:
             if form not in solver.forms:
                 with pytest.raises(OpsearchError, match="needs an objective of form"):
                     solver.solve(as_form(problem, form))
-
-
-def recorded(problem: Problem) -> tuple[Problem, list[int]]:
-    """A problem with a blackbox that writes down which points it is asked for."""
-    objective, asked = problem.objective, list[int]()
-    assert isinstance(objective, Blackbox)
-
-    def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
-        asked.extend(indices)
-        return objective.evaluate(indices)
-
-    return replace(problem, objective=replace(objective, evaluate=evaluate)), asked
-
-
-def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None:
-    """A search that is stopped asks for the same points again, and ends as if never stopped."""
-    undisturbed, expected = recorded(problem)
-    best = solver.solve(undisturbed, seed=2, limit=SHORT)
-    interrupted, asked = recorded(problem)
-    objective = interrupted.objective
-    assert isinstance(objective, Blackbox)
-    measure = objective.evaluate
-
-    def stopping(indices: Sequence[int]) -> NDArray[np.float64]:
-        if len(asked) >= after:
-            raise KeyboardInterrupt
-        return measure(indices)
-
-    stopped = replace(interrupted, objective=replace(objective, evaluate=stopping))
-    with pytest.raises(KeyboardInterrupt):
-        solver.solve(stopped, seed=2, limit=SHORT)
-    assert asked == expected[: len(asked)]
-    assert same(solver.solve(problem, seed=2, limit=SHORT), best)
-
-
-def check_record(problem: Problem, solver: Solver, solution: Solution) -> None:
-    """Value, costs, point and policy are those of the problem, and the bound is a bound."""
-    assert solution.solver == solver.name
-    assert solution.seconds > 0
-    assert solution.versions
-    if solution.index is None:
-        assert solution.status in (Status.INFEASIBLE, Status.UNKNOWN)
-        return
-    assert problem.within(solution.index)
-    expected = solution_at(problem, solution.index, solution.status, solver.name)
-    for name in ("value", "costs", "point", "policy", "objective", "unit"):
-        assert getattr(solution, name) == getattr(expected, name)
-    if solution.status is Status.OPTIMAL:
-        assert solution.gap is not None
-        assert solution.gap <= solution.error_bound
 
 
 def _require_that_it_compares_points(solver: Solver) -> None:

@@ -17,7 +17,7 @@ from opsearch.policy import MLP, Q
 from opsearch.problem import Form, Problem
 from opsearch.solution import Solver, Status
 from opsearch.space import N_V_8
-from opsearch.testing import SHORT, check_interruption, check_record, recorded, same
+from opsearch.testing_checks import SHORT, check_interruption, check_record, recorded, same
 
 SPACES = {
     "layers": layers_space(3, N_V_8[3:5]),

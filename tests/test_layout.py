@@ -56,6 +56,7 @@ FLOORS = (
         "baselines",
         "example_problems",
         "testing",
+        "testing_checks",
         "testing_layers",
     ],
     ["verify", "summed_front"],

@@ -315,14 +315,6 @@ def test_the_ranker_counts_only_where_its_order_is_looked_at():
     assert distinct(builders.tokens(4, "1/2", seed) for seed in seeds) == 2
 
 
-def test_the_ranker_matters_where_a_live_count_is_partial():
-    assert builders.tokens(4, "1/2", CLS).ranker_matters(576)
-    assert not builders.tokens(4, "1/2", CLS).ranker_matters(1), "half of one token is that token"
-    assert not builders.tokens(4, 1, CLS).ranker_matters(576)
-    dead = in_tokens([[4, 9, 4], [4, 0, 4]], [(0, CLS)])
-    assert not dead.ranker_matters(9)
-
-
 def test_names_units_and_provenance_do_not_change_the_key():
     counts = builders.vtw(2, 1).counts
     same = [

@@ -30,7 +30,7 @@ from opsearch.solvers.grid import Grid
 from opsearch.solvers.program import STATUS_MAP, Answer, add_row
 from opsearch.solvers.scaling import ROW_LIMIT
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
-from opsearch.testing import same
+from opsearch.testing_checks import same
 
 
 def separable(

@@ -13,7 +13,7 @@ from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Blackbox, Problem
 from opsearch.solution import Limit, Status
 from opsearch.solvers.greedy import Greedy
-from opsearch.testing import recorded, same
+from opsearch.testing_checks import recorded, same
 
 SPACES = (layers_space(4, (Fraction(1, 2), Fraction(1, 4))), operations_space(4))
 

@@ -11,7 +11,7 @@ from opsearch.layer_space import layers_space
 from opsearch.problem import Blackbox, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.local import Local
-from opsearch.testing import recorded, same
+from opsearch.testing_checks import recorded, same
 
 
 def test_no_neighbour_of_its_answer_is_better():

@@ -21,7 +21,7 @@ from opsearch.problem import Blackbox, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.tpe import Tpe
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
-from opsearch.testing import recorded, same
+from opsearch.testing_checks import recorded, same
 
 
 @dataclass
