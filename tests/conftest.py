@@ -43,3 +43,10 @@ if importlib.util.find_spec("torchvision"):
         import torchvision  # noqa: F401
     except RuntimeError:
         kept = declare_missing_operators()  # they are there as long as this object is
+
+
+@pytest.fixture
+def no_grad():
+    """A test that calls models without autograd."""
+    with torch.inference_mode():
+        yield

@@ -23,6 +23,8 @@ from tests.measure.demo import (
     two_pictures,
 )
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 CLS = RankerSpec("cls")
 POLICIES = {
     "tokens, cls": tokens(LAYERS, "1/4", CLS),
@@ -46,12 +48,6 @@ SAME_AS_ORIGINAL = {
     "no dead operation": builders.shortv(LAYERS, [LAYERS - 1]),
     "more tokens than there are": Policy(((300, 300, 300),) * LAYERS, unit="tokens"),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from tests.measure.answered import alone
 from tests.runtime.judge import samples as judged
 from tests.runtime.policies import LAYERS, with_rankers_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 TOLERANCE = 5e-6
 LABELS = ["tokens, uniform", "dop, kv leaves", "dop, kv stays", "stages", "random counts 0"]
 INSIDE = [
@@ -24,12 +26,6 @@ INSIDE = [
     "two at once",
     "fastv, none of which are updated",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(params=FAMILIES)

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,19 +24,9 @@ from tests.measure.test_shared_images import questions
 from tests.measure.test_sweep import TOLERANCE
 from tests.runtime.test_executed_flops import CPU_ATTENTION
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 CLS, RANDOM = RankerSpec("cls"), RankerSpec("random")
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "m.db", {}) as opened:
-        yield opened
 
 
 def falling(shares, *rankers):

@@ -20,17 +20,7 @@ from tests.measure import families
 from tests.measure.families import CLS, LAYERS, LAYOUTS, of_counts
 from tests.runtime.test_executed_flops import CPU_ATTENTION
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "measurements.db", {}) as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def random_policies(count, seed=0):

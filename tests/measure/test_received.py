@@ -1,7 +1,6 @@
 """What visual tokens get of the attention is what loops over the model's own maps give."""
 
 import pytest
-import torch
 
 from opsearch.measure import attention as measured
 from opsearch.measure.attention import received_attention
@@ -13,13 +12,9 @@ from tests.families.prompt import prompts
 from tests.measure import families
 from tests.runtime.judge import samples as judged
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 LAYERS = 3
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 def literal(maps, shown, words):

@@ -29,6 +29,8 @@ from tests.measure.families import CLS, LAYERS, of_counts
 from tests.measure.test_sweep import TOLERANCE
 from tests.runtime.test_executed_flops import CPU_ATTENTION
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 SPACE = depth_space(LAYERS, [Fraction(1, 2)], CLS)
 POLICIES = [
     *(SPACE.decode(point) for point in SPACE.points.tolist()[:-1:8]),
@@ -37,18 +39,6 @@ POLICIES = [
 # Runs of text around the images, whether their rows can be shared.
 SHARED = ([3, 4], [0, 5], [2, 0, 5])
 COUPLED = [2, 3, 4]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "measurements.db", {}) as opened:
-        yield opened
 
 
 def question(runs, image, number):

@@ -18,6 +18,8 @@ from tests.measure import families
 from tests.measure.answered import alone
 from tests.measure.families import CLS, DECODERS, LAYERS, LAYOUTS, of_counts
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 TOLERANCE = 5e-6
 RANDOM, UNIFORM = RankerSpec("random"), RankerSpec("uniform")
 SPACE_OPTIONS = {
@@ -26,12 +28,6 @@ SPACE_OPTIONS = {
     "dop, kv stays": {"kv": "stays"},
     "depth": {},
 }
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 def measured(model, policies, samples, path, positions=1, **options):

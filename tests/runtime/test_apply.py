@@ -15,15 +15,11 @@ from opsearch.policy import Policy, RankerSpec
 from tests import tiny
 from tests.runtime.judge import TOLERANCE, deviation, samples
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 LAYERS = 4
 CLS, RANDOM = RankerSpec("cls"), RankerSpec("random")
 HALF = builders.dop(LAYERS, 3, 2, "1/2", CLS)
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from tests.families.prompt import prompts
 from tests.runtime import policies
 from tests.runtime.judge import samples
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 LAYERS = 4
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
 COUNTS = np.random.default_rng(0).integers(0, 10, (LAYERS, 3))
@@ -45,12 +47,6 @@ POLICIES = {
         ((Fraction(99),) * 3,) * LAYERS, unit="tokens", rankers=((0, RANDOM),)
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])

@@ -14,14 +14,10 @@ from tests.families.prompt import prompts
 from tests.runtime.judge import TOLERANCE, deviation, rank, samples
 from tests.runtime.policies import LAYERS, with_rankers_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 STEPS = 5
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @cache

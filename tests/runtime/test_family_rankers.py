@@ -16,15 +16,11 @@ from tests.families.prompt import prompts
 from tests.runtime.judge import TOLERANCE, deviation, samples
 from tests.runtime.policies import LAYERS
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 # Samples with one image, two images, none, and one with text only behind it.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 OF_CLS = ("cls", "visionzip", "vispruner")
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 def usable():

@@ -14,6 +14,8 @@ from tests import reference, tiny
 from tests.runtime.judge import TOLERANCE, inside, rank, samples
 from tests.runtime.policies import INSIDE
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 LAYERS, STEPS = 5, 6
 CLS = RankerSpec("cls")
 POLICIES = {
@@ -39,12 +41,6 @@ repeated = pytest.mark.parametrize(
     [pytest.param(MIXED, marks=expands_images), [[3, 4], [1, 8], [0, 5]]],
     ids=["mixed", "one image each"],
 )
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 def endless(attention):

@@ -18,14 +18,10 @@ from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.runtime.policies import LAYERS, POLICIES, with_rankers_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 SOME = ["dop, kv leaves", "dop, kv stays", "random counts 0", "fitprune", "two at once"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 class Rerun(Graphs):

@@ -7,15 +7,11 @@ from tests import tiny
 from tests.runtime.judge import TOLERANCE, deviation, samples
 from tests.runtime.policies import LAYERS, POLICIES
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 # Samples with one image, two images, none, and an image before any text; MIXED needs padding.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 EQUAL = [[3, 11], [1, 0, 4], [23], [0, 14]]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from tests.families.prompt import prompts
 from tests.runtime import policies
 from tests.runtime.judge import TOLERANCE, deviation
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 NOTICED = 100 * TOLERANCE
 
 # Counts that differ everywhere; the image stands first, so that layer 0 has rows without any key.
@@ -88,12 +90,6 @@ MUTATIONS = {
     "rows without keys attend": no_key_rule,
     "tokens see the future": no_causality,
 }
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module", params=[[[0, 5]], [[0, 5], [0, 3]]], ids=["one", "padded"])
