@@ -20,7 +20,7 @@ from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.rows import Masses, StoredSample
 from opsearch.measure.store import Store
-from opsearch.objectives.attention import Attention
+from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.policy import Policy
 from opsearch.problem import Form, Measure, Problem, Table
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
@@ -77,13 +77,13 @@ def _solved(
 ) -> tuple[Problem, Solution]:
     """The problem of these settings from what is stored, and its solution by the seed of others."""
     shape = Shape(**store.facts["shape"])
+    require_recipes(str(config.objective), config.space)
     space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
     if config.objective == "joint" and not space.listed:
         again = " --budget ".join(config.budget)
         raise RunFolderError(
-            f"{source.path} measured joint on demand in a space too large to list, and another "
-            f"search asks for other policies; `opsearch run --config {source.config} --budget "
-            f"{again}` measures them and keeps what is there"
+            f"space {space.name!r} is too large to list, so joint is measured on demand; "
+            f"`opsearch run --config {source.config} --objective joint --budget {again}` does that"
         )
     choice = choose(config, seconds=0.0, lazy=False)
     samples = store.calibration()

@@ -74,6 +74,8 @@ def test_what_needs_a_list_is_refused(done):
         run_front(done.folder)
     with pytest.raises(OpsearchError, match="no individual divergences"):
         analyze("rank", [done.folder])
+    with pytest.raises(OpsearchError, match="'joint' cannot be had there; use --objective attenti"):
+        solve(done.folder, objective="joint")
 
 
 def test_a_comparison_has_them_as_a_baseline_alone(done):
