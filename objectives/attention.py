@@ -65,7 +65,7 @@ def require_recipes(objective: str, space: str) -> None:
     if objective == Attention.name and space != RecipeSpace.name:
         raise OpsearchError(
             f"objective 'attention' says how many tokens to delete in each layer, which policies "
-            f"of space {space!r} do not; use --space recipes"
+            f"of space {space!r} do not; use --space recipes, or another --objective"
         )
     if objective != Attention.name and space == RecipeSpace.name:
         raise OpsearchError(

@@ -68,9 +68,9 @@ def choose(
     objective cannot be had in the space, or the named solver cannot take it.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
-    if space is not None:
-        _require_space(space, config.objective, solver)
     name, reason = _objective(config, seconds, space, solver)
+    if space is not None:
+        _require_space(space, name, solver)
     require_recipes(name, config.space)
     if name == "joint":
         # None of the points of a space too large to list can be measured beforehand.
@@ -90,9 +90,9 @@ def choose(
     return Choice(maker, solver, reason)
 
 
-def _require_space(space: Space, objective: str | None, solver: Solver | None) -> None:
-    """Raise OpsearchError where the named objective or solver cannot do with the space."""
-    if objective == "additive":
+def _require_space(space: Space, objective: str, solver: Solver | None) -> None:
+    """Raise OpsearchError where the objective or the named solver cannot do with the space."""
+    if objective in ("additive", "pairwise"):
         require_individual(space)
     if isinstance(space, LayerSpace) and isinstance(solver, Grid):
         space.refuse()

@@ -55,10 +55,14 @@ def searched_front(
     stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(config, stages)
     if not isinstance(prepared.space, LayerSpace):
+        step = (
+            f"`opsearch run --config {run.config} --objective joint --budget 100%` with enough "
+            "--effort measures its exact front"
+        )
         raise OpsearchError(
             f"--measure {evaluations} searches a front in the spaces layers and operations, but "
-            f"{folder} is a run over {config.space!r}; `opsearch run --config {run.config} "
-            "--objective joint --budget 100%` with enough --effort measures its exact front"
+            f"{folder} is a run over {config.space!r}; "
+            f"{step if prepared.space.listed else 'use a run of space layers or operations'}"
         )
     with run.locked():
         with stages.stage("loading the model"):

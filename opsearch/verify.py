@@ -59,7 +59,8 @@ def require_proxy(objective: Objective | Maker) -> None:
     if objective.form not in ("separable", "pairwise"):
         raise OpsearchError(
             f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
-            "add --objective additive or pairwise, or leave it out"
+            "leave it out, or add --objective additive or pairwise in space dop, depth, layers or "
+            "operations"
         )
 
 

@@ -45,6 +45,7 @@ def test_pairs_propose_and_joint_disposes(done):
 def test_the_report_says_what_it_cannot_draw(done):
     page = (done.folder / "report.html").read_text()
     assert "too many to list" in page
+    assert f"opsearch front {done.folder}</code> finds one" in page
     assert not (done.folder / "front.csv").exists()
 
 

@@ -37,6 +37,12 @@ def test_it_takes_the_criterion_and_the_search_of_fitprune(done):
     assert "bound 0." in done.solution.note
 
 
+def test_the_report_names_no_step_that_recipes_refuse(done):
+    page = (done.folder / "report.html").read_text()
+    assert "space recipes has none, <code>opsearch solve" in page
+    assert "prune only together; use a run of space dop or depth" in page
+
+
 def test_the_saved_policy_runs(done):
     policy = Policy.from_pretrained(done.folder)
     assert policy.counts == done.solution.policy.counts

@@ -72,3 +72,8 @@ def test_a_space_that_can_be_listed_has_an_exact_front(tmp_path):
     listed = begun(tmp_path, space="dop")
     with pytest.raises(OpsearchError, match="--objective joint --budget 100%` with enough"):
         searched_front(listed, 5, console=silent())
+
+
+def test_a_run_over_recipes_has_none_to_search(tmp_path):
+    with pytest.raises(OpsearchError, match=r"'recipes'; use a run of space layers or operations$"):
+        searched_front(begun(tmp_path, space="recipes"), 5, console=silent())

@@ -51,8 +51,11 @@ def test_analyses_of_individual_divergences_are_refused(done, kind):
         analyze(kind, [done.folder])
 
 
-def test_the_additive_proxy_is_refused_before_any_weights_are_loaded(tmp_path):
-    config = RunConfig(**SETTINGS, objective="additive", out=tmp_path / "run")
+@pytest.mark.parametrize(
+    "proxy", [{"objective": "additive"}, {"objective": "pairwise"}, {"verify": 8}]
+)
+def test_a_proxy_is_refused_before_any_weights_are_loaded(tmp_path, proxy):
+    config = RunConfig(**SETTINGS, **proxy, out=tmp_path / "run")
     with pytest.raises(OpsearchError, match="prune only together; use --objective joint"):
         run(config, silent())
     assert not (tmp_path / "run").exists()

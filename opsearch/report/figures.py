@@ -13,7 +13,9 @@ from opsearch.analysis import curves, rank, transfer, transfer_figure
 from opsearch.analysis.heatmap import shares
 from opsearch.analysis.pareto import draw_front
 from opsearch.errors import OpsearchError
+from opsearch.layer_space import PER_OPERATION
 from opsearch.policy import MODULES, Policy
+from opsearch.recipe_space import RecipeSpace
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
 from opsearch.turns import where
@@ -89,7 +91,7 @@ def _front(title: str, stored: Stored) -> Figure:
     if stored.front is None:
         raise OpsearchError(
             f"solver {stored.record['solver']} asks for single policies and leaves no front; "
-            f"`{stored.again} --solver grid` measures all of them"
+            f"{_other_budgets(stored)}"
         )
     front, constraint, record = stored.front, stored.constraints[0], stored.record
     figure = draw_front(front, constraint, record["objective"], record["unit"])
@@ -106,6 +108,19 @@ def _front(title: str, stored: Stored) -> Figure:
     if elsewhere:
         text += f" Lowest {record['unit']} within other budgets: {elsewhere}."
     return Figure(title, inline(figure, "front", title), text)
+
+
+def _other_budgets(stored: Stored) -> str:
+    """What a user without a front can do to see other budgets."""
+    folder = shlex.quote(str(stored.folder.path))
+    if stored.config.space == RecipeSpace.name:
+        return (
+            f"space recipes has none, `opsearch solve {folder} --budget ...` takes another budget"
+        )
+    if stored.config.space in PER_OPERATION:
+        searched = " --measure 1000" if stored.config.objective == "joint" else ""
+        return f"`opsearch front {folder}{searched}` finds one"
+    return f"`{stored.again} --solver grid` measures all of them"
 
 
 def _curves(title: str, stored: Stored) -> Figure:
