@@ -52,6 +52,8 @@ def analyze(
         raise OpsearchError(
             f"analyze {kind} takes one run, not {len(folders)}; several take {', '.join(SEVERAL)}"
         )
+    if space is not None and kind in _OF_WHAT_WAS_CHOSEN:
+        raise OpsearchError(f"--space {space} does not go with analyze {kind}; leave it out")
     result = KINDS[kind](folders, space)
     target = out or folders[0]
     files = [_write_table(target / name, table) for name, table in result.tables.items()]
@@ -196,6 +198,7 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
 }
 SEVERAL = ("pareto", "ablation", "transfer", "outcomes", "tables")
 """Kinds that take more than one run."""
+_OF_WHAT_WAS_CHOSEN = ("pareto", "outcomes", "tables")  # measured in no space but that of the run
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> Path:

@@ -28,8 +28,9 @@ from opsearch.problem_setup import (
     parse_budgets,
 )
 from opsearch.progress import Stages
-from opsearch.rankers import DECODER_RANKERS, make_decoder_ranker, make_ranker
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.spec import parse_ranker
+from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_device, load_config, load_processor
@@ -139,6 +140,7 @@ def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
     """The ranker of a run: the one it names or the family's; ModelError when it cannot serve."""
     adapter = adapter_for(model_config.model_type)
     spec = parse_ranker(config.ranker) if config.ranker else adapter.ranker
+    lookup("rankers", spec.name, {**RANKERS, **DECODER_RANKERS})  # to list both kinds
     made = make_decoder_ranker(spec) if spec.name in DECODER_RANKERS else make_ranker(spec)
     adapter.check_needs(model_config, made.needs)
     return spec

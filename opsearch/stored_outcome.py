@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from opsearch.analysis.outcomes import Outcome
+from opsearch.config import RunConfig
 from opsearch.errors import RunFolderError
 from opsearch.run_folder import RunFolder
 
@@ -18,6 +19,7 @@ def stored_outcome(folder: Path) -> Outcome:
     Raises RunFolderError where one of them is missing or cannot be read.
     """
     run = RunFolder(folder)
+    RunConfig.load(run.config)  # which says so where the folder is no run at all
     try:
         record = json.loads(run.solution.read_text(encoding="utf-8"))
         comparison = pd.read_csv(run.comparison, index_col=0)

@@ -214,7 +214,7 @@ UNKNOWN = [
     (["run", "--solver=x"], "unknown solver 'x'; available: bisection, greedy, grid, local"),
     (["run", "--objective=x"], "unknown objective 'x'; available: additive, attention"),
     (["run", "--space=x"], "unknown space 'x'; available: depth, dop, layers, operations"),
-    (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune"),
+    (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune, fastv"),
     (["run", "--ranker=vispruner(imp=2)"], "(imp=2) has a parameter too many or too few; vispru"),
     (["run", "--ranker=cdpruner(clip=/nope)"], "clip=/nope is no folder of a CLIP model, nor a"),
     (["run", "--ranker=x=1"], "ranker 'x=1' cannot be read; write it as NAME or 'NAME(PARA"),

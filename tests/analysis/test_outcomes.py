@@ -5,8 +5,10 @@ import json
 import pandas as pd
 import pytest
 
+from opsearch import RunConfig
 from opsearch.analysis import outcomes
 from opsearch.analysis.outcomes import SAME, Outcome
+from opsearch.analyze import analyze
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.stored_outcome import stored_outcome
 
@@ -65,7 +67,16 @@ def test_runs_that_were_not_judged_alike_are_refused():
         outcomes.table([*RUNS, other])
 
 
+@pytest.mark.parametrize("kind", ["outcomes", "pareto", "tables"])
+def test_another_space_is_refused_where_it_would_change_nothing(tmp_path, kind):
+    with pytest.raises(OpsearchError, match=f"--space depth does not go with analyze {kind}; leav"):
+        analyze(kind, [tmp_path], "depth")
+
+
 def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match=r"run\.yaml does not exist; give the folder of an"):
+        stored_outcome(tmp_path)
+    RunConfig().save(tmp_path / "run.yaml")
     (tmp_path / "solution.json").write_text(json.dumps({"space": "dop"}))
     with pytest.raises(RunFolderError, match="holds no finished run"):
         stored_outcome(tmp_path)
