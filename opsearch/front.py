@@ -34,8 +34,8 @@ class Front:
     constraint: the cost, with the stock model's as limit. table: by rising cost the parameters,
     `cost` (an exact integer over all samples), its mean per sample and share of the stock model's,
     `value` in `unit`, `proved`: no other point can beat it. limit: the lowest cost of a listed
-    point without a value, None where there are none. sentence: what is proved, and what would prove
-    the rest; proof: how a point is.
+    point without a value, None where there are none. sentence: what is proved and how, and what
+    would prove the rest.
     """
 
     objective: str
@@ -44,7 +44,6 @@ class Front:
     table: pd.DataFrame
     limit: int | None
     sentence: str
-    proof: str = "by enumeration"
 
     @property
     def per_sample(self) -> str:
@@ -90,14 +89,14 @@ def _front(problem: Problem) -> Front:
     if not problem.space.listed and isinstance(objective, Separable):
         rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
         words = (
-            f"{len(rows)} policies on the front: every point is proved, and there are no others."
+            f"{len(rows)} policies on the front, by dynamic programming: every point is proved, "
+            "and there are no others."
         )
-        how = "by dynamic programming"
-        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, words, how)
+        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, words)
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
         words = _walked(table, everything)
-        return Front(objective.name, objective.unit, whole, table, None, words, "by program")
+        return Front(objective.name, objective.unit, whole, table, None, words)
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
             f"objective {objective.name!r} is a {objective.form} and has no front by enumeration; "
@@ -115,6 +114,7 @@ def _listed(found: Front, policies: int, known: int) -> str:
     """What is proved of a front by enumeration, and what would prove the rest."""
     size, proved = len(found.table), int(found.table["proved"].sum())
     of = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
+    of += ", by enumeration"
     if found.limit is None:
         return f"{of}: all {policies:,} of the space are known, every point is proved."
     return (

@@ -182,7 +182,7 @@ def print_front(front: Front, path: Path, console: Console) -> None:
             format_amount(row[front.per_sample], front.constraint.unit),
             f"{row['value']:.6f}",
             *(str(row[name]) for name in names),
-            front.proof if row["proved"] else "no",
+            "yes" if row["proved"] else "no",
         )
     console.print(table)
     console.print(front.sentence, soft_wrap=True)
