@@ -35,7 +35,7 @@ Budgets = Annotated[
 WorkerCount = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Processes that measure, on a Ray of their own: opsearch[ray]."
+        "--workers", min=1, help="Processes that measure, on a Ray of their own: opsearch\\[ray]."
     ),
 ]
 RayAddress = Annotated[
