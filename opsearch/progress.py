@@ -74,19 +74,19 @@ def _bar(console: Console, label: str, unit: str) -> Iterator[Tick]:
 
 @contextmanager
 def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
-    start = last = ticked = time.perf_counter()
-    goal = 0
+    start = last = time.perf_counter()
+    begun = before = goal = 0
 
     def tick(done: int, total: int) -> None:
-        nonlocal start, last, ticked, goal
+        nonlocal start, last, begun, before, goal
         now = time.perf_counter()
-        # A stage may measure several times: each is timed by itself.
-        if goal and total != goal:
-            start = ticked
-        goal, ticked = total, now
-        if 0 < done < total and now - last >= _SECONDS_BETWEEN_LINES:
+        # A stage may measure several times, and solve between: each is timed from its first tick.
+        if goal and (total != goal or done < before):
+            start, begun = now, done
+        goal, before = total, done
+        if begun < done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - start) / done * (total - done)
+            left = (now - start) / (done - begun) * (total - done)
             shown = _shown(done, total, unit)
             console.print(f"{label}: {shown}, about {left:.0f} s left", highlight=False)
 

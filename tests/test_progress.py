@@ -31,12 +31,17 @@ def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown
     ]
 
 
-def test_several_measurements_of_a_stage_are_timed_one_by_one(clock):
+@pytest.mark.parametrize("second", [40, 100])
+def test_several_measurements_of_a_stage_are_timed_without_what_is_between_them(clock, second):
     said = StringIO()
     with Stages(Console(file=said, width=200), 1).stage("measuring") as tick:
-        for clock[0], done, total in ((50.0, 50, 100), (100.0, 100, 100), (110.0, 10, 40)):
-            tick(done, total)
-    assert "10/40, about 30 s left" in said.getvalue()
+        for clock[0], done in ((50.0, 50), (100.0, 100)):
+            tick(done, 100)
+        for clock[0], done in ((900.0, 10), (920.0, 20)):
+            tick(done, second)
+    left = 2 * (second - 20)
+    assert f"20/{second}, about {left} s left" in said.getvalue()
+    assert said.getvalue().count("left") == 2
 
 
 def test_a_terminal_gets_a_bar_with_the_same_words():
