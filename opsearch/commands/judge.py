@@ -23,6 +23,7 @@ from opsearch.commands.options import (
     out,
     was_typed,
 )
+from opsearch.errors import OpsearchError
 
 
 def evaluate(
@@ -54,7 +55,9 @@ def evaluate(
     if tasks is not None:
         for name in ("data", "samples", "split", "seed"):
             if was_typed(context, name):
-                raise typer.BadParameter(f"--{name} does not go with --tasks: a task has its data")
+                raise OpsearchError(
+                    f"--{name} does not go with --tasks, because a task has its data; leave it out"
+                )
         asked = asked_workers(workers, ray_address)
         from opsearch.lmms.answerer import Source
         from opsearch.lmms.evaluate import evaluate_tasks
@@ -64,9 +67,14 @@ def evaluate(
         source = Source(model, dtype, device, limit)
         return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
     if limit is not None:
-        raise typer.BadParameter("--limit goes with --tasks; the number of items is --samples")
+        raise OpsearchError(
+            f"--limit goes with --tasks; --samples {limit} answers so many items without it"
+        )
     if workers is not None or ray_address is not None:
-        raise typer.BadParameter("--workers and --ray-address go with --tasks")
+        raise OpsearchError(
+            "--workers and --ray-address go with --tasks, and without it one process answers; "
+            "leave them out, or add --tasks"
+        )
     from opsearch.evaluate import evaluate as evaluate_policy
     from opsearch.printing import print_scores
 
@@ -118,9 +126,14 @@ def bench(
     if policy is not None and not peers:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)
     if policy is not None or not peers:
-        raise typer.BadParameter("give a POLICY or --peers, one of them")
+        asked = "both a POLICY and --peers" if peers else "neither a POLICY nor --peers"
+        raise OpsearchError(
+            f"bench was given {asked} and times one of them; give a POLICY or --peers"
+        )
     if was_typed(context, "new_tokens"):
-        raise typer.BadParameter("--new-tokens does not go with --peers, which times prefills")
+        raise OpsearchError(
+            "--new-tokens does not go with --peers, which times prefills; leave it out"
+        )
     print_peers(bench_peers(setup, stages, out_file), out)
 
 

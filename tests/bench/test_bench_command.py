@@ -116,5 +116,5 @@ def test_what_peers_do_not_go_with(bench, tmp_path):
         (["--peers", "--new-tokens=3"], "which times prefills"),
     ):
         code, _, error = bench(*arguments)
-        assert code != 0
+        assert code == 1
         assert said in error

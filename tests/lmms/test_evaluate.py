@@ -221,8 +221,8 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
     ids=["split", "limit alone", "limit", "workers alone"],
 )
 def test_options_that_do_not_go_together(policy, capsys, options, sentence):
-    assert call(["eval", str(policy), *options]) != 0
-    assert sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert call(["eval", str(policy), *options]) == 1
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_command_prints_scores_and_official_figures(policy, local, capsys):
