@@ -37,6 +37,7 @@ from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
 from opsearch.solution import Solution
+from opsearch.stage_space import StageSpace
 
 _STAGES, _STAGES_OF_TIME = 6, 2
 
@@ -67,6 +68,7 @@ def run(
     command: the command line as typed, for the report; workers: None: this process measures.
     """
     total = _STAGES + (_STAGES_OF_TIME if limits_time(config.budget) else 0)
+    total -= config.space == StageSpace.name  # where no parameter is measured alone
     stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages)
     config, choice = prepared.config, prepared.choice

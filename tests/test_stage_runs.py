@@ -69,9 +69,12 @@ def test_a_solver_of_separable_objectives_is_refused_with_those_that_fit(tmp_pat
 
 def test_a_guided_search_needs_no_proxy_to_start_from(tmp_path):
     settings = {**SETTINGS, "objective": "joint", "solver": "optuna", "evaluations": 5}
-    result = run(RunConfig(**settings, out=tmp_path / "run"), silent())
+    settings["heldout"] = 1
+    said = silent()
+    result = run(RunConfig(**settings, out=tmp_path / "run"), said)
     assert result.solution.status is Status.FEASIBLE
     assert result.solution.evaluations == 5
+    assert "5/5 answering" in said.file.getvalue()
 
 
 def test_beyond_the_effort_it_is_searched_from_coarse_to_fine(tmp_path):
