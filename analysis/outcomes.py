@@ -106,7 +106,7 @@ def draw(found: pd.DataFrame) -> Figure:
 
 def describe(found: pd.DataFrame) -> str:
     """For each budget the run of the lowest true divergence, in words."""
-    sentences = [f"{len(found)} runs, judged alike."]
+    sentences = [f"{len(found)} runs, judged alike." if len(found) > 1 else "1 run."]
     for budget, rows in found.groupby("budget", sort=False):
         best = min(rows.to_dict("records"), key=lambda row: row["kl_calibration"])
         sentences.append(

@@ -78,8 +78,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
     reason = " ".join(str(error).split()) or "no message"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing it here would take seconds
         err.print(
-            f"error: memory ran out ({reason}); take --dtype bfloat16, fewer tokens at once, or "
-            "another --device",
+            f"error: memory ran out ({reason}); take --dtype bfloat16, a smaller "
+            "--memory or --batch, or another --device",
             soft_wrap=True,
         )
         return 1

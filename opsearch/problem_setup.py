@@ -42,12 +42,13 @@ def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
     if config.keep and config.space not in PER_OPERATION:
         raise OpsearchError(
             f"--keep {config.keep} needs a space with a choice per operation, not "
-            f"{config.space!r}; add --space layers, or leave it out"
+            f"{config.space!r}; add --space layers, or take keep out of the options or run.yaml"
         )
     if config.tie and config.space != "layers":
         raise OpsearchError(
             f"--tie {config.tie} needs a bit for q and one for kv in each layer, which space "
-            f"{config.space!r} has not; add --space layers, or leave it out"
+            f"{config.space!r} has not; add --space layers, or take tie out of the options or "
+            "run.yaml"
         )
     if factory is RecipeSpace:  # with shares and a ranker of its own
         return RecipeSpace(layers)

@@ -471,4 +471,6 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch):
 
     monkeypatch.setattr(Policy, "from_pretrained", fail)
     said = error(opsearch("bench", folder))
-    assert "memory ran out (the device is full); take --dtype bfloat16" in said
+    assert (
+        "memory ran out (the device is full); take --dtype bfloat16, a smaller --memory or" in said
+    )

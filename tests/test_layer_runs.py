@@ -107,7 +107,7 @@ def test_a_dry_run_counts_the_pairs_that_are_asked_for(which):
 def test_what_cannot_be_is_refused(tmp_path):
     for changes, reason in (
         ({"space": "dop", "keep": "0"}, "needs a space with a choice per operation"),
-        ({"space": "operations", "tie": "q=kv"}, "needs a bit for q and one for kv in each layer"),
+        ({"space": "operations", "tie": "q=kv"}, "take tie out of the options or run.yaml"),
         ({"solver": "grid"}, "too many to list"),
         ({"budget": ("5%",)}, "below the cheapest policy of space layers"),
     ):

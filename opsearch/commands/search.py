@@ -17,7 +17,10 @@ def solve(
     ] = None,
     objective: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
     solver: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
-    evaluations: Annotated[int | None, typer.Option(help="optuna: true evaluations.")] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(help="optuna: policies looked up, at most; default: that of the run, or 150."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Default: that of the run.")] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")

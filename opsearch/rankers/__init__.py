@@ -84,7 +84,7 @@ def _made(factory: type[Any], spec: RankerSpec) -> Any:
     try:
         takes.bind(**given)
     except TypeError:
-        known = ", ".join(takes.parameters) or "none"
+        known = ", ".join(takes.parameters) or f"none; write --ranker {spec.name}"
         raise PolicyError(
             f"ranker {spec} has a parameter too many or too few; {spec.name} has {known}"
         ) from None

@@ -52,6 +52,8 @@ def test_the_closest_run_of_each_budget_is_named():
     text = outcomes.describe(found)
     assert "Within 30% layers (joint, local) comes closest" in text
     assert "Within 50% dop (joint, local) comes closest to the original: 0.010 nats" in text
+    assert text.startswith("4 runs, judged alike. ")
+    assert outcomes.describe(outcomes.table(RUNS[:1])).startswith("1 run. Within 30% dop")
 
 
 def test_every_space_has_a_panel_and_every_search_a_line():

@@ -189,7 +189,9 @@ def test_parameters_that_do_not_exist(params):
         match=r"^ranker random\(.*\) has a parameter too many or too few; random has seed$",
     ):
         make_ranker(RankerSpec("random", params))
-    with pytest.raises(PolicyError, match=r"^ranker cls\(n=1\) has .*; cls has none$"):
+    with pytest.raises(
+        PolicyError, match=r"^ranker cls\(n=1\) has .*; cls has none; write --ranker cls$"
+    ):
         make_ranker(RankerSpec("cls", (("n", 1),)))
 
 
