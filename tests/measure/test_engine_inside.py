@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch import builders
 from opsearch.costs.ranking import ranking_flops
@@ -20,9 +19,9 @@ from opsearch.rankers import DECODER_RANKERS
 from tests.measure import demo, families
 from tests.measure.answered import alone
 from tests.measure.families import LAYERS, LAYOUTS
+from tests.measure.test_engine_plan import check_planned_flops
 from tests.measure.test_shared_images import questions
 from tests.measure.test_sweep import TOLERANCE
-from tests.runtime.test_executed_flops import CPU_ATTENTION
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -124,13 +123,7 @@ def several():
 def test_planned_flops_are_executed(store, runs, positions):
     """The rankers' own included; questions on one image share nothing, as rankers read them."""
     engine, samples = Engine(families.model(), store, positions), questions(runs, 2, 1)
-    first, *policies = several()
-    engine.measure([first], samples)  # runs the originals, which are kept
-    plan = engine.plan(policies, samples)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        engine.measure(policies, samples)
-    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
-    assert counter.get_total_flops() - angles == plan.flops > 0
+    check_planned_flops(engine, several(), samples)
 
 
 def test_a_look_is_shared_by_all_that_look_so(store):

@@ -23,6 +23,18 @@ from tests.runtime.test_executed_flops import CPU_ATTENTION
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 
+def check_planned_flops(engine, policies, samples):
+    """What is planned for all policies but the first is what is executed for them."""
+    first, *others = policies
+    engine.measure([first], samples)  # runs the originals, which are kept
+    plan = engine.plan(others, samples)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        engine.measure(others, samples)
+    # The angles of positions, which older transformers compute as a product of matrices.
+    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
+    assert counter.get_total_flops() - angles == plan.flops > 0
+
+
 def random_policies(count, seed=0):
     counts = np.random.default_rng(seed).integers(0, 10, (count, LAYERS, 3))
     return [of_counts(each) for each in counts]
@@ -39,14 +51,7 @@ def depth_policies():
 def test_planned_flops_are_executed(store, runs, attention, positions):
     engine = Engine(families.model("llama", attention), store, positions)
     samples = [families.sample(runs, seed) for seed in range(2)]
-    first, *policies = [*random_policies(6), *depth_policies()[::4]]
-    engine.measure([first], samples)  # runs the originals, which are kept
-    plan = engine.plan(policies, samples)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        engine.measure(policies, samples)
-    # The angles of positions, which older transformers compute as a product of matrices.
-    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
-    assert counter.get_total_flops() - angles == plan.flops > 0
+    check_planned_flops(engine, [*random_policies(6), *depth_policies()[::4]], samples)
 
 
 def test_one_policy_takes_what_it_costs_but_for_what_nobody_needs(store):
