@@ -98,11 +98,15 @@ def marked(mark, name=""):
     return found
 
 
-def assert_all_end(mark, seconds):
+def wait_until(holds, seconds):
     deadline = time.monotonic() + seconds
-    while marked(mark):
-        assert time.monotonic() < deadline, marked(mark)
+    while not holds():
+        assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def assert_all_end(mark, seconds, name=""):
+    wait_until(lambda: not marked(mark, name), seconds)
 
 
 def assert_equal(result, whole):
@@ -127,14 +131,15 @@ def ray():
     with joined(3, None):
         yield mark
     del os.environ[MARK]
-    assert_all_but_this_process_end(mark)
+    assert_all_end(mark, 30, "ray::")
 
 
-def assert_all_but_this_process_end(mark):
-    deadline = time.monotonic() + 30
-    while marked(mark, "ray::"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+@pytest.fixture(autouse=True)
+def nobody_stays(request):
+    """No worker outlives its test, nor is taken for one of the next."""
+    yield
+    if "ray" in request.fixturenames:
+        assert_all_end(request.getfixturevalue("ray"), 30, "ray::Worker")
 
 
 @pytest.fixture
@@ -162,7 +167,6 @@ def test_workers_measure_what_one_process_measures(whole, ray, added, tmp_path):
     pd.testing.assert_frame_equal(numbers, wanted, rtol=0, atol=TOLERANCE)
     assert "starting Ray" in said
     assert "lost" not in said
-    assert marked(ray, "ray::Worker") == []
 
 
 def test_compare_measures_with_workers_too(whole, ray, tmp_path, added):
@@ -268,7 +272,7 @@ def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added, 
     folder, mark = tmp_path / "stopped", uuid4().hex
     process = command(folder, mark, "--workers=2")
     wait_for_measurements(process, folder, 100)
-    assert len(marked(mark, "ray::Worker")) == 2
+    assert marked(mark, "ray::Worker")
     process.kill()
     printed, said = process.communicate()
     kept = stored(folder)
@@ -295,20 +299,26 @@ def test_ctrl_c_ends_workers_and_ray(tmp_path, sent, command):
     # Nothing of Ray's, and no traceback.
     assert all(re.match(r"\d/6 |starting Ray$|objective ", line) for line in lines), said
     assert len(stored(folder)) >= 100
-    assert_all_end(mark, 10)
+    assert_all_end(mark, 30)
 
 
-def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command):
+def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command, monkeypatch):
     """A cluster of three machines of one core, each a Ray node of its own here; one goes away."""
     from ray.cluster_utils import Cluster
 
     folder, mark = tmp_path / "cluster", uuid4().hex
+    monkeypatch.setenv(MARK, nodes := uuid4().hex)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second, _ = [cluster.add_node(num_cpus=1) for _ in range(2)]
         process = command(folder, mark, "--ray-address", cluster.address)
         wait_for_measurements(process, folder, 100)
+        # The driver holds still meanwhile, or it might be done before all three take part.
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: len(marked(nodes, "ray::Worker")) == 3, 60)
         cluster.remove_node(second, allow_graceful=False)
+        wait_until(lambda: len(marked(nodes, "ray::Worker")) == 2, 60)
+        process.send_signal(signal.SIGCONT)
         _, said = process.communicate(timeout=200)
     finally:
         cluster.shutdown()
@@ -318,7 +328,7 @@ def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command):
     found, wanted = stored(folder), stored(whole.folder)
     assert found.keys() == wanted.keys()
     assert max(abs(found[key] - wanted[key]) / max(1, wanted[key]) for key in wanted) <= TOLERANCE
-    assert_all_end(mark, 10)
+    assert_all_end(mark, 30)
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path, command):

@@ -17,7 +17,7 @@ from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME, AnswerLog
 from opsearch.measure.cluster import joined
 from opsearch.measure.workers import Workers
-from tests.test_scale_out import MARK, assert_all_but_this_process_end, marked
+from tests.test_scale_out import MARK, assert_all_end, marked
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +35,7 @@ def ray():
     with joined(2, None):
         yield mark
     del os.environ[MARK]
-    assert_all_but_this_process_end(mark)
+    assert_all_end(mark, 30, "ray::")
 
 
 def evaluate(folder, workers=None, limit=DOCUMENTS):
