@@ -19,6 +19,7 @@ FLOORS = (
         "files",
         "policy",
         "turns",
+        "upload",
         "builders",
         "reranked",
         "policy_file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ def divergence(original: Tensor, pruned: Tensor, counted: Tensor) -> Divergence:
     """
     p = torch.log_softmax(original.float(), -1)
     q = torch.log_softmax(pruned.float(), -1)
-    m = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, device=p.device))
+    m = torch.logaddexp(p, q) - math.log(2)
     js = (_kl(p, m) + _kl(q, m)) / 2
     same = (p.argmax(-1) == q.argmax(-1)).float()
     means = [_mean(value, counted) for value in (_kl(p, q), _kl(q, p), js, same)]

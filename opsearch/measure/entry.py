@@ -12,6 +12,7 @@ from opsearch.measure.crowds import Crowd
 from opsearch.measure.nodes import Ints
 from opsearch.measure.trie import Layout
 from opsearch.rankers.prompt import Prompt
+from opsearch.upload import upload
 
 Pair = tuple[Tensor, Tensor]
 
@@ -70,7 +71,7 @@ class Entry:
         assert embeds is not None
         layout, samples = crowd.layout, Inputs(embeds, cos_sin)
         _, first, shown = np.unique(crowd.images, return_index=True, return_inverse=True)
-        showing = torch.from_numpy(first).to(embeds.device)
+        showing = upload(first, embeds.device)
         text = (~visual[0]).nonzero().flatten()
         behind = rank.masked_fill(~visual, torch.iinfo(rank.dtype).max)[showing]
         order = torch.argsort(behind, dim=1, stable=True)[:, : layout.n_visual]

@@ -18,6 +18,7 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.sweep import sweep
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
+from opsearch.upload import upload
 
 _KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again
 _LOGITS = 2**24  # held at once: a vocabulary is wider than any state
@@ -94,7 +95,7 @@ def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement
     """One for each policy and sample, from divergences [B, leaves] in parts of the leaves."""
     names = ("kl", "reverse_kl", "js", "top1")
     columns = [torch.cat([getattr(part, name) for part in parts], 1) for name in names]
-    numbers = torch.stack(columns, -1)[:, torch.from_numpy(chunk.trie.leaf)].tolist()
+    numbers = torch.stack(columns, -1)[:, upload(chunk.trie.leaf, columns[0].device)].tolist()
     return [
         Measurement(keyed.key, sample.digest, *values)
         for sample, row in zip(chunk.samples, numbers, strict=True)

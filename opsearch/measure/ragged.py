@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.nodes import Ints
+from opsearch.upload import upload
 
 
 def starts(sizes: Ints) -> Ints:
@@ -20,7 +21,7 @@ def spans(first: Ints, sizes: Ints, device: torch.device) -> tuple[Tensor, Tenso
     """Rows first[i] .. first[i] + sizes[i] - 1 of all nodes i, and each one's place in its node."""
     place = np.arange(int(sizes.sum())) - np.repeat(starts(sizes), sizes)
     rows = np.repeat(first, sizes) + place
-    return torch.from_numpy(rows).to(device), torch.from_numpy(place).to(device)
+    return upload(rows, device), upload(place, device)
 
 
 def equal(table: Ints, columns: int) -> Iterator[Ints]:

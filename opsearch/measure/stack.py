@@ -14,6 +14,7 @@ from torch import Tensor
 from opsearch.measure.entry import Pair
 from opsearch.measure.nodes import Ints
 from opsearch.runtime.heads import attend
+from opsearch.upload import upload
 
 # Pairs of query and key in one call: enough to keep a device busy, few enough for scores and
 # gathered keys to be small beside what the nodes themselves hold.
@@ -49,7 +50,7 @@ class Stack:
         for start in range(0, len(self.asking), nodes):
             part = slice(start, start + nodes)
             q = _asked(queries, self.asking[part])
-            read = _on(self.reading[part], queries.device) + self.shift[:, None]
+            read = upload(self.reading[part], queries.device) + self.shift[:, None]
             k, v = (_read(rows, read) for rows in keys_values)
             distinct, order = np.unique(self.order[part], return_inverse=True)
             mask, seeing = (_of_each(m, order) for m in masks(tuple(distinct.tolist())))
@@ -62,8 +63,9 @@ class Stack:
         It is 0 or the lowest number: sdpa takes bool as well, but on a CPU writes it out anew for
         every node.
         """
+        index, most = upload(orders, self.reading_at.device), int(max(self.order)) + 1
         asking, reading = (
-            at.expand(-1, int(max(self.order)) + 1, -1)[:, orders]
+            at.expand(-1, most, -1).index_select(1, index)
             for at in (self.asking_at, self.reading_at)
         )
         visible = reading[:, :, None] <= asking[..., None]
@@ -76,13 +78,13 @@ def _of_each(masks: Tensor, order: Ints) -> Tensor:
     """Those of O orders [B, O, ...] for nodes of these orders, [B, N, ...]."""
     if masks.shape[1] == 1:
         return masks.expand(-1, len(order), -1, -1)
-    return masks.index_select(1, _on(order, masks.device))
+    return masks.index_select(1, upload(order, masks.device))
 
 
 def _asked(heads: Tensor, index: Ints) -> Tensor:
     """Rows int64[N, K] of [B, R, H, hd], stacked as [B * N, H, K, hd]."""
     batch, _, *head = heads.shape
-    taken = heads.index_select(1, _on(index.ravel(), heads.device))
+    taken = heads.index_select(1, upload(index.ravel(), heads.device))
     return taken.view(batch * len(index), -1, *head).transpose(1, 2)
 
 
@@ -90,7 +92,3 @@ def _read(heads: Tensor, index: Tensor) -> Tensor:
     """Rows int64[B, N, K] of [R, H, hd], stacked as [B * N, H, K, hd]."""
     taken = heads.index_select(0, index.flatten())
     return taken.view(-1, index.shape[-1], *heads.shape[1:]).transpose(1, 2)
-
-
-def _on(index: Ints, device: torch.device) -> Tensor:
-    return torch.from_numpy(index).to(device)

@@ -17,6 +17,7 @@ from opsearch.measure.stack import Stack
 from opsearch.measure.states import States
 from opsearch.measure.trie import Level
 from opsearch.runtime.heads import project_keys_values, project_queries
+from opsearch.upload import upload
 
 # Rows of one call, all samples together, so that an MLP's wide rows are never all held at once.
 _ROWS = 2**13
@@ -134,7 +135,7 @@ class Step:
             visuals_at + begin[visual, None] + np.arange(ranked.shape[2]),
         )
         device = ranked.device
-        image, sample = torch.from_numpy(shown).to(device), torch.arange(len(shown), device=device)
+        image, sample = upload(shown, device), torch.arange(len(shown), device=device)
         shifts = (image * head, sample * texts, image * keyed)
         shift = [
             s[:, None].expand(-1, part.shape[1]) for s, part in zip(shifts, parts, strict=True)
@@ -164,7 +165,7 @@ class Step:
         """Distinct orders int64[G, O, N] of these visual nodes, and the number of each node's."""
         found = np.append(self.level.order, 0)[visual]
         distinct, order = np.unique(found, return_inverse=True)
-        index = torch.from_numpy(distinct).to(self.orders.device)
+        index = upload(distinct, self.orders.device)
         return self.orders.index_select(1, index), order
 
     def _places(self, sizes: Ints) -> Tensor:

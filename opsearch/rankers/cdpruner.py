@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 
 from opsearch.rankers.prompt import Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, places_of_picks
+from opsearch.upload import upload
 
 _ROUNDING = 1e-5  # a token of which less than this is left is explained by those before it
 _LOWEST = 1e-6  # relevance of the least relevant token, above 0
@@ -72,7 +73,7 @@ class CDPruner:
         else:
             question = prompt.captured[f"clip_question:{self.clip}"]
             patches, sign = prompt.captured[f"clip_patches:{self.clip}"], -1
-        of_token = question[owners(prompt.n_visual).to(question.device)]
+        of_token = question[upload(owners(prompt.n_visual), question.device)]
         return sign * (normalize(patches.float(), dim=-1) * of_token).sum(-1)
 
 
@@ -81,7 +82,7 @@ def scaled(relevance: Tensor, prompt: Prompt) -> Tensor:
     spread = prompt.scatter(relevance)
     highest = spread.amax(1)
     lowest = spread.masked_fill(~prompt.visual, torch.inf).amin(1)
-    sample = owners(prompt.n_visual).to(relevance.device)
+    sample = upload(owners(prompt.n_visual), relevance.device)
     low, high = lowest[sample], highest[sample]
     return (relevance - low + _LOWEST) / (high - low + _LOWEST)
 

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from opsearch.upload import upload
+
 # What a ranker may need that is read off the prompt itself, not captured in the vision tower.
 OF_THE_PROMPT = frozenset({"embeddings", "question_embeddings"})
 
@@ -46,8 +48,9 @@ class Prompt:
         longest = max(self.n_visual)
         places = torch.argsort(self.visual.int(), dim=1, descending=True, stable=True)[:, :longest]
         index = places[..., None].expand(-1, -1, self.embeds.shape[-1])
-        rows = [torch.arange(n) + b * longest for b, n in enumerate(self.n_visual)]
-        return self.embeds.gather(1, index).flatten(0, 1)[torch.cat(rows).to(places.device)]
+        rows = torch.cat([torch.arange(n) + b * longest for b, n in enumerate(self.n_visual)])
+        flat = self.embeds.gather(1, index).flatten(0, 1)
+        return flat.index_select(0, upload(rows, places.device))
 
     def question(self) -> Tensor:
         """Positions of the text behind the last visual token, bool[B, S]."""

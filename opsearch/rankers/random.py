@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.upload import upload
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Random:
         """Place of each visual token, int64[B, S], -1 elsewhere."""
         drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
         scores = torch.cat([drawn[total] for total in prompt.n_visual])
-        return ranking_from_scores(prompt.scatter(scores.to(prompt.visual.device)), prompt.visual)
+        scores = upload(scores, prompt.visual.device)
+        return ranking_from_scores(prompt.scatter(scores), prompt.visual)
 
     def _scores(self, total: int) -> Tensor:
         # The raw stream is the same in all releases of numpy, its permutation() need not be.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt, owners
+from opsearch.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +46,14 @@ class Tiles:
         index[np.arange(width) < sizes[:, None]] = np.argsort(row.ravel(), kind="stable")
         samples = tuple(pairs[0].tolist())
         merged = _merged(pairs[0], sizes, width)
-        on_device = torch.from_numpy(index).to(prompt.visual.device)
+        on_device = upload(index, prompt.visual.device)
         return cls(samples, tuple(sizes.tolist()), on_device, merged)
 
     @property
     def mask(self) -> Tensor:
         """Which entries are tokens, bool[G, M]."""
         columns = torch.arange(self.index.shape[1], device=self.index.device)
-        return columns < torch.tensor(self.sizes, device=self.index.device)[:, None]
+        return columns < upload(self.sizes, self.index.device)[:, None]
 
     def gather(self, per_token: Tensor) -> Tensor:
         """Values of all visual tokens [sum of n_visual, ...] by tile, [G, M, ...]; 0 padded."""
@@ -66,7 +67,7 @@ class Tiles:
 
     def ranking(self, places: Tensor, prompt: Prompt) -> Tensor:
         """The ranking of the samples, int64[B, S], from places in their tiles, int64[G, M]."""
-        table = torch.from_numpy(self.merged).to(places.device)
+        table = upload(self.merged, places.device)
         flat = places.new_zeros(sum(prompt.n_visual) + 1)
         # All padded entries go to the place behind the last token, which is cut off.
         flat.scatter_(0, self.index.flatten(), table.gather(1, places).flatten())

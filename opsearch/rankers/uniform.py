@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.upload import upload
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Uniform:
         """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
         pairs = zip(prompt.n_visual, n, strict=True)
         chosen = torch.cat([_evenly(total, kept) for total, kept in pairs])
-        return ranking_from_scores(prompt.scatter(chosen.to(prompt.visual.device)), prompt.visual)
+        chosen = upload(chosen, prompt.visual.device)
+        return ranking_from_scores(prompt.scatter(chosen), prompt.visual)
 
 
 def _evenly(total: int, kept: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, places_by_score
+from opsearch.upload import upload
 
 _AT_ONCE = 8  # tokens deleted in a round
 
@@ -105,4 +106,4 @@ def _most_alike(
 
 def _column(numbers: Sequence[int], like: Tensor) -> Tensor:
     """Numbers of the rows, int64[G, 1], where `like` is."""
-    return torch.tensor(numbers, device=like.device)[:, None]
+    return upload(numbers, like.device)[:, None]

@@ -20,6 +20,7 @@ from opsearch.rankers.look import DecoderRanker
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
 from opsearch.runtime.masks import restricted
 from opsearch.runtime.rows import Rows, Within
+from opsearch.upload import upload
 
 Pair = tuple[Tensor, Tensor]
 
@@ -130,8 +131,8 @@ class Plan:
     def _first(self, counts: Counts) -> Tensor:
         """The first visual tokens in today's order, by numbers int64[B], bool[B, S]."""
         limit: int | Tensor = int(counts[0])
-        if (counts != limit).any():  # copied to the device, which waits for it
-            limit = torch.from_numpy(counts).to(self.rank.device)[:, None]
+        if (counts != limit).any():
+            limit = upload(counts, self.rank.device)[:, None]
         return self.prompt.visual & (self.rank < limit)
 
     def _forget(self) -> None:

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from opsearch.upload import upload
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -44,14 +46,14 @@ class Rows:
         width = self.index.shape[1]
         starts = enumerate(self.sizes)
         flat = torch.cat([torch.arange(b * width, b * width + size) for b, size in starts])
-        return flat.to(self.index.device)
+        return upload(flat, self.index.device)
 
     @cached_property
     def valid(self) -> Tensor:
         """Which slots of the padded form hold a row, bool[B, K]."""
         if not self.ragged:
             return torch.ones_like(self.index, dtype=torch.bool)
-        sizes = torch.tensor(self.sizes, device=self.index.device)
+        sizes = upload(self.sizes, self.index.device)
         return torch.arange(self.index.shape[1], device=self.index.device) < sizes[:, None]
 
     @cached_property

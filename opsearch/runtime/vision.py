@@ -71,6 +71,7 @@ def capture_packed_patches(model: Any, needs: Collection[str], store: Keep) -> l
 
     def pack(image_features: Any, image_sizes: Any, *args: Any, **kwargs: Any) -> Any:
         lengths = [len(feature) for feature in image_features]
+        image_sizes = torch.as_tensor(image_sizes).cpu()  # read number by number, again and again
         for name, value in vars(tiles).pop("values", {}).items():
             rows = value if value.ndim == 3 else value[..., None].float()
             newline = rows.new_full((rows.shape[-1],), math.nan)

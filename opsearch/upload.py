@@ -1,0 +1,21 @@
+"""Indices and sizes that the host has worked out, for the device, which does not wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def upload(values: Tensor | NDArray[np.generic] | Sequence[int], device: torch.device) -> Tensor:
+    """The values on `device`; a GPU copies them when its turn comes, and the host goes on.
+
+    From ordinary memory a copy would first wait until the GPU has done all that it was given.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

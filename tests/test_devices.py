@@ -1,0 +1,175 @@
+"""Models on another device than the host's: the same answers, and the host hardly waits for it."""
+
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from opsearch import RunConfig, builders
+from opsearch.measure.engine import Engine
+from opsearch.measure.store import Store
+from opsearch.policy import RankerSpec
+from opsearch.run import run
+from opsearch.runtime.adapters import ADAPTERS
+from opsearch.spaces import dop_space
+from tests import tiny
+from tests.families import FAMILIES, built
+from tests.families.prompt import prompts
+from tests.measure.families import sample
+from tests.pretend import waits
+from tests.runtime.policies import LAYERS, POLICIES, with_rankers_of
+from tests.runtime.test_family_rankers import MIXED, usable
+
+SOME = ["tokens, uniform", "dop, kv stays", "stages, growing", "random counts 1", "two at once"]
+every_family = pytest.mark.parametrize("name", FAMILIES)
+devices = pytest.mark.parametrize(
+    "device", ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+
+
+@pytest.fixture(autouse=True)
+def without_autograd():
+    """Not inference mode, in which operations reach a device before they are taken apart."""
+    with torch.no_grad():
+        yield
+
+
+def moved(inputs, device):
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def reducers(family):
+    """Policies of rankers that read pictures, where the family has what they need."""
+    names = [ranker for name, ranker in usable() if name == family]
+    return [builders.tokens(LAYERS, "1/3", RankerSpec(name)) for name in names]
+
+
+@devices
+@every_family
+def test_answers_are_those_of_the_host(name, device):
+    model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED, seed=2)
+    away, there = deepcopy(model).to(device), moved(inputs, device)
+    policies = with_rankers_of(ADAPTERS[name])
+    for policy in (*map(policies.get, SOME), *reducers(name)):
+        with policy.apply(model):
+            wanted = model(**inputs).logits
+        with policy.apply(away):
+            found = away(**there).logits
+        assert found.device.type == device
+        torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-4, msg=str(policy.rankers))
+
+
+@devices
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@every_family
+def test_tokens_are_those_of_the_host(name, options, device):
+    model, inputs = built(name, LAYERS), prompts(FAMILIES[name], [[3, 4], [1, 6]], seed=2)
+    away, there = deepcopy(model).to(device), moved(inputs, device)
+    options = {"max_new_tokens": 4, "do_sample": False, **options}
+    policy = with_rankers_of(ADAPTERS[name])["stages"]
+    with policy.apply(model):
+        wanted = model.generate(**inputs, **options)
+    with policy.apply(away):
+        found = away.generate(**there, **options)
+    assert torch.equal(found.cpu(), wanted)
+
+
+def test_a_prefill_waits_once_whatever_it_prunes():
+    model = tiny.llava(LAYERS).to("pretend")
+    inputs = moved(tiny.prompts([[3, 4], [1, 6]]), "pretend")
+    with waits() as stock:
+        model(**inputs, use_cache=False)
+    stock = list(stock)
+    for policy in (*map(POLICIES.get, SOME), *reducers("llava")):
+        with policy.apply(model), waits() as found:
+            model(**inputs)
+        found.remove("tolist")  # how many visual tokens each sample has
+        assert found == stock, policy.rankers
+
+
+@devices
+def test_all_policies_of_a_space_are_measured_as_on_the_host(device, tmp_path):
+    model, samples = tiny.llava(4), [sample([3, 4], seed) for seed in range(3)]
+    space = dop_space(4, ranker=RankerSpec("cls"))
+    policies = [space.decode(point) for point in space.points.tolist()]
+    found = {}
+    for place in ("cpu", device):
+        with Store(tmp_path / f"{place}.db", {}) as store:
+            engine = Engine(deepcopy(model).to(place), store, 2)
+            found[place] = engine.measure(policies, samples)
+    assert np.abs(found["cpu"] - found[device]).max() <= 5e-6 * max(1, found["cpu"].max())
+
+
+def test_a_sweep_waits_equally_often_for_any_depth(tmp_path):
+    counted = {}
+    for layers in (2, 5):
+        space = dop_space(layers, ranker=RankerSpec("cls"))
+        policies = [space.decode(point) for point in space.points.tolist()]
+        model = tiny.llava(layers).to("pretend")
+        with Store(tmp_path / f"{layers}.db", {}) as store, waits() as found:
+            Engine(model, store, 1).measure(policies, [sample([3, 4])])
+        counted[layers] = list(found)
+    assert counted[2] == counted[5]
+    assert len(counted[2]) < 12
+
+
+@pytest.mark.slow
+@devices
+def test_a_run_finds_what_it_finds_on_the_host(device, tmp_path):
+    found = {}
+    for place in ("cpu", device):
+        config = RunConfig(
+            samples=3, heldout=2, n_v=(".5",), budget=("50%",), device=place, out=tmp_path / place
+        )
+        found[place] = run(config, Console(quiet=True))
+    assert found[device].solution.policy == found["cpu"].solution.policy
+    here, away = found["cpu"].comparison, found[device].comparison
+    pd.testing.assert_frame_equal(here, away, rtol=0, atol=1e-4)
+
+
+# What the pretended device must notice, or the tests above say nothing.
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        lambda x: x + torch.ones(3),
+        lambda x: torch.cat([x, torch.ones(3)]),
+        lambda x: torch.ones(3).index_add_(0, torch.arange(3), x),
+        lambda x: torch.where(x > 0, x, torch.ones(3)),
+        lambda x: torch.ones(5)[torch.arange(3).to(x.device)],
+        lambda x: torch.nn.Linear(3, 2)(x),
+        lambda x: x.numpy(),
+    ],
+)
+def test_two_devices_do_not_meet(meet):
+    with pytest.raises((AssertionError, RuntimeError)):
+        meet(torch.zeros(3).to("pretend"))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: bool(x.any()),
+        lambda x: int(x[0]),
+        lambda x: x.cpu(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x[torch.tensor([0, 1])],
+        lambda x: torch.tensor([1, 2], device=x.device),
+        lambda x: torch.ones(3).to(x.device),
+        lambda x: x.copy_(torch.ones(3)),
+        lambda x: torch.ones(3).copy_(x),
+        lambda x: torch.equal(x, x),
+    ],
+)
+def test_what_waits_is_written_down(wait):
+    x = torch.zeros(3).to("pretend")
+    with waits() as found:
+        wait(x)
+    assert found
