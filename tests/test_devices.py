@@ -1,6 +1,7 @@
 """Models on another device than the host's: the same answers, and the host hardly waits for it."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,8 @@ def test_all_policies_of_a_space_are_measured_as_on_the_host(device, tmp_path):
     for place in ("cpu", device):
         with Store(tmp_path / f"{place}.db", {}) as store:
             engine = Engine(deepcopy(model).to(place), store, 2)
-            found[place] = engine.measure(policies, samples)
+            there = [replace(each, inputs=moved(each.inputs, place)) for each in samples]
+            found[place] = engine.measure(policies, there)
     assert np.abs(found["cpu"] - found[device]).max() <= 5e-6 * max(1, found["cpu"].max())
 
 

@@ -57,7 +57,7 @@ def crowds(samples: Sequence[Sample], adapter: Adapter, config: Any, answers: in
     """
     alike: dict[bytes, list[Sample]] = {}
     for sample in samples:
-        visual = adapter.visual_positions(config, sample.inputs["input_ids"])[0].numpy()
+        visual = adapter.visual_positions(config, sample.inputs["input_ids"])[0].cpu().numpy()
         if visual.any():
             alike.setdefault(visual.tobytes(), []).append(sample)
     return [
@@ -80,7 +80,8 @@ def _crowd(members: Sequence[Sample], visual: NDArray[np.bool_], answers: int) -
     behind = int(visual.nonzero()[0][-1]) + 1
     if layout.inner:  # visual rows depend on the text between them
         return Crowd(layout, tuple(members), tuple(range(len(members))))
-    beginnings = [sample.inputs["input_ids"][0, :behind].numpy().tobytes() for sample in members]
+    before = (sample.inputs["input_ids"][0, :behind].cpu() for sample in members)
+    beginnings = [ids.numpy().tobytes() for ids in before]
     shown = [sample.pictures for sample in members]
     images = _numbered(zip(shown, beginnings, strict=True))
     order = sorted(range(len(members)), key=images.__getitem__)
