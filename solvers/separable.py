@@ -7,6 +7,7 @@ from dataclasses import replace
 from opsearch.errors import OpsearchError
 from opsearch.problem import Pairwise, Problem, Separable
 from opsearch.solution import Solution, Status, infeasible, solution_at
+from opsearch.solvers.fixing import without_hopeless
 from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
 from opsearch.solvers.program import ProgramError
@@ -41,6 +42,8 @@ def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) ->
     terms = integer_terms(objective)
     absent = [problem.space.row(index) for index in problem.excluded]
     slices = [without(with_pairs(part, terms.pairs), absent) for part in slices_of(problem)]
+    if not (problem.space.listed or terms.pairs):
+        slices = without_hopeless(problem, slices, terms)
     rows: list[Row] = [
         (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
     ]
