@@ -53,33 +53,39 @@ class _Relaxed:
     row: tuple[int, ...]
 
 
-def without_hopeless(problem: Problem, slices: Sequence[Slice], terms: IntegerTerms) -> list[Slice]:
-    """The slices with only those choices that may be part of an optimum, or of a tie with it.
+def without_hopeless(
+    problem: Problem, slices: Sequence[Slice], terms: IntegerTerms
+) -> tuple[list[Slice], tuple[int, ...] | None]:
+    """The slices with only those choices that may be part of an optimum, and the point at hand.
 
-    Slices that have none are left out; all come back as they were where more than two parameters
-    are paired with each other, or where no price leads to a point within the budget.
+    Slices that have none are left out. All come back as they were, and None, where more than two
+    parameters are paired with each other, or where no price leads to a point within the budget.
     """
     limits = [constraint.limit for constraint in problem.constraints]
-    blocks = [_blocks(part, terms) for part in slices]
-    best, relaxed = np.inf, []
-    for part, mine in zip(slices, blocks, strict=True):
-        if mine is None:
-            return list(slices)
-        relaxed.append([_relaxed(part, mine, c, limit) for c, limit in enumerate(limits)])
-        best = min([best, *(_value(problem, terms, bounds.row) for bounds in relaxed[-1])])
-    if best == np.inf:
-        return list(slices)
+    best, known, relaxed = np.inf, None, []
+    for part in slices:
+        blocks = _blocks(part, terms)
+        if blocks is None:
+            return list(slices), None
+        relaxed.append([_relaxed(part, blocks, c, limit) for c, limit in enumerate(limits)])
+        for bounds in relaxed[-1]:
+            row = _live(problem, bounds.row)
+            if row is not None and (value := _value(terms, row)) < best:
+                best, known = value, row
+    if known is None:
+        return list(slices), None
     reduced = (_reduced(part, bounds, best) for part, bounds in zip(slices, relaxed, strict=True))
-    return [part for part in reduced if part is not None]
+    return [part for part in reduced if part is not None], known
 
 
-def _value(problem: Problem, terms: IntegerTerms, row: tuple[int, ...]) -> float:
-    """The value in steps of the live point at a row; infinite where it is not within the budget."""
+def _live(problem: Problem, row: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The row without its dead operations, None where that is not within the budget."""
     index = problem.space.index_of(row)
-    if not problem.within(index):
-        return np.inf
-    chosen = zip(terms.coefficients, problem.space.row(index), strict=True)
-    return float(sum(int(coefficients[i]) for coefficients, i in chosen))
+    return problem.space.row(index) if problem.within(index) else None
+
+
+def _value(terms: IntegerTerms, row: tuple[int, ...]) -> int:
+    return sum(int(of[i]) for of, i in zip(terms.coefficients, row, strict=True))
 
 
 def _blocks(part: Slice, terms: IntegerTerms) -> tuple[_Block, ...] | None:

@@ -42,12 +42,12 @@ def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) ->
     terms = integer_terms(objective)
     absent = [problem.space.row(index) for index in problem.excluded]
     slices = [without(with_pairs(part, terms.pairs), absent) for part in slices_of(problem)]
-    if not (problem.space.listed or terms.pairs):
-        slices = without_hopeless(problem, slices, terms)
     rows: list[Row] = [
         (cost_form(c), constraint.limit) for c, constraint in enumerate(problem.constraints)
     ]
     start = None
+    if not (problem.space.listed or terms.pairs):
+        slices, start = without_hopeless(problem, slices, terms)
     if terms.pairs:
         alone = value_form(replace(terms, pairs={}))
         start = lowest(programs, slices, alone, rows).row
