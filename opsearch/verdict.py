@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 CHOSEN, ORIGINAL = "opsearch", "original"
 _COSTS = ("FLOPs", "%", "KV", "prefill")
 _DIVERGENCES = ("KL calibration", "KL held-out")
-_JUDGED = (*_DIVERGENCES, "Rel. Avg., %")
+ACCURACY, RELATIVE = "accuracy, %", "Rel. Avg., %"
+_JUDGED = (*_DIVERGENCES, RELATIVE)
+NOTHING_RIGHT = (
+    "the original itself answers no held-out question as the data does, so accuracies say nothing"
+)
 
 
 def verdict(frame: pd.DataFrame) -> list[str]:
@@ -26,7 +30,14 @@ def verdict(frame: pd.DataFrame) -> list[str]:
     lines = [f"true KL of the policy as it runs, in nats: {parts}"]
     if rivals := better_baselines(frame):
         lines.append(f"{rivals}: compare other spaces and objectives")
+    if nothing_right(frame):
+        lines.append(f"{NOTHING_RIGHT}; write answers in the data as the model words them")
     return lines
+
+
+def nothing_right(frame: pd.DataFrame) -> bool:
+    """Whether answers were scored and the original got none right, so that nothing can be lost."""
+    return ACCURACY in frame.index and _value(frame, ACCURACY, ORIGINAL) == 0
 
 
 def better_baselines(frame: pd.DataFrame) -> str:
@@ -36,6 +47,8 @@ def better_baselines(frame: pd.DataFrame) -> str:
         best = best_methods(frame, row)
         if best and CHOSEN not in best:
             theirs, ours = (cell(row, _value(frame, row, name)) for name in (best[0], CHOSEN))
+            if theirs == ours:  # a difference that nobody would see
+                continue
             unit = " %" if row.endswith("%") else ""
             name = row.removesuffix(", %")
             found.setdefault(best[0], []).append(f"{name} ({theirs}{unit} against {ours}{unit})")

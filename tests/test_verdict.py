@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from opsearch.verdict import best_methods, better_baselines, cell, verdict
+from opsearch.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
 
 ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]
 
@@ -33,6 +33,19 @@ def test_without_held_out_data_only_calibration_is_told():
     table = table.drop("Rel. Avg., %")
     table.loc["KL held-out"] = np.nan
     assert verdict(table) == ["true KL of the policy as it runs, in nats: 0.500 on calibration"]
+
+
+def test_a_difference_that_the_table_does_not_show_is_none():
+    table = frame((10.0, 30.0, 4e-4, 0.6, 90.0, 80.0), (9.0, 27.0, 1e-4, 0.6, 90.01, 99.0))
+    assert better_baselines(table) == ""
+
+
+def test_an_original_without_a_right_answer_judges_nobody():
+    table = frame((10.0, 30.0, 0.5, 0.6, np.nan, 0.0), (9.0, 27.0, 0.7, 0.7, np.nan, 0.0))
+    table.loc["accuracy, %"] = 0.0
+    assert verdict(table)[-1].startswith(NOTHING_RIGHT)
+    table.loc["accuracy, %", "original"] = 5.0
+    assert not verdict(table)[-1].startswith(NOTHING_RIGHT)
 
 
 def test_all_of_the_best_are_best_but_costs_are_no_contest():

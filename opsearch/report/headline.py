@@ -10,9 +10,17 @@ import pandas as pd
 from opsearch.amounts import format_amount
 from opsearch.problem import Constraint
 from opsearch.report.stored import Stored
-from opsearch.verdict import CHOSEN, ORIGINAL, better_baselines, cell
+from opsearch.verdict import (
+    ACCURACY,
+    CHOSEN,
+    NOTHING_RIGHT,
+    ORIGINAL,
+    RELATIVE,
+    better_baselines,
+    cell,
+    nothing_right,
+)
 
-_ACCURACY, _RELATIVE = "accuracy, %", "Rel. Avg., %"
 _COST_NAMES = {"flops": "prefill compute", "kv": "KV cache", "latency": "prefill time"}
 
 
@@ -64,6 +72,8 @@ def headline(stored: Stored) -> Headline:
             if rivals
             else "No baseline within the same budget is better, in KL or in Rel. Avg."
         )
+        if nothing_right(stored.comparison):
+            notes.append(f"{NOTHING_RIGHT[0].upper()}{NOTHING_RIGHT[1:]}.")
     return Headline(_title(stored), tuple(facts), record["status"], proof, tuple(notes))
 
 
@@ -73,9 +83,9 @@ def _title(stored: Stored) -> str:
     saved = 100 * (1 - stored.record["costs"][first.name] / first.stock)
     title = f"{saved:.1f}\u00a0% less {_COST_NAMES.get(first.name, first.name)}"
     frame = stored.comparison
-    if frame is None or _ACCURACY not in frame.index:
+    if frame is None or ACCURACY not in frame.index or nothing_right(frame):
         return title
-    original, chosen = (frame[name].to_dict()[_ACCURACY] for name in (ORIGINAL, CHOSEN))
+    original, chosen = (frame[name].to_dict()[ACCURACY] for name in (ORIGINAL, CHOSEN))
     lost = f"{original - chosen:.1f}"
     return (
         f"{title}, {lost}\u00a0points less accuracy"
@@ -108,19 +118,12 @@ def _losses(frame: pd.DataFrame) -> list[Fact]:
         for name in (ORIGINAL, CHOSEN)
     )
     facts = []
-    if _ACCURACY in chosen:
-        facts = [
-            Fact(
-                "accuracy, held-out",
-                f"{chosen[_ACCURACY]} %",
-                f"the original has {original[_ACCURACY]} %",
-            ),
-            Fact(
-                "Rel. Avg., held-out",
-                f"{chosen[_RELATIVE]} %",
-                "of the original's accuracy is kept, mean over families",
-            ),
-        ]
+    if ACCURACY in chosen:
+        beside = f"the original has {original[ACCURACY]} %"
+        facts.append(Fact("accuracy, held-out", f"{chosen[ACCURACY]} %", beside))
+    if ACCURACY in chosen and not nothing_right(frame):
+        beside = "of the original's accuracy is kept, mean over families"
+        facts.append(Fact("Rel. Avg., held-out", f"{chosen[RELATIVE]} %", beside))
     heldout, calibration = chosen["KL held-out"], chosen["KL calibration"]
     facts.append(
         Fact("KL, calibration", f"{calibration} nats", "no held-out samples")

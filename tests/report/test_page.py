@@ -283,6 +283,15 @@ def test_data_without_answers(tmp_path):
     assert "KL, held-out" in page.text
 
 
+def test_answers_that_the_original_never_gives(tmp_path):
+    data = write_data(tmp_path, "plain", answers=("as no model says",))
+    start(tmp_path / "run", data=data, samples=4, heldout=5, objective="additive")
+    page = read(tmp_path / "run")
+    assert "no accuracy lost" not in page.text
+    assert "The original itself answers no held-out question as the data does" in page.text
+    assert "Rel. Avg., held-out" not in page.text
+
+
 def test_large_photographs_are_reduced(tmp_path):
     data = write_data(tmp_path, "photo")
     noise = Image.effect_noise((2400, 1800), 90).convert("RGB")
