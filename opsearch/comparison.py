@@ -103,9 +103,10 @@ def _answers(
 ) -> list[Answers | None]:
     """Answers of every policy to the held-out questions, where these have known answers."""
     samples, processor = prepared.heldout, prepared.processor
-    if not samples or not all(sample.item.answers for sample in samples):
-        what = "held-out samples have no answers" if samples else "there are no held-out samples"
-        stages.say(f"no accuracies: {what}")
+    unanswered = sum(not sample.item.answers for sample in samples)
+    if unanswered or not samples:
+        lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
+        stages.say(f"no accuracies: {lacking if samples else 'there are no held-out samples'}")
         return [None] * len(policies)
     found: list[Answers | None] = []
     with stages.stage(f"answering {len(samples)} held-out questions") as tick:

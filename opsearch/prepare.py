@@ -85,6 +85,8 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
     calibration, heldout = load_items(config, split)
+    if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
+        stages.say(_fewer(config, *found))
     total = len(calibration) + len(heldout)
     with stages.stage(f"encoding {total} samples") as tick:
         items = [*calibration, *heldout]
@@ -160,6 +162,15 @@ def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], 
     used = {item.digest() for item in calibration}
     rest = (item for item in items if item.digest() not in used)
     return calibration, list(islice(rest, config.heldout))
+
+
+def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
+    """What is used of data that hold less than was asked for."""
+    left = "" if heldout or not config.heldout else "; fewer --samples leave some to judge on"
+    return (
+        f"{config.data} has items for {calibration} of {config.samples} calibration samples and "
+        f"{heldout} of {config.heldout} held-out ones, which repeat none of the former{left}"
+    )
 
 
 def _shuffled(data: str, seed: int) -> Iterator[Item]:

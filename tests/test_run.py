@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -341,7 +342,8 @@ def test_without_answers_there_is_no_accuracy_but_a_run(pictures, tmp_path, unkn
         del record["answer"]
         record["answers"] = []
     data = write(folder, "bare.jsonl", bare)
-    result, _ = start(tmp_path / "own", data=data, samples=4, objective="additive")
+    result, said = start(tmp_path / "own", data=data, samples=4, heldout=8, objective="additive")
+    assert re.search(r"no accuracies: [78] of 8 held-out samples have no answers", said)
     assert not any("accuracy" in name for name in result.comparison.index)
     assert result.comparison["opsearch"].notna().all()
 
@@ -349,7 +351,8 @@ def test_without_answers_there_is_no_accuracy_but_a_run(pictures, tmp_path, unkn
 def test_a_single_item_is_enough(pictures, tmp_path):
     folder, records = pictures
     data = write(folder, "one.jsonl", records[:1])
-    result, _ = start(tmp_path / "own", data=data, objective="additive")
+    result, said = start(tmp_path / "own", data=data, objective="additive")
+    assert "one.jsonl has items for 1 of 4 calibration samples and 0 of" in " ".join(said.split())
     assert result.solution.policy is not None
     assert np.isnan(result.comparison["opsearch"]["KL held-out"])
     assert Policy.from_pretrained(result.folder).provenance["samples"] == 1

@@ -4,7 +4,7 @@
     {"images": ["a.png", "b.png"], "question": "which is older?", "answers": ["a", "first"],
      "id": "q7", "family": "compare"}      (on one line)
 
-`answers` may be empty: search needs no answers, evaluation does.
+`answers` may be empty: search needs no answers, evaluation does. A blank answer is none.
 """
 
 from __future__ import annotations
@@ -112,10 +112,11 @@ def _sentence(error: ValidationError) -> str:
 
 def _item(record: _Record, path: Path, number: int, where: str) -> Item:
     names = _one_of(record, "image", "images", where)
+    answers = _one_of(record, "answer", "answers", where)
     return Item(
         id=record.id or f"{path.stem}/{number}",
         question=record.question,
-        answers=tuple(_one_of(record, "answer", "answers", where)),
+        answers=tuple(answer for answer in answers if answer.strip()),
         images=tuple(_inside(path.parent, name, where) for name in names),
         family=record.family,
     )

@@ -46,6 +46,13 @@ def test_short_and_long_form(folder: Path) -> None:
     assert [i.getpixel((0, 0)) for i in second.load_images()] == [(0, 0, 255), (255, 0, 0)]
 
 
+def test_a_blank_answer_is_unknown(folder: Path) -> None:
+    blank = {"image": "a.png", "question": "?", "answer": " "}
+    some = {"image": "a.png", "question": "?", "answers": ["", "red"]}
+    items = load_jsonl(write(folder, blank, some))
+    assert [item.answers for item in items] == [(), ("red",)]
+
+
 def test_unknown_answers_are_an_empty_list(folder: Path) -> None:
     unknown = {"image": "a.png", "question": "?", "answers": []}
     assert load_jsonl(write(folder, unknown))[0].answers == ()
