@@ -10,7 +10,7 @@ import numpy as np
 
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
-from opsearch.layer_space import LayerSpace
+from opsearch.layer_space import PER_OPERATION, LayerSpace
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.attention import Attention, require_recipes
@@ -72,10 +72,9 @@ def choose(
     if space is not None:
         _require_space(space, name, solver)
     require_recipes(name, config.space)
+    unlisted = config.space in PER_OPERATION
     if name == "joint":
-        # None of the points of a space too large to list can be measured beforehand.
-        unlisted = space is not None and not space.listed
-        on_demand = lazy and (not solver.exact if solver else unlisted)
+        on_demand = lazy and _on_demand(solver, unlisted)
         maker: Maker = Joint(on_demand)
         if not on_demand and seconds > config.effort:
             maker = CoarseJoint()
@@ -84,10 +83,21 @@ def choose(
         maker = make_maker(name, config)
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
     every = [factory() for factory in registered("solvers", SOLVERS).values()]
-    require_form(maker, solver, every)
+    elsewhere = Grid if unlisted else Greedy
+    require_form(maker, solver, [other for other in every if not isinstance(other, elsewhere)])
     if config.verify:
         require_proxy(maker)
     return Choice(maker, solver, reason)
+
+
+def _on_demand(solver: Solver | None, unlisted: bool) -> bool:
+    """Whether joint is measured point by point, and not beforehand.
+
+    None of the points of a space too large to list can be measured beforehand.
+    """
+    if solver is None or not solver.forms & {"table", "blackbox"}:
+        return unlisted
+    return "blackbox" in solver.forms
 
 
 def _require_space(space: Space, objective: str, solver: Solver | None) -> None:

@@ -254,6 +254,9 @@ BAD = [
     (["--budget=30%", "--budget=2M"], "flops has more than one budget (30%, 2M); give one"),
     (["--budget=9T"], "budget '9T' prunes nothing: the stock model takes"),
     (["--solver=ortools", "--objective=joint"], "use --solver grid or optuna"),
+    (["--solver=threshold", "--objective=joint"], "use --solver grid or optuna"),
+    (["--solver=scipy", "--objective=joint", "--space=layers"], "use --solver greedy or local or"),
+    (["--solver=local", "--objective=additive", "--space=layers"], "use --solver optuna or"),
     (["--device=abacus", "--heldout=0", "--samples=2"], "abacus"),
     (
         ["--data=none.jsonl"],
