@@ -88,7 +88,11 @@ def constraint(
     limit = budget.limit(stock, len(samples))
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
-        raise _error(budget.text, f"prunes nothing: the stock model takes {mean} per sample")
+        unit = "" if cost.name == "flops" else cost.name
+        raise OpsearchError(
+            f"budget {budget.text!r} prunes nothing: the stock model takes {mean} per sample; use "
+            f"less, or a share such as 30%{unit}"
+        )
     costs: NDArray[np.int64] | LayerCosts | RecipeCosts
     match space:
         case LayerSpace():

@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 from opsearch.analysis.pareto import front, front_table
 from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
-from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
 from opsearch.problem import Bounded, Constraint, Problem, Separable, Table
-from opsearch.problem_setup import make_maker, make_space
+from opsearch.problem_setup import make_cost, make_maker, make_space
 from opsearch.rankers.spec import parse_ranker
-from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
-from opsearch.solve import stored_measure
+from opsearch.solve import stored_measure, stored_table
 from opsearch.summed_front import summed_front
 from opsearch.walked_front import front_row, walked_front
 
@@ -67,7 +65,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         shape = Shape(**store.facts["shape"])
         space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
         pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
-        counted = lookup("costs", cost, COSTS)(shape)
+        counted = make_cost(cost, shape, stored_table(run) if cost == "latency" else None)
         whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)
         maker = make_maker(str(config.objective), config)
         measure = stored_measure(store, folder, maker.form)

@@ -94,9 +94,11 @@ def parse_kept(text: str, layers: int) -> frozenset[tuple[int, int]]:
 
 
 def parse_budgets(texts: Sequence[str]) -> list[Budget]:
-    """The budgets of a run; OpsearchError when two limit the same cost."""
+    """The budgets of a run; OpsearchError for an unknown cost, and when two limit the same."""
     budgets = [Budget.parse(text) for text in texts]
     costs = [budget.cost for budget in budgets]
+    for cost in costs:
+        lookup("costs", cost, COSTS)
     twice = sorted({cost for cost in costs if costs.count(cost) > 1})
     if twice:
         raise OpsearchError(f"{twice[0]} has more than one budget ({', '.join(texts)}); give one")

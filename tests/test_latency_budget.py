@@ -48,6 +48,14 @@ def test_a_run_again_uses_the_table_and_says_predicted_and_real_time(timed, copy
     assert again["costs"] == first["costs"]
 
 
+def test_the_front_over_time_needs_such_a_run(copy, capsys):
+    assert call(["front", str(copy), "--cost=latency"]) == 0
+    assert re.search(r"[\d.]+ ms .* front of joint over latency", said(capsys))
+    (copy / "latency.json").unlink()
+    assert call(["front", str(copy), "--cost=latency"]) == 1
+    assert "holds no latency table" in said(capsys)
+
+
 def test_another_decoder_gets_a_table_of_its_own(copy):
     path = copy / "latency.json"
     table = json.loads(path.read_text())

@@ -7,13 +7,14 @@ import pytest
 from opsearch.budget import Budget
 from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
+from opsearch.errors import UnknownNameError
 from opsearch.measure.crowds import crowds, sizes
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.measure.trie import ONE, Layout
 from opsearch.policy import RankerSpec
 from opsearch.problem import feasible_points
-from opsearch.problem_setup import joint_seconds, make_constraints, make_space
+from opsearch.problem_setup import joint_seconds, make_constraints, make_space, parse_budgets
 from opsearch.runtime.adapters import adapter_for
 from tests.measure import families
 
@@ -51,3 +52,9 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
         seconds = joint_seconds(space, (), shape, layouts, config)
         forwards = seconds * 100e12 / Flops(shape).stock(576, 65)
         assert forwards == pytest.approx(wanted, abs=0.1)
+
+
+def test_budgets_of_unknown_costs_are_refused_when_read():
+    assert [budget.cost for budget in parse_budgets(["30%", "50%kv"])] == ["flops", "kv"]
+    with pytest.raises(UnknownNameError, match="unknown cost 'joules'; available: flops"):
+        parse_budgets(["30%", "50% joules"])

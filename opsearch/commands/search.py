@@ -41,7 +41,9 @@ def solve(
 
 def front(
     run_folder: RunPath,
-    cost: Annotated[str, typer.Option(help="flops or kv.")] = "flops",
+    cost: Annotated[
+        str, typer.Option(help="flops, kv, or latency after a run with a budget of time.")
+    ] = "flops",
     measure: Annotated[
         int | None,
         typer.Option(
