@@ -88,6 +88,7 @@ def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
             last = now
             left = (now - start) / (done - begun) * (total - done)
             shown = _shown(done, total, unit)
-            console.print(f"{label}: {shown}, about {left:.0f} s left", highlight=False)
+            line = f"{label}: {shown}, about {left:.0f} s left"
+            console.print(line, highlight=False, soft_wrap=True)
 
     yield tick
