@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,7 @@ from rich.console import Console
 
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.errors import DataError
-from opsearch.measure.rows import CALIBRATION
 from opsearch.measure.samples import encode
-from opsearch.measure.store import Store
 from opsearch.policy import Policy
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
@@ -62,7 +61,7 @@ def evaluate(
     """Generate answers with the original and with the policy of a run folder or file.
 
     Items are the first `samples` of a JSONL file, or of a split of the embedded tasks; those that
-    the run of that folder was calibrated on are left out.
+    the policy was searched on are left out.
     """
     stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
@@ -70,7 +69,7 @@ def evaluate(
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
     items = load_file(data) if data else embedded(split, samples, seed)
-    kept, dropped = _unseen(items, calibrated_on(path), samples)
+    kept, dropped = _unseen(items, calibrated_on(path, stages.say), samples)
     if not kept:
         raise DataError(
             f"all {len(items)} items were used to search this policy; evaluate on other data"
@@ -100,11 +99,11 @@ def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Ite
     return kept, passed
 
 
-def calibrated_on(path: Path) -> set[str]:
-    """Digests of the items that the run beside this policy was calibrated on."""
-    folder = path if path.is_dir() else path.parent
-    measurements = RunFolder(folder).measurements
-    if not measurements.is_file():
+def calibrated_on(path: Path, say: Callable[[str], None]) -> set[str]:
+    """Digests of the items that a policy was searched on; says so where they are not known."""
+    record = RunFolder(path if path.is_dir() else path.parent).solution
+    try:
+        return set(json.loads(record.read_text(encoding="utf-8"))["items"])
+    except (OSError, ValueError, KeyError, TypeError):
+        say(f"{record} does not say what this policy was searched on, so that nothing is left out")
         return set()
-    with Store(measurements) as store:
-        return {sample.item for sample in store.samples(CALIBRATION)}

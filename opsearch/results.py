@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from opsearch.analysis.heatmap import save_heatmap
 from opsearch.analysis.pareto import front_table, save_front_figure
@@ -15,9 +16,17 @@ from opsearch.solution import Solution
 
 
 def save_solution(
-    config: RunConfig, problem: Problem, solution: Solution, model_type: str, folder: RunFolder
+    config: RunConfig,
+    problem: Problem,
+    solution: Solution,
+    model_type: str,
+    items: Sequence[str],
+    folder: RunFolder,
 ) -> None:
-    """Write the files; a front of an earlier solve that this one cannot draw is removed."""
+    """Write the files; a front of an earlier solve that this one cannot draw is removed.
+
+    items: digests of the calibration samples, which evaluation leaves out.
+    """
     if solution.policy is None:
         raise ValueError("a solution without a policy cannot be saved")
     facts = {
@@ -55,6 +64,7 @@ def save_solution(
         "seconds": solution.seconds,
         "note": solution.note,
         "versions": solution.versions,
+        "items": list(items),
     }
     write_text(folder.solution, json.dumps(record, indent=2) + "\n")
     _save_front(problem, folder)

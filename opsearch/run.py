@@ -98,7 +98,8 @@ def run(
             latency = make_cost("latency", prepared.shape, prepared.table)
             with stages.stage("timing the policy"):
                 prefill = timed_prefill(model, prepared.calibration, latency, solution.policy)
-        save_solution(config, problem, solution, prepared.model_type, folder)
+        items = [sample.digest for sample in prepared.calibration]
+        save_solution(config, problem, solution, prepared.model_type, items, folder)
         write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
         save_environment(folder, config.device, stages.seconds, command, prefill)
         save_report(folder.path)

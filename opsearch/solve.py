@@ -66,7 +66,8 @@ def solve(
             solution = replace(solution, note=note)
         config = config.model_copy(update={"solver": solution.solver})
         config.save(target.config)
-        save_solution(config, problem, solution, store.facts["model_type"], target)
+        items = [sample.item for sample in store.calibration()]
+        save_solution(config, problem, solution, store.facts["model_type"], items, target)
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
         return problem, solution, target.path

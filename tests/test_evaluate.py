@@ -13,6 +13,7 @@ from opsearch.errors import DataError, OpsearchError, PolicyError
 from opsearch.evaluate import evaluate
 from opsearch.run import run
 from opsearch.runtime.load import load_processor
+from opsearch.solve import solve
 from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 
@@ -88,9 +89,16 @@ def test_items_that_the_policy_was_searched_on_are_left_out(searched, tmp_path):
         rows.append({"image": f"{i}.png", "question": item.question, "answer": item.answers[0]})
     data = tmp_path / "mixed.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    for path in (searched, searched / "policy_config.json"):
+    solve(searched, budget=["60%"], out=tmp_path / "again")
+    for path in (searched, searched / "policy_config.json", tmp_path / "again"):
         scores = evaluate(path, data=data, console=SILENT)
         assert (scores.dropped, len(scores.original.texts)) == (5, 3)
+
+
+def test_a_policy_that_was_searched_on_unknown_items_is_told(policy):
+    said = StringIO()
+    assert evaluate(policy, samples=1, console=Console(file=said, width=300)).dropped == 0
+    assert "does not say what this policy was searched on" in said.getvalue()
 
 
 def test_nothing_left_is_an_error(searched):

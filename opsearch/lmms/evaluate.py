@@ -48,8 +48,8 @@ def evaluate_tasks(
     _check_model(policy, source.model)
     if source.limit is not None and source.limit < 1:
         raise DataError(f"{source.limit} documents were asked for; give a --limit of at least 1")
-    used = calibrated_on(path)
     stages, answerer = Stages(console, 2 + 3 * len(names)), Answerer(source)
+    used = calibrated_on(path, stages.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
     places = [_from_anywhere(name) for name in names]
     with stages.stage("loading the tasks"):
