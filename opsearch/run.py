@@ -39,7 +39,7 @@ from opsearch.search import search
 from opsearch.solution import Solution
 from opsearch.stage_space import StageSpace
 
-_STAGES, _STAGES_OF_TIME = 6, 2
+_STAGES, _STAGES_OF_TIME = 7, 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def run(
     """
     total = _STAGES + (_STAGES_OF_TIME if limits_time(config.budget) else 0)
     total -= config.space == StageSpace.name  # where no parameter is measured alone
+    total -= config.heldout == 0  # and there are no questions to answer
     stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages)
     config, choice = prepared.config, prepared.choice
@@ -99,10 +100,11 @@ def run(
             with stages.stage("timing the policy"):
                 prefill = timed_prefill(model, prepared.calibration, latency, solution.policy)
         items = [sample.digest for sample in prepared.calibration]
-        save_solution(config, problem, solution, prepared.model_type, items, folder)
-        write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
-        save_environment(folder, config.device, stages.seconds, command, prefill)
-        save_report(folder.path)
+        with stages.stage("drawing figures, writing the report"):
+            save_solution(config, problem, solution, prepared.model_type, items, folder)
+            write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
+            save_environment(folder, config.device, stages.seconds, command, prefill)
+            save_report(folder.path)
         return RunResult(config, problem, solution, comparison, folder.path, prefill)
 
 

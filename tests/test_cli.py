@@ -66,7 +66,8 @@ def test_run_ends_with_the_policy_the_table_and_the_files(opsearch, tmp_path):
     written = printed.replace(" ", "")
     for file in ("policy_config.json", "front.csv", "run.yaml", "measurements.db", "report.html"):
         assert f"{tmp_path}/{file}" in written
-    assert "6/6 answering 5 held-out questions" in said
+    assert "6/7 answering 5 held-out questions" in said
+    assert "7/7 drawing figures, writing the report: " in said
 
 
 def test_run_says_why_it_took_its_objective(opsearch, tmp_path):

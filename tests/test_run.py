@@ -96,8 +96,9 @@ def test_a_run_leaves_all_its_files(done):
     result, said = done
     assert {path.name for path in result.folder.iterdir()} - {".lock"} == FILES
     titles = ["encoding", "loading", "measuring joint", "measuring each", "measuring", "answering"]
+    titles.append("drawing")
     for number, title in enumerate(titles):
-        assert f"{number + 1}/6 {title}" in said
+        assert f"{number + 1}/7 {title}" in said
     assert "objective joint: measuring every feasible policy would take about" in said
 
 

@@ -74,7 +74,7 @@ def test_a_guided_search_needs_no_proxy_to_start_from(tmp_path):
     result = run(RunConfig(**settings, out=tmp_path / "run"), said)
     assert result.solution.status is Status.FEASIBLE
     assert result.solution.evaluations == 5
-    assert "5/5 answering" in said.file.getvalue()
+    assert "5/6 answering" in said.file.getvalue()
 
 
 def test_beyond_the_effort_it_is_searched_from_coarse_to_fine(tmp_path):
