@@ -75,7 +75,9 @@ def read_stored(path: Path) -> Stored:
 def _record(folder: RunFolder) -> dict[str, Any]:
     again = f"`opsearch run --config {folder.config}` makes it"
     try:
-        record: dict[str, Any] = json.loads(folder.solution.read_text(encoding="utf-8"))
+        record: Any = json.loads(folder.solution.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it holds no record")
     except FileNotFoundError:
         raise RunFolderError(f"{folder.solution} does not exist; {again}") from None
     except (OSError, ValueError) as error:
@@ -109,6 +111,8 @@ def _csv(path: Path, **options: Any) -> pd.DataFrame | None:
     try:
         # Names are names: a family called "NA" is not a missing one.
         frame: pd.DataFrame = pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
+        if frame.empty:
+            raise ValueError("it holds no rows")
     except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({error}); run or solve again into that folder"

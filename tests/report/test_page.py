@@ -304,9 +304,15 @@ def test_large_photographs_are_reduced(tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000
 
 
-@pytest.mark.parametrize("name", ["solution.json", "environment.json", "comparison.csv"])
-def test_a_damaged_file_is_named(copy, name):
-    (copy / name).write_bytes(b"\xff{")
+DAMAGED = [(name, b"\xff{") for name in ("solution.json", "environment.json", "comparison.csv")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [*DAMAGED, ("solution.json", b"[]"), ("front.csv", b"d_attn,share,value\n")],
+)
+def test_a_damaged_file_is_named(copy, name, content):
+    (copy / name).write_bytes(content)
     with pytest.raises(RunFolderError, match=rf"{name} cannot be read"):
         save_report(copy)
 
