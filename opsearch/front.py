@@ -68,7 +68,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         counted = make_cost(cost, shape, stored_table(run) if cost == "latency" else None)
         whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)
         maker = make_maker(str(config.objective), config)
-        measure = stored_measure(store, folder, maker.form)
+        measure = stored_measure(store, folder, maker)
         every = np.ones(len(space.points) if space.listed else 0, bool)
         objective = maker.make(space, measure, every)
     found = _front(Problem(space, objective, (whole,)))

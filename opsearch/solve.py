@@ -20,9 +20,10 @@ from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.rows import Masses, StoredSample
 from opsearch.measure.store import Store
+from opsearch.objectives import Maker
 from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.policy import Policy
-from opsearch.problem import Form, Measure, Problem, Table
+from opsearch.problem import Measure, Problem, Table
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.rankers.spec import parse_ranker
 from opsearch.report.page import save_report
@@ -94,7 +95,7 @@ def _solved(
     table = stored_table(source) if limits_time(config.budget) else None
     constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs, table)
     check_budget(space, constraints)
-    measure = stored_measure(store, source.path, choice.maker.form)
+    measure = stored_measure(store, source.path, choice.maker)
     floor = noise_floor(store, [sample.item for sample in samples])
     problem, solution = search(choice, space, constraints, measure, seeded, floor)
     told = _told(problem, solution, choice.maker.name, config, source)
@@ -138,7 +139,7 @@ def stored_attention(store: Store, samples: Sequence[StoredSample], folder: Path
     return [found[sample.item] for sample in samples]
 
 
-def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
+def stored_measure(store: Store, folder: Path, maker: Maker) -> Measure:
     """A Measure that only looks up; what was not measured is nan.
 
     Raises RunFolderError when policies that a sum of terms needs, or all that a table asks for,
@@ -160,11 +161,11 @@ def stored_measure(store: Store, folder: Path, form: Form) -> Measure:
                     table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
             pruned &= np.array(keys) != same
         missing = np.isnan(table).any(axis=1)
-        summed = form in ("separable", "pairwise")
+        summed = maker.form in ("separable", "pairwise")
         if missing.all() or (summed and missing.any()) or missing[pruned].all():
             raise RunFolderError(
-                f"{folder} does not hold the measurements for this objective; "
-                f"`opsearch run --config {RunFolder(folder).config} --objective ...` makes them"
+                f"{folder} does not hold the measurements for objective {maker.name}; `opsearch "
+                f"run --config {RunFolder(folder).config} --objective {maker.name}` makes them"
             )
         return table
 

@@ -40,7 +40,8 @@ class Store:
         self.path = path
         if facts is None and not path.exists():
             raise RunFolderError(
-                f"{path} does not exist; run `opsearch run` into that folder first"
+                f"{path} does not exist; run `opsearch run` into that folder, or give the folder "
+                "of the run that measured"
             )
         with explained(self.path):
             self._db = connected(path)
