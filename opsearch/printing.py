@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from opsearch.front import Front
     from opsearch.run import RunResult
 
+_TABLE_WIDTH = 80
+
 
 def print_run(result: RunResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
@@ -40,7 +42,9 @@ def print_run(result: RunResult, console: Console) -> None:
         _print_prefill(result.prefill, result.problem.constraints, console)
     for line in verdict(result.comparison):
         console.print(line, soft_wrap=True)
-    console.print(comparison_table(result.comparison))
+    # Wider than a narrow terminal, where columns that find no room would be left out.
+    width = max(console.width, _TABLE_WIDTH)
+    console.print(comparison_table(result.comparison), width=width, crop=False)
     told = {
         "FLOPs": "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
         "operations, mean per calibration sample.",
@@ -161,7 +165,7 @@ def comparison_table(frame: pd.DataFrame) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for name in frame.columns:
-        # Headers break at spaces only, so that seven methods fit into 80 columns.
+        # Headers break at spaces only, so that seven methods fit into _TABLE_WIDTH columns.
         width = max(len(word) for word in name.split())
         style = "bold" if name == "opsearch" else None
         table.add_column(name, justify="right", style=style, min_width=width)

@@ -29,6 +29,7 @@ from opsearch.measure import passes
 from opsearch.measure.store import Store
 from opsearch.objectives.joint import Joint
 from opsearch.prepare import load_items
+from opsearch.printing import print_run
 from opsearch.problem import KL_QUANTUM
 from opsearch.run import run
 from opsearch.runtime.load import load_config
@@ -186,6 +187,14 @@ def test_every_method_of_the_table_keeps_within_the_budget(which, request):
         share = means["opsearch"] / means["original"]
         assert table.loc["KV, %", "opsearch"] == pytest.approx(100 * share)
     assert {"tokens cls", "tokens uniform", "tokens random", "VTW"} <= set(table.columns)
+
+
+def test_a_narrow_terminal_loses_no_method(done):
+    result, _ = done
+    shown = StringIO()
+    print_run(result, Console(file=shown, width=50))
+    header = next(line for line in shown.getvalue().splitlines() if "original" in line)
+    assert header.split()[-3:] == ["random", "VTW", "like"]
 
 
 def test_the_table_shows_what_was_measured(done):
