@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
+from heapq import heapreplace
 from typing import Generic, Protocol, TypeVar
 
 from opsearch.errors import OpsearchError
-from opsearch.measure.chunks import Chunk, MeasurementPlan
+from opsearch.measure.chunks import MeasurementPlan
 
-_PARTS = 4  # of each worker's share, so that the last ones to finish are short
+_PARTS = 2  # of each worker's share at least, as no two are equally fast
+_IDLE = 1 / 16  # of its share: how long a worker may wait for the last one, if they were
 _ATTEMPTS = 3
 
 
@@ -34,15 +36,29 @@ J = TypeVar("J", bound=Job)
 
 
 def shared(plan: MeasurementPlan, workers: int) -> MeasurementPlan:
-    """The plan with chunks cut by samples until each is a small part of a worker's share."""
-    most = plan.flops / (workers * _PARTS)
+    """The plan with its longest chunks first, cut by samples only until workers end together.
 
-    def cut(chunk: Chunk) -> Iterable[Chunk]:
-        if len(chunk.samples) == 1 or replace(plan, chunks=(chunk,)).flops <= most:
-            return [chunk]
-        return [part for half in chunk.halves() for part in cut(half)]
+    A pass takes some time whatever its size, so more and smaller ones would cost more.
+    """
+    share = plan.flops / workers
+    work = {chunk: sum(chunk.layer_flops(plan.shape)) for chunk in plan.chunks}
+    while True:
+        chunks = sorted(work, key=work.__getitem__, reverse=True)
+        longest = next((chunk for chunk in chunks if len(chunk.samples) > 1), None)
+        end = _last_end([work[chunk] for chunk in chunks], workers)
+        even = longest and work[longest] <= share / _PARTS and end <= (1 + _IDLE) * share
+        if longest is None or even:
+            return replace(plan, chunks=tuple(chunks))
+        del work[longest]
+        work |= {half: sum(half.layer_flops(plan.shape)) for half in longest.halves()}
 
-    return replace(plan, chunks=tuple(part for chunk in plan.chunks for part in cut(chunk)))
+
+def _last_end(work: Iterable[int], workers: int) -> int:
+    """When the last of equally fast workers ends, each taking the next as soon as it is free."""
+    ends = [0] * workers
+    for flops in work:
+        heapreplace(ends, ends[0] + flops)
+    return max(ends)
 
 
 class Queue(Generic[J]):
