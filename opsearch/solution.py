@@ -6,9 +6,11 @@ own arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from importlib.metadata import version
+from time import perf_counter
 from typing import Any, Protocol
 
 from opsearch.errors import OpsearchError
@@ -146,3 +148,17 @@ def require_form(objective: HasForm, solver: Solver, solvers: Sequence[Solver] =
             f"solver {solver.name!r} needs an objective of form {', '.join(sorted(solver.forms))}, "
             f"but {objective.name!r} is a {objective.form}; use {hint}"
         )
+
+
+def solved(
+    solver: Solver, problem: Problem, seed: int, library: str, search: Callable[[], Solution]
+) -> Solution:
+    """What `search` ends with, or that no point keeps within the budget, and what it took.
+
+    library: whose version is noted. Raises OpsearchError for a form that the solver does not take.
+    """
+    started = perf_counter()
+    require_form(problem.objective, solver)
+    solution = search() if problem.solvable else infeasible(problem, solver.name)
+    versions = {library: version(library)}
+    return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)

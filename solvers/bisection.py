@@ -8,11 +8,10 @@ in which the budget is reached. Source: FitPrune (AAAI 2025).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import ClassVar
 
 from opsearch.problem import Bounded, Form, Problem
-from opsearch.solution import Limit, Solution, Status, require_form, solution_at
+from opsearch.solution import Limit, Solution, Status, solution_at, solved
 
 _WIDTH = 0.001  # between the bounds at the end: published are 0.01, which leave some of a budget
 
@@ -28,8 +27,9 @@ class Bisection:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The point of the lowest bound within the budget; it needs no seed and no limit."""
-        started = perf_counter()
-        require_form(problem.objective, self)
+        return solved(self, problem, seed, "numpy", lambda: self._halved(problem))
+
+    def _halved(self, problem: Problem) -> Solution:
         objective = problem.objective
         assert isinstance(objective, Bounded)  # of this form
         low, high = 0.0, 1.0
@@ -45,8 +45,7 @@ class Bisection:
                 low = middle
         best = _stopped(problem, best)
         note = f"bound {high:.4g} on the share of each layer and sample"
-        facts = {"seed": seed, "evaluations": asked, "seconds": perf_counter() - started}
-        return solution_at(problem, best, Status.FEASIBLE, self.name, note=note, **facts)
+        return solution_at(problem, best, Status.FEASIBLE, self.name, note=note, evaluations=asked)
 
     def _beyond_reach(self, problem: Problem, index: int) -> Solution:
         """The Solution that says so: the highest bound costs too much."""

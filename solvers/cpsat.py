@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from time import perf_counter
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, require_form
+from opsearch.solution import Limit, Solution, solved
 from opsearch.solvers.minimum import Clock
 from opsearch.solvers.separable import solve_separable
 
@@ -27,9 +26,6 @@ class CpSat:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point with a proof, or the incumbent and its bound when the limit is reached."""
-        started = perf_counter()
-        require_form(problem.objective, self)
         clock = Clock(seed, limit.deterministic_time if limit else None)
-        solution = solve_separable(problem, clock, self.name, "CP-SAT")
-        versions = {"ortools": version("ortools")}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+        search = partial(solve_separable, problem, clock, self.name, "CP-SAT")
+        return solved(self, problem, seed, "ortools", search)

@@ -10,8 +10,7 @@ answer is its first policy within the budget.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from opsearch.errors import OpsearchError
 from opsearch.layer_space import LayerSpace
 from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, infeasible, require_form
+from opsearch.solution import Limit, Solution, solved
 from opsearch.solvers.asked import Asked
 from opsearch.spaces import Space
 
@@ -48,20 +47,17 @@ class Greedy:
 
         Raises OpsearchError for a space without a choice per operation.
         """
-        started = perf_counter()
-        require_form(problem.objective, self)
-        space = problem.space
-        require_operations(space)
-        assert isinstance(space, LayerSpace)  # as required
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
+
+        def search() -> Solution:
+            space = problem.space
+            require_operations(space)
+            assert isinstance(space, LayerSpace)  # as required
             evaluations = limit.evaluations if limit else None
-            solution = self._first_within(
+            return self._first_within(
                 problem, space, _EVALUATIONS if evaluations is None else evaluations
             )
-        versions = {"numpy": np.__version__}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+
+        return solved(self, problem, seed, "numpy", search)
 
     def _first_within(self, problem: Problem, space: LayerSpace, evaluations: int) -> Solution:
         """Follow the order up to the budget; one evaluation is kept for the answer."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.problem import Form, Problem, Separable, Table
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
+from opsearch.solution import Limit, Solution, Status, solution_at, solved
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,18 @@ class Grid:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best feasible point; it needs no seed and keeps within any limit."""
-        started = perf_counter()
-        require_form(problem.objective, self)
-        indices = np.flatnonzero(problem.feasible)
-        values = dense_values(problem)[indices]
-        measured = ~np.isnan(values)
-        missing = len(indices) - int(measured.sum())
-        if not len(indices):
-            solution = infeasible(problem, self.name)
-        elif missing == len(indices):
-            solution = _unmeasured(problem, self.name)
-        else:
-            best = lowest(problem, indices[measured], values[measured])
-            solution = _found(problem, self.name, best, len(indices), missing)
-        versions = {"numpy": np.__version__}
-        seconds = perf_counter() - started
-        return replace(solution, seed=seed, seconds=seconds, versions=versions)
+        return solved(self, problem, seed, "numpy", lambda: _least(problem, self.name))
+
+
+def _least(problem: Problem, solver: str) -> Solution:
+    indices = np.flatnonzero(problem.feasible)
+    values = dense_values(problem)[indices]
+    measured = ~np.isnan(values)
+    missing = len(indices) - int(measured.sum())
+    if missing == len(indices):
+        return _unmeasured(problem, solver)
+    best = lowest(problem, indices[measured], values[measured])
+    return _found(problem, solver, best, len(indices), missing)
 
 
 def lowest(problem: Problem, indices: NDArray[np.int64], values: NDArray[np.float64]) -> int:

@@ -8,17 +8,16 @@ limit after all is forbidden by a row of its own, and the program is solved agai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
+from functools import partial
 from math import ceil
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.problem import Choice, Form, Pair, Problem
-from opsearch.solution import Limit, Solution, Status, require_form
+from opsearch.solution import Limit, Solution, Status, solved
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
 from opsearch.solvers.program import Answer, ProgramError
@@ -45,11 +44,8 @@ class Highs:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point; ties go to lower cost, then to the first row."""
-        started = perf_counter()
-        require_form(problem.objective, self)
-        solution = solve_separable(problem, _Programs(), self.name, "HiGHS")
-        versions = {"scipy": version("scipy")}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+        search = partial(solve_separable, problem, _Programs(), self.name, "HiGHS")
+        return solved(self, problem, seed, "scipy", search)
 
 
 class _Programs:

@@ -10,15 +10,12 @@ their steps, each measured alone, promise most.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from time import perf_counter
 from typing import ClassVar
 
-import numpy as np
-
 from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, infeasible, require_form
+from opsearch.solution import Limit, Solution, solved
 from opsearch.solvers.asked import Asked
 
 _EVALUATIONS = 1000
@@ -43,16 +40,13 @@ class Local:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point among those evaluated; nothing is drawn, the seed is only recorded."""
-        started = perf_counter()
-        require_form(problem.objective, self)
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
+
+        def search() -> Solution:
             evaluations = limit.evaluations if limit else None
-            search = _Search(problem, _EVALUATIONS if evaluations is None else evaluations)
-            solution = search.run(self.start or _ends(problem), self.name)
-        versions = {"numpy": np.__version__}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+            found = _Search(problem, _EVALUATIONS if evaluations is None else evaluations)
+            return found.run(self.start or _ends(problem), self.name)
+
+        return solved(self, problem, seed, "numpy", search)
 
 
 class _Search:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Pairwise, Problem, Separable
-from opsearch.solution import Solution, Status, infeasible, solution_at
+from opsearch.solution import Solution, Status, solution_at
 from opsearch.solvers.fixing import without_hopeless
 from opsearch.solvers.forms import cost_form, rank_form, value_form
 from opsearch.solvers.minimum import Found, Minimiser, Row, lowest
@@ -23,8 +23,6 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
     solver: the name in the Solution; library: the name in messages. An answer of the library that
     contradicts the problem ends as an error.
     """
-    if not problem.solvable:
-        return infeasible(problem, solver)
     try:
         return _solved(problem, programs, solver, library)
     except ProgramError as error:

@@ -7,14 +7,13 @@ not weighed against what it loses, which an integer program does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from opsearch.problem import Form, Problem, Separable
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
+from opsearch.solution import Limit, Solution, Status, solution_at, solved
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,7 @@ class Threshold:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The point at the lowest threshold; it needs no seed and keeps within any limit."""
-        started = perf_counter()
-        require_form(problem.objective, self)
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
-            solution = _bisected(problem, self.name)
-        versions = {"numpy": np.__version__}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+        return solved(self, problem, seed, "numpy", lambda: _bisected(problem, self.name))
 
 
 def _bisected(problem: Problem, solver: str) -> Solution:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from math import isnan, prod
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.problem import Blackbox, Form, Problem
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form
+from opsearch.solution import Limit, Solution, Status, solved
 from opsearch.solvers.asked import Asked
 from opsearch.solvers.study import QuietStudy
 
@@ -50,17 +48,14 @@ class Tpe:
 
         Raises OpsearchError when a start point is not in the space or not within the budget.
         """
-        started = perf_counter()
-        require_form(problem.objective, self)
-        if not problem.solvable:
-            solution = infeasible(problem, self.name)
-        else:
+
+        def search() -> Solution:
             _check_start(problem, self.start)
             evaluations = limit.evaluations if limit else None
-            search = _Search(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
-            solution = search.run(self.start, self.batch, self.name)
-        versions = {"optuna": version("optuna")}
-        return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)
+            found = _Search(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
+            return found.run(self.start, self.batch, self.name)
+
+        return solved(self, problem, seed, "optuna", search)
 
 
 class _Search:
