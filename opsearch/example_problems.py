@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.flops import Flops
+from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import LayerSpace, layers_space
 from opsearch.policy import KV, MLP, Q, live
 from opsearch.problem import (
     Blackbox,
+    Bounded,
     Constraint,
     Form,
     Objective,
@@ -25,6 +28,7 @@ from opsearch.problem import (
     Separable,
     Table,
 )
+from opsearch.recipe_space import RecipeCosts, RecipeSpace
 from opsearch.spaces import Space, depth_space, dop_space, tokens_space
 
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
@@ -159,6 +163,8 @@ def as_form(problem: Problem, form: Form) -> Problem:
             return np.array([objective.value(index) for index in indices])
 
         other = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
+    elif form == "bounded":
+        other = Bounded(objective.name, objective.unit, lambda bound: 0, objective.value)
     return replace(problem, objective=other)
 
 
@@ -195,3 +201,27 @@ def layers_problem(
     limit = Constraint("flops", "FLOPs", costs, int(share * stock), stock, len(SAMPLES))
     asked = Blackbox("pairs", "nats", evaluate, quantum)
     return Problem(space, asked if form == "blackbox" else summed, (limit,))
+
+
+def recipes_problem(seed: int, share: float = 0.7) -> Problem:
+    """A problem over recipes: a layer may lose as much as the bound allows, some more than others.
+
+    Budgets of FLOPs and KV at `share` of the way from what the rule prunes at most to the original.
+    """
+    random = np.random.default_rng(seed)
+    space = RecipeSpace(TINY.layers)
+    most = random.uniform(0.2, 1.0, space.num_layers)  # of the tokens, that are gone at bound 1
+
+    def within(bound: float) -> int:
+        return space.index_of([space.nearest(Fraction(1 - bound * gone)) for gone in most])
+
+    def evaluate(index: int) -> float:
+        left = np.array(space.row(index)) / space.row(within(0.0))
+        return float(((1 - left) / np.maximum.accumulate(most)).max())
+
+    limits = []
+    for name, unit, cost in (("flops", "FLOPs", Flops(TINY)), ("kv", "bytes", KVBytes(TINY))):
+        costs = RecipeCosts(space, cost, Counter(SAMPLES))
+        low, high = costs[within(1.0)], costs[within(0.0)]
+        limits.append(Constraint(name, unit, costs, low + int(share * (high - low)), high, 2))
+    return Problem(space, Bounded("rule", "of the tokens", within, evaluate), tuple(limits))

@@ -234,7 +234,7 @@ class SolverConformance:
 
     def test_other_forms_are_refused(self, solver: Solver) -> None:
         problem = random_problem(0)
-        forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox")
+        forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox", "bounded")
         for form in forms:
             if form not in solver.forms:
                 with pytest.raises(OpsearchError, match="needs an objective of form"):

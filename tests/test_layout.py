@@ -57,6 +57,7 @@ FLOORS = (
         "baselines",
         "example_problems",
         "testing",
+        "testing_bounded",
         "testing_checks",
         "testing_layers",
     ],

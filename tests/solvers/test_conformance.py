@@ -8,11 +8,12 @@ import pytest
 from opsearch.solution import Solver
 from opsearch.solvers import SOLVERS
 from opsearch.testing import SolverConformance
+from opsearch.testing_bounded import BoundedConformance
 from opsearch.testing_layers import LargeSpaceConformance
 
 
 class TestEverySolver(SolverConformance):
-    # `greedy` refuses the suite's spaces, `bisection` its objectives; they have files of their own.
+    # `greedy` refuses the suite's spaces and has a file of its own, `bisection` its objectives.
     @pytest.fixture(params=sorted(SOLVERS.keys() - {"greedy", "bisection"}))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
@@ -21,6 +22,12 @@ class TestEverySolver(SolverConformance):
 class TestEverySolverOfLargeSpaces(LargeSpaceConformance):
     # `grid` needs a list, `bisection` another objective.
     @pytest.fixture(params=sorted(SOLVERS.keys() - {"grid", "bisection"}))
+    def solver(self, request: pytest.FixtureRequest) -> Solver:
+        return SOLVERS[request.param]()
+
+
+class TestEverySolverOfBounds(BoundedConformance):
+    @pytest.fixture(params=sorted(n for n, make in SOLVERS.items() if "bounded" in make().forms))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
 
