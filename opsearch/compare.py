@@ -48,6 +48,7 @@ from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
+from opsearch.tasks.item import all_answered
 
 _OTHER_STAGES = 8
 
@@ -85,7 +86,7 @@ def compare(
     total = _OTHER_STAGES + len(spaces) + limits_time(config.budget) + times
     stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages, split="test")
-    if not prepared.heldout or not all(sample.item.answers for sample in prepared.heldout):
+    if not all_answered([sample.item for sample in prepared.heldout]):
         raise DataError(
             "a comparison needs items with answers that were not calibrated on; add such items to "
             f"{config.data}"

@@ -18,6 +18,7 @@ from opsearch.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.problem_setup import make_cost
 from opsearch.progress import Stages
+from opsearch.tasks.item import all_answered
 
 # Names of the two rows of a cost, and the unit of the first.
 _COST_ROWS = {
@@ -103,8 +104,8 @@ def _answers(
 ) -> list[Answers | None]:
     """Answers of every policy to the held-out questions, where these have known answers."""
     samples, processor = prepared.heldout, prepared.processor
-    unanswered = sum(not sample.item.answers for sample in samples)
-    if unanswered or not samples:
+    if not all_answered([sample.item for sample in samples]):
+        unanswered = sum(not sample.item.answers for sample in samples)
         lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
         stages.say(f"no accuracies: {lacking if samples else 'there are no held-out samples'}")
         return [None] * len(policies)

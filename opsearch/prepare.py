@@ -37,7 +37,7 @@ from opsearch.runtime.load import check_device, load_config, load_processor
 from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
+from opsearch.tasks.item import Item, all_answered
 from opsearch.tasks.lmms import PREFIX as LMMS_PREFIX
 from opsearch.tasks.lmms import lmms_items
 from opsearch.tasks.parquet import load_file
@@ -69,11 +69,14 @@ class Prepared:
     table: LatencyTable | None = None
 
 
-def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepared:
+def prepare(
+    config: RunConfig, stages: Stages, split: str = "held-out", if_answered: int = 0
+) -> Prepared:
     """Load data and processor, state the space and the budgets, choose what was left open.
 
-    split: of the embedded tasks, which the held-out samples are taken from. Raises
-    InfeasibleBudgetError with the achievable range, UnknownNameError, DataError, ModelError.
+    split: of the embedded tasks, which the held-out samples are taken from. if_answered: how many
+    of the stages there are only if all of these have answers. Raises InfeasibleBudgetError with the
+    achievable range, UnknownNameError, DataError, ModelError.
     """
     choose(config, seconds=0.0)  # names and forms, before anything is loaded
     check_device(config.device, config.dtype)
@@ -87,6 +90,8 @@ def prepare(config: RunConfig, stages: Stages, split: str = "held-out") -> Prepa
     calibration, heldout = load_items(config, split)
     if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
         stages.say(_fewer(config, *found))
+    if not all_answered(heldout):
+        stages.total -= if_answered
     total = len(calibration) + len(heldout)
     with stages.stage(f"encoding {total} samples") as tick:
         items = [*calibration, *heldout]

@@ -69,9 +69,8 @@ def run(
     """
     total = _STAGES + (_STAGES_OF_TIME if limits_time(config.budget) else 0)
     total -= config.space == StageSpace.name  # where no parameter is measured alone
-    total -= config.heldout == 0  # and there are no questions to answer
     stages = Stages(console or Console(stderr=True, markup=False), total)
-    prepared = prepare(config, stages)
+    prepared = prepare(config, stages, if_answered=1)
     config, choice = prepared.config, prepared.choice
     if choice.reason:
         stages.say(choice.reason)

@@ -354,6 +354,8 @@ def test_without_answers_there_is_no_accuracy_but_a_run(pictures, tmp_path, unkn
     data = write(folder, "bare.jsonl", bare)
     result, said = start(tmp_path / "own", data=data, samples=4, heldout=8, objective="additive")
     assert re.search(r"no accuracies: [78] of 8 held-out samples have no answers", said)
+    assert "1/6 encoding" in said
+    assert "5/6 measuring the comparison" in said
     assert not any("accuracy" in name for name in result.comparison.index)
     assert result.comparison["opsearch"].notna().all()
 
@@ -363,6 +365,7 @@ def test_a_single_item_is_enough(pictures, tmp_path):
     data = write(folder, "one.jsonl", records[:1])
     result, said = start(tmp_path / "own", data=data, objective="additive")
     assert "one.jsonl has items for 1 of 4 calibration samples and 0 of" in " ".join(said.split())
+    assert "5/6 measuring the comparison" in said
     assert result.solution.policy is not None
     assert np.isnan(result.comparison["opsearch"]["KL held-out"])
     assert Policy.from_pretrained(result.folder).provenance["samples"] == 1

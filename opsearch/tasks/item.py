@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,11 @@ class Item:
                 f"item {self.id}: the image {source} cannot be read ({error}); "
                 "replace the file or leave the item out."
             ) from error
+
+
+def all_answered(items: Sequence[Item]) -> bool:
+    """Whether there are items, and each has an answer to score with."""
+    return bool(items) and all(item.answers for item in items)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
