@@ -15,6 +15,8 @@ from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.memory import parse_memory
 from opsearch.stage_space import STAGES
 
+_LAST = "out"  # the setting that a file ends with: one that has it was not cut
+
 
 class RunConfig(BaseModel):
     """What to search, on which data, with which solver; written to run.yaml.
@@ -105,7 +107,10 @@ class RunConfig(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
-        """Read run.yaml; RunFolderError when it is missing, truncated or malformed."""
+        """Read run.yaml; RunFolderError when it is missing, truncated or malformed.
+
+        What an older version or a user did not write down is as on the command line.
+        """
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -129,12 +134,10 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
         # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
-        if missing := cls.model_fields.keys() - raw.keys():
-            usual = cls.checked().model_dump(mode="json", include=set(missing))
-            lines = yaml.safe_dump(usual, default_flow_style=True, width=10**6).strip("{}\n")
+        if _LAST not in raw:
             raise RunFolderError(
-                f"{path} lacks {', '.join(sorted(missing))}: if an older opsearch wrote it, add "
-                f"the default ({lines}), if it was cut off, run `opsearch run` again"
+                f"{path} lacks {_LAST}, which comes last: if it was cut off, run `opsearch run` "
+                f"again, if you wrote it, add the folder of the run, e.g. {_LAST}: runs/mine"
             )
         return config
 

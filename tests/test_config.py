@@ -50,15 +50,28 @@ def test_a_file_that_was_cut_is_refused(tmp_path):
             RunConfig.load(path)
 
 
-def test_a_file_of_an_older_version_is_refused_with_what_it_lacks(tmp_path):
-    path = RunConfig().save(tmp_path / "run.yaml")
-    path.write_text(path.read_text().replace("memory: null\n", "").replace("stages: 2\n", ""))
-    sentence = (
-        r"lacks memory, stages: if an older opsearch wrote it, add the default "
-        r"\(memory: null, stages: 2\), if it was cut off, run `opsearch run` again"
-    )
+def test_what_an_older_version_did_not_write_is_as_without_the_option(tmp_path):
+    path = FULL.save(tmp_path / "run.yaml")
+    later = ("stages", "keep", "tie", "pairs", "verify")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if line.split(":")[0] not in later))
+    assert len(lines) - len(path.read_text().splitlines()) == len(later)
+    assert RunConfig.load(path) == FULL
+
+
+def test_a_file_of_ones_own_says_what_differs_and_where_it_goes(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("space: depth\nbudget: [14%]\nout: runs/mine\n")
+    expected = RunConfig(space="depth", budget=("14%",), out=Path("runs/mine"))
+    assert RunConfig.load(path) == expected
+    path.write_text("space: depth\n")
+    sentence = r"mine\.yaml lacks out, which comes last: .* add the folder of the run, e\.g\. out: "
     with pytest.raises(RunFolderError, match=sentence):
         RunConfig.load(path)
+
+
+def test_the_file_ends_with_what_shows_that_it_was_not_cut():
+    assert list(RunConfig.model_fields)[-1] == "out"
 
 
 @pytest.mark.parametrize(
