@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import version
+from math import isfinite
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -155,10 +156,17 @@ def solved(
 ) -> Solution:
     """What `search` ends with, or that no point keeps within the budget, and what it took.
 
-    library: whose version is noted. Raises OpsearchError for a form that the solver does not take.
+    library: whose version is noted. Raises OpsearchError for a form that the solver does not take,
+    and where the objective is infinite or no number at the point that the search ends with.
     """
     started = perf_counter()
     require_form(problem.objective, solver)
     solution = search() if problem.solvable else infeasible(problem, solver.name)
+    if solution.value is not None and not isfinite(solution.value):
+        raise OpsearchError(
+            f"solver {solver.name!r} ends at a point where objective {solution.objective!r} is "
+            f"{solution.value}; mend the objective, which may be nan where a point has no value "
+            "but else has to be finite"
+        )
     versions = {library: version(library)}
     return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)

@@ -54,5 +54,5 @@ def _at(problem: Problem, objective: Separable, threshold: float) -> int:
     row = []
     for term in objective.terms:
         cheap = np.flatnonzero(term <= threshold)
-        row.append(int(cheap[0]) if len(cheap) else int(np.nanargmin(term)))
+        row.append(int(cheap[0]) if len(cheap) else int(np.nan_to_num(term, nan=np.inf).argmin()))
     return problem.space.index_of(row)
