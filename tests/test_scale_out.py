@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.bench.scaling import workers
+from opsearch.bench.scaling import processes, workers
 from opsearch.compare import compare
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.chunks import Chunk
@@ -234,6 +234,15 @@ def test_the_suite_times_one_worker_against_two(ray):
     assert (row["samples"], row["pairs"]) == (2, 3)
     low, middle, high = row["ratio"]
     assert 0 < low <= middle <= high
+    for name in ("one_cpu_s", "two_cpu_s"):
+        assert row[name]["workers"] > 0
+        assert row[name]["driver"] > 0
+
+
+def test_the_suite_times_two_plain_processes_against_one():
+    row = processes(samples=2, n_v=[Fraction(1, 2)])
+    assert (row["samples"], row["pairs"]) == (2, 3)
+    assert all(0 < part < 20 for name in ("ratio", "cpu_ratio") for part in row[name])
 
 
 def test_a_worker_with_another_model_is_refused(ray):

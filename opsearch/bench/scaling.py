@@ -2,7 +2,8 @@
 
 The first three: every policy of `dop` at one n_v on a narrow random LLaVA, in one thread of this
 process. Workers: every policy of `dop` on the embedded model, by two workers of one thread against
-one, in turns, when all have loaded the model and run the originals.
+one, in turns, when all have loaded the model and run the originals. Processes: the same without
+workers, which is all that two can reach on this machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,15 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from opsearch.bench.ceiling import ceiling
+from opsearch.bench.cpu_seconds import cpu_seconds
 from opsearch.bench.engine import random_llava, random_sample
 from opsearch.bench.spread import Spread
 from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
+from opsearch.measure.queue import shared
 from opsearch.measure.samples import Sample, encode
 from opsearch.measure.store import Store
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy import Policy, RankerSpec
+from opsearch.rankers import make_ranker
 from opsearch.runtime.load import fingerprint, load_config, load_model, load_processor
 from opsearch.spaces import N_V_16, dop_space
 from opsearch.tasks.embedded import embedded
@@ -38,10 +44,11 @@ if TYPE_CHECKING:  # an optional package
 _LAYERS, _SIDE = 16, 24
 _REPEATS = 3
 _CLS = RankerSpec("cls")
+_SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
 
 
 def scaling() -> Iterator[dict[str, Any]]:
-    """Rows of planned FLOPs and seconds; the workers come last and need Ray."""
+    """Rows of planned FLOPs and seconds; the workers come last and need Ray and Linux."""
     torch.set_num_threads(1)
     for layers in (8, 16, 32):
         yield {"grows": "layers", **grown(layers=layers)}
@@ -49,6 +56,7 @@ def scaling() -> Iterator[dict[str, Any]]:
         yield {"grows": "visual_tokens", **grown(side=side)}
     for samples in (1, 2, 4, 8):
         yield {"grows": "samples", **grown(samples=samples)}
+    yield {"grows": "processes", **processes()}
     yield {"grows": "workers", **workers()}
 
 
@@ -75,27 +83,29 @@ def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[st
 
 
 def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
-    """Seconds of one worker, of two, and their ratio pair by pair: [quartile, median, quartile]."""
-    model, source = load_model("demo"), Source("demo", "float32", "cpu", "sdpa", 1)
-    space = dop_space(model.config.text_config.num_hidden_layers, n_v, _CLS)
-    policies = [space.decode(point) for point in space.points.tolist()]
-    items = embedded("calibration", samples, 0)
-    wanted = encode(items, load_processor("demo"), load_config("demo"))
+    """Seconds of one worker, of two, and their ratio pair by pair: [quartile, median, quartile].
+
+    one_cpu_s, two_cpu_s: what these took of the cores, the means of all pairs.
+    """
+    model, (policies, wanted) = load_model("demo"), _work(samples, n_v)
     with (
         joined(3, None),
-        started(Workers(1), source, _say) as one,
-        started(Workers(2), source, _say) as two,
+        started(Workers(1), _SOURCE, _say) as one,
+        started(Workers(2), _SOURCE, _say) as two,
     ):
         pools = [pool for pool in (one, two) if pool]
         for pool in pools:
             pool.meet(fingerprint(model))
-        pairs = []
+        pairs, spent = [], [Counter[str](), Counter[str]()]
         for repeat in range(1 + _REPEATS):
             times = []
-            for pool in pools:
+            for pool, kinds in zip(pools, spent, strict=True):
+                before = cpu_seconds()
                 with _engine(model, pool) as engine:
                     times.append(_timed(engine, policies, wanted))
-            if repeat:  # the first pair warms up
+                if repeat:  # the first pair warms up
+                    kinds.update(cpu_seconds() - before)
+            if repeat:
                 pairs.append(times)
     return {
         "cores": os.cpu_count(),
@@ -105,7 +115,26 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
         "one_s": Spread.of([a for a, _ in pairs]).row(),
         "two_s": Spread.of([b for _, b in pairs]).row(),
         "ratio": Spread.of([a / b for a, b in pairs]).row(),
+        "one_cpu_s": {kind: round(total / len(pairs), 2) for kind, total in spent[0].items()},
+        "two_cpu_s": {kind: round(total / len(pairs), 2) for kind, total in spent[1].items()},
     }
+
+
+def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
+    """What two plain processes reach at the chunks of two workers, see `ceiling`."""
+    policies, wanted = _work(samples, n_v)
+    with _engine(load_model("demo")) as engine:
+        chunks = shared(engine.plan(policies, wanted), 2).chunks
+    needs = frozenset(make_ranker(_CLS).needs)
+    return {"samples": samples, **ceiling(_SOURCE, chunks, needs, _REPEATS)}
+
+
+def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sample]]:
+    """Every policy of `dop` on the embedded model, and so many of its samples."""
+    config = load_config("demo")
+    space = dop_space(config.text_config.num_hidden_layers, n_v, _CLS)
+    wanted = encode(embedded("calibration", samples, 0), load_processor("demo"), config)
+    return [space.decode(point) for point in space.points.tolist()], wanted
 
 
 @contextmanager
