@@ -4,8 +4,9 @@ Such words, the raters, are tokens behind the image that visual tokens point to 
 average word: by softmax over the words of the products of embeddings, mean over visual tokens. A
 score is the mean attention of raters, in version 1.5 of all heads, in version 2 of the 14 of 32
 through which the raters attend to visual tokens most. Tokens are dropped and not merged, as in
-version 2; its division of scores by a bias of rotary embeddings is left out. Source: SparseVLM
-(ICML 2025).
+version 2. Its division of attention by a bias, the product of rotated vectors of ones, is left out:
+the bias has no known scale, on which the order depends, and is not above 0 at all distances of long
+prompts. Source: SparseVLM (ICML 2025).
 """
 
 from __future__ import annotations
