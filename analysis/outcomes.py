@@ -31,8 +31,9 @@ class Outcome:
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """A row per run: space, search, budget, share of the stock model's FLOPs in %, the objective.
 
-    evaluations: policies that the search asked for point by point; kl_calibration, kl_heldout: of
-    the chosen policy, in nats; rel_avg in %. Raises OpsearchError where runs were not judged alike.
+    search: with the ranker where runs have several; evaluations: policies that the search asked
+    for point by point; kl_calibration, kl_heldout: of the chosen policy, in nats; rel_avg in %.
+    Raises OpsearchError where runs were not judged alike.
     """
     first = outcomes[0]
     for outcome in outcomes:
@@ -43,9 +44,11 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                     f"{outcome.label} has {name} {here}, {first.label} has {there}: they are not "
                     "judged alike; give runs that differ in space, objective, solver or budget"
                 )
-    rows = [_row(outcome) for outcome in outcomes]
+    found = pd.DataFrame([_row(outcome) for outcome in outcomes])
+    if found["ranker"].nunique() > 1:
+        found["search"] += ", " + found["ranker"]
     order = ["space", "search", "share"]
-    return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True)
+    return found.sort_values(order, kind="stable", ignore_index=True)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -53,6 +56,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     return {
         "run": outcome.label,
         "space": record["space"],
+        "ranker": record["settings"]["ranker"],
         "search": _search(record),
         "budget": " ".join(record["budget"]),
         "share": chosen["% of stock"],

@@ -67,7 +67,7 @@ def require_individual(space: Space) -> None:
     """Raise OpsearchError where parameters prune nothing alone, naming what can be searched."""
     if not space.parameters_act_alone:
         named = f" {', '.join(p.name for p in space.parameters)}" if space.listed else ""
-        joint = "--objective joint, or " if space.listed else ""
+        joint = "--objective joint, or to see each alone " if space.listed else ""
         raise OpsearchError(
             f"space {space.name!r} has no individual divergences, its parameters{named} prune only "
             f"together; use {joint}a run of space dop or depth"

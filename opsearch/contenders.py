@@ -61,9 +61,12 @@ class Task:
 
 def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages) -> Task:
     """A space with its budgets, and with joint as it can be afforded."""
-    ranker = parse_ranker(str(prepared.config.ranker)) if name == "stages" else prepared.ranker
+    given = parse_ranker(str(prepared.config.ranker))
+    ranker = given if name == "stages" else prepared.ranker
     nested = ranker.name in DECODER_RANKERS or make_ranker(ranker).nested
     drops = prepared.config.stages if nested else 1
+    if ranker != given:
+        stages.say(f"{name} is ranked by {prepared.ranker}: {given} acts inside the decoder")
     if name == "stages" and drops < prepared.config.stages:
         stages.say(f"stages drops tokens once: ranker {ranker} orders for one count alone")
     if name == RecipeSpace.name:

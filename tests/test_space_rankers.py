@@ -1,11 +1,17 @@
 """A ranker whose order depends on the count is refused where a space's policies keep several."""
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from opsearch.config import RunConfig
+from opsearch.contenders import search_task
 from opsearch.errors import OpsearchError
 from opsearch.policy import RankerSpec
+from opsearch.prepare import prepare
 from opsearch.problem_setup import make_space
+from opsearch.progress import Stages
 
 
 @pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
@@ -35,3 +41,19 @@ def test_one_count_needs_none(changes):
     counts = space.resolved(space.points, 100)
     partial = [set(row[(row > 0) & (row < 100)].tolist()) for row in counts]
     assert max(map(len, partial)) == 1
+
+
+def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp_path):
+    settings = {"space": "stages", "stages": 1, "ranker": "fastv", "n_v": ("1/4",)}
+    config = RunConfig(**settings, samples=1, heldout=0, out=tmp_path)
+    said = StringIO()
+    console = Stages(Console(file=said, width=200), 1)
+    prepared = prepare(config, console)
+    found = {}
+    for name in ("dop", "stages"):
+        space = search_task(name, ["50%"], prepared, console).space
+        policies = [space.decode(point) for point in space.points]
+        found[name] = {spec.name for policy in policies for _, spec in policy.rankers}
+    assert found == {"dop": {"cls"}, "stages": {"fastv"}}
+    assert "dop is ranked by cls: fastv acts inside the decoder" in said.getvalue()
+    assert "stages is ranked" not in said.getvalue()

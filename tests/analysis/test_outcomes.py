@@ -17,7 +17,13 @@ ALIKE = dict.fromkeys(SAME, 1)
 
 def outcome(label, space, objective, kl, *, verify=0, status="feasible", budget="30%", **changes):
     record = {
-        "settings": {**ALIKE, "objective": objective, "verify": verify, **changes},
+        "settings": {
+            **ALIKE,
+            "objective": objective,
+            "ranker": "cls",
+            "verify": verify,
+            **changes,
+        },
         "space": space,
         "budget": [budget],
         "status": status,
@@ -45,6 +51,13 @@ def test_searches_are_named_by_what_tells_them_apart():
     }
     assert found.set_index("run").loc["b", ["kl_calibration", "kl_heldout"]].tolist() == [0.4, 0.8]
     assert found["proved"].tolist() == [True, False, False]
+
+
+def test_runs_that_differ_in_their_ranker_alone_are_told_apart():
+    runs = [outcome(ranker, "dop", "joint", 0.5, ranker=ranker) for ranker in ("cls", "divprune")]
+    found = outcomes.table(runs)
+    assert found["search"].tolist() == ["joint, local, cls", "joint, local, divprune"]
+    assert len(outcomes.draw(found).axes[0].get_lines()) == 1 + len(runs)  # and the lowest of all
 
 
 def test_the_closest_run_of_each_budget_is_named():
