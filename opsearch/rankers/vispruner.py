@@ -9,7 +9,7 @@ strips off, stand for the patch before them. Source: VisPruner (ICCV 2025).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,30 +66,39 @@ def thinned(
     behind = _column(first, by_score) + torch.arange(max(left), device=by_score.device)
     tokens = inverse(by_score).gather(1, behind.clamp(max=width - 1))
     key, penalty = by_score, width * (width + 1)
+    rounds = list(_rounds(left, target))
+    # All at once: each copy to a device waits for what it was given before.
+    numbers = torch.tensor(rounds, device=by_score.device)
+    for (now, deleted), (there, drop) in zip(rounds, numbers, strict=True):
+        gone = _most_alike(likeness, tokens, there[:, None], drop[:, None])
+        key = key.scatter_add(1, tokens, gone * penalty)
+        penalty -= width
+        order = torch.argsort(gone.int(), dim=1, stable=True)
+        most = max(before - less for before, less in zip(now, deleted, strict=True))
+        tokens = tokens.gather(1, order[:, :most])
+    padding = by_score >= _column(sizes, by_score)
+    return inverse(torch.argsort(key + padding * width * (width + 2), dim=1))
+
+
+def _rounds(left: list[int], target: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """How many tokens of each row there are in each round, and how many of them it deletes."""
     while any(now > goal for now, goal in zip(left, target, strict=True)):
         # Of an odd number of tokens one more is compared than is compared with.
         drop = [
             min(_AT_ONCE, now - goal, (now + 1) // 2)
             for now, goal in zip(left, target, strict=True)
         ]
-        gone = _most_alike(likeness, tokens, left, drop)
-        key = key.scatter_add(1, tokens, gone * penalty)
-        penalty -= width
+        yield left, drop
         left = [now - deleted for now, deleted in zip(left, drop, strict=True)]
-        order = torch.argsort(gone.int(), dim=1, stable=True)[:, : max(left)]
-        tokens = tokens.gather(1, order)
-    padding = by_score >= _column(sizes, by_score)
-    return inverse(torch.argsort(key + padding * width * (width + 2), dim=1))
 
 
-def _most_alike(
-    likeness: Tensor, tokens: Tensor, left: Sequence[int], drop: Sequence[int]
-) -> Tensor:
+def _most_alike(likeness: Tensor, tokens: Tensor, left: Tensor, drop: Tensor) -> Tensor:
     """Which of the tokens left go in this round, bool[G, m].
 
-    tokens: int64[G, m], by falling attention, the first left[g] of a row being tokens.
+    tokens: int64[G, m], by falling attention, the first left[g] of a row being tokens; left, drop:
+    int64[G, 1].
     """
-    is_token = torch.arange(tokens.shape[1], device=tokens.device) < _column(left, tokens)
+    is_token = torch.arange(tokens.shape[1], device=tokens.device) < left
     even, odd = tokens[:, 0::2], tokens[:, 1::2]
     rows = torch.arange(len(tokens), device=tokens.device)[:, None, None]
     pairs = likeness[rows, even[:, :, None], odd[:, None]]
@@ -98,7 +107,7 @@ def _most_alike(
     alone = pairs.new_full((*even.shape, 1), lowest)  # the last token has none to be like
     most = torch.cat([pairs, alone], 2).amax(2).masked_fill(~is_token[:, 0::2], -torch.inf)
     order = torch.argsort(most, dim=1, descending=True, stable=True)
-    chosen = inverse(order) < _column(drop, tokens)
+    chosen = inverse(order) < drop
     gone = torch.zeros_like(is_token)
     gone[:, 0::2] = chosen
     return gone

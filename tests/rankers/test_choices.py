@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from opsearch.errors import PolicyError
 from opsearch.policy import RankerSpec
@@ -270,6 +271,27 @@ def test_nothing_waits_for_the_device(name):
     places = make_ranker(RankerSpec(name)).rank(prompt, [5, 3])
     assert places.device.type == "meta"
     assert places.shape == prompt.visual.shape
+
+
+class Copies(TorchDispatchMode):
+    """Counts tensors made of the host's numbers: each is a copy that waits for the device."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **kwargs or {})
+
+
+@every_ranker
+def test_copies_to_the_device_do_not_grow_with_the_number_of_steps(name):
+    found = []
+    for size, kept in ((9, 5), (90, 5)):
+        prompt = batches.prompt([batches.sample([size, size], seed=0)])
+        with Copies() as copies:
+            make_ranker(RankerSpec(name)).rank(prompt, [kept])
+        found.append(copies.number)
+    assert found[0] == found[1] < 9
 
 
 # Parameters and needs
