@@ -148,22 +148,21 @@ def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objecti
     return dict.fromkeys(masks, maker.make(task.space, measure, everything))
 
 
-def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int]:
-    """A budget's cost, and what the calibration samples may take of it together."""
+def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int, int]:
+    """A budget's cost, and of all calibration samples together its limit and the original's."""
     (budget,) = parse_budgets([text])
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
     pairs = [sample.shape for sample in prepared.calibration]
     stock = total_cost(cost, identity(prepared.shape.layers), pairs)
-    return cost, budget.limit(stock, len(pairs))
+    return cost, budget.limit(stock, len(pairs)), stock
 
 
 def fitted_baselines(
     text: str, prepared: Prepared, frozen_first: Sequence[int], stages: Stages
 ) -> dict[Place, Policy]:
     """The baselines that meet a budget; of others it is said what they take at least."""
-    cost, limit = budget_limit(text, prepared)
+    cost, limit, stock = budget_limit(text, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
-    stock = total_cost(cost, identity(prepared.shape.layers), pairs)
 
     def fits(policy: Policy) -> bool:
         return total_cost(cost, policy, pairs) <= limit

@@ -41,7 +41,7 @@ def fitted_reductions(
     text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
 ) -> dict[Place, Reduction]:
     """Each reducer with as many tokens as the budget leaves."""
-    cost, limit = budget_limit(text, prepared)
+    cost, limit, _ = budget_limit(text, prepared)
     others = [sample.n_other for sample in prepared.calibration]
 
     def fits(n_visual: Sequence[int]) -> bool:
