@@ -1,7 +1,7 @@
 """Reducers in a comparison: as many tokens as a budget leaves, divergences and answers.
 
-What is measured is stored like that of policies. The original runs on the sample as it is, the
-model under the reducer on the smaller one. Reductions share nothing: each costs a forward.
+What is measured is stored like that of policies. The original runs on the sample as it is, once
+for all reductions, the model under a reducer on the smaller one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opsearch.answers import answer_as
 from opsearch.contenders import Place, budget_limit
 from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
-from opsearch.measure.reference import check_finite, make_reference
+from opsearch.measure.reference import Reference, check_finite, make_reference
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.tally import Progress
@@ -65,14 +65,17 @@ def measure_reductions(
     progress: Progress | None = None,
 ) -> None:
     """Store the divergence of each on every sample at the answer's first token."""
-    for done, reduction in enumerate(reductions, 1):
-        known = engine.store.get([reduction.key])
-        todo = [s for s in samples if (reduction.key, s.digest) not in known]
-        reducer = reducers[reduction.reducer]
-        for batch in batches(todo, _MAX_TOKENS):
-            engine.store.add(_measured(engine, reducer, reduction, batch))
+    known = engine.store.get([reduction.key for reduction in reductions])
+    groups = batches(samples, _MAX_TOKENS)
+    for done, batch in enumerate(groups, 1):
+        todo = [r for r in reductions if any((r.key, s.digest) not in known for s in batch)]
+        if todo:
+            reference = make_reference(engine.model, engine.adapter, batch, (), positions=1)
+        for reduction in todo:
+            reducer = reducers[reduction.reducer]
+            engine.store.add(_measured(engine, reducer, reduction, batch, reference))
         if progress:
-            progress(done, len(reductions))
+            progress(done, len(groups))
 
 
 def answer_reductions(
@@ -93,10 +96,13 @@ def answer_reductions(
 
 @torch.no_grad()
 def _measured(
-    engine: Engine, reducer: Reducer, reduction: Reduction, samples: Sequence[Sample]
+    engine: Engine,
+    reducer: Reducer,
+    reduction: Reduction,
+    samples: Sequence[Sample],
+    reference: Reference,
 ) -> list[Measurement]:
     """The divergences on samples of equal shape, which resizing may make different."""
-    reference = make_reference(engine.model, engine.adapter, samples, (), positions=1)
     place = {sample.digest: row for row, sample in enumerate(samples)}
     found = []
     for batch in batches(reducer.reduced(samples, reduction.tokens), _MAX_TOKENS):
