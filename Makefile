@@ -25,10 +25,10 @@ test-lowest: .venv-lowest/ready
 test-vision: .venv-vision/ready
 	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
-# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed; then the
-# wrappers whose processors need torchvision.
+# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
+# among it; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms $(ARGS)
+	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms tests/runtime/test_dispatch.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m pytest -m requires_torchvision tests/lmms $(ARGS)
 

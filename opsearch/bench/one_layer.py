@@ -57,7 +57,7 @@ class OneLayer:
         """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
         counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
         plan = Plan(Order(self.prompt, self.rank, counts, {}))
-        stream = self.embeddings[:, plan.entry.index[0]]
+        stream = self.embeddings[:, plan.stream(0).index[0]]
         mask, others = self.given
 
         def run() -> None:

@@ -35,6 +35,17 @@ class Prompt:
         """Other tokens of each sample; waits for the device unless it was set before."""
         return tuple((self.real & ~self.visual).sum(1).tolist())
 
+    def to(self, device: torch.device) -> Prompt:
+        """The same on another device; which tile a token is of stays on the CPU."""
+        places = dict.fromkeys(self.captured, device) | {"tiles": torch.device("cpu")}
+        captured = {name: value.to(places[name]) for name, value in self.captured.items()}
+        embeds = None if self.embeds is None else self.embeds.to(device)
+        moved = Prompt(
+            self.visual.to(device), self.real.to(device), self.n_visual, captured, embeds
+        )
+        moved.n_other = self.n_other
+        return moved
+
     def scatter(self, per_token: Tensor) -> Tensor:
         """Scores of all visual tokens, float[sum of n_visual], at their positions, else -inf."""
         scores = torch.full(

@@ -21,6 +21,7 @@ from opsearch.rankers.look import DECODER_ATTENTION
 from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, unusable_clip
 from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
+from opsearch.runtime.places import is_hooked
 from opsearch.runtime.vision import (
     OF_THE_TOWER,
     Capture,
@@ -142,12 +143,6 @@ def check_supported(model: Any) -> Adapter:
             f"a {type(model).__name__} has no language-model head; load the model with "
             "AutoModelForImageTextToText"
         )
-    devices = set((getattr(model, "hf_device_map", None) or {}).values())
-    if len(devices) > 1:
-        raise ModelError(
-            f"the model is spread over {len(devices)} devices; load it on one with "
-            "device_map={'': 0} or without device_map"
-        )
     text = model.config.get_text_config()
     if text.model_type not in DECODERS:
         raise ModelError(
@@ -166,6 +161,9 @@ def check_supported(model: Any) -> Adapter:
             f"the decoder uses attention of types {sorted(kinds)} with a window of "
             f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
         )
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ModelError("the model has weights on the meta device; load it fully before pruning")
+    for module in model.modules():
+        if any(own.is_meta for own in module.parameters(recurse=False)) and not is_hooked(module):
+            raise ModelError(
+                "the model has weights on the meta device; load it fully before pruning"
+            )
     return adapter

@@ -4,8 +4,9 @@ A hook before the trunk swaps the empty cache of a prefill for a PrunedCache; on
 ranks the visual tokens and writes the plan into it; the decoder layers follow the plan. All state
 of a prefill lives in its cache, so threads, beams and later calls with a returned cache do not mix.
 
-What rankers need of the vision tower is attached to the tower's output: generate() runs the tower
-before the trunk and hands its output on, a plain forward runs it inside the trunk.
+What rankers need of the vision tower becomes an entry of the tower's output: generate() runs the
+tower before the trunk and hands its output on, which accelerate copies entry by entry; a plain
+forward runs it inside the trunk.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
 
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
@@ -35,6 +37,7 @@ from opsearch.runtime.checks import (
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.layer import pruned_forward
+from opsearch.runtime.places import forward_name
 from opsearch.runtime.plan import Plan
 from opsearch.runtime.ranking import (
     Resolved,
@@ -105,19 +108,21 @@ def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Itera
     """Decoder layers that follow the plan of a PrunedCache; with any other cache they are stock."""
     _pruned.add(model)
     layers = model.get_submodule(adapter.decoder).layers
-    own = [layer.__dict__.get("forward") for layer in layers]
+    names = [forward_name(layer) for layer in layers]
+    own = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
-        for index, layer in enumerate(layers):
-            layer.forward = pruned_forward(layer, index, layer.forward)
+        for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
+            pruned = pruned_forward(layer, index, getattr(layer, name))
             if graphs is not None:
-                layer.forward = graphs.forward(layers, index, layer.forward)
+                pruned = graphs.forward(layers, index, pruned)
+            setattr(layer, name, pruned)
         yield
     finally:
-        for layer, previous in zip(layers, own, strict=True):
+        for layer, name, previous in zip(layers, names, own, strict=True):
             if previous is None:
-                layer.__dict__.pop("forward", None)
+                vars(layer).pop(name, None)
             else:
-                layer.forward = previous
+                setattr(layer, name, previous)
         _pruned.discard(model)
 
 
@@ -132,8 +137,8 @@ def _before_tower(tower: nn.Module, args: Any) -> None:
 
 
 def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
-    if not isinstance(output, tuple):
-        setattr(output, _ATTACHED, _captured.get())
+    if isinstance(output, ModelOutput):
+        output[_ATTACHED] = _captured.get()
 
 
 class _Hooks:
@@ -182,6 +187,7 @@ class _Hooks:
             found = _captured.get() or {}
             prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
+            prompt = prompt.to(prompt.embeds.device)
             order = ordered(prompt, self.resolved, self.ranker)
             if self.graphed:
                 cache.order = order

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from opsearch.errors import ModelError, PolicyError
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
+from opsearch.runtime.places import is_hooked
 from opsearch.runtime.plan import Order
 from opsearch.runtime.static import Computed, Given, Static, hand_out
 
@@ -41,6 +42,11 @@ class Graphs:
 
     def check(self, model: Any) -> None:
         """Raise ModelError unless the model is where graphs are."""
+        if any(map(is_hooked, model.modules())):
+            raise ModelError(
+                "accelerate moves this model's weights or inputs between devices, which a CUDA "
+                "graph cannot; load the model on one device without offloading or leave out graphs"
+            )
         if model.device.type != "cuda":
             raise ModelError(
                 f"CUDA graphs need a model on a CUDA device, this one is on {model.device}; move "

@@ -37,8 +37,9 @@ def prefill(
 ) -> Tensor:
     """What layer `index` makes of [B, S, D] or, behind the first, of the rows [1, R, D]."""
     cache: PrunedCache = kwargs["past_key_values"]
+    plan.go_on(index, hidden.device)
     if index == 0:
-        hidden = hidden.flatten(0, 1)[plan.entry.flat]
+        hidden = hidden.flatten(0, 1)[plan.stream(0).flat]
     stream = _ordered(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
     step = plan.steps[index]
     cache.pruned[index].begin(step.kv)

@@ -12,6 +12,7 @@ import torch
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.places import weight
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -93,7 +94,7 @@ def fingerprint(model: Any) -> str:
     digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
     for name, parameter in model.named_parameters():
         step = max(1, parameter.numel() // 64)
-        sample = parameter.detach().flatten()[::step][:64].float().cpu().numpy()
+        sample = weight(model, name).detach().flatten()[::step][:64].float().cpu().numpy()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()
 

@@ -81,7 +81,6 @@ class Plan:
         pools = {layer: turn.pools for layer, turn in self.turns.items()}
         self._entering, self._coming = _widths(self.counts, pools)
         self._forget()
-        self.entry = self.stream(0)
         if 0 not in self.turns:
             self._extend()
 
@@ -93,6 +92,21 @@ class Plan:
             sizes = [text + count for text, count in zip(self.prompt.n_other, key, strict=True)]
             self._sets[key] = Rows.select(keep, sizes)
         return self._sets[key]
+
+    def go_on(self, layer: int, device: torch.device) -> None:
+        """Be on the device of this layer, which is the next."""
+        if device != self.rank.device:
+            self.move(layer, device)
+
+    def move(self, layer: int, device: torch.device) -> None:
+        """Go on from this layer on another device."""
+        self.prompt, self.rank = self.prompt.to(device), self.rank.to(device)
+        self.scores = None if self.scores is None else self.scores.to(device)
+        self._other = self._other.to(device)
+        self._forget()
+        if layer < len(self.steps):  # else a turn comes first
+            del self.steps[layer:]
+            self._extend()
 
     def stream(self, layer: int) -> Rows:
         """The rows that come to a layer, before a turn there."""
@@ -136,7 +150,7 @@ class Plan:
         return self.prompt.visual & (self.rank < limit)
 
     def _forget(self) -> None:
-        """Sets of another order are of no use any more, nor is what was cut for them."""
+        """Sets of another order or device are of no use, nor is what was cut for them."""
         self._sets: dict[tuple[int, ...], Rows] = {}
         self._memo: dict[object, object] = {}
 

@@ -12,7 +12,9 @@ from transformers.cache_utils import Cache, QuantizedLayer
 from opsearch import builders
 from opsearch.errors import ModelError, OpsearchError, PolicyError
 from opsearch.policy import Policy, RankerSpec
+from opsearch.runtime.plan import Plan
 from tests import tiny
+from tests.runtime import policies
 from tests.runtime.judge import TOLERANCE, deviation, samples
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -126,6 +128,17 @@ def test_a_forward_of_the_layers_own_is_kept_and_used(model, inputs):
     finally:
         for layer in layers(model):
             del layer.forward
+
+
+def test_a_plan_that_moves_before_every_layer_stays_the_same(inputs, monkeypatch):
+    """As between devices, which are one and the same here."""
+    model = tiny.llava(policies.LAYERS)
+    for label, policy in policies.POLICIES.items():
+        with policy.apply(model):
+            wanted = model(**inputs).logits
+            with monkeypatch.context() as moving:
+                moving.setattr(Plan, "go_on", Plan.move)
+                assert torch.equal(model(**inputs).logits, wanted), label
 
 
 def test_hooks_of_the_user_work_inside_the_block_and_survive_it(model, inputs):
