@@ -28,7 +28,8 @@ test-vision: .venv-vision/ready
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
 # among it; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms tests/runtime/test_dispatch.py $(ARGS)
+	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms \
+	  tests/runtime/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m pytest -m requires_torchvision tests/lmms $(ARGS)
 

@@ -17,6 +17,7 @@ from opsearch.measure.rows import StoredAnswer
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.store import Store
 from opsearch.policy import Policy
+from opsearch.runtime.places import device_of_inputs
 
 _MAX_TOKENS = 8192  # positions of one forward
 MAX_NEW_TOKENS = 16
@@ -100,7 +101,7 @@ def answer_as(
 @torch.no_grad()
 def _generate(model: Any, processor: Any, batch: Sequence[Sample]) -> list[str]:
     """Greedy answers to samples of equal shape."""
-    inputs = batch_inputs(batch, model.device)
+    inputs = batch_inputs(batch, device_of_inputs(model))
     output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     generated = output[:, inputs["input_ids"].shape[1] :]
     decoded = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)

@@ -47,7 +47,7 @@ from opsearch.reduced import (
 from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import fingerprint, load_model
+from opsearch.runtime.load import check_device, fingerprint, load_model
 from opsearch.tasks.item import all_answered
 
 _OTHER_STAGES = 8
@@ -83,6 +83,8 @@ def compare(
     stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": samples, "out": folder} | ({} if effort is None else {"effort": effort})
     config = RunConfig.checked(**{**stored, **given})
+    if times:
+        check_device(config.device, config.dtype, "compare --times")
     total = _OTHER_STAGES + len(spaces) + limits_time(config.budget) + times
     stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages, split="test")

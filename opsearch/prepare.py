@@ -79,7 +79,8 @@ def prepare(
     achievable range, UnknownNameError, DataError, ModelError.
     """
     choose(config, seconds=0.0)  # names and forms, before anything is loaded
-    check_device(config.device, config.dtype)
+    timed = limits_time(config.budget)
+    check_device(config.device, config.dtype, "a budget of time" if timed else None)
     model_config = load_config(config.model)
     shape = Shape.from_config(model_config)
     ranker = run_ranker(config, model_config)
@@ -98,7 +99,6 @@ def prepare(
         encoded = encode(items, processor, model_config, lambda done: tick(done, total))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     pairs = [sample.shape for sample in samples]
-    timed = limits_time(config.budget)
     table = _latency_table(config, model_config, pairs, stages) if timed else None
     constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)

@@ -8,6 +8,8 @@ from fractions import Fraction
 from math import inf
 from typing import Any
 
+import torch
+
 from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs import COSTS
@@ -26,6 +28,7 @@ from opsearch.problem import Constraint, feasible_points
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup
+from opsearch.runtime.load import AUTO
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
 # FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
@@ -160,4 +163,5 @@ def joint_seconds(
 
 def nominal_speed(device: str) -> float:
     """FLOPs per second that estimates of time count with."""
-    return _PER_GPU if device.startswith("cuda") else _PER_CORE * (os.cpu_count() or 1)
+    gpu = device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
+    return _PER_GPU if gpu else _PER_CORE * (os.cpu_count() or 1)

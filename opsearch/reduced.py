@@ -22,6 +22,7 @@ from opsearch.measure.tally import Progress
 from opsearch.prepare import Prepared
 from opsearch.progress import Stages
 from opsearch.reducers import Reducer, Reduction, largest_reduction, usable_reducers
+from opsearch.runtime.places import device_of_inputs
 
 _MAX_TOKENS = 8192  # positions of one forward
 
@@ -107,7 +108,7 @@ def _measured(
     found = []
     for batch in batches(reducer.reduced(samples, reduction.tokens), _MAX_TOKENS):
         with reducer.applied(engine.model, reduction.tokens):
-            inputs = batch_inputs(batch, engine.model.device)
+            inputs = batch_inputs(batch, device_of_inputs(engine.model))
             logits = engine.model(**inputs, use_cache=False, logits_to_keep=1).logits
         check_finite(logits[:, None], batch, [reduction.name])
         rows = torch.tensor([place[sample.digest] for sample in batch], device=logits.device)

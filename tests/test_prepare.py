@@ -1,12 +1,16 @@
-"""The ranker of a run is known, with its parameters, before any weights are loaded."""
+"""The ranker of a run and its devices are checked before any weights are loaded."""
+
+from importlib.util import find_spec
 
 import pytest
+from rich.console import Console
 
 from opsearch.config import RunConfig
 from opsearch.errors import ModelError, PolicyError
 from opsearch.policy import RankerSpec
-from opsearch.prepare import run_ranker
-from opsearch.runtime.load import load_config
+from opsearch.prepare import prepare, run_ranker
+from opsearch.progress import Stages
+from opsearch.runtime.load import check_device, load_config
 from tests.families import built
 
 
@@ -30,3 +34,15 @@ def test_question_embeddings_stand_in_for_clip_on_the_embedded_model_only():
 def test_a_ranker_that_the_model_cannot_serve_is_refused(name):
     with pytest.raises(ModelError, match=r"--ranker, e\.g\. divprune, random, uniform"):
         run_ranker(RunConfig(ranker="vispruner"), built(name, 5).config)
+
+
+def test_time_is_of_one_device():
+    timed = RunConfig(device="auto", budget=("120ms",))
+    with pytest.raises(ModelError, match=r"^a budget of time takes a model on one device, and"):
+        prepare(timed, Stages(Console(quiet=True), 1))
+
+
+@pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")
+def test_several_devices_need_accelerate():
+    with pytest.raises(ModelError, match=r"not installed; pip install accelerate, or name one"):
+        check_device("auto", "float32")

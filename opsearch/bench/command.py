@@ -63,7 +63,7 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
     out: file that gets a row of JSON after every pair of generations, and the result at the end.
     """
     policy = Policy.from_pretrained(path)
-    check_device(setup.device, setup.dtype)
+    check_device(setup.device, setup.dtype, "bench")
     with stages.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:
             policy = for_shape(policy, setup)

@@ -34,7 +34,7 @@ def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[R
             f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
             "have none; leave it out, or run `python -m opsearch.bench --suite rankers`"
         )
-    check_device(setup.device, setup.dtype)
+    check_device(setup.device, setup.dtype, "bench")
     rules, rows = peers(load_config(setup.model)), []
     with stages.stage("loading the model"):
         model, work = loaded(list(rules.values()), setup)

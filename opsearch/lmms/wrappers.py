@@ -31,7 +31,7 @@ def load_wrapper(model: str, dtype: str, device: str) -> Any:
     Raises ModelError when the wrapper cannot load it so, OpsearchError when a package is missing.
     """
     require_lmms()
-    check_device(device, dtype)
+    check_device(device, dtype, "eval --tasks")
     name = wrapper_name(model)
     if name != _TAKES_DTYPE and dtype != "bfloat16":
         raise ModelError(

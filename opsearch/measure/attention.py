@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from opsearch.measure.rows import Masses
 from opsearch.measure.samples import Sample, batch_inputs, batches
@@ -21,6 +21,7 @@ from opsearch.rankers.look import Look
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
 from opsearch.runtime.heads import project_keys, project_queries
+from opsearch.runtime.places import device_of, device_of_inputs
 from opsearch.runtime.ranking import make_prompt
 
 _MAX_TOKENS = 4096  # of a batch
@@ -50,14 +51,16 @@ def received_attention(
 def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
     """Of samples of equal shape, float32[L, 2, N] each."""
     adapter = check_supported(model)
-    inputs = batch_inputs(samples, model.device)
+    inputs = batch_inputs(samples, device_of_inputs(model))
     prompt = make_prompt(model, adapter, inputs["input_ids"], None)
     layers: list[Tensor] = []
 
-    def before_layer(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def before_layer(layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        both = received(_look(layer, prompt, hidden, kwargs["position_embeddings"]))
-        layers.append(torch.stack(both, 1))
+        device = device_of(layer.input_layernorm)
+        cos, sin = (each.to(device) for each in kwargs["position_embeddings"])
+        both = received(_look(layer, prompt.to(device), hidden.to(device), (cos, sin)))
+        layers.append(torch.stack(both, 1).to(prompt.visual.device))
 
     hooks = [
         layer.register_forward_pre_hook(before_layer, with_kwargs=True)

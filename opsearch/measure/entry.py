@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ class Inputs:
 
     embeds: Tensor
     cos_sin: Pair
+
+    def to(self, device: torch.device) -> Inputs:
+        """The same on another device."""
+        cos, sin = self.cos_sin
+        return Inputs(self.embeds.to(device), (cos.to(device), sin.to(device)))
 
     def of(self, samples: Tensor) -> Inputs:
         """Those of some samples, int64[N]."""
@@ -63,6 +68,14 @@ class Entry:
     tail: Tensor
     shown: Ints
     layout: Layout
+
+    def to(self, device: torch.device) -> Entry:
+        """The same on another device."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("prompt", "images", "head", "order", "samples", "tail")
+        }
+        return replace(self, **moved)
 
     @classmethod
     def of(cls, prompt: Prompt, cos_sin: Pair, rank: Tensor, crowd: Crowd) -> Entry:

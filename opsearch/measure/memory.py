@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from fractions import Fraction
 from math import floor
 from typing import Any
+
+import torch
 
 from opsearch.budget import PREFIXES
 
@@ -26,13 +29,19 @@ def memory_for(model: Any, text: str | None) -> int:
     """Bytes for the states: `text`, or 2 GB on a CPU, or half of what the weights leave of a GPU.
 
     That is what the GPU has in all, not what others leave free at the moment: the same command on
-    the same machine always makes the same chunks.
+    the same machine always makes the same chunks. States go through all GPUs that hold weights, so
+    the one with least left counts.
     """
     if text is not None:
         return parse_memory(text)
-    if model.device.type != "cuda":
-        return ON_CPU
     from torch.cuda import get_device_properties
 
-    whole = int(get_device_properties(model.device).total_memory)
-    return (whole - int(model.get_memory_footprint())) // 2
+    taken = Counter[torch.device]()
+    for tensor in (*model.parameters(), *model.buffers()):
+        taken[tensor.device] += tensor.nbytes
+    left = [
+        int(get_device_properties(device).total_memory) - weights
+        for device, weights in taken.items()
+        if device.type == "cuda"
+    ]
+    return min(left) // 2 if left else ON_CPU

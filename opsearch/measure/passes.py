@@ -68,7 +68,8 @@ class Passes:
             part = slice(start, start + step)
             logits = self.model.get_output_embeddings()(decoder.norm(states[:, part]))
             check_finite(logits, chunk.samples, names[part])
-            original, counted = reference.logits[:, None], reference.counted[:, None]
+            both = (reference.logits, reference.counted)
+            original, counted = (tensor[:, None].to(logits.device) for tensor in both)
             parts.append(divergence(original, logits, counted))
         return _measurements(chunk, parts)
 

@@ -19,6 +19,7 @@ from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import Adapter
 from opsearch.runtime.clip import read_question
+from opsearch.runtime.places import device_of_inputs
 from opsearch.runtime.ranking import make_prompt
 
 
@@ -50,10 +51,10 @@ def make_reference(
 
     Raises ModelError naming the sample when a logit is not finite.
     """
-    inputs = batch_inputs(samples, model.device)
+    inputs = batch_inputs(samples, device_of_inputs(model))
     prompt = make_prompt(model, adapter, inputs["input_ids"], None)
     read_question(model, needs, prompt, inputs["input_ids"])
-    counted = torch.ones(len(samples), 1, dtype=torch.bool, device=model.device)
+    counted = torch.ones_like(inputs["input_ids"][:, :1], dtype=torch.bool)
     if positions > 1:
         inputs, counted = _with_answers(model, inputs, positions)
     captured = dict(prompt.captured)
@@ -78,7 +79,7 @@ def make_reference(
     # The rankers see the prompt only; the answer's positions are text to the plan.
     answer = (0, positions - 1)
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
-    prompt = Prompt(visual, real, prompt.n_visual, captured, embeds)
+    prompt = Prompt(visual, real, prompt.n_visual, captured, embeds).to(embeds.device)
     return Reference(prompt, embeds, position_ids, logits, counted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,13 @@ class States:
     visual: Tensor
     orders: Tensor
     waiting: Sequence[Tensor] = ()
+
+    def to(self, device: torch.device) -> States:
+        """The same on another device."""
+        return States(
+            self.head.to(device),
+            self.text.to(device),
+            self.visual.to(device),
+            self.orders.to(device),
+            [rows.to(device) for rows in self.waiting],
+        )

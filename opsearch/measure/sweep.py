@@ -20,6 +20,7 @@ from opsearch.measure.looking import Looking
 from opsearch.measure.states import States
 from opsearch.measure.step import Step
 from opsearch.measure.trie import Trie
+from opsearch.runtime.places import device_of
 
 
 def sweep(layers: Any, trie: Trie, entry: Entry, done: Callable[[int], None]) -> Tensor:
@@ -31,6 +32,8 @@ def sweep(layers: Any, trie: Trie, entry: Entry, done: Callable[[int], None]) ->
     head, visual = (entry.images.rows(places) for places in (entry.head, kept))
     states = States(head, entry.samples.rows(entry.tail), visual, entry.order[:, None])
     for number, (layer, level) in enumerate(zip(layers, trie.levels, strict=True)):
+        device = device_of(layer.input_layernorm)
+        entry, states = entry.to(device), states.to(device)
         looking = Looking(layer, trie.rankers, entry)
         if level.turning:
             states = looking.turned(states, level.turning)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from opsearch.errors import OpsearchError
 from opsearch.measure.cluster import joined
 from opsearch.measure.worker import Source
+from opsearch.runtime.load import AUTO
 
 if TYPE_CHECKING:  # an optional package
     from opsearch.measure.pool import Pool
@@ -56,6 +57,11 @@ def started(
 @contextmanager
 def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterator[int]:
     """Be connected to the Ray that was asked for; how many workers it has places for."""
+    if device == AUTO:
+        raise OpsearchError(
+            f"each worker has a device of its own, and --device {AUTO} would give one all of them; "
+            "leave out workers, or name a device, e.g. --device cuda"
+        )
     say(f"joining the Ray at {workers.address}" if workers.address else "starting Ray")
     with joined(workers.count, workers.address):
         yield _places(workers.count, device, say)

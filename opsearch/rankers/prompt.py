@@ -43,7 +43,8 @@ class Prompt:
         moved = Prompt(
             self.visual.to(device), self.real.to(device), self.n_visual, captured, embeds
         )
-        moved.n_other = self.n_other
+        if "n_other" in vars(self):
+            moved.n_other = self.n_other
         return moved
 
     def scatter(self, per_token: Tensor) -> Tensor:

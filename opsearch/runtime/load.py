@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from opsearch.errors import ModelError
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.places import weight
 
+AUTO = "auto"  # a device for --device: all that there are
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,10 +57,25 @@ def load_processor(name: str) -> Any:
     return processor
 
 
-def check_device(device: str, dtype: str) -> None:
-    """Raise ModelError unless this machine has the device and the dtype is known."""
+def check_device(device: str, dtype: str, alone: str | None = None) -> None:
+    """Raise ModelError unless this machine has the device and the dtype is known.
+
+    alone: what takes a model on one device only, as the sentence names it.
+    """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
+    if device == AUTO:
+        if alone is not None:
+            raise ModelError(
+                f"{alone} takes a model on one device, and --device {AUTO} may spread it over "
+                "several; name one, e.g. --device cuda"
+            )
+        if find_spec("accelerate") is None:
+            raise ModelError(
+                f"--device {AUTO} spreads a model by accelerate, which is not installed; "
+                "pip install accelerate, or name one device, e.g. --device cuda"
+            )
+        return
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -71,18 +88,24 @@ def check_device(device: str, dtype: str) -> None:
 def load_model(
     name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
 ) -> Any:
-    """The model with its weights, in evaluation mode."""
+    """The model with its weights, in evaluation mode.
+
+    device: `auto` fills the GPUs one after the other, then the CPU's memory, as accelerate does.
+    """
     from transformers import AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            resolve_name(name), dtype=DTYPES[dtype], attn_implementation=attention
+            resolve_name(name),
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            device_map=AUTO if device == AUTO else None,
         )
     except (OSError, ValueError) as error:
         raise ModelError(_cannot_load("model", name, error)) from error
-    return model.eval().to(device)
+    return model.eval() if device == AUTO else model.eval().to(device)
 
 
 def fingerprint(model: Any) -> str:

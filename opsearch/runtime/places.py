@@ -43,7 +43,7 @@ def weight(model: nn.Module, name: str) -> Tensor:
         for hook in _hooks(model.get_submodule(path)):
             if (waiting := getattr(hook, "weights_map", None)) is not None:
                 value: Tensor = waiting[own]
-                return value
+                return value.to(parameter.dtype)  # that of the file may be another one
     return parameter
 
 

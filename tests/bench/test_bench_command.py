@@ -84,6 +84,7 @@ def test_rankers_inside_need_all_layers():
         (["--visual=3"], "--visual 3 is for random models; give a --shape, e.g. llava-next-7b"),
         (["--shape=gpt"], "unknown shape 'gpt'; available: internvl3-8b"),
         (["--device=tpu"], "device 'tpu' cannot be used"),
+        (["--device=auto"], "bench takes a model on one device, and --device auto may"),
         (["--shape=llava-next-7b"], "the policy has 12 layers, the model's decoder has 4"),
         (["--out=/nowhere/rows.jsonl", "--repeats=1"], "/nowhere/rows.jsonl cannot be written"),
     ],

@@ -22,14 +22,32 @@ def test_anything_else_is_refused(text):
         parse_memory(text)
 
 
+class Weights:
+    """A model with weights of so many bytes on each device."""
+
+    def __init__(self, nbytes):
+        self.nbytes = {torch.device(device): size for device, size in nbytes.items()}
+
+    def parameters(self):
+        return [SimpleNamespace(device=each, nbytes=n) for each, n in self.nbytes.items()]
+
+    def buffers(self):
+        return []
+
+
 def test_what_was_typed_comes_before_what_the_device_has():
-    processor = SimpleNamespace(device=torch.device("cpu"))
-    assert memory_for(processor, "3GB") == 3 * 10**9
-    assert memory_for(processor, None) == 2 * 10**9
+    assert memory_for(Weights({"cpu": 1}), "3GB") == 3 * 10**9
+    assert memory_for(Weights({"cpu": 1}), None) == 2 * 10**9
 
 
-def test_a_gpu_gives_half_of_what_the_weights_leave(monkeypatch):
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        ({"cuda:0": 14 * 10**9}, 33 * 10**9),
+        ({"cuda:0": 14 * 10**9, "cuda:1": 60 * 10**9, "meta": 10**12}, 10 * 10**9),
+    ],
+)
+def test_a_gpu_gives_half_of_what_the_weights_leave(weights, wanted, monkeypatch):
     whole = SimpleNamespace(total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
-    model = SimpleNamespace(device=torch.device("cuda", 0), get_memory_footprint=lambda: 14 * 10**9)
-    assert memory_for(model, None) == 33 * 10**9
+    assert memory_for(Weights(weights), None) == wanted

@@ -1,6 +1,7 @@
 """A worker alone, and what is said where there are none to be had."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -59,3 +60,9 @@ def test_the_command_line_says_it_before_anything_is_done(monkeypatch, tmp_path,
         assert (printed, said.count("\n")) == ("", 1)
         assert said.startswith("error: --workers 2 needs Ray")
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_have_a_device_each():
+    everywhere, refused = replace(SOURCE, device="auto"), "^each worker has a device of its own"
+    with pytest.raises(OpsearchError, match=refused), started(Workers(2), everywhere, print):
+        pass

@@ -2,20 +2,28 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForImageTextToText
 
+from opsearch import builders
+from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
+from opsearch.measure.samples import batch_inputs
 from opsearch.runtime.adapters import ADAPTERS
 from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.load import fingerprint
+from opsearch.runtime.load import fingerprint, load_model
 from opsearch.runtime.places import device_of_inputs
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
-from tests.runtime.policies import LAYERS, POLICIES, with_rankers_of
-
-accelerate = pytest.importorskip("accelerate", reason="make test-lmms has accelerate")
+from tests.measure.demo import samples
+from tests.runtime.dispatched import (
+    OneDevice,
+    fetched_from_disk,
+    fetched_from_memory,
+    some_fetched_from_disk,
+    spread,
+)
+from tests.runtime.policies import CLS, LAYERS, POLICIES, with_rankers_of
 
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),
@@ -23,32 +31,6 @@ pytestmark = [
 ]
 
 SOME = ("dop, kv leaves", "dop, kv stays", "random counts 0", "two at once")
-
-
-def fetched_from_memory(model, folder):
-    return accelerate.cpu_offload(model, execution_device="cpu")
-
-
-def fetched_from_disk(model, folder):
-    return accelerate.disk_offload(model, str(folder), execution_device="cpu")
-
-
-def some_fetched_from_disk(model, folder):
-    device_map = places(model, lambda layer: "disk" if layer % 2 else "cpu")
-    return accelerate.dispatch_model(model, device_map, offload_dir=str(folder))
-
-
-def places(model, where):
-    """A device map: `where` the decoder's layers are, 0 for all before, LAYERS for all behind."""
-    layers, found = "model.language_model.layers.", {}
-    for name, _ in model.named_parameters():
-        if name.startswith(layers):
-            number = int(name.removeprefix(layers).split(".")[0])
-            found[f"{layers}{number}"] = where(number)
-        else:
-            behind = name in ("model.language_model.norm.weight", "lm_head.weight")
-            found[name.removesuffix(".weight")] = where(LAYERS if behind else 0)
-    return found
 
 
 def answers(model, policy, inputs):
@@ -87,23 +69,6 @@ def test_fetched_weights_say_the_same(offload, name, tmp_path):
     assert hooks_and_forwards(model) == before
 
 
-class OneDevice(TorchDispatchMode):
-    """Refuses to compute with tensors of two devices; numbers may come from the CPU."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim]
-        assert len({t.device for t in given}) < 2, func
-        return func(*args, **(kwargs or {}))
-
-
-def spread(first):
-    """A LLaVA whose layers from `first` on are on another device, on which nothing has values."""
-    model = tiny.llava(LAYERS)
-    device_map = places(model, lambda layer: "cpu" if layer < max(first, 1) else "meta")
-    device_map["model.language_model.layers.0"] = "cpu" if first else "meta"
-    return accelerate.dispatch_model(model, device_map, main_device="cpu")
-
-
 @pytest.mark.parametrize("first", [0, 3])
 def test_all_that_a_layer_reads_is_on_its_device(first):
     model, inputs = spread(first), tiny.prompts([[3, 4], [1, 6]])
@@ -115,6 +80,21 @@ def test_all_that_a_layer_reads_is_on_its_device(first):
         there = [(layer.keys.device.type, layer.index.device.type) for layer in cache.layers]
         wanted = ["cpu" if layer < first else "meta" for layer in range(LAYERS)]
         assert there == [(device, device) for device in wanted], label
+
+
+def test_a_checkpoint_larger_than_memory(tmp_path):
+    """As `--device auto` loads it, only that no memory is left out here."""
+    room, dtype = {"cpu": "4MB"}, torch.bfloat16
+    model = AutoModelForImageTextToText.from_pretrained(
+        MODEL_DIR, device_map="auto", max_memory=room, offload_folder=tmp_path, dtype=dtype
+    )
+    assert "disk" in model.hf_device_map.values()
+    whole = load_model("demo", "bfloat16", "auto")
+    assert fingerprint(model) == fingerprint(whole) != fingerprint(load_model("demo"))
+    policy = builders.dop(whole.config.text_config.num_hidden_layers, 8, 6, "1/4", CLS)
+    inputs = batch_inputs(samples(2), device_of_inputs(model))
+    said = [answers(each, policy, inputs) for each in (model, whole)]
+    assert all(torch.equal(one, other) for one, other in zip(*said, strict=True))
 
 
 def test_graphs_move_nothing(tmp_path):
