@@ -176,5 +176,6 @@ def deviation(model, inputs, policy, rows=None, **given):
     for logits, sample in zip(got, rows or samples(model, inputs), strict=True):
         wanted = reference_logits(model, sample, policy)[~sample.visual]
         difference = (logits[sample.real][~sample.visual] - wanted).abs().max()
+        assert difference.isfinite(), "max() would pass over nan"
         worst = max(worst, float(difference / wanted.std().clamp(min=1)))
     return worst
