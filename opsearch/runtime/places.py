@@ -36,15 +36,18 @@ def forward_name(module: nn.Module) -> str:
 
 
 def weight(model: nn.Module, name: str) -> Tensor:
-    """A parameter with its values, also where these wait on the CPU or on disk."""
-    parameter = model.get_parameter(name)
+    """A parameter with its values, also where these wait on the CPU or on disk, or are packed."""
+    parameter: Any = model.get_parameter(name)
+    if hasattr(parameter, "__tensor_flatten__"):  # a quantiser's
+        parameter = parameter.dequantize()
     if parameter.is_meta:
         path, _, own = name.rpartition(".")
         for hook in _hooks(model.get_submodule(path)):
             if (waiting := getattr(hook, "weights_map", None)) is not None:
                 value: Tensor = waiting[own]
                 return value.to(parameter.dtype)  # that of the file may be another one
-    return parameter
+    values: Tensor = parameter
+    return values
 
 
 def _hooks(module: nn.Module) -> list[Any]:
