@@ -95,7 +95,8 @@ def check_images(adapter: Adapter, kwargs: dict[str, Any]) -> None:
     """Raise PolicyError unless a prompt with visual tokens comes with all that belongs to them."""
     if not has_images(kwargs):
         raise PolicyError(
-            "the prompt has places for images but no image is given; pass pixel_values"
+            "the prompt has places for images but no image is given; pass pixel_values, or leave "
+            "an assistant model as it is, because generate() gives it no images"
         )
     wanted = adapter.positions_from
     if wanted is not None and kwargs.get(wanted) is None:

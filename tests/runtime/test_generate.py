@@ -8,6 +8,7 @@ from transformers import DynamicCache, GenerationMixin
 
 from opsearch import builders
 from opsearch.costs import KVBytes, Shape
+from opsearch.errors import PolicyError
 from opsearch.policy import RankerSpec
 from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
@@ -167,6 +168,29 @@ def test_prompt_lookup_says_the_same(model, policy):
     plain = generate(model, policy, inputs, **options)
     guessed = generate(model, policy, inputs, **options, prompt_lookup_num_tokens=3)
     assert torch.equal(plain.sequences, guessed.sequences)
+
+
+def test_an_assistant_model_says_the_same(sdpa_model):
+    """The original proposes tokens: some are right, the others are cropped off the pruned cache."""
+    original, inputs, steps, passes = endless("sdpa"), tiny.prompts([[3, 4]]), 12, []
+    (sample,) = samples(sdpa_model, inputs)
+    decoder = sdpa_model.model.language_model
+    counting = decoder.register_forward_pre_hook(lambda *_: passes.append(1))
+    options = {"max_new_tokens": steps, "assistant_model": original}
+    found = [generate(sdpa_model, policy, inputs, **options) for policy in POLICIES.values()]
+    counting.remove()
+    for out, (label, policy) in zip(found, POLICIES.items(), strict=True):
+        answer, _ = decode(sdpa_model, policy, sample, steps)
+        assert out.sequences[0, -steps:].tolist() == answer, label
+    assert len(passes) < steps * len(POLICIES), "some proposals were right"
+
+
+def test_an_assistant_model_is_not_pruned(sdpa_model):
+    """transformers gives it no images."""
+    original, inputs, policy = endless("sdpa"), tiny.prompts([[3, 4]]), POLICIES["tokens"]
+    sentence = "no image is given; pass pixel_values, or leave an assistant model as it is"
+    with policy.apply(original), pytest.raises(PolicyError, match=sentence):
+        generate(sdpa_model, policy, inputs, assistant_model=original)
 
 
 @pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 8]]], ids=["one prompt", "padded batch"])
