@@ -20,6 +20,7 @@ from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
 from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.checks import check_fits
+from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import DTYPES, check_device, load_config, load_model, load_processor
 from opsearch.tasks.embedded import embedded
 from opsearch.turns import LAYERS_BACK, before_decoder
@@ -32,7 +33,8 @@ class Setup:
     """What is timed, as the options of the command.
 
     With `shape`, a checkpoint's decoder of random weights is timed instead of `model`: with
-    `layers` (default: its own), `visual` and `text` tokens (default: a usual image, 65).
+    `layers` (default: its own), `visual` and `text` tokens (default: a usual image, 65). With
+    `graphs`, the policy is timed once more, its layers launched as CUDA graphs.
     """
 
     model: str = "demo"
@@ -45,6 +47,7 @@ class Setup:
     dtype: str = "float32"
     new_tokens: int = 17
     repeats: int = 7
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.shape is None:
@@ -60,7 +63,8 @@ class Setup:
 def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> Row:
     """Time the original and the policy of a run folder or file in alternation; returns the result.
 
-    out: file that gets a row of JSON after every pair of generations, and the result at the end.
+    Of it, `graphs` holds the times with CUDA graphs, where they were asked for. out: file that gets
+    a row of JSON after every pair of generations, and the result at the end.
     """
     policy = Policy.from_pretrained(path)
     check_device(setup.device, setup.dtype, "bench")
@@ -71,14 +75,22 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
         else:
             model, work = loaded([policy], setup)
         check_fits(policy, model.config)
-    kv, pairs = kv_stored(model, work, policy), []
-    with stages.stage(f"timing {setup.repeats} pairs") as tick, rows_to(out) as write:
-        for pair in timed_pairs(model, work, policy, setup.new_tokens, setup.repeats):
-            pairs.append(pair)
-            write({"seconds": asdict(pair)})
-            tick(len(pairs), setup.repeats)
-        shape = Shape.from_config(model.config)
-        row = {**asdict(setup), **latency_row(shape, policy, work, pairs), "kv_bytes": asdict(kv)}
+    kv, shape = kv_stored(model, work, policy), Shape.from_config(model.config)
+
+    def timed(graphs: Graphs | None, mode: str) -> Row:
+        pairs = []
+        with stages.stage(f"timing {setup.repeats} pairs{mode}") as tick:
+            for pair in timed_pairs(
+                model, work, policy, setup.new_tokens, setup.repeats, graphs=graphs
+            ):
+                pairs.append(pair)
+                write({"seconds": asdict(pair), "graphs": graphs is not None})
+                tick(len(pairs), setup.repeats)
+        return latency_row(shape, policy, work, pairs)
+
+    with rows_to(out) as write:
+        row = {**asdict(setup), **timed(None, ""), "kv_bytes": asdict(kv)}
+        row["graphs"] = timed(Graphs(), ", CUDA graphs") if setup.graphs else None
         write(row)
     return row
 

@@ -22,24 +22,11 @@ _SIDES = ("original", "policy")
 
 def print_latency(row: Row, console: Console) -> None:
     """Medians between quartiles of both sides, and what the cost model says."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in (*_SIDES, "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for part in PARTS:
-        cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
-        if part == "ranking":
-            cells[0] = ""  # the original ranks nothing
-        if any(cells):
-            table.add_row(_TITLES[part], *cells, _spread(row["ratio"].get(part)))
-    kv = row["kv_bytes"]
-    table.add_row("KV cache", *_amounts([kv[side] for side in _SIDES]))
-    table.add_row("KV, cost model", *_amounts([kv[f"{side}_cost"] for side in _SIDES]))
-    if "peak_bytes" in row["policy"]:
-        table.add_row("peak memory", *_amounts([row[side]["peak_bytes"] for side in _SIDES]))
-    table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
     console.print(row["policy_name"], style="bold")
-    console.print(table)
+    console.print(_table(row, row["kv_bytes"]))
+    if row["graphs"]:
+        console.print("The same with the policy's layers launched as CUDA graphs", style="bold")
+        console.print(_table(row["graphs"], row["kv_bytes"]))
     console.print(
         f"batch {row['batch']}, {row['visual']} visual and {row['other']} other tokens, "
         f"{row['pairs']} interleaved pairs: median (quartiles); ratios are taken pair by pair. "
@@ -76,6 +63,26 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
         soft_wrap=True,
         style="dim",
     )
+
+
+def _table(row: Row, kv: Row) -> Table:
+    """Both sides of a row, with the bytes of their caches."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in (*_SIDES, "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in PARTS:
+        cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
+        if part == "ranking":
+            cells[0] = ""  # the original ranks nothing
+        if any(cells):
+            table.add_row(_TITLES[part], *cells, _spread(row["ratio"].get(part)))
+    table.add_row("KV cache", *_amounts([kv[side] for side in _SIDES]))
+    table.add_row("KV, cost model", *_amounts([kv[f"{side}_cost"] for side in _SIDES]))
+    if "peak_bytes" in row["policy"]:
+        table.add_row("peak memory", *_amounts([row[side]["peak_bytes"] for side in _SIDES]))
+    table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
+    return table
 
 
 def _spread(values: Sequence[float] | None) -> str:

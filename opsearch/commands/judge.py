@@ -109,6 +109,9 @@ def bench(
     dtype: Dtype = "float32",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="Time the policy also as CUDA graphs, on a GPU.")
+    ] = False,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="JSONL that gets a row after every pair.")
     ] = None,
@@ -121,8 +124,14 @@ def bench(
     from opsearch.bench.table import print_latency, print_peers
     from opsearch.progress import Stages
 
-    setup = Setup(model, shape, layers, visual, text, batch, device, dtype, new_tokens, repeats)
-    stages = Stages(err, 2)
+    if graphs and not device.startswith("cuda"):
+        raise OpsearchError(
+            f"--graphs replays CUDA graphs, and --device {device} has none; give --device cuda or "
+            "leave it out"
+        )
+    size = (layers, visual, text, batch)
+    setup = Setup(model, shape, *size, device, dtype, new_tokens, repeats, graphs)
+    stages = Stages(err, 2 + graphs)
     if policy is not None and not peers:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)
     if policy is not None or not peers:
@@ -133,6 +142,10 @@ def bench(
     if was_typed(context, "new_tokens"):
         raise OpsearchError(
             "--new-tokens does not go with --peers, which times prefills; leave it out"
+        )
+    if graphs:
+        raise OpsearchError(
+            "--graphs does not go with --peers, whose rules are timed layer by layer; leave it out"
         )
     print_peers(bench_peers(setup, stages, out_file), out)
 

@@ -2,15 +2,21 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from opsearch import RankerSpec, builders, reranked
 from opsearch.bench.command import Setup, for_shape
+from opsearch.bench.command import bench as bench_policy
+from opsearch.bench.table import print_latency
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError
+from opsearch.progress import Stages
 from opsearch.rankers import RANKERS
+from tests.runtime.test_graphs import Rerun
 
 CLS = RankerSpec("cls")
 TINY = Shape(4, 64, 96, 4, 4, 16, 128)
@@ -59,6 +65,24 @@ def test_a_shape_with_fewer_layers_and_other_lengths(bench, tmp_path, tiny_shape
     assert "per token" not in printed
 
 
+def test_times_with_graphs_stand_beside_those_without(tmp_path, monkeypatch):
+    """Without a GPU what a graph holds is computed anew, as in the tests of graphs."""
+    monkeypatch.setattr("opsearch.bench.command.Graphs", Rerun)
+    console, rows = Console(quiet=True), tmp_path / "rows.jsonl"
+    policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
+    setup = Setup(new_tokens=1, repeats=1, graphs=True)
+    row = bench_policy(policy, setup, Stages(console, 3), rows)
+    first, second, result = map(json.loads, rows.read_text().splitlines())
+    assert (first["graphs"], second["graphs"]) == (False, True)
+    assert result == json.loads(json.dumps(row))
+    printed = Console(record=True, width=200, file=StringIO())
+    print_latency(row, printed)
+    plain, graphs = printed.export_text().split("layers launched as CUDA graphs")
+    assert "prefill, ms" in plain
+    assert "prefill, ms" in graphs
+    assert row["graphs"]["policy"]["prefill_ms"] != row["policy"]["prefill_ms"]
+
+
 def test_a_policy_is_thinned_evenly():
     policy = builders.dop(32, 16, 8, "1/2", CLS)
     thinned = for_shape(policy, Setup(shape="llava-next-7b", layers=4))
@@ -85,6 +109,7 @@ def test_rankers_inside_need_all_layers():
         (["--shape=gpt"], "unknown shape 'gpt'; available: internvl3-8b"),
         (["--device=tpu"], "device 'tpu' cannot be used"),
         (["--device=auto"], "bench takes a model on one device, and --device auto may"),
+        (["--graphs"], "--graphs replays CUDA graphs, and --device cpu has none"),
         (["--shape=llava-next-7b"], "the policy has 12 layers, the model's decoder has 4"),
         (["--out=/nowhere/rows.jsonl", "--repeats=1"], "/nowhere/rows.jsonl cannot be written"),
     ],
@@ -115,6 +140,7 @@ def test_what_peers_do_not_go_with(bench, tmp_path):
         ([], "give a POLICY or --peers"),
         ([policy, "--peers"], "give a POLICY or --peers"),
         (["--peers", "--new-tokens=3"], "which times prefills"),
+        (["--peers", "--graphs", "--device=cuda"], "--graphs does not go with --peers"),
     ):
         code, _, error = bench(*arguments)
         assert code == 1
