@@ -20,8 +20,8 @@ _STOPPED = "the deterministic time ran out, or the search was stopped, before th
 def solve_separable(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
     """The best point: one program per slice of the space, then others that break ties.
 
-    solver: the name in the Solution; library: the name in messages. An answer of the library that
-    contradicts the problem ends as an error.
+    problem: with some point within the budget; solver: the name in the Solution; library: that in
+    messages. An answer of the library that contradicts the problem ends as an error.
     """
     try:
         return _solved(problem, programs, solver, library)
@@ -30,7 +30,7 @@ def solve_separable(problem: Problem, programs: Minimiser, solver: str, library:
 
 
 def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) -> Solution:
-    """What `solve_separable` returns where some point is feasible."""
+    """What `solve_separable` returns, or ProgramError."""
     objective = problem.objective
     if not isinstance(objective, Separable | Pairwise):
         raise OpsearchError(
