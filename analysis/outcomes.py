@@ -42,7 +42,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             if here != there:
                 raise OpsearchError(
                     f"{outcome.label} has {name} {here}, {first.label} has {there}: they are not "
-                    "judged alike; give runs that differ in space, objective, solver or budget"
+                    "judged alike; give runs that differ in space, ranker, objective, solver or "
+                    "budget"
                 )
     found = pd.DataFrame([_row(outcome) for outcome in outcomes])
     if found["ranker"].nunique() > 1:
