@@ -1,11 +1,9 @@
 """What accelerate makes of a model: weights that are fetched, layers on a device of their own."""
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests import tiny
+from tests.pretend import PRETEND
 from tests.runtime.policies import LAYERS
 
 accelerate = pytest.importorskip("accelerate", reason="make test-lmms has accelerate")
@@ -37,18 +35,9 @@ def places(model, where):
     return found
 
 
-class OneDevice(TorchDispatchMode):
-    """Refuses to compute with tensors of two devices; numbers may come from the CPU."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.ndim]
-        assert len({t.device for t in given}) < 2, func
-        return func(*args, **(kwargs or {}))
-
-
 def spread(first):
-    """A LLaVA whose layers from `first` on are on another device, on which nothing has values."""
+    """A LLaVA whose layers from `first` on, and all behind them, are on a device of their own."""
     model = tiny.llava(LAYERS)
-    device_map = places(model, lambda layer: "cpu" if layer < max(first, 1) else "meta")
-    device_map["model.language_model.layers.0"] = "cpu" if first else "meta"
+    device_map = places(model, lambda layer: "cpu" if layer < max(first, 1) else PRETEND)
+    device_map["model.language_model.layers.0"] = "cpu" if first else PRETEND
     return accelerate.dispatch_model(model, device_map, main_device="cpu")

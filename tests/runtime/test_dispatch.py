@@ -17,12 +17,12 @@ from tests.families import FAMILIES
 from tests.families.prompt import prompts
 from tests.measure.demo import samples
 from tests.runtime.dispatched import (
-    OneDevice,
     fetched_from_disk,
     fetched_from_memory,
     some_fetched_from_disk,
     spread,
 )
+from tests.runtime.judge import TOLERANCE
 from tests.runtime.policies import CLS, LAYERS, POLICIES, with_rankers_of
 
 pytestmark = [
@@ -70,16 +70,19 @@ def test_fetched_weights_say_the_same(offload, name, tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_all_that_a_layer_reads_is_on_its_device(first):
-    model, inputs = spread(first), tiny.prompts([[3, 4], [1, 6]])
-    for label in (*SOME, "sparsevlm", "rows without any key"):
-        with POLICIES[label].apply(model), OneDevice():
-            cache = model.model(**inputs).past_key_values
-            token = {"input_ids": torch.tensor([[7], [8]]), "past_key_values": cache}
-            model.model(**token, attention_mask=torch.ones(2, 17))
-        there = [(layer.keys.device.type, layer.index.device.type) for layer in cache.layers]
-        wanted = ["cpu" if layer < first else "meta" for layer in range(LAYERS)]
-        assert there == [(device, device) for device in wanted], label
+def test_layers_on_a_device_of_their_own(first):
+    stock, model, inputs = tiny.llava(LAYERS), spread(first), tiny.prompts([[3, 4], [1, 6]])
+    with torch.inference_mode(False), torch.no_grad():
+        for label in (*SOME, "sparsevlm", "rows without any key"):
+            wanted, said = answers(stock, POLICIES[label], inputs)
+            found, repeated = answers(model, POLICIES[label], inputs)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE, msg=label)
+            assert torch.equal(repeated, said), label
+        with POLICIES["stages"].apply(model):
+            cache = model(**inputs).past_key_values
+    there = [(layer.keys.device.type, layer.index.device.type) for layer in cache.layers]
+    wanted = ["cpu" if layer < first else "pretend" for layer in range(LAYERS)]
+    assert there == [(device, device) for device in wanted]
 
 
 def test_a_checkpoint_larger_than_memory(tmp_path):
