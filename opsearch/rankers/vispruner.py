@@ -67,8 +67,7 @@ def thinned(
     tokens = inverse(by_score).gather(1, behind.clamp(max=width - 1))
     key, penalty = by_score, width * (width + 1)
     rounds = list(_rounds(left, target))
-    # All at once: each copy to a device waits for what it was given before.
-    numbers = torch.tensor(rounds, device=by_score.device)
+    numbers = upload(torch.tensor(rounds), by_score.device)
     for (now, deleted), (there, drop) in zip(rounds, numbers, strict=True):
         gone = _most_alike(likeness, tokens, there[:, None], drop[:, None])
         key = key.scatter_add(1, tokens, gone * penalty)
