@@ -16,6 +16,7 @@ def upload(values: Tensor | NDArray[np.generic] | Sequence[int], device: torch.d
     From ordinary memory a copy would first wait until the GPU has done all that it was given.
     """
     tensor = torch.as_tensor(values)
-    if device.type == "cuda":
+    if device.type == "cuda" and tensor.device.type == "cpu":  # else torch's default device
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # Apple's may read the memory when it is long free (pytorch issue 189690).
+    return tensor.to(device, non_blocking=device.type != "mps")

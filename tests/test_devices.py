@@ -16,6 +16,7 @@ from opsearch.policy import RankerSpec
 from opsearch.run import run
 from opsearch.runtime.adapters import ADAPTERS
 from opsearch.spaces import dop_space
+from opsearch.upload import upload
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
@@ -103,6 +104,15 @@ def test_all_policies_of_a_space_are_measured_as_on_the_host(device, tmp_path):
             there = [replace(each, inputs=moved(each.inputs, place)) for each in samples]
             found[place] = engine.measure(policies, there)
     assert np.abs(found["cpu"] - found[device]).max() <= 5e-6 * max(1, found["cpu"].max())
+
+
+@devices
+def test_what_the_host_made_is_the_same_there(device):
+    there = torch.arange(3).to(device)
+    for values in ([0, 1, 2], np.arange(3), torch.arange(3), there):
+        found = upload(values, there.device)
+        assert found.device == there.device
+        assert found.tolist() == [0, 1, 2]
 
 
 def test_a_sweep_waits_equally_often_for_any_depth(tmp_path):
