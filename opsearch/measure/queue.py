@@ -38,13 +38,15 @@ J = TypeVar("J", bound=Job)
 def shared(plan: MeasurementPlan, workers: int) -> MeasurementPlan:
     """The plan with its longest chunks first, cut by samples only until workers end together.
 
-    A pass takes some time whatever its size, so more and smaller ones would cost more.
+    A pass takes some time whatever its size, so more and smaller ones would cost more. A chunk
+    that takes no longer than a worker may wait is never cut: no worker waits longer for it.
     """
     share = plan.flops / workers
     work = {chunk: sum(chunk.layer_flops(plan.shape)) for chunk in plan.chunks}
     while True:
         chunks = sorted(work, key=work.__getitem__, reverse=True)
-        longest = next((chunk for chunk in chunks if len(chunk.samples) > 1), None)
+        long = (chunk for chunk in chunks if work[chunk] > _IDLE * share)
+        longest = next((chunk for chunk in long if len(chunk.samples) > 1), None)
         end = _last_end([work[chunk] for chunk in chunks], workers)
         even = longest and work[longest] <= share / _PARTS and end <= (1 + _IDLE) * share
         if longest is None or even:
