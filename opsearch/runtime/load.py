@@ -90,7 +90,8 @@ def load_model(
 ) -> Any:
     """The model with its weights, in evaluation mode.
 
-    device: `auto` fills the GPUs one after the other, then the CPU's memory, as accelerate does.
+    device: `auto` shares the model out evenly over the GPUs, and leaves to the CPU's memory what is
+    too much for them.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
