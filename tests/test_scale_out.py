@@ -306,7 +306,7 @@ def test_ctrl_c_ends_workers_and_ray(tmp_path, sent, command):
     *lines, last = said.strip().splitlines()
     assert last.startswith("interrupted: every finished measurement is kept")
     # Nothing of Ray's, and no traceback.
-    assert all(re.match(r"\d/6 |starting Ray$|objective ", line) for line in lines), said
+    assert all(re.match(r"\d/7 |starting Ray$|objective ", line) for line in lines), said
     assert len(stored(folder)) >= 100
     assert_all_end(mark, 30)
 
