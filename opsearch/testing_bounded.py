@@ -73,6 +73,8 @@ class BoundedConformance:
         if solution.index is None:
             assert solution.status is Status.UNKNOWN
             assert "--budget" in solution.note
+        else:
+            assert problem.within(solution.index)
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
         problem = recipes_problem(1)

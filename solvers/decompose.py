@@ -57,8 +57,10 @@ class Slice:
         return any(len(options) > 1 for options in self.options)
 
     def holds(self, row: Sequence[int]) -> bool:
-        """Whether the slice has the options of a row."""
-        return all(i in options for i, options in zip(row, self.options, strict=True))
+        """Whether the slice has the options of a row, and does not exclude it."""
+        return all(i in options for i, options in zip(row, self.options, strict=True)) and not any(
+            all(row[k] == i for k, i in absent) for absent in self.excluded
+        )
 
     def bundles(self) -> Iterator[tuple[Choice, Bundle]]:
         """The pairs that a choice has with one other parameter, where these are several.

@@ -43,13 +43,15 @@ class _Block:
 class _Relaxed:
     """A slice as blocks, with the bound at the best price found for one of its costs.
 
-    row: the least at the lowest price found at which it keeps that cost's limit.
+    room: what the limit leaves for choices; row: the least at the lowest price found at which it
+    keeps that limit.
     """
 
     blocks: tuple[_Block, ...]
     cost: int
     price: float
     bound: float
+    room: float
     row: tuple[int, ...]
 
 
@@ -116,7 +118,7 @@ def _blocks(part: Slice, terms: IntegerTerms) -> tuple[_Block, ...] | None:
 
 def _relaxed(part: Slice, blocks: tuple[_Block, ...], c: int, limit: int) -> _Relaxed:
     """The best bound that a price on cost `c` gives, by bisection."""
-    room = limit - float(part.base[c])
+    room = float(limit - int(part.base[c]))
     low, high = 0.0, _first_price(blocks, c)
     highest = high * _HIGHEST
     while high < highest and _least(blocks, c, high)[1] > room:
@@ -135,7 +137,7 @@ def _relaxed(part: Slice, blocks: tuple[_Block, ...], c: int, limit: int) -> _Re
         for column, place in zip(block.parameters.T, places, strict=True):
             row[column] = place
     options = zip(part.options, row, strict=True)
-    return _Relaxed(blocks, c, price, bound, tuple(int(mine[i]) for mine, i in options))
+    return _Relaxed(blocks, c, price, bound, room, tuple(int(mine[i]) for mine, i in options))
 
 
 def _least(blocks: tuple[_Block, ...], c: int, price: float) -> tuple[float, float, list[Ints]]:
@@ -163,7 +165,8 @@ def _reduced(part: Slice, relaxed: Sequence[_Relaxed], best: float) -> Slice | N
     """The slice without what every bound rules out; None where nothing is left."""
     kept: Kept = [np.ones(len(options), bool) for options in part.options]
     for bounds in relaxed:
-        slack = best - bounds.bound + 1 + _ROUNDING * (abs(best) + abs(bounds.bound))
+        added_up = abs(best) + abs(bounds.bound) + bounds.price * abs(bounds.room)
+        slack = best - bounds.bound + 1 + _ROUNDING * added_up
         if slack < 0:
             return None
         for k, reduced in _reduced_costs(bounds):
