@@ -11,8 +11,9 @@ LMMS := .venv-lmms/bin
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
 
+# As many processes as there are cores; each takes whole files, which share what they prepare.
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow $(ARGS)
