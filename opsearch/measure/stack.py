@@ -44,14 +44,14 @@ class Stack:
         nothing at all gets nothing.
         """
         batch, asking, reading = len(self.shift), self.asking.shape[1], self.reading.shape[1]
-        nodes = max(1, _PAIRS // (batch * asking * reading))
+        nodes = at_once(batch, asking, reading)
         # Parts that follow each other mostly have the same order.
         masks = lru_cache(maxsize=1)(partial(self._masks, dtype=queries.dtype))
         for start in range(0, len(self.asking), nodes):
             part = slice(start, start + nodes)
             q = _asked(queries, self.asking[part])
             read = upload(self.reading[part], queries.device) + self.shift[:, None]
-            k, v = (_read(rows, read) for rows in keys_values)
+            k, v = (taken(rows, read) for rows in keys_values)
             distinct, order = np.unique(self.order[part], return_inverse=True)
             mask, seeing = (_of_each(m, order) for m in masks(tuple(distinct.tolist())))
             update = attend(attn, q, k, v, mask.flatten(0, 1)[:, None]).unflatten(0, (batch, -1))
@@ -74,6 +74,17 @@ class Stack:
         return added.masked_fill(~(visible | ~seeing), torch.finfo(dtype).min), seeing
 
 
+def at_once(batch: int, asking: int, reading: int) -> int:
+    """How many nodes go into one call."""
+    return max(1, _PAIRS // (batch * asking * reading))
+
+
+def taken(heads: Tensor, index: Tensor) -> Tensor:
+    """Rows int64[B, N, K] of [R, H, hd], stacked as [B * N, H, K, hd]."""
+    rows = heads.index_select(0, index.flatten())
+    return rows.view(-1, index.shape[-1], *heads.shape[1:]).transpose(1, 2)
+
+
 def _of_each(masks: Tensor, order: Ints) -> Tensor:
     """Those of O orders [B, O, ...] for nodes of these orders, [B, N, ...]."""
     if masks.shape[1] == 1:
@@ -86,9 +97,3 @@ def _asked(heads: Tensor, index: Ints) -> Tensor:
     batch, _, *head = heads.shape
     taken = heads.index_select(1, upload(index.ravel(), heads.device))
     return taken.view(batch * len(index), -1, *head).transpose(1, 2)
-
-
-def _read(heads: Tensor, index: Tensor) -> Tensor:
-    """Rows int64[B, N, K] of [R, H, hd], stacked as [B * N, H, K, hd]."""
-    taken = heads.index_select(0, index.flatten())
-    return taken.view(-1, index.shape[-1], *heads.shape[1:]).transpose(1, 2)

@@ -13,9 +13,10 @@ from torch import Tensor
 from opsearch.measure.entry import Entry, Inputs, Pair
 from opsearch.measure.nodes import Ints
 from opsearch.measure.ragged import equal, spans, starts
+from opsearch.measure.square import Square
 from opsearch.measure.stack import Stack
 from opsearch.measure.states import States
-from opsearch.measure.trie import Level
+from opsearch.measure.trie import Level, is_square
 from opsearch.runtime.heads import project_keys_values, project_queries
 from opsearch.upload import upload
 
@@ -109,8 +110,11 @@ class Step:
             ranked = orders[:, :, : int(reading)]
             read, shift, places = self._reading(images, text, inner, node, ranked)
             if read.size:
-                at = orders[:, :, : int(asking)]
-                stack = Stack(asked, at, read, shift, places, order)
+                at, others = orders[:, :, : int(asking)], self.entry.layout.head + inner
+                if is_square(asking, reading, others):
+                    stack: Stack | Square = Square(asked, read, shift, places, order)
+                else:
+                    stack = Stack(asked, at, read, shift, places, order)
                 _add(result, done, stack.attend(self.layer.self_attn, queries, keys_values))
             done += asked.size
         return result

@@ -66,6 +66,15 @@ class Size(NamedTuple):
 
 ONE = Size(1, 1)
 
+# Asking for one row more in as many takes less than the mask that it spares.
+_FEW = 8
+
+
+def is_square(asking: Ints, visual: Ints, others: int) -> NDArray[np.bool_]:
+    """Where visual rows ask that read themselves and `others` so few that these may ask as well."""
+    itself: NDArray[np.bool_] = asking == visual
+    return itself & (_FEW * others <= asking)
+
 
 @dataclass(frozen=True, eq=False)
 class Level:

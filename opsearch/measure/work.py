@@ -13,7 +13,7 @@ import numpy as np
 from opsearch.costs.ranking import look_flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.nodes import Ints
-from opsearch.measure.trie import ONE, Layout, Level, Size, Trie
+from opsearch.measure.trie import ONE, Layout, Level, Size, Trie, is_square
 
 
 def trie_flops(trie: Trie, layout: Layout, shape: Shape, size: Size = ONE) -> int:
@@ -49,8 +49,11 @@ def _visual_flops(level: Level, layout: Layout, shape: Shape, last: bool) -> int
     head = 0 if last else layout.head
     queries, keys = head + int(level.queried.sum()), layout.head + int(level.keyed.sum())
     asking, reading = level.attention[:, 0], level.attention[:, 1]
-    columns = reading + layout.head + layout.inner
-    pairs = head * head + int((asking * columns).sum())
+    others = layout.head + layout.inner
+    columns = reading + others
+    # Where the call is square, those that are only read ask as well.
+    called = np.where(is_square(asking, reading, others), columns, asking)
+    pairs = head * head + int((called * columns).sum())
     outputs = head + int(asking[columns > 0].sum())
     mlp = head + int(level.visual[:, 2].sum())
     return _flops(shape, queries, keys, pairs, outputs, mlp)

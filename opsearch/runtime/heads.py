@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -35,12 +36,26 @@ def project_keys(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> T
 
 def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The module's attention function and output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv]."""
+    projected: Tensor = attn.o_proj(attended(attn, q, k, v, mask))
+    return projected
+
+
+def attended(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The module's attention function, all heads side by side, [B, Kq, H * hd]."""
     function = ALL_ATTENTION_FUNCTIONS.get_interface(
         attn.config._attn_implementation, _family(attn).eager_attention_forward
     )
     output, _ = function(attn, q, k, v, mask, dropout=0.0, scaling=attn.scaling)
-    projected: Tensor = attn.o_proj(output.flatten(2))
-    return projected
+    heads: Tensor = output.flatten(2)
+    return heads
+
+
+def causal_mask(attn: Any, length: int, like: Tensor) -> Tensor | None:
+    """What makes the attention function causal over `length` rows: eager alone wants a mask."""
+    if attn.config._attn_implementation != "eager":
+        return None
+    ahead = torch.full((length, length), torch.finfo(like.dtype).min, dtype=like.dtype)
+    return ahead.triu(1)[None, None].to(like.device)
 
 
 def _family(attn: Any) -> Any:
