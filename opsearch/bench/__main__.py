@@ -24,18 +24,18 @@ from opsearch.bench.scaling import scaling
 from opsearch.bench.solvers import solvers
 from opsearch.errors import OpsearchError
 
-SUITES: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "solvers": lambda tiny: solvers(),
-    "layer-programs": lambda tiny: layer_programs(),
-    "fronts": lambda tiny: fronts(),
-    "engine": lambda tiny: engine(),
+SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
+    "solvers": lambda tiny, limit: solvers(),
+    "layer-programs": lambda tiny, limit: layer_programs(),
+    "fronts": lambda tiny, limit: fronts(),
+    "engine": lambda tiny, limit: engine(),
     "gpu-engine": gpu_engine,
-    "scaling": lambda tiny: scaling(),
+    "scaling": lambda tiny, limit: scaling(),
     "gpu-latency": gpu_latency,
-    "cpu-latency": cpu_latency,
-    "rankers": rankers,
+    "cpu-latency": lambda tiny, limit: cpu_latency(tiny),
+    "rankers": lambda tiny, limit: rankers(tiny),
     "gpu-rankers": gpu_rankers,
-    "latency-table": latency_table,
+    "latency-table": lambda tiny, limit: latency_table(tiny),
 }
 
 
@@ -48,9 +48,15 @@ def main() -> int:
         action="store_true",
         help="latency and gpu suites, rankers: models of a few weights, on any device",
     )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=420.0,
+        help="gpu suites: begin nothing new after so many seconds (420)",
+    )
     options = parser.parse_args()
     try:
-        for row in SUITES[options.suite](options.tiny):
+        for row in SUITES[options.suite](options.tiny, options.seconds):
             print(json.dumps({"suite": options.suite, **row}), flush=True)
     except OpsearchError as error:
         print(f"error: {error}", file=sys.stderr)

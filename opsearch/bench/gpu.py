@@ -10,6 +10,9 @@ from opsearch.bench.latency import Row
 from opsearch.bench.roofline import Roofline
 from opsearch.errors import ModelError
 
+STOPPED: Row = {"stopped": "the time is up; the rest is missing"}
+"""The last row of a suite that ran out of time."""
+
 
 def gpu(suite: str, tiny: bool) -> str:
     """The CUDA device or, for a tiny suite, whatever there is; ModelError where it needs one."""

@@ -2,7 +2,7 @@
 
 LLaVA-1.5-7B over DOP's space with 16 shares of tokens, then Qwen2.5-VL-7B over `depth` with all
 tokens: 25 random samples, random weights in bfloat16, the true divergence of every policy, a few
-samples at a time. Stops before it takes eight minutes.
+samples at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
-from opsearch.bench.gpu import gpu, machine, measured_speeds
+from opsearch.bench.gpu import STOPPED, gpu, machine, measured_speeds
 from opsearch.bench.latency import Row
 from opsearch.bench.roofline import Roofline
 from opsearch.budget import space_costs
@@ -36,18 +36,17 @@ from opsearch.tasks.item import Item
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
 BUDGET = 0.3
 """Share of the stock model's FLOPs within which the optimum is named."""
-_SECONDS = 420.0  # after which nothing new is measured
 _SAMPLES, _AT_ONCE = 25, 5
 
 
-def gpu_engine(tiny: bool) -> Iterator[Row]:
+def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
     """The device's speeds, then a row per part of the samples and one per search.
 
-    tiny: three layers of a few weights on whatever device there is. Raises ModelError without it
-    where there is no CUDA device.
+    tiny: three layers of a few weights on any device; limit: seconds after which nothing
+    new is measured. Raises ModelError without `tiny` where there is no CUDA device.
     """
     device = gpu("gpu-engine", tiny)
-    started = time.monotonic()
+    until = time.monotonic() + limit
     speeds = measured_speeds(device, tiny)
     yield machine(device, speeds)
     for name, make, n_v in SEARCHES:
@@ -55,7 +54,7 @@ def gpu_engine(tiny: bool) -> Iterator[Row]:
         model = random_model(FAMILIES[name], shape, torch.bfloat16, device)
         space = make(shape.layers, n_v, RankerSpec("random"))
         samples = [_sample(model, name, i, tiny) for i in range(3 if tiny else _SAMPLES)]
-        for row in _searched(model, space, samples, speeds, started + _SECONDS):
+        for row in _searched(model, space, samples, speeds, until):
             yield {"checkpoint": name, "space": space.name, "n_v": len(n_v), **row}
         del model
         gc.collect()  # or the next model finds no room beside this one
@@ -74,7 +73,7 @@ def _searched(
         engine = Engine(model, store, memory=memory_for(model, None))
         for first in range(0, len(samples), _AT_ONCE):
             if time.monotonic() > until:
-                yield {"stopped": f"more than {_SECONDS:.0f} s passed; the rest is missing"}
+                yield STOPPED
                 break
             part = samples[first : first + _AT_ONCE]
             start = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opsearch.bench.__main__ import SUITES
 from opsearch.costs.shape import SHAPES
 from opsearch.rankers import DECODER_RANKERS, RANKERS
 
@@ -88,6 +89,13 @@ def test_gpu_engine():
     assert [row["samples"] for row in found] == [parts[-1]["samples"]] * 2
     assert all(row["chunks"] == 1 < row["forwards_per_sample"] < 97 for row in parts)
     assert all(row["kl_nats"] > 0 for row in found)
+
+
+@pytest.mark.parametrize("suite", ["gpu-latency", "gpu-engine", "gpu-rankers"])
+def test_a_gpu_suite_ends_when_its_time_is_up(suite):
+    first, *_, last = SUITES[suite](True, 0.0)
+    assert "versions" in first
+    assert last["stopped"] == "the time is up; the rest is missing"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the suite would start to measure")
