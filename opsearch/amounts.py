@@ -1,4 +1,4 @@
-"""Costs as people read them: numbers with SI prefixes."""
+"""Costs and times as people read them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ def format_amount(amount: float, unit: str) -> str:
     """A number with its SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
     if unit == "ns":
         return _format_time(amount)
-    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for prefix, factor in (
+        ("E", 1e18),
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+    ):
         if abs(amount) >= factor:
             return f"{amount / factor:.4g} {prefix}{unit}"
     return f"{amount:.4g} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """A time that somebody waits, e.g. 90 s, 35 min, 6 h or 25 days."""
+    for unit, factor in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 5 * factor:
+            return f"{seconds / factor:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _format_time(nanoseconds: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.amounts import format_duration
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
 from opsearch.builders import identity
@@ -90,7 +91,7 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
         return Task(space, (*makers, Joint()), limits)
     stages.say(
         f"{name} joint from coarse to fine: measuring every feasible policy would take about "
-        f"{seconds:.0f} s, more than --effort {config.effort:g}"
+        f"{format_duration(seconds)}, more than --effort {config.effort:g}"
     )
     return Task(space, (*makers, CoarseJoint()), limits)
 

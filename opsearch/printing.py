@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from opsearch.amounts import format_amount
+from opsearch.amounts import format_amount, format_duration
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.policy import Policy
 from opsearch.problem import KL_QUANTUM, Constraint, Problem
@@ -104,7 +104,7 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
             format_amount(found.flops, "FLOPs"),
             f"{found.forwards:.1f} forwards of the original per sample",
             f"a sample holds {held}",
-            f"about {plan.seconds[name]:,.0f} s on {config.device}",
+            f"about {format_duration(plan.seconds[name])} on {config.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
     console.print(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opsearch.amounts import format_amount
+from opsearch.amounts import format_amount, format_duration
 
 Tick = Callable[[int, int], None]
 _SECONDS_BETWEEN_LINES = 10.0
@@ -88,7 +88,7 @@ def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
             last = now
             left = (now - start) / (done - begun) * (total - done)
             shown = _shown(done, total, unit)
-            line = f"{label}: {shown}, about {left:.0f} s left"
+            line = f"{label}: {shown}, about {format_duration(left)} left"
             console.print(line, highlight=False, soft_wrap=True)
 
     yield tick

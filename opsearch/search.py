@@ -8,6 +8,7 @@ from math import isinf
 
 import numpy as np
 
+from opsearch.amounts import format_duration
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import PER_OPERATION, LayerSpace
@@ -184,6 +185,6 @@ def _effort(seconds: float, config: RunConfig) -> str:
         return "the policies of the space are too many to measure each"
     verdict = "within" if seconds <= config.effort else "more than"
     return (
-        f"measuring every feasible policy would take about {seconds:.0f} s, {verdict} "
+        f"measuring every feasible policy would take about {format_duration(seconds)}, {verdict} "
         f"--effort {config.effort:g}"
     )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # an optional package
     from opsearch.measure.pool import Pool
 
 _LAYERS, _SIDE = 16, 24
-_REPEATS = 3
+_REPEATS, _PAIRS = 3, 7
 _CLS = RankerSpec("cls")
 _SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
 
@@ -97,7 +97,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
         for pool in pools:
             pool.meet(fingerprint(model))
         pairs, spent = [], [Counter[str](), Counter[str]()]
-        for repeat in range(1 + _REPEATS):
+        for repeat in range(1 + _PAIRS):
             times = []
             for pool, kinds in zip(pools, spent, strict=True):
                 before = cpu_seconds()

@@ -1,0 +1,37 @@
+"""Amounts and times are shown in the unit that keeps them short."""
+
+import pytest
+
+from opsearch.amounts import format_amount, format_duration
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit", "shown"),
+    [
+        (0, "B", "0 B"),
+        (999, "B", "999 B"),
+        (5.83e12, "FLOPs", "5.83 TFLOPs"),
+        (6.387e16, "FLOPs", "63.87 PFLOPs"),
+        (1.887e18, "FLOPs", "1.887 EFLOPs"),
+        (118e6, "ns", "118 ms"),
+    ],
+)
+def test_amounts(amount, unit, shown):
+    assert format_amount(amount, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (299, "299 s"),
+        (300, "5 min"),
+        (5 * 3600 - 1, "300 min"),
+        (5 * 3600, "5 h"),
+        (5 * 86400, "5 days"),
+        (62_911_692, "728 days"),
+        (86_400_000, "1,000 days"),
+    ],
+)
+def test_durations(seconds, shown):
+    assert format_duration(seconds) == shown
