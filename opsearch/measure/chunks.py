@@ -49,7 +49,7 @@ class Chunk:
 
     @property
     def layout(self) -> Layout:
-        """Where all samples have their tokens."""
+        """Where the samples have their tokens, and the longest ends."""
         return self.crowd.layout
 
     @property
@@ -115,9 +115,13 @@ class MeasurementPlan:
     @property
     def forwards(self) -> float:
         """The same in forwards of the original, mean over the samples."""
-        layouts = {s.digest: chunk.layout for chunk in self.chunks for s in chunk.samples}
         stock = Flops(self.shape).stock
-        once = sum(stock(at.n_visual, at.head + at.tail) for at in layouts.values())
+        original = {
+            sample.digest: stock(sample.n_visual, chunk.layout.head + tail)
+            for chunk in self.chunks
+            for sample, tail in zip(chunk.samples, chunk.crowd.tails, strict=True)
+        }
+        once = sum(original.values())
         return self.flops / once if once else 0.0
 
 
@@ -132,7 +136,8 @@ def make_chunks(
         held = [held_elements(trie, layout, room.shape) for _, _, trie in parts]
         for batch in _batches(crowd, held, room):
             for family, part, trie in parts:
-                yield Chunk(family.ranker, part, trie, batch.alone() if trie.rankers else batch)
+                for together in batch.alone() if trie.rankers else [batch]:
+                    yield Chunk(family.ranker, part, trie, together)
 
 
 def _batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:

@@ -1,30 +1,34 @@
 """Which samples run in one batch, and which of them show the same picture.
 
 As nothing looks ahead, visual rows and the text before them do not depend on the question behind
-the image: all questions on one image share them. What enters the decoder so far is known from what
-the processor made, before any weights are loaded.
+the image: all questions on one image share them. Questions of nearly the same length are padded to
+the longest, as rows behind their end are seen by none. What enters the decoder so far is known from
+what the processor made, before any weights are loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.measure.samples import Sample
 from opsearch.measure.trie import Layout, Size
 from opsearch.runtime.adapters import Adapter
 
+# A question is padded to the longest on its image that is no more than a quarter longer than it.
+_PADDED = 1.25
+
 
 @dataclass(frozen=True, eq=False)
 class Crowd:
-    """Samples whose tokens stand at the same places.
+    """Samples whose visual tokens stand at the same places.
 
-    images: the number of each one's image; samples of one number have the same visual rows.
+    layout: that of the longest sample; the tails of others are padded. images: the number of each
+    one's image; samples of one number have the same visual rows.
     """
 
     layout: Layout
@@ -36,34 +40,80 @@ class Crowd:
         """How many samples, of how many different images."""
         return Size(len(self.samples), len(set(self.images)))
 
+    @property
+    def tails(self) -> list[int]:
+        """Rows of each sample's own tail, answer positions included."""
+        beyond = self.layout.answers - 1 - self.layout.head
+        return [sample.n_other + beyond for sample in self.samples]
+
+    @property
+    def equally_long(self) -> list[list[int]]:
+        """Places of samples whose tails need no padding beside each other."""
+        alike: dict[int, list[int]] = {}
+        for place, tail in enumerate(self.tails):
+            alike.setdefault(tail, []).append(place)
+        return list(alike.values())
+
     def part(self, start: int, stop: int) -> Crowd:
         """Some of the samples."""
-        return Crowd(self.layout, self.samples[start:stop], self.images[start:stop])
+        return self._only(range(start, stop))
 
-    def alone(self) -> Crowd:
-        """The same, but no image is shared."""
-        return replace(self, images=tuple(range(len(self.samples))))
+    def alone(self) -> list[Crowd]:
+        """The same, but no image is shared and no tail padded."""
+        apart = replace(self, images=tuple(range(len(self.samples))))
+        return [apart._only(places) for places in self.equally_long]
 
     def apart(self, rank: Tensor) -> Crowd:
         """The same, but an image is shared only where `rank` int64[B, S] is the same as well."""
         ranked = [row.tobytes() for row in rank.cpu().numpy()]
         return replace(self, images=_numbered(zip(self.images, ranked, strict=True)))
 
+    def _only(self, places: Sequence[int]) -> Crowd:
+        longest = max(self.tails[place] for place in places)
+        return Crowd(
+            replace(self.layout, tail=longest),
+            tuple(self.samples[place] for place in places),
+            tuple(self.images[place] for place in places),
+        )
+
 
 def crowds(samples: Sequence[Sample], adapter: Adapter, config: Any, answers: int) -> list[Crowd]:
-    """The samples with visual tokens by where their tokens stand, questions on one image together.
+    """The samples with visual tokens by where these stand, questions on one image together.
 
     answers: positions whose logits are compared.
     """
-    alike: dict[bytes, list[Sample]] = {}
-    for sample in samples:
-        visual = adapter.visual_positions(config, sample.inputs["input_ids"])[0].cpu().numpy()
-        if visual.any():
-            alike.setdefault(visual.tobytes(), []).append(sample)
+    alike: dict[tuple[bytes, int], list[list[Sample]]] = {}
+    for image in _images(samples, adapter, config):
+        visual = adapter.visual_positions(config, image[0].inputs["input_ids"])[0].cpu().numpy()
+        alike.setdefault((visual.tobytes(), image[0].n_other), []).append(image)
     return [
-        _crowd(members, np.frombuffer(visual, np.bool_), answers)
-        for visual, members in alike.items()
+        Crowd(
+            Layout.of(np.frombuffer(visual, np.bool_), answers),
+            tuple(sample for image in images for sample in image),
+            tuple(number for number, image in enumerate(images) for _ in image),
+        )
+        for (visual, _), images in alike.items()
     ]
+
+
+def _images(samples: Sequence[Sample], adapter: Adapter, config: Any) -> Iterator[list[Sample]]:
+    """Samples that share what stands before the text behind the image, the longest first."""
+    found: dict[Hashable, list[Sample]] = {}
+    for number, sample in enumerate(samples):
+        ids = sample.inputs["input_ids"]
+        (places,) = adapter.visual_positions(config, ids)[0].cpu().numpy().nonzero()
+        if len(places):
+            behind = int(places[-1]) + 1
+            beginning = ids[0, :behind].cpu().numpy().tobytes()
+            coupled = behind - int(places[0]) > len(places)  # by the text between visual tokens
+            alone = number if coupled else None
+            found.setdefault((sample.pictures, beginning, alone), []).append(sample)
+    for image in found.values():
+        rest = sorted(image, key=lambda sample: sample.n_other, reverse=True)
+        while rest:
+            near = [each for each in rest if rest[0].n_other <= _PADDED * each.n_other]
+            yield near
+            rest = rest[len(near) :]
 
 
 def sizes(gathered: Iterable[Crowd]) -> dict[Layout, Size]:
@@ -73,19 +123,6 @@ def sizes(gathered: Iterable[Crowd]) -> dict[Layout, Size]:
         before, more = found.get(crowd.layout, Size(0, 0)), crowd.size
         found[crowd.layout] = Size(before.samples + more.samples, before.images + more.images)
     return found
-
-
-def _crowd(members: Sequence[Sample], visual: NDArray[np.bool_], answers: int) -> Crowd:
-    layout = Layout.of(visual, answers)
-    behind = int(visual.nonzero()[0][-1]) + 1
-    if layout.inner:  # visual rows depend on the text between them
-        return Crowd(layout, tuple(members), tuple(range(len(members))))
-    before = (sample.inputs["input_ids"][0, :behind].cpu() for sample in members)
-    beginnings = [ids.numpy().tobytes() for ids in before]
-    shown = [sample.pictures for sample in members]
-    images = _numbered(zip(shown, beginnings, strict=True))
-    order = sorted(range(len(members)), key=images.__getitem__)
-    return Crowd(layout, tuple(members[i] for i in order), tuple(images[i] for i in order))
 
 
 def _numbered(keys: Iterable[Hashable]) -> tuple[int, ...]:

@@ -56,8 +56,9 @@ class Entry:
 
     prompt: of all samples, as rankers see it. images: inputs of a sample for each image, with head
     int64[G, R], the positions before the first visual one, and order int64[G, N], the visual ones,
-    best first. samples: inputs of all, with tail int64[B, R], the other positions behind. shown:
-    int64[B], the image of each sample.
+    best first. samples: inputs of all, with tail int64[B, R], the other positions behind, and asked
+    int64[B, A], which of these are answered; what stands behind them is padding. shown: int64[B],
+    the image of each sample.
     """
 
     prompt: Prompt
@@ -66,6 +67,7 @@ class Entry:
     order: Tensor
     samples: Inputs
     tail: Tensor
+    asked: Tensor
     shown: Ints
     layout: Layout
 
@@ -73,13 +75,13 @@ class Entry:
         """The same on another device."""
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("prompt", "images", "head", "order", "samples", "tail")
+            for name in ("prompt", "images", "head", "order", "samples", "tail", "asked")
         }
         return replace(self, **moved)
 
     @classmethod
     def of(cls, prompt: Prompt, cos_sin: Pair, rank: Tensor, crowd: Crowd) -> Entry:
-        """prompt: with embeds, of equal layout in all rows; rank: int64[B, S], the ranking."""
+        """prompt: with embeds, padded to the crowd's layout; rank: int64[B, S], the ranking."""
         visual, embeds = prompt.visual, prompt.embeds
         assert embeds is not None
         layout, samples = crowd.layout, Inputs(embeds, cos_sin)
@@ -90,4 +92,6 @@ class Entry:
         order = torch.argsort(behind, dim=1, stable=True)[:, : layout.n_visual]
         head = text[: layout.head].expand(len(first), -1)
         tail = text[layout.head :].expand(len(embeds), -1)
-        return cls(prompt, samples.of(showing), head, order, samples, tail, shown, layout)
+        ends = np.array(crowd.tails)[:, None]
+        asked = upload(ends - layout.answers + np.arange(layout.answers), embeds.device)
+        return cls(prompt, samples.of(showing), head, order, samples, tail, asked, shown, layout)

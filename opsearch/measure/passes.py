@@ -6,13 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from opsearch.measure.chunks import Chunk
 from opsearch.measure.divergence import Divergence, divergence
 from opsearch.measure.entry import Entry
-from opsearch.measure.reference import Reference, check_finite, make_reference
+from opsearch.measure.reference import (
+    Reference,
+    check_finite,
+    joined,
+    make_reference,
+    padded,
+)
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.sweep import sweep
@@ -43,8 +50,13 @@ class Passes:
 
     def rank(self, chunk: Chunk, needs: frozenset[str]) -> Ranked:
         """The chunk ready to run; needs: what rankers read of the vision tower."""
-        reference = self._reference(chunk.samples, needs)
-        rank = _places(chunk, reference.prompt)
+        groups = chunk.crowd.equally_long
+        parts = [self._reference([chunk.samples[i] for i in group], needs) for group in groups]
+        ranks = [_places(chunk, part.prompt) for part in parts]
+        (reference, *others), (rank, *_) = parts, ranks
+        if others:
+            order = np.argsort([place for group in groups for place in group]).tolist()
+            reference, rank = padded(parts, order), joined(ranks, order, value=-1)
         # Rankers that read the question may rank one image in several ways.
         return Ranked(chunk.apart(rank), reference, rank)
 
@@ -89,7 +101,7 @@ def _places(chunk: Chunk, prompt: Prompt) -> Tensor:
     """Places of visual tokens, int64[B, S], as the chunk's policies want them; -1 elsewhere."""
     if chunk.ranker is None:
         return torch.where(prompt.visual, 0, -1)
-    return chunk.ranker.rank(prompt, [int(chunk.schedules.kept.max())] * len(chunk.samples))
+    return chunk.ranker.rank(prompt, [int(chunk.schedules.kept.max())] * len(prompt.visual))
 
 
 def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement]:

@@ -21,11 +21,14 @@ from opsearch.runtime.adapters import Adapter
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.places import device_of_inputs
 from opsearch.runtime.ranking import make_prompt
+from opsearch.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The original on samples of equal layout.
+    """The original on samples whose visual tokens stand at the same places.
+
+    Samples of one call of the model are equally long; those of several are padded behind their end.
 
     embeds: [B, S + k - 1, D], what enters the decoder; position_ids: int64[1 or B, S + k - 1].
     logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end.
@@ -81,6 +84,40 @@ def make_reference(
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
     prompt = Prompt(visual, real, prompt.n_visual, captured, embeds).to(embeds.device)
     return Reference(prompt, embeds, position_ids, logits, counted)
+
+
+def padded(parts: Sequence[Reference], order: Sequence[int]) -> Reference:
+    """Samples of several references as one, in this order, without what rankers read."""
+    rows = [len(part.embeds) for part in parts]
+    positions = [
+        part.position_ids.expand(*part.position_ids.shape[:-2], count, -1)
+        for part, count in zip(parts, rows, strict=True)
+    ]
+    visual, real = (
+        joined([getattr(part.prompt, name) for part in parts], order) for name in ("visual", "real")
+    )
+    embeds = joined([part.embeds for part in parts], order, length=-2)
+    n_visual = [n for part in parts for n in part.prompt.n_visual]
+    return Reference(
+        Prompt(visual, real, tuple(n_visual[place] for place in order), embeds=embeds),
+        embeds,
+        joined(positions, order, dim=-2),
+        joined([part.logits for part in parts], order),
+        joined([part.counted for part in parts], order),
+    )
+
+
+def joined(
+    tensors: Sequence[Tensor], order: Sequence[int], dim: int = 0, length: int = -1, value: int = 0
+) -> Tensor:
+    """Tensors behind each other along `dim`, then in this order; `length` is padded with value."""
+    longest = max(tensor.shape[length] for tensor in tensors)
+    flat = (0, 0) * (-1 - length)
+    together = torch.cat(
+        [functional.pad(t, (*flat, 0, longest - t.shape[length]), value=value) for t in tensors],
+        dim,
+    )
+    return together.index_select(dim, upload(order, together.device))
 
 
 def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) -> None:

@@ -60,8 +60,13 @@ class Step:
 
     def _text(self, text: Tensor, keys_values: Pair) -> Tensor:
         level, asking, tail = self.level, self.asking, self.entry.layout.tail
-        places = self.entry.tail[:, -asking:]
-        text = text.unflatten(1, (level.texts, tail))[:, :, -asking:].flatten(1, 2)
+        places, text = self.entry.tail, text.unflatten(1, (level.texts, tail))
+        if self.last:
+            asked = self.entry.asked
+            places = places.gather(1, asked)
+            index = asked[:, None, :, None].expand(-1, level.texts, -1, text.shape[-1])
+            text = text.gather(2, index)
+        text = text.flatten(1, 2)
         queries = self._queries(self.entry.samples, text, places.repeat(1, level.texts))
         before = level.text[:, 1]
         rows, _ = self._spans(before * asking, np.full_like(before, asking))

@@ -13,6 +13,7 @@ from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
 from tests.measure.answered import alone
+from tests.measure.test_engine_plan import check_planned_flops
 from tests.runtime.judge import samples as judged
 from tests.runtime.policies import LAYERS, with_rankers_of
 
@@ -42,13 +43,29 @@ def model(name):
 
 @pytest.fixture
 def samples(name, model):
-    """The first and the third have equally many tokens, but not always the same picture size."""
-    return [encoded(model, prompts(FAMILIES[name], [[3, 4]], seed)) for seed in range(3)]
+    """The first and the third have equally many tokens, but not always the same picture size.
+
+    The last asks one token more about the first's picture.
+    """
+    inputs = [prompts(FAMILIES[name], [[3, 4]], seed) for seed in range(3)]
+    return [encoded(model, each) for each in (*inputs, longer(inputs[0]))]
+
+
+def longer(inputs):
+    """The same prompt with one more token of text."""
+    ids = inputs["input_ids"]
+    more = {"input_ids": tiny.VOCAB - 1, "attention_mask": 1}
+    return {
+        key: torch.nn.functional.pad(value, (0, 1), value=more.get(key, 0))
+        if value.shape == ids.shape
+        else value
+        for key, value in inputs.items()
+    }
 
 
 def encoded(model, inputs):
     (row,) = judged(model, inputs)
-    digest = str(inputs["pixel_values"].sum())
+    digest = f"{inputs['pixel_values'].sum()} {inputs['input_ids'].shape}"
     return Sample(Item(digest, "", (), ()), digest, inputs, row.n_visual, int((~row.visual).sum()))
 
 
@@ -63,9 +80,27 @@ def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, po
     assert np.min(wanted) > 10 * TOLERANCE
 
 
+@pytest.mark.parametrize("positions", [1, 3])
+def test_planned_flops_are_executed(name, model, samples, positions, tmp_path):
+    # First one whose ranker reads what those of the others read: it runs all originals.
+    labels = [LABELS[1], LABELS[0], *LABELS[2:], *INSIDE]
+    policies = [with_rankers_of(ADAPTERS[name])[label] for label in labels]
+    with Store(tmp_path / "measurements.db", {}) as store:
+        check_planned_flops(Engine(model, store, positions), policies, samples)
+
+
+def test_questions_of_different_length_share_a_picture(name, model, samples, tmp_path):
+    policy = with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
+    with Store(tmp_path / "measurements.db", {}) as store:
+        chunks = Engine(model, store).plan([policy], samples).chunks
+    (mixed,) = (chunk for chunk in chunks if len(set(chunk.crowd.tails)) > 1)
+    assert {samples[0], samples[3]} <= set(mixed.samples)
+    assert mixed.crowd.size.images == mixed.crowd.size.samples - 1
+
+
 def test_samples_of_one_shape_stack(model, samples):
     """Whatever the number of tiles or the shape of the grid of their pictures."""
-    first, _, third = samples
+    first, _, third, _ = samples
     assert first.shape == third.shape
     together = model(**batch_inputs([first, third], "cpu")).logits
     for logits, sample in zip(together, (first, third), strict=True):

@@ -20,7 +20,7 @@ from tests.measure import demo, families
 from tests.measure.answered import alone
 from tests.measure.families import LAYERS, LAYOUTS
 from tests.measure.test_engine_plan import check_planned_flops
-from tests.measure.test_shared_images import questions
+from tests.measure.test_shared_images import questions, uneven
 from tests.measure.test_sweep import TOLERANCE
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -93,13 +93,14 @@ def policy_sets(draw):
 @given(
     policies=policy_sets(),
     runs=st.sampled_from(LAYOUTS),
-    questions_on=st.sampled_from([(1,), (2,), (2, 1)]),
+    questions_on=st.sampled_from([(1,), (2,), (2, 1), ()]),
     attention=st.sampled_from(["sdpa", "eager"]),
     positions=st.sampled_from([1, 3]),
 )
 @settings(max_examples=30)
 def test_random_sets(tmp_path_factory, policies, runs, questions_on, attention, positions):
-    model, samples = families.model("llama", attention), questions(runs, *questions_on)
+    model = families.model("llama", attention)
+    samples = questions(runs, *questions_on) if questions_on else uneven(runs)
     with Store(tmp_path_factory.mktemp("run") / "m.db", {}) as store:
         found = Engine(model, store, positions).measure(policies, samples)
     wanted = [[alone(model, p, sample, positions) for sample in samples] for p in policies]
@@ -122,7 +123,7 @@ def several():
 @pytest.mark.parametrize("runs", LAYOUTS, ids=str)
 def test_planned_flops_are_executed(store, runs, positions):
     """The rankers' own included; questions on one image share nothing, as rankers read them."""
-    engine, samples = Engine(families.model(), store, positions), questions(runs, 2, 1)
+    engine, samples = Engine(families.model(), store, positions), uneven(runs)
     check_planned_flops(engine, several(), samples)
 
 
@@ -148,7 +149,7 @@ def test_a_look_is_shared_by_all_that_look_so(store):
 
 
 def test_less_memory_means_parts_of_the_same_values(tmp_path):
-    samples, found = questions([3, 4], 2, 1), []
+    samples, found = uneven([3, 4]), []
     for memory in (10**9, 10**5, 1):
         with Store(tmp_path / f"{memory}.db", {}) as store:
             engine = Engine(families.model(), store, memory=memory)

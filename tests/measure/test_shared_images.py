@@ -52,6 +52,20 @@ def question(runs, image, number):
     return Sample(Item(name, "", (), ()), name, inputs, stock.n_visual, stock.n_other)
 
 
+def longer(runs, image, number, more):
+    """A question with some tokens more at its end."""
+    stock = question(runs, image, number)
+    ids = torch.nn.functional.pad(stock.inputs["input_ids"], (0, more), value=7 + number)
+    inputs = {**stock.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return Sample(stock.item, stock.digest, inputs, stock.n_visual, stock.n_other + more)
+
+
+def uneven(runs):
+    """Questions of three lengths, two nearly alike, on two images, and the last of them alone."""
+    asked = ((0, 0, 7), (1, 0, 0), (0, 1, 6), (0, 2, 7), (1, 1, 1), (2, 0, 6))
+    return [longer(runs, image, number, more) for image, number, more in asked]
+
+
 def questions(runs, *numbers):
     """So many questions on each of several images, in turns."""
     asked = [(n, image) for image, count in enumerate(numbers) for n in range(count)]
@@ -73,9 +87,41 @@ def test_they_say_what_each_says_alone(store, runs, positions):
     assert len(np.unique(np.round(wanted[0], 6))) == len(samples)
 
 
+@pytest.mark.parametrize("positions", [1, 3])
 @pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
-def test_planned_flops_are_executed(store, runs):
-    engine, samples = Engine(families.model(), store), questions(runs, 3, 1)
+def test_questions_of_different_length_say_what_each_says_alone(store, runs, positions):
+    model, samples = families.model(), uneven(runs)
+    found = Engine(model, store, positions).measure(POLICIES, samples)
+    wanted = [[alone(model, policy, s, positions) for s in samples] for policy in POLICIES]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+    assert len(np.unique(np.round(wanted[0], 6))) == len(samples)
+
+
+def test_questions_of_nearly_the_same_length_share_their_image():
+    model, samples = families.model(), uneven([3, 4])
+    assert [(crowd.size, crowd.tails) for crowd in gathered(samples, model)] == [
+        (Size(3, 1), [11, 11, 10]),
+        (Size(2, 1), [5, 4]),
+        (Size(1, 1), [10]),
+    ]
+    # Where nothing can be shared nothing is padded.
+    for crowd in gathered(uneven(COUPLED), model):
+        assert len(set(crowd.tails)) == 1
+
+
+def test_a_part_is_padded_to_its_own_longest():
+    (crowd, *_) = gathered(uneven([3, 4]), families.model())
+    assert (crowd.layout.tail, crowd.part(2, 3).layout.tail) == (11, 10)
+    assert [(part.layout.tail, part.size) for part in crowd.alone()] == [
+        (11, Size(2, 2)),
+        (10, Size(1, 1)),
+    ]
+
+
+@pytest.mark.parametrize("make", [lambda runs: questions(runs, 3, 1), uneven], ids=["", "uneven"])
+@pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
+def test_planned_flops_are_executed(store, runs, make):
+    engine, samples = Engine(families.model(), store), make(runs)
     engine.measure(POLICIES[:1], samples)  # runs the originals, which are kept
     plan = engine.plan(POLICIES[1:], samples)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
