@@ -27,7 +27,7 @@ test-vision: .venv-vision/ready
 	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
-# among it, and torchao; then the wrappers whose processors need torchvision.
+# among it, and two quantisers; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
 	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms \
 	  tests/runtime/test_quantised.py tests/runtime/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
@@ -53,8 +53,8 @@ clean:
 # BARE comes without what it asks for: all of lmms-eval is 139 packages.
 .venv-lowest/ready: PACKAGES = transformers==5.10.4
 .venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
-.venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate torchao tenacity evaluate \
-  sacrebleu pytz decord
+.venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate torchao compressed-tensors \
+  tenacity evaluate sacrebleu pytz decord
 .venv-lmms/ready: BARE = $$(grep -E '^(lmms_eval|qwen-vl-utils)==' constraints.txt)
 .venv-%/ready: .venv/ready
 	$(PYTHON) -m venv .venv-$*

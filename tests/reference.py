@@ -100,7 +100,8 @@ def masked_forward(model, x, rank, counts, positions, inside=None):
     for number, (layer, (n_q, n_kv, n_mlp)) in enumerate(zip(text.layers, counts, strict=True)):
         attn = layer.self_attn
         hd = attn.head_dim
-        h = layer.input_layernorm(x)
+        # In a batch of one: quantisers give each token a scale of its own only in a batch.
+        h = layer.input_layernorm(x)[None]
         q = rotate(attn.q_proj(h).view(length, -1, hd).transpose(0, 1), cos, sin)
         k = rotate(attn.k_proj(h).view(length, -1, hd).transpose(0, 1), cos, sin)
         v = attn.v_proj(h).view(length, -1, hd).transpose(0, 1)
@@ -117,10 +118,10 @@ def masked_forward(model, x, rank, counts, positions, inside=None):
             rank = reordered(rank, score(weights.tolist(), tokens) if tokens else [], pool)
         weights, allowed = attention_of(q, k, is_text | (rank < n_kv))
         weights = weights.to(v.dtype)
-        mixed = attn.o_proj((weights @ v).transpose(0, 1).reshape(length, -1))
+        mixed = attn.o_proj((weights @ v).transpose(0, 1).reshape(1, length, -1))[0]
         mixed = mixed * allowed.any(1)[:, None]
         x = torch.where((is_text | (rank < n_q))[:, None], x + mixed, x)
-        update = layer.mlp(layer.post_attention_layernorm(x))
+        update = layer.mlp(layer.post_attention_layernorm(x)[None])[0]
         x = torch.where((is_text | (rank < n_mlp))[:, None], x + update, x)
     return functional.linear(text.norm(x), model.lm_head.weight)
 

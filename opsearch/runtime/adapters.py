@@ -104,6 +104,9 @@ class Adapter:
 # hold any text model; layers of Gemma 2 or Granite add up differently and would be silently wrong.
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3"})
 
+# What compressed-tensors adds to attention whose keys and values it rounds.
+KEYS_AND_VALUES = "kv_cache"
+
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
@@ -162,6 +165,11 @@ def check_supported(model: Any) -> Adapter:
             f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
         )
     for module in model.modules():
+        if hasattr(module, KEYS_AND_VALUES):
+            raise ModelError(
+                "compressed-tensors rounds the keys and values of this model, which pruned layers "
+                "would not; set kv_cache_scheme in its config.json's quantization_config to null"
+            )
         if any(own.is_meta for own in module.parameters(recurse=False)) and not is_hooked(module):
             raise ModelError(
                 "the model has weights on the meta device; load it fully before pruning"

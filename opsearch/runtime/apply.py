@@ -37,6 +37,7 @@ from opsearch.runtime.checks import (
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.layer import pruned_forward
+from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import forward_name
 from opsearch.runtime.plan import Plan
 from opsearch.runtime.ranking import (
@@ -81,6 +82,7 @@ def apply_policy(
     ):
         yield model
         return
+    unpack(model)
     ranker = policy_ranker(policy)
     adapter.check_needs(model.config, decoder_needs(policy))
     with ExitStack() as stack:

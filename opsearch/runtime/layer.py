@@ -47,7 +47,8 @@ def prefill(
     update = _attention(layer, plan, step, layer.input_layernorm(stream), mask, kwargs)
     stream = step.q_in_after.add(step.after_in_stream.take(stream), update)
     rows = layer.post_attention_layernorm(step.mlp_in_after.take(stream))
-    stream = step.mlp_in_after.add(stream, layer.mlp(rows))
+    # In a batch of one: compressed-tensors gives each row a scale of its own only in a batch.
+    stream = step.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
 
     if index + 1 < plan.layers:
         return stream[None]

@@ -13,6 +13,7 @@ import torch
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import weight
 
 AUTO = "auto"  # a device for --device: all that there are
@@ -104,13 +105,16 @@ def load_model(
             attn_implementation=attention,
             device_map=AUTO if device == AUTO else None,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", name, error)) from error
-    return model.eval() if device == AUTO else model.eval().to(device)
+    model = model.eval() if device == AUTO else model.eval().to(device)
+    unpack(model)
+    return model
 
 
 def fingerprint(model: Any) -> str:
     """A SHA-256 over the config and samples of every weight, so that equal models share it."""
+    unpack(model)
     digest = hashlib.sha256()
     config = model.config.to_dict()
     for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
@@ -126,7 +130,9 @@ def fingerprint(model: Any) -> str:
 def _cannot_load(what: str, name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0]
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    if Path(name).exists() or name == "demo":
+    if isinstance(error, ImportError):  # a quantiser's package
+        step = "install what it needs"
+    elif Path(name).exists() or name == "demo":
         step = "check the files in that folder"
     else:
         step = "give 'demo', a local folder, or a hub id that you can reach"

@@ -1,8 +1,12 @@
-"""Models that a quantiser has made smaller: 8-bit weights of torchao, computed with in float32."""
+"""Models that a quantiser has made smaller: weights of few bits, computed with in float32."""
+
+import json
 
 import pytest
-from transformers import LlavaForConditionalGeneration, TorchAoConfig
+import torch
+from transformers import LlavaForConditionalGeneration
 
+from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.runtime.load import fingerprint, load_model
@@ -10,8 +14,7 @@ from tests import reference, tiny
 from tests.measure import families
 from tests.runtime.judge import TOLERANCE, deviation, inside, rank, samples
 from tests.runtime.policies import LAYERS, POLICIES
-
-quantization = pytest.importorskip("torchao.quantization", reason="make test-lmms has torchao")
+from tests.runtime.quantised import FORMATS, compressed
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -19,15 +22,11 @@ SOME = ("dop, kv leaves", "dop, kv stays", "random counts 0", "two at once")
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=FORMATS)
+def folder(request, tmp_path_factory):
     """A checkpoint of a LLaVA's rounded weights."""
-    stock, rounded = (tmp_path_factory.mktemp(name) for name in ("stock", "rounded"))
-    tiny.llava(LAYERS).save_pretrained(stock)
-    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
-    model = LlavaForConditionalGeneration.from_pretrained(stock, quantization_config=config)
-    model.save_pretrained(rounded)
-    return rounded
+    with torch.no_grad():
+        return FORMATS[request.param](tmp_path_factory.mktemp("rounded"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,8 @@ def model(folder):
     model = load_model(str(folder))
     model.generation_config.suppress_tokens = [tiny.IMAGE]
     model.generation_config.eos_token_id = None
-    assert type(model.model.language_model.layers[1].mlp.up_proj.weight).__name__ == "Int8Tensor"
+    linear = model.model.language_model.layers[1].mlp.up_proj
+    assert type(linear.weight).__name__ == "Int8Tensor" or hasattr(linear, "weight_scale")
     return model
 
 
@@ -61,3 +61,35 @@ def test_they_are_measured_as_one_model(model, folder, tmp_path):
     with Store(tmp_path / "m.db", {}) as store:
         found = Engine(model, store).measure([POLICIES["tokens, cls"]], [families.sample([3, 4])])
     assert found > 0
+
+
+def test_a_model_that_has_not_run_yet_is_pruned(model, folder):
+    """Also one whose weights would be unpacked by its first forward."""
+    inputs, policy = tiny.prompts([[3, 4], [1, 6]]), POLICIES["two at once"]
+    fresh = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    known = fingerprint(model)
+    said = []
+    for each in (fresh, model):
+        with policy.apply(each):
+            said.append(each.generate(**inputs, max_new_tokens=STEPS, do_sample=False).tolist())
+    assert said[0] == said[1]
+    assert fingerprint(fresh) == known
+
+
+def test_rounded_keys_and_values_are_refused(tmp_path):
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
+    model = load_model(str(compressed("W8A16", kv_cache_scheme=scheme)(tmp_path)))
+    with (
+        pytest.raises(ModelError, match=r"rounds the keys and values .*kv_cache_scheme"),
+        POLICIES["two at once"].apply(model),
+    ):
+        pass
+
+
+def test_a_missing_quantiser_is_named(tmp_path):
+    tiny.llava(LAYERS).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    quantised = {"quant_method": "gptq", "bits": 4}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantised}))
+    with pytest.raises(ModelError, match=r"requires optimum .*; install what it needs"):
+        load_model(str(tmp_path))
