@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from opsearch.runtime.masks import FLASH
+
 
 def project_queries(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated queries [B, H, K, hd] of normed hidden states [B, K, D]; cos, sin: [B, K, hd]."""
@@ -34,13 +36,23 @@ def project_keys(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> T
 
 
 def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The module's attention function and output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv]."""
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attn.config._attn_implementation, _family(attn).eager_attention_forward
-    )
+    """The module's attention function and output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv].
+
+    sdpa's in place of FlashAttention's, which takes no mask of rows by columns.
+    """
+    name = implementation(attn)
+    if name == FLASH and mask is not None:
+        name = "sdpa"
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(name, _family(attn).eager_attention_forward)
     output, _ = function(attn, q, k, v, mask, dropout=0.0, scaling=attn.scaling)
     projected: Tensor = attn.o_proj(output.flatten(2))
     return projected
+
+
+def implementation(attn: Any) -> str:
+    """The name of the function that the module computes attention by."""
+    name: str = attn.config._attn_implementation
+    return name
 
 
 def _family(attn: Any) -> Any:

@@ -1,0 +1,120 @@
+"""FlashAttention where it can compute a layer, and what a run with it needs."""
+
+from collections import Counter
+
+import pytest
+import torch
+from rich.console import Console
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations import flash_attention
+from transformers.utils import is_flash_attn_2_available
+
+from opsearch.config import RunConfig
+from opsearch.errors import ModelError
+from opsearch.policy import KV, Q
+from opsearch.prepare import prepare
+from opsearch.progress import Stages
+from opsearch.runtime.load import check_attention
+from tests import tiny
+from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func
+from tests.runtime.policies import LAYERS, POLICIES
+
+pytestmark = pytest.mark.usefixtures("no_grad")
+
+
+def test_the_stand_in_attends_from_the_last_key_backwards():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, length, heads, 8) for length, heads in ((3, 4), (7, 2), (7, 2)))
+    heads_first = [heads.transpose(1, 2) for heads in (q, k, v)]
+    bias = causal_lower_right(3, 7)
+    wanted = scaled_dot_product_attention(*heads_first, attn_mask=bias, enable_gqa=True)
+    found = flash_attn_func(q, k, v, causal=True)
+    torch.testing.assert_close(found, wanted.transpose(1, 2))
+
+    rows = torch.cat([q[0], q[1, :1]]), *(torch.cat([x[0], x[1, :4]]) for x in (k, v))
+    bounds = torch.tensor([[0, 3, 4], [0, 7, 11]], dtype=torch.int32)
+    packed = flash_attn_varlen_func(*rows, *bounds, 3, 7, causal=True)
+    alone = flash_attn_func(q[1:, :1], k[1:, :4], v[1:, :4], causal=True)
+    torch.testing.assert_close(packed, torch.cat([wanted[0].transpose(0, 1), alone[0]]))
+
+
+@pytest.mark.parametrize(
+    ("label", "layers"),
+    [
+        ("vtw at 0", 5),
+        ("tokens, cls", 4),  # in the last layer only text asks, and reads visual tokens too
+        ("dop, kv leaves", 4),
+        ("dop, kv stays", 3),
+    ],
+)
+def test_layers_whose_queries_are_their_keys_are_flash_attentions(
+    label, layers, flash_attn, monkeypatch
+):
+    model, policy, found = tiny.llava(LAYERS, FLASH), POLICIES[label], Counter()
+    counts = policy.executed(tiny.PATCHES)
+    assert layers == (counts[:, Q] == counts[:, KV]).sum()
+    stock = flash_attention._flash_attention_forward
+
+    def counted(query, key, value, mask, **options):
+        found[options["is_causal"]] += 1
+        return stock(query, key, value, mask, **options)
+
+    monkeypatch.setattr(flash_attention, "_flash_attention_forward", counted)
+    with policy.apply(model):
+        model(**tiny.prompts([[3, 4], [7]]))
+    assert found == {True: layers, False: 3}, "those of the decoder and those of the tower"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "sentence"),
+    [
+        ("float32", "cuda", "half precision and not in float32; give --dtype bfloat16 or float16"),
+        ("bfloat16", "cpu", "on CUDA devices and not on 'cpu'; give --device cuda, or"),
+    ],
+)
+def test_what_a_run_with_it_needs(dtype, device, sentence):
+    with pytest.raises(ModelError, match=f"^--attention {FLASH} .*{sentence}"):
+        check_attention(FLASH, dtype, device)
+    check_attention("sdpa", dtype, device)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is installed")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "auto"])
+def test_a_run_with_it_needs_the_package(device):
+    with pytest.raises(ModelError, match=r"the package flash_attn .*; pip install flash-attn, or"):
+        check_attention(FLASH, "bfloat16", device)
+
+
+def test_a_run_says_so_before_anything_is_loaded():
+    with pytest.raises(ModelError, match="half precision"):
+        prepare(RunConfig(attention=FLASH), Stages(Console(quiet=True), 1))
+
+
+# On a GPU, with the package itself
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="the package is not installed")
+@pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 0, 6], [7]]], ids=["one", "padded"])
+def test_the_kernel_says_what_sdpa_says(layout):
+    """In half precision; answers of five tokens, so that decoding on a pruned cache is seen too."""
+    inputs = {name: value.cuda() for name, value in tiny.prompts(layout).items()}
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    forced = torch.full((len(layout), 5), 9, device="cuda")
+    answered = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], 1)
+    logits = {}
+    for attention in ("sdpa", FLASH):
+        model = tiny.llava(LAYERS, attention).to("cuda", torch.bfloat16)
+        for label, policy in POLICIES.items():
+            with policy.apply(model):
+                first = model(**inputs)
+                then = model(
+                    input_ids=forced,
+                    attention_mask=answered,
+                    past_key_values=first.past_key_values,
+                )
+            logits[attention, label] = torch.cat([first.logits[:, -1:], then.logits], 1)
+    for label in POLICIES:
+        difference = logits[FLASH, label] - logits["sdpa", label]
+        assert difference.abs().max() < 0.15, label
