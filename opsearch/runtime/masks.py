@@ -7,7 +7,7 @@ from torch import Tensor
 
 from opsearch.runtime.rows import Rows
 
-FLASH = "flash_attention_2"  # takes masks of columns alone: bool[B, S_kv], what is no padding
+FLASH = "flash_attention_2"  # takes masks of columns alone, bool[B, S_kv]
 
 
 def restricted(
@@ -15,14 +15,15 @@ def restricted(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The stock mask of an attention implementation restricted to rows `q` and columns `kv`.
 
-    Returns the mask [B, 1, Kq, Kkv], FlashAttention's [B, K] where q and kv are one set (None:
-    plain causal attention is right) and, where some row of q has no key at all, which rows do,
-    [B, Kq]; the attention output of the others is to be zero.
+    Returns the mask [B, 1, Kq, Kkv] (None: plain causal attention is right) and, where some row of
+    q has no key at all, which rows do, [B, Kq]; the attention output of the others is to be zero.
     """
     if attention == FLASH:
+        # Its stock mask only says what is padding: no set holds any, and slack slots come last,
+        # where no row sees them that is not slack itself.
         if q is kv:
-            return kv.valid if kv.ragged else None, None
-        stock = None  # it only says what is padding, and no set holds any
+            return None, None
+        stock = None
     if stock is None and q is kv and not q.ragged:
         return None, None
     columns = kv.valid[:, None, :] if kv.ragged else None

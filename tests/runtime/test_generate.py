@@ -32,6 +32,7 @@ POLICIES = {
 # sees more.
 RANKED = {label: INSIDE[label] for label in ("two at once", "fitprune")}
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+UNPADDED = [[3, 11], [1, 0, 4]]  # of one length, but not of one number of visual tokens
 NO_TOKEN = 10**6
 
 # Older releases of transformers mix up the images of samples that have several.
@@ -103,7 +104,9 @@ def score(model, policy, sample, answer):
     return before.gather(1, answer[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("layout", [MIXED, [[3, 4]]], ids=["padded batch", "one prompt"])
+@pytest.mark.parametrize(
+    "layout", [MIXED, UNPADDED, [[3, 4]]], ids=["padded batch", "unpadded batch", "one prompt"]
+)
 def test_greedy_tokens_and_logits(model, any_policy, layout):
     inputs, policy = tiny.prompts(layout), any_policy
     out = generate(model, policy, inputs, output_logits=True)
@@ -200,7 +203,11 @@ def test_an_assistant_model_is_not_pruned(sdpa_model):
         generate(sdpa_model, policy, inputs, assistant_model=original)
 
 
-@pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 8]]], ids=["one prompt", "padded batch"])
+@pytest.mark.parametrize(
+    "layout",
+    [[[3, 4]], [[3, 4], [1, 8]], UNPADDED],
+    ids=["one prompt", "padded batch", "unpadded batch"],
+)
 def test_a_returned_cache_goes_on(model, policy, layout):
     """A second turn on the returned cache equals the whole conversation from scratch."""
     inputs = tiny.prompts(layout)
