@@ -15,12 +15,21 @@ from opsearch.errors import ModelError
 from opsearch.policy import KV, Q
 from opsearch.prepare import prepare
 from opsearch.progress import Stages
+from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import check_attention
 from tests import tiny
-from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func
+from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func, installed
+from tests.runtime.judge import TOLERANCE
 from tests.runtime.policies import LAYERS, POLICIES
 
 pytestmark = pytest.mark.usefixtures("no_grad")
+
+
+@pytest.fixture
+def flash_attn():
+    """The stand-in, for single tests: others here need the package itself."""
+    with installed():
+        yield
 
 
 def test_the_stand_in_attends_from_the_last_key_backwards():
@@ -66,6 +75,25 @@ def test_layers_whose_queries_are_their_keys_are_flash_attentions(
     assert found == {True: layers, False: 3}, "those of the decoder and those of the tower"
 
 
+@pytest.mark.parametrize("layout", [[[3, 4], [0, 5]], [[3, 4], [5, 2]]], ids=["other", "alike"])
+@pytest.mark.parametrize("turn", [[[0, 1, 1], [1, 1, 1]], [[1, 1, 0], [1, 0, 1]]], ids=str)
+def test_queries_on_a_pruned_cache_may_be_padded_too(layout, turn, flash_attn):
+    """Second turns of different length: the wrapper takes off what the last columns leave out."""
+    inputs, turn, found = tiny.prompts(layout), torch.tensor(turn), []
+    mask = torch.cat([inputs["attention_mask"], turn], 1)
+    later = {
+        "input_ids": torch.tensor([[7, 8, 9], [10, 11, 12]]),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1)[:, -3:],
+    }
+    for attention in ("sdpa", FLASH):
+        model = tiny.llava(LAYERS, attention)
+        with POLICIES["stages"].apply(model):
+            cache = model(**inputs).past_key_values
+            found.append(model(**later, past_key_values=cache).logits[turn.bool()])
+    torch.testing.assert_close(*found, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("dtype", "device", "sentence"),
     [
@@ -91,30 +119,51 @@ def test_a_run_says_so_before_anything_is_loaded():
         prepare(RunConfig(attention=FLASH), Stages(Console(quiet=True), 1))
 
 
-# On a GPU, with the package itself
+# On a GPU, with the package itself, in half precision
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not is_flash_attn_2_available(), reason="the package is not installed")
+def on_gpu(attention):
+    return tiny.llava(LAYERS, attention).to("cuda", torch.bfloat16)
+
+
+def given(layout):
+    inputs = {name: value.cuda() for name, value in tiny.prompts(layout).items()}
+    return {**inputs, "pixel_values": inputs["pixel_values"].bfloat16()}
+
+
+def with_the_package(test):
+    missing = not is_flash_attn_2_available()
+    return pytest.mark.gpu(pytest.mark.skipif(missing, reason="flash_attn is not installed")(test))
+
+
+@with_the_package
 @pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 0, 6], [7]]], ids=["one", "padded"])
 def test_the_kernel_says_what_sdpa_says(layout):
-    """In half precision; answers of five tokens, so that decoding on a pruned cache is seen too."""
-    inputs = {name: value.cuda() for name, value in tiny.prompts(layout).items()}
-    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    """Of the prompt's last token and of five that follow on the pruned cache."""
+    inputs, logits = given(layout), {}
     forced = torch.full((len(layout), 5), 9, device="cuda")
-    answered = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], 1)
-    logits = {}
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], 1)
+    later = {"input_ids": forced, "attention_mask": mask}
     for attention in ("sdpa", FLASH):
-        model = tiny.llava(LAYERS, attention).to("cuda", torch.bfloat16)
+        model = on_gpu(attention)
         for label, policy in POLICIES.items():
             with policy.apply(model):
                 first = model(**inputs)
-                then = model(
-                    input_ids=forced,
-                    attention_mask=answered,
-                    past_key_values=first.past_key_values,
-                )
+                then = model(**later, past_key_values=first.past_key_values)
             logits[attention, label] = torch.cat([first.logits[:, -1:], then.logits], 1)
     for label in POLICIES:
         difference = logits[FLASH, label] - logits["sdpa", label]
         assert difference.abs().max() < 0.15, label
+
+
+@with_the_package
+def test_a_captured_graph_answers_like_the_kernel():
+    model, graphs = on_gpu(FLASH), Graphs()
+    for label, policy in POLICIES.items():
+        for layout in ([[3, 4]], [[5, 2]]):
+            inputs = given(layout)
+            with policy.apply(model):
+                wanted = model(**inputs).logits
+            with policy.apply(model, graphs=graphs):
+                found = model(**inputs).logits
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0.15, msg=label)
