@@ -12,12 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.heads import (
-    attend,
-    implementation,
-    project_keys_values,
-    project_queries,
-)
+from opsearch.runtime.heads import attend, implementation, project_keys_values, project_queries
 from opsearch.runtime.looking import look
 from opsearch.runtime.plan import Plan, Step
 

@@ -15,12 +15,13 @@ from opsearch.errors import ModelError
 from opsearch.policy import KV, Q
 from opsearch.prepare import prepare
 from opsearch.progress import Stages
+from opsearch.runtime.adapters import ADAPTERS
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import check_attention
 from tests import tiny
 from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func, installed
 from tests.runtime.judge import TOLERANCE
-from tests.runtime.policies import LAYERS, POLICIES
+from tests.runtime.policies import INSIDE, LAYERS, POLICIES, with_rankers_of
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -119,7 +120,13 @@ def test_a_run_says_so_before_anything_is_loaded():
         prepare(RunConfig(attention=FLASH), Stages(Console(quiet=True), 1))
 
 
-# On a GPU, with the package itself, in half precision
+# On a GPU, with the package itself, in half precision. Its rounding changes the order of tokens
+# that are ranked by attention, so these are not.
+BY_POSITION = {
+    label: policy
+    for label, policy in with_rankers_of(ADAPTERS["qwen2_5_vl"]).items()
+    if label not in INSIDE
+}
 
 
 def on_gpu(attention):
@@ -146,12 +153,12 @@ def test_the_kernel_says_what_sdpa_says(layout):
     later = {"input_ids": forced, "attention_mask": mask}
     for attention in ("sdpa", FLASH):
         model = on_gpu(attention)
-        for label, policy in POLICIES.items():
+        for label, policy in BY_POSITION.items():
             with policy.apply(model):
                 first = model(**inputs)
                 then = model(**later, past_key_values=first.past_key_values)
             logits[attention, label] = torch.cat([first.logits[:, -1:], then.logits], 1)
-    for label in POLICIES:
+    for label in BY_POSITION:
         difference = logits[FLASH, label] - logits["sdpa", label]
         assert difference.abs().max() < 0.15, label
 
@@ -159,7 +166,7 @@ def test_the_kernel_says_what_sdpa_says(layout):
 @with_the_package
 def test_a_captured_graph_answers_like_the_kernel():
     model, graphs = on_gpu(FLASH), Graphs()
-    for label, policy in POLICIES.items():
+    for label, policy in BY_POSITION.items():
         for layout in ([[3, 4]], [[5, 2]]):
             inputs = given(layout)
             with policy.apply(model):
