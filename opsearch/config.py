@@ -32,7 +32,7 @@ class RunConfig(BaseModel):
     model: str = "demo"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: Path | None = None
     samples: int = Field(64, ge=1)
     heldout: int = Field(300, ge=0)

@@ -33,7 +33,7 @@ from opsearch.rankers.spec import parse_ranker
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
-from opsearch.runtime.load import check_device, load_config, load_processor
+from opsearch.runtime.load import check_attention, check_device, load_config, load_processor
 from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
@@ -81,6 +81,7 @@ def prepare(
     choose(config, seconds=0.0)  # names and forms, before anything is loaded
     timed = limits_time(config.budget)
     check_device(config.device, config.dtype, "a budget of time" if timed else None)
+    check_attention(config.attention, config.dtype, config.device)
     model_config = load_config(config.model)
     shape = Shape.from_config(model_config)
     ranker = run_ranker(config, model_config)

@@ -45,6 +45,15 @@ if importlib.util.find_spec("torchvision"):
         kept = declare_missing_operators()  # they are there as long as this object is
 
 
+@pytest.fixture(scope="module")
+def flash_attn():
+    """A test of models with FlashAttention, by the stand-in for its package."""
+    from tests.flash import installed
+
+    with installed():
+        yield
+
+
 @pytest.fixture
 def no_grad():
     """A test that calls models without autograd."""

@@ -122,7 +122,10 @@ def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
         ({"effort": -1.0}, "--effort -1.0: .* greater than or equal to 0; correct it"),
         ({"dtype": "int8"}, "--dtype 'int8': .*'float32', 'bfloat16' or 'float16'; correct it"),
         ({"kv": "flees"}, "--kv 'flees': Input should be 'leaves' or 'stays'; correct it"),
-        ({"attention": "flash"}, "--attention 'flash': .*'sdpa' or 'eager'; correct it"),
+        (
+            {"attention": "flash"},
+            "--attention 'flash': .*'sdpa', 'eager' or 'flash_attention_2'; correct it",
+        ),
         ({"n_v": ("half",)}, "--n-v .*'half' is not a share such as 0.25 or 1/4; correct it"),
         ({"n_v": ("1/0",)}, "--n-v .*'1/0' is not a share such as 0.25 or 1/4; correct it"),
         ({"n_v": ("2",)}, "--n-v .*2 is not a share between 0 and 1; correct it"),

@@ -20,6 +20,7 @@ from opsearch.upload import upload
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
+from tests.flash import FLASH
 from tests.measure.families import sample
 from tests.pretend import waits
 from tests.runtime.policies import LAYERS, with_rankers_of
@@ -80,8 +81,9 @@ def test_tokens_are_those_of_the_host(name, options, device):
 
 
 @every_family
-def test_a_prefill_waits_once_more_at_most_whatever_it_prunes(name):
-    model = deepcopy(built(name, LAYERS)).to("pretend")
+@pytest.mark.parametrize("attention", ["sdpa", FLASH])
+def test_a_prefill_waits_once_more_at_most_whatever_it_prunes(name, attention, flash_attn):
+    model = deepcopy(built(name, LAYERS, attention)).to("pretend")
     inputs = moved(prompts(FAMILIES[name], [[3, 4], [1, 6]], seed=2), "pretend")
     with waits() as found:
         model(**inputs, use_cache=False)

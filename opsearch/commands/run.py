@@ -97,7 +97,7 @@ def run(
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    attention: Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")] = "sdpa",
     seed: Annotated[int, typer.Option(help="Governs the samples and the solver.")] = 0,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")

@@ -21,6 +21,7 @@ from opsearch.rankers.look import DECODER_ATTENTION
 from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, unusable_clip
 from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
+from opsearch.runtime.masks import FLASH
 from opsearch.runtime.places import is_hooked
 from opsearch.runtime.vision import (
     OF_THE_TOWER,
@@ -153,10 +154,10 @@ def check_supported(model: Any) -> Adapter:
             f"{', '.join(sorted(DECODERS))}"
         )
     attention = text._attn_implementation
-    if attention not in ("sdpa", "eager"):
+    if attention not in ("sdpa", "eager", FLASH):
         raise ModelError(
             f"attention implementation {attention!r} is not supported; load the model with "
-            "attn_implementation='sdpa' or 'eager'"
+            f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
         )
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(text, "sliding_window", None):

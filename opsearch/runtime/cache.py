@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.rankers.prompt import Prompt
+from opsearch.runtime.masks import FLASH
 from opsearch.runtime.plan import Order, Plan
 from opsearch.runtime.rows import Rows
 
@@ -52,22 +53,32 @@ class PrunedLayer(DynamicLayer):
         physical = int(super().get_seq_length())
         return physical + self.hidden if physical else 0
 
-    def visible(self, mask: Tensor | None, query_length: int) -> Tensor | None:
-        """A stock mask over logical columns, cut to the columns that this layer stores."""
+    def visible(self, mask: Tensor | None, query_length: int, attention: str) -> Tensor | None:
+        """A stock mask over logical columns, cut to the columns that this layer stores.
+
+        [B, 1, q, S_kv], or FlashAttention's [B, S_kv]: the queries are its last columns, and see
+        all that it shows before them, wherever the holes are.
+        """
         if self.index is None:
             return mask
-        batch, kept = self.index.shape
         if mask is None:
             if self.valid is None:
                 return None
-            generated = self.get_seq_length() - self.hidden - kept + query_length
-            tail = self.valid.new_ones(batch, generated)
-            return torch.cat([self.valid, tail], 1)[:, None, None, :].expand(
-                -1, 1, query_length, -1
-            )
+            generated = self.get_seq_length() - self.hidden - self.valid.shape[1] + query_length
+            there = torch.cat([self.valid, self.valid.new_ones(len(self.valid), generated)], 1)
+            if attention == FLASH:
+                return there
+            return there[:, None, None, :].expand(-1, 1, query_length, -1)
+        if attention == FLASH:
+            return self._stored(self.index, mask[:, None, None])[:, 0, 0]
+        return self._stored(self.index, mask)
+
+    def _stored(self, index: Tensor, mask: Tensor) -> Tensor:
+        """The stored columns of a mask [B or 1, 1, q, S_kv]; index: those of the prompt."""
+        batch, kept = index.shape
         prompt = kept + self.hidden
         tail = torch.arange(prompt, mask.shape[-1], device=mask.device).expand(batch, -1)
-        columns = torch.cat([self.index, tail], 1)[:, None, None, :]
+        columns = torch.cat([index, tail], 1)[:, None, None, :]
         cut = mask.expand(batch, -1, -1, -1).gather(-1, columns.expand(-1, 1, mask.shape[2], -1))
         if self.valid is None:
             return cut

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from opsearch.runtime.masks import FLASH
+
 
 def project_queries(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     """Rotated queries [B, H, K, hd] of normed hidden states [B, K, D]; cos, sin: [B, K, hd]."""
@@ -41,10 +43,14 @@ def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
 
 
 def attended(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The module's attention function, all heads side by side, [B, Kq, H * hd]."""
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attn.config._attn_implementation, _family(attn).eager_attention_forward
-    )
+    """The module's attention function, all heads side by side, [B, Kq, H * hd].
+
+    sdpa's in place of FlashAttention's, which takes no mask of rows by columns.
+    """
+    name = implementation(attn)
+    if name == FLASH and mask is not None:
+        name = "sdpa"
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(name, _family(attn).eager_attention_forward)
     output, _ = function(attn, q, k, v, mask, dropout=0.0, scaling=attn.scaling)
     heads: Tensor = output.flatten(2)
     return heads
@@ -52,10 +58,16 @@ def attended(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
 
 def causal_mask(attn: Any, length: int, like: Tensor) -> Tensor | None:
     """What makes the attention function causal over `length` rows: eager alone wants a mask."""
-    if attn.config._attn_implementation != "eager":
+    if implementation(attn) != "eager":
         return None
     ahead = torch.full((length, length), torch.finfo(like.dtype).min, dtype=like.dtype)
     return ahead.triu(1)[None, None].to(like.device)
+
+
+def implementation(attn: Any) -> str:
+    """The name of the function that the module computes attention by."""
+    name: str = attn.config._attn_implementation
+    return name
 
 
 def _family(attn: Any) -> Any:

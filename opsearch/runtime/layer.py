@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.heads import attend, project_keys_values, project_queries
+from opsearch.runtime.heads import attend, implementation, project_keys_values, project_queries
 from opsearch.runtime.looking import look
 from opsearch.runtime.plan import Plan, Step
 
@@ -25,7 +25,8 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
         if not isinstance(cache, PrunedCache):
             return stock(hidden_states, attention_mask=attention_mask, **kwargs)
         if cache.plan is None or not cache.prefilling(index):
-            visible = cache.pruned[index].visible(attention_mask, hidden_states.shape[1])
+            stored, attention = cache.pruned[index], implementation(layer.self_attn)
+            visible = stored.visible(attention_mask, hidden_states.shape[1], attention)
             return stock(hidden_states, attention_mask=visible, **kwargs)
         return prefill(layer, index, cache.plan, hidden_states, attention_mask, kwargs)
 
@@ -80,7 +81,7 @@ def _attention(
     kwargs: dict[str, Any],
 ) -> Tensor:
     """What attention adds to the q rows, [R_q, D]."""
-    mask, has_key = plan.mask(stock_mask, step.q, step.kv)
+    mask, has_key = plan.mask(stock_mask, step.q, step.kv, implementation(layer.self_attn))
     queries = step.q_in_stream.pad(normed, step.q.sizes)
     cos_sin = plan.rotary(kwargs["position_embeddings"], step.q)
     if step.q is step.kv:

@@ -13,6 +13,7 @@ import torch
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.masks import FLASH
 from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import weight
 
@@ -84,6 +85,29 @@ def check_device(device: str, dtype: str, alone: str | None = None) -> None:
         raise ModelError(
             f"device {device!r} cannot be used ({reason}); use --device cpu"
         ) from error
+
+
+def check_attention(attention: str, dtype: str, device: str) -> None:
+    """Raise ModelError unless this implementation of attention can run so, on a device that is."""
+    if attention != FLASH:
+        return
+    if dtype == "float32":
+        raise ModelError(
+            f"--attention {FLASH} computes in half precision and not in {dtype}; give --dtype "
+            "bfloat16 or float16, or --attention sdpa"
+        )
+    if device.partition(":")[0] not in ("cuda", AUTO):
+        raise ModelError(
+            f"--attention {FLASH} runs on CUDA devices and not on {device!r}; give --device cuda, "
+            "or --attention sdpa"
+        )
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise ModelError(
+            f"--attention {FLASH} needs a GPU and the package flash_attn from 2.3.3 on, which is "
+            "not installed or does not fit; pip install flash-attn, or give --attention sdpa"
+        )
 
 
 def load_model(

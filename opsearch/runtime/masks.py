@@ -7,13 +7,23 @@ from torch import Tensor
 
 from opsearch.runtime.rows import Rows
 
+FLASH = "flash_attention_2"  # takes masks of columns alone, bool[B, S_kv]
 
-def restricted(stock: Tensor | None, q: Rows, kv: Rows) -> tuple[Tensor | None, Tensor | None]:
-    """The stock attention mask restricted to rows `q` and columns `kv`.
+
+def restricted(
+    stock: Tensor | None, q: Rows, kv: Rows, attention: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """The stock mask of an attention implementation restricted to rows `q` and columns `kv`.
 
     Returns the mask [B, 1, Kq, Kkv] (None: plain causal attention is right) and, where some row of
     q has no key at all, which rows do, [B, Kq]; the attention output of the others is to be zero.
     """
+    if attention == FLASH:
+        # Its stock mask only says what is padding: no set holds any, and slack slots come last,
+        # where no row sees them that is not slack itself.
+        if q is kv:
+            return None, None
+        stock = None
     if stock is None and q is kv and not q.ragged:
         return None, None
     columns = kv.valid[:, None, :] if kv.ragged else None

@@ -135,11 +135,13 @@ class Plan:
             self._memo[key] = (rows.gather(cos), rows.gather(sin))
         return self._memo[key]  # type: ignore[return-value]
 
-    def mask(self, stock: Tensor | None, q: Rows, kv: Rows) -> tuple[Tensor | None, Tensor | None]:
+    def mask(
+        self, stock: Tensor | None, q: Rows, kv: Rows, attention: str
+    ) -> tuple[Tensor | None, Tensor | None]:
         """The stock attention mask for rows `q` and columns `kv`, see `restricted`."""
         key = ("mask", id(q), id(kv), id(stock))
         if key not in self._memo:
-            self._memo[key] = restricted(stock, q, kv)
+            self._memo[key] = restricted(stock, q, kv, attention)
         return self._memo[key]  # type: ignore[return-value]
 
     def _first(self, counts: Counts) -> Tensor:

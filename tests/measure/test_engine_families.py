@@ -12,6 +12,7 @@ from opsearch.tasks.item import Item
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
+from tests.flash import FLASH
 from tests.measure.answered import alone
 from tests.measure.test_engine_plan import check_planned_flops
 from tests.runtime.judge import samples as judged
@@ -35,8 +36,13 @@ def name(request):
 
 
 @pytest.fixture
-def model(name):
-    made = FAMILIES[name].model(LAYERS)
+def attention():
+    return "sdpa"
+
+
+@pytest.fixture
+def model(name, attention, flash_attn):
+    made = FAMILIES[name].model(LAYERS, attention)
     made.generation_config.suppress_tokens = [tiny.IMAGE, tiny.VIDEO]
     return made
 
@@ -69,7 +75,7 @@ def encoded(model, inputs):
     return Sample(Item(digest, "", (), ()), digest, inputs, row.n_visual, int((~row.visual).sum()))
 
 
-@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize(("positions", "attention"), [(1, "sdpa"), (3, "sdpa"), (3, FLASH)])
 def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, positions, tmp_path):
     policies = [with_rankers_of(ADAPTERS[name])[label] for label in (*LABELS, *INSIDE)]
     with Store(tmp_path / "measurements.db", {}) as store:

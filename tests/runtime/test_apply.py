@@ -547,8 +547,8 @@ def test_patches_that_include_cls_are_not_ranked_by_it(inputs):
 
 def test_unsupported_attention():
     model = tiny.llava(LAYERS)
-    model.config.get_text_config()._attn_implementation = "flash_attention_2"
-    with refuses(ModelError, "flash_attention_2", "sdpa"), HALF.apply(model):
+    model.config.get_text_config()._attn_implementation = "flex_attention"
+    with refuses(ModelError, "flex_attention", "sdpa", "flash_attention_2"), HALF.apply(model):
         pass
 
 

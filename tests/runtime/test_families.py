@@ -10,10 +10,11 @@ from opsearch.errors import ModelError, PolicyError
 from opsearch.runtime.adapters import ADAPTERS
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
+from tests.flash import FLASH
 from tests.runtime.judge import TOLERANCE, deviation, samples
 from tests.runtime.policies import CLS, LAYERS, RANDOM, with_rankers_of
 
-pytestmark = pytest.mark.usefixtures("no_grad")
+pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
 # Samples with one image, two images, none, and one with text only behind it.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
@@ -27,10 +28,10 @@ def test_every_adapter_is_tested():
 
 
 def settings():
-    """Families x paddings x attentions; one of each family and padding in the default suite."""
-    quick = {"left": "sdpa", "right": "eager", "none": "sdpa"}
-    for name, pad, attention in product(FAMILIES, quick, ("sdpa", "eager")):
-        marks = () if quick[pad] == attention else (pytest.mark.slow,)
+    """Families x paddings x attentions; all of each family in the default suite, but not paired."""
+    quick = {"left": ["sdpa", FLASH], "right": ["eager"], "none": ["sdpa"]}
+    for name, pad, attention in product(FAMILIES, quick, ("sdpa", "eager", FLASH)):
+        marks = () if attention in quick[pad] else (pytest.mark.slow,)
         yield pytest.param(name, pad, attention, marks=marks)
 
 

@@ -11,25 +11,27 @@ from opsearch.runtime.adapters import ADAPTERS
 from tests import reference, tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
+from tests.flash import FLASH
 from tests.runtime.judge import TOLERANCE, deviation, rank, samples
 from tests.runtime.policies import LAYERS, with_rankers_of
 
-pytestmark = pytest.mark.usefixtures("no_grad")
+pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 STEPS = 5
 
 
 @cache
-def endless(name):
+def endless(name, attention="sdpa"):
     """A model whose answers go on for the asked number of tokens, none of them visual."""
-    model = FAMILIES[name].model(LAYERS)
+    model = FAMILIES[name].model(LAYERS, attention)
     model.generation_config.eos_token_id = 10**6
     model.generation_config.suppress_tokens = [tiny.IMAGE, tiny.VIDEO]
     return model
 
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
+fused = pytest.mark.parametrize("attention", ["sdpa", FLASH])
 SOME = ["dop, kv leaves", "dop, kv stays", "tokens, uniform", "stages"]
 
 
@@ -46,10 +48,11 @@ def score(model, policy, sample, answer):
 
 
 @every_family
+@fused
 @pytest.mark.parametrize("label", SOME)
-def test_generated_tokens_are_those_of_recomputing_everything(name, label):
+def test_generated_tokens_are_those_of_recomputing_everything(name, attention, label):
     policy = with_rankers_of(ADAPTERS[name])[label]
-    assert_answers(endless(name), policy, prompts(FAMILIES[name], MIXED))
+    assert_answers(endless(name, attention), policy, prompts(FAMILIES[name], MIXED))
 
 
 def assert_answers(model, policy, inputs):
@@ -76,10 +79,11 @@ OLD = not hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 
 @every_family
-def test_beams_are_scored_as_the_reference_does(name):
+@fused
+def test_beams_are_scored_as_the_reference_does(name, attention):
     if OLD and name == "internvl":
         pytest.skip("old transformers mixes up the tiles of pictures that have several")
-    model, policy = endless(name), with_rankers_of(ADAPTERS[name])["stages"]
+    model, policy = endless(name, attention), with_rankers_of(ADAPTERS[name])["stages"]
     inputs = prompts(FAMILIES[name], [[3, 4], [1, 5]])
     options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
     with policy.apply(model):
@@ -97,9 +101,11 @@ def test_beams_are_scored_as_the_reference_does(name):
 
 
 @every_family
-def test_continuing_from_a_returned_cache(name):
+@fused
+def test_continuing_from_a_returned_cache(name, attention):
     """A second turn of text on the cache of the first is what one prefill of both would be."""
-    model, policy = endless(name), with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
+    model = endless(name, attention)
+    policy = with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
     inputs = prompts(FAMILIES[name], [[3, 4]])
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([[9, 8, 11]])], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])

@@ -12,6 +12,7 @@ from opsearch.errors import PolicyError
 from opsearch.policy import RankerSpec
 from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
+from tests.flash import FLASH
 from tests.runtime.judge import TOLERANCE, inside, rank, samples
 from tests.runtime.policies import INSIDE
 
@@ -31,6 +32,7 @@ POLICIES = {
 # sees more.
 RANKED = {label: INSIDE[label] for label in ("two at once", "fitprune")}
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+UNPADDED = [[3, 11], [1, 0, 4]]  # of one length, but not of one number of visual tokens
 NO_TOKEN = 10**6
 
 # Older releases of transformers mix up the images of samples that have several.
@@ -52,8 +54,13 @@ def endless(attention):
     return model
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
-def model(request):
+@pytest.fixture(scope="module", params=["sdpa", "eager", FLASH])
+def model(request, flash_attn):
+    return endless(request.param)
+
+
+@pytest.fixture(scope="module", params=["sdpa", FLASH])
+def fused_model(request, flash_attn):
     return endless(request.param)
 
 
@@ -97,7 +104,9 @@ def score(model, policy, sample, answer):
     return before.gather(1, answer[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("layout", [MIXED, [[3, 4]]], ids=["padded batch", "one prompt"])
+@pytest.mark.parametrize(
+    "layout", [MIXED, UNPADDED, [[3, 4]]], ids=["padded batch", "unpadded batch", "one prompt"]
+)
 def test_greedy_tokens_and_logits(model, any_policy, layout):
     inputs, policy = tiny.prompts(layout), any_policy
     out = generate(model, policy, inputs, output_logits=True)
@@ -128,31 +137,31 @@ def test_without_a_cache_every_step_prefills_anew(model, policy):
 
 
 @repeated
-def test_beams_are_scored_as_the_reference_does(sdpa_model, policy, layout):
+def test_beams_are_scored_as_the_reference_does(fused_model, policy, layout):
     inputs = tiny.prompts(layout)
     options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
-    out = generate(sdpa_model, policy, inputs, **options)
-    rows = samples(sdpa_model, inputs)
+    out = generate(fused_model, policy, inputs, **options)
+    rows = samples(fused_model, inputs)
     for index, answer in enumerate(out.sequences[:, -STEPS:]):
-        mean = score(sdpa_model, policy, rows[index // 3], answer).mean()
+        mean = score(fused_model, policy, rows[index // 3], answer).mean()
         torch.testing.assert_close(out.sequences_scores[index], mean, rtol=0, atol=TOLERANCE)
-    anew = generate(sdpa_model, policy, inputs, **options, use_cache=False)
+    anew = generate(fused_model, policy, inputs, **options, use_cache=False)
     assert torch.equal(out.sequences, anew.sequences)
 
 
 @repeated
-def test_sampled_sequences_are_scored_as_the_reference_does(sdpa_model, any_policy, layout):
+def test_sampled_sequences_are_scored_as_the_reference_does(fused_model, any_policy, layout):
     inputs, policy = tiny.prompts(layout), any_policy
     torch.manual_seed(0)
     out = generate(
-        sdpa_model, policy, inputs, do_sample=True, num_return_sequences=2, output_logits=True
+        fused_model, policy, inputs, do_sample=True, num_return_sequences=2, output_logits=True
     )
     said = torch.stack(out.logits, 1).log_softmax(-1)
     answers = out.sequences[:, -STEPS:]
-    rows = samples(sdpa_model, inputs)
+    rows = samples(fused_model, inputs)
     for index, answer in enumerate(answers):
         got = said[index].gather(1, answer[:, None])[:, 0]
-        wanted = score(sdpa_model, policy, rows[index // 2], answer)
+        wanted = score(fused_model, policy, rows[index // 2], answer)
         torch.testing.assert_close(got, wanted, rtol=0, atol=2 * TOLERANCE)
     assert len({tuple(answer.tolist()) for answer in answers}) > len(rows)
 
@@ -194,7 +203,11 @@ def test_an_assistant_model_is_not_pruned(sdpa_model):
         generate(sdpa_model, policy, inputs, assistant_model=original)
 
 
-@pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 8]]], ids=["one prompt", "padded batch"])
+@pytest.mark.parametrize(
+    "layout",
+    [[[3, 4]], [[3, 4], [1, 8]], UNPADDED],
+    ids=["one prompt", "padded batch", "unpadded batch"],
+)
 def test_a_returned_cache_goes_on(model, policy, layout):
     """A second turn on the returned cache equals the whole conversation from scratch."""
     inputs = tiny.prompts(layout)
@@ -238,7 +251,7 @@ def test_the_cache_stores_what_the_cost_model_counts(sdpa_model, policy):
     assert cache.get_seq_length() == inputs["input_ids"].shape[1], "lengths are logical"
 
 
-def test_batch_operations_of_a_cache_keep_its_columns(sdpa_model):
+def test_batch_operations_of_a_cache_keep_its_columns(fused_model):
     """Repeating, selecting and reordering samples equals decoding them in that order."""
     inputs = tiny.prompts(MIXED)
     policy = POLICIES["stages"]
@@ -246,11 +259,11 @@ def test_batch_operations_of_a_cache_keep_its_columns(sdpa_model):
     token = torch.tensor([[11], [12], [13], [14]])
 
     def step(change, order):
-        with policy.apply(sdpa_model):
-            cache = sdpa_model(**inputs).past_key_values
+        with policy.apply(fused_model):
+            cache = fused_model(**inputs).past_key_values
             change(cache)
             fed = {"input_ids": token[order], "attention_mask": mask[order]}
-            return sdpa_model(**fed, past_key_values=cache).logits
+            return fused_model(**fed, past_key_values=cache).logits
 
     everyone = step(lambda cache: None, [0, 1, 2, 3])
     for order, change in (

@@ -16,9 +16,10 @@ from opsearch.runtime.ranking import Resolved, ordered
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
+from tests.flash import FLASH
 from tests.runtime.policies import LAYERS, POLICIES, with_rankers_of
 
-pytestmark = pytest.mark.usefixtures("no_grad")
+pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
 SOME = ["dop, kv leaves", "dop, kv stays", "random counts 0", "fitprune", "two at once"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -75,7 +76,7 @@ def test_a_graph_answers_other_prompts_of_its_shape(name):
         assert graphs.shapes == int(not stock), label
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", FLASH])
 def test_batches_of_equal_prompts(attention):
     model, graphs = built("llava", LAYERS, attention), Rerun()
     for inputs in alike("llava", [[3, 4], [5, 2]], [[1, 6], [2, 5]]):
@@ -148,14 +149,15 @@ class Watched(Rerun):
             return (lambda: None), run()
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", FLASH])
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in FAMILIES), ("llava", 2)])
 def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
     everything = (name, batch, attention) == ("llava", 1, "sdpa")
+    dtype = torch.bfloat16 if attention == FLASH else torch.float32  # else it asks for autocast
     with torch.device("meta"):
-        model = FAMILIES[name].model(LAYERS, attention)
+        model = FAMILIES[name].model(LAYERS, attention).to(dtype)
         visual = torch.zeros(batch, 16, dtype=torch.bool)
-        hidden = torch.zeros(batch, 16, 32)
+        hidden = torch.zeros(batch, 16, 32, dtype=dtype)
         for policy in POLICIES.values() if everything else map(POLICIES.get, SOME):
             prompt = Prompt(visual, torch.ones_like(visual), (9,) * batch, embeds=hidden)
             prompt.n_other = (7,) * batch

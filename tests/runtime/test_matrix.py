@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.flash import FLASH
 from tests.runtime.judge import TOLERANCE, deviation, samples
 from tests.runtime.policies import LAYERS, POLICIES
 
-pytestmark = pytest.mark.usefixtures("no_grad")
+pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
 # Samples with one image, two images, none, and an image before any text; MIXED needs padding.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
@@ -15,7 +16,7 @@ EQUAL = [[3, 11], [1, 0, 4], [23], [0, 14]]
 
 
 @pytest.fixture(scope="module")
-def model(request):
+def model(request, flash_attn):
     return tiny.llava(LAYERS, **request.param)
 
 
@@ -30,11 +31,15 @@ def cumulative(inputs):
     return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
 
 
-BOTH = [{"attention": "sdpa"}, {"attention": "eager"}]
+ATTENTIONS = ["sdpa", "eager", FLASH]
+SDPA = [{"attention": "sdpa"}]
+with_all_attentions = pytest.mark.parametrize(
+    "model", [{"attention": name} for name in ATTENTIONS], ids=ATTENTIONS, indirect=True
+)
 
 
 @pytest.mark.parametrize("pad", ["left", "right", "none"])
-@pytest.mark.parametrize("model", BOTH, ids=["sdpa", "eager"], indirect=True)
+@with_all_attentions
 def test_every_policy_gives_the_logits_of_the_reference(model, pad):
     inputs = batch(pad)
     rows = samples(model, inputs)
@@ -46,7 +51,7 @@ def test_every_policy_gives_the_logits_of_the_reference(model, pad):
 
 
 @pytest.mark.parametrize("layout", [[[3, 4]], [[1, 0, 6]], [[0, 5]], [[2, 3, 0, 4]]], ids=str)
-@pytest.mark.parametrize("model", BOTH, ids=["sdpa", "eager"], indirect=True)
+@with_all_attentions
 def test_single_prompts_need_no_attention_mask(model, layout):
     inputs = batch("none", layout)
     rows = samples(model, inputs)
@@ -62,7 +67,7 @@ SOME = ["dop, kv leaves", "dop, kv stays", "rows without any key", "random count
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_one_and_all_key_value_heads(attention, kv_heads):
     model = tiny.llava(LAYERS, attention=attention, kv_heads=kv_heads)
     inputs = batch("left")
@@ -78,7 +83,7 @@ def test_the_cls_ranker_looks_at_the_layer_that_the_projector_reads(feature_laye
     assert deviation(model, inputs, POLICIES["stages"]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+@pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_positions_are_those_of_the_call(model):
     """Without position_ids a stock model counts left padding too; a policy must not change that."""
     inputs = batch("left")
@@ -89,7 +94,7 @@ def test_positions_are_those_of_the_call(model):
         assert deviation(model, inputs, POLICIES[name], rows) <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+@pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_a_sample_does_not_depend_on_its_batch(model):
     """Rows of a batch equal the same prompts alone, ranked before padding and neighbours."""
     inputs = batch("left")
@@ -102,7 +107,7 @@ def test_a_sample_does_not_depend_on_its_batch(model):
         torch.testing.assert_close(together, alone, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+@pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_logits_to_keep_counts_original_positions(model):
     inputs = batch("right")
     with POLICIES["dop, kv leaves"].apply(model):
@@ -111,7 +116,7 @@ def test_logits_to_keep_counts_original_positions(model):
     torch.testing.assert_close(last, everything[:, -6:], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("model", BOTH[:1], ids=["sdpa"], indirect=True)
+@pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_pruning_changes_what_the_model_says(model):
     """The comparisons above would pass on a runtime that prunes nothing if policies did nothing."""
     inputs = batch("left")
