@@ -141,12 +141,19 @@ def adapter_for(model_type: str) -> Adapter:
 
 def check_supported(model: Any) -> Adapter:
     """The adapter of a loaded model; ModelError says what about it cannot be pruned."""
+    if not hasattr(model, "config"):
+        raise _wrapped(model)
     adapter = adapter_for(model.config.model_type)
     if not hasattr(model, "lm_head"):
         raise ModelError(
             f"a {type(model).__name__} has no language-model head; load the model with "
             "AutoModelForImageTextToText"
         )
+    try:
+        for part in (adapter.trunk, adapter.decoder, adapter.vision_tower):
+            model.get_submodule(part)
+    except AttributeError as error:
+        raise _wrapped(model) from error
     text = model.config.get_text_config()
     if text.model_type not in DECODERS:
         raise ModelError(
@@ -176,3 +183,10 @@ def check_supported(model: Any) -> Adapter:
                 "the model has weights on the meta device; load it fully before pruning"
             )
     return adapter
+
+
+def _wrapped(model: Any) -> ModelError:
+    return ModelError(
+        f"a {type(model).__name__} is not itself a model of transformers; apply the policy to the "
+        "model inside, e.g. model.get_base_model() of peft or model.module of torch"
+    )

@@ -12,6 +12,7 @@ forward runs it inside the trunk.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -52,10 +53,12 @@ from opsearch.runtime.ranking import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Decoders that follow a policy, whatever wraps the model around them.
 _pruned: WeakSet[nn.Module] = WeakSet()
+_entering = threading.Lock()
 # What hooks inside the vision tower found in the tower's latest forward of this thread.
 _captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
-_ATTACHED = "opsearch_captured"
+_ATTACHED, _MARK = "opsearch_captured", "opsearch_policy"
 
 
 @contextmanager
@@ -72,10 +75,8 @@ def apply_policy(
     check_fits(policy, model.config)
     if graphs is not None:
         graphs.check(model)
-    if model in _pruned:
-        raise PolicyError(
-            "a policy is already applied to this model; leave that `with` block before the next"
-        )
+    if model.get_submodule(adapter.decoder) in _pruned:
+        raise _already_applied()
     if (
         all(count == 1 for triple in policy.counts for count in triple)
         and policy.unit == "fraction"
@@ -92,7 +93,7 @@ def apply_policy(
             stack.callback(handle.remove)
         trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
         tower = model.get_submodule(adapter.vision_tower)
-        stack.enter_context(checked_places(trunk))
+        stack.enter_context(checked_places(trunk, adapter))
         hooks = _Hooks(model, adapter, policy, ranker, graphs is not None)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),
@@ -108,11 +109,16 @@ def apply_policy(
 @contextmanager
 def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Iterator[None]:
     """Decoder layers that follow the plan of a PrunedCache; with any other cache they are stock."""
-    _pruned.add(model)
-    layers = model.get_submodule(adapter.decoder).layers
+    decoder = model.get_submodule(adapter.decoder)
+    layers = decoder.layers
     names = [forward_name(layer) for layer in layers]
+    with _entering:  # two threads may come at once
+        if decoder in _pruned:
+            raise _already_applied()
+        _pruned.add(decoder)
     own = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
+        vars(decoder)[_MARK] = NotCopied()
         for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
             pruned = pruned_forward(layer, index, getattr(layer, name))
             if graphs is not None:
@@ -125,7 +131,23 @@ def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Itera
                 vars(layer).pop(name, None)
             else:
                 setattr(layer, name, previous)
-        _pruned.discard(model)
+        vars(decoder).pop(_MARK, None)
+        _pruned.discard(decoder)
+
+
+class NotCopied:
+    """Stands in a decoder that follows a policy: a copy of it would run the original's layers."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise PolicyError(
+            "a model under a policy cannot be copied; copy it outside of the `with` block"
+        )
+
+
+def _already_applied() -> PolicyError:
+    return PolicyError(
+        "a policy is already applied to this model; leave that `with` block before the next"
+    )
 
 
 def _store(name: str, value: Tensor) -> None:
@@ -162,16 +184,18 @@ class _Hooks:
             if has_images(kwargs):
                 raise PolicyError(
                     "new images on a cache that already holds a prompt cannot be pruned; start "
-                    "from an empty cache with the whole conversation"
+                    "from an empty cache with the whole conversation, without prefill_chunk_size"
                 )
             return args, kwargs
         check_prefill(cache, input_ids, kwargs, self.model.config)
         prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
-        if all(self.resolved.is_identity(n) for n in prompt.n_visual):
-            return args, kwargs
-        check_images(self.adapter, kwargs)
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
+        if all(self.resolved.is_identity(n) for n in prompt.n_visual):
+            if isinstance(cache, PrunedCache):  # it may have been refused with another prompt
+                PrunedCache.take_over(cache, self.policy.num_layers, store)
+            return args, kwargs
+        check_images(self.adapter, kwargs)
         pruned = PrunedCache.take_over(cache, self.policy.num_layers, store)
         pruned.prompt = prompt
         if self.ranker and input_ids is not None:
@@ -197,8 +221,11 @@ class _Hooks:
                 cache.plan = Plan(order)
 
     def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """Return no cache where the caller wanted none."""
+        """Return no cache where the caller wanted none; refuse what left the plan unused."""
         _captured.set(None)
+        given = kwargs.get("past_key_values")
+        if output is not None and isinstance(given, PrunedCache):
+            given.check_followed()
         cache = getattr(output, "past_key_values", None)
         if isinstance(cache, PrunedCache) and not cache.pruned[0].store:
             output.past_key_values = None

@@ -24,24 +24,33 @@ class PrunedLayer(DynamicLayer):
     """Keys and values of one layer at the columns of `rows`, then of all generated tokens.
 
     store: whether to keep them; hidden: prompt columns that are not stored; index: int64[B, K]
-    original columns; valid: bool[B, K], None where every slot holds a column.
+    original columns; valid: bool[B, K], None where every slot holds a column; expected: whether a
+    layer that knows of the columns is about to add to them.
     """
 
     store: bool = True
     hidden: int = 0
     index: Tensor | None = None
     valid: Tensor | None = None
+    expected: bool = False
 
     def begin(self, rows: Rows) -> None:
         """Note which columns the prompt's keys and values, stored next, belong to."""
         self.index = rows.index
         self.valid = rows.valid if rows.ragged else None
         self.hidden = rows.length - rows.index.shape[1]
+        self.expected = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values, the first ones as they are; without `store` hand them through."""
         if not self.store:
             return key_states, value_states
+        if self.index is not None and not self.expected:
+            raise PolicyError(
+                "this cache was made under a policy, and a stock layer would read its columns as "
+                "others; go on with it inside of `with policy.apply(model)`"
+            )
+        self.expected = False
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.keys, self.values, self.is_initialized = key_states, value_states, True
@@ -142,7 +151,7 @@ class PrunedCache(DynamicCache):
 
     plan: what the prefill computes, None after it; prompt: what the plan is made from, until it is;
     order: what a CUDA graph computes in place of a plan, None after it; store: whether keys and
-    values are kept (not for use_cache=False).
+    values are kept (not for use_cache=False). Masks are cut once for all layers of equal columns.
     """
 
     def __init__(self, num_layers: int, plan: Plan | None = None, store: bool = True) -> None:
@@ -154,6 +163,8 @@ class PrunedCache(DynamicCache):
         self.plan = plan
         self.prompt: Prompt | None = None
         self.order: Order | None = None
+        self._mask: Tensor | None = None
+        self._cuts: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     @classmethod
     def take_over(cls, cache: Any, num_layers: int, store: bool) -> PrunedCache:
@@ -168,6 +179,30 @@ class PrunedCache(DynamicCache):
     def prefilling(self, layer: int) -> bool:
         """Whether the prompt has not gone through `layer` yet."""
         return self.pruned[layer].index is None
+
+    def visible(
+        self, layer: int, mask: Tensor | None, query_length: int, attention: str
+    ) -> Tensor | None:
+        """What a layer is to see of a stock mask, see PrunedLayer."""
+        stored = self.pruned[layer]
+        stored.expected = True
+        if mask is None or stored.index is None:
+            return stored.visible(mask, query_length, attention)
+        if mask is not self._mask:
+            self._mask, self._cuts = mask, {}
+        key = id(stored.index)
+        if key not in self._cuts:
+            self._cuts[key] = stored.index, stored.visible(mask, query_length, attention)
+        return self._cuts[key][1]
+
+    def check_followed(self) -> None:
+        """Raise PolicyError where a prefill is over and its plan was not followed."""
+        if self.plan is not None or self.order is not None:
+            raise PolicyError(
+                "the decoder's layers were given no cache and followed no policy, as older "
+                "transformers do under gradient checkpointing; call "
+                "model.gradient_checkpointing_disable()"
+            )
 
     def kv_bytes(self) -> int:
         """Bytes of the keys and values that are stored now."""

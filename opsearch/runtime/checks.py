@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,9 +47,10 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             "cache_implementation or pass a plain DynamicCache"
         )
     mask = kwargs.get("attention_mask")
-    if mask is not None and mask.shape != input_ids.shape:
+    shape = tuple(getattr(mask, "shape", ()))
+    if mask is not None and shape != input_ids.shape:
         raise PolicyError(
-            f"attention_mask has shape {tuple(mask.shape)}, pruning needs that of input_ids "
+            f"attention_mask has shape {shape}, pruning needs that of input_ids "
             f"{tuple(input_ids.shape)}; pass the processor's attention_mask"
         )
     for wanted in ("output_hidden_states", "output_attentions"):
@@ -68,17 +70,21 @@ def has_images(kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def checked_places(trunk: Any) -> Iterator[None]:
-    """Inside, PolicyError with the next step where image tokens and features differ in number."""
+def checked_places(trunk: Any, adapter: Adapter) -> Iterator[None]:
+    """Inside, PolicyError with the next step where visual tokens and features differ in number."""
     stock, own = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:
             return stock(*args, **kwargs)
         except ValueError as error:
+            given = inspect.signature(stock).bind(*args, **kwargs).arguments
+            tokens = int(adapter.visual_positions(trunk.config, given["input_ids"]).sum())
+            found = [given.get(f"{kind}_features") for kind in ("image", "video")]
+            features = sum(each.shape[:-1].numel() for each in found if each is not None)
             raise PolicyError(
-                f"the prompt's visual tokens are not those of its images ({error}); pass input_ids "
-                "and pixel_values of one call of the processor"
+                f"the prompt has {tokens} visual tokens and its images give {features}; pass "
+                "input_ids and pixel_values of one call of the processor"
             ) from error
 
     trunk.get_placeholder_mask = checked

@@ -25,8 +25,8 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
         if not isinstance(cache, PrunedCache):
             return stock(hidden_states, attention_mask=attention_mask, **kwargs)
         if cache.plan is None or not cache.prefilling(index):
-            stored, attention = cache.pruned[index], implementation(layer.self_attn)
-            visible = stored.visible(attention_mask, hidden_states.shape[1], attention)
+            attention = implementation(layer.self_attn)
+            visible = cache.visible(index, attention_mask, hidden_states.shape[1], attention)
             return stock(hidden_states, attention_mask=visible, **kwargs)
         return prefill(layer, index, cache.plan, hidden_states, attention_mask, kwargs)
 

@@ -59,7 +59,7 @@ def make_prompt(
     if at_end:
         raise PolicyError(
             "a prompt ends with an image, where a policy computes no answer; put the text after "
-            "the image"
+            "the image, and leave out prefill_chunk_size, which cuts prompts"
         )
     prompt = Prompt(visual, real, tuple(sizes[: len(visual)]))
     prompt.n_other = tuple(sizes[len(visual) :])

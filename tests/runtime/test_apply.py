@@ -488,7 +488,7 @@ def test_visual_tokens_of_another_image(model, inputs):
     ids = inputs["input_ids"].clone()
     ids[0, (ids[0] == tiny.IMAGE).nonzero()[0]] = 7
     for call in (model, partial(model.generate, max_new_tokens=2)):
-        with refuses(PolicyError, "tokens: 8", "one call of the processor"), HALF.apply(model):
+        with refuses(PolicyError, "8 visual tokens", "give 9", "one call"), HALF.apply(model):
             call(**{**inputs, "input_ids": ids})
     with HALF.apply(model):
         model(**inputs)

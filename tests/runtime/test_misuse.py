@@ -1,0 +1,182 @@
+"""What goes wrong around a block is said in a sentence, and leaves model and cache usable."""
+
+import copy
+import sys
+import threading
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from opsearch import builders
+from opsearch.errors import ModelError, PolicyError
+from opsearch.policy import RankerSpec
+from opsearch.runtime.cache import PrunedLayer
+from tests import tiny
+from tests.runtime.judge import TOLERANCE
+from tests.runtime.test_apply import traces
+
+pytestmark = pytest.mark.usefixtures("no_grad")
+
+LAYERS = 4
+HALF = builders.dop(LAYERS, 3, 2, "1/2", RankerSpec("random"))
+STAYS = builders.dop(LAYERS, 3, 2, "1/2", RankerSpec("random"), kv="stays")
+
+
+@pytest.fixture
+def model():
+    made = tiny.llava(LAYERS)
+    made(**tiny.prompts([[3, 4]]))  # the vision tower installs its own hooks on first use
+    return made
+
+
+@pytest.fixture
+def inputs():
+    return tiny.prompts([[3, 4]])
+
+
+class Wrapper(nn.Module):
+    """Has all attributes of the model inside, as torch.compile's."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inside"), name)
+
+
+class Adapted(Wrapper):
+    """As peft's: other modules stand where those of the model were."""
+
+    def __init__(self, inside):
+        super().__init__(inside)
+        self.model = nn.Identity()
+
+
+@pytest.fixture
+def quick_switches():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("quick_switches")
+def test_of_two_threads_that_come_at_once_one_is_refused(model, inputs):
+    before, wanted, said = traces(model), [], []
+    for policy in (HALF, STAYS):
+        with policy.apply(model):
+            wanted.append(model(**inputs).logits)
+
+    def prune(number, policy, gate):
+        gate.wait()
+        try:
+            with torch.no_grad(), policy.apply(model):
+                said.append(torch.equal(model(**inputs).logits, wanted[number]))
+        except PolicyError as error:
+            said.append(str(error))
+
+    for _ in range(40):
+        gate = threading.Barrier(2)
+        threads = [
+            threading.Thread(target=prune, args=(number, policy, gate))
+            for number, policy in enumerate((HALF, STAYS))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert traces(model) == before
+    refused = {each for each in said if isinstance(each, str)}
+    assert len(said) == 80
+    assert all("already applied" in each for each in refused)
+    assert {each for each in said if not isinstance(each, str)} == {True}
+
+
+@pytest.mark.parametrize("wrap", [Adapted, nn.Sequential, lambda model: None])
+def test_what_is_around_a_model_is_refused_and_locks_nothing(model, inputs, wrap):
+    with pytest.raises(ModelError, match=r"get_base_model\(\).*model\.module"):
+        HALF.apply(wrap(model)).__enter__()
+    with HALF.apply(model):
+        model(**inputs)
+
+
+def test_a_wrapper_is_no_second_model(model):
+    with HALF.apply(model), pytest.raises(PolicyError, match="already applied"):
+        STAYS.apply(Wrapper(model)).__enter__()
+
+
+@pytest.mark.parametrize("layout", [[[3, 4]], [[3, 11], [1, 0, 4], [23]]], ids=["one", "batch"])
+def test_a_cache_made_under_a_policy_is_refused_outside_of_the_block(model, layout):
+    inputs = tiny.prompts(layout)
+    token = torch.full((len(layout), 1), 7)
+    with HALF.apply(model):
+        cache = model(**inputs).past_key_values
+        kept = copy.deepcopy(cache)
+        wanted = model(input_ids=token, past_key_values=cache).logits
+    with pytest.raises(PolicyError, match="go on with it inside"):
+        model(input_ids=token, past_key_values=copy.deepcopy(kept))
+    with HALF.apply(model):
+        again = model(input_ids=token, past_key_values=kept).logits
+    assert torch.equal(again, wanted)
+
+
+@pytest.mark.parametrize("length", [7, 16])
+def test_a_refused_prompt_leaves_its_cache_usable(model, inputs, length):
+    """The next prompt has no picture, and as many tokens as the refused one, or others."""
+    mine, text = DynamicCache(), torch.arange(10, 10 + length)[None]
+    wanted = model(input_ids=text).logits
+    missing = inputs["input_ids"].clone()
+    missing[0, 5] = 9
+    with HALF.apply(model):
+        with pytest.raises(PolicyError, match="has 8 visual tokens and its images give 9"):
+            model(**{**inputs, "input_ids": missing}, past_key_values=mine)
+        assert torch.equal(model(input_ids=text, past_key_values=mine).logits, wanted)
+
+
+def test_a_model_under_a_policy_is_not_copied(model, inputs):
+    stock = model(**inputs).logits
+    with HALF.apply(model), pytest.raises(PolicyError, match="copy it outside"):
+        copy.deepcopy(model)
+    assert torch.equal(copy.deepcopy(model)(**inputs).logits, stock)
+
+
+@torch.inference_mode(False)
+def test_gradient_checkpointing_prunes_or_is_refused():
+    """Older transformers take the cache from the layers, newer ones leave it."""
+    model, inputs = tiny.llava(LAYERS), tiny.prompts([[3, 4]])
+    with HALF.apply(model):
+        wanted = model(**inputs).logits
+    model.train()
+    older = not hasattr(model, "activation_checkpointing_enable")
+    (model.gradient_checkpointing_enable if older else model.activation_checkpointing_enable)()
+    refused = pytest.raises(PolicyError, match="gradient_checkpointing_disable")
+    with HALF.apply(model), refused if older else nullcontext():
+        assert (model(**inputs).logits - wanted).abs().max() <= TOLERANCE
+
+
+def test_a_step_cuts_its_mask_once_for_layers_of_equal_columns(model, monkeypatch):
+    """Three layers keep half of the visual tokens, one keeps none."""
+    inputs, cuts, cut = tiny.prompts([[3, 4], [9, 4]]), [], PrunedLayer.visible
+    with HALF.apply(model):
+        cache = model(**inputs).past_key_values
+        monkeypatch.setattr(
+            PrunedLayer, "visible", lambda *args: cuts.append(args[0]) or cut(*args)
+        )
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        step = partial(model, input_ids=torch.full((2, 1), 7), attention_mask=mask)
+        step(past_key_values=cache)
+    assert len(cuts) == 2 < LAYERS
+
+
+def test_a_mask_that_is_no_tensor_is_refused(model, inputs):
+    given = {**inputs, "attention_mask": {"full_attention": inputs["attention_mask"]}}
+    with HALF.apply(model), pytest.raises(PolicyError, match="pass the processor's attention_mask"):
+        model(**given)
