@@ -15,6 +15,7 @@ from opsearch.commands.run import run
 from opsearch.commands.search import front, solve
 
 _INTERRUPTED = 130
+_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # torch's words in a mere RuntimeError
 
 app = typer.Typer(
     help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
@@ -76,7 +77,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
     if debug:
         raise error
     reason = " ".join(str(error).split()) or "no message"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing it here would take seconds
+    if _ran_out_of_memory(error):
+        reason = reason.rpartition(_NO_MEMORY[0])[2]  # what stands before is a line of its source
         err.print(
             f"error: memory ran out ({reason}); take --dtype bfloat16, a smaller "
             "--memory or --batch, or another --device",
@@ -88,3 +90,11 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         soft_wrap=True,
     )
     return 1
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch got no memory, on a CPU or another device."""
+    # By its name: importing torch here would take seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.cli import call
@@ -467,14 +469,31 @@ def test_ctrl_c_is_told_that_nothing_is_lost(opsearch, folder, monkeypatch):
     assert said.startswith("interrupted: every finished measurement is kept, the same command goes")
 
 
-def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch):
-    import torch
+def full_device():
+    raise torch.OutOfMemoryError("the device is full")
 
-    def fail(*args):
-        raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(Policy, "from_pretrained", fail)
+def full_driver():
+    raise RuntimeError("CUDA error: out of memory")
+
+
+TOO_MUCH = 2**50  # elements: more than a process can address
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (full_device, r"the device is full"),
+        (full_driver, r"CUDA error: out of memory"),
+        (lambda: torch.empty(TOO_MUCH), r"[\w ']+: you tried to allocate \d+ bytes\..*"),
+        (lambda: np.empty(TOO_MUCH), r"Unable to allocate .*"),
+        (lambda: bytearray(2**62), r"no message"),
+    ],
+    ids=["device", "driver", "torch on the CPU", "numpy", "python"],
+)
+def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, reason):
+    monkeypatch.setattr(Policy, "from_pretrained", lambda path: fail())
     said = error(opsearch("bench", folder))
-    assert (
-        "memory ran out (the device is full); take --dtype bfloat16, a smaller --memory or" in said
+    assert re.match(
+        rf"memory ran out \({reason}\); take --dtype bfloat16, a smaller --memory or", said
     )
