@@ -497,3 +497,10 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, 
     assert re.match(
         rf"memory ran out \({reason}\); take --dtype bfloat16, a smaller --memory or", said
     )
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "bench"])
+def test_a_device_without_memory_is_refused(opsearch, folder, tmp_path, command):
+    target = ["--out", tmp_path / "x"] if command == "run" else [folder]
+    said = error(opsearch(command, *target, "--device=meta"))
+    assert re.match(r"device 'meta' has shapes but no numbers, .*; use --device cpu", said)

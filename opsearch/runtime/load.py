@@ -85,6 +85,11 @@ def check_device(device: str, dtype: str, alone: str | None = None) -> None:
         raise ModelError(
             f"device {device!r} cannot be used ({reason}); use --device cpu"
         ) from error
+    if torch.device(device).type == "meta":
+        raise ModelError(
+            f"device {device!r} has shapes but no numbers, so that nothing can be measured or "
+            "answered there; use --device cpu, where --dry-run plans a run without weights"
+        )
 
 
 def check_attention(attention: str, dtype: str, device: str) -> None:
