@@ -13,6 +13,7 @@ from opsearch import Policy, RankerSpec, builders
 from opsearch.cli import call
 from opsearch.costs.shape import HUB_IDS
 from opsearch.demo.families import FAMILIES
+from opsearch.runtime.load import load_model
 from opsearch.tasks.embedded import embedded
 
 LAYERS = 12
@@ -497,6 +498,25 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, 
     assert re.match(
         rf"memory ran out \({reason}\); take --dtype bfloat16, a smaller --memory or", said
     )
+
+
+def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "opsearch.evaluate.load_model",
+        lambda *asked: loaded.append(load_model(*asked)) or loaded[0],
+    )
+    code, printed, _ = opsearch("eval", folder, "--samples=5", "--attention=eager")
+    assert code == 0
+    assert loaded[0].config.get_text_config()._attn_implementation == "eager"
+    assert opsearch("eval", folder, "--samples=5")[1] == printed
+
+
+def test_an_attention_that_cannot_run_is_refused(opsearch, folder):
+    said = error(opsearch("eval", folder, "--attention=flash"))
+    assert said == "attention 'flash' is unknown; use sdpa, eager, flash_attention_2"
+    said = error(opsearch("eval", folder, "--attention=flash_attention_2"))
+    assert "computes in half precision and not in float32; give --dtype bfloat16" in said
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "bench"])
