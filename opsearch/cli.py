@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from opsearch.commands.generate import generate
 from opsearch.commands.judge import analyze, bench, compare, evaluate
 from opsearch.commands.look import export, list_parts, report, show
 from opsearch.commands.options import err
@@ -28,6 +29,7 @@ app.command()(run)
 app.command()(solve)
 app.command()(front)
 app.command()(show)
+app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(compare)

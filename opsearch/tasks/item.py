@@ -61,7 +61,7 @@ class Item:
         except FileNotFoundError:
             raise DataError(
                 f"item {self.id}: the image {source} does not exist; "
-                "correct the path in the data or put the file there."
+                "correct the path or put the file there."
             ) from None
         # Pillow raises SyntaxError and ValueError, too, for some kinds of broken file.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
