@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from opsearch.builders import identity
 from opsearch.errors import DataError
@@ -81,7 +82,7 @@ def answer_as(
     done = len(samples) - len(todo)
     with block:
         for batch in batches(todo, _MAX_TOKENS):
-            texts = _generate(model, processor, batch)
+            texts = words(processor, greedy(model, batch, MAX_NEW_TOKENS))
             pairs = list(zip(texts, batch, strict=True))
             new = [
                 StoredAnswer(key_of[s.digest], s.digest, text, exact_match(text, s.item.answers))
@@ -99,12 +100,16 @@ def answer_as(
 
 
 @torch.no_grad()
-def _generate(model: Any, processor: Any, batch: Sequence[Sample]) -> list[str]:
-    """Greedy answers to samples of equal shape."""
+def greedy(model: Any, batch: Sequence[Sample], max_new_tokens: int) -> Tensor:
+    """The new tokens of greedy answers to samples of equal shape, int64[B, up to the limit]."""
     inputs = batch_inputs(batch, device_of_inputs(model))
-    output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    generated = output[:, inputs["input_ids"].shape[1] :]
-    decoded = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    output: Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+def words(processor: Any, tokens: Tensor) -> list[str]:
+    """What tokens int64[B, N] say."""
+    decoded = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [text.strip() for text in decoded]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from opsearch.commands.generate import generate
 from opsearch.commands.judge import analyze, bench, compare, evaluate
 from opsearch.commands.look import export, list_parts, report, show
 from opsearch.commands.options import err
@@ -15,6 +16,7 @@ from opsearch.commands.run import run
 from opsearch.commands.search import front, solve
 
 _INTERRUPTED = 130
+_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # torch's words in a mere RuntimeError
 
 app = typer.Typer(
     help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
@@ -27,6 +29,7 @@ app.command()(run)
 app.command()(solve)
 app.command()(front)
 app.command()(show)
+app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(compare)
@@ -76,7 +79,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
     if debug:
         raise error
     reason = " ".join(str(error).split()) or "no message"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing it here would take seconds
+    if _ran_out_of_memory(error):
+        reason = reason.rpartition(_NO_MEMORY[0])[2]  # what stands before is a line of its source
         err.print(
             f"error: memory ran out ({reason}); take --dtype bfloat16, a smaller "
             "--memory or --batch, or another --device",
@@ -88,3 +92,11 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         soft_wrap=True,
     )
     return 1
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch got no memory, on a CPU or another device."""
+    # By its name: importing torch here would take seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -16,7 +16,13 @@ from opsearch.policy import Policy
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.checks import check_fits
-from opsearch.runtime.load import check_device, load_config, load_model, load_processor
+from opsearch.runtime.load import (
+    check_attention,
+    check_device,
+    load_config,
+    load_model,
+    load_processor,
+)
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item
 from opsearch.tasks.parquet import load_file
@@ -56,6 +62,7 @@ def evaluate(
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
+    attention: str = "sdpa",
     console: Console | None = None,
 ) -> Scores:
     """Generate answers with the original and with the policy of a run folder or file.
@@ -66,6 +73,7 @@ def evaluate(
     stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
     check_device(device, dtype)
+    check_attention(attention, dtype, device)
     config, processor = load_config(model), load_processor(model)
     check_fits(policy, config)
     items = load_file(data) if data else embedded(split, samples, seed)
@@ -77,7 +85,7 @@ def evaluate(
     with stages.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
-        loaded = load_model(model, dtype, device)
+        loaded = load_model(model, dtype, device, attention)
     with stages.stage("answering with the original") as tick:
         original = answer(loaded, processor, encoded, progress=tick)
     with stages.stage("answering with the policy") as tick:

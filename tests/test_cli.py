@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.cli import call
 from opsearch.costs.shape import HUB_IDS
 from opsearch.demo.families import FAMILIES
+from opsearch.runtime.load import load_model
 from opsearch.tasks.embedded import embedded
 
 LAYERS = 12
@@ -177,11 +180,11 @@ def test_list_names_every_part(opsearch):
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)
 def test_help_lists_the_commands(opsearch, arguments):
     _, printed, _ = opsearch(*arguments)
-    for command in ("run", "solve", "report", "show", "eval", "list"):
+    for command in ("run", "solve", "report", "show", "generate", "eval", "list"):
         assert f" {command} " in printed
 
 
-@pytest.mark.parametrize("command", ["run", "solve", "front", "show", "eval", "list"])
+@pytest.mark.parametrize("command", ["run", "solve", "front", "show", "generate", "eval", "list"])
 def test_every_command_has_help(opsearch, command):
     code, printed, _ = opsearch(command, "-h")
     assert code == 0
@@ -467,14 +470,57 @@ def test_ctrl_c_is_told_that_nothing_is_lost(opsearch, folder, monkeypatch):
     assert said.startswith("interrupted: every finished measurement is kept, the same command goes")
 
 
-def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch):
-    import torch
+def full_device():
+    raise torch.OutOfMemoryError("the device is full")
 
-    def fail(*args):
-        raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(Policy, "from_pretrained", fail)
+def full_driver():
+    raise RuntimeError("CUDA error: out of memory")
+
+
+TOO_MUCH = 2**50  # elements: more than a process can address
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (full_device, r"the device is full"),
+        (full_driver, r"CUDA error: out of memory"),
+        (lambda: torch.empty(TOO_MUCH), r"[\w ']+: you tried to allocate \d+ bytes\..*"),
+        (lambda: np.empty(TOO_MUCH), r"Unable to allocate .*"),
+        (lambda: bytearray(2**62), r"no message"),
+    ],
+    ids=["device", "driver", "torch on the CPU", "numpy", "python"],
+)
+def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, reason):
+    monkeypatch.setattr(Policy, "from_pretrained", lambda path: fail())
     said = error(opsearch("bench", folder))
-    assert (
-        "memory ran out (the device is full); take --dtype bfloat16, a smaller --memory or" in said
+    assert re.match(
+        rf"memory ran out \({reason}\); take --dtype bfloat16, a smaller --memory or", said
     )
+
+
+def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "opsearch.evaluate.load_model",
+        lambda *asked: loaded.append(load_model(*asked)) or loaded[0],
+    )
+    code, printed, _ = opsearch("eval", folder, "--samples=5", "--attention=eager")
+    assert code == 0
+    assert loaded[0].config.get_text_config()._attn_implementation == "eager"
+    assert opsearch("eval", folder, "--samples=5")[1] == printed
+
+
+def test_an_attention_that_cannot_run_is_refused(opsearch, folder):
+    said = error(opsearch("eval", folder, "--attention=flash"))
+    assert said == "attention 'flash' is unknown; use sdpa, eager, flash_attention_2"
+    said = error(opsearch("eval", folder, "--attention=flash_attention_2"))
+    assert "computes in half precision and not in float32; give --dtype bfloat16" in said
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "bench"])
+def test_a_device_without_memory_is_refused(opsearch, folder, tmp_path, command):
+    target = ["--out", tmp_path / "x"] if command == "run" else [folder]
+    said = error(opsearch(command, *target, "--device=meta"))
+    assert re.match(r"device 'meta' has shapes but no numbers, .*; use --device cpu", said)

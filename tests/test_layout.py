@@ -73,6 +73,7 @@ FLOORS = (
         "measured_baselines",
         "reduced",
         "evaluate",
+        "generate",
         "dry_run",
     ],
     ["walked_front"],

@@ -32,13 +32,15 @@ _MERGED = 2  # Qwen2.5-VL makes one visual token of 2 x 2 patches
 _IMAGE = 3  # id of the placeholder of a visual token; larger ids are text
 
 
-def random_model(family: str, shape: Shape, dtype: torch.dtype, device: str) -> Any:
+def random_model(
+    family: str, shape: Shape, dtype: torch.dtype, device: str, attention: str = "sdpa"
+) -> Any:
     """A model of the family in evaluation mode, made directly on the device."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(
-            _CONFIGS[family](shape), dtype=dtype, attn_implementation="sdpa"
+            _CONFIGS[family](shape), dtype=dtype, attn_implementation=attention
         )
     model.generation_config.pad_token_id = 0
     model.model.get_image_features = partial(_given_features, family)

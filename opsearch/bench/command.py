@@ -21,7 +21,14 @@ from opsearch.rankers import make_ranker
 from opsearch.rankers.prompt import OF_THE_PROMPT
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.load import DTYPES, check_device, load_config, load_model, load_processor
+from opsearch.runtime.load import (
+    DTYPES,
+    check_attention,
+    check_device,
+    load_config,
+    load_model,
+    load_processor,
+)
 from opsearch.tasks.embedded import embedded
 from opsearch.turns import LAYERS_BACK, before_decoder
 
@@ -45,6 +52,7 @@ class Setup:
     batch: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    attention: str = "sdpa"
     new_tokens: int = 17
     repeats: int = 7
     graphs: bool = False
@@ -67,7 +75,7 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
     a row of JSON after every pair of generations, and the result at the end.
     """
     policy = Policy.from_pretrained(path)
-    check_device(setup.device, setup.dtype, "bench")
+    check_place(setup)
     with stages.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:
             policy = for_shape(policy, setup)
@@ -95,11 +103,18 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
     return row
 
 
+def check_place(setup: Setup) -> None:
+    """Raise ModelError unless the model can run there, in this dtype and with this attention."""
+    check_device(setup.device, setup.dtype, "bench")
+    check_attention(setup.attention, setup.dtype, setup.device)
+
+
 def _random(setup: Setup) -> tuple[Any, Workload]:
     """A model of random weights with the decoder of a checkpoint, and a prompt for it."""
     name = setup.shape or ""
     shape = replace(SHAPES[name], layers=setup.layers or SHAPES[name].layers)
-    model = random_model(FAMILIES[name], shape, DTYPES[setup.dtype], setup.device)
+    how = DTYPES[setup.dtype], setup.device, setup.attention
+    model = random_model(FAMILIES[name], shape, *how)
     visual, text = setup.visual or VISUAL_TOKENS[name], setup.text or _USUAL_TEXT
     return model, random_workload(model, setup.batch, visual, text)
 
@@ -135,7 +150,7 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
         check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
     inputs = batch_inputs([sample] * setup.batch, setup.device)
-    model = load_model(setup.model, setup.dtype, setup.device)
+    model = load_model(setup.model, setup.dtype, setup.device, setup.attention)
     return model, Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opsearch import builders, reranked
-from opsearch.bench.command import Setup, loaded, rows_to
+from opsearch.bench.command import Setup, check_place, loaded, rows_to
 from opsearch.bench.latency import Row, latency_row
 from opsearch.bench.pairs import timed_pairs
 from opsearch.costs.shape import Shape
@@ -18,7 +18,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy import Policy, RankerSpec
 from opsearch.progress import Stages
 from opsearch.runtime.adapters import adapter_for
-from opsearch.runtime.load import check_device, load_config
+from opsearch.runtime.load import load_config
 from opsearch.turns import before_decoder
 
 _SHARE = "2/9"
@@ -34,7 +34,7 @@ def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[R
             f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
             "have none; leave it out, or run `python -m opsearch.bench --suite rankers`"
         )
-    check_device(setup.device, setup.dtype, "bench")
+    check_place(setup)
     rules, rows = peers(load_config(setup.model)), []
     with stages.stage("loading the model"):
         model, work = loaded(list(rules.values()), setup)

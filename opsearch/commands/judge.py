@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from opsearch.commands.options import (
+    Attention,
     Budgets,
     Data,
     Debug,
@@ -47,6 +48,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    attention: Attention = "sdpa",
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     debug: Debug = False,
@@ -64,7 +66,7 @@ def evaluate(
         from opsearch.lmms.table import print_evaluation
 
         names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
-        source = Source(model, dtype, device, limit)
+        source = Source(model, dtype, device, limit, attention)
         return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
     if limit is not None:
         raise OpsearchError(
@@ -78,8 +80,8 @@ def evaluate(
     from opsearch.evaluate import evaluate as evaluate_policy
     from opsearch.printing import print_scores
 
-    scores = evaluate_policy(policy, model, data, samples, split, seed, dtype, device, err)
-    print_scores(scores, out)
+    place = (dtype, device, attention)
+    print_scores(evaluate_policy(policy, model, data, samples, split, seed, *place, err), out)
 
 
 def bench(
@@ -107,6 +109,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Prompts per generation.")] = 1,
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    attention: Attention = "sdpa",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
     graphs: Annotated[
@@ -130,7 +133,7 @@ def bench(
             "leave it out"
         )
     size = (layers, visual, text, batch)
-    setup = Setup(model, shape, *size, device, dtype, new_tokens, repeats, graphs)
+    setup = Setup(model, shape, *size, device, dtype, attention, new_tokens, repeats, graphs)
     stages = Stages(err, 2 + graphs)
     if policy is not None and not peers:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)

@@ -22,6 +22,7 @@ Data = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: all that there are.")]
+Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
 PolicyPath = Annotated[
     Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsearch.commands.options import (
+    Attention,
     Budgets,
     Data,
     Debug,
@@ -97,7 +98,7 @@ def run(
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    attention: Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")] = "sdpa",
+    attention: Attention = "sdpa",
     seed: Annotated[int, typer.Option(help="Governs the samples and the solver.")] = 0,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")

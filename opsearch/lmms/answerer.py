@@ -31,6 +31,7 @@ class Source:
     dtype: str
     device: str
     limit: int | None
+    attention: str = "sdpa"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +71,9 @@ class Answerer:
     def load(self) -> str:
         """Load the model; all that answers depend on of it and of the packages that it runs in."""
         source = self.source
-        self._wrapper = load_wrapper(source.model, source.dtype, source.device)
+        self._wrapper = load_wrapper(source.model, source.dtype, source.device, source.attention)
         versions = [opsearch.__version__, version("lmms-eval"), version("transformers")]
-        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype)]
+        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), source.attention]
         return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
 
     def answers(self, shard: Shard) -> Iterator[str]:

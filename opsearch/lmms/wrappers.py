@@ -6,7 +6,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from opsearch.errors import ModelError, OpsearchError
-from opsearch.runtime.load import check_device, load_config, load_processor, resolve_name
+from opsearch.runtime.load import (
+    check_attention,
+    check_device,
+    load_config,
+    load_processor,
+    resolve_name,
+)
 from opsearch.tasks.lmms import require_lmms
 
 WRAPPERS = {
@@ -25,13 +31,14 @@ def wrapper_name(model: str) -> str:
     return WRAPPERS[load_config(model).model_type]
 
 
-def load_wrapper(model: str, dtype: str, device: str) -> Any:
+def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -> Any:
     """The model in its stock wrapper; `.model` of it is what a policy is applied to.
 
     Raises ModelError when the wrapper cannot load it so, OpsearchError when a package is missing.
     """
     require_lmms()
     check_device(device, dtype, "eval --tasks")
+    check_attention(attention, dtype, device)
     name = wrapper_name(model)
     if name != _TAKES_DTYPE and dtype != "bfloat16":
         raise ModelError(
@@ -49,7 +56,7 @@ def load_wrapper(model: str, dtype: str, device: str) -> Any:
     if name == _TAKES_DTYPE:
         settings["dtype"] = dtype
     try:
-        return get_model(name)(attn_implementation="sdpa", **settings)
+        return get_model(name)(attn_implementation=attention, **settings)
     except ImportError as error:
         raise _missing(name, error.name or str(error)) from error
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import weight
 
 AUTO = "auto"  # a device for --device: all that there are
+ATTENTIONS = ("sdpa", "eager", FLASH)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -85,10 +86,17 @@ def check_device(device: str, dtype: str, alone: str | None = None) -> None:
         raise ModelError(
             f"device {device!r} cannot be used ({reason}); use --device cpu"
         ) from error
+    if torch.device(device).type == "meta":
+        raise ModelError(
+            f"device {device!r} has shapes but no numbers, so that nothing can be measured or "
+            "answered there; use --device cpu, where --dry-run plans a run without weights"
+        )
 
 
 def check_attention(attention: str, dtype: str, device: str) -> None:
     """Raise ModelError unless this implementation of attention can run so, on a device that is."""
+    if attention not in ATTENTIONS:
+        raise ModelError(f"attention {attention!r} is unknown; use {', '.join(ATTENTIONS)}")
     if attention != FLASH:
         return
     if dtype == "float32":

@@ -1,7 +1,5 @@
 """The tasks of the demo model: fifteen families of questions about generated pictures."""
 
-from PIL import Image
-
 from opsearch.demo import families, generator
 from opsearch.errors import DataError
 from opsearch.tasks.item import Item
@@ -30,6 +28,8 @@ def embedded(split: str, count: int, seed: int = 0) -> list[Item]:
 
 
 def _item(split: str, seed: int, index: int) -> Item:
+    from PIL import Image  # only here, as in Item
+
     example = generator.item(split, seed, index)
     return Item(
         id=f"embedded/{split}/{seed}/{index}",

@@ -7,10 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image, ImageOps
+from typing import TYPE_CHECKING
 
 from opsearch.errors import DataError
+
+if TYPE_CHECKING:  # what only times models must do without it
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Item:
         return digest.hexdigest()
 
     def _load(self, source: Path | Image.Image) -> Image.Image:
+        from PIL import Image
+
         if isinstance(source, Image.Image):
             return _rgb(source)
         try:
@@ -57,7 +61,7 @@ class Item:
         except FileNotFoundError:
             raise DataError(
                 f"item {self.id}: the image {source} does not exist; "
-                "correct the path in the data or put the file there."
+                "correct the path or put the file there."
             ) from None
         # Pillow raises SyntaxError and ValueError, too, for some kinds of broken file.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -73,6 +77,8 @@ def all_answered(items: Sequence[Item]) -> bool:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
     upright = ImageOps.exif_transpose(image)
     if "transparency" in upright.info:  # straight to RGB, Pillow would warn about such palettes
         upright = upright.convert("RGBA")

@@ -10,6 +10,7 @@ from rich.console import Console
 from opsearch import RankerSpec, builders, reranked
 from opsearch.bench.command import Setup, for_shape
 from opsearch.bench.command import bench as bench_policy
+from opsearch.bench.latency import kv_stored
 from opsearch.bench.table import print_latency
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
@@ -83,6 +84,26 @@ def test_times_with_graphs_stand_beside_those_without(tmp_path, monkeypatch):
     assert row["graphs"]["policy"]["prefill_ms"] != row["policy"]["prefill_ms"]
 
 
+@pytest.mark.parametrize("options", [[], ["--shape=llava-next-7b"]], ids=["loaded", "random"])
+def test_the_model_has_the_attention_that_is_asked_for(
+    bench, tmp_path, tiny_shape, monkeypatch, options
+):
+    seen = []
+
+    def noted(model, work, policy):
+        seen.append(model.config.get_text_config()._attn_implementation)
+        return kv_stored(model, work, policy)
+
+    monkeypatch.setattr("opsearch.bench.command.kv_stored", noted)
+    policy = builders.vtw(4 if options else 12, 2).save_pretrained(tmp_path)
+    few = ["--repeats=1", "--new-tokens=1", "--attention=eager", "--out", tmp_path / "rows.jsonl"]
+    assert bench(policy, *options, *few)[0] == 0
+    assert seen == ["eager"]
+    assert (
+        json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[-1])["attention"] == "eager"
+    )
+
+
 def test_a_policy_is_thinned_evenly():
     policy = builders.dop(32, 16, 8, "1/2", CLS)
     thinned = for_shape(policy, Setup(shape="llava-next-7b", layers=4))
@@ -108,6 +129,8 @@ def test_rankers_inside_need_all_layers():
         (["--visual=3"], "--visual 3 is for random models; give a --shape, e.g. llava-next-7b"),
         (["--shape=gpt"], "unknown shape 'gpt'; available: internvl3-8b"),
         (["--device=tpu"], "device 'tpu' cannot be used"),
+        (["--attention=flash"], "attention 'flash' is unknown; use sdpa, eager, flash_attention_2"),
+        (["--attention=flash_attention_2"], "computes in half precision and not in float32; give"),
         (["--device=auto"], "bench takes a model on one device, and --device auto may"),
         (["--graphs"], "--graphs replays CUDA graphs, and --device cpu has none"),
         (["--shape=llava-next-7b"], "the policy has 12 layers, the model's decoder has 4"),
@@ -137,6 +160,7 @@ def test_what_peers_do_not_go_with(bench, tmp_path):
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     assert "--suite rankers" in bench("--peers", "--shape=llava-next-7b")[2]
     for arguments, said in (
+        (["--peers", "--attention=flash"], "attention 'flash' is unknown"),
         ([], "give a POLICY or --peers"),
         ([policy, "--peers"], "give a POLICY or --peers"),
         (["--peers", "--new-tokens=3"], "which times prefills"),

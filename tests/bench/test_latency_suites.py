@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 WITHOUT = """
 import runpy, sys
 
-for name in "ortools optuna pydantic typer pandas matplotlib rich scipy".split():
+# yaml and filelock are needed by transformers itself.
+for name in "ortools optuna pydantic typer pandas matplotlib rich scipy PIL jinja2".split():
     sys.modules[name] = None  # importing it says that there is no such module
 runpy.run_module("opsearch.bench", run_name="__main__", alter_sys=True)
 """

@@ -9,14 +9,15 @@ from rich.console import Console
 
 from opsearch import RankerSpec, builders
 from opsearch.cli import call
-from opsearch.errors import DataError, PolicyError, UnknownNameError
-from opsearch.lmms.answerer import Source
+from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
+from opsearch.lmms.answerer import Answerer, Source
 from opsearch.lmms.benchmarks import BENCHMARKS, task_name
 from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME
 from opsearch.lmms.scores import Evaluation, TaskScores
 from opsearch.lmms.wrappers import load_wrapper
 from opsearch.policy import Policy
+from opsearch.runtime.load import ATTENTIONS
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.lmms import load_task
 from tests.lmms.data import PER_TASK, write_task
@@ -56,6 +57,18 @@ def test_all_thirteen_run_end_to_end_and_answer_nothing_twice(policy, local):
     assert written.count(b"\n") == 2 * len(BENCHMARKS)
     assert repr(evaluate(policy, names, limit=1)) == repr(first)
     assert (policy / FILE_NAME).read_bytes() == written
+
+
+def test_the_wrapper_loads_the_attention_that_is_asked_for():
+    wrapper = load_wrapper("demo", "float32", "cpu", "eager")
+    assert wrapper.model.config.get_text_config()._attn_implementation == "eager"
+    with pytest.raises(ModelError, match="attention 'flash' is unknown"):
+        load_wrapper("demo", "float32", "cpu", "flash")
+    names = [
+        Answerer(Source("demo", "float32", "cpu", 1, attention)).load()
+        for attention in ATTENTIONS[:2]
+    ]
+    assert len(set(names)) == 2
 
 
 def test_figures_are_those_of_plain_lmms_eval(policy, local):
