@@ -5,31 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from opsearch.config import RunConfig
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
 from opsearch.infeasible import check_budget
-from opsearch.measure.estimate import Estimate, estimate
-from opsearch.measure.trie import Layout, Size
+from opsearch.measure.crowds import Crowd
+from opsearch.measure.estimate import Estimate
+from opsearch.measure.room import Room
+from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
+from opsearch.planned import Planned, planned_room
 from opsearch.prepare import prepare
-from opsearch.problem import Constraint, feasible_points
-from opsearch.problem_setup import (
-    joint_seconds,
-    limits_time,
-    make_constraints,
-    make_space,
-    nominal_speed,
-    parse_budgets,
-)
+from opsearch.problem import Constraint
+from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.rankers.spec import parse_ranker
-from opsearch.runtime.load import DTYPES
 from opsearch.search import Choice, choose
 from opsearch.spaces import Space
 
@@ -50,7 +44,7 @@ class DryRun:
     feasible: int | None
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
-    itemsize: int
+    room: Room
     chosen: str
 
 
@@ -62,8 +56,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     """
     if shape_name is None:
         prepared = prepare(config, Stages(console, 1 + limits_time(config.budget)))
-        parts = prepared.space, prepared.constraints, prepared.layouts, prepared.shape
-        return _plan(config, *parts, prepared.choice)
+        return _plan(config, prepared.planned, prepared.choice)
     if shape_name not in SHAPES:
         raise UnknownNameError("shape", shape_name, list(SHAPES))
     shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
@@ -73,38 +66,30 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     check_budget(space, constraints)
     tail = _TAIL + config.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, config.positions)
-    layouts = {layout: Size(config.samples, images=config.samples)}
-    choice = choose(config, joint_seconds(space, constraints, shape, layouts, config), space)
-    return _plan(config, space, constraints, layouts, shape, choice)
+    crowd = Crowd(layout, (), images=tuple(range(config.samples)))
+    room = planned_room(config, shape)
+    planned = Planned(space, constraints, [crowd], room, config.device)
+    return _plan(config, planned, choose(config, planned.joint_seconds, space))
 
 
-def _plan(
-    config: RunConfig,
-    space: Space,
-    constraints: tuple[Constraint, ...],
-    layouts: dict[Layout, Size],
-    shape: Shape,
-    choice: Choice,
-) -> DryRun:
-    feasible, points = None, {}
+def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
+    space, feasible, estimates = planned.space, None, {}
     if space.listed:
-        mask = feasible_points(space, constraints)
-        feasible, points = int(mask.sum()), {"joint": space.points[mask]}
+        feasible, estimates["joint"] = int(planned.feasible.sum()), planned.joint
     if space.parameters_act_alone:
-        points["additive"] = _single(space, Additive(config.points))
-    if choice.maker.name == "pairwise":
-        pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
-        both = [together(space, pair) for pair in pairs]
-        points["pairwise"] = np.array([*points["additive"].tolist(), *both])
-    estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
-    speed = nominal_speed(config.device)
+        single = _single(space, Additive(config.points))
+        estimates["additive"] = planned.of(single)
+        if choice.maker.name == "pairwise":
+            pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
+            both = [together(space, pair) for pair in pairs]
+            estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
     return DryRun(
         space,
-        constraints[0],
+        planned.constraints[0],
         feasible,
         estimates,
-        {name: found.flops / speed for name, found in estimates.items()},
-        torch.empty(0, dtype=DTYPES[config.dtype]).element_size(),
+        {name: planned.seconds(found) for name, found in estimates.items()},
+        planned.room,
         choice.reason or f"objective {choice.maker.name}, as asked for",
     )
 

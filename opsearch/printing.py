@@ -97,9 +97,10 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
-        held = format_amount(found.elements * plan.itemsize, "B")
+        held = format_amount(found.elements * plan.room.itemsize, "B")
         lines = [
             f"{name}: {found.policies:,} policies on {found.samples} samples",
+            *([f"in {found.parts:,} parts by memory"] if found.parts > 1 else []),
             f"{found.nodes:,} nodes",
             format_amount(found.flops, "FLOPs"),
             f"{found.forwards:.1f} forwards of the original per sample",
@@ -108,8 +109,9 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         ]
         console.print(", ".join(lines), soft_wrap=True)
     console.print(
-        f"{plan.chosen}. Times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the "
-        "final comparison comes on top.",
+        f"{plan.chosen}. States of a pass take up to {format_amount(plan.room.memory, 'B')} "
+        "(--memory); times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the final "
+        "comparison comes on top.",
         soft_wrap=True,
     )
 

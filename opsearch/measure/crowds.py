@@ -24,7 +24,8 @@ from opsearch.runtime.adapters import Adapter
 class Crowd:
     """Samples whose tokens stand at the same places.
 
-    images: the number of each one's image; samples of one number have the same visual rows.
+    samples: none where only their shapes are known. images: the number of each one's image; samples
+    of one number have the same visual rows.
     """
 
     layout: Layout
@@ -34,7 +35,7 @@ class Crowd:
     @property
     def size(self) -> Size:
         """How many samples, of how many different images."""
-        return Size(len(self.samples), len(set(self.images)))
+        return Size(len(self.images), len(set(self.images)))
 
     def part(self, start: int, stop: int) -> Crowd:
         """Some of the samples."""
@@ -42,7 +43,7 @@ class Crowd:
 
     def alone(self) -> Crowd:
         """The same, but no image is shared."""
-        return replace(self, images=tuple(range(len(self.samples))))
+        return replace(self, images=tuple(range(len(self.images))))
 
     def apart(self, rank: Tensor) -> Crowd:
         """The same, but an image is shared only where `rank` int64[B, S] is the same as well."""
@@ -64,15 +65,6 @@ def crowds(samples: Sequence[Sample], adapter: Adapter, config: Any, answers: in
         _crowd(members, np.frombuffer(visual, np.bool_), answers)
         for visual, members in alike.items()
     ]
-
-
-def sizes(gathered: Iterable[Crowd]) -> dict[Layout, Size]:
-    """How many samples and images have each layout."""
-    found: dict[Layout, Size] = {}
-    for crowd in gathered:
-        before, more = found.get(crowd.layout, Size(0, 0)), crowd.size
-        found[crowd.layout] = Size(before.samples + more.samples, before.images + more.images)
-    return found
 
 
 def _crowd(members: Sequence[Sample], visual: NDArray[np.bool_], answers: int) -> Crowd:
