@@ -18,13 +18,13 @@ from opsearch.measure.room import Room
 from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
-from opsearch.planned import Planned, planned_room
+from opsearch.planned import CoarseWork, Planned, planned_room
 from opsearch.prepare import prepare
 from opsearch.problem import Constraint
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.rankers.spec import parse_ranker
-from opsearch.search import Choice, choose
+from opsearch.search import Choice, choose_planned
 from opsearch.spaces import Space
 
 # Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
@@ -36,7 +36,8 @@ class DryRun:
     """The work of each objective; seconds: at the nominal speed that --effort counts with.
 
     feasible: the number of policies within the budget, None where they are too many to list.
-    chosen: which objective the run would take, and why.
+    coarse: joint from coarse to fine, None where all of joint is within --effort, or there is no
+    such way. chosen: which objective the run would take, and why.
     """
 
     space: Space
@@ -44,6 +45,7 @@ class DryRun:
     feasible: int | None
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
+    coarse: CoarseWork | None
     room: Room
     chosen: str
 
@@ -69,7 +71,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     crowd = Crowd(layout, (), images=tuple(range(config.samples)))
     room = planned_room(config, shape)
     planned = Planned(space, constraints, [crowd], room, config.device)
-    return _plan(config, planned, choose(config, planned.joint_seconds, space))
+    return _plan(config, planned, choose_planned(config, planned))
 
 
 def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
@@ -83,12 +85,17 @@ def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
             pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
             both = [together(space, pair) for pair in pairs]
             estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
+    seconds = {name: planned.seconds(found) for name, found in estimates.items()}
+    coarse = planned.coarse if planned.joint_seconds > config.effort else None
+    if coarse:
+        seconds["coarse"] = planned.seconds(coarse)
     return DryRun(
         space,
         planned.constraints[0],
         feasible,
         estimates,
-        {name: planned.seconds(found) for name, found in estimates.items()},
+        seconds,
+        coarse,
         planned.room,
         choice.reason or f"objective {choice.maker.name}, as asked for",
     )

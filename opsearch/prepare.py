@@ -33,7 +33,7 @@ from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_device, load_config, load_processor
-from opsearch.search import Choice, choose
+from opsearch.search import Choice, choose, choose_planned
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item, all_answered
@@ -104,7 +104,7 @@ def prepare(
     gathered = crowds(samples, adapter, model_config, config.positions)
     room = planned_room(config, shape)
     planned = Planned(space, constraints, gathered, room, config.device)
-    choice = choose(config, planned.joint_seconds, space)
+    choice = choose_planned(config, planned)
     completed = {
         "objective": choice.maker.name,
         "solver": choice.solver.name,

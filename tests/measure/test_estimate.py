@@ -21,6 +21,7 @@ from opsearch.measure.trie import Layout
 from opsearch.measure.work import held_elements
 from opsearch.policy import RankerSpec
 from opsearch.prepare import prepare
+from opsearch.printing import print_dry_run
 from opsearch.progress import Stages
 from opsearch.runtime.load import load_model
 from opsearch.spaces import N_V_16, depth_space, dop_space
@@ -66,6 +67,20 @@ def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings, memory):
     assert (said.passes, said.samples) == (len(planned.chunks), 5)
     held = [held_elements(at.trie, at.layout, planned.shape) for at in planned.chunks]
     assert said.elements == max(int(each.sum(axis=1).max()) for each in held)
+
+
+def test_a_dry_run_says_what_coarse_to_fine_takes_where_all_is_beyond_the_effort():
+    config = RunConfig(samples=4, heldout=0, space="depth", n_v=("1/4", "1/2", "1"), effort=0)
+    plan, out = dry_run(config, None, silent()), StringIO()
+    print_dry_run(plan, config, Console(file=out, width=300))
+    first, every = plan.coarse.first, plan.estimates["joint"]
+    assert first.flops < plan.coarse.flops < every.flops
+    assert first.forwards < plan.coarse.forwards < every.forwards
+    assert f"joint from coarse to fine: {first.policies:,} policies first" in out.getvalue()
+    enough = config.model_copy(update={"effort": 4000.0})
+    assert dry_run(enough, None, silent()).coarse is None
+    whole = RunConfig(samples=4, heldout=0, space="tokens", effort=0)
+    assert dry_run(whole, None, silent()).coarse is None  # no depths to go from
 
 
 def test_less_memory_is_more_parts_and_more_work():
