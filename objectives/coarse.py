@@ -46,15 +46,13 @@ class CoarseJoint:
             )
         values = np.full(len(space.points), np.nan)
         depths = space.live_depths(space.points)
-        step, new = _first(space, feasible)
+        step, new = coarsest(space, feasible)
         started, rounds = int(new.sum()), 0
         while new.any():
             policies = [space.decode(point) for point in space.points[new].tolist()]
             values[new] = rounded_mean(measure(policies))
             best = np.argsort(values, kind="stable")[: min(_BEST, int((~np.isnan(values)).sum()))]
-            apart = np.abs(depths[:, None] - depths[best])
-            near = (apart <= _NEAR).all(axis=2).any(axis=1)
-            new, rounds = near & feasible & np.isnan(values), rounds + 1
+            new, rounds = _near(depths, best) & feasible & np.isnan(values), rounds + 1
         measured = int((~np.isnan(values)).sum())
         every = "every depth" if step == 1 else f"every {step}{'th' if step > 3 else 'nd'} depth"
         how = (
@@ -64,7 +62,7 @@ class CoarseJoint:
         return Table(self.name, "nats", values, KL_QUANTUM, how=how)
 
 
-def _first(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]:
+def coarsest(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]:
     """The widest step between depths at which some point is feasible, and these points."""
     depths = space.points[:, space.layer_columns]
     step = _STEP
@@ -74,3 +72,20 @@ def _first(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]:
         if step == 1 or (on & feasible).any():
             return step, on & feasible
         step //= 2
+
+
+def near_dearest(
+    space: DepthSpace | StageSpace, feasible: Mask, first: Mask, costs: NDArray[np.int64]
+) -> Mask:
+    """What is near the dearest of the coarse points, for the best are not known beforehand.
+
+    Within a budget the best are mostly those that spend it.
+    """
+    coarse = np.flatnonzero(first)
+    dearest = coarse[np.argsort(costs[coarse], kind="stable")[-_BEST:]]
+    return _near(space.live_depths(space.points), dearest) & feasible & ~first
+
+
+def _near(depths: NDArray[np.int64], points: NDArray[np.int64]) -> Mask:
+    apart = np.abs(depths[:, None] - depths[points])
+    return np.asarray((apart <= _NEAR).all(axis=2).any(axis=1))

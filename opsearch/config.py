@@ -23,8 +23,8 @@ class RunConfig(BaseModel):
 
     objective and solver None: chosen from what fits, and then written down. ranker None: that of
     the model's family. evaluations None: as many as the solver makes by default. effort: seconds of
-    measurement that the joint objective may take by default. memory: for the states of one pass,
-    e.g. 8GB; None: by what the device has.
+    measurement that the joint objective may take by default, by all policies or coarse to fine.
+    memory: for the states of one pass, e.g. 8GB; None: by what the device has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

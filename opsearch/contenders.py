@@ -6,7 +6,7 @@ Every one of them spends each budget as well as it can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from opsearch.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.problem import Constraint, Measure, Objective, Problem, feasible_points
 from opsearch.problem_setup import (
-    joint_seconds,
     make_constraints,
     make_cost,
     make_maker,
@@ -84,8 +83,8 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     if not space.listed:
         proxy = "pairwise" if config.objective == "pairwise" else "additive"
         return Task(space, (make_maker(proxy, config),), limits)
-    layouts, shape = prepared.layouts, prepared.shape
-    seconds = max(joint_seconds(space, c, shape, layouts, config) for c in limits.values())
+    planned = (replace(prepared.planned, space=space, constraints=c) for c in limits.values())
+    seconds = max(each.joint_seconds for each in planned)
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
     if seconds <= config.effort:
         return Task(space, (*makers, Joint()), limits)

@@ -5,32 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from opsearch.config import RunConfig
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
 from opsearch.infeasible import check_budget
-from opsearch.measure.estimate import Estimate, estimate
-from opsearch.measure.trie import Layout, Size
+from opsearch.measure.crowds import Crowd
+from opsearch.measure.estimate import Estimate
+from opsearch.measure.room import Room
+from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
+from opsearch.planned import CoarseWork, Planned, planned_room
 from opsearch.prepare import prepare
-from opsearch.problem import Constraint, feasible_points
-from opsearch.problem_setup import (
-    joint_seconds,
-    limits_time,
-    make_constraints,
-    make_space,
-    nominal_speed,
-    parse_budgets,
-)
+from opsearch.problem import Constraint
+from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.rankers.spec import parse_ranker
-from opsearch.runtime.load import DTYPES
-from opsearch.search import Choice, choose
+from opsearch.search import Choice, choose_planned
 from opsearch.spaces import Space
 
 # Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
@@ -42,7 +36,8 @@ class DryRun:
     """The work of each objective; seconds: at the nominal speed that --effort counts with.
 
     feasible: the number of policies within the budget, None where they are too many to list.
-    chosen: which objective the run would take, and why.
+    coarse: joint from coarse to fine, None where all of joint is within --effort, or there is no
+    such way. chosen: which objective the run would take, and why.
     """
 
     space: Space
@@ -50,7 +45,8 @@ class DryRun:
     feasible: int | None
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
-    itemsize: int
+    coarse: CoarseWork | None
+    room: Room
     chosen: str
 
 
@@ -62,8 +58,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     """
     if shape_name is None:
         prepared = prepare(config, Stages(console, 1 + limits_time(config.budget)))
-        parts = prepared.space, prepared.constraints, prepared.layouts, prepared.shape
-        return _plan(config, *parts, prepared.choice)
+        return _plan(config, prepared.planned, prepared.choice)
     if shape_name not in SHAPES:
         raise UnknownNameError("shape", shape_name, list(SHAPES))
     shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
@@ -73,38 +68,35 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     check_budget(space, constraints)
     tail = _TAIL + config.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, config.positions)
-    layouts = {layout: Size(config.samples, images=config.samples)}
-    choice = choose(config, joint_seconds(space, constraints, shape, layouts, config), space)
-    return _plan(config, space, constraints, layouts, shape, choice)
+    crowd = Crowd(layout, (), images=tuple(range(config.samples)))
+    room = planned_room(config, shape)
+    planned = Planned(space, constraints, [crowd], room, config.device)
+    return _plan(config, planned, choose_planned(config, planned))
 
 
-def _plan(
-    config: RunConfig,
-    space: Space,
-    constraints: tuple[Constraint, ...],
-    layouts: dict[Layout, Size],
-    shape: Shape,
-    choice: Choice,
-) -> DryRun:
-    feasible, points = None, {}
+def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
+    space, feasible, estimates = planned.space, None, {}
     if space.listed:
-        mask = feasible_points(space, constraints)
-        feasible, points = int(mask.sum()), {"joint": space.points[mask]}
+        feasible, estimates["joint"] = int(planned.feasible.sum()), planned.joint
     if space.parameters_act_alone:
-        points["additive"] = _single(space, Additive(config.points))
-    if choice.maker.name == "pairwise":
-        pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
-        both = [together(space, pair) for pair in pairs]
-        points["pairwise"] = np.array([*points["additive"].tolist(), *both])
-    estimates = {name: estimate(space, rows, layouts, shape) for name, rows in points.items()}
-    speed = nominal_speed(config.device)
+        single = _single(space, Additive(config.points))
+        estimates["additive"] = planned.of(single)
+        if choice.maker.name == "pairwise":
+            pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
+            both = [together(space, pair) for pair in pairs]
+            estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
+    seconds = {name: planned.seconds(found) for name, found in estimates.items()}
+    coarse = planned.coarse if planned.joint_seconds > config.effort else None
+    if coarse:
+        seconds["coarse"] = planned.seconds(coarse)
     return DryRun(
         space,
-        constraints[0],
+        planned.constraints[0],
         feasible,
         estimates,
-        {name: found.flops / speed for name, found in estimates.items()},
-        torch.empty(0, dtype=DTYPES[config.dtype]).element_size(),
+        seconds,
+        coarse,
+        planned.room,
         choice.reason or f"objective {choice.maker.name}, as asked for",
     )
 

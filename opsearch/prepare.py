@@ -15,13 +15,12 @@ from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
-from opsearch.measure.crowds import crowds, sizes
+from opsearch.measure.crowds import crowds
 from opsearch.measure.samples import Sample, encode
-from opsearch.measure.trie import Layout, Size
+from opsearch.planned import Planned, planned_room
 from opsearch.policy import RankerSpec
 from opsearch.problem import Constraint
 from opsearch.problem_setup import (
-    joint_seconds,
     limits_time,
     make_constraints,
     make_space,
@@ -34,7 +33,7 @@ from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import adapter_for
 from opsearch.runtime.load import check_attention, check_device, load_config, load_processor
-from opsearch.search import Choice, choose
+from opsearch.search import Choice, choose, choose_planned
 from opsearch.spaces import Space
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.item import Item, all_answered
@@ -48,8 +47,7 @@ class Prepared:
     """A search that is fully stated, but for the measurements; `config` has nothing left open.
 
     ranker: what orders tokens before the decoder for baselines and in other spaces: the run's, or
-    the family's where the run's acts inside. layouts: how many calibration samples and images have
-    each layout.
+    the family's where the run's acts inside. planned: what joint takes on the calibration samples.
     table: what a budget of time is counted with, None without such a budget.
     usable_rankers: names of those that the model can serve as they are.
     """
@@ -63,9 +61,9 @@ class Prepared:
     usable_rankers: tuple[str, ...]
     calibration: list[Sample]
     heldout: list[Sample]
-    layouts: dict[Layout, Size]
     space: Space
     constraints: tuple[Constraint, ...]
+    planned: Planned
     table: LatencyTable | None = None
 
 
@@ -104,9 +102,10 @@ def prepare(
     constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)
     adapter = adapter_for(model_config.model_type)
-    layouts = sizes(crowds(samples, adapter, model_config, config.positions))
-    seconds = joint_seconds(space, constraints, shape, layouts, config)
-    choice = choose(config, seconds, space)
+    gathered = crowds(samples, adapter, model_config, config.positions)
+    room = planned_room(config, shape)
+    planned = Planned(space, constraints, gathered, room, config.device)
+    choice = choose_planned(config, planned)
     completed = {
         "objective": choice.maker.name,
         "solver": choice.solver.name,
@@ -122,9 +121,9 @@ def prepare(
         tuple(adapter.rankers(model_config)),
         samples,
         rest,
-        layouts,
         space,
         constraints,
+        planned,
         table,
     )
 

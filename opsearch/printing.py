@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opsearch.dry_run import DryRun
     from opsearch.evaluate import Scores
     from opsearch.front import Front
+    from opsearch.planned import CoarseWork
     from opsearch.run import RunResult
 
 _TABLE_WIDTH = 80
@@ -97,9 +98,10 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
-        held = format_amount(found.elements * plan.itemsize, "B")
+        held = format_amount(found.elements * plan.room.itemsize, "B")
         lines = [
             f"{name}: {found.policies:,} policies on {found.samples} samples",
+            *([f"in {found.parts:,} parts by memory"] if found.parts > 1 else []),
             f"{found.nodes:,} nodes",
             format_amount(found.flops, "FLOPs"),
             f"{found.forwards:.1f} forwards of the original per sample",
@@ -107,10 +109,23 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
             f"about {format_duration(plan.seconds[name])} on {config.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
+        if name == "joint" and plan.coarse:
+            console.print(_from_coarse_to_fine(plan, plan.coarse, config), soft_wrap=True)
     console.print(
-        f"{plan.chosen}. Times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the "
-        "final comparison comes on top.",
+        f"{plan.chosen}. States of a pass take up to {format_amount(plan.room.memory, 'B')} "
+        "(--memory); times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the final "
+        "comparison comes on top.",
         soft_wrap=True,
+    )
+
+
+def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork, config: RunConfig) -> str:
+    first = coarse.first
+    return (
+        f"joint from coarse to fine: {first.policies:,} policies first, "
+        f"{first.forwards:.1f} forwards of the original per sample; with what is near the best of "
+        f"them {coarse.forwards:.1f}, as a guess, about {format_duration(plan.seconds['coarse'])} "
+        f"on {config.device}"
     )
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from math import inf
 from typing import Any
-
-import torch
 
 from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
@@ -18,17 +15,15 @@ from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import PER_OPERATION
-from opsearch.measure.estimate import estimate
-from opsearch.measure.trie import Layout, Size
+from opsearch.measure.memory import on_gpu
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import MODULES, RankerSpec
-from opsearch.problem import Constraint, feasible_points
+from opsearch.problem import Constraint
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup
-from opsearch.runtime.load import AUTO
 from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
 # FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
@@ -144,24 +139,6 @@ def make_constraints(
     )
 
 
-def joint_seconds(
-    space: Space,
-    constraints: Sequence[Constraint],
-    shape: Shape,
-    layouts: Mapping[Layout, Size],
-    config: RunConfig,
-) -> float:
-    """Seconds to measure every feasible policy together, by planned FLOPs at a nominal speed.
-
-    Infinitely many where they are too many to list.
-    """
-    if not space.listed:
-        return inf
-    points = space.points[feasible_points(space, constraints)]
-    return estimate(space, points, layouts, shape).flops / nominal_speed(config.device)
-
-
 def nominal_speed(device: str) -> float:
     """FLOPs per second that estimates of time count with."""
-    gpu = device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
-    return _PER_GPU if gpu else _PER_CORE * (os.cpu_count() or 1)
+    return _PER_GPU if on_gpu(device) else _PER_CORE * (os.cpu_count() or 1)

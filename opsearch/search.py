@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isinf
+from math import inf, isinf
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
+from opsearch.planned import Planned
 from opsearch.problem import (
     Constraint,
     Form,
@@ -57,19 +58,31 @@ class Choice:
     reason: str = ""
 
 
+def choose_planned(config: RunConfig, planned: Planned) -> Choice:
+    """Fill in what the run leaves open, by what measuring in its space takes."""
+    seconds = planned.joint_seconds
+    coarse = planned.coarse_seconds if config.effort < seconds < inf else inf
+    return choose(config, seconds, planned.space, coarse=coarse)
+
+
 def choose(
-    config: RunConfig, seconds: float, space: Space | None = None, lazy: bool = True
+    config: RunConfig,
+    seconds: float,
+    space: Space | None = None,
+    lazy: bool = True,
+    coarse: float = inf,
 ) -> Choice:
     """Fill in what the run leaves open.
 
-    seconds: estimated time to measure every feasible policy. The joint objective is taken when that
-    is within config.effort, the additive proxy otherwise; one who names joint, or searches a
-    `space` without individual divergences, gets it from coarse to fine where that is beyond
-    config.effort. lazy: joint may be measured on demand. Raises OpsearchError when the named
-    objective cannot be had in the space, or the named solver cannot take it.
+    seconds: estimated time to measure every feasible policy; coarse: about how long that takes from
+    coarse to fine. The joint objective is taken when one of them is within config.effort, the
+    additive proxy otherwise; one who names joint, or searches a `space` without individual
+    divergences, gets it from coarse to fine where measuring all is beyond config.effort. lazy:
+    joint may be measured on demand. Raises OpsearchError when the named objective cannot be had in
+    the space, or the named solver cannot take it.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
-    name, reason = _objective(config, seconds, space, solver)
+    name, reason = _objective(config, seconds, coarse, space, solver)
     if space is not None:
         _require_space(space, name, solver)
     require_recipes(name, config.space)
@@ -79,7 +92,7 @@ def choose(
         maker: Maker = Joint(on_demand)
         if not on_demand and seconds > config.effort:
             maker = CoarseJoint()
-            reason = f"objective joint from coarse to fine: {_effort(seconds, config)}"
+            reason = f"objective joint from coarse to fine: {_effort(seconds, coarse, config)}"
     else:
         maker = make_maker(name, config)
     solver = solver or lookup("solvers", _DEFAULT_SOLVER[maker.form], SOLVERS)()
@@ -112,7 +125,7 @@ def _require_space(space: Space, objective: str, solver: Solver | None) -> None:
 
 
 def _objective(
-    config: RunConfig, seconds: float, space: Space | None, solver: Solver | None
+    config: RunConfig, seconds: float, coarse: float, space: Space | None, solver: Solver | None
 ) -> tuple[str, str]:
     """The name of the objective, and why it was chosen where the run names none."""
     if config.objective is not None:
@@ -126,10 +139,11 @@ def _objective(
         return "additive", "objective additive: --verify corrects a proxy"
     if solver and solver.forms == {"blackbox"}:
         return "joint", f"objective joint: solver {solver.name} asks point by point"
-    takes_tables = solver is None or "table" in solver.forms
     proxy = space is None or space.parameters_act_alone
-    name = "joint" if (seconds <= config.effort and takes_tables) or not proxy else "additive"
-    return name, f"objective {name}: {_effort(seconds, config)}"
+    if proxy and solver and "table" not in solver.forms:
+        return "additive", f"objective additive: solver {solver.name} does not take joint"
+    name = "joint" if min(seconds, coarse) <= config.effort or not proxy else "additive"
+    return name, f"objective {name}: {_effort(seconds, coarse, config)}"
 
 
 def search(
@@ -179,12 +193,15 @@ def _told_of_pairs(objective: Pairwise, solution: Solution) -> list[str]:
     return told
 
 
-def _effort(seconds: float, config: RunConfig) -> str:
-    """What measuring every feasible policy takes beside what it may take."""
+def _effort(seconds: float, coarse: float, config: RunConfig) -> str:
+    """What measuring every feasible policy, or only some, takes beside what it may take."""
     if isinf(seconds):
         return "the policies of the space are too many to measure each"
-    verdict = "within" if seconds <= config.effort else "more than"
-    return (
-        f"measuring every feasible policy would take about {format_duration(seconds)}, {verdict} "
-        f"--effort {config.effort:g}"
-    )
+    every = f"measuring every feasible policy would take about {format_duration(seconds)}"
+    if seconds <= config.effort:
+        return f"{every}, within --effort {config.effort:g}"
+    told = f"{every}, more than --effort {config.effort:g}"
+    if isinf(coarse):
+        return told
+    verdict = "within it" if coarse <= config.effort else "more as well"
+    return f"{told}, and from coarse to fine about {format_duration(coarse)}, {verdict}"

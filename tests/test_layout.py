@@ -62,7 +62,7 @@ FLOORS = (
         "testing_layers",
     ],
     ["verify", "summed_front"],
-    ["problem_setup", "starts", "search", "results", "bench", "environment", "verdict"],
+    ["problem_setup", "planned", "starts", "search", "results", "bench", "environment", "verdict"],
     ["prepare", "stored_run", "rivals", "export"],
     ["report"],
     [

@@ -8,13 +8,15 @@ from opsearch.budget import Budget
 from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
 from opsearch.errors import UnknownNameError
-from opsearch.measure.crowds import crowds, sizes
+from opsearch.measure.crowds import Crowd, crowds
 from opsearch.measure.engine import Engine
+from opsearch.measure.room import Room
 from opsearch.measure.store import Store
-from opsearch.measure.trie import ONE, Layout
+from opsearch.measure.trie import Layout
+from opsearch.planned import Planned
 from opsearch.policy import RankerSpec
 from opsearch.problem import feasible_points
-from opsearch.problem_setup import joint_seconds, make_constraints, make_space, parse_budgets
+from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.runtime.adapters import adapter_for
 from tests.measure import families
 
@@ -29,12 +31,12 @@ def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, posi
     # A long system prompt, none at all, text between two images.
     samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
     pairs = [sample.shape for sample in samples]
-    layouts = sizes(crowds(samples, adapter_for("llava"), model.config, positions))
+    gathered = crowds(samples, adapter_for("llava"), model.config, positions)
     constraints = make_constraints([Budget.parse("85%")], shape, space, pairs)
     policies = [space.decode(p) for p in space.points[feasible_points(space, constraints)].tolist()]
     with Store(tmp_path / "measurements.db", {}) as store:
         planned = Engine(model, store, positions).plan(policies, samples).flops
-    seconds = joint_seconds(space, constraints, shape, layouts, config)
+    seconds = Planned(space, constraints, gathered, Room(shape), "cpu").joint_seconds
     assert seconds == pytest.approx(planned / (15e9 * os.cpu_count()), rel=1e-12)
 
 
@@ -44,12 +46,11 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
     Text before the image is computed once.
     """
     shape = Shape(32, 4096, 11008, 32, 32, 128, 32064)
-    config = RunConfig(n_v=("1",), device="cuda")
-    space = make_space(config, 32, RankerSpec("cls"))
+    space = make_space(RunConfig(n_v=("1",)), 32, RankerSpec("cls"))
     assert len(space.points) == 529
     for head, wanted in ((0, 22.5), (35, 13.4)):
-        layouts = {Layout(576, head, 65 - head, inner=0, answers=1): ONE}
-        seconds = joint_seconds(space, (), shape, layouts, config)
+        crowd = Crowd(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
+        seconds = Planned(space, (), [crowd], Room(shape), "cuda").joint_seconds
         forwards = seconds * 100e12 / Flops(shape).stock(576, 65)
         assert forwards == pytest.approx(wanted, abs=0.1)
 

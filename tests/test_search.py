@@ -1,5 +1,6 @@
 """Which solver a run takes for the true divergence on demand, and where that begins."""
 
+import re
 from math import inf
 
 import numpy as np
@@ -9,9 +10,10 @@ from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import N_V_TEST, layers_problem
 from opsearch.layer_space import layers_space, operations_space
+from opsearch.objectives.coarse import CoarseJoint
 from opsearch.policy import MLP, Q
 from opsearch.search import choose, search
-from opsearch.spaces import dop_space
+from opsearch.spaces import depth_space, dop_space
 from opsearch.starts import plain_points
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))
@@ -59,6 +61,40 @@ def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
     choice = choose(RunConfig(space="layers"), inf, SPACES[0])
     assert choice.maker.name == "additive"
     assert choice.reason.endswith("the policies of the space are too many to measure each")
+
+
+@pytest.mark.parametrize(
+    ("every", "coarse", "taken", "reason"),
+    [
+        (60, inf, "joint", "about 60 s, within --effort 60"),
+        (61, 60, "joint from coarse to fine", "more than --effort 60, and .* 60 s, within it"),
+        (
+            90,
+            61,
+            "additive",
+            "more than --effort 60, and from coarse to fine about 61 s, more as well",
+        ),
+        (90, inf, "additive", "about 90 s, more than --effort 60"),
+    ],
+)
+def test_the_dearest_that_is_within_the_effort_is_taken(every, coarse, taken, reason):
+    choice = choose(RunConfig(space="depth"), every, depth_space(4), coarse=coarse)
+    assert choice.maker.name == taken.split()[0]
+    assert isinstance(choice.maker, CoarseJoint) == taken.endswith("fine")
+    assert choice.reason.startswith(f"objective {taken}: measuring every feasible policy would ")
+    assert re.search(f"{reason}$", choice.reason)
+
+
+def test_who_names_joint_gets_it_from_coarse_to_fine_however_long_that_takes():
+    choice = choose(RunConfig(objective="joint"), 90, dop_space(4), coarse=80)
+    assert isinstance(choice.maker, CoarseJoint)
+    assert choice.reason.endswith("and from coarse to fine about 80 s, more as well")
+
+
+def test_a_solver_that_takes_no_table_gets_the_proxy_which_is_said():
+    choice = choose(RunConfig(solver="ortools"), 0.0, dop_space(4))
+    assert choice.maker.name == "additive"
+    assert choice.reason == "objective additive: solver ortools does not take joint"
 
 
 def test_joint_cannot_be_verified_which_is_said_before_anything_is_measured():

@@ -34,6 +34,13 @@ class Shape:
         """Elements of one token's key (as many as of its value) over all heads."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def weights(self) -> int:
+        """Elements of all matrices, embeddings and lm_head of their own."""
+        attention = 2 * self.hidden * (self.q_width + self.kv_width)
+        mlp = 3 * self.hidden * self.intermediate
+        return self.layers * (attention + mlp) + 2 * self.vocab * self.hidden
+
     @classmethod
     def from_config(cls, config: Any) -> Shape:
         """The decoder of a transformers config, multimodal or text-only.

@@ -15,9 +15,10 @@ from torch import Tensor
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.crowds import Crowd
-from opsearch.measure.families import Room, families
+from opsearch.measure.families import families
 from opsearch.measure.keys import Keyed
 from opsearch.measure.nodes import Ints
+from opsearch.measure.room import Room
 from opsearch.measure.samples import Sample
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Trie
@@ -134,18 +135,18 @@ def make_chunks(
         layout = crowd.layout
         parts = [(family, *part) for family in related for part in family.parts(layout, room)]
         held = [held_elements(trie, layout, room.shape) for _, _, trie in parts]
-        for batch in _batches(crowd, held, room):
+        for batch in batches(crowd, held, room):
             for family, part, trie in parts:
                 for together in batch.alone() if trie.rankers else [batch]:
                     yield Chunk(family.ranker, part, trie, together)
 
 
-def _batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:
+def batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:
     """The crowd in parts as large as fit, of one sample at least.
 
     held: numbers that each pass holds per sample and image.
     """
-    start, total = 0, len(crowd.samples)
+    start, total = 0, crowd.size.samples
     for stop in range(1, total):
         size = crowd.part(start, stop + 1).size
         if not all(room.holds(elements, size) for elements in held):

@@ -27,8 +27,9 @@ _PADDED = 1.25
 class Crowd:
     """Samples whose visual tokens stand at the same places.
 
-    layout: that of the longest sample; the tails of others are padded. images: the number of each
-    one's image; samples of one number have the same visual rows.
+    layout: that of the longest sample; the tails of others are padded. samples: none where only
+    their shapes are known. images: the number of each one's image; samples of one number have the
+    same visual rows.
     """
 
     layout: Layout
@@ -38,11 +39,13 @@ class Crowd:
     @property
     def size(self) -> Size:
         """How many samples, of how many different images."""
-        return Size(len(self.samples), len(set(self.images)))
+        return Size(len(self.images), len(set(self.images)))
 
     @property
     def tails(self) -> list[int]:
         """Rows of each sample's own tail, answer positions included."""
+        if not self.samples:
+            return [self.layout.tail] * len(self.images)
         beyond = self.layout.answers - 1 - self.layout.head
         return [sample.n_other + beyond for sample in self.samples]
 
@@ -60,7 +63,7 @@ class Crowd:
 
     def alone(self) -> list[Crowd]:
         """The same, but no image is shared and no tail padded."""
-        apart = replace(self, images=tuple(range(len(self.samples))))
+        apart = replace(self, images=tuple(range(len(self.images))))
         return [apart._only(places) for places in self.equally_long]
 
     def apart(self, rank: Tensor) -> Crowd:
@@ -72,7 +75,7 @@ class Crowd:
         longest = max(self.tails[place] for place in places)
         return Crowd(
             replace(self.layout, tail=longest),
-            tuple(self.samples[place] for place in places),
+            tuple(self.samples[place] for place in places if self.samples),
             tuple(self.images[place] for place in places),
         )
 
@@ -114,15 +117,6 @@ def _images(samples: Sequence[Sample], adapter: Adapter, config: Any) -> Iterato
             near = [each for each in rest if rest[0].n_other <= _PADDED * each.n_other]
             yield near
             rest = rest[len(near) :]
-
-
-def sizes(gathered: Iterable[Crowd]) -> dict[Layout, Size]:
-    """How many samples and images have each layout."""
-    found: dict[Layout, Size] = {}
-    for crowd in gathered:
-        before, more = found.get(crowd.layout, Size(0, 0)), crowd.size
-        found[crowd.layout] = Size(before.samples + more.samples, before.images + more.images)
-    return found
 
 
 def _numbered(keys: Iterable[Hashable]) -> tuple[int, ...]:

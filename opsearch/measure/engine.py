@@ -18,11 +18,11 @@ from opsearch.amounts import format_amount
 from opsearch.costs.shape import Shape
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.crowds import crowds
-from opsearch.measure.families import Room
 from opsearch.measure.keys import Keys, Todo
 from opsearch.measure.memory import ON_CPU
 from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor, noise_todo
 from opsearch.measure.passes import Passes
+from opsearch.measure.room import Room
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store

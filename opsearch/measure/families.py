@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-import numpy as np
-
-from opsearch.costs.shape import Shape
+from opsearch.measure.cuts import Cuts
 from opsearch.measure.keys import Keyed
-from opsearch.measure.nodes import Ints
+from opsearch.measure.room import Room
 from opsearch.measure.schedules import Schedules
-from opsearch.measure.trie import ONE, Layout, Size, Trie
-from opsearch.measure.work import held_elements
+from opsearch.measure.trie import Layout, Trie
 from opsearch.rankers import Ranker
 from opsearch.runtime.ranking import policy_ranker
 from opsearch.turns import Schedule, before_decoder
-
-
-@dataclass(frozen=True)
-class Room:
-    """What bounds a pass: bytes for its states, in a decoder of this shape and element size."""
-
-    shape: Shape
-    itemsize: int
-    memory: int
-
-    def holds(self, elements: Ints, size: Size) -> bool:
-        """Whether a pass fits that holds so many numbers per sample and image (held_elements)."""
-        return self.itemsize * int((elements @ np.array(size)).max()) <= self.memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +25,21 @@ class Family:
 
     ranker: Ranker | None
     schedules: Schedules
-    _tries: dict[tuple[int, int, bool], Trie] = field(default_factory=dict)
+    _tries: dict[tuple[range, bool], Trie] = field(default_factory=dict)
+
+    @cached_property
+    def cuts(self) -> Cuts:
+        """How the policies can be cut."""
+        return Cuts(self.schedules.tables)
 
     def parts(self, layout: Layout, room: Room) -> Iterator[tuple[Schedules, Trie]]:
         """As few parts of the policies as fit for one sample, by halving, with their tries."""
-        return self._parts(0, len(self.schedules.policies), layout, room)
-
-    def _parts(
-        self, start: int, stop: int, layout: Layout, room: Room
-    ) -> Iterator[tuple[Schedules, Trie]]:
-        key = (start, stop, layout.inner > 0)
-        part = self.schedules.part(slice(start, stop))
-        if key not in self._tries:  # many layouts ask for the same ones
-            self._tries[key] = part.trie(layout.inner > 0)
-        trie = self._tries[key]
-        if stop - start == 1 or room.holds(held_elements(trie, layout, room.shape), ONE):
-            yield part, trie
-            return
-        middle = (start + stop) // 2
-        yield from self._parts(start, middle, layout, room)
-        yield from self._parts(middle, stop, layout, room)
+        for places in self.cuts.fitting(layout, room):
+            part = self.schedules.part(slice(places.start, places.stop))
+            key = (places, layout.inner > 0)
+            if key not in self._tries:  # many layouts ask for the same ones
+                self._tries[key] = part.trie(layout.inner > 0)
+            yield part, self._tries[key]
 
 
 def families(policies: Sequence[Keyed], n_visual: int) -> list[Family]:

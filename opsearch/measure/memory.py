@@ -1,4 +1,8 @@
-"""How many bytes the states of one pass may take: as typed, or by what the device has."""
+"""How many bytes the states of one pass may take: as typed, or by what the device has.
+
+That is what a GPU has in all, not what others leave free at the moment: the same command on the
+same machine always makes the same chunks.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ from typing import Any
 import torch
 
 from opsearch.budget import PREFIXES
+from opsearch.runtime.load import AUTO
 
 ON_CPU = 2 * 10**9
+ABSENT_GPU = 80 * 10**9
+"""Bytes of a GPU that is planned for on a machine without one."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
@@ -28,20 +35,38 @@ def parse_memory(text: str) -> int:
 def memory_for(model: Any, text: str | None) -> int:
     """Bytes for the states: `text`, or 2 GB on a CPU, or half of what the weights leave of a GPU.
 
-    That is what the GPU has in all, not what others leave free at the moment: the same command on
-    the same machine always makes the same chunks. States go through all GPUs that hold weights, so
-    the one with least left counts.
+    States go through all GPUs that hold weights, so the one with least left counts.
     """
     if text is not None:
         return parse_memory(text)
-    from torch.cuda import get_device_properties
-
     taken = Counter[torch.device]()
     for tensor in (*model.parameters(), *model.buffers()):
         taken[tensor.device] += tensor.nbytes
     left = [
-        int(get_device_properties(device).total_memory) - weights
-        for device, weights in taken.items()
-        if device.type == "cuda"
+        _memory_of(device) - weights for device, weights in taken.items() if device.type == "cuda"
     ]
     return min(left) // 2 if left else ON_CPU
+
+
+def memory_ahead(text: str | None, device: str, weights: int) -> int:
+    """The same before there is a model, of which the decoder's weights take so many bytes.
+
+    Vision towers and buffers are left out, so that on a GPU it is about the same.
+    """
+    if text is not None:
+        return parse_memory(text)
+    if not on_gpu(device):
+        return ON_CPU
+    every = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
+    places = every if device == AUTO or not every else [torch.device(device)]
+    wholes = [_memory_of(place) for place in places] or [ABSENT_GPU]
+    return (min(wholes) - weights // len(wholes)) // 2
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a model for --device `device` is on GPUs, of this machine or of another one."""
+    return device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
+
+
+def _memory_of(gpu: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(gpu).total_memory)

@@ -9,7 +9,8 @@ import numpy as np
 
 from opsearch.measure.keys import Keyed
 from opsearch.measure.nodes import Ints
-from opsearch.measure.trie import Trie, build_trie
+from opsearch.measure.tables import Tables
+from opsearch.measure.trie import Trie
 from opsearch.policy import Counts
 from opsearch.turns import Schedule, Turns
 
@@ -33,10 +34,14 @@ class Schedules:
         counts = np.stack([found.live for _, found in members])
         turns = Turns.of([found.turns for _, found in members], counts.shape[1])
         kept = np.array([max(found.kept, default=0) for _, found in members])
-        steps = counts if turns is None else np.dstack([turns.ranker[..., None], counts])
-        order = np.lexsort(steps.reshape(len(steps), -1).T[::-1])
+        order = Tables(counts, turns).order()
         keyed = tuple(members[i][0] for i in order)
         return cls(keyed, counts[order], turns.part(order) if turns else None, kept[order])
+
+    @property
+    def tables(self) -> Tables:
+        """What they do, without who they are."""
+        return Tables(self.counts, self.turns)
 
     def part(self, cut: slice) -> Schedules:
         """Some of the policies."""
@@ -51,4 +56,4 @@ class Schedules:
 
     def trie(self, coupled: bool) -> Trie:
         """Their trie; coupled: some text stands between visual tokens."""
-        return build_trie(self.counts, coupled, self.turns)
+        return self.tables.trie(coupled)

@@ -118,12 +118,14 @@ class Level:
 class Trie:
     """All levels; leaf: int64[P], the text node of each policy after the last layer.
 
-    rankers: those inside the decoder, by their numbers in looks.
+    rankers: those inside the decoder, by their numbers in looks. trees: into how many that share
+    nothing the policies fall; one where they are to run, more where only their work is counted.
     """
 
     levels: tuple[Level, ...]
     leaf: Ints
     rankers: tuple[DecoderRanker, ...] = ()
+    trees: int = 1
 
     def images(self, size: Size) -> int:
         """How many images have visual rows of their own: none is shared where rankers read text."""
@@ -137,18 +139,22 @@ class Trie:
         )
 
 
-def build_trie(counts: Counts, coupled: bool, turns: Turns | None = None) -> Trie:
+def build_trie(
+    counts: Counts, coupled: bool, turns: Turns | None = None, roots: Ints | None = None
+) -> Trie:
     """The trie of policies by their live counts int64[P, L, 3].
 
     coupled: some text stands between visual tokens, so that visual rows depend on it; turns: what
-    rankers inside the decoder do in these policies, None for nothing.
+    rankers inside the decoder do in these policies, None for nothing; roots: int64[P], the number
+    of the tree that each policy is part of, from 0 on, None for one tree.
     """
     entering, coming = _widths(counts, turns)
-    text = np.zeros(len(counts), np.int64)
+    text = np.zeros(len(counts), np.int64) if roots is None else roots
+    trees = int(text.max()) + 1
     # Number of the visual node, -1 where no later layer reads it.
-    visual = np.where(coming[:, 0] > 0, 0, -1)
-    rows = coming[:, :1].max(axis=0)
-    turner = Turner(turns, entering)
+    visual = np.where(coming[:, 0] > 0, text, -1)
+    rows = largest(coming[:, 0], visual, trees)
+    turner = Turner(turns, entering, trees)
     levels = []
     for layer in range(counts.shape[1]):
         turning, visual, rows = turner.turn(layer, text, visual, rows)
@@ -168,7 +174,7 @@ def build_trie(counts: Counts, coupled: bool, turns: Turns | None = None) -> Tri
         )
         text, rows = after, left
     rankers = tuple(map(make_decoder_ranker, turns.specs)) if turns else ()
-    return Trie(tuple(levels), text, rankers)
+    return Trie(tuple(levels), text, rankers, trees)
 
 
 def _widths(counts: Counts, turns: Turns | None) -> tuple[Ints, Ints]:

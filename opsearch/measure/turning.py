@@ -32,12 +32,15 @@ class Turning:
 
 
 class Turner:
-    """Goes through the layers with `build_trie` and numbers looks, turned nodes and orders."""
+    """Goes through the layers with `build_trie` and numbers looks, turned nodes and orders.
 
-    def __init__(self, turns: Turns | None, entering: Ints) -> None:
+    trees: visual nodes before the first layer, all in the order from before the decoder.
+    """
+
+    def __init__(self, turns: Turns | None, entering: Ints, trees: int) -> None:
         self._turns, self._entering = turns, entering
         self._waiting = np.full(len(entering), -1)
-        self._order = np.zeros(1, np.int64)
+        self._order = np.zeros(trees, np.int64)
 
     def turn(
         self, layer: int, text: Ints, visual: Ints, rows: Ints

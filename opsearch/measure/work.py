@@ -1,7 +1,7 @@
 """What one pass over a trie takes, from shapes alone: FLOPs to the integer, memory as a bound.
 
 Rows of the text behind the image count once per sample; visual rows and the text before them once
-per image.
+per image. Of several trees the FLOPs are those of a pass for each, as they share nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from opsearch.measure.trie import ONE, Layout, Level, Size, Trie, is_square
 
 
 def trie_flops(trie: Trie, layout: Layout, shape: Shape, size: Size = ONE) -> int:
-    """FLOPs of one pass by the convention `exact`, two per multiplication and addition.
+    """FLOPs of a pass for each tree by the convention `exact`, two per multiplication and addition.
 
     The original, which answers are compared with, is not included.
     """
@@ -29,7 +29,7 @@ def layer_flops(trie: Trie, layout: Layout, shape: Shape, size: Size) -> Iterato
     last = len(trie.levels) - 1
     for index, level in enumerate(trie.levels):
         text = _text_flops(level, layout, shape, index == last)
-        visual = _visual_flops(level, layout, shape, index == last)
+        visual = _visual_flops(level, layout, shape, trie.trees, index == last)
         looks = _look_flops(trie, level, layout, shape)
         yield size.samples * (text + looks) + trie.images(size) * visual
 
@@ -44,16 +44,16 @@ def _text_flops(level: Level, layout: Layout, shape: Shape, last: bool) -> int:
     return _flops(shape, queries, keys, pairs, outputs=after, mlp=after) + logits
 
 
-def _visual_flops(level: Level, layout: Layout, shape: Shape, last: bool) -> int:
+def _visual_flops(level: Level, layout: Layout, shape: Shape, trees: int, last: bool) -> int:
     """Of one image with the text before it, of which the last layer needs keys and values alone."""
-    head = 0 if last else layout.head
-    queries, keys = head + int(level.queried.sum()), layout.head + int(level.keyed.sum())
+    head = 0 if last else trees * layout.head
+    queries, keys = head + int(level.queried.sum()), trees * layout.head + int(level.keyed.sum())
     asking, reading = level.attention[:, 0], level.attention[:, 1]
     others = layout.head + layout.inner
     columns = reading + others
     # Where the call is square, those that are only read ask as well.
     called = np.where(is_square(asking, reading, others), columns, asking)
-    pairs = head * head + int((called * columns).sum())
+    pairs = head * layout.head + int((called * columns).sum())
     outputs = head + int(asking[columns > 0].sum())
     mlp = head + int(level.visual[:, 2].sum())
     return _flops(shape, queries, keys, pairs, outputs, mlp)
@@ -85,34 +85,63 @@ def held_elements(trie: Trie, layout: Layout, shape: Shape) -> Ints:
 
     A row for each layer, and one for the original's own forward.
     """
-    kept = layout.length * shape.hidden + layout.answers * shape.vocab
-    rows = [
-        (kept + _text_elements(at, layout, shape), _visual_elements(at, layout, shape))
-        for at in trie.levels
-    ]
-    rows.append((kept + layout.length * (6 * shape.hidden + 2 * shape.intermediate), 0))
-    return np.array([(a + b, 0) for a, b in rows] if trie.rankers else rows)
+    return held(tree_rows(trie), layout, shape, bool(trie.rankers))[:, 0]
 
 
-def _text_elements(level: Level, layout: Layout, shape: Shape) -> int:
-    """States before and after a layer, and what stands between them.
+def tree_rows(trie: Trie) -> Ints:
+    """What bounds the memory of each tree whatever the layout, int64[L, T, 7].
 
-    Queries, keys and values count twice: they are made in parts and joined.
+    Text states before and after a layer; visual rows before it, after it, taken out of it and put
+    back, projected to queries, and to keys and values.
     """
-    before, after = level.texts * layout.tail, len(level.text) * layout.tail
-    return _elements(shape, before + after, queries=before, keys=before)
+    text = visual = np.arange(trie.trees)  # the tree of each node
+    levels = []
+    for level in trie.levels:
+        before, turned = visual, np.zeros(trie.trees, np.int64)
+        if level.turning is not None:
+            entered, look, _ = level.turning.nodes.T
+            there = np.bincount(before[entered[look >= 0]], minlength=trie.trees) > 0
+            turned = np.where(there, _sums(level.turning.rows, before, trie.trees), 0)
+            before = before[entered]
+        after, visual = text[level.text[:, 1]], before[level.visual[:, 0]]
+        queried, keyed = (_sums(rows, before, trie.trees) for rows in (level.queried, level.keyed))
+        asking = _sums(level.attention[:, 0], before[level.attention[:, 2]], trie.trees)
+        columns = [
+            np.bincount(text, minlength=trie.trees),
+            np.bincount(after, minlength=trie.trees),
+            _sums(level.rows, before, trie.trees),
+            _sums(level.visual[:, 3], visual, trie.trees),
+            keyed + queried + asking + turned,
+            queried,
+            keyed,
+        ]
+        levels.append(np.stack(columns, axis=1))
+        text = after
+    return np.stack(levels)
 
 
-def _visual_elements(level: Level, layout: Layout, shape: Shape) -> int:
-    """The same of visual rows, parts of which are taken out and put back."""
-    queried, keyed = int(level.queried.sum()), int(level.keyed.sum())
-    before, after = int(level.rows.sum()), int(level.visual[:, 3].sum())
-    taken = keyed + queried + int(level.attention[:, 0].sum())
-    if level.turning is not None:
-        taken += int(level.turning.rows.sum())
-    states = 2 * layout.head + before + after + taken
-    return _elements(shape, states, layout.head + queried, layout.head + keyed)
+def held(rows: Ints, layout: Layout, shape: Shape, ranked: bool) -> Ints:
+    """Numbers held per sample and per image by trees of these `tree_rows`, int64[L + 1, T, 2].
+
+    ranked: by rankers inside the decoder, with which samples share no image.
+    """
+    before, after, coming, going, taken, queried, keyed = np.moveaxis(rows, 2, 0)
+    kept = layout.length * shape.hidden + layout.answers * shape.vocab
+    before, after = before * layout.tail, after * layout.tail
+    text = kept + _elements(shape, before + after, queries=before, keys=before)
+    states = 2 * layout.head + coming + going + taken
+    visual = _elements(shape, states, layout.head + queried, layout.head + keyed)
+    original = kept + layout.length * (6 * shape.hidden + 2 * shape.intermediate)
+    text = np.pad(text, ((0, 1), (0, 0)), constant_values=original)
+    visual = np.pad(visual, ((0, 1), (0, 0)))
+    return np.stack([text + visual, np.zeros_like(visual)] if ranked else [text, visual], axis=2)
 
 
-def _elements(shape: Shape, states: int, queries: int, keys: int) -> int:
+def _elements(shape: Shape, states: Ints, queries: Ints, keys: Ints) -> Ints:
+    """Queries, keys and values count twice: they are made in parts and joined."""
     return states * shape.hidden + 2 * queries * shape.q_width + 4 * keys * shape.kv_width
+
+
+def _sums(values: Ints, trees: Ints, count: int) -> Ints:
+    """The sum of the values of each tree, int64[T]; exact below 2^53."""
+    return np.bincount(trees, values, count).astype(np.int64)

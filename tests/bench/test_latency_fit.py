@@ -38,7 +38,7 @@ def test_a_whole_prefill_has_the_counts_that_it_names(config):
     assert layers == [(4, 4, 4), (0, 4, 0), (0, 0, 0)]
     seen = []
     for layer in one.decoder.layers:
-        layer.mlp.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+        layer.mlp.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[-2]))
     with torch.inference_mode():
         run()
     assert seen == [10, 6, 6]

@@ -1,5 +1,6 @@
 """What a dry run says is what the engine plans, and what is known of true shapes."""
 
+import time
 from io import StringIO
 
 import numpy as np
@@ -10,13 +11,17 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES
 from opsearch.dry_run import dry_run
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
+from opsearch.measure.crowds import Crowd
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
+from opsearch.measure.memory import memory_for
+from opsearch.measure.room import Room
 from opsearch.measure.store import Store
-from opsearch.measure.trie import ONE, Layout, Size
+from opsearch.measure.trie import Layout
+from opsearch.measure.work import held_elements
 from opsearch.policy import RankerSpec
 from opsearch.prepare import prepare
-from opsearch.problem import feasible_points
+from opsearch.printing import print_dry_run
 from opsearch.progress import Stages
 from opsearch.runtime.load import load_model
 from opsearch.spaces import N_V_16, depth_space, dop_space
@@ -24,6 +29,17 @@ from opsearch.spaces import N_V_16, depth_space, dop_space
 
 def silent():
     return Console(file=StringIO())
+
+
+def engine_plan(config, folder):
+    """What the engine plans for all policies within the budget, in the memory that it takes."""
+    prepared, model = prepare(config, Stages(silent(), 1)), load_model("demo")
+    points = prepared.space.points[prepared.planned.feasible]
+    policies = [prepared.space.decode(point) for point in points.tolist()]
+    memory = memory_for(model, config.memory)
+    with Store(folder / "m.db", {}) as store:
+        engine = Engine(model, store, config.positions, memory)
+        return engine.plan(policies, prepared.calibration)
 
 
 @pytest.mark.parametrize(
@@ -35,20 +51,60 @@ def silent():
         {"kv": "stays"},
         {"space": "stages", "n_v": ("1/4", "1"), "ranker": "fastv"},
         {"space": "stages", "n_v": ("1/4", "1"), "ranker": "pyramiddrop"},
+        {"n_v": ("1/4", "1/2", "1"), "ranker": "vispruner"},
+        {"n_v": ("1/4", "1"), "budget": ("100%",)},
+        {"space": "stages", "n_v": ("1/4",), "ranker": "fastv", "budget": ("100%",)},
     ],
 )
-def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings):
-    config = RunConfig(samples=5, heldout=0, budget=("20%",), positions=2, **settings)
+@pytest.mark.parametrize("memory", [None, "4MB", "1MB"])
+def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings, memory):
+    settings = {"budget": ("20%",), "memory": memory, **settings}
+    config = RunConfig(samples=5, heldout=0, positions=2, **settings)
     said = dry_run(config, None, silent()).estimates["joint"]
-    prepared = prepare(config, Stages(silent(), 1))
-    points = prepared.space.points[feasible_points(prepared.space, prepared.constraints)]
-    policies = [prepared.space.decode(point) for point in points.tolist()]
-    with Store(tmp_path / "m.db", {}) as store:
-        engine = Engine(load_model("demo"), store, config.positions)
-        planned = engine.plan(policies, prepared.calibration)
+    planned = engine_plan(config, tmp_path)
     assert (said.flops, said.nodes) == (planned.flops, planned.nodes)
     assert said.forwards == pytest.approx(planned.forwards)
-    assert (said.policies, said.samples) == (len(policies), 5)
+    assert (said.passes, said.samples) == (len(planned.chunks), 5)
+    held = [held_elements(at.trie, at.layout, planned.shape) for at in planned.chunks]
+    assert said.elements == max(int(each.sum(axis=1).max()) for each in held)
+
+
+def test_a_dry_run_says_what_coarse_to_fine_takes_where_all_is_beyond_the_effort():
+    config = RunConfig(samples=4, heldout=0, space="depth", n_v=("1/4", "1/2", "1"), effort=0)
+    plan, out = dry_run(config, None, silent()), StringIO()
+    print_dry_run(plan, config, Console(file=out, width=300))
+    first, every = plan.coarse.first, plan.estimates["joint"]
+    assert first.flops < plan.coarse.flops < every.flops
+    assert first.forwards < plan.coarse.forwards < every.forwards
+    assert f"joint from coarse to fine: {first.policies:,} policies first" in out.getvalue()
+    enough = config.model_copy(update={"effort": 4000.0})
+    assert dry_run(enough, None, silent()).coarse is None
+    whole = RunConfig(samples=4, heldout=0, space="tokens", effort=0)
+    assert dry_run(whole, None, silent()).coarse is None  # no depths to go from
+
+
+def test_less_memory_is_more_parts_and_more_work():
+    config = RunConfig(samples=8, heldout=0)
+    plans = [
+        dry_run(config.model_copy(update={"memory": memory}), None, silent())
+        for memory in ("2GB", "4MB", "1MB", "300kB")
+    ]
+    found = [plan.estimates["joint"] for plan in plans]
+    assert [each.parts for each in found] == sorted({each.parts for each in found})
+    assert [each.forwards for each in found] == sorted({each.forwards for each in found})
+    assert found[0].parts == 1
+    for plan, each in zip(plans[:3], found, strict=False):
+        assert each.elements * plan.room.itemsize <= plan.room.memory
+
+
+def test_the_parts_of_a_true_shape_are_known_in_seconds():
+    """Thousands of parts, without a trie for each."""
+    config = RunConfig(samples=4, space="depth", n_v=("1/4", "1/2"), memory="1GB")
+    start = time.process_time()
+    found = dry_run(config, "llava-next-7b", silent()).estimates["joint"]
+    assert time.process_time() - start < 10
+    assert found.parts > 100
+    assert found.passes >= found.parts
 
 
 @pytest.mark.parametrize(
@@ -59,22 +115,23 @@ def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, hea
     """The closed form of the design: 13.6 and 8.4 forwards for 529 policies."""
     space = dop_space(SHAPES[shape].layers, N_V_16[:1], RankerSpec("cls"))
     layout = Layout(n_visual, head, tail, 0, 1)
-    layouts = {layout: Size(3, images=3)}
-    found = estimate(space, space.points, layouts, SHAPES[shape])
+    room = Room(SHAPES[shape])
+    found = estimate(space, space.points, [Crowd(layout, (), images=(0, 1, 2))], room)
     assert found.policies == 529
     assert found.forwards == pytest.approx(forwards, abs=0.25)
-    once = estimate(space, space.points, {layout: ONE}, SHAPES[shape])
+    once = estimate(space, space.points, [Crowd(layout, (), images=(0,))], room)
     assert (found.flops, found.nodes) == (3 * once.flops, 3 * once.nodes)
     assert found.elements == once.elements
+    assert (found.parts, found.passes) == (1, 1)
 
 
 def test_more_policies_share_more():
     """Half of the points cost more than half of the FLOPs."""
     space = depth_space(12, N_V_16[::4], RankerSpec("cls"))
-    layouts = {Layout(100, 2, 8, 0, 1): ONE}
-    everything = estimate(space, space.points, layouts, SHAPES["llava-1.5-7b"])
+    given = [Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,))], Room(SHAPES["llava-1.5-7b"])
+    everything = estimate(space, space.points, *given)
     random = np.random.default_rng(0).permutation(len(space.points))[: len(space.points) // 2]
-    half = estimate(space, space.points[np.sort(random)], layouts, SHAPES["llava-1.5-7b"])
+    half = estimate(space, space.points[np.sort(random)], *given)
     assert everything.flops / 2 < half.flops < everything.flops
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opsearch.measure.memory import memory_for, parse_memory
+from opsearch.measure.memory import memory_ahead, memory_for, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,19 @@ def test_a_gpu_gives_half_of_what_the_weights_leave(weights, wanted, monkeypatch
     whole = SimpleNamespace(total_memory=80 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
     assert memory_for(Weights(weights), None) == wanted
+
+
+def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monkeypatch):
+    weights = 14 * 10**9
+    assert memory_ahead("3GB", "cuda", weights) == 3 * 10**9
+    assert memory_ahead(None, "cpu", weights) == memory_for(Weights({"cpu": weights}), None)
+    assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # of 80 GB, where there is no GPU
+    whole = SimpleNamespace(total_memory=40 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, held in (
+        ("cuda:1", {"cuda:1": weights}),
+        ("auto", {"cuda:0": weights // 2, "cuda:1": weights // 2}),
+    ):
+        assert memory_ahead(None, device, weights) == memory_for(Weights(held), None)

@@ -9,9 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Shape
-from opsearch.measure.crowds import crowds, sizes
+from opsearch.measure.crowds import crowds
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
+from opsearch.measure.room import Room
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Size
@@ -174,13 +175,16 @@ def test_memory_takes_more_questions_than_images(store):
     assert [part.crowd.size for part in whole.halves()] == [Size(3, 1), Size(3, 1)]
 
 
-def test_the_estimate_is_the_plan(store):
-    model, samples = families.model(), [*questions([30, 4], 3, 1), *questions([0, 5], 2, 2)]
+@pytest.mark.parametrize("memory", [2 * 10**9, 60_000, 20_000])
+def test_the_estimate_is_the_plan(store, memory):
+    model = families.model()
+    samples = [*questions([30, 4], 3, 1), *questions([0, 5], 2, 2), *uneven([3, 4])]
     shape, points = Shape.from_config(model.config), SPACE.points[:-1]
     policies = [SPACE.decode(point) for point in points.tolist()]
-    planned = Engine(model, store).plan(policies, samples)
-    said = estimate(SPACE, points, sizes(gathered(samples, model)), shape)
+    planned = Engine(model, store, memory=memory).plan(policies, samples)
+    said = estimate(SPACE, points, gathered(samples, model), Room(shape, 4, memory))
     assert (said.flops, said.nodes) == (planned.flops, planned.nodes)
+    assert said.passes == len(planned.chunks)
     assert said.samples == len(samples)
     assert said.forwards == pytest.approx(planned.forwards)
 

@@ -14,11 +14,16 @@ from opsearch import RunConfig
 from opsearch.budget import Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
+from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
+from opsearch.measure.crowds import Crowd
 from opsearch.measure.engine import Engine
+from opsearch.measure.room import Room
 from opsearch.measure.store import Store
+from opsearch.measure.trie import Layout
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.planned import Planned
 from opsearch.policy import RankerSpec
 from opsearch.problem import Problem, feasible_points
 from opsearch.run import run
@@ -33,6 +38,9 @@ N_V = (Fraction(1, 2), Fraction(1, 5))
 SPACE = depth_space(LAYERS, N_V, RankerSpec("cls"))
 SAMPLES = samples(4)
 SHAPE = Shape.from_config(load_config("demo"))
+
+
+POINT_OF = {SPACE.decode(point): row for row, point in enumerate(SPACE.points.tolist())}
 
 
 def limit(budget, space=SPACE):
@@ -95,6 +103,27 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
     assert " of every 4th depth, then, in " in found.note
 
 
+def test_what_it_takes_is_about_what_was_guessed_before(full):
+    """FLOPs of all rounds: the guess is no bound, and it is not far off."""
+    crowd, stored = Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
+    shares = []
+    for percent in range(10, 51, 4):
+        planned = Planned(SPACE, [limit(f"{percent}%")], [crowd], Room(SHAPE), "cpu")
+        rounds = []
+
+        def measure(policies, planned=planned, rounds=rounds):
+            points = [SPACE.points[POINT_OF[policy]] for policy in policies]
+            rounds.append(planned.of(np.array(points)).flops)
+            return stored(policies)
+
+        CoarseJoint().make(SPACE, measure, planned.feasible)
+        assert rounds[0] == planned.coarse.first.flops
+        assert planned.coarse.flops <= planned.joint.flops
+        shares.append(sum(rounds) / planned.coarse.flops)
+    assert 0.6 <= np.median(shares) <= 1.2
+    assert max(shares) <= 1.5
+
+
 def test_it_is_deterministic(full):
     assert solve(full, "40%")[1] == solve(full, "40%")[1]
 
@@ -145,12 +174,17 @@ def test_a_space_without_depths_is_refused():
         CoarseJoint().make(Other(), None, np.ones(1, bool))
 
 
-def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort(tmp_path):
+def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort_and_it_is_within(tmp_path):
+    settings = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "depth", "out": tmp_path}
+    silent = Console(file=StringIO())
+    seconds = dry_run(RunConfig(**settings, effort=0), None, silent).seconds
+    assert seconds["coarse"] < seconds["joint"]
     said = StringIO()
-    settings = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "depth", "effort": 0.1}
-    config = RunConfig(**settings, objective="joint", out=tmp_path / "run")
+    config = RunConfig(**settings, effort=(seconds["coarse"] + seconds["joint"]) / 2)
     result = run(config, Console(file=said, width=200))
-    assert "objective joint from coarse to fine: measuring every feasible pol" in said.getvalue()
+    told = " ".join(said.getvalue().split())
+    assert "objective joint from coarse to fine: measuring every feasible policy would" in told
+    assert ", within it" in told
     assert (result.config.objective, result.config.solver) == ("joint", "grid")
     assert result.solution.status is Status.FEASIBLE
-    assert "near the three best so far" in (tmp_path / "run" / "solution.json").read_text()
+    assert "near the three best so far" in (tmp_path / "solution.json").read_text()
