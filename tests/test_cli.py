@@ -117,8 +117,10 @@ def test_show_resolves_for_a_sample(opsearch, tmp_path):
 
 def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
     assert opsearch("run", *FEW, "--out", tmp_path)[0] == 0
-    code, printed, said = opsearch("compare", tmp_path, "--budget=30%", "--samples=15")
+    given = "--budget=30%", "--samples=15", "--ranker=random(seed=3)"
+    code, printed, said = opsearch("compare", tmp_path, *given)
     assert code == 0
+    assert "tokens random(seed=3) " in printed
     for method in ("dop additive", "depth joint", "tokens random", "FastV like"):
         assert re.search(method + r" \d+\.\d \(\d+-\d+\)", printed)
     assert "Rel. Avg. over 15 items, with 95 % intervals. At 30% " in printed

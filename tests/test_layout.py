@@ -69,6 +69,7 @@ FLOORS = (
         "solve",
         "run_store",
         "comparison",
+        "compared_rankers",
         "contenders",
         "measured_baselines",
         "reduced",

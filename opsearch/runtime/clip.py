@@ -27,9 +27,8 @@ def unusable_clip(folder: str, config: Any) -> str | None:
     """Why a CLIP model cannot tell relevance for a model of this config, None where it can."""
     from transformers import AutoConfig
 
-    vision = config.vision_config
-    if vision.model_type != "clip_vision_model":
-        return f"its vision tower is of type {vision.model_type!r}, not CLIP's"
+    if reason := not_of_clip(config):
+        return reason
     try:
         clip = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError):
@@ -39,12 +38,21 @@ def unusable_clip(folder: str, config: Any) -> str | None:
         )
     if clip.model_type != "clip":
         return f"clip={folder} holds a model of type {clip.model_type!r} and not a whole CLIP model"
-    if clip.vision_config.hidden_size != vision.hidden_size:
+    given, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
+    if given != own:
         return (
-            f"the vision tower in clip={folder} is {clip.vision_config.hidden_size} wide and the "
-            f"model's {vision.hidden_size}, so it is another one"
+            f"the vision tower in clip={folder} is {given} wide and the model's {own}, so it is "
+            "another one"
         )
     return None
+
+
+def not_of_clip(config: Any) -> str | None:
+    """Why no CLIP model knows the pictures of a model of this config, None where one may."""
+    kind = config.vision_config.model_type
+    return (
+        None if kind == "clip_vision_model" else f"its vision tower is of type {kind!r}, not CLIP's"
+    )
 
 
 def joint_patches(folder: str, patches: Tensor) -> Tensor:
