@@ -80,7 +80,7 @@ FLOORS = (
     ["front"],
     ["run", "compare", "searched_front", "lmms"],
     ["stored_comparison", "stored_outcome", "analyze"],
-    ["printing", "parts", "commands", "cli", "__main__"],
+    ["printing", "compared_table", "parts", "commands", "cli", "__main__"],
 )
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and
 # knows its rankers.

@@ -181,7 +181,8 @@ def compare(
     """Compare searched policies and baselines at several budgets, on items of their own."""
     from opsearch.analyze import analyze as analyze_runs
     from opsearch.compare import compare as compare_methods
-    from opsearch.printing import print_analysis, print_compared
+    from opsearch.compared_table import print_compared
+    from opsearch.printing import print_analysis
 
     asked = asked_workers(workers, ray_address)
     given = (run_folder, budget, samples, effort, err, asked, times, space, ranker or ())

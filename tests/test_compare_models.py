@@ -1,12 +1,14 @@
-"""Rankers in `opsearch compare`: further ones take part, and it is said why others do not."""
+"""`opsearch compare` on other models than the embedded one: who takes part, and what is said."""
 
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from opsearch.cli import call
 from opsearch.compare import compare
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
@@ -18,6 +20,7 @@ from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
 from tests.families import FAMILIES, built, folder
 from tests.families.clip import saved_clip
+from tests.report.page import Page
 
 QUESTIONS = ("what colour is it", "how many", "what is the red")
 NO_TOWER = "its vision tower has no [CLS] and is not read"
@@ -86,3 +89,17 @@ def test_rankers_asked_for_take_part_beside_the_models_own(model, tmp_path):
     costs = {entries[f"tokens {name}"].cost for name in ("vispruner", *asked)}
     assert len(costs) == 1
     assert "cdpruner is not compared" not in console.file.getvalue()
+
+
+def test_answers_that_the_original_never_gives_are_no_scale(model, capsys):
+    """Nothing that is printed, drawn or written on a page is not a number."""
+    given = ["--budget=50%", "--budget=70%", "--samples=2", "--space=tokens"]
+    assert call(["compare", str(model), *given]) == 0
+    printed, _ = capsys.readouterr()
+    assert "so that Rel. Avg. is not defined" in " ".join(printed.split())
+    assert re.search(r"\nVTW +\d\.\d{3}, \d+\.\d +\d\.\d{3}, \d+\.\d\n", printed)
+    assert call(["analyze", "tables", str(model)]) == 0
+    page = Page((model / "pareto.html").read_text()).text
+    assert "How far each is from the original" in page
+    for text in (printed, capsys.readouterr().out, page, (model / "pareto.csv").read_text()):
+        assert not re.search(r"\bnan\b", text)
