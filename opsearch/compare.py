@@ -50,6 +50,7 @@ from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import check_device, fingerprint, load_config, load_model
 from opsearch.tasks.item import all_answered
+from opsearch.unspent import say_unspent
 
 _OTHER_STAGES = 8
 
@@ -144,14 +145,16 @@ def _gather(
     pruned = gsop_policies(budgets, prepared, engine, stages)
     recipes = fitprune_policies(budgets, prepared, engine, stages)
     reducers = served_reducers(engine.model.config, prepared, stages)
+    rivals: dict[Place, Policy] = {}
     reductions: dict[Place, Reduction] = {}
     for text in budgets:
-        policies |= fitted_baselines(text, prepared, frozen_first, further, stages)
-        policies[text, "GSOP"] = pruned[text]
+        rivals |= fitted_baselines(text, prepared, frozen_first, further, stages)
+        rivals[text, "GSOP"] = pruned[text]
         if text in recipes:
-            policies[text, "FitPrune"] = recipes[text]
+            rivals[text, "FitPrune"] = recipes[text]
         reductions |= fitted_reductions(text, prepared, reducers, stages)
-    return Field(policies, reducers, reductions)
+    say_unspent({**rivals, **reductions}, prepared, stages)
+    return Field(policies | rivals, reducers, reductions)
 
 
 def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> None:

@@ -91,6 +91,23 @@ def test_rankers_asked_for_take_part_beside_the_models_own(model, tmp_path):
     assert "cdpruner is not compared" not in console.file.getvalue()
 
 
+def test_what_is_left_of_a_budget_is_said(model):
+    """Of baselines that are more than 2 points below it, with what makes their steps so large."""
+    console = Console(file=io.StringIO(), width=500)
+    compare(model, ["50%", "70%"], samples=2, console=console, spaces=["tokens"])
+    told = re.findall(r"(.+) takes ([\d.]+)% of flops at (\d+)%: (.*)", console.file.getvalue())
+    left = {
+        (entry.method, f"{100 * entry.share:.1f}", entry.budget.strip("%"))
+        for entry in stored_comparison(model).entries
+        if float(entry.budget.strip("%")) - 100 * entry.share > 2
+        and not entry.method.endswith(("additive", "joint"))
+    }
+    assert {tuple(place) for *place, _ in told} == left
+    reasons = {method: reason for method, *_, reason in told}
+    assert reasons["VTW"] == reasons["ShortV"] == "its layers are whole"
+    assert reasons["SparseVLM"] == "its first drop can keep no more than all tokens"
+
+
 def test_answers_that_the_original_never_gives_are_no_scale(model, capsys):
     """Nothing that is printed, drawn or written on a page is not a number."""
     given = ["--budget=50%", "--budget=70%", "--samples=2", "--space=tokens"]

@@ -73,6 +73,7 @@ FLOORS = (
         "contenders",
         "measured_baselines",
         "reduced",
+        "unspent",
         "evaluate",
         "dry_run",
     ],
