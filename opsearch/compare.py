@@ -118,9 +118,11 @@ def compare(
             field = _gather(tasks, budgets, further, prepared, engine, stages)
             _judge(field, prepared, engine, stages)
             if times:
-                timed = list(field.policies.values()), prepared.calibration
+                made = field.reductions.values()
+                reductions = [(field.reducers[each.reducer], each) for each in made]
+                timed = list(field.policies.values()), reductions, prepared.calibration
                 machine = place_of(model.config, *model_of[1:])
-                with stages.stage(f"timing {len(timed[0])} policies") as tick:
+                with stages.stage(f"timing {len(timed[0]) + len(reductions)} methods") as tick:
                     time_prefills(model, *timed, machine, run.prefill, tick)
             rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
             rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
