@@ -170,7 +170,9 @@ def test_list_names_every_part(opsearch):
         assert f" {name} " in printed
     assert opsearch("list", "solvers")[1].startswith("solvers grid ")
     baselines = opsearch("list", "baselines")[1]
-    assert all(f" {name} " in baselines for name in ("VTW", "ShortV", "GSOP", "pool"))
+    names = ("dop additive", "SPACE joint", "VTW", "ShortV", "GSOP", "pool")
+    assert all(f" {name} " in baselines for name in names)
+    assert " half of the tokens. As published: reranked.fastv(32) " in baselines
     models = opsearch("list", "models")[1]
     assert "llava-hf/llava-onevision-qwen2-7b-ov-hf 28 layers x 3584, 7371 visual" in models
     assert models.count("text-only floor") == len(HUB_IDS)

@@ -55,6 +55,7 @@ FLOORS = (
         "solvers",
         "analysis",
         "baselines",
+        "as_published",
         "example_problems",
         "testing",
         "testing_bounded",
