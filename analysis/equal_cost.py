@@ -1,6 +1,7 @@
 """Methods at equal cost: the share of its work that is left against Rel. Avg., with intervals.
 
-Rel. Avg. is the mean over families of a method's accuracy relative to the original model's.
+Rel. Avg. is the mean over families of a method's accuracy relative to the original model's. Where
+the original answers nothing right it is not defined, and nan.
 Intervals are percentiles of a bootstrap that draws the items of each family anew, the same items
 for every method and the original, so that differences between methods are paired.
 """
@@ -58,7 +59,7 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
     rows = []
     for entry in comparison.entries:
         rel = _relative(comparison, entry.scores, draws)
-        low, high = np.nanpercentile(rel[1:], [2.5, 97.5])
+        low, high = _interval(rel[1:])
         rows.append(
             {
                 "budget": entry.budget,
@@ -71,12 +72,17 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
                 "kl": float(entry.kl.mean()),
                 "accuracy": _accuracy(comparison, entry.scores),
                 "rel_avg": float(rel[0]),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "items": len(entry.scores),
             }
         )
     return pd.DataFrame(rows)
+
+
+def is_defined(table: pd.DataFrame) -> bool:
+    """Whether there is a Rel. Avg.: the original answers something right."""
+    return bool(table["rel_avg"].notna().any())
 
 
 def by_family(comparison: Comparison) -> pd.DataFrame:
@@ -113,10 +119,18 @@ def differences(comparison: Comparison, method: str, other: str, seed: int = 0) 
         kl = np.array([gap.mean(), *(gap[rows].mean() for rows in draws[1:])])
         row: dict[str, float | str] = {"budget": budget, "method": method, "other": other}
         for name, values in (("rel_avg", rel[0] - rel[1]), ("kl", kl)):
-            low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-            row |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+            low, high = _interval(values[1:])
+            row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _interval(draws: Array) -> tuple[float, float]:
+    """The middle 95 %, of draws that say something; nan where none does."""
+    if np.isnan(draws).all():
+        return np.nan, np.nan
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _accuracy(comparison: Comparison, scores: Array) -> float:

@@ -1,4 +1,4 @@
-"""How methods compare at equal cost, drawn and in words."""
+"""How methods compare at equal cost, drawn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from opsearch.analysis.equal_cost import is_defined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +20,10 @@ _PROXIES, _TRUE = ("additive", "pairwise"), ("joint", "verified")
 
 
 def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:
-    """Rel. Avg. over each cost that is known: a row of panels per run, a line for each method."""
+    """Rel. Avg. over each cost that is known: a row of panels per run, a line for each method.
+
+    KL where the original answers nothing right.
+    """
     from opsearch.analysis.style import legend, panels
 
     known = [cost for cost in COSTS if any(_has(table, cost.column) for table in runs.values())]
@@ -31,7 +36,7 @@ def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:
             _draw_methods(axes, table, methods, cost)
             axes.set_xlabel(cost.label.format(unit=unit))
             axes.set_title(name if len(runs) > 1 else "", fontsize=9).set_parse_math(False)
-        row[0].set_ylabel("Rel. Avg., %")
+        row[0].set_ylabel("Rel. Avg., %" if is_defined(table) else "KL, nats")
         _label_amounts(row[0], float((table["cost"] / table["share"]).iloc[0]), unit)
     _name_lines(every[0], methods)
     legend(figure, every[0])
@@ -60,7 +65,9 @@ def _has(table: pd.DataFrame, column: str) -> bool:
 
 def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost: Cost) -> None:
     """A line for each method of which this cost is known."""
-    axes.axhline(100, color="black", linewidth=0.8)
+    defined = is_defined(table)
+    of_original, beside = (100, (4, -11)) if defined else (0, (4, 4))
+    axes.axhline(of_original, color="black", linewidth=0.8)
     if not _has(table, cost.column):
         axes.set_visible(False)
         return
@@ -70,15 +77,14 @@ def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost:
         spread = [rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]]
         axes.errorbar(
             cost.factor * rows[cost.column],
-            rows["rel_avg"],
-            yerr=spread if _is_searched(method) else None,
+            rows["rel_avg" if defined else "kl"],
+            yerr=spread if defined and _is_searched(method) else None,
             elinewidth=0.8,
             capsize=2,
             **_looks(method, methods),
         )
-    axes.annotate(
-        "original", (axes.get_xlim()[0], 100), xytext=(4, -11), textcoords="offset points"
-    )
+    place = (axes.get_xlim()[0], of_original)
+    axes.annotate("original", place, xytext=beside, textcoords="offset points")
 
 
 def _looks(method: str, methods: Sequence[str]) -> dict[str, Any]:
@@ -132,33 +138,3 @@ def _is_searched(method: str) -> bool:
 def _scale(amount: float) -> tuple[float, str]:
     """The SI prefix for an amount, with its factor."""
     return next(((f, p) for f, p in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if amount >= f), (1, ""))
-
-
-def describe(table: pd.DataFrame) -> str:
-    """For each budget the best method, and those that are equal within its interval, in words."""
-    rows = [Row(*row) for row in table[list(Row.__annotations__)].to_numpy().tolist()]
-    sentences = [f"Rel. Avg. over {rows[0].items} items, with 95 % intervals."]
-    for budget in dict.fromkeys(row.budget for row in rows):
-        here = [row for row in rows if row.budget == budget]
-        best = max(here, key=lambda row: row.rel_avg)
-        said = f"At {budget} {best.method} keeps most: {best.interval}"
-        if equal := [row.method for row in here if row is not best and row.rel_avg >= best.low]:
-            said += f"; within that interval: {', '.join(equal)}"
-        sentences.append(f"{said}.")
-    return " ".join(sentences)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What `describe` needs of a row of the table."""
-
-    budget: str
-    method: str
-    rel_avg: float
-    low: float
-    high: float
-    items: int
-
-    @property
-    def interval(self) -> str:
-        return f"{self.rel_avg:.1f} % ({self.low:.1f} to {self.high:.1f})"

@@ -21,11 +21,12 @@ def table(comparison: Comparison, run: str) -> pd.DataFrame:
     """A row for the original, then one per budget and method, all but names in %.
 
     cost: of the stock model's; a column per family: accuracy, which for lmms-eval's tasks is the
-    mean of scores between 0 and 1; Rel. Avg. with its 95 % interval in low and high. A family that
-    has the name of another column is put in quotes.
+    mean of scores between 0 and 1; Rel. Avg. with its 95 % interval in low and high, nan where the
+    original answers nothing right. A family that has the name of another column is put in quotes.
     """
     first = [run, "100%", ORIGINAL, 100.0]
-    rows = [[*first, *_by_family(comparison, comparison.original), 100.0, np.nan, np.nan]]
+    relative = 100.0 if comparison.original.any() else np.nan
+    rows = [[*first, *_by_family(comparison, comparison.original), relative, np.nan, np.nan]]
     found = equal_cost.table(comparison)
     for entry, row in zip(comparison.entries, found.to_dict("records"), strict=True):
         named = [run, entry.budget, entry.method, 100 * entry.share]
@@ -63,6 +64,8 @@ def _by_family(comparison: Comparison, scores: equal_cost.Array) -> list[float]:
 
 
 def _cell(row: dict[Hashable, Any], name: str, best: float | None) -> str:
+    if np.isnan(row[name]):
+        return "-"
     text = f"{row[name]:.1f}"
     if round(row[name], 1) == best:
         text = f"**{text}**"

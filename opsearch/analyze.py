@@ -96,7 +96,7 @@ def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
 
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     """Costs against Rel. Avg. of the methods that `opsearch compare` measured, run by run."""
-    from opsearch.analysis import equal_cost, equal_cost_figure
+    from opsearch.analysis import equal_cost, equal_cost_figure, equal_cost_words
 
     names = [folder.name for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
@@ -107,7 +107,7 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     files = {"pareto.csv": tables, "families.csv": families, "differences.csv": gaps}
     whole = {name: _together(parts) for name, parts in files.items()}
     figure = equal_cost_figure.draw(tables, found[labels[0]].unit)
-    texts = {label: equal_cost_figure.describe(table) for label, table in tables.items()}
+    texts = {label: equal_cost_words.describe(table) for label, table in tables.items()}
     if len(found) == 1:
         text = texts[labels[0]]
         model = RunConfig.load(RunFolder(folders[0]).config).model

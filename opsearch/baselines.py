@@ -129,14 +129,16 @@ def baselines(
     usable: Collection[str] = ("random", "uniform"),
     frozen_first: Sequence[int] = (),
     missed: Missed = lambda label, cheapest: None,
+    further: Sequence[RankerSpec] = (),
 ) -> dict[str, Policy]:
     """The methods by their label; one that cannot meet the budget at all is left out.
 
     ranker: the run's, which counts as a method too; usable: names of rankers that the model serves;
     frozen_first: layers in ShortV's order, without which it takes no part; missed: is told each
-    method that is left out, with its cheapest policy.
+    method that is left out, with its cheapest policy; further: rankers that count as methods too.
     """
-    methods = {f"tokens {ranker}": _reduction(None, "The run's ranker.")}
+    asked = {f"tokens {spec}": spec for spec in (ranker, *further)}
+    methods = {label: _reduction(None, "Asked for by name.") for label in asked}
     for label, method in BASELINES.items():
         if label not in methods and method.ranker in (None, *usable):
             methods[label] = method
@@ -144,7 +146,7 @@ def baselines(
         methods["ShortV"] = replace(methods["ShortV"], makers=(_shortv(frozen_first),))
     found = {}
     for label, method in methods.items():
-        spec = RankerSpec(method.ranker) if method.ranker else ranker
+        spec = RankerSpec(method.ranker) if method.ranker else asked.get(label, ranker)
         policies = (_dearest(make, layers, spec, method.least, fits) for make in method.makers)
         policy = next((policy for policy in policies if policy is not None), None)
         if policy is not None:

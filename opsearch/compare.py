@@ -16,6 +16,7 @@ from opsearch.answers import answer
 from opsearch.bench.compared import time_prefills
 from opsearch.bench.fit import place_of
 from opsearch.builders import identity
+from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
 from opsearch.contenders import (
     SPACES,
@@ -33,7 +34,7 @@ from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order
-from opsearch.policy import Policy
+from opsearch.policy import Policy, RankerSpec
 from opsearch.policy_file import policy_text
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem_setup import limits_time
@@ -47,8 +48,9 @@ from opsearch.reduced import (
 from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import check_device, fingerprint, load_model
+from opsearch.runtime.load import check_device, fingerprint, load_config, load_model
 from opsearch.tasks.item import all_answered
+from opsearch.unspent import say_unspent
 
 _OTHER_STAGES = 8
 
@@ -71,13 +73,15 @@ def compare(
     workers: Workers | None = None,
     times: bool = False,
     spaces: Sequence[str] = SPACES,
+    rankers: Sequence[str] = (),
 ) -> None:
     """Choose, measure and store policies for each budget in the settings of the run in `folder`.
 
     The judged items are of the embedded tasks' test split, or those of the run's data file that
     were not calibrated on. Where measuring joint for a whole space is estimated to take more than
     `effort` seconds (default: that of the run), it is measured from coarse to fine.
-    workers: None: this process measures; times: take those of prefills too; spaces: to search.
+    workers: None: this process measures; times: take those of prefills too; spaces: to search;
+    rankers: further ones that take part.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -85,6 +89,8 @@ def compare(
     config = RunConfig.checked(**{**stored, **given})
     if times:
         check_device(config.device, config.dtype, "compare --times")
+    model_config = load_config(config.model)
+    further = asked_rankers(rankers, model_config)
     total = _OTHER_STAGES + len(spaces) + limits_time(config.budget) + times
     stages = Stages(console or Console(stderr=True, markup=False), total)
     prepared = prepare(config, stages, split="test")
@@ -95,6 +101,7 @@ def compare(
             if config.data
             else "give --samples a number above 0"
         )
+    say_left_out(model_config, (prepared.ranker, *further), stages)
     tasks = [search_task(name, budgets, prepared, stages) for name in spaces]
     model_of = (config.model, config.dtype, config.device, config.attention)
     source = Source(*model_of, config.positions)
@@ -108,12 +115,14 @@ def compare(
         with run_store(run.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
             engine = Engine(model, store, config.positions, memory, stages.say, pool)
-            field = _gather(tasks, budgets, prepared, engine, stages)
+            field = _gather(tasks, budgets, further, prepared, engine, stages)
             _judge(field, prepared, engine, stages)
             if times:
-                timed = list(field.policies.values()), prepared.calibration
+                made = field.reductions.values()
+                reductions = [(field.reducers[each.reducer], each) for each in made]
+                timed = list(field.policies.values()), reductions, prepared.calibration
                 machine = place_of(model.config, *model_of[1:])
-                with stages.stage(f"timing {len(timed[0])} policies") as tick:
+                with stages.stage(f"timing {len(timed[0]) + len(reductions)} methods") as tick:
                     time_prefills(model, *timed, machine, run.prefill, tick)
             rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
             rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
@@ -125,6 +134,7 @@ def compare(
 def _gather(
     tasks: Sequence[Task],
     budgets: Sequence[str],
+    further: Sequence[RankerSpec],
     prepared: Prepared,
     engine: Engine,
     stages: Stages,
@@ -137,14 +147,16 @@ def _gather(
     pruned = gsop_policies(budgets, prepared, engine, stages)
     recipes = fitprune_policies(budgets, prepared, engine, stages)
     reducers = served_reducers(engine.model.config, prepared, stages)
+    rivals: dict[Place, Policy] = {}
     reductions: dict[Place, Reduction] = {}
     for text in budgets:
-        policies |= fitted_baselines(text, prepared, frozen_first, stages)
-        policies[text, "GSOP"] = pruned[text]
+        rivals |= fitted_baselines(text, prepared, frozen_first, further, stages)
+        rivals[text, "GSOP"] = pruned[text]
         if text in recipes:
-            policies[text, "FitPrune"] = recipes[text]
+            rivals[text, "FitPrune"] = recipes[text]
         reductions |= fitted_reductions(text, prepared, reducers, stages)
-    return Field(policies, reducers, reductions)
+    say_unspent({**rivals, **reductions}, prepared, stages)
+    return Field(policies | rivals, reducers, reductions)
 
 
 def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> None:

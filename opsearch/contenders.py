@@ -25,7 +25,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
-from opsearch.policy import Policy
+from opsearch.policy import Policy, RankerSpec
 from opsearch.prepare import Prepared
 from opsearch.problem import Constraint, Measure, Objective, Problem, feasible_points
 from opsearch.problem_setup import (
@@ -158,9 +158,16 @@ def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int, int]:
 
 
 def fitted_baselines(
-    text: str, prepared: Prepared, frozen_first: Sequence[int], stages: Stages
+    text: str,
+    prepared: Prepared,
+    frozen_first: Sequence[int],
+    further: Sequence[RankerSpec],
+    stages: Stages,
 ) -> dict[Place, Policy]:
-    """The baselines that meet a budget; of others it is said what they take at least."""
+    """The baselines that meet a budget; of others it is said what they take at least.
+
+    frozen_first, further: as `opsearch.baselines.baselines` takes them.
+    """
     cost, limit, stock = budget_limit(text, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
 
@@ -175,5 +182,5 @@ def fitted_baselines(
 
     usable = (*prepared.usable_rankers, *DECODER_RANKERS)
     given = prepared.shape.layers, prepared.ranker, fits, usable
-    found = baselines(*given, frozen_first, missed)
+    found = baselines(*given, frozen_first, missed, further)
     return {(text, label): policy for label, policy in found.items()}

@@ -9,6 +9,14 @@ from rich.console import Console
 
 from opsearch.errors import UnknownNameError
 
+_SEARCHED = {
+    "dop additive": "DOP: attention and MLP up to a depth each, on the first tokens of the run's "
+    "ranking; divergences are added up.",
+    "SPACE joint": "opsearch's own policies: the lowest true divergence in dop, depth and stages; "
+    "in layers and operations SPACE verified.",
+}
+"""Methods of `compare` that are searched, in the spaces that --space names."""
+
 
 def print_parts(kind: str | None, console: Console) -> None:
     """Names of parts with the first sentence of their description."""
@@ -23,6 +31,7 @@ def print_parts(kind: str | None, console: Console) -> None:
 
 
 def _parts() -> dict[str, dict[str, str]]:
+    from opsearch.as_published import AS_PUBLISHED
     from opsearch.baselines import BASELINES
     from opsearch.costs import COSTS
     from opsearch.objectives import OBJECTIVES
@@ -43,8 +52,10 @@ def _parts() -> dict[str, dict[str, str]]:
         kind: {name: _first_sentence(part) for name, part in parts.items()}
         for kind, parts in named.items()
     }
-    methods = {label: method.description for label, method in BASELINES.items()}
+    methods = _SEARCHED | {label: method.description for label, method in BASELINES.items()}
     methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
+    for label, call in AS_PUBLISHED.items():
+        methods[label] += f" As published: {call}"
     return described | {"baselines": methods, "models": _models()}
 
 

@@ -243,22 +243,6 @@ def print_scores(scores: Scores, console: Console) -> None:
         console.print(f"{scores.dropped} items were left out: the policy was searched on them")
 
 
-def print_compared(frame: pd.DataFrame, console: Console) -> None:
-    """Rel. Avg. in % with its interval, methods down and budgets across."""
-    budgets = list(dict.fromkeys(frame["budget"]))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("Rel. Avg., %")
-    for budget in budgets:
-        table.add_column(budget, justify="right")
-    for method, rows in frame.groupby("method", sort=False):
-        at = {
-            row.budget: f"{row.rel_avg:.1f} ({row.low:.0f}-{row.high:.0f})"
-            for row in rows.itertuples()
-        }
-        table.add_row(str(method), *(at.get(budget, "-") for budget in budgets))
-    console.print(table)
-
-
 def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) -> None:
     """The paragraph of an analysis, and its files."""
     console.print(analysis.text, soft_wrap=True)

@@ -13,6 +13,7 @@ import torch
 
 from opsearch.answers import answer_as
 from opsearch.contenders import Place, budget_limit
+from opsearch.costs.cost import Cost
 from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
 from opsearch.measure.reference import Reference, check_finite, make_reference
@@ -43,10 +44,9 @@ def fitted_reductions(
 ) -> dict[Place, Reduction]:
     """Each reducer with as many tokens as the budget leaves."""
     cost, limit, _ = budget_limit(text, prepared)
-    others = [sample.n_other for sample in prepared.calibration]
 
     def fits(n_visual: Sequence[int]) -> bool:
-        return sum(cost.stock(*pair) for pair in zip(n_visual, others, strict=True)) <= limit
+        return reduction_cost(cost, n_visual, prepared.calibration) <= limit
 
     found = {}
     for name, reducer in reducers.items():
@@ -56,6 +56,12 @@ def fitted_reductions(
         else:
             found[text, name] = reduction
     return found
+
+
+def reduction_cost(cost: Cost, n_visual: Sequence[int], samples: Sequence[Sample]) -> int:
+    """The original's cost on samples of which so many visual tokens are left."""
+    pairs = zip(n_visual, samples, strict=True)
+    return sum(cost.stock(n, sample.n_other) for n, sample in pairs)
 
 
 def measure_reductions(

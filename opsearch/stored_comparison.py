@@ -61,6 +61,7 @@ def _entry(
     else:
         left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
         name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
+        costs |= _times(reduction, run.prefill)
         keys = [[reduction.key] * len(samples) for samples in (calibration, judged)]
     cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
     costs["macs_share"] = costs["macs"] / stock["macs"]
@@ -93,9 +94,9 @@ def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> di
     return {kind: total / len(pairs) for kind, total in totals.items()}
 
 
-def _times(policy: Policy, path: Path) -> dict[str, float]:
+def _times(method: Policy | Reduction, path: Path) -> dict[str, float]:
     """Milliseconds of the prefill where they were taken, and their ratio to the original's."""
-    time = prefill_time(policy, path)
+    time = prefill_time(method, path)
     if time is None:
         return {}
     return {

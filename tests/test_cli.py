@@ -120,8 +120,10 @@ def test_show_resolves_for_a_sample(opsearch, tmp_path):
 
 def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
     assert opsearch("run", *FEW, "--out", tmp_path)[0] == 0
-    code, printed, said = opsearch("compare", tmp_path, "--budget=30%", "--samples=15")
+    given = "--budget=30%", "--samples=15", "--ranker=random(seed=3)"
+    code, printed, said = opsearch("compare", tmp_path, *given)
     assert code == 0
+    assert "tokens random(seed=3) " in printed
     for method in ("dop additive", "depth joint", "tokens random", "FastV like"):
         assert re.search(method + r" \d+\.\d \(\d+-\d+\)", printed)
     assert "Rel. Avg. over 15 items, with 95 % intervals. At 30% " in printed
@@ -171,7 +173,9 @@ def test_list_names_every_part(opsearch):
         assert f" {name} " in printed
     assert opsearch("list", "solvers")[1].startswith("solvers grid ")
     baselines = opsearch("list", "baselines")[1]
-    assert all(f" {name} " in baselines for name in ("VTW", "ShortV", "GSOP", "pool"))
+    names = ("dop additive", "SPACE joint", "VTW", "ShortV", "GSOP", "pool")
+    assert all(f" {name} " in baselines for name in names)
+    assert " half of the tokens. As published: reranked.fastv(32) " in baselines
     models = opsearch("list", "models")[1]
     assert "llava-hf/llava-onevision-qwen2-7b-ov-hf 28 layers x 3584, 7371 visual" in models
     assert models.count("text-only floor") == len(HUB_IDS)

@@ -207,11 +207,10 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     # What was timed before is not timed again; one was interrupted.
     assert len(timed) == len(json.loads((path / "prefill.json").read_text())["times"]) + 1
     frame = analyze("pareto", [path])[0].tables["pareto.csv"]
-    assert set(frame[frame["prefill_ms"].isna()]["method"]) == {"pool"}  # it is not timed
-    times = frame[frame["method"] != "pool"]
-    assert (times["ranking_ms"] > 0).all()
-    assert (times["ranking_ms"] < times["prefill_ms"]).all()
-    assert (times["prefill_ratio"] > 0).all()
+    assert "pool" in set(frame["method"])
+    assert (frame["ranking_ms"] > 0).all()
+    assert (frame["ranking_ms"] < frame["prefill_ms"]).all()
+    assert (frame["prefill_ratio"] > 0).all()
 
 
 def _until(calls, count, function, arguments):

@@ -19,6 +19,7 @@ from opsearch.spaces import dop_space
 from opsearch.upload import upload
 from tests import tiny
 from tests.families import FAMILIES, built
+from tests.families.clip import saved_clip
 from tests.families.prompt import prompts
 from tests.flash import FLASH
 from tests.measure.families import sample
@@ -93,6 +94,23 @@ def test_a_prefill_waits_once_more_at_most_whatever_it_prunes(name, attention, f
             model(**inputs)
         assert "tolist" in found, "how many visual tokens each sample has"
         assert len(found) <= stock + 1, policy.rankers
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_to_read_the_question_for_clip_takes_one_wait_more(name, tmp_path):
+    """However many questions there are, and however long; once CLIP is loaded."""
+    model, counts = deepcopy(built(name, LAYERS)).to("pretend"), []
+    clip = saved_clip(tmp_path)
+    model.config.name_or_path = clip  # whose tokenizer it shares
+    for ranker in (RankerSpec("cls"), RankerSpec("cdpruner", (("clip", clip),))):
+        policy = builders.tokens(LAYERS, "1/3", ranker)
+        for layout in ([[3, 4]], [[3, 4]], [[3, 4], [1, 20]]):
+            inputs = moved(prompts(FAMILIES[name], layout, seed=2), "pretend")
+            with policy.apply(model), waits() as found:
+                model(**inputs)
+            counts.append(len(found))
+    plain, _, plain_of_two, _loading, asked, asked_of_two = counts
+    assert (asked, asked_of_two) == (plain + 1, plain_of_two + 1)
 
 
 @devices

@@ -55,6 +55,7 @@ FLOORS = (
         "solvers",
         "analysis",
         "baselines",
+        "as_published",
         "example_problems",
         "testing",
         "testing_bounded",
@@ -69,9 +70,11 @@ FLOORS = (
         "solve",
         "run_store",
         "comparison",
+        "compared_rankers",
         "contenders",
         "measured_baselines",
         "reduced",
+        "unspent",
         "evaluate",
         "generate",
         "dry_run",
@@ -80,7 +83,7 @@ FLOORS = (
     ["front"],
     ["run", "compare", "searched_front", "lmms"],
     ["stored_comparison", "stored_outcome", "analyze"],
-    ["printing", "parts", "commands", "cli", "__main__"],
+    ["printing", "compared_table", "parts", "commands", "cli", "__main__"],
 )
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and
 # knows its rankers.

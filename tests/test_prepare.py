@@ -26,7 +26,9 @@ def test_a_ranker_may_have_parameters():
 def test_question_embeddings_stand_in_for_clip_on_the_embedded_model_only():
     config = load_config("demo")
     assert run_ranker(RunConfig(ranker="cdpruner"), config) == RankerSpec("cdpruner")
-    with pytest.raises(ModelError, match=r"give clip=FOLDER; choose another --ranker, e\.g\. cls"):
+    with pytest.raises(
+        ModelError, match=r"give cdpruner\(clip=FOLDER\); choose another --ranker, e\.g\. cls"
+    ):
         run_ranker(RunConfig(ranker="cdpruner"), built("llava", 5).config)
 
 

@@ -1,6 +1,6 @@
-"""prefill.json: what the prefills of compared policies took, each beside the original's.
+"""prefill.json: what the prefills of compared methods took, each beside the original's.
 
-The file is written after every policy, so that a comparison that was stopped goes on. Times hold
+The file is written after every method, so that a comparison that was stopped goes on. Times hold
 for one machine and one prompt: where either is another one, all are taken anew.
 """
 
@@ -10,18 +10,21 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
-from opsearch.bench.pairs import Workload, timed_pairs
+from opsearch.bench.pairs import Side, alternated
 from opsearch.bench.prefill import typical
 from opsearch.bench.spread import Spread
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.policy import Policy
+from opsearch.reducers import Reducer, Reduction
 
 _PAIRS = 7
 
@@ -31,7 +34,7 @@ class PrefillTime:
     """Medians over generations in alternation, ms.
 
     policy: decoder and lm_head up to the first token, with `ranking`, which is choosing the visual
-    tokens; ratio: policy to original, pair by pair.
+    tokens, next to nothing under a reducer; ratio: policy to original, pair by pair.
     """
 
     original: float
@@ -51,36 +54,55 @@ class _File(BaseModel):
 def time_prefills(
     model: Any,
     policies: Sequence[Policy],
+    reductions: Sequence[tuple[Reducer, Reduction]],
     samples: Sequence[Sample],
     place: str,
     path: Path,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Time what the file does not hold, on the typical sample, batch 1; place: the machine."""
+    """Time what the file does not hold, on the typical sample, batch 1; place: the machine.
+
+    reductions: each with its reducer, which runs on the sample that it makes of the typical one.
+    """
     sample = typical(samples)
     known = _read(path) if path.exists() else None
     if known is None or (known.place, known.item) != (place, sample.digest):
         known = _File(place=place, item=sample.digest, n_visual=sample.n_visual, times={})
-    work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
-    for done, policy in enumerate(policies, 1):
-        key = policy.canonical(sample.n_visual)
+    inputs = batch_inputs([sample], model.device)
+    sides: list[tuple[Policy | Reduction, Side]] = [
+        *((policy, Side(partial(policy.apply, model), inputs)) for policy in policies),
+        *((made, _reduced(model, reducer, made, sample)) for reducer, made in reductions),
+    ]
+    for done, (method, side) in enumerate(sides, 1):
+        key = _key(method, sample.n_visual)
         if key not in known.times:
-            known.times[key] = _timed(model, work, policy)
+            known.times[key] = _timed(model, inputs, side)
             content = {**dict(known), "times": _plain(known.times)}
             write_text(path, json.dumps(content, indent=2) + "\n")
-        progress(done, len(policies))
+        progress(done, len(sides))
 
 
-def prefill_time(policy: Policy, path: Path) -> PrefillTime | None:
-    """The time of a policy, None where it was not taken; RunFolderError for a damaged file."""
+def prefill_time(method: Policy | Reduction, path: Path) -> PrefillTime | None:
+    """The time of a method, None where it was not taken; RunFolderError for a damaged file."""
     if not path.exists():
         return None
     known = _read(path)
-    return known.times.get(policy.canonical(known.n_visual))
+    return known.times.get(_key(method, known.n_visual))
 
 
-def _timed(model: Any, work: Workload, policy: Policy) -> PrefillTime:
-    pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
+def _key(method: Policy | Reduction, n_visual: int) -> str:
+    return method.key if isinstance(method, Reduction) else method.canonical(n_visual)
+
+
+def _reduced(model: Any, reducer: Reducer, reduction: Reduction, sample: Sample) -> Side:
+    """The model under a reducer, on the smaller prompt."""
+    (small,) = reducer.reduced([sample], reduction.tokens)
+    block = partial(reducer.applied, model, reduction.tokens)
+    return Side(block, batch_inputs([small], model.device))
+
+
+def _timed(model: Any, inputs: dict[str, Tensor], side: Side) -> PrefillTime:
+    pairs = list(alternated(model, inputs, side, 1, _PAIRS))
     passes = [(pair.original, pair.policy) for pair in pairs]
     return PrefillTime(
         1e3 * Spread.of([original.prefill for original, _ in passes]).median,

@@ -1,4 +1,4 @@
-"""The original and a policy in alternation on the same inputs, so that drift hits both alike."""
+"""The original in alternation with a policy or a reducer, so that drift hits both alike."""
 
 from __future__ import annotations
 
@@ -28,13 +28,23 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pair:
-    """A generation of the original and one under the policy, directly one after the other."""
+    """A generation of the original and one under the policy, directly one after the other.
+
+    policy: of a reducer where that is the other side.
+    """
 
     original: Pass
     policy: Pass
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What one of the two runs: a block around the model, and the inputs inside of it."""
+
+    block: Callable[[], AbstractContextManager[Any]]
+    inputs: dict[str, Tensor]
+
+
 def timed_pairs(
     model: Any,
     work: Workload,
@@ -44,19 +54,33 @@ def timed_pairs(
     warmups: int = 2,
     graphs: Graphs | None = None,
 ) -> Iterator[Pair]:
-    """Yield every pair as it is measured, after warm-ups; each pair swaps who comes first.
+    """Yield every pair of the original and the policy on the same inputs, as `alternated` does.
 
     graphs: CUDA graphs that the policy's side replays, None launches its layers one by one.
     """
-    sides: list[Callable[[], AbstractContextManager[Any]]] = [
-        nullcontext,
-        partial(policy.apply, model, graphs=graphs),
-    ]
+    pruned = Side(partial(policy.apply, model, graphs=graphs), work.inputs)
+    return alternated(model, work.inputs, pruned, new_tokens, repeats, warmups)
+
+
+@torch.inference_mode()
+def alternated(
+    model: Any,
+    inputs: dict[str, Tensor],
+    other: Side,
+    new_tokens: int,
+    repeats: int,
+    warmups: int = 2,
+) -> Iterator[Pair]:
+    """Yield every pair as it is measured, after warm-ups; each pair swaps who comes first.
+
+    inputs: the original's.
+    """
+    sides = Side(nullcontext, inputs), other
     for repeat in range(-warmups, repeats):
         order = (0, 1) if repeat % 2 == 0 else (1, 0)
         found = {}
         for side in order:
-            with sides[side]():
-                found[side] = timed(model, work.inputs, new_tokens)
+            with sides[side].block():
+                found[side] = timed(model, sides[side].inputs, new_tokens)
         if repeat >= 0:
             yield Pair(found[0], found[1])

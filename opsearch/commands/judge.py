@@ -168,6 +168,12 @@ def compare(
         "depth",
         "stages",
     ],
+    ranker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more that takes part, e.g. 'cdpruner(clip=FOLDER)'. Repeatable.",
+        ),
+    ] = None,
     times: Annotated[
         bool, typer.Option("--times", help="Also time each prefill beside the original's.")
     ] = False,
@@ -178,10 +184,12 @@ def compare(
     """Compare searched policies and baselines at several budgets, on items of their own."""
     from opsearch.analyze import analyze as analyze_runs
     from opsearch.compare import compare as compare_methods
-    from opsearch.printing import print_analysis, print_compared
+    from opsearch.compared_table import print_compared
+    from opsearch.printing import print_analysis
 
     asked = asked_workers(workers, ray_address)
-    compare_methods(run_folder, budget, samples, effort, err, asked, times, space)
+    given = (run_folder, budget, samples, effort, err, asked, times, space, ranker or ())
+    compare_methods(*given)
     analysis, files = analyze_runs("pareto", [run_folder])
     print_compared(analysis.tables["pareto.csv"], out)
     print_analysis(analysis, files, out)

@@ -45,7 +45,7 @@ class Reduction:
 
     @property
     def name(self) -> str:
-        return f"{self.reducer}(at most {self.tokens} tokens a picture)"
+        return f"{self.reducer}(up to {self.tokens} tokens a picture)"
 
     @property
     def key(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opsearch.amounts import format_amount
+from opsearch.analysis.equal_cost import is_defined
 from opsearch.report.svg import inline
 
 if TYPE_CHECKING:
@@ -37,13 +39,14 @@ def comparison_page(
         }
         for budget, rows in table.groupby("budget", sort=False)
     ]
-    drawn = inline(figure, "compared", "Rel. Avg. over the share of the cost left")
+    drawn = inline(figure, "compared", "How good each method is over the share of the cost left")
     return environment.get_template("compared.html").render(
         model=model,
         text=text,
         figure=drawn,
         items=int(table["items"].iloc[0]),
         methods=table["method"].nunique(),
+        defined=is_defined(table),
         timed="prefill_ms" in table,
         budgets=budgets,
     )
@@ -64,7 +67,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
             "papers' MACs, %": f"{100 * row['macs_share']:.2f}",
             "KV cache": f"{format_amount(row['kv_bytes'], 'B')}, {100 * row['kv_share']:.1f} %",
             "KL": f"{row['kl']:.3f}",
-            "Rel. Avg., %": f"{row['rel_avg']:.1f} ({row['low']:.1f} to {row['high']:.1f})",
+            "Rel. Avg., %": "-" if np.isnan(row["rel_avg"]) else _interval(row),
             "accuracy, %": f"{100 * row['accuracy']:.1f}",
         }
         if "prefill_ms" in row:
@@ -75,6 +78,10 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
         named = {"method": row["method"], "policy": row["policy"], "cells": cells}
         found.append({**named, "best": [name for name in values if values[name] == best[name]]})
     return found
+
+
+def _interval(row: dict[Hashable, Any]) -> str:
+    return f"{row['rel_avg']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
 def _families(table: pd.DataFrame) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.look import DECODER_ATTENTION
 from opsearch.rankers.prompt import OF_THE_PROMPT
-from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, unusable_clip
+from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, not_of_clip, unusable_clip
 from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
 from opsearch.runtime.masks import FLASH
 from opsearch.runtime.places import is_hooked
@@ -61,9 +61,7 @@ class Adapter:
     def refusal(self, config: Any, need: str) -> str | None:
         """Why a model of this config cannot give what a ranker reads, None where it can."""
         if need == "question_embeddings":
-            embedded = Path(config.name_or_path).resolve() == MODEL_DIR.resolve()
-            stand_in = "only on the embedded model do its token embeddings stand in"
-            return None if embedded else f"{stand_in} for CLIP's texts: give clip=FOLDER"
+            return _no_question(config)
         if need == DECODER_ATTENTION:
             decoder = config.get_text_config().model_type
             return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
@@ -88,10 +86,20 @@ class Adapter:
                     f"{reason}; choose another --ranker, e.g. {', '.join(self.rankers(config))}"
                 )
 
+    def refusals(self, config: Any) -> dict[str, str]:
+        """The built-in rankers that a model of this config cannot use as they are, and why."""
+        found = {}
+        for name in RANKERS:
+            needs = sorted(make_ranker(RankerSpec(name)).needs)
+            reasons = [reason for need in needs if (reason := self.refusal(config, need))]
+            if reasons:
+                found[name] = reasons[0]
+        return found
+
     def rankers(self, config: Any) -> list[str]:
         """The built-in rankers that a model of this config can use as they are."""
-        needs = {name: make_ranker(RankerSpec(name)).needs for name in RANKERS}
-        return [name for name in needs if not any(self.refusal(config, n) for n in needs[name])]
+        refused = self.refusals(config)
+        return [name for name in RANKERS if name not in refused]
 
     def capture(self, model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
         """Hand what rankers need to `store` in every pass, until the handles are removed."""
@@ -99,6 +107,14 @@ class Adapter:
         if self.tower is None or OF_THE_PROMPT.issuperset(needs):
             return []
         return self.tower(model, needs, store)
+
+
+def _no_question(config: Any) -> str | None:
+    """Why a question's token embeddings say nothing of pictures; None on the embedded model."""
+    if Path(config.name_or_path).resolve() == MODEL_DIR.resolve():
+        return None
+    stand_in = "only on the embedded model do its token embeddings stand in for CLIP's texts"
+    return not_of_clip(config) or f"{stand_in}: give cdpruner(clip=FOLDER)"
 
 
 # Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can

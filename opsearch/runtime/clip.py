@@ -7,16 +7,18 @@ from; whether its vision tower is the same one, only its width can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from opsearch.errors import ModelError
 from opsearch.rankers.prompt import Prompt
+from opsearch.upload import upload
 
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
 
@@ -25,9 +27,8 @@ def unusable_clip(folder: str, config: Any) -> str | None:
     """Why a CLIP model cannot tell relevance for a model of this config, None where it can."""
     from transformers import AutoConfig
 
-    vision = config.vision_config
-    if vision.model_type != "clip_vision_model":
-        return f"its vision tower is of type {vision.model_type!r}, not CLIP's"
+    if reason := not_of_clip(config):
+        return reason
     try:
         clip = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError):
@@ -37,12 +38,21 @@ def unusable_clip(folder: str, config: Any) -> str | None:
         )
     if clip.model_type != "clip":
         return f"clip={folder} holds a model of type {clip.model_type!r} and not a whole CLIP model"
-    if clip.vision_config.hidden_size != vision.hidden_size:
+    given, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
+    if given != own:
         return (
-            f"the vision tower in clip={folder} is {clip.vision_config.hidden_size} wide and the "
-            f"model's {vision.hidden_size}, so it is another one"
+            f"the vision tower in clip={folder} is {given} wide and the model's {own}, so it is "
+            "another one"
         )
     return None
+
+
+def not_of_clip(config: Any) -> str | None:
+    """Why no CLIP model knows the pictures of a model of this config, None where one may."""
+    kind = config.vision_config.model_type
+    return (
+        None if kind == "clip_vision_model" else f"its vision tower is of type {kind!r}, not CLIP's"
+    )
 
 
 def joint_patches(folder: str, patches: Tensor) -> Tensor:
@@ -55,31 +65,39 @@ def joint_patches(folder: str, patches: Tensor) -> Tensor:
 def read_question(model: Any, needs: Iterable[str], prompt: Prompt, input_ids: Tensor) -> None:
     """Capture the question as CLIP reads it where it is needed: the mean of its texts, [B, D].
 
-    A question longer than CLIP's context is cut into texts of that length. Waits for the device.
+    A question longer than CLIP's context is cut into texts of that length. Waits for the device
+    once, for the words.
     """
     folders = [n.removeprefix(CLIP_QUESTION) for n in needs if n.startswith(CLIP_QUESTION)]
     for folder in folders:
         words = _tokenizer(model.config.name_or_path)
-        rows = zip(input_ids.tolist(), prompt.question().tolist(), strict=True)
-        kept = [[i for i, asked in zip(*row, strict=True) if asked] for row in rows]
+        rows = torch.where(prompt.question(), input_ids, -1).tolist()
+        kept = [[word for word in row if word >= 0] for row in rows]
         texts = [words.decode(ids, skip_special_tokens=True).strip() for ids in kept]
-        vectors = [_text_vector(folder, text, input_ids.device) for text in texts]
-        prompt.captured[CLIP_QUESTION + folder] = torch.stack(vectors)
+        prompt.captured[CLIP_QUESTION + folder] = _text_vectors(folder, texts, input_ids.device)
 
 
-def _text_vector(folder: str, text: str, device: torch.device) -> Tensor:
-    """Mean of the unit vectors of a text's parts, float32[D]."""
+def _text_vectors(folder: str, texts: Sequence[str], device: torch.device) -> Tensor:
+    """For each text the mean of its parts' unit vectors, float32[B, D]; all parts are one batch."""
     clip, tokenizer = _clip(folder, device), _tokenizer(folder)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     room = clip.config.text_config.max_position_embeddings - 2
-    parts = [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    vectors = []
-    for part in parts:
-        given = torch.tensor([[start, *part, end]], device=device)
-        pooled = clip.text_model(input_ids=given).pooler_output
-        vectors.append(normalize(clip.text_projection(pooled)[0], dim=-1))
-    return torch.stack(vectors).mean(0)
+    parts = [_parts(tokenizer(text, add_special_tokens=False)["input_ids"], room) for text in texts]
+    flat = [part for own in parts for part in own]
+    # Nothing looks back at what stands behind its end, so that no mask need say what is padded.
+    given = np.full((len(flat), 2 + max(map(len, flat))), tokenizer.eos_token_id)
+    given[:, 0] = tokenizer.bos_token_id
+    for row, part in zip(given, flat, strict=True):
+        row[1 : 1 + len(part)] = part
+    pooled = clip.text_model(input_ids=upload(given, device)).pooler_output
+    mean = np.zeros((len(parts), len(flat)), np.float32)
+    owner = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
+    mean[owner, np.arange(len(flat))] = [1 / len(parts[row]) for row in owner]
+    return upload(mean, device) @ normalize(clip.text_projection(pooled), dim=-1)
+
+
+def _parts(ids: list[int], room: int) -> list[list[int]]:
+    """The tokens of a text in parts of at most `room`; of an empty text one empty part."""
+    return [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
 
 
 @lru_cache(maxsize=1)

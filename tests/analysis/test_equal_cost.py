@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.analysis.equal_cost import Comparison, Entry, differences, table
-from opsearch.analysis.equal_cost_figure import describe, draw
+from opsearch.analysis.equal_cost_figure import draw
+from opsearch.analysis.equal_cost_words import describe
 
 FAMILIES = ("a", "a", "a", "a", "b", "b", "c", "c")
 ONES = np.ones(len(FAMILIES))
@@ -150,3 +151,31 @@ def test_families_of_one_item_have_an_interval():
     scores = np.array([1, 1, 0, 1, 1, 1, 0, 1.0])
     (row,) = table(comparison(entry("x", scores), families=families)).itertuples()
     assert row.low < row.rel_avg == 75 < row.high
+
+
+def nothing_right(families=FAMILIES):
+    """Two methods where the original has no answer right, and one of them has."""
+    zeros, some = np.zeros(len(families)), np.eye(len(families))[0]
+    entries = (
+        entry("dop joint", zeros, kl=np.full(len(families), 0.25)),
+        entry("VTW", some, kl=np.full(len(families), 0.5)),
+    )
+    return comparison(*entries, original=zeros, families=families)
+
+
+@pytest.mark.parametrize("families", [FAMILIES, tuple("abcdefgh")])
+def test_where_the_original_is_never_right_divergences_stand_in(families):
+    frame = table(nothing_right(families))
+    assert frame[["rel_avg", "low", "high"]].isna().all(axis=None)
+    assert frame["kl"].tolist() == [0.25, 0.5]
+    assert describe(frame) == (
+        "The original answers none of the 8 items as the data does, so that Rel. Avg. is not "
+        "defined; write answers in the data as the model words them. At 30% dop joint has the "
+        "lowest KL: 0.250 nats."
+    )
+    (axes,) = draw({"one": frame}, "FLOPs").axes
+    assert axes.get_ylabel() == "KL, nats"
+    assert [container.lines[0].get_ydata() for container in axes.containers] == [[0.25], [0.5]]
+    (gap,) = differences(nothing_right(families), "dop joint", "VTW").itertuples()
+    assert (gap.kl, gap.kl_low, gap.kl_high) == (-0.25, -0.25, -0.25)
+    assert np.isnan([gap.rel_avg, gap.rel_avg_low, gap.rel_avg_high]).all()

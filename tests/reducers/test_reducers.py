@@ -44,8 +44,6 @@ def test_pooling_is_the_mean_of_what_a_cell_touches(side, tokens):
     generator = torch.Generator().manual_seed(side * 10_000 + tokens)
     features = torch.rand(2, side * side, 2, generator=generator, dtype=torch.float64)
     height, width = coarse_grid(tokens, side * side)
-    assert height * width <= min(tokens, side * side)
-    assert (height + 1) * width > tokens or height in (side, width + 1)
     result = pooled(features, tokens)
     assert result.shape == (2, height * width, 2)
     for picture in range(2):
@@ -53,6 +51,29 @@ def test_pooling_is_the_mean_of_what_a_cell_touches(side, tokens):
             grid = features[picture, :, feature].view(side, side).tolist()
             wanted = torch.tensor(literal_pool(grid, height, width), dtype=torch.float64)
             torch.testing.assert_close(result[picture, :, feature], wanted)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 10, 24])
+def test_a_coarse_grid_uses_up_the_tokens_and_grows_with_them(side):
+    before = 0
+    for tokens in range(1, side * side + 5):
+        height, width = coarse_grid(tokens, side * side)
+        most = max(
+            h * w for h in range(side + 1) for w in range(side + 1) if h * w <= min(tokens, side**2)
+        )
+        assert width <= height <= side
+        assert 0.95 * most <= height * width <= most
+        assert height * width >= before
+        before = height * width
+    assert before == side * side
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid"),
+    [(144, (12, 12)), (138, (12, 11)), (130, (13, 10)), (48, (8, 6)), (14, (7, 2)), (2, (2, 1))],
+)
+def test_a_coarse_grid_is_nearly_a_square(tokens, grid):
+    assert coarse_grid(tokens, 576) == grid
 
 
 def test_pooling_to_all_tokens_changes_nothing():

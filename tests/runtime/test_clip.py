@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
-from transformers import AutoModelForImageTextToText, CLIPConfig, CLIPModel
+from transformers import AutoModelForImageTextToText, CLIPModel
 
 from opsearch import builders
 from opsearch.errors import ModelError
@@ -15,35 +15,18 @@ from opsearch.runtime.clip import read_question
 from opsearch.runtime.ranking import make_prompt
 from tests import tiny
 from tests.families import FAMILIES, folder
+from tests.families.clip import CONTEXT, saved_clip
 from tests.families.prompt import prompts
 
-CONTEXT = 6
 QUESTIONS = ([20, 15, 20, 10, 17, 17], [17, 17, 10, 10, 11, 12])
-
-
-def clip_model(width=16):
-    tower = {"hidden_size": width, "intermediate_size": 24, "num_hidden_layers": 2}
-    tower |= {"num_attention_heads": 2, "projection_dim": 12}
-    words = {"max_position_embeddings": CONTEXT, "vocab_size": 97, "eos_token_id": 2}
-    tower |= {"initializer_factor": 10.0}  # or all texts are alike
-    config = CLIPConfig(
-        text_config=tower | words,
-        vision_config=tower | {"image_size": 12, "patch_size": 4},
-        projection_dim=12,
-        initializer_factor=10.0,
-    )
-    torch.manual_seed(3)
-    return CLIPModel(config).eval()
 
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
     """Folders of a tiny LLaVA and of a tiny CLIP whose tower is as wide."""
-    llava, clip = tmp_path_factory.mktemp("llava"), tmp_path_factory.mktemp("clip")
+    llava = tmp_path_factory.mktemp("llava")
     folder.save(FAMILIES["llava"], llava, layers=3)
-    clip_model().save_pretrained(clip)
-    folder.tokenizer().save_pretrained(clip)
-    return llava, str(clip)
+    return llava, saved_clip(tmp_path_factory.mktemp("clip"))
 
 
 def relevance(model, clip, inputs, question):
@@ -81,6 +64,28 @@ def test_relevance_is_that_of_clip(where):
 
 
 @torch.inference_mode()
+def test_questions_of_a_batch_are_read_as_each_alone(where):
+    """Of several parts, of one, of none, and with a special token that CLIP does not see."""
+    llava, clip = where
+    model = AutoModelForImageTextToText.from_pretrained(llava)
+    questions = [[20, 15, 20, 10, 17, 17, 9, 9, 11], [17, 10], [], [17, 2, 10]]
+    rows = [[1, *[tiny.IMAGE] * tiny.PATCHES, *question] for question in questions]
+    together = question_vectors(model, clip, rows)
+    for row, found in zip(rows, together, strict=True):
+        torch.testing.assert_close(found[None], question_vectors(model, clip, [row]))
+    assert torch.equal(together[1], together[3])
+    assert not torch.allclose(together[0], together[1])
+
+
+def question_vectors(model, clip, rows):
+    inputs = tiny.padded(rows, "left")
+    ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
+    prompt = Prompt(ids == tiny.IMAGE, real, (tiny.PATCHES,) * len(rows))
+    read_question(model, {f"clip_question:{clip}"}, prompt, ids)
+    return prompt.captured[f"clip_question:{clip}"]
+
+
+@torch.inference_mode()
 def test_the_question_changes_the_choice(where, monkeypatch):
     """End to end: the policy's first token is the one that CLIP finds most relevant."""
     llava, clip = where
@@ -102,7 +107,7 @@ def test_the_question_changes_the_choice(where, monkeypatch):
 
 def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
     llava, clip = where
-    clip_model(width=8).save_pretrained(tmp_path / "narrow")
+    saved_clip(tmp_path / "narrow", width=8)
     model = FAMILIES["llava"].model(3)
     for found, reason in (
         (tmp_path / "narrow", "is 8 wide and the model's 16, so it is another one; choose"),

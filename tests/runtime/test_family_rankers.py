@@ -93,7 +93,10 @@ def test_what_a_config_allows_runs(name):
 def test_cdpruner_asks_for_clip():
     model = built("llava", LAYERS)
     policy = builders.tokens(LAYERS, "1/2", RankerSpec("cdpruner"))
-    with pytest.raises(ModelError, match="give clip=FOLDER; choose another"), policy.apply(model):
+    with (
+        pytest.raises(ModelError, match=r"give cdpruner\(clip=FOLDER\); choose"),
+        policy.apply(model),
+    ):
         pass
 
 

@@ -1,0 +1,39 @@
+"""What makes methods at their published defaults can be typed as it is told."""
+
+import shlex
+
+import pytest
+import typer
+
+from opsearch import Policy, RankerSpec, RunConfig, builders, reranked
+from opsearch.as_published import AS_PUBLISHED
+from opsearch.baselines import BASELINES
+from opsearch.cli import app
+from opsearch.search import choose
+
+CALLS = {label: call for label, call in AS_PUBLISHED.items() if not call.startswith("opsearch ")}
+
+
+@pytest.mark.parametrize("label", CALLS)
+def test_a_call_makes_a_policy(label):
+    names = {"RankerSpec": RankerSpec, "builders": builders, "reranked": reranked}
+    policy = eval(CALLS[label], names)
+    assert isinstance(policy, Policy)
+    assert policy.num_layers == 32
+    own = BASELINES[label].ranker
+    assert {spec.name for _, spec in policy.rankers} == ({own} if own else set())
+
+
+@pytest.mark.parametrize("label", AS_PUBLISHED.keys() - CALLS.keys())
+def test_a_command_is_one_that_runs(label):
+    _, name, *rest = shlex.split(AS_PUBLISHED[label].partition(" (")[0])
+    given = typer.main.get_command(app).commands[name].make_context(name, rest).params
+    config = RunConfig(
+        **{key: given[key] for key in ("space", "solver", "objective", "budget") if given[key]}
+    )
+    assert choose(config, seconds=0.0).solver is not None
+
+
+def test_every_published_method_has_its_call():
+    published = {label for label, method in BASELINES.items() if "published" in method.description}
+    assert published - {"FastV like"} == AS_PUBLISHED.keys() - {"dop additive"}

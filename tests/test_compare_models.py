@@ -1,0 +1,122 @@
+"""`opsearch compare` on other models than the embedded one: who takes part, and what is said."""
+
+import io
+import json
+import re
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from opsearch.cli import call
+from opsearch.compare import compare
+from opsearch.compared_rankers import asked_rankers, say_left_out
+from opsearch.config import RunConfig
+from opsearch.errors import ModelError, PolicyError
+from opsearch.policy import RankerSpec
+from opsearch.progress import Stages
+from opsearch.run import run
+from opsearch.runtime.load import load_config
+from opsearch.stored_comparison import stored_comparison
+from tests.families import FAMILIES, built, folder
+from tests.families.clip import saved_clip
+from tests.report.page import Page
+
+QUESTIONS = ("what colour is it", "how many", "what is the red")
+NO_TOWER = "its vision tower has no [CLS] and is not read"
+NO_TEXTS = (
+    "only on the embedded model do its token embeddings stand in for CLIP's texts: give "
+    "cdpruner(clip=FOLDER)"
+)
+
+
+def said(model_config, *present):
+    console = Console(file=io.StringIO(), width=500)
+    say_left_out(model_config, present, Stages(console, 0))
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_without_cls_every_method_that_is_missing_is_named(name):
+    config = built(name, 3).config
+    kind = config.vision_config.model_type
+    assert said(config, RankerSpec("uniform")) == [
+        f"tokens cdpruner is not compared: its vision tower is of type {kind!r}, not CLIP's",
+        f"tokens cls is not compared: {NO_TOWER}",
+        f"tokens visionzip is not compared: {NO_TOWER}",
+        f"tokens vispruner is not compared: {NO_TOWER}",
+    ]
+
+
+def test_cdpruner_is_missing_until_it_is_given_a_clip():
+    config = built("llava_next", 3).config
+    assert said(config, RankerSpec("cls")) == [f"tokens cdpruner is not compared: {NO_TEXTS}"]
+    assert said(config, RankerSpec("cdpruner", (("clip", "x"),))) == []
+    assert said(load_config("demo")) == []
+
+
+def test_a_ranker_that_cannot_serve_is_refused_before_anything_is_measured():
+    config = load_config("demo")
+    with pytest.raises(ModelError, match="clip=/none is no folder of a CLIP model"):
+        asked_rankers(["cls", "cdpruner(clip=/none)"], config)
+    with pytest.raises(PolicyError, match="fastv acts inside the decoder"):
+        asked_rankers(["fastv"], config)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder of the tiny LLaVA-NeXT, and a run over questions that it answers at random."""
+    folder.save(FAMILIES["llava_next"], tmp_path / "model", layers=2)
+    lines = []
+    for index, question in enumerate(QUESTIONS):
+        Image.effect_noise((24, 13), 80).convert("RGB").save(tmp_path / f"{index}.png")
+        lines.append({"image": f"{index}.png", "question": question, "answer": "red"})
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    settings = {"samples": 1, "heldout": 0, "n_v": ("1/2",), "objective": "additive"}
+    settings |= {"budget": ("80%",), "evaluations": 4}
+    where = {"model": str(tmp_path / "model"), "data": data, "out": tmp_path / "run"}
+    run(RunConfig(**settings, **where), Console(file=io.StringIO()))
+    return tmp_path / "run"
+
+
+def test_rankers_asked_for_take_part_beside_the_models_own(model, tmp_path):
+    asked = f"cdpruner(clip={saved_clip(tmp_path / 'clip')})", "vispruner(important=0.25)"
+    console = Console(file=io.StringIO(), width=500)
+    compare(model, ["70%"], samples=2, console=console, spaces=["tokens"], rankers=asked)
+    entries = {entry.method: entry for entry in stored_comparison(model).entries}
+    assert {f"tokens {name}" for name in ("cls", "vispruner", *asked)} <= entries.keys()
+    costs = {entries[f"tokens {name}"].cost for name in ("vispruner", *asked)}
+    assert len(costs) == 1
+    assert "cdpruner is not compared" not in console.file.getvalue()
+
+
+def test_what_is_left_of_a_budget_is_said(model):
+    """Of baselines that are more than 2 points below it, with what makes their steps so large."""
+    console = Console(file=io.StringIO(), width=500)
+    compare(model, ["50%", "70%"], samples=2, console=console, spaces=["tokens"])
+    told = re.findall(r"(.+) takes ([\d.]+)% of flops at (\d+)%: (.*)", console.file.getvalue())
+    left = {
+        (entry.method, f"{100 * entry.share:.1f}", entry.budget.strip("%"))
+        for entry in stored_comparison(model).entries
+        if float(entry.budget.strip("%")) - 100 * entry.share > 2
+        and not entry.method.endswith(("additive", "joint"))
+    }
+    assert {tuple(place) for *place, _ in told} == left
+    reasons = {method: reason for method, *_, reason in told}
+    assert reasons["VTW"] == reasons["ShortV"] == "its layers are whole"
+    assert reasons["SparseVLM"] == "its first drop can keep no more than all tokens"
+
+
+def test_answers_that_the_original_never_gives_are_no_scale(model, capsys):
+    """Nothing that is printed, drawn or written on a page is not a number."""
+    given = ["--budget=50%", "--budget=70%", "--samples=2", "--space=tokens"]
+    assert call(["compare", str(model), *given]) == 0
+    printed, _ = capsys.readouterr()
+    assert "so that Rel. Avg. is not defined" in " ".join(printed.split())
+    assert re.search(r"\nVTW +\d\.\d{3}, \d+\.\d +\d\.\d{3}, \d+\.\d\n", printed)
+    assert call(["analyze", "tables", str(model)]) == 0
+    page = Page((model / "pareto.html").read_text()).text
+    assert "How far each is from the original" in page
+    for text in (printed, capsys.readouterr().out, page, (model / "pareto.csv").read_text()):
+        assert not re.search(r"\bnan\b", text)
