@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from opsearch.bench.individual import individual
+from opsearch.bench.narrow import one_by_one, random_llava, random_sample
 from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
@@ -26,13 +26,10 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.policy import Policy, RankerSpec
-from opsearch.spaces import DepthSpace, depth_space, dop_space
+from opsearch.spaces import N_V_16, DepthSpace, depth_space, dop_space
 from opsearch.stage_space import StageSpace, stages_space
-from opsearch.tasks.item import Item
 
 _LAYERS, _CLS, _FASTV = 32, RankerSpec("cls"), RankerSpec("fastv")
-_HEAD, _TAIL, _IMAGE, _VOCAB = 35, 30, 5, 97
-_PATCH = 4  # pixels on a side
 
 
 def engine() -> Iterator[dict[str, Any]]:
@@ -45,6 +42,7 @@ def engine() -> Iterator[dict[str, Any]]:
     yield compared(stages_space(_LAYERS, shares, _FASTV, stages=1), side=24, every=8)
     yield compared(stages_space(_LAYERS, shares[1::3], _FASTV), side=24, every=40)
     yield shared(questions=4, side=24)
+    yield individual(dop_space(_LAYERS, N_V_16, _CLS), side=24)
 
 
 def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str, Any]:
@@ -57,12 +55,12 @@ def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str,
         start = time.process_time()
         together = measuring.measure(policies, [sample])[::every, 0]
         seconds = time.process_time() - start
-    alone, one_by_one = _alone(model, sample, policies[::every])
-    one_by_one *= len(policies)
+    alone, each = one_by_one(model, sample, policies[::every])
+    one_by_one_s = each * len(policies)
     # A loop over the grid, as papers count its points, runs equal policies again.
     grid = list(product(*(range(len(parameter.values)) for parameter in space.parameters)))
     points = grid[:: len(grid) // len(alone)]
-    loop = _alone(model, sample, [space.decode(point) for point in points])[1] * len(grid)
+    loop = one_by_one(model, sample, [space.decode(point) for point in points])[1] * len(grid)
     return {
         "space": space.name,
         "ranker": str(next(spec for policy in policies for _, spec in policy.rankers)),
@@ -71,9 +69,9 @@ def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str,
         "forwards": round(plan.forwards, 1),
         "one_by_one_forwards": round(_forwards(space, plan.shape, sample)),
         "together_s": round(seconds, 5),
-        "one_by_one_s": round(one_by_one, 5),
+        "one_by_one_s": round(one_by_one_s, 5),
         "timed_alone": len(alone),
-        "ratio": round(one_by_one / seconds, 1),
+        "ratio": round(one_by_one_s / seconds, 1),
         "points": len(grid),
         "loop_s": round(loop, 5),
         "loop_ratio": round(loop / seconds, 1),
@@ -119,58 +117,3 @@ def _forwards(space: DepthSpace | StageSpace, shape: Shape, sample: Sample) -> f
     """What all policies cost one by one, in forwards of the original."""
     cost = Flops(shape)
     return float(space_costs(cost, space, [sample.shape]).sum() / cost.stock(*sample.shape))
-
-
-@torch.inference_mode()
-def _alone(
-    model: Any, sample: Sample, policies: Sequence[Policy]
-) -> tuple[NDArray[np.float64], float]:
-    """KL in nats of each policy from a forward of its own, and the mean of their seconds."""
-    start = time.process_time()
-    p = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1], -1)
-    found = []
-    for policy in policies:
-        with policy.apply(model):
-            q = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1], -1)
-        found.append(float((p.exp() * (p - q)).sum()))
-    return np.array(found), (time.process_time() - start) / len(policies)
-
-
-def random_llava(layers: int, side: int) -> Any:
-    """A narrow LLaVA of random weights with side x side visual tokens per image."""
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
-
-    narrow: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
-    vision = CLIPVisionConfig(
-        **narrow, num_hidden_layers=2, image_size=_PATCH * side, patch_size=_PATCH
-    )
-    wide: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 172, "num_attention_heads": 4}
-    text = LlamaConfig(**wide, num_hidden_layers=layers, vocab_size=_VOCAB, pad_token_id=0)
-    torch.manual_seed(0)
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=_IMAGE, image_seq_length=side**2
-    )
-    return LlavaForConditionalGeneration(config).eval()
-
-
-def random_sample(side: int, question: int = 0, image: int = 0) -> Sample:
-    """A random image with 35 tokens before it and 30 behind, those of the question."""
-    head, tail, pixels = (torch.Generator().manual_seed(n) for n in (0, question, image))
-    before, behind = (
-        torch.randint(_IMAGE + 1, _VOCAB, (1, length), generator=generator)
-        for length, generator in ((_HEAD, head), (_TAIL, tail))
-    )
-    ids = torch.cat([before, torch.full((1, side**2), _IMAGE), behind], 1)
-    size = _PATCH * side
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(1, 3, size, size, generator=pixels),
-    }
-    name = f"question {question} on image {image}"
-    return Sample(Item(name, "", (), ()), name, inputs, side**2, _HEAD + _TAIL)

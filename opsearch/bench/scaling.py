@@ -23,7 +23,7 @@ import torch
 
 from opsearch.bench.ceiling import ceiling
 from opsearch.bench.cpu_seconds import cpu_seconds
-from opsearch.bench.engine import random_llava, random_sample
+from opsearch.bench.narrow import random_llava, random_sample
 from opsearch.bench.spread import Spread
 from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine

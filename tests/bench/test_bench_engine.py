@@ -6,6 +6,7 @@ import pytest
 
 from opsearch.bench.__main__ import SUITES
 from opsearch.bench.engine import compared, shared
+from opsearch.bench.individual import individual
 from opsearch.policy import RankerSpec
 from opsearch.spaces import depth_space, dop_space
 from opsearch.stage_space import stages_space
@@ -31,6 +32,15 @@ def test_both_ways_give_the_same_divergences(space, policies):
     assert row["points"] > row["policies"]
     assert row["loop_ratio"] == pytest.approx(row["loop_s"] / row["together_s"], rel=0.1)
     assert row["ratio"] == pytest.approx(row["one_by_one_s"] / row["together_s"], rel=1)
+
+
+def test_individual_divergences_are_the_same_both_ways():
+    row = individual(dop_space(4, [Fraction(1, 3), Fraction(1)], CLS), side=3)
+    # 5 depths of each kind and 2 shares; all of each, and all but the last MLP, are the original.
+    assert (row["values"], row["policies"]) == (12, 8)
+    assert 1 < row["forwards"] < row["one_by_one_forwards"] < row["policies"]
+    assert row["max_difference_nats"] < 5e-6
+    assert row["ratio"] == pytest.approx(row["one_by_one_s"] / row["together_s"], rel=0.1)
 
 
 def test_the_suite_can_be_named():
