@@ -49,7 +49,7 @@ class CoarseWork:
     @property
     def forwards(self) -> float:
         """All FLOPs in forwards of the original, mean per sample."""
-        return self.first.forwards * self.flops / self.first.flops
+        return self.first.forwards * self.flops / self.first.flops if self.flops else 0.0
 
 
 @dataclass(frozen=True, eq=False)

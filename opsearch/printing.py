@@ -235,9 +235,12 @@ def print_scores(scores: Scores, console: Console) -> None:
         table.add_row(family, f"{100 * score:.1f}%", f"{100 * policy[family]:.1f}%", ratio)
     console.print(table)
     count, changed = len(scores.original.texts), scores.changed
+    relative = f"Rel. Avg. {100 * scores.relative:.1f}%"
+    if not any(original.values()):
+        relative = "Rel. Avg. is not defined, as the original answers nothing as the data does:"
     console.print(
-        f"Rel. Avg. {100 * scores.relative:.1f}% over {len(original)} families, {count} items, "
-        f"{changed} answers changed"
+        f"{relative} over {len(original)} families, {count} items, {changed} answers changed",
+        soft_wrap=True,
     )
     if scores.dropped:
         console.print(f"{scores.dropped} items were left out: the policy was searched on them")

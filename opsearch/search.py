@@ -77,9 +77,9 @@ def choose(
     seconds: estimated time to measure every feasible policy; coarse: about how long that takes from
     coarse to fine. The joint objective is taken when one of them is within config.effort, the
     additive proxy otherwise; one who names joint, or searches a `space` without individual
-    divergences, gets it from coarse to fine where measuring all is beyond config.effort. lazy:
-    joint may be measured on demand. Raises OpsearchError when the named objective cannot be had in
-    the space, or the named solver cannot take it.
+    divergences, gets it from coarse to fine where measuring all is beyond config.effort and the
+    space has depths to go from. lazy: joint may be measured on demand. Raises OpsearchError when
+    the named objective cannot be had in the space, or the named solver cannot take it.
     """
     solver = lookup("solvers", config.solver, SOLVERS)() if config.solver else None
     name, reason = _objective(config, seconds, coarse, space, solver)
@@ -90,7 +90,8 @@ def choose(
     if name == "joint":
         on_demand = lazy and _on_demand(solver, unlisted)
         maker: Maker = Joint(on_demand)
-        if not on_demand and seconds > config.effort:
+        layered = space is None or bool(getattr(space, "layer_columns", ()))
+        if not on_demand and seconds > config.effort and layered:
             maker = CoarseJoint()
             reason = f"objective joint from coarse to fine: {_effort(seconds, coarse, config)}"
     else:

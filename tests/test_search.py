@@ -11,9 +11,10 @@ from opsearch.errors import OpsearchError
 from opsearch.example_problems import N_V_TEST, layers_problem
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.objectives.coarse import CoarseJoint
-from opsearch.policy import MLP, Q
+from opsearch.objectives.joint import Joint
+from opsearch.policy import MLP, Q, RankerSpec
 from opsearch.search import choose, search
-from opsearch.spaces import depth_space, dop_space
+from opsearch.spaces import N_V_16, depth_space, dop_space, tokens_space
 from opsearch.starts import plain_points
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))
@@ -127,3 +128,11 @@ def test_a_proxy_below_zero_is_said_to_be_wrong():
 def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
     with pytest.raises(OpsearchError, match="--space layers or operations, or --solver local"):
         choose(RunConfig(solver="greedy"), 0.0, dop_space(4))
+
+
+def test_a_space_without_depths_is_measured_at_once_however_long_it_takes():
+    config = RunConfig(space="tokens", objective="joint", effort=0)
+    space = tokens_space(4, N_V_16, RankerSpec("cls"))
+    choice = choose(config, 90, space)
+    assert type(choice.maker) is Joint
+    assert "coarse to fine" not in choice.reason

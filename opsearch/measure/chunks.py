@@ -21,7 +21,7 @@ from opsearch.measure.nodes import Ints
 from opsearch.measure.room import Room
 from opsearch.measure.samples import Sample
 from opsearch.measure.schedules import Schedules
-from opsearch.measure.trie import Layout, Trie
+from opsearch.measure.trie import Layout, Size, Trie
 from opsearch.measure.work import held_elements, layer_flops
 from opsearch.rankers import Ranker
 
@@ -146,10 +146,11 @@ def batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:
 
     held: numbers that each pass holds per sample and image.
     """
-    start, total = 0, crowd.size.samples
-    for stop in range(1, total):
-        size = crowd.part(start, stop + 1).size
-        if not all(room.holds(elements, size) for elements in held):
-            yield crowd.part(start, stop)
-            start = stop
-    yield crowd.part(start, total)
+    start, shown = 0, set[int]()
+    for place, image in enumerate(crowd.images):
+        size = Size(place + 1 - start, len(shown) + (image not in shown))
+        if place > start and not all(room.holds(elements, size) for elements in held):
+            yield crowd.part(start, place)
+            start, shown = place, set()
+        shown.add(image)
+    yield crowd.part(start, len(crowd.images))

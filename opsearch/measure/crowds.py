@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Crowd:
         """How many samples, of how many different images."""
         return Size(len(self.images), len(set(self.images)))
 
-    @property
+    @cached_property
     def tails(self) -> list[int]:
         """Rows of each sample's own tail, answer positions included."""
         if not self.samples:

@@ -20,7 +20,8 @@ from opsearch.measure.trie import ONE, Layout, Trie
 from opsearch.measure.work import held, tree_rows
 
 _SIEVE = (64, 8, 1)  # of a part's policies first each 64th is weighed
-_AT_ONCE = 16_384  # policies: keeps the counts of one block below 16 MB at 40 layers
+# Policies of the parts that are weighed together; a larger part is weighed alone.
+_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ class Estimate:
     nodes: states of text or visual rows, summed over samples and images; flops: convention `exact`,
     without the original's own forwards, of which `forwards` are as many FLOPs, mean per sample.
     elements: numbers that the largest sample's states hold at once; parts: the most into which
-    memory cuts the policies of a sample; passes: of a part on a batch of samples each.
+    memory cuts the policies of one ranking; passes: of a part on a batch of samples each.
     """
 
     policies: int
@@ -87,8 +87,11 @@ def _add(work: _Work, related: Sequence[Cuts], crowds: Iterable[Crowd], room: Ro
             for each, parts in zip(related, cuts, strict=True)
         ]
         runs = list(batches(crowd, held, room))
-        work.elements = max(work.elements, *(int((each @ np.array(ONE)).max()) for each in held))
-        work.parts = max(work.parts, sum(map(len, cuts)))
+        widest = [int((each @ np.array(ONE)).max()) for each in held]
+        work.elements, work.parts = (
+            max([work.elements, *widest]),
+            max([work.parts, *map(len, cuts)]),
+        )
         for number, cut in enumerate(cuts):
             ranked = related[number].tables.turns is not None
             together = [each for run in runs for each in (run.alone() if ranked else [run])]

@@ -60,7 +60,8 @@ def memory_ahead(text: str | None, device: str, weights: int) -> int:
     every = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
     places = every if device == AUTO or not every else [torch.device(device)]
     wholes = [_memory_of(place) for place in places] or [ABSENT_GPU]
-    return (min(wholes) - weights // len(wholes)) // 2
+    # Of larger weights some wait elsewhere, and a tenth of a GPU stays free.
+    return max(min(wholes) - weights // len(wholes), min(wholes) // 10) // 2
 
 
 def on_gpu(device: str) -> bool:

@@ -15,7 +15,10 @@ from opsearch.measure.trie import Size
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes for the states of a pass (all that it takes, unless said), in elements of so many."""
+    """What bounds the states of a pass.
+
+    itemsize: bytes of one number; memory: bytes that all may take at once.
+    """
 
     shape: Shape
     itemsize: int = 4

@@ -1,6 +1,5 @@
 """What a dry run says is what the engine plans, and what is known of true shapes."""
 
-import time
 from io import StringIO
 
 import numpy as np
@@ -11,6 +10,7 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES
 from opsearch.dry_run import dry_run
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
+from opsearch.measure import tables
 from opsearch.measure.crowds import Crowd
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
@@ -97,14 +97,36 @@ def test_less_memory_is_more_parts_and_more_work():
         assert each.elements * plan.room.itemsize <= plan.room.memory
 
 
-def test_the_parts_of_a_true_shape_are_known_in_seconds():
-    """Thousands of parts, without a trie for each."""
+def test_the_parts_of_a_true_shape_are_known_without_a_trie_for_each(monkeypatch):
+    tries, build = [], tables.build_trie
+    monkeypatch.setattr(tables, "build_trie", lambda *args: tries.append(1) or build(*args))
     config = RunConfig(samples=4, space="depth", n_v=("1/4", "1/2"), memory="1GB")
-    start = time.process_time()
     found = dry_run(config, "llava-next-7b", silent()).estimates["joint"]
-    assert time.process_time() - start < 10
     assert found.parts > 100
     assert found.passes >= found.parts
+    assert len(tries) < found.parts
+
+
+@pytest.mark.parametrize("space", ["dop", "depth", "stages", "tokens"])
+def test_no_policy_takes_nothing(space):
+    """A budget that only the text alone is within, and only the original."""
+    for settings in ({"budget": ("9.914%",)}, {"budget": ("100%",), "n_v": ("1",)}):
+        if space == "tokens" and "n_v" not in settings:
+            continue  # has no policy of the text alone
+        config = RunConfig(samples=2, heldout=0, space=space, **settings)
+        plan, out = dry_run(config, "llava-1.5-7b", silent()), StringIO()
+        print_dry_run(plan, config, Console(file=out, width=300))
+        assert "forwards of the original per sample" in out.getvalue()
+    made = dop_space(4, N_V_16[:1], RankerSpec("cls"))
+    given = [Crowd(Layout(9, 3, 4, 0, 1), (), images=(0,))]
+    nothing = estimate(made, made.points[:0], given, Room(SHAPES["llava-1.5-7b"]))
+    assert (nothing.flops, nothing.passes, nothing.forwards) == (0, 0, 0.0)
+
+
+def test_memory_cuts_each_ranking_for_itself():
+    """A ranker that orders anew for each share makes families, which are no parts."""
+    config = RunConfig(samples=2, ranker="uniform", memory="1000TB")
+    assert dry_run(config, "llava-1.5-7b", silent()).estimates["joint"].parts == 1
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,6 @@ def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monk
         ("auto", {"cuda:0": weights // 2, "cuda:1": weights // 2}),
     ):
         assert memory_ahead(None, device, weights) == memory_for(Weights(held), None)
+    # What does not fit waits elsewhere, and something is left for the states.
+    for device in ("cuda:0", "auto"):
+        assert memory_ahead(None, device, 10 * whole.total_memory) == 2 * 10**9
