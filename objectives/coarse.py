@@ -79,7 +79,8 @@ def near_dearest(
 ) -> Mask:
     """What is near the dearest of the coarse points, for the best are not known beforehand.
 
-    Within a budget the best are mostly those that spend it.
+    Within a budget the best are mostly those that spend it. costs: by which the dearest are told,
+    those of the first budget where there are several.
     """
     coarse = np.flatnonzero(first)
     dearest = coarse[np.argsort(costs[coarse], kind="stable")[-_BEST:]]

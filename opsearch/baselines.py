@@ -77,7 +77,8 @@ BASELINES: dict[str, Baseline] = {
     "tokens vispruner": _reduction("vispruner", "VisPruner; published: 128, 64, 32 of 576 tokens."),
     "tokens divprune": _reduction("divprune", "DivPrune; published: 0.098 of the tokens."),
     "tokens visionzip": _reduction(
-        "visionzip", "VisionZip's dominant tokens; published: 54 of 576, and 10 averages."
+        "visionzip",
+        "VisionZip's dominant tokens; published: 54 of 576 and 10 averages, here 64 for both.",
     ),
     "tokens cdpruner": _reduction("cdpruner", "CDPruner; published: 128, 64, 32 of 576 tokens."),
     "VTW": Baseline("No visual tokens from layer K on; published: 15 of 32.", (_vtw,), least=0),

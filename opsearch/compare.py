@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -31,6 +32,7 @@ from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared
+from opsearch.measure.store import Store
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order
@@ -118,17 +120,8 @@ def compare(
             field = _gather(tasks, budgets, further, prepared, engine, stages)
             _judge(field, prepared, engine, stages)
             if times:
-                made = field.reductions.values()
-                reductions = [(field.reducers[each.reducer], each) for each in made]
-                timed = list(field.policies.values()), reductions, prepared.calibration
-                machine = place_of(model.config, *model_of[1:])
-                with stages.stage(f"timing {len(timed[0]) + len(reductions)} methods") as tick:
-                    time_prefills(model, *timed, machine, run.prefill, tick)
-            rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
-            rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
-            splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
-            listed = {split: stored_samples(samples) for split, samples in splits.items()}
-            store.put_comparison(rows, listed)
+                _time(field, prepared, model, run.prefill, stages)
+            _store(field, prepared, store)
 
 
 def _gather(
@@ -174,3 +167,21 @@ def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> 
         for done, policy in enumerate(policies, 1):
             answer(engine.model, processor, judged, policy, engine.store)
             tick(done, len(policies))
+
+
+def _time(field: Field, prepared: Prepared, model: Any, file: Path, stages: Stages) -> None:
+    """Time the prefills of all that take part, and write them to a file."""
+    config = prepared.config
+    policies = list(field.policies.values())
+    reductions = [(field.reducers[each.reducer], each) for each in field.reductions.values()]
+    machine = place_of(model.config, config.dtype, config.device, config.attention)
+    with stages.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
+        time_prefills(model, policies, reductions, prepared.calibration, machine, file, tick)
+
+
+def _store(field: Field, prepared: Prepared, store: Store) -> None:
+    """List who takes part, and the samples they were compared on."""
+    rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
+    rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
+    splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
+    store.put_comparison(rows, {split: stored_samples(each) for split, each in splits.items()})

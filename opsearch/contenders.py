@@ -5,7 +5,7 @@ Every one of them spends each budget as well as it can.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,8 +83,8 @@ def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: S
     if not space.listed:
         proxy = "pairwise" if config.objective == "pairwise" else "additive"
         return Task(space, (make_maker(proxy, config),), limits)
-    planned = (replace(prepared.planned, space=space, constraints=c) for c in limits.values())
-    seconds = max(each.joint_seconds for each in planned)
+    planned = replace(prepared.planned, space=space)
+    seconds = planned.seconds(planned.of(space.points[_within_any(space, limits)]))
     makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
     if seconds <= config.effort:
         return Task(space, (*makers, Joint()), limits)
@@ -144,8 +144,14 @@ def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objecti
     masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
     if isinstance(maker, CoarseJoint):
         return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
-    everything = np.logical_or.reduce(list(masks.values()))
+    everything = _within_any(task.space, task.limits)
     return dict.fromkeys(masks, maker.make(task.space, measure, everything))
+
+
+def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDArray[np.bool_]:
+    """The points of a listed space that one table for all budgets has to hold."""
+    masks = [feasible_points(space, constraints) for constraints in limits.values()]
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int, int]:

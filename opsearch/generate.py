@@ -65,9 +65,9 @@ def generate(
 ) -> Trial:
     """Answer a prompt greedily with the original, and with the policy of a run folder or file.
 
-    images, prompt: without both, an item of the embedded model's held-out split. loaded_as: model,
-    dtype, device and attention; what is None is as in the run, and as by default where the policy
-    is no run's. Raises DataError, PolicyError, ModelError.
+    images, prompt: without both, an item of the embedded tasks' held-out split, for the embedded
+    model alone. loaded_as: model, dtype, device and attention; what is None is as in the run, and
+    as by default where the policy is no run's. Raises DataError, PolicyError, ModelError.
     """
     stages = Stages(console or Console(stderr=True, markup=False), 3)
     policy, run = Policy.from_pretrained(path), _settings(path, loaded_as)
@@ -108,7 +108,7 @@ def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:
     if not images:
         raise DataError(
             "no picture was given; give one or more, and a question about them, as --image a.jpg "
-            "--prompt 'What is this?'"
+            "--prompt 'What is this?'; questions of its own has the embedded model alone"
         )
     if not (prompt or "").strip():
         raise DataError(

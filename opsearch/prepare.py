@@ -87,15 +87,12 @@ def prepare(
     space = make_space(config, shape.layers, ranker)
     budgets = parse_budgets(config.budget)
     processor = load_processor(config.model)
-    calibration, heldout = load_items(config, split)
-    if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
-        stages.say(_fewer(config, *found))
+    calibration, heldout = _items(config, split, stages)
     if not all_answered(heldout):
         stages.total -= if_answered
-    total = len(calibration) + len(heldout)
-    with stages.stage(f"encoding {total} samples") as tick:
-        items = [*calibration, *heldout]
-        encoded = encode(items, processor, model_config, lambda done: tick(done, total))
+    items = [*calibration, *heldout]
+    with stages.stage(f"encoding {len(items)} samples") as tick:
+        encoded = encode(items, processor, model_config, lambda done: tick(done, len(items)))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, model_config, pairs, stages) if timed else None
@@ -106,13 +103,8 @@ def prepare(
     room = planned_room(config, shape)
     planned = Planned(space, constraints, gathered, room, config.device)
     choice = choose_planned(config, planned)
-    completed = {
-        "objective": choice.maker.name,
-        "solver": choice.solver.name,
-        "ranker": str(ranker),
-    }
     return Prepared(
-        config.model_copy(update=completed),
+        _completed(config, choice, ranker),
         choice,
         model_config.model_type,
         shape,
@@ -128,6 +120,14 @@ def prepare(
     )
 
 
+def _items(config: RunConfig, split: str, stages: Stages) -> tuple[list[Item], list[Item]]:
+    """Calibration and held-out items; where they are fewer than asked for, it is said."""
+    calibration, heldout = load_items(config, split)
+    if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
+        stages.say(_fewer(config, *found))
+    return calibration, heldout
+
+
 def _latency_table(
     config: RunConfig, model_config: Any, pairs: Sequence[tuple[int, int]], stages: Stages
 ) -> LatencyTable:
@@ -141,6 +141,12 @@ def _latency_table(
             if table.place == place_of(model_config, *settings) and table.covers(fewest, most):
                 return table
         return fit_latency(model_config, pairs, settings, tick)
+
+
+def _completed(config: RunConfig, choice: Choice, ranker: RankerSpec) -> RunConfig:
+    """The settings with what they left open."""
+    chosen = {"objective": choice.maker.name, "solver": choice.solver.name, "ranker": str(ranker)}
+    return config.model_copy(update=chosen)
 
 
 def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:

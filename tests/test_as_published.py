@@ -9,6 +9,7 @@ from opsearch import Policy, RankerSpec, RunConfig, builders, reranked
 from opsearch.as_published import AS_PUBLISHED
 from opsearch.baselines import BASELINES
 from opsearch.cli import app
+from opsearch.costs.shape import HUB_IDS
 from opsearch.search import choose
 
 CALLS = {label: call for label, call in AS_PUBLISHED.items() if not call.startswith("opsearch ")}
@@ -26,8 +27,10 @@ def test_a_call_makes_a_policy(label):
 
 @pytest.mark.parametrize("label", sorted(AS_PUBLISHED.keys() - CALLS.keys()))
 def test_a_command_is_one_that_runs(label):
-    _, name, *rest = shlex.split(AS_PUBLISHED[label].partition(" (")[0])
+    _, name, *rest = shlex.split(AS_PUBLISHED[label])
     given = typer.main.get_command(app).commands[name].make_context(name, rest).params
+    assert given["model"] in HUB_IDS.values()
+    assert given["data"]
     config = RunConfig(
         **{key: given[key] for key in ("space", "solver", "objective", "budget") if given[key]}
     )

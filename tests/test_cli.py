@@ -376,7 +376,8 @@ def test_a_policy_for_another_family_is_refused(opsearch, tmp_path):
 def test_a_policy_for_another_number_of_layers_is_refused(opsearch, tmp_path):
     sentence = error(opsearch("eval", policy_file(tmp_path, layers=5)))
     assert sentence == (
-        "the policy has 5 layers, the model's decoder has 12; search a policy for this model"
+        "the policy has 5 layers, the model's decoder has 12; search a policy for this model, "
+        "or give the model that it is for (--model)"
     )
 
 

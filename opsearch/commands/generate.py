@@ -21,7 +21,10 @@ def generate(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What to ask; default, without --image: an item of the embedded tasks."),
+        typer.Option(
+            help="What to ask; default, for the embedded model without --image: an item of the "
+            "embedded tasks."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 64,
     model: Annotated[

@@ -26,7 +26,7 @@ def check_fits(policy: Policy, config: Any) -> None:
     if policy.num_layers != layers:
         raise PolicyError(
             f"the policy has {policy.num_layers} layers, the model's decoder has {layers}; "
-            "search a policy for this model"
+            "search a policy for this model, or give the model that it is for (--model)"
         )
 
 

@@ -120,8 +120,9 @@ def test_what_it_takes_is_about_what_was_guessed_before(full):
         assert rounds[0] == planned.coarse.first.flops
         assert planned.coarse.flops <= planned.joint.flops
         shares.append(sum(rounds) / planned.coarse.flops)
-    assert 0.6 <= np.median(shares) <= 1.2
-    assert max(shares) <= 1.5
+    # The numbers of docs/benchmarks.md.
+    found = min(shares), np.median(shares), max(shares)
+    assert found == pytest.approx((0.3, 0.8, 1.2), abs=0.05)
 
 
 def test_it_is_deterministic(full):
