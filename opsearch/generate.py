@@ -108,7 +108,7 @@ def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:
     if not images:
         raise DataError(
             "no picture was given; give one or more, and a question about them, as --image a.jpg "
-            "--prompt 'What is this?'; questions of its own has the embedded model alone"
+            "--prompt 'What is this?'; only the embedded model comes with questions of its own"
         )
     if not (prompt or "").strip():
         raise DataError(

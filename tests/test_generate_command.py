@@ -111,7 +111,7 @@ WRONG = [
     (["--image=gone.png", "--prompt=what?"], "the image gone.png does not exist; correct the path"),
     (["--image={broken}", "--prompt=what?"], r"bad\.png cannot be read \(.*\); replace the file"),
     (["--prompt=what?"], "no picture was given; give one or more, and a question about them, as"),
-    (["--model=other"], r"no picture was given; .* has the embedded model alone"),
+    (["--model=other"], r"no picture was given; .* only the embedded model comes with"),
     (["--image={first}"], "the prompt '' is empty; give a question, as --prompt 'What is this?'"),
     (["--image={first}", "--prompt= "], "the prompt ' ' is empty; give a question"),
     (["--image={first}", "--prompt=<image>?"], "take image placeholders out of the question"),
