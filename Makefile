@@ -1,6 +1,8 @@
 # `make run` and `make test` set up .venv from nothing; `make run ARGS="--budget 20%"` passes options.
 PYTHON ?= python3
 ARGS ?=
+# A test that hangs, also outside of Python, is ended and named.
+PYTEST := pytest --timeout 600 --timeout-method thread
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 VISION := .venv-vision/bin
@@ -13,26 +15,26 @@ run: .venv/ready
 
 # As many processes as there are cores; each takes whole files, which share what they prepare.
 test: .venv/ready
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m $(PYTEST) -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile $(ARGS)
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m slow $(ARGS)
 
 # What touches transformers' insides, with the lowest release of it that is supported.
 test-lowest: .venv-lowest/ready
-	$(LOWEST)/python -m pytest tests/runtime tests/measure $(ARGS)
+	$(LOWEST)/python -m $(PYTEST) tests/runtime tests/measure $(ARGS)
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m pytest -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
+	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
 # among it, and two quantisers; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m pytest -m "slow or not slow" tests/lmms \
+	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/lmms \
 	  tests/runtime/test_quantised.py tests/runtime/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  $(LMMS)/python -m pytest -m requires_torchvision tests/lmms $(ARGS)
+	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/lmms $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from opsearch.problem import Choice, Form, Pair, Problem
 from opsearch.solution import Limit, Solution, Status, solved
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
+from opsearch.solvers.interrupts import left_behind
 from opsearch.solvers.program import Answer, ProgramError
 from opsearch.solvers.separable import solve_separable
 
@@ -70,13 +71,15 @@ class _Programs:
         costs, scale = _scaled(objective, column)
         limits = [_structure(part, column), *(_limit(*row, column) for row in rows)]
         for _ in range(_TRIES):
-            result = milp(
+            program = partial(
+                milp,
                 costs,
                 integrality=np.ones(len(column), np.int64),
                 bounds=Bounds(0, 1),
                 constraints=limits,
                 options={"mip_rel_gap": 0.0},
             )
+            result = left_behind(program)
             if result.status == _INFEASIBLE:
                 return Answer(Status.INFEASIBLE, None, None, 0.0)
             if result.status != _OPTIMAL or result.x is None:

@@ -51,11 +51,10 @@ class Clock:
             return Answer(Status.UNKNOWN, None, None, 0.0)
         time = None if self.left is None else share * self.left
         answer = minimise(part, objective, rows, seed=self.seed, time=time, start=start)
-        if self.left is not None:
-            self.left -= answer.time
-        elif answer.status in (Status.FEASIBLE, Status.UNKNOWN):
-            # Without a limit only Ctrl-C ends a program so; it is meant for all of them.
+        if answer.stopped:
             self.left = 0.0
+        elif self.left is not None:
+            self.left -= answer.time
         return answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from opsearch.problem import Choice, Pair
 from opsearch.solution import Status
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
+from opsearch.solvers.interrupts import interrupts
 from opsearch.solvers.scaling import ROW_LIMIT
 
 if TYPE_CHECKING:
@@ -31,12 +33,16 @@ class ProgramError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """How a program ended: the row of value indices found, and a bound on the objective."""
+    """How a program ended: the row of value indices found, and a bound on the objective.
+
+    stopped: by Ctrl-C, which is meant for all programs.
+    """
 
     status: Status
     row: tuple[int, ...] | None
     bound: int | None
     time: float
+    stopped: bool = False
 
 
 def minimise(
@@ -80,7 +86,7 @@ def minimise(
     solver.parameters.relative_gap_limit = 0.0
     if time is not None:
         solver.parameters.max_deterministic_time = time
-    status = STATUS_MAP[int(solver.solve(model))]
+    status, stopped = _run(solver, model)
     if status is Status.ERROR:
         raise ProgramError(f"CP-SAT refused the program: {model.validate()}")
     row = bound = None
@@ -91,7 +97,23 @@ def minimise(
             for k, options in enumerate(part.options)
         )
         bound = objective.constant + unit * round(solver.best_objective_bound)
-    return Answer(status, row, bound, solver.deterministic_time)
+    return Answer(status, row, bound, solver.deterministic_time, stopped)
+
+
+def _run(solver: cp_model.CpSolver, model: cp_model.CpModel) -> tuple[Status, bool]:
+    """Solve, and tell whether Ctrl-C came, which ends the search but keeps what it has found.
+
+    CP-SAT's own handler of SIGINT runs inside of the search, where it may wait forever for a lock
+    that the search holds, and leaves a process that the next signal kills. With the search in a
+    thread Python handles them.
+    """
+    solver.parameters.catch_sigint_signal = False
+    with interrupts() as interrupted, ThreadPoolExecutor(1) as pool:
+        search = pool.submit(solver.solve, model)
+        while not wait([search], timeout=0.1).done:
+            if interrupted.is_set():
+                solver.stop_search()
+    return STATUS_MAP[int(search.result())], interrupted.is_set()
 
 
 def add_row(

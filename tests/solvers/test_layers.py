@@ -2,14 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
+from subprocess import PIPE
 
 import numpy as np
 import pytest
+from ortools.sat.python.cp_model import CpSolver
 
 from opsearch.budget import Budget, constraint
 from opsearch.costs.flops import Flops
@@ -175,6 +179,43 @@ def test_ctrl_c_ends_all_programs_and_keeps_the_incumbent():
     assert solution.status is Status.FEASIBLE
     assert given.within(solution.index)
     assert "was stopped" in solution.note
+
+
+def test_ctrl_c_before_the_search_begins_is_not_lost(monkeypatch):
+    solve = CpSolver.solve
+
+    def interrupted(solver, model):
+        os.kill(os.getpid(), signal.SIGINT)
+        return solve(solver, model)
+
+    monkeypatch.setattr(CpSolver, "solve", interrupted)
+    for _ in range(5):
+        solution = CpSat().solve(many_pairs(layers_space(24, HALVES, tied=True)))
+        assert "was stopped" in solution.note
+
+
+def test_ctrl_c_ends_a_command_whose_solver_cannot_be_stopped():
+    """HiGHS would go on for hours."""
+    script = (
+        "from opsearch.solvers.highs import Highs\n"
+        "from tests.solvers.test_layers import HALVES, layers_space, many_pairs\n"
+        "given = many_pairs(layers_space(24, HALVES, tied=True))\n"
+        "print('begins', flush=True)\n"
+        "Highs().solve(given)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=PIPE, stderr=PIPE, text=True)
+    assert process.stdout.readline() == "begins\n"
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_ctrl_c_after_a_solve_is_that_of_python():
+    CpSat().solve(problem(0, 0))
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_short_time_says_so():
