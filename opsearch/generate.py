@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from opsearch.answers import greedy, words
-from opsearch.config import RunConfig
 from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
@@ -18,8 +17,8 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import DataError
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import Policy
+from opsearch.policy_settings import policy_settings
 from opsearch.progress import Stages
-from opsearch.run_folder import RunFolder
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import (
     check_attention,
@@ -70,7 +69,7 @@ def generate(
     as by default where the policy is no run's. Raises DataError, PolicyError, ModelError.
     """
     stages = Stages(console or Console(stderr=True, markup=False), 3)
-    policy, run = Policy.from_pretrained(path), _settings(path, loaded_as)
+    policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
     check_device(run.device, run.dtype)
     check_attention(run.attention, run.dtype, run.device)
     item = _item(images, prompt, run.model)
@@ -92,13 +91,6 @@ def generate(
 
     original = answered("answering with the original", None)
     return Trial(sample, policy, original, answered("answering with the policy", policy))
-
-
-def _settings(path: Path, given: dict[str, str | None]) -> RunConfig:
-    """What was given, the rest as in the run.yaml beside the policy, or by default without one."""
-    file = RunFolder(path if path.is_dir() else path.parent).config
-    run = RunConfig.load(file) if file.exists() else RunConfig.checked()
-    return RunConfig.checked(**run.model_dump() | {k: v for k, v in given.items() if v is not None})
 
 
 def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:

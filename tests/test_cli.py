@@ -519,7 +519,9 @@ def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatc
 
 def test_an_attention_that_cannot_run_is_refused(opsearch, folder):
     said = error(opsearch("eval", folder, "--attention=flash"))
-    assert said == "attention 'flash' is unknown; use sdpa, eager, flash_attention_2"
+    assert said == (
+        "--attention 'flash': Input should be 'sdpa', 'eager' or 'flash_attention_2'; correct it"
+    )
     said = error(opsearch("eval", folder, "--attention=flash_attention_2"))
     assert "computes in half precision and not in float32; give --dtype bfloat16" in said
 

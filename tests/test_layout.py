@@ -63,7 +63,17 @@ FLOORS = (
         "testing_layers",
     ],
     ["verify", "summed_front"],
-    ["problem_setup", "planned", "starts", "search", "results", "bench", "environment", "verdict"],
+    [
+        "problem_setup",
+        "planned",
+        "policy_settings",
+        "starts",
+        "search",
+        "results",
+        "bench",
+        "environment",
+        "verdict",
+    ],
     ["prepare", "stored_run", "rivals", "export"],
     ["report"],
     [

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsearch.amounts import format_amount
-from opsearch.commands.options import Debug, PolicyPath, err, out
+from opsearch.commands.options import (
+    Debug,
+    PolicyPath,
+    RunAttention,
+    RunDevice,
+    RunDtype,
+    RunModel,
+    err,
+    out,
+)
 
 if TYPE_CHECKING:
     from opsearch.generate import Trial
@@ -27,18 +36,10 @@ def generate(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 64,
-    model: Annotated[
-        str | None, typer.Option(help="demo, a local folder, or a hub id; default: the run's.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default: the run's.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ..., auto; default: the run's.")
-    ] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="sdpa, eager or flash_attention_2; default: the run's.")
-    ] = None,
+    model: RunModel = None,
+    dtype: RunDtype = None,
+    device: RunDevice = None,
+    attention: RunAttention = None,
     debug: Debug = False,
 ) -> None:
     """Try a policy: the original's answer to a prompt, the policy's, and what the policy took."""

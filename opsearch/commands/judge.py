@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from opsearch.commands.options import (
-    Attention,
     Budgets,
     Data,
     Debug,
-    Device,
-    Dtype,
-    Model,
     PolicyPath,
     RayAddress,
+    RunAttention,
+    RunDevice,
+    RunDtype,
+    RunModel,
     RunPath,
     WorkerCount,
     asked_workers,
@@ -39,21 +39,22 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="With --tasks: only so many first documents of each.")
     ] = None,
-    model: Model = "demo",
+    model: RunModel = None,
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
     split: Annotated[
         str, typer.Option(help="Of the embedded tasks: train, calibration, held-out or test.")
     ] = "test",
     seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    attention: Attention = "sdpa",
+    dtype: RunDtype = None,
+    device: RunDevice = None,
+    attention: RunAttention = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
     """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
+    loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     if tasks is not None:
         for name in ("data", "samples", "split", "seed"):
             if was_typed(context, name):
@@ -64,9 +65,11 @@ def evaluate(
         from opsearch.lmms.answerer import Source
         from opsearch.lmms.evaluate import evaluate_tasks
         from opsearch.lmms.table import print_evaluation
+        from opsearch.policy_settings import policy_settings
 
         names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
-        source = Source(model, dtype, device, limit, attention)
+        run = policy_settings(policy, **loaded_as)
+        source = Source(run.model, run.dtype, run.device, limit, run.attention)
         return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
     if limit is not None:
         raise OpsearchError(
@@ -78,10 +81,12 @@ def evaluate(
             "leave them out, or add --tasks"
         )
     from opsearch.evaluate import evaluate as evaluate_policy
+    from opsearch.policy_settings import policy_settings
     from opsearch.printing import print_scores
 
-    place = (dtype, device, attention)
-    print_scores(evaluate_policy(policy, model, data, samples, split, seed, *place, err), out)
+    run = policy_settings(policy, **loaded_as)
+    place = (run.dtype, run.device, run.attention)
+    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *place, err), out)
 
 
 def bench(
@@ -92,7 +97,7 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Time published rules for choosing tokens instead.")
     ] = False,
-    model: Model = "demo",
+    model: RunModel = None,
     shape: Annotated[
         str | None,
         typer.Option(help="Random weights in the shape of a checkpoint, e.g. llava-next-7b."),
@@ -107,9 +112,9 @@ def bench(
         int | None, typer.Option(min=2, help="With --shape: other tokens per prompt.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts per generation.")] = 1,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    attention: Attention = "sdpa",
+    device: RunDevice = None,
+    dtype: RunDtype = None,
+    attention: RunAttention = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
     graphs: Annotated[
@@ -125,15 +130,19 @@ def bench(
     from opsearch.bench.command import bench as bench_policy
     from opsearch.bench.peers import bench_peers
     from opsearch.bench.table import print_latency, print_peers
+    from opsearch.policy_settings import policy_settings
     from opsearch.progress import Stages
 
-    if graphs and not device.startswith("cuda"):
+    loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
+    run = policy_settings(policy, **loaded_as)
+    place = run.device, run.dtype, run.attention
+    if graphs and not run.device.startswith("cuda"):
         raise OpsearchError(
-            f"--graphs replays CUDA graphs, and --device {device} has none; give --device cuda or "
-            "leave it out"
+            f"--graphs replays CUDA graphs, and --device {run.device} has none; give --device cuda "
+            "or leave it out"
         )
     size = (layers, visual, text, batch)
-    setup = Setup(model, shape, *size, device, dtype, attention, new_tokens, repeats, graphs)
+    setup = Setup(run.model, shape, *size, *place, new_tokens, repeats, graphs)
     stages = Stages(err, 2 + graphs)
     if policy is not None and not peers:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)

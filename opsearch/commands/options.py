@@ -23,6 +23,17 @@ Data = Annotated[
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: all that there are.")]
 Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
+# Of a policy's model.
+RunModel = Annotated[
+    str | None, typer.Option(help="demo, a local folder, or a hub id; default: the run's.")
+]
+RunDtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: the run's.")
+]
+RunDevice = Annotated[str | None, typer.Option(help="cpu, cuda, ..., auto; default: the run's.")]
+RunAttention = Annotated[
+    str | None, typer.Option(help="sdpa, eager or flash_attention_2; default: the run's.")
+]
 PolicyPath = Annotated[
     Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
 ]

@@ -129,7 +129,7 @@ def test_rankers_inside_need_all_layers():
         (["--visual=3"], "--visual 3 is for random models; give a --shape, e.g. llava-next-7b"),
         (["--shape=gpt"], "unknown shape 'gpt'; available: internvl3-8b"),
         (["--device=tpu"], "device 'tpu' cannot be used"),
-        (["--attention=flash"], "attention 'flash' is unknown; use sdpa, eager, flash_attention_2"),
+        (["--attention=flash"], "--attention 'flash': Input should be 'sdpa', 'eager' or"),
         (["--attention=flash_attention_2"], "computes in half precision and not in float32; give"),
         (["--device=auto"], "bench takes a model on one device, and --device auto may"),
         (["--graphs"], "--graphs replays CUDA graphs, and --device cpu has none"),
@@ -160,7 +160,7 @@ def test_what_peers_do_not_go_with(bench, tmp_path):
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     assert "--suite rankers" in bench("--peers", "--shape=llava-next-7b")[2]
     for arguments, said in (
-        (["--peers", "--attention=flash"], "attention 'flash' is unknown"),
+        (["--peers", "--attention=flash"], "--attention 'flash': Input should be"),
         ([], "give a POLICY or --peers"),
         ([policy, "--peers"], "give a POLICY or --peers"),
         (["--peers", "--new-tokens=3"], "which times prefills"),

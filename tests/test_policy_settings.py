@@ -1,0 +1,55 @@
+"""Commands on a policy load the model that it was searched on, unless told otherwise."""
+
+import pytest
+
+from opsearch import RunConfig, builders
+from opsearch.cli import call
+from opsearch.errors import OpsearchError
+from opsearch.policy_settings import policy_settings
+from opsearch.tasks.embedded import embedded
+from tests.measure.demo import LAYERS
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder; its model is gone."""
+    builders.vtw(LAYERS, 2).save_pretrained(tmp_path)
+    RunConfig(model=str(tmp_path / "gone"), dtype="bfloat16", attention="eager").save(
+        tmp_path / "run.yaml"
+    )
+    return tmp_path
+
+
+def place(settings):
+    return settings.model, settings.dtype, settings.device, settings.attention
+
+
+@pytest.mark.parametrize("file", [".", "policy_config.json"])
+def test_what_is_asked_for_goes_before_what_the_run_had(run, file):
+    gone = str(run / "gone")
+    assert place(policy_settings(run / file)) == (gone, "bfloat16", "cpu", "eager")
+    asked = {"model": "demo", "dtype": None, "attention": "sdpa"}
+    assert place(policy_settings(run / file, **asked)) == ("demo", "bfloat16", "cpu", "sdpa")
+
+
+def test_without_a_run_the_defaults_of_a_run_hold(tmp_path):
+    assert place(policy_settings(tmp_path)) == ("demo", "float32", "cpu", "sdpa")
+    assert place(policy_settings(None, dtype="float16")) == ("demo", "float16", "cpu", "sdpa")
+    with pytest.raises(OpsearchError, match="--dtype 'int8'"):
+        policy_settings(None, dtype="int8")
+
+
+COMMANDS = [
+    ["eval", "--samples=2"],
+    ["bench", "--repeats=1", "--new-tokens=1"],
+    ["generate", "--prompt=what?", "--image={run}/picture.png"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_commands_load_the_model_of_the_run(run, capsys, words):
+    embedded("test", 1)[0].images[0].save(run / "picture.png")
+    command, *options = (word.format(run=run) for word in words)
+    assert call([command, str(run), *options]) == 1
+    assert f"{run}/gone" in "".join(capsys.readouterr().err.split())
+    assert call([command, str(run), *options, "--model=demo"]) == 0
