@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import typer
 
@@ -15,7 +17,7 @@ from opsearch.commands.options import err
 from opsearch.commands.run import run
 from opsearch.commands.search import front, solve
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # torch's words in a mere RuntimeError
 
 app = typer.Typer(
@@ -41,7 +43,20 @@ app.command("list")(list_parts)
 
 def main() -> None:
     """Entry point: one sentence and exit code 1 for errors, 130 for Ctrl-C."""
-    sys.exit(call(sys.argv[1:]))
+    end(call(sys.argv[1:]))
+
+
+def end(code: int) -> NoReturn:
+    """Exit; after Ctrl-C at once, without what Python does at its end.
+
+    A solver that nothing can stop may still run in a thread, and would crash there.
+    """
+    if code == INTERRUPTED:
+        with suppress(OSError):  # nobody may be left to read
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def call(arguments: list[str]) -> int:
@@ -55,7 +70,7 @@ def call(arguments: list[str]) -> int:
     except typer.Exit as stop:
         result = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        result = _INTERRUPTED
+        result = INTERRUPTED
     except OpsearchError as error:
         if debug:
             raise
@@ -63,7 +78,7 @@ def call(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         return _usage_or_crash(error, debug)
-    if result == _INTERRUPTED:
+    if result == INTERRUPTED:
         err.print(
             "interrupted: every finished measurement is kept, the same command goes on from there",
             soft_wrap=True,
