@@ -1,7 +1,8 @@
 # `make run` and `make test` set up .venv from nothing; `make run ARGS="--budget 20%"` passes options.
 PYTHON ?= python3
 ARGS ?=
-# A test that hangs, also outside of Python, is ended and named.
+# A test that hangs, also in native code, is ended and named, with all that its process had to do: so
+# that it hangs once, no other process takes its place.
 PYTEST := pytest --timeout 600 --timeout-method thread
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin

@@ -52,9 +52,9 @@ def end(code: int) -> NoReturn:
     A solver that nothing can stop may still run in a thread, and would crash there.
     """
     if code == INTERRUPTED:
-        with suppress(OSError):  # nobody may be left to read
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be left to read
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -39,6 +39,7 @@ from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, make_ranker
 from opsearch.rankers.spec import parse_ranker
 from opsearch.recipe_space import RecipeSpace
+from opsearch.solution import undisturbed
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import Space
@@ -130,7 +131,7 @@ def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> 
         proxy = with_ties(maker.make(task.space, measure, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
-            first = CpSat().solve(problem, seed=config.seed, limit=PROPOSAL)
+            first = undisturbed(CpSat().solve(problem, seed=config.seed, limit=PROPOSAL))
             best = verify(problem, CpSat(), joint, **effort, seed=config.seed)
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from opsearch.analysis.choice import common_budgets, whole
 from opsearch.analysis.measured import Measured
 from opsearch.problem import KL_DECIMALS, Blackbox, Problem, Separable, Table
-from opsearch.solution import Limit
+from opsearch.solution import Limit, undisturbed
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.threshold import Threshold
@@ -58,7 +58,7 @@ def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]
     alone = sum(len(parameter.values) for parameter in measured.space.parameters)
     chosen = {
         "optimum": ([best], best.evaluations),
-        "additive, ortools": ([CpSat().solve(proxy)], alone),
+        "additive, ortools": ([undisturbed(CpSat().solve(proxy))], alone),
         "additive, threshold": ([Threshold().solve(proxy)], alone),
     }
 

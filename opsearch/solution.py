@@ -55,7 +55,8 @@ class Solution:
     """What a solver found, re-evaluated.
 
     value, costs: recomputed from the point; bound: no feasible point is below it (None: none
-    proved); gap: value - bound; error_bound: what rounding inside the solver can hide.
+    proved); gap: value - bound; error_bound: what rounding inside the solver can hide; stopped: by
+    Ctrl-C.
     """
 
     status: Status
@@ -73,6 +74,7 @@ class Solution:
     seed: int = 0
     seconds: float = 0.0
     note: str = ""
+    stopped: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -129,6 +131,13 @@ def infeasible(problem: Problem, solver: str) -> Solution:
         problem.objective.unit,
         note=explain_infeasible(problem.space, problem.constraints),
     )
+
+
+def undisturbed(solution: Solution) -> Solution:
+    """The solution where it is one of many, so that Ctrl-C is meant for all: KeyboardInterrupt."""
+    if solution.stopped:
+        raise KeyboardInterrupt
+    return solution
 
 
 class HasForm(Protocol):

@@ -11,6 +11,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import with_ties
 from opsearch.policy import KV
 from opsearch.problem import Measure, Problem
+from opsearch.solution import undisturbed
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 
@@ -25,7 +26,7 @@ def starts(problem: Problem, measure: Measure, additive: Additive, floor: float)
         return ()
     proxy = with_ties(additive.make(space, measure, np.zeros(0, bool)), floor)
     solver = Grid() if space.listed else CpSat()
-    found = solver.solve(replace(problem, objective=proxy)).index
+    found = undisturbed(solver.solve(replace(problem, objective=proxy))).index
     plain = plain_points(problem, space) if isinstance(space, LayerSpace) else ()
     return (*(() if found is None else (found,)), *plain)
 

@@ -15,7 +15,7 @@ from opsearch.errors import OpsearchError
 from opsearch.objectives import Maker
 from opsearch.objectives.refit import refitted
 from opsearch.problem import Blackbox, Objective, Pairwise, Problem, Separable
-from opsearch.solution import Limit, Solution, Solver
+from opsearch.solution import Limit, Solution, Solver, undisturbed
 from opsearch.solvers.asked import Asked
 
 EVALUATIONS = 150  # by default
@@ -87,7 +87,9 @@ def _proposals(problem: Problem, solver: Solver, seed: int, asked: Asked, each: 
 
 def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     """The solver's point, None where it finds none."""
-    return solver.solve(problem, seed=seed, limit=PROPOSAL).index if problem.solvable else None
+    if not problem.solvable:
+        return None
+    return undisturbed(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
 
 
 def _note(proxy: str, asked: Asked, counted: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from opsearch.problem import Problem
-from opsearch.solution import Limit, Status
+from opsearch.solution import Limit, Status, undisturbed
 from opsearch.solvers.cpsat import CpSat
 
 _TIME = 30.0  # deterministic, for one point
@@ -28,7 +28,7 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     limit, ended = constraint.limit, False
     while len(rows) < most:
         asked = replace(problem, constraints=(replace(constraint, limit=limit),))
-        solution = CpSat().solve(asked, limit=Limit(deterministic_time=_TIME))
+        solution = undisturbed(CpSat().solve(asked, limit=Limit(deterministic_time=_TIME)))
         if solution.index is None:
             # A solver that stopped without a policy has not said that there are no others.
             ended = solution.status is Status.INFEASIBLE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, solved
+from opsearch.solvers.interrupts import interrupts
 from opsearch.solvers.minimum import Clock
 from opsearch.solvers.separable import solve_separable
 
@@ -25,7 +26,12 @@ class CpSat:
     forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best point with a proof, or the incumbent and its bound when the limit is reached."""
-        clock = Clock(seed, limit.deterministic_time if limit else None)
-        search = partial(solve_separable, problem, clock, self.name, "CP-SAT")
-        return solved(self, problem, seed, "ortools", search)
+        """The best point with a proof, or the incumbent and its bound when the limit is reached.
+
+        Ctrl-C ends it too; the Solution says so.
+        """
+        with interrupts() as stop:
+            clock = Clock(seed, limit.deterministic_time if limit else None, stop)
+            search = partial(solve_separable, problem, clock, self.name, "CP-SAT")
+            solution = solved(self, problem, seed, "ortools", search)
+        return replace(solution, stopped=stop.is_set())

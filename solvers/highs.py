@@ -20,7 +20,7 @@ from opsearch.problem import Choice, Form, Pair, Problem
 from opsearch.solution import Limit, Solution, Status, solved
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
-from opsearch.solvers.interrupts import left_behind
+from opsearch.solvers.interrupts import in_thread
 from opsearch.solvers.program import Answer, ProgramError
 from opsearch.solvers.separable import solve_separable
 
@@ -79,7 +79,7 @@ class _Programs:
                 constraints=limits,
                 options={"mip_rel_gap": 0.0},
             )
-            result = left_behind(program)
+            result = in_thread(program).result()  # Ctrl-C ends the waiting, not HiGHS
             if result.status == _INFEASIBLE:
                 return Answer(Status.INFEASIBLE, None, None, 0.0)
             if result.status != _OPTIMAL or result.x is None:

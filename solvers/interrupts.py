@@ -16,24 +16,26 @@ T = TypeVar("T")
 def interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets inside of the block in place of KeyboardInterrupt.
 
-    It is never set in other threads than the main one, which get no signals, nor where SIGINT is
-    ignored or ends the process.
+    It is never set in other threads than the main one, which get no signals, nor where SIGINT does
+    not raise KeyboardInterrupt.
     """
     came = threading.Event()
     main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    if not (main and callable(before)):
+    if not (main and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
         yield came
         return
     signal.signal(signal.SIGINT, lambda *_: came.set())
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def left_behind(call: Callable[[], T]) -> T:
-    """The value of a call that nothing can stop; after Ctrl-C it runs on until the process ends."""
+def in_thread(call: Callable[[], T]) -> Future[T]:
+    """A call in a thread that no one has to wait for.
+
+    If it still runs when Python ends, the process may abort: leave by os._exit then.
+    """
     value: Future[T] = Future()
 
     def run() -> None:
@@ -43,4 +45,4 @@ def left_behind(call: Callable[[], T]) -> T:
             value.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return value.result()
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Protocol
 
 from opsearch.solution import Status
@@ -33,10 +34,14 @@ class Minimiser(Protocol):
 
 @dataclass
 class Clock:
-    """The seed of every program, and the deterministic time left for them (None: no limit)."""
+    """The seed of every program, the deterministic time left for them (None: no limit).
+
+    stop: ends the program that runs, and all that follow.
+    """
 
     seed: int
     left: float | None
+    stop: Event
 
     def minimise(
         self,
@@ -47,13 +52,13 @@ class Clock:
         share: float,
     ) -> Answer:
         """Solve one program and take its time off."""
-        if self.left is not None and self.left <= 0:
+        if self.stop.is_set() or (self.left is not None and self.left <= 0):
             return Answer(Status.UNKNOWN, None, None, 0.0)
         time = None if self.left is None else share * self.left
-        answer = minimise(part, objective, rows, seed=self.seed, time=time, start=start)
-        if answer.stopped:
-            self.left = 0.0
-        elif self.left is not None:
+        answer = minimise(
+            part, objective, rows, seed=self.seed, stop=self.stop, time=time, start=start
+        )
+        if self.left is not None:
             self.left -= answer.time
         return answer
 

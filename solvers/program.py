@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
+from threading import Event
 from typing import TYPE_CHECKING
 
 from opsearch.problem import Choice, Pair
 from opsearch.solution import Status
 from opsearch.solvers.decompose import Slice
 from opsearch.solvers.forms import Linear
-from opsearch.solvers.interrupts import interrupts
+from opsearch.solvers.interrupts import in_thread
 from opsearch.solvers.scaling import ROW_LIMIT
 
 if TYPE_CHECKING:
@@ -33,16 +35,12 @@ class ProgramError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """How a program ended: the row of value indices found, and a bound on the objective.
-
-    stopped: by Ctrl-C, which is meant for all programs.
-    """
+    """How a program ended: the row of value indices found, and a bound on the objective."""
 
     status: Status
     row: tuple[int, ...] | None
     bound: int | None
     time: float
-    stopped: bool = False
 
 
 def minimise(
@@ -51,13 +49,14 @@ def minimise(
     rows: Iterable[tuple[Linear, int]],
     *,
     seed: int,
+    stop: Event,
     time: float | None = None,
     start: tuple[int, ...] | None = None,
 ) -> Answer:
     """The row of a slice with the least objective among those where each form keeps its limit.
 
-    time: CP-SAT's deterministic time, None for no limit; start: a row to begin with. Raises
-    ProgramError for a refused program.
+    time: CP-SAT's deterministic time, None for no limit; stop: ends the search, which keeps what it
+    has found; start: a row to begin with. Raises ProgramError for a refused program.
     """
     from ortools.sat.python import cp_model
 
@@ -86,7 +85,7 @@ def minimise(
     solver.parameters.relative_gap_limit = 0.0
     if time is not None:
         solver.parameters.max_deterministic_time = time
-    status, stopped = _run(solver, model)
+    status = STATUS_MAP[_run(solver, model, stop)]
     if status is Status.ERROR:
         raise ProgramError(f"CP-SAT refused the program: {model.validate()}")
     row = bound = None
@@ -97,23 +96,28 @@ def minimise(
             for k, options in enumerate(part.options)
         )
         bound = objective.constant + unit * round(solver.best_objective_bound)
-    return Answer(status, row, bound, solver.deterministic_time, stopped)
+    return Answer(status, row, bound, solver.deterministic_time)
 
 
-def _run(solver: cp_model.CpSolver, model: cp_model.CpModel) -> tuple[Status, bool]:
-    """Solve, and tell whether Ctrl-C came, which ends the search but keeps what it has found.
+def _run(solver: cp_model.CpSolver, model: cp_model.CpModel, stop: Event) -> int:
+    """CP-SAT's status at the end of a search, or soon after `stop` is set.
 
-    CP-SAT's own handler of SIGINT runs inside of the search, where it may wait forever for a lock
-    that the search holds, and leaves a process that the next signal kills. With the search in a
-    thread Python handles them.
+    Its own handler of SIGINT runs inside of the search, where it may wait forever for a lock that
+    the search holds, and leaves a process that the next signal kills. With the search in a thread
+    Python handles signals.
     """
     solver.parameters.catch_sigint_signal = False
-    with interrupts() as interrupted, ThreadPoolExecutor(1) as pool:
-        search = pool.submit(solver.solve, model)
+    search = in_thread(partial(solver.solve, model))
+    try:
         while not wait([search], timeout=0.1).done:
-            if interrupted.is_set():
+            if stop.is_set():
                 solver.stop_search()
-    return STATUS_MAP[int(search.result())], interrupted.is_set()
+    finally:
+        # Another signal may have raised. A search that has not begun yet knows of no stop.
+        while not search.done():
+            solver.stop_search()
+            wait([search], timeout=0.1)
+    return int(search.result())
 
 
 def add_row(

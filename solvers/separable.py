@@ -61,7 +61,7 @@ def _solved(problem: Problem, programs: Minimiser, solver: str, library: str) ->
         rows.append((value_form(terms), best.value))
         row, complete = _first_tie(problem, programs, best, rows)
     assert row is not None
-    note = "" if complete else "the time ran out while ties were broken"
+    note = "" if complete else "the time ran out, or the search was stopped, while ties were broken"
     index = _index(problem, row, library)
     return _checked(problem, terms, best, index, solver, library, note)
 

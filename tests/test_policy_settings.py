@@ -1,10 +1,12 @@
 """Commands on a policy load the model that it was searched on, unless told otherwise."""
 
+from dataclasses import replace
+
 import pytest
 
 from opsearch import RunConfig, builders
 from opsearch.cli import call
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, PolicyError
 from opsearch.policy_settings import policy_settings
 from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS
@@ -33,10 +35,34 @@ def test_what_is_asked_for_goes_before_what_the_run_had(run, file):
 
 
 def test_without_a_run_the_defaults_of_a_run_hold(tmp_path):
+    builders.vtw(LAYERS, 2).save_pretrained(tmp_path)
     assert place(policy_settings(tmp_path)) == ("demo", "float32", "cpu", "sdpa")
     assert place(policy_settings(None, dtype="float16")) == ("demo", "float16", "cpu", "sdpa")
     with pytest.raises(OpsearchError, match="--dtype 'int8'"):
         policy_settings(None, dtype="int8")
+
+
+def test_a_policy_of_another_run_is_noticed(run):
+    with_model = {"model": "llava-hf/llava-1.5-7b-hf"}
+    replace(builders.vtw(LAYERS, 2), provenance=with_model).save_pretrained(run)
+    with pytest.raises(PolicyError, match=r"searched on 'llava-hf/.*of a run on '.*gone'; give"):
+        policy_settings(run)
+    assert place(policy_settings(run, model="demo"))[:2] == ("demo", "bfloat16")
+    RunConfig(**with_model).save(run / "run.yaml")
+    assert policy_settings(run).model == with_model["model"]
+
+
+def test_a_run_yaml_that_is_not_needed_is_not_read(run):
+    (run / "run.yaml").write_text("")
+    with pytest.raises(OpsearchError, match="empty or truncated"):
+        policy_settings(run, model="demo")
+    asked = {"model": "demo", "dtype": "float16", "device": "cpu", "attention": "eager"}
+    assert place(policy_settings(run, **asked)) == tuple(asked.values())
+
+
+def test_a_missing_policy_is_named_before_anything_else(run):
+    with pytest.raises(OpsearchError, match=f"{run}/nothing"):
+        policy_settings(run / "nothing")
 
 
 COMMANDS = [
