@@ -133,6 +133,7 @@ def bench(
     from opsearch.policy_settings import policy_settings
     from opsearch.progress import Stages
 
+    _check_peers(context, policy, peers, graphs)
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     run = policy_settings(policy, **loaded_as)
     place = run.device, run.dtype, run.attention
@@ -144,22 +145,26 @@ def bench(
     size = (layers, visual, text, batch)
     setup = Setup(run.model, shape, *size, *place, new_tokens, repeats, graphs)
     stages = Stages(err, 2 + graphs)
-    if policy is not None and not peers:
+    if policy is not None:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)
-    if policy is not None or not peers:
+    print_peers(bench_peers(setup, stages, out_file), out)
+
+
+def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graphs: bool) -> None:
+    """Raise OpsearchError unless a policy is timed, or the peers without what they do not take."""
+    if (policy is not None) == peers:
         asked = "both a POLICY and --peers" if peers else "neither a POLICY nor --peers"
         raise OpsearchError(
             f"bench was given {asked} and times one of them; give a POLICY or --peers"
         )
-    if was_typed(context, "new_tokens"):
+    if peers and was_typed(context, "new_tokens"):
         raise OpsearchError(
             "--new-tokens does not go with --peers, which times prefills; leave it out"
         )
-    if graphs:
+    if peers and graphs:
         raise OpsearchError(
             "--graphs does not go with --peers, whose rules are timed layer by layer; leave it out"
         )
-    print_peers(bench_peers(setup, stages, out_file), out)
 
 
 def compare(

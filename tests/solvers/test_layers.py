@@ -1,19 +1,11 @@
 """Integer programs over a choice per operation, against a plain loop over all rows."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
-from subprocess import PIPE
 
 import numpy as np
 import pytest
-from ortools.sat.python.cp_model import CpSolver
 
 from opsearch.budget import Budget, constraint
 from opsearch.costs.flops import Flops
@@ -23,7 +15,7 @@ from opsearch.example_problems import TINY
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Q
 from opsearch.problem import Pairwise, Problem, Separable
-from opsearch.solution import Limit, Status, undisturbed
+from opsearch.solution import Limit, Status
 from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.highs import Highs
 
@@ -163,108 +155,6 @@ def test_an_incumbent_is_kept_when_time_runs_out_before_the_proof():
         assert given.within(solution.index)
         assert solution.bound < solution.value == given.objective.value(solution.index)
         assert "deterministic time" in solution.note
-
-
-@pytest.fixture
-def ctrl_c():
-    """SIGINT raises KeyboardInterrupt, also where these tests were started without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def send(number, seconds):
-    """Send this process a signal after some seconds of processor time."""
-    started = time.process_time()
-
-    def work():
-        while time.process_time() < started + seconds:
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=work).start()
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_ends_all_programs_and_keeps_the_incumbent():
-    given = many_pairs(layers_space(24, HALVES, tied=True))
-    send(signal.SIGINT, 2)
-    solution = CpSat().solve(given)
-    assert solution.status is Status.FEASIBLE
-    assert given.within(solution.index)
-    assert solution.stopped
-    assert "was stopped" in solution.note
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("program", [1, 2, 3])
-def test_ctrl_c_before_a_search_begins_is_not_lost(monkeypatch, program):
-    """The third program is the long one."""
-    solve, seen = CpSolver.solve, []
-
-    def interrupted(solver, model):
-        seen.append(model)
-        if len(seen) == program:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)  # so that the search has not begun when it is first told to stop
-        return solve(solver, model)
-
-    monkeypatch.setattr(CpSolver, "solve", interrupted)
-    solution = CpSat().solve(many_pairs(layers_space(24, HALVES, tied=True)))
-    assert solution.stopped
-    assert "was stopped" in solution.note
-    assert len(seen) == program
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_what_another_signal_raises_ends_the_search_too():
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    send(signal.SIGTERM, 1)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            CpSat().solve(many_pairs(layers_space(24, HALVES, tied=True)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_one_of_many_solves_that_was_stopped_ends_them_all():
-    solution = CpSat().solve(problem(0, 0))
-    assert undisturbed(solution) is solution
-    with pytest.raises(KeyboardInterrupt):
-        undisturbed(replace(solution, stopped=True))
-
-
-MINUTES = """
-import signal
-from opsearch.cli import INTERRUPTED, end
-from opsearch.solvers.highs import Highs
-from tests.solvers.test_layers import HALVES, layers_space, many_pairs
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-given = many_pairs(layers_space(24, HALVES, tied=True))
-print("begins", flush=True)
-try:
-    Highs().solve(given)
-except KeyboardInterrupt:
-    end(INTERRUPTED)
-"""
-
-
-@pytest.mark.parametrize("seconds", [0.5, 2])
-def test_ctrl_c_ends_a_process_whose_solver_cannot_be_stopped(seconds):
-    with subprocess.Popen(
-        [sys.executable, "-c", MINUTES], stdout=PIPE, stderr=PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout.readline() == "begins\n"
-            time.sleep(seconds)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, said) == (130, "")
 
 
 def test_a_short_time_says_so():
