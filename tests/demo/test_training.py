@@ -161,6 +161,6 @@ def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
     assert "| kv | 10 | 30 | 90 |" in card
     assert f"| q |{' 2 |' * len(NAMES)}" in card
     assert "the accuracy is .50, .50, .50" in card
-    assert "(7 held-out items;" in card
-    assert "20 pictures and 40 questions" in card
+    assert "(7 held-out samples;" in card
+    assert "20 images and 40 questions" in card
     assert "in 10 steps; 1 CPU minutes, seed 5" in card

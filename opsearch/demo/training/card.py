@@ -89,15 +89,13 @@ def _share(value: float) -> str:
 def _ending(scores: dict[str, Score]) -> str:
     ended = sum(score.ended * score.items for score in scores.values())
     total = sum(score.items for score in scores.values())
-    return (
-        f"{round(ended):,} of {total:,} answers ended by themselves, with `<eos>` after one word."
-    )
+    return f"{round(ended):,} of {total:,} answers ended with `<eos>` after one word."
 
 
 def _origin(options: Options) -> str:
     if options.start is None:
-        return "From random weights:"
-    return "Continued from an earlier checkpoint of the same architecture and tasks, with"
+        return "Trained from random weights on"
+    return "Continued from an earlier checkpoint of the same architecture and tasks, on"
 
 
 def _command(options: Options) -> str:
@@ -112,7 +110,7 @@ def _command(options: Options) -> str:
 
 def _course(options: Options) -> str:
     vision = options.schedule.vision
-    return f"For the first {vision:.0%} of the steps without questions. " if vision else ""
+    return f"The first {vision:.0%} of the steps had no questions. " if vision else ""
 
 
 def _cost(options: Options, cost: Cost) -> str:
@@ -131,6 +129,6 @@ def _heads() -> list[tuple[int, str]]:
     return [
         (COLOR_AFTER, "colours"),
         *((after, kinds[scene.__name__]) for scene, after in KIND_AFTER.items()),
-        (PLACES_AFTER, "at the question's words: the places of the things that they mean"),
+        (PLACES_AFTER, "at the question's words: positions of the things that they refer to"),
         (NEIGHBORS_AFTER, "colours of the neighbouring shapes"),
     ]
