@@ -1,4 +1,4 @@
-"""LLaVA-1.5-7B end to end: search a policy on your questions, see what it keeps, answer with it.
+"""LLaVA-1.5-7B end to end: search a policy on your samples, print its result, generate with it.
 
     python examples/llava.py --data calib.jsonl --device cuda --dtype bfloat16
     python examples/llava.py --smoke     # random weights of a shrunken shape, on any machine
@@ -38,7 +38,7 @@ def main() -> None:
     if given.data is None:
         parser.error("give --data, or --smoke")
 
-    # Search on 64 questions, judge on 300 others; the smoke run has fewer.
+    # Search on 64 samples, judge on 300 others; the smoke run has fewer.
     config = RunConfig(
         model=given.model,
         data=given.data,
@@ -54,7 +54,7 @@ def main() -> None:
     print(result.solution.policy.name, "-", result.solution.status.sentence)
     print(result.comparison.to_string(float_format="{:.3f}".format))
 
-    # Any Hugging Face program uses the policy like this; outside of the block nothing is changed.
+    # Any Hugging Face program can apply the policy like this; outside the block nothing changes.
     policy = Policy.from_pretrained(given.out)
     dtype = getattr(torch, given.dtype)
     model = AutoModelForImageTextToText.from_pretrained(given.model, dtype=dtype).to(given.device)

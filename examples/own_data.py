@@ -1,10 +1,10 @@
-"""Qwen2.5-VL with your own questions: search once, then try other budgets without the model.
+"""Qwen2.5-VL on your own samples: search once, then solve for other budgets without the model.
 
     python examples/own_data.py --data calib.jsonl --device cuda --dtype bfloat16
 
-Qwen2.5-VL sees pictures in their own resolution: samples differ in their number of visual tokens,
-and a policy says shares of them. `opsearch analyze transfer` on the run says what one "family" of
-your questions loses with a policy for all. Needs torchvision, for Qwen's processor.
+Qwen2.5-VL reads images in their own resolution, so that samples differ in their number of visual
+tokens; a policy holds shares of them. `opsearch analyze transfer` on the run gives the loss of each
+"family" of your questions with one policy for all. Qwen's processor needs torchvision.
 """
 
 import argparse
@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--ranker", default="divprune", help="it reads what enters the decoder")
+    parser.add_argument("--ranker", default="divprune", help="divprune reads the decoder's input")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--n-v", default="1,1/2,1/4,1/9")
-    parser.add_argument("--budgets", nargs="+", default=["60%", "50%", "40%"], help="falling")
+    parser.add_argument("--budgets", nargs="+", default=["60%", "50%", "40%"], help="descending")
     parser.add_argument("--out", type=Path, default=Path("runs/qwen2.5-vl-7b"))
     given = parser.parse_args()
 
@@ -45,13 +45,13 @@ def main() -> None:
     )
     run(config)
 
-    # No model from here on: what was measured within the first budget holds the optima below it.
+    # No model from here on: the measurements within the first budget cover all lower budgets.
     for budget in given.budgets[1:]:
         folder = given.out / budget.removesuffix("%")
         _, solution, _ = solve(given.out, budget=[budget], out=folder)
         print(budget, solution.policy.name, f"{solution.value:.3f} {solution.unit}")
 
-    # Questions that were searched on are left out here, and counted.
+    # Samples that the search used are left out here, and counted.
     scores = evaluate(given.out, given.model, given.data, dtype=given.dtype, device=given.device)
     print(f"{scores.changed} of {len(scores.policy.texts)} answers changed; not judged: ", end="")
     print(f"{scores.dropped} questions that were searched on")

@@ -1,14 +1,14 @@
-"""A solver of your own: one class, found by its name at the command line.
+"""A solver of your own: one class, selected by its name at the command line.
 
     python examples/own_solver.py
 
-In a package of your own, these lines of its pyproject.toml do what `SOLVERS[...]` does below, and
-`opsearch run --solver luck` knows it as soon as it is installed:
+In your own package, these lines of pyproject.toml replace `SOLVERS[...]` below, and
+`opsearch run --solver luck` finds the solver once the package is installed:
 
     [project.entry-points."opsearch.solvers"]
     luck = "my_package:Luck"
 
-`opsearch.testing.SolverConformance` holds the tests that every solver must pass.
+Every solver must pass the tests of `opsearch.testing.SolverConformance`.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from opsearch.solvers import SOLVERS
 
 @dataclass(frozen=True)
 class Luck:
-    """Takes the best of some feasible points that are drawn by chance."""
+    """Solver that takes the best of some random feasible points."""
 
     name: ClassVar[str] = "luck"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable", "blackbox"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """Draw as many points as the limit allows, 100 without one."""
+        """Return the best of as many random points as the limit allows, 100 by default."""
         require_form(problem.objective, self)
         feasible = np.flatnonzero(problem.feasible)
         if not len(feasible):
@@ -43,7 +43,7 @@ class Luck:
         count = min((limit and limit.evaluations) or 100, len(feasible))
         drawn = np.random.default_rng(seed).choice(feasible, count, replace=False)
         best = min(drawn.tolist(), key=problem.objective.value)
-        # Value and costs are recomputed from the problem: a solver cannot be wrong about them.
+        # Value and costs are recomputed from the problem, so that a solver cannot misstate them.
         return solution_at(problem, best, Status.FEASIBLE, self.name, seed=seed, evaluations=count)
 
 

@@ -1,4 +1,4 @@
-"""A policy inside a Hugging Face pipeline.
+"""Apply a policy inside a Hugging Face pipeline.
 
     python examples/pipeline.py                                  # embedded model, VTW's schedule
     python examples/pipeline.py --policy runs/llava-1.5-7b --model llava-hf/llava-1.5-7b-hf \\

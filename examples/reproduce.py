@@ -4,14 +4,14 @@
         --device cuda --dtype bfloat16
     python examples/reproduce.py llava-next-7b 14% --data benchmark.jsonl \\
         --calibration calib.jsonl --device cuda --dtype bfloat16
-    python examples/reproduce.py --list     # checkpoints, budgets, and what should come out
+    python examples/reproduce.py --list     # checkpoints, budgets and expected results
     python examples/reproduce.py --smoke    # all of them on random weights of a shrunken shape
 
-A budget is a number of visual tokens, or a share of the FLOPs to search within. What is expected is
+A budget is a number of visual tokens, or a share of the FLOPs for a search. The expected value is
 the published mean of nine benchmarks relative to the original (VQAv2, GQA, VizWiz, ScienceQA,
-TextVQA, POPE, MME, MMBench and MMBench-CN); what is printed is that of the families of your data by
-exact match, so compare it only where the data are these benchmarks. The policies are left in
---out, one folder for each row.
+TextVQA, POPE, MME, MMBench and MMBench-CN). The printed value is the mean over the families of your
+data by exact match; the two are comparable only on the data of these benchmarks. The policies are
+saved in --out, one folder per row.
 """
 
 import argparse
@@ -40,10 +40,14 @@ LAYERS, VISUAL = 32, {"llava-1.5-7b": 576, "llava-next-7b": 2880}
 
 @dataclass(frozen=True)
 class Row:
-    """A published row. expected: Rel. Avg. in %, and where that is from.
+    """A published row: either `policy`, or `ranker` and optionally `searched`, is set.
 
-    ranker: chooses the tokens, before the decoder; searched: the space that a search is made in;
-    policy: the whole of it, of methods that keep more tokens in some layers than in others.
+    Attributes:
+        method: Name of the method.
+        expected: Rel. Avg. in %, and its source.
+        ranker: Ranker before the decoder that chooses the tokens.
+        searched: Name of the space to search in.
+        policy: The policy itself, for methods whose number of tokens varies by layer.
     """
 
     method: str
@@ -53,14 +57,14 @@ class Row:
     policy: Policy | None = None
 
 
-# For as many tokens as the budget on average over the layers.
+# On average over the layers, these keep the budget's number of tokens.
 FASTV_128 = reranked.fastv(LAYERS, share="23/135")
 FASTV_64 = reranked.fastv(LAYERS, share="7/135")
 PYRAMIDDROP_128 = reranked.pyramiddrop(LAYERS, "87/250", first=2)
-# Of which 144 and 82 tokens are left on average.
+# These keep 144 and 82 tokens on average.
 SPARSEVLM_128, SPARSEVLM_64 = (reranked.sparsevlm(LAYERS, budget) for budget in (128, 64))
 
-# "reported" is a secondary source, "abstract" the paper's own; nothing of it was verified here.
+# "reported" is a secondary source, "abstract" the paper's own; neither was verified here.
 ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
     ("llava-1.5-7b", "144"): (Row("random", "95.0, reported", "random"),),
     ("llava-1.5-7b", "231"): (
@@ -137,7 +141,7 @@ def main() -> None:
 
 
 def smoke(out: Path) -> None:
-    """Every row on few questions and a shrunken checkpoint, whose scores mean nothing."""
+    """Run every row on few samples and a shrunken checkpoint; the scores are meaningless."""
     folder = Path(tempfile.mkdtemp())
     data, calibration = questions(folder / "data", 2), questions(folder / "calibration", 2)
     names = {name: checkpoint(name, folder / name) for name in VISUAL}
@@ -154,9 +158,16 @@ def reproduce(
     out: Path,
     smoke: bool = False,
 ) -> None:
-    """Make each policy of a checkpoint and budget, save it, and answer the data with it.
+    """Build and save each policy of a checkpoint and budget, and print its scores on the data.
 
-    where: model, device and dtype.
+    Args:
+        name: Checkpoint, as in `ROWS`.
+        budget: Budget, as in `ROWS`.
+        where: Model, device and dtype.
+        data: Samples to answer.
+        calibration: Samples to search on; None if no row is searched.
+        out: Folder of the policies.
+        smoke: Whether to search on two samples with small settings.
     """
     model_name, device, dtype = where
     config, processor = load_config(model_name), load_processor(model_name)
@@ -181,10 +192,10 @@ def reproduce(
 
 
 def kept(row: Row, budget: str, name: str, smoke: bool) -> Policy:
-    """The policy of a method that needs no search."""
+    """Return the policy of a method that needs no search."""
     if row.policy is not None:
         return row.policy
-    # A shrunken checkpoint has no CLIP: the order of another method that reads the picture.
+    # A shrunken checkpoint has no CLIP: use another ranker that reads the image.
     ranker = "divprune" if smoke and "clip" in row.ranker else row.ranker
     return builders.tokens(LAYERS, Fraction(int(budget), VISUAL[name]), parse_ranker(ranker))
 
@@ -197,7 +208,7 @@ def search(
     folder: Path,
     smoke: bool,
 ) -> None:
-    """Search a policy within the budget on the calibration questions."""
+    """Search a policy within the budget on the calibration samples."""
     model, device, dtype = where
     fewer = {"samples": 2, "n_v": ("1/9",), "effort": 0.0} if smoke else {"effort": 3600.0}
     run(
@@ -217,7 +228,7 @@ def search(
 
 
 def cost(policy: Policy, config, samples: Sequence[Sample]) -> float:
-    """FLOPs as share of the original's: convention `exact`, all tokens, one lm_head row."""
+    """Return the FLOPs relative to the original's, by the convention `exact`."""
     pairs = [sample.shape for sample in samples]
     flops = Flops(Shape.from_config(config))
     stock = builders.identity(policy.num_layers)

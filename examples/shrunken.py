@@ -1,4 +1,4 @@
-"""What `--smoke` works on: a checkpoint folder of random weights, and a few questions."""
+"""Inputs of `--smoke`: a checkpoint folder of random weights, and a few samples."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
 
 def checkpoint(name: str, folder: Path, layers: int = 32) -> str:
-    """Write a LLaVA-1.5 or LLaVA-NeXT of a few weights per layer; returns its folder as a name."""
+    """Write a LLaVA-1.5 or LLaVA-NeXT with few weights per layer; return its folder as a name."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     parts = {
         "vision_config": CLIPVisionConfig(
@@ -70,7 +70,7 @@ def checkpoint(name: str, folder: Path, layers: int = 32) -> str:
 
 
 def questions(folder: Path, count: int) -> Path:
-    """Write so many embedded questions as a data file with its pictures; returns the file."""
+    """Write `count` embedded samples as a data file with its images; return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, item in enumerate(embedded("train", count)):

@@ -1,15 +1,15 @@
-"""A search on two machines with Ray; the result is that of one.
+"""A search on two machines with Ray, with the same result as on one.
 
 On both machines, with the same token (see docs/scaling.md), the same model and versions:
 
     ray start --head --node-ip-address 10.0.0.1 --port 6379        # on the first
     ray start --address 10.0.0.1:6379 --node-ip-address 10.0.0.2   # on the second
 
-Then on the first, where the data is read and the run folder is written:
+Then on the first, which reads the data and writes the run folder:
 
     python examples/two_machines.py --ray-address auto --model llava-hf/llava-v1.6-vicuna-7b-hf \\
         --data calib.jsonl --device cuda --dtype bfloat16
-    python examples/two_machines.py --workers 2     # tried without a cluster: two processes
+    python examples/two_machines.py --workers 2     # without a cluster: two processes
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
         heldout=0,
         out=given.out,
     )
-    # Each chunk of samples goes to whoever is free; a lost worker's chunk is measured by another.
+    # Each chunk of samples goes to the next free worker; a lost worker's chunk goes to another.
     result = run(config, workers=Workers(given.workers, given.ray_address))
     print(result.solution.policy.name, f"{result.solution.value:.6f} {result.solution.unit}")
 
