@@ -91,4 +91,4 @@ def test_the_floor_is_printed(tmp_path):
     assert coarse.value == 0
     said = Console(file=StringIO(), width=200)
     print_summary(problem, coarse, said)
-    assert "noise floor of this precision: 9e+01 nats" in said.file.getvalue()
+    assert "9e+01 nats" in said.file.getvalue()

@@ -12,6 +12,7 @@ from opsearch.measure.store import Store
 from opsearch.spaces import dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS
+from tests.messages import refuses
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +94,8 @@ def test_a_lost_chunk_comes_next_and_is_given_up_at_the_third_loss(plan):
     for _ in range(2):
         lost = queue.take(set(), set())
         assert lost is chunks[0]
-        queue.put_back(lost, "its worker process has died")
+        queue.put_back(lost, "process died")
     assert len(queue) == len(chunks)
-    with pytest.raises(
-        OpsearchError,
-        match=r"3 workers were lost with the same \d+ policies on 1 samples \(its worker process "
-        r"has died\); give less --memory or fewer --workers",
-    ):
-        queue.put_back(queue.take(set(), set()), "its worker process has died")
+    work = f"{len(chunks[0].policies)} policies", "1 sample"
+    with refuses(OpsearchError, "3 workers", *work, "process died", "--memory", "--workers"):
+        queue.put_back(queue.take(set(), set()), "process died")

@@ -3,6 +3,8 @@
 The table is that of the embedded model over the depth space at two shares of tokens.
 """
 
+import json
+import re
 from fractions import Fraction
 from io import StringIO
 
@@ -11,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.amounts import format_duration
 from opsearch.budget import Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
@@ -33,6 +36,7 @@ from opsearch.solvers.grid import Grid
 from opsearch.spaces import depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
 from tests.measure.demo import LAYERS, model, samples
+from tests.messages import naming, refuses
 
 N_V = (Fraction(1, 2), Fraction(1, 5))
 SPACE = depth_space(LAYERS, N_V, RankerSpec("cls"))
@@ -98,9 +102,7 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
     total = int(feasible_points(SPACE, [limit("30%")]).sum())
     assert (found.status, found.bound) == (Status.FEASIBLE, None)
     assert found.evaluations == len(asked) == len(set(asked)) < total
-    left = f"{total - len(asked)} of {total} feasible points were not measured; measured were the "
-    assert found.note.startswith(left)
-    assert " of every 4th depth, then, in " in found.note
+    assert re.search(naming(total - len(asked), total, "4th depth"), found.note)
 
 
 def test_what_it_takes_is_about_what_was_guessed_before(full):
@@ -144,7 +146,7 @@ def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
     odd = (SPACE.points[:, :3] % 2 == 1).any(axis=1) & (SPACE.points[:, 1] == 3)
     odd &= ~np.isnan(full.values)
     table = CoarseJoint().make(SPACE, Stored(full.values), odd)
-    assert "of every depth, then" in table.how
+    assert re.search(naming("every depth"), table.how)
     assert np.nanmin(table.values) == full.values[odd].min()
     assert np.isnan(table.values[~odd]).all()
 
@@ -171,7 +173,7 @@ def test_a_space_without_depths_is_refused():
     class Other:
         name = "bits"
 
-    with pytest.raises(OpsearchError, match=r"'bits' has no depths to take .*; raise --effort to"):
+    with refuses(OpsearchError, "'bits'", "--effort"):
         CoarseJoint().make(Other(), None, np.ones(1, bool))
 
 
@@ -183,9 +185,12 @@ def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort_and_it_is_wit
     said = StringIO()
     config = RunConfig(**settings, effort=(seconds["coarse"] + seconds["joint"]) / 2)
     result = run(config, Console(file=said, width=200))
-    told = " ".join(said.getvalue().split())
-    assert "objective joint from coarse to fine: measuring every feasible policy would" in told
-    assert ", within it" in told
+    (reason,) = [line for line in said.getvalue().splitlines() if "--effort" in line]
+    allowed, coarse = config.effort, format_duration(seconds["coarse"])
+    every = format_duration(seconds["joint"])
+    assert re.search(naming("joint", "coarse", every, f"--effort {allowed:g}", coarse), reason)
     assert (result.config.objective, result.config.solver) == ("joint", "grid")
     assert result.solution.status is Status.FEASIBLE
-    assert "near the three best so far" in (tmp_path / "solution.json").read_text()
+    stored = json.loads((tmp_path / "solution.json").read_text())
+    assert stored["note"] == result.solution.note
+    assert "depth" in stored["note"]

@@ -18,6 +18,7 @@ from opsearch.rankers.divprune import DivPrune
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
+from tests.messages import refuses
 from tests.rankers import batches, literal
 
 ALL = ("cdpruner", "cls", "divprune", "random", "uniform", "visionzip", "vispruner")
@@ -299,7 +300,7 @@ def test_copies_to_the_device_do_not_grow_with_the_number_of_steps(name):
 
 @pytest.mark.parametrize("important", [-0.1, 1.1, "half"])
 def test_shares_that_are_none(important):
-    with pytest.raises(PolicyError, match="no share between 0 and 1; correct its parameters"):
+    with refuses(PolicyError, f"important={important!r}", 0, 1, "parameter"):
         make_ranker(RankerSpec("vispruner", (("important", important),)))
 
 
