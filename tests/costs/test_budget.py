@@ -1,4 +1,4 @@
-"""Budgets: what can be typed, what it means, and what is refused."""
+"""Parsing of budgets, their limits, and refusals."""
 
 import time
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def test_limits_are_exact() -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """A cost that is easy to add up: rows of all operations, other tokens once per sample."""
+    """A cost that is easy to sum: the counts of all operations, plus the other tokens once."""
 
     name: str = "flops"
     unit: str = "rows"

@@ -1,4 +1,4 @@
-"""FLOP conventions: closed forms by hand, live operations, padded batches and laws of counts."""
+"""FLOP conventions: closed forms by hand, live operations, padded batches, monotonicity."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A policy's time is the sum of its layers' parts as the table has them, in whole nanoseconds."""
+"""Latency of a policy as the sum of its layers' times in the table, in nanoseconds."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,8 @@ from tests.messages import refuses
 
 LAYERS, VISUAL, OTHER = 4, 100, 10
 SHAPE = replace(SHAPES["llava-1.5-7b"], layers=LAYERS)
-# 10 ns per query row, 3 per key row, 7 per MLP row, 100 per layer; 5 more where rows are split.
+# 10 ns per query row, 3 per key row, 7 per MLP row, 100 per layer; 5 more where the
+# numbers of query and key rows differ.
 ROWS, COARSE = (10, 60, 110), (10, 110)
 TABLE = LatencyTable(
     rows=ROWS,
@@ -66,14 +67,14 @@ def test_the_identity_is_the_stock_model_with_its_dead_operations():
 
 
 def test_a_device_that_is_done_waits_for_the_host():
-    """Text-only layers of 300 ns are launched every 5,000: the last one begins after four."""
+    """Layers of 300 ns are launched every 5,000 ns, so the last of four starts after 20,000 ns."""
     slow = Latency(SHAPE, replace(TABLE, launch=5000, launch_split=5000))
     nothing = builders.vtw(LAYERS, 0).resolve(VISUAL)
     assert slow.of(nothing, VISUAL, OTHER) == 1000 + LAYERS * 5000 + 300
 
 
 def test_a_busy_device_hides_the_host():
-    """Full layers of 2,300 ns are launched every 1,000, so that only the first is waited for."""
+    """Layers of 2,300 ns are launched every 1,000 ns, so only the first launch adds time."""
     busy = Latency(SHAPE, replace(TABLE, launch=1000))
     assert busy.stock(VISUAL, OTHER) == LATENCY.stock(VISUAL, OTHER) + 1000
 

@@ -1,4 +1,4 @@
-"""The embedded tasks: the same for everybody, fair, and never ambiguous."""
+"""The embedded tasks are reproducible, balanced and unambiguous."""
 
 import hashlib
 from collections import Counter
@@ -16,7 +16,7 @@ from opsearch.demo.scene_text import TextScene
 from opsearch.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES, TOKENS, WORDS
 from tests.messages import refuses
 
-# Changes only with a deliberate change of the data: stored results then mean something else.
+# A change of this digest changes the data, so that stored results no longer compare.
 GOLDEN = "4f6bfc2f63951fee2d290e1993d06149990ef6f385c1acd6b350d5568164e597"
 
 

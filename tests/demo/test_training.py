@@ -1,4 +1,4 @@
-"""The training of the demo model: what it teaches is true, and its short cuts are exact."""
+"""Training of the demo model: correct labels, and exact shortcuts."""
 
 import re
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_slots_hold_question_answer_and_end(batch: Batch) -> None:
 
 
 def test_labelled_tokens_have_the_colour_of_their_label(batch: Batch) -> None:
-    """The labelled colour is, of all, nearest to that of the middle pixels of most tokens."""
+    """Middle pixels of labelled tokens are closer to the labelled colour than those of others."""
     pure = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1)}
     pixels = batch.pixels.unfold(2, 8, 8).unfold(3, 8, 8)[..., 2:6, 2:6].mean((-1, -2))
     for color, direction in pure.items():

@@ -1,4 +1,4 @@
-"""Measured divergences are those of the reference, however they are batched, and only once."""
+"""Measured divergences equal the reference's in any batching, and are measured once."""
 
 import copy
 
@@ -58,7 +58,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def count_forwards():
-    """A function that gives the number of passes through the decoder so far."""
+    """Yield a function that returns the number of decoder passes so far."""
     passes = []
     decoder = model().model.language_model
     handle = decoder.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -71,7 +71,7 @@ def expected(policies, wanted, positions=1):
 
 
 def deviation(found, wanted):
-    """The largest difference, relative to max(1, divergence)."""
+    """Return the largest difference, relative to max(1, divergence)."""
     return (np.abs(found - wanted) / np.maximum(wanted, 1)).max()
 
 
@@ -80,7 +80,7 @@ def test_every_policy_has_the_divergence_of_the_reference(store):
     found = Engine(model(), store).measure(list(POLICIES.values()), wanted)
     reference = expected(POLICIES.values(), wanted)
     assert deviation(found, reference) <= TOLERANCE
-    # The comparison means something: every policy changes some answer.
+    # Guard against a vacuous comparison: every policy changes some answer.
     assert reference.max(axis=1).min() > 0.01
 
 
@@ -175,7 +175,7 @@ def test_progress_counts_planned_flops_layer_by_layer(store):
     assert {total for _, total in seen} == {plan.flops}
     counted = [done for done, _ in seen]
     assert counted == sorted(counted)
-    # The last layer of a chunk, and then that the chunk is written.
+    # Each chunk reports its last layer, and again when it is written.
     assert len(set(counted)) == LAYERS * len(plan.chunks) == len(counted) - len(plan.chunks)
     assert counted[-1] == plan.flops
 
@@ -200,7 +200,7 @@ def test_other_divergences_are_stored_beside(store):
 
 
 def broken(parameter):
-    """A copy of the model with one weight that is no number."""
+    """Return a copy of the model with one weight set to nan."""
     damaged = copy.deepcopy(model())
     with torch.no_grad():
         damaged.get_parameter(parameter).data.view(-1)[0] = float("nan")

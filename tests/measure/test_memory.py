@@ -1,4 +1,4 @@
-"""How much memory a pass may take is what was typed, or follows from what the device has in all."""
+"""Memory of a pass: the given amount, or derived from the device's total memory."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def test_anything_else_is_refused(text):
 
 
 class Weights:
-    """A model with weights of so many bytes on each device."""
+    """A model with the given bytes of weights on each device."""
 
     def __init__(self, nbytes):
         self.nbytes = {torch.device(device): size for device, size in nbytes.items()}
@@ -58,7 +58,7 @@ def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monk
     weights = 14 * 10**9
     assert memory_ahead("3GB", "cuda", weights) == 3 * 10**9
     assert memory_ahead(None, "cpu", weights) == memory_for(Weights({"cpu": weights}), None)
-    assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # of 80 GB, where there is no GPU
+    assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # assumes 80 GB without a GPU
     whole = SimpleNamespace(total_memory=40 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -68,6 +68,6 @@ def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monk
         ("auto", {"cuda:0": weights // 2, "cuda:1": weights // 2}),
     ):
         assert memory_ahead(None, device, weights) == memory_for(Weights(held), None)
-    # What does not fit waits elsewhere, and something is left for the states.
+    # Weights that do not fit are offloaded, and some memory is left for the states.
     for device in ("cuda:0", "auto"):
         assert memory_ahead(None, device, 10 * whole.total_memory) == 2 * 10**9

@@ -1,4 +1,4 @@
-"""Which chunk goes to which worker: cut evenly, near its samples, again when its worker is lost."""
+"""Distribution of chunks to workers: even cuts, sample affinity, retries after a loss."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +17,7 @@ from tests.messages import refuses
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Two chunks: 13 policies on 12 samples of one layout, and on 3 of another."""
+    """Return a plan of two chunks: 13 policies on 12 samples of one layout and 3 of another."""
     space = dop_space(LAYERS, [Fraction(1, 2)], CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
     samples = [families.sample([3, 4], seed) for seed in range(12)]
@@ -36,7 +36,7 @@ def pairs(plan):
 
 
 def apart(plan):
-    """Six chunks: those of three groups of samples, each in two parts of the policies."""
+    """Return six chunks: three samples, each with the policies in two halves."""
     chunk = plan.chunks[0]
     a, b, c = (replace(chunk, crowd=chunk.crowd.part(i, i + 1)) for i in range(3))
     return [part for each in (a, b, c) for part in each.halves()]
@@ -65,7 +65,7 @@ def test_nothing_is_cut_that_is_even_already(plan):
 
 
 def test_short_chunks_are_not_cut_for_long_ones_that_cannot_be(plan):
-    """Nine samples for two workers: one of these waits, whatever becomes of the rest."""
+    """Nine long chunks on two workers stay uneven, so cutting the short one does not help."""
     whole = plan.chunks[0]
     long = [replace(whole, crowd=whole.crowd.part(i, i + 1)) for i in range(9)]
     one = whole.schedules.part(slice(0, 1))

@@ -1,4 +1,4 @@
-"""The store keeps whole chunks apart by context, and says what is wrong with a file."""
+"""The store keeps whole chunks by context, and explains files that it cannot use."""
 
 import random
 import re
@@ -25,7 +25,7 @@ def path(tmp_path):
 
 
 def chunk(number, size=7):
-    """Measurements of policy `number` on `size` items."""
+    """Return measurements of policy `number` on `size` items."""
     return [Measurement(f"p{number}", f"i{k}", number + k / 10, 2.0, 3.0, 1.0) for k in range(size)]
 
 
@@ -260,8 +260,8 @@ except RunFolderError as error:
 """
 
 
-def test_a_quota_is_no_damage(path):
-    """A write that fails for another reason than a full disk must not advise to move the file."""
+def test_a_quota_is_not_reported_as_damage(path):
+    """A write beyond the quota is reported as missing space, not as a damaged file."""
     fill(path, 1)
     limit = str(path.stat().st_size + 60_000)
     done = subprocess.run(
@@ -275,8 +275,11 @@ def test_a_quota_is_no_damage(path):
         assert store.count() == 7 * (1 + written)
 
 
-def told_before_kill(path, positions, seconds, started):
-    """Chunks that a writer told of before a kill so long after its start, or its first chunk."""
+def printed_before_kill(path, positions, seconds, started):
+    """Return the chunks that a writer printed before it was killed.
+
+    The kill comes `seconds` after its start, or after its first chunk where `started`.
+    """
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, path, str(positions)], stdout=subprocess.PIPE
     )
@@ -288,20 +291,20 @@ def told_before_kill(path, positions, seconds, started):
 
 
 def test_killed_writers_leave_what_an_undisturbed_one_writes(path):
-    """Fifty kill -9 at random moments, each resumed by the next writer of its context.
+    """Kill fifty writers at random moments; the next writer of the context resumes each.
 
-    Every second one comes as early as the writer imports, opens or creates the store.
+    Every second kill comes early, while the writer imports, opens or creates the store.
     """
     moments = random.Random(0)
     finished = {1: 0, 2: 0}
     for attempt in range(50):
         positions, started = 1 + attempt // 2 % 2, attempt % 2 == 1
         seconds = moments.uniform(0.0, 0.03 if started else 0.2)
-        told = max(told_before_kill(path, positions, seconds, started), finished[positions])
+        printed = max(printed_before_kill(path, positions, seconds, started), finished[positions])
         with Store(path, {"model": "m", "positions": positions}) as store:
             total, rest = divmod(store.count(), 7)
             assert rest == 0
-            assert total in (told, told + 1)  # killed before it could tell of the last
+            assert total in (printed, printed + 1)  # killed before it printed the last one
             undisturbed = {(m.policy, m.item): m.kl for n in range(total) for m in chunk(n)}
             assert store.get(policies(total)) == undisturbed
         finished[positions] = total

@@ -1,4 +1,4 @@
-"""A worker alone, and what is said where there are none to be had."""
+"""A single worker, and refusals without Ray or with --device auto."""
 
 import re
 import sys

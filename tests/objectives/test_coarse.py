@@ -1,6 +1,6 @@
-"""From coarse to fine: near the optimum of the stored full table, with a part of its measurements.
+"""Coarse-to-fine search: close to the optimum of the full table, with fewer measurements.
 
-The table is that of the embedded model over the depth space at two shares of tokens.
+The table covers the depth space of the embedded model at two shares of tokens.
 """
 
 import json
@@ -54,7 +54,7 @@ def limit(budget, space=SPACE):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The joint divergence of every policy within 50 %."""
+    """Return the joint divergence of every policy within 50 %."""
     with Store(tmp_path_factory.mktemp("full") / "m.db", {}) as store:
         engine = Engine(model(), store)
         feasible = feasible_points(SPACE, [limit("50%")])
@@ -62,7 +62,7 @@ def full(tmp_path_factory):
 
 
 class Stored:
-    """Looks divergences up in the full table, and counts for how many it was asked."""
+    """A lookup of divergences in the full table that records the requested policies."""
 
     def __init__(self, table, space=SPACE):
         rows = space.points.tolist()
@@ -75,7 +75,7 @@ class Stored:
 
 
 def solve(full, budget):
-    """Solution of the coarse table, and the policies that were asked for."""
+    """Return the solution of the coarse table and the measured policies."""
     stored, limits = Stored(full.values), (limit(budget),)
     table = CoarseJoint().make(SPACE, stored, feasible_points(SPACE, limits))
     return Grid().solve(Problem(SPACE, table, limits)), stored.asked
@@ -91,7 +91,7 @@ def test_it_comes_close_to_the_optimum_with_a_part_of_the_measurements(full):
         shares.append(len(asked) / best.evaluations)
         assert found.costs["flops"] <= limits[0].limit
     assert min(regrets) >= 0
-    # In nats; at half of the budgets it is the optimum itself.
+    # In nats; the median says that half of the budgets reach the optimum.
     assert np.median(regrets) == 0
     assert max(regrets) <= 0.02
     assert np.mean(shares) <= 0.4
@@ -106,7 +106,7 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
 
 
 def test_what_it_takes_is_about_what_was_guessed_before(full):
-    """FLOPs of all rounds: the guess is no bound, and it is not far off."""
+    """The estimated FLOPs of all rounds are no bound, but close."""
     crowd, stored = Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
     shares = []
     for percent in range(10, 51, 4):
@@ -132,7 +132,7 @@ def test_it_is_deterministic(full):
 
 
 def test_what_is_near_the_answer_was_measured(full):
-    """No policy whose depths and share differ by two at most is better, dead operations aside."""
+    """No policy within a distance of two in each depth and in share is better."""
     found, asked = solve(full, "30%")
     depths = SPACE.live_depths(SPACE.points)
     near = (np.abs(depths - depths[found.index]) <= 2).all(axis=1)
@@ -162,7 +162,7 @@ def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
     ids=["tokens", "dop, kv leaves", "dop, kv stays", "stages"],
 )
 def test_every_space_of_depths_is_searched(space):
-    """A smooth valley is followed to its ground."""
+    """The search reaches the minimum of a smooth objective."""
     depths = space.live_depths(space.points)
     values = np.abs(depths - depths[len(depths) // 3]).sum(axis=1) / 10
     table = CoarseJoint().make(space, Stored(values, space), np.ones(len(values), bool))

@@ -1,4 +1,4 @@
-"""Rankers give permutations of the visual tokens, and the ones that they promise."""
+"""Rankers return permutations of the visual tokens, and the documented ones."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ masks = st.integers(1, 4).flatmap(
 
 
 def prompt_of(visual, scores=None):
-    """A prompt without padding; scores are [CLS]'s attention to the visual tokens, in order."""
+    """Return a prompt without padding; scores: [CLS]'s attention to the visual tokens, in order."""
     visual = torch.tensor(visual)
     n_visual = tuple(visual.sum(1).tolist())
     captured = {} if scores is None else {"cls_attention": torch.tensor(scores)}
@@ -36,12 +36,12 @@ def prompt_of(visual, scores=None):
 
 
 def one_image(n):
-    """A prompt of one text token, n visual tokens and one more text token."""
+    """Return a prompt of one text token, n visual tokens and one text token."""
     return prompt_of([[False, *[True] * n, False]])
 
 
 def chosen(ranker, total, kept):
-    """Which of `total` visual tokens have a place below `kept`."""
+    """Return the visual tokens of `total` that rank below `kept`."""
     places = ranker.rank(one_image(total), [kept])[0, 1:-1]
     return (places < kept).nonzero().flatten().tolist()
 
@@ -146,7 +146,7 @@ def test_uniform_counts_for_each_sample_alone():
 
 @given(seed=st.integers(0, 5), total=st.integers(0, 30), others=masks)
 def test_random_depends_on_seed_and_number_of_tokens_alone(seed, total, others):
-    """Not on the row, the neighbours, the number kept, or where the tokens stand."""
+    """The row, other samples, the number kept and the tokens' positions do not matter."""
     ranker = Random(seed)
     alone = ranker.rank(one_image(total), [total])[0, 1:-1]
     width = max(total, len(others[0])) + 3
@@ -165,7 +165,7 @@ def test_random_differs_between_seeds_and_sizes():
 
 
 def test_random_is_the_same_in_every_release():
-    """Saved policies name a seed: the order behind it must not change."""
+    """Saved policies name a seed, so its order must not change."""
     assert Random(3).rank(one_image(6), [6])[0, 1:-1].tolist() == [2, 1, 4, 5, 3, 0]
 
 
@@ -197,7 +197,7 @@ def test_seeds_that_are_no_natural_number(seed):
         make_ranker(RankerSpec("random", (("seed", seed),)))
 
 
-# In words
+# Text form
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`with policy.apply(model)` leaves the model as it found it, and refuses what it cannot prune."""
+"""`with policy.apply(model)` restores the model, and refuses what it cannot prune."""
 
 import threading
 from fractions import Fraction
@@ -35,7 +35,7 @@ def shared():
 
 @pytest.fixture
 def model(shared):
-    """The module's model, checked to leave each test as it entered."""
+    """Yield the module's model, and check that the test left it unchanged."""
     before = traces(shared)
     yield shared
     assert traces(shared) == before
@@ -47,7 +47,7 @@ def inputs():
 
 
 def traces(model):
-    """Everything that a policy could leave behind on the modules of a model."""
+    """Return all hooks and callables on the modules that a policy could leave behind."""
     return {
         (name, key): list(value) if isinstance(value, dict) else value
         for name, module in model.named_modules()
@@ -60,7 +60,7 @@ def layers(model):
     return model.model.language_model.layers
 
 
-# What stays as it was
+# Restored state
 
 
 def test_the_identity_installs_nothing_and_changes_no_bit(model, inputs):
@@ -108,7 +108,7 @@ def test_an_exception_inside_a_layer_spoils_neither_block_nor_model(model, input
 
 
 def test_a_forward_of_the_layers_own_is_kept_and_used(model, inputs):
-    """accelerate replaces `layer.forward` on the instance; generated tokens must go through it."""
+    """accelerate replaces `layer.forward` on the instance; generated tokens must use it."""
     calls = []
     for layer in layers(model):
         own = layer.forward
@@ -132,7 +132,7 @@ def test_a_forward_of_the_layers_own_is_kept_and_used(model, inputs):
 
 
 def test_a_plan_that_moves_before_every_layer_stays_the_same(inputs, monkeypatch):
-    """As between devices, which are one and the same here."""
+    """Both devices of a move are the same one here."""
     model = tiny.llava(policies.LAYERS)
     for label, policy in policies.POLICIES.items():
         with policy.apply(model):
@@ -205,7 +205,7 @@ def test_a_given_empty_cache_and_a_tuple_are_understood(model, inputs):
 
 
 def test_parts_of_the_model_can_be_called_alone(model, inputs):
-    """Arguments by position, the vision tower, the decoder: as without a policy where none acts."""
+    """Positional arguments work; the vision tower and the decoder alone are not pruned."""
     ids, pixels = inputs["input_ids"], inputs["pixel_values"]
     trunk, tower = model.model, model.model.vision_tower
     patches, embeds = tower(pixels, return_dict=False)[0], model.get_input_embeddings()(ids)
@@ -218,7 +218,7 @@ def test_parts_of_the_model_can_be_called_alone(model, inputs):
 
 
 def test_features_computed_before_the_prompt_are_ranked(model, inputs):
-    """As generate() does it: pictures first, then a forward with their features."""
+    """generate() encodes the images first and passes their features to the forward."""
     encode = model.model.get_image_features
     if not hasattr(GenerationMixin, "_expand_multimodal_outputs"):
         pytest.skip("old transformers takes no features")
@@ -237,7 +237,7 @@ def test_use_cache_false_returns_no_cache(model, inputs):
 
 
 def test_a_cache_of_the_caller_holds_the_prompt_afterwards(model, inputs):
-    """Callers who keep the cache they passed must not lose the prompt."""
+    """A caller's own cache object must hold the prompt afterwards."""
     token = {"input_ids": torch.tensor([[7]])}
     with HALF.apply(model):
         wanted = model(**token, past_key_values=model(**inputs).past_key_values).logits
@@ -248,7 +248,7 @@ def test_a_cache_of_the_caller_holds_the_prompt_afterwards(model, inputs):
 
 
 def test_a_cache_cannot_be_cropped_into_the_image(model, inputs):
-    """Layers hold different columns there; the text behind the image can go."""
+    """Layers hold different columns in the image; text after it can be cropped."""
     with HALF.apply(model):
         cache = model(**inputs).past_key_values
         cache.crop(-2)
@@ -263,7 +263,7 @@ def test_a_cache_cannot_be_cropped_into_the_image(model, inputs):
 
 
 class Int8(torch.nn.Module):
-    """A linear layer of 8-bit weights without a `weight`, as quantisers put it into a model."""
+    """A linear layer of 8-bit weights without an attribute `weight`, as quantisers make."""
 
     def __init__(self, linear):
         super().__init__()
@@ -279,7 +279,7 @@ class Int8(torch.nn.Module):
 
 
 def test_quantised_weights(inputs):
-    """The runtime calls the layers' own modules and never asks for their weights."""
+    """The runtime calls the layers' modules and never reads their weights."""
     model, rounded = tiny.llava(LAYERS), tiny.llava(LAYERS)
     for name, linear in list(layers(model).named_modules()):
         if isinstance(linear, torch.nn.Linear):
@@ -296,7 +296,7 @@ def test_quantised_weights(inputs):
 
 
 def in_threads(*jobs):
-    """Run jobs at the same time; what the first failing one raised is raised here."""
+    """Run jobs at the same time, and raise the first job's exception."""
     failures, gate = [], threading.Barrier(len(jobs))
 
     def run(job):
@@ -374,7 +374,7 @@ def test_a_block_of_one_thread_is_seen_by_all(model):
 
 @pytest.mark.parametrize("inner", [builders.vtw(LAYERS, 1), builders.identity(LAYERS)])
 def test_nested_blocks(model, inputs, inner):
-    """Also the identity: inside another policy it would not give the original model."""
+    """The identity is refused too: inside another policy it is not the original model."""
     with HALF.apply(model):
         wanted = model(**inputs).logits
         with refuses(PolicyError, "applied", "`with`"), inner.apply(model):
@@ -405,7 +405,7 @@ def test_new_images_in_generate_on_a_cache_that_holds_a_prompt(model, inputs):
 
 
 def test_prefill_in_chunks(model, inputs):
-    """Counts and ranking are of whole images: the second chunk holds the rest of one."""
+    """Counts and rankings need whole images, and the second chunk holds part of one."""
     policy = policy_of(rankers=((0, RANDOM),))
     with refuses(PolicyError, "image", "prefill_chunk_size"), policy.apply(model):
         model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=6)
@@ -425,7 +425,7 @@ def test_a_static_cache_of_the_caller(model, inputs):
 
 
 class Halves(QuantizedLayer):
-    """Keeps keys and values in half precision: a quantised layer without a further package."""
+    """A quantised cache layer in half precision, without another package."""
 
     def _quantize(self, tensor, axis):
         return tensor.half()
@@ -465,7 +465,7 @@ def test_masks_of_another_shape(model, inputs):
 
 
 def test_a_prompt_that_ends_with_an_image(model):
-    """Its first token would be read off a visual position, which holds nothing under a policy."""
+    """The first answer token would come from a visual position, which is empty under a policy."""
     with refuses(PolicyError, "image", "text"), HALF.apply(model):
         model.generate(**tiny.prompts([[3, 0]]), max_new_tokens=2, do_sample=False)
 
@@ -479,7 +479,7 @@ def test_visual_tokens_without_an_image(model, inputs, ranker):
 
 
 def test_visual_tokens_of_another_image(model, inputs):
-    """Eight places for an image of nine visual tokens, in one call and in generate()."""
+    """Eight placeholders for an image of nine visual tokens, in a forward and in generate()."""
     ids = inputs["input_ids"].clone()
     ids[0, (ids[0] == tiny.IMAGE).nonzero()[0]] = 7
     for call in (model, partial(model.generate, max_new_tokens=2)):
@@ -520,7 +520,7 @@ def test_policies_that_do_not_fit(model, policy, words):
         pass
 
 
-def test_a_ranker_that_nobody_registered(model):
+def test_an_unregistered_ranker(model):
     policy = policy_of(rankers=((0, RankerSpec("best")),))
     with refuses(OpsearchError, "'best'", "cls, divprune, "), policy.apply(model):
         pass
@@ -547,7 +547,7 @@ def test_unsupported_attention():
         pass
 
 
-# Qwen3-VL adds image features inside the decoder, Gemma has layers of two kinds.
+# Qwen3-VL adds image features inside the decoder; Gemma has two kinds of layers.
 @pytest.mark.parametrize("family", ["mllama", "qwen3_vl", "gemma3", "paligemma"])
 def test_unsupported_families(family):
     model = tiny.llava(LAYERS)
@@ -557,7 +557,7 @@ def test_unsupported_families(family):
 
 
 def test_unsupported_decoders():
-    """A family can hold any text model; a layer that adds up differently must not be guessed."""
+    """A family can hold any text model; unknown layers must not be guessed."""
     model = tiny.llava(LAYERS)
     model.config.text_config.model_type = "granite"
     with refuses(ModelError, "granite", "llama"), HALF.apply(model):

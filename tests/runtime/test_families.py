@@ -1,4 +1,4 @@
-"""Every family gives the reference's logits, whatever its pictures and positions."""
+"""Every family gives the reference's logits, for all its images and positions."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ from tests.runtime.policies import CLS, LAYERS, RANDOM, with_rankers_of
 
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
-# Samples with one image, two images, none, and one with text only behind it.
+# Samples with one image, two images, none, and one with text only after the image.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 
 
@@ -29,7 +29,7 @@ def test_every_adapter_is_tested():
 
 
 def settings():
-    """Families x paddings x attentions; all of each family in the default suite, but not paired."""
+    """Yield families x paddings x attentions; pairs beyond one attention each are slow."""
     quick = {"left": ["sdpa", FLASH], "right": ["eager"], "none": ["sdpa"]}
     for name, pad, attention in product(FAMILIES, quick, ("sdpa", "eager", FLASH)):
         marks = () if attention in quick[pad] else (pytest.mark.slow,)
@@ -64,7 +64,7 @@ def test_every_policy_that_prunes_changes_what_the_model_says(name):
 
 @every_family
 def test_samples_of_a_batch_have_different_numbers_of_visual_tokens(name):
-    """The matrix would show less if all pictures were alike."""
+    """Images of one size would make the comparison weaker."""
     inputs = prompts(FAMILIES[name], MIXED, seed=1)
     numbers = {row.n_visual for row in samples(built(name, LAYERS), inputs)}
     assert len(numbers) == (3 if name == "llava" else 4)
@@ -114,7 +114,7 @@ def test_text_alone_runs_as_in_the_stock_model(name):
 
 
 def attributes(model):
-    """Everything that a policy could leave behind on the modules of a model."""
+    """Return all hooks and callables on the modules that a policy could leave behind."""
     return {
         (name, key): list(value) if isinstance(value, dict) else value
         for name, module in model.named_modules()
@@ -123,7 +123,7 @@ def attributes(model):
     }
 
 
-# What a family needs or lacks
+# Requirements of families
 
 
 def test_positions_of_pictures_cannot_be_left_out():

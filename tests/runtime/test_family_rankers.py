@@ -1,4 +1,4 @@
-"""Rankers see the right tokens of every family, or say why they cannot."""
+"""Rankers see the right tokens of every family, or are refused with the reason."""
 
 from copy import deepcopy
 
@@ -19,13 +19,13 @@ from tests.runtime.policies import LAYERS
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
-# Samples with one image, two images, none, and one with text only behind it.
+# Samples with one image, two images, none, and one with text only after the image.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 OF_CLS = ("cls", "visionzip", "vispruner")
 
 
 def usable():
-    """Each family with each ranker that reads pictures and can be used there."""
+    """Yield each family with each ranker that reads images and works there."""
     for name, adapter in ADAPTERS.items():
         yield name, "divprune"
         yield from ((name, ranker) for ranker in OF_CLS[1:] if adapter.tower)
@@ -76,7 +76,7 @@ def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_config_allows_runs(name):
-    """What is promised from the config alone is what can be captured."""
+    """All rankers that the config allows can be captured."""
     model, adapter = built(name, LAYERS), ADAPTERS[name]
     names = adapter.rankers(model.config)
     assert ("vispruner" in names) == (adapter.tower is not None)

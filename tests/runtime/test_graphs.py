@@ -1,4 +1,4 @@
-"""What CUDA graphs replay says what the layers say one by one; most of it is seen without a GPU."""
+"""CUDA graphs give the layers' own results; most tests need no GPU."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 class Rerun(Graphs):
-    """Computes anew into the tensors of the first time, where a graph would be replayed."""
+    """Graphs that recompute into the tensors of the first run instead of replaying."""
 
     shapes = 0
 
@@ -51,7 +51,7 @@ def tensors(computed):
 
 
 def alike(name, *layouts):
-    """Prompts of equal length with equally large pictures, at other places."""
+    """Return prompts of equal length with images of equal size at other positions."""
     family = FAMILIES[name]
     pace = len(family.SIZES)
     return [prompts(family, each, seed=pace * i) for i, each in enumerate(layouts)]
@@ -124,8 +124,8 @@ def test_the_oldest_shape_is_forgotten(monkeypatch):
         assert graphs.shapes == captured
 
 
-# Without a GPU: tensors without values stand for tensors on a device. What would wait for it fails
-# because there is nothing to read, what would copy to it is seen here.
+# Without a GPU, meta tensors stand for tensors on a device. Code that waits for the device fails,
+# because a meta tensor has no values to read; copies to the device are detected here.
 
 
 class NoCopies(TorchDispatchMode):
@@ -154,7 +154,7 @@ class Watched(Rerun):
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in FAMILIES), ("llava", 2)])
 def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
     everything = (name, batch, attention) == ("llava", 1, "sdpa")
-    dtype = torch.bfloat16 if attention == FLASH else torch.float32  # else it asks for autocast
+    dtype = torch.bfloat16 if attention == FLASH else torch.float32  # float32 would need autocast
     with torch.device("meta"):
         model = FAMILIES[name].model(LAYERS, attention).to(dtype)
         visual = torch.zeros(batch, 16, dtype=torch.bool)
@@ -186,7 +186,7 @@ def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
     ],
 )
 def test_what_waits_is_seen(wrong):
-    """The test above would pass on anything if these were not seen."""
+    """Without these detections the test above would be vacuous."""
     x = torch.zeros(3, device="meta")
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), NoCopies(), NoLists():
         wrong(x)

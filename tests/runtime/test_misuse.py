@@ -1,4 +1,4 @@
-"""What goes wrong around a block is said in a sentence, and leaves model and cache usable."""
+"""Misuse of a `with` block raises an error, and leaves model and cache usable."""
 
 import copy
 import re
@@ -41,7 +41,7 @@ def inputs():
 
 
 class Wrapper(nn.Module):
-    """Has all attributes of the model inside, as torch.compile's."""
+    """A wrapper with all attributes of the model inside, like torch.compile's."""
 
     def __init__(self, inside):
         super().__init__()
@@ -55,7 +55,7 @@ class Wrapper(nn.Module):
 
 
 class Adapted(Wrapper):
-    """As peft's: other modules stand where those of the model were."""
+    """A wrapper that replaces modules of the model, like peft's."""
 
     def __init__(self, inside):
         super().__init__(inside)
@@ -132,7 +132,7 @@ def test_a_cache_made_under_a_policy_is_refused_outside_of_the_block(model, layo
 
 @pytest.mark.parametrize("length", [7, 16])
 def test_a_refused_prompt_leaves_its_cache_usable(model, inputs, length):
-    """The next prompt has no picture, and as many tokens as the refused one, or others."""
+    """The next prompt has no image, and as many tokens as the refused one or fewer."""
     mine, text = DynamicCache(), torch.arange(10, 10 + length)[None]
     wanted = model(input_ids=text).logits
     missing = inputs["input_ids"].clone()
@@ -152,7 +152,7 @@ def test_a_model_under_a_policy_is_not_copied(model, inputs):
 
 @torch.inference_mode(False)
 def test_gradient_checkpointing_prunes_or_is_refused():
-    """Older transformers take the cache from the layers, newer ones leave it."""
+    """Older transformers withhold the cache from the layers, newer ones do not."""
     model, inputs = tiny.llava(LAYERS), tiny.prompts([[3, 4]])
     with HALF.apply(model):
         wanted = model(**inputs).logits

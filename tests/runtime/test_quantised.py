@@ -1,4 +1,4 @@
-"""Models that a quantiser has made smaller: weights of few bits, computed with in float32."""
+"""Quantised models: weights of few bits, computed in float32."""
 
 import json
 
@@ -25,7 +25,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module", params=FORMATS)
 def folder(request, tmp_path_factory):
-    """A checkpoint of a LLaVA's rounded weights."""
+    """Return a checkpoint of a LLaVA with quantised weights."""
     with torch.no_grad():
         return FORMATS[request.param](tmp_path_factory.mktemp("rounded"))
 
@@ -56,7 +56,7 @@ def test_rounded_weights_are_pruned_as_others_are(model, label):
 
 
 def test_they_are_measured_as_one_model(model, folder, tmp_path):
-    """A second loading finds what the first has measured; the exact weights do not."""
+    """A second load has the same fingerprint; the exact weights have another."""
     known = fingerprint(model)
     assert fingerprint(load_model(str(folder))) == known != fingerprint(tiny.llava(LAYERS))
     with Store(tmp_path / "m.db", {}) as store:
@@ -65,7 +65,7 @@ def test_they_are_measured_as_one_model(model, folder, tmp_path):
 
 
 def test_a_model_that_has_not_run_yet_is_pruned(model, folder):
-    """Also one whose weights would be unpacked by its first forward."""
+    """Weights that are unpacked by the first forward work too."""
     inputs, policy = tiny.prompts([[3, 4], [1, 6]]), POLICIES["two at once"]
     fresh = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     known = fingerprint(model)

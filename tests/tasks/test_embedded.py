@@ -1,4 +1,4 @@
-"""The embedded tasks as items."""
+"""Items of the embedded tasks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Items load their pictures, know their content, and say what is wrong with a file."""
+"""Items: loading of images, content digests, and errors that name the file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""JSON Lines files: what is read, and the sentence for everything that cannot be."""
+"""JSON Lines files: accepted forms, and an error for each defect."""
 
 import json
 from pathlib import Path

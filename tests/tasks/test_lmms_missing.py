@@ -1,4 +1,4 @@
-"""Without lmms-eval its tasks are refused with the line that installs it."""
+"""Without lmms-eval the error names the command that installs it."""
 
 import sys
 

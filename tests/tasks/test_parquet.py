@@ -1,4 +1,4 @@
-"""Parquet files have the columns of the JSON Lines form, and its sentences for what is wrong."""
+"""Parquet files have the columns and the errors of JSON Lines files."""
 
 import json
 
