@@ -1,4 +1,4 @@
-"""Budgets: what can be typed, what it means, and what is refused."""
+"""Parsing of budgets, their limits, and refusals."""
 
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from opsearch.costs import COSTS
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import OpsearchError
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
+from tests.messages import refuses
 
 TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=3, vocab=11)
 
@@ -51,35 +52,34 @@ def test_grammar(text: str, cost: str, amount: Fraction, relative: bool) -> None
     assert Budget.parse(text) == Budget(text, cost, amount, relative)
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("0%", "leaves nothing"),
-        ("-100%", "leaves nothing"),
-        ("-130%", "leaves nothing"),
-        ("0x", "leaves nothing"),
-        ("0T", "leaves nothing"),
-        ("-5.8T", "leaves nothing"),
-        ("0ms", "leaves nothing"),
-        ("-3 s", "leaves nothing"),
-        ("130%", "prunes nothing"),
-        ("1.01x kv", "prunes nothing"),
-        ("-0.3x", "negative factor"),
-        ("1.2.3%", "is not a number: '1.2.3'"),
-        (".T", "is not a number: '.'"),
-        *[
-            (text, "is not a share of the stock model or an amount per sample")
-            for text in ("", "30", "0.3", "lots", "12min", "200MiB", "5e12", "800B", "nan%")
-        ],
-    ],
-)
-def test_refused_with_a_sentence(text: str, reason: str) -> None:
-    with pytest.raises(OpsearchError) as caught:
+REFUSED = {
+    "nothing is left": ("0%", "-100%", "-130%", "0x", "0T", "-5.8T", "0ms", "-3 s"),
+    "nothing is pruned": ("130%", "1.01x kv"),
+    "a negative factor": ("-0.3x",),
+    "not a number": ("1.2.3%", ".T"),
+    "not a budget": ("", "30", "0.3", "lots", "12min", "200MiB", "5e12", "800B", "nan%"),
+}
+
+
+def refusal(text: str) -> str:
+    with refuses(OpsearchError, "budget", repr(text), EXAMPLES) as caught:
         Budget.parse(text)
-    message = str(caught.value)
-    assert message.startswith(f"budget {text!r} ")
-    assert reason in message
-    assert message.endswith(EXAMPLES)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", [text for texts in REFUSED.values() for text in texts])
+def test_a_refusal_names_the_text_and_gives_examples(text: str) -> None:
+    assert len(refusal(text)) > len(f"budget {text!r}; {EXAMPLES}"), "the reason is missing"
+
+
+def test_each_kind_of_mistake_has_a_reason_of_its_own() -> None:
+    reasons = [{refusal(t).replace(repr(t), "") for t in texts} for texts in REFUSED.values()]
+    assert len(set.union(*reasons)) == sum(map(len, reasons))
+
+
+@pytest.mark.parametrize(("text", "number"), [("1.2.3%", "1.2.3"), (".T", ".")])
+def test_a_number_that_cannot_be_read_is_named(text: str, number: str) -> None:
+    assert repr(number) in refusal(text)
 
 
 def test_the_examples_are_budgets() -> None:
@@ -99,7 +99,7 @@ def test_limits_are_exact() -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """A cost that is easy to add up: rows of all operations, other tokens once per sample."""
+    """A cost that is easy to sum: the counts of all operations, plus the other tokens once."""
 
     name: str = "flops"
     unit: str = "rows"
@@ -158,9 +158,7 @@ def test_amounts_are_means_per_sample() -> None:
 
 def test_an_amount_above_the_stock_model_prunes_nothing() -> None:
     space = tokens_space(3)
-    with pytest.raises(
-        OpsearchError, match=r"'0.093k' prunes nothing: .* takes 92 rows per sample"
-    ):
+    with refuses(OpsearchError, "'0.093k'", "92 rows", "30%"):
         constraint(Budget.parse("0.093k"), Rows(), space, [(10, 2)])
     exactly = constraint(Budget.parse("0.092k"), Rows(), space, [(10, 2)])
     assert exactly.limit == exactly.stock
@@ -168,9 +166,9 @@ def test_an_amount_above_the_stock_model_prunes_nothing() -> None:
 
 def test_mismatches_are_refused() -> None:
     space = tokens_space(3)
-    with pytest.raises(OpsearchError, match="'64kB' limits kv, not flops"):
+    with refuses(OpsearchError, "'64kB'", "kv", "flops"):
         constraint(Budget.parse("64kB"), Rows(), space, [(10, 2)])
-    with pytest.raises(OpsearchError, match="'30%' needs at least one sample"):
+    with refuses(OpsearchError, "'30%'", "sample"):
         constraint(Budget.parse("30%"), Rows(), space, [])
 
 

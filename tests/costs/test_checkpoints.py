@@ -1,4 +1,4 @@
-"""Shapes of the published checkpoints are those of their configs, as the hub stores them."""
+"""Shapes of the published checkpoints against their configs on the hub."""
 
 import pytest
 from transformers import (
@@ -29,7 +29,7 @@ QWEN_7B = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
 }
-# LLaVA's configs leave out what Llama's defaults say, Qwen's have no text_config of their own.
+# LLaVA's configs omit Llama's defaults; Qwen's have no text_config.
 CONFIGS = {
     "llava-1.5-7b": LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064}),
     "llava-1.5-13b": LlavaConfig(text_config=VICUNA_13B),

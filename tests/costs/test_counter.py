@@ -40,7 +40,7 @@ def _sdpa(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: A
     return sdpa_flop_count(q, k, v)
 
 
-# The kernel that sdpa runs on a CPU is unknown to the counter, which takes its scores for free.
+# The counter has no formula for sdpa's CPU kernel and would count it as 0 FLOPs.
 CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa}
 
 
@@ -53,7 +53,7 @@ def make(name: str, attention: str) -> PreTrainedModel:
 
 
 def count(model: PreTrainedModel, lengths: Sequence[int]) -> tuple[int, Any]:
-    """FLOPs and output of one prefill of left-padded rows with these numbers of tokens."""
+    """Return FLOPs and output of one prefill of left-padded prompts of these lengths."""
     positions = torch.arange(max(lengths))
     mask = (positions >= max(lengths) - torch.tensor(lengths)[:, None]).long()
     counter = FlopCounterMode(custom_mapping=CPU_KERNEL, display=False)
@@ -94,7 +94,7 @@ def test_shape_with_grouped_queries_and_the_dtype_of_the_whole() -> None:
 
 
 class BareConfig:
-    """As little as a config must have."""
+    """The minimum that a config must have."""
 
     num_hidden_layers, hidden_size, intermediate_size = 2, 12, 20
     num_attention_heads, vocab_size, dtype = 3, 9, "float16"

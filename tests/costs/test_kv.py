@@ -1,4 +1,4 @@
-"""KV bytes against published cache sizes."""
+"""KV-cache bytes against published cache sizes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Figures printed by papers about LLaVA-1.5-7B and LLaVA-NeXT-7B, and what reproduces each."""
+"""Costs that papers print for LLaVA-1.5-7B and LLaVA-NeXT-7B, reproduced."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -31,7 +31,7 @@ def cost(policy: Policy, n_visual: int, n_other: int = 0, convention: str = "mac
 
 
 def two_matrix(tokens: int) -> int:
-    """MACs of the full model by FastV's convention."""
+    """Return MACs of the full model by FastV's convention."""
     return cost(FULL, tokens, convention="fastv")
 
 

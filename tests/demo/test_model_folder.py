@@ -26,7 +26,7 @@ PICTURE = Image.new("RGB", (80, 80), "red")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Use one thread: on busy cores, the threads of so small a model wait for each other."""
+    """Use one thread: with a model this small, several threads are slower on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

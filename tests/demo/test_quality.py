@@ -1,4 +1,4 @@
-"""The shipped model answers well, and how deep it computes differs between families."""
+"""Accuracy of the shipped model, and the layers that each family of questions needs."""
 
 import pytest
 

@@ -1,14 +1,14 @@
-"""Every model family as a tiny random model, with prompts for it and what the judge must know.
+"""Every model family as a tiny random model, with prompts and reference values for it.
 
 A family is a module with
     model(layers, attention): the model, its weights large enough to make pruned operations visible;
-    processor(tokenizer, template): its processor, with a picture size to match;
-    SIZES: sizes of pictures in the family's own terms, with different numbers of visual tokens;
-    AROUND: tokens that stand before and behind each picture;
-    tokens(size, alone): visual tokens of a picture, `alone` in its sample or not;
-    pixels(samples, ids, generator): what belongs to pictures, given by their sizes, and to ids;
-    scores(model, inputs): [CLS]'s attention to all visual tokens, None where there is no [CLS];
-    features(model, inputs): the tile and what the projector reads of all visual tokens, or None;
+    processor(tokenizer, template): its processor, with a matching image size;
+    SIZES: image sizes in the family's own terms, with different numbers of visual tokens;
+    AROUND: tokens before and after each image;
+    tokens(size, alone): visual tokens of an image; `alone`: it is the only one of its sample;
+    pixels(samples, ids, generator): model inputs for images of these sizes, beside the ids;
+    scores(model, inputs): [CLS]'s attention to all visual tokens, or None without a [CLS];
+    features(model, inputs): tile and projector input of all visual tokens, or None;
     positions(inputs): each sample's rotary positions without its padding, [S] or [3, S];
     given_positions(inputs): arguments that make a plain forward use these positions.
 """
@@ -28,5 +28,5 @@ FAMILIES = {
 
 @cache
 def built(name, layers, attention="sdpa"):
-    """A family's model, made once for all tests that leave it as it is."""
+    """Return a family's model, shared by all tests that do not change it."""
     return FAMILIES[name].model(layers, attention)

@@ -1,4 +1,4 @@
-"""A family's tiny model as a Hugging Face folder, with a processor, made without any download."""
+"""A family's tiny model and processor as a Hugging Face folder, without a download."""
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ TEMPLATE = """
 
 
 def tokenizer():
-    """Words are tokens; the visual ones and those around pictures are special."""
+    """Return a tokenizer with one token per word; image tokens and their neighbours are special."""
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -60,13 +60,13 @@ def tokenizer():
 
 
 def template(around):
-    """The chat template with the family's tokens before and behind each picture."""
+    """Return the chat template with the family's tokens before and after each image."""
     before, behind = ("".join(SPECIAL[token] for token in tokens) for tokens in around)
     return TEMPLATE.strip().replace("BEFORE", before).replace("BEHIND", behind)
 
 
 def save(family, folder, layers=3, **sizes):
-    """Write model, tokenizer, processor and chat template; sizes: those of pictures."""
+    """Write model, tokenizer, processor and chat template; sizes: image sizes of the family."""
     model = family.model(layers, **sizes)
     model.generation_config.eos_token_id = SPECIAL.index("<eos>")
     model.save_pretrained(folder)

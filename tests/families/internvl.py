@@ -1,4 +1,4 @@
-"""InternVL: tiles of 4 x 4 patches, of which 2 x 2 are merged into one visual token."""
+"""InternVL: tiles of 4 x 4 patches; 2 x 2 patches merge into one visual token."""
 
 from itertools import chain
 
@@ -40,7 +40,7 @@ def model(layers, attention="sdpa"):
         tie_word_embeddings=False,
     )
     made = tiny.made(InternVLForConditionalGeneration, config, attention)
-    with torch.no_grad():  # they start at zero, where all [CLS] see all patches alike
+    with torch.no_grad():  # with the initial zeros [CLS] attends to all patches equally
         embeddings = made.model.vision_tower.embeddings
         embeddings.cls_token.normal_()
         embeddings.position_embeddings.normal_()

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: every picture is scaled to 3 x 3 patches."""
+"""LLaVA-1.5: every image is scaled to 3 x 3 patches."""
 
 import torch
 from transformers import CLIPImageProcessor, LlavaProcessor

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: tiles, their number and that of the visual tokens by the picture's shape."""
+"""LLaVA-NeXT: the image's shape decides the numbers of tiles and of visual tokens."""
 
 from itertools import chain
 

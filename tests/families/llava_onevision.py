@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: the tiles of LLaVA-NeXT where a sample has one picture, else a tile for each."""
+"""LLaVA-OneVision: LLaVA-NeXT's tiles for a single image, else one tile per image."""
 
 from itertools import chain
 

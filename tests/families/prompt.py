@@ -1,4 +1,4 @@
-"""Prompts with pictures of several sizes, padded or filled up to equal length."""
+"""Prompts with images of several sizes, padded or extended to equal length."""
 
 from itertools import count
 
@@ -8,10 +8,10 @@ from tests.tiny import IMAGE, VOCAB, padded
 
 
 def prompts(family, layout, seed=0, pad="left"):
-    """A batch: `layout` lists for each sample its runs of text lengths around the images.
+    """Return a batch; `layout` lists for each sample the lengths of text around its images.
 
     [3, 4] is 3 text tokens, an image, 4 text tokens; [5] has no image; [2, 0, 6] has two images.
-    pad: left or right; or none, where the last text is made longer instead.
+    pad: left, right, or none, where the last text is extended instead.
     """
     generator = torch.Generator().manual_seed(seed)
     pictures = count(seed)
@@ -32,27 +32,27 @@ def prompts(family, layout, seed=0, pad="left"):
 
 
 def text(length, generator):
-    """Tokens that are neither special nor visual."""
+    """Return random tokens that are neither special nor visual."""
     return torch.randint(6, VOCAB, (length,), generator=generator).tolist()
 
 
 def text_positions(inputs):
-    """Every token one after the one before, each sample without its padding."""
+    """Return positions 0, 1, 2, ... of each sample without its padding."""
     return [torch.arange(int(length)) for length in inputs["attention_mask"].sum(1)]
 
 
 def from_mask(inputs):
-    """The same positions for padded rows, as generate() derives them."""
+    """Return the same positions for padded prompts, as generate() derives them."""
     return {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
 
 
 def hidden_states(tower, pixels, layer):
-    """What leaves a layer of the tower for the patches, [images, P, D]."""
+    """Return the output of a layer of the tower for the patches, [images, P, D]."""
     return tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
 
 
 def cls_attention(tower, pixels, layer):
-    """Attention of [CLS] to the patches in one layer, mean over heads, [images, P]."""
+    """Return [CLS]'s attention to the patches in one layer, mean over heads, [images, P]."""
     before = tower.config._attn_implementation
     tower.set_attn_implementation("eager")
     attention = tower(pixels, output_attentions=True).attentions[layer]

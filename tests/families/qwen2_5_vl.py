@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: pictures of any size, 2 x 2 patches a token, positions by time, height and width."""
+"""Qwen2.5-VL: images of any size, 2 x 2 patches per token, positions in time, height, width."""
 
 from itertools import chain
 
@@ -13,10 +13,10 @@ from transformers import (
 
 from tests import tiny
 
-# Time, height and width in patches; two of them have equally many tokens at other positions.
+# Time, height and width in patches; two sizes have the same number of tokens.
 SIZES = [(1, 4, 6), (1, 4, 4), (1, 6, 4), (1, 2, 10)]
 START, END = 6, 7
-AROUND = ((START,), (END,))  # without them the model takes two pictures side by side for one
+AROUND = ((START,), (END,))  # without them the model reads two adjacent images as one
 MERGED, TOKENS_PER_SECOND = 2, 3
 
 
@@ -89,12 +89,12 @@ def positions(inputs):
 
 
 def given_positions(inputs):
-    """None: the model itself computes them from mm_token_type_ids."""
+    """Return nothing: the model computes positions from mm_token_type_ids."""
     return {}
 
 
 def _positions(ids, grids):
-    """A picture starts where text would; text goes on in all three behind its longer side."""
+    """Return positions [3, S]; text resumes behind the longer side of an image."""
     found, place, start = [], 0, 0
     while place < len(ids):
         if ids[place] not in grids:

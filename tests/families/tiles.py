@@ -1,7 +1,7 @@
-"""Pictures as LLaVA-NeXT and LLaVA-OneVision cut them: one scaled to a tile, then tiles of it.
+"""Tiles of LLaVA-NeXT and LLaVA-OneVision: the image scaled to one tile, then its tiles.
 
-A tile has 2 x 2 patches. The tiles are joined, rows and columns that only pad the picture are taken
-off, and a newline token ends each row.
+A tile has 2 x 2 patches. The tiles are joined, rows and columns of padding are removed, and a
+newline token ends each row.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PINPOINTS = [[12, 24], [24, 12], [24, 24]]
 
 @dataclass(frozen=True)
 class Cut:
-    """Tiles of a picture (high, wide) and the rows and columns of patches that are not padding."""
+    """The grid of tiles (high, wide), and the rows and columns of patches that are not padding."""
 
     high: int
     wide: int
@@ -30,7 +30,7 @@ class Cut:
         return 4 + len(self.rows) * (len(self.columns) + 1)
 
 
-# By height and width; the first is padded above and below, and has as many tokens as the third.
+# By height and width. The first is padded above and below; it has as many tokens as the third.
 CUTS = {
     (13, 24): Cut(2, 2, range(1, 3), range(4)),
     (24, 12): Cut(2, 1, range(4), range(2)),
@@ -40,7 +40,7 @@ CUTS = {
 
 
 def pixels(sizes, generator):
-    """pixel_values [images, tiles, 3, 12, 12], tiles that a picture lacks being zero, and sizes."""
+    """Return pixel_values [images, tiles, 3, 12, 12], missing tiles as zeros, and image sizes."""
     if not sizes:
         return {}
     values = torch.zeros(len(sizes), max(CUTS[size].tiles for size in sizes), 3, TILE, TILE)
@@ -51,7 +51,7 @@ def pixels(sizes, generator):
 
 
 def packed(patches, size):
-    """Scores of one picture's tiles [tiles, 4] as scores of its visual tokens, patch by patch."""
+    """Return the scores of an image's tiles [tiles, 4] in the order of its visual tokens."""
     cut, result = CUTS[size], patches[0].tolist()
     for row in cut.rows:
         for column in cut.columns:

@@ -1,11 +1,11 @@
-"""What applying a policy to one sample gives, along the original's own answer."""
+"""KL divergence of an applied policy along the original's own answer."""
 
 import torch
 from transformers import LogitsProcessorList
 
 
 def alone(model, policy, sample, positions=1):
-    """KL of one policy on one sample, mean over the original's own answer, which is forced."""
+    """Return the KL of a policy on a sample, mean over the original's answer, which is forced."""
     length = sample.inputs["input_ids"].shape[1]
     answer = model.generate(**sample.inputs, max_new_tokens=positions, do_sample=False)[0, length:]
     p = _log_probabilities(model, sample, answer)
@@ -15,7 +15,7 @@ def alone(model, policy, sample, positions=1):
 
 
 def _log_probabilities(model, sample, answer):
-    """Those of each token of the answer; rankers inside the decoder see the prompt alone."""
+    """Return log-probabilities at each token of the answer; decoder rankers see only the prompt."""
     length = sample.inputs["input_ids"].shape[1]
 
     def forced(ids, scores):

@@ -1,4 +1,4 @@
-"""What the tests of measurements share."""
+"""Fixtures of the measurement tests."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from opsearch.measure.store import Store
 
 @pytest.fixture
 def store(tmp_path):
-    """An empty store."""
+    """Yield an empty store."""
     with Store(tmp_path / "measurements.db", {}) as opened:
         yield opened

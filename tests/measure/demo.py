@@ -1,4 +1,4 @@
-"""The embedded model, samples of its tasks, and what the reference says about them."""
+"""The embedded model, samples of its tasks, and their reference divergences."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ from opsearch.tasks.item import Item
 from tests import reference
 from tests.runtime import judge
 
-# Matrices this small make threads wait for each other.
+# Several threads are slower on matrices this small.
 torch.set_num_threads(1)
 
 LAYERS = 12
@@ -26,13 +26,13 @@ def model():
 
 @cache
 def samples(count, split="calibration", seed=0):
-    """The first samples of a split; they have 100 visual tokens and texts of several lengths."""
+    """Return the first samples of a split: 100 visual tokens, texts of several lengths."""
     return encode(embedded(split, count, seed), load_processor("demo"), load_config("demo"))
 
 
 @cache
 def two_pictures(count=1):
-    """Samples with 200 visual tokens."""
+    """Return samples of two images, with 200 visual tokens."""
     items = embedded("calibration", 2 * count, seed=1)
     pairs = zip(items[::2], items[1::2], strict=True)
     items = [Item(a.id, a.question, a.answers, a.images + b.images) for a, b in pairs]
@@ -41,7 +41,7 @@ def two_pictures(count=1):
 
 @torch.no_grad()
 def reference_kl(sample, policy, positions=1):
-    """KL of one policy on one sample by the masked model, mean over the original's own answer."""
+    """Return the KL of a policy by the masked model, mean over the original's own answer."""
     whole = model()
     (row,) = judge.samples(whole, sample.inputs)
     embeds = row.embeds

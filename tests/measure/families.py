@@ -1,4 +1,4 @@
-"""Tiny random LLaVAs around each supported decoder, and samples for them that have any layout."""
+"""Tiny random LLaVAs with each supported decoder, and samples of any layout."""
 
 from fractions import Fraction
 from functools import cache
@@ -25,13 +25,13 @@ _SHARED = (
     "max_position_embeddings",
     "pad_token_id",
 )
-# Runs of text around the images: one image, two of them apart or side by side, nothing before.
+# Lengths of text around the images: one image, two apart, two adjacent, none before the image.
 LAYOUTS = ([3, 4], [2, 3, 4], [2, 0, 5], [0, 5], [0, 2, 3])
 
 
 @cache
 def model(decoder="llama", attention="sdpa", dtype=torch.float32):
-    """The model of tests/tiny.py with another family of decoder; random, but it reads the image."""
+    """Return the model of tests/tiny.py with another decoder, scaled so that the image matters."""
     stock = tiny.llava(LAYERS).config
     text = {name: getattr(stock.text_config, name) for name in _SHARED}
     stock.text_config = AutoConfig.for_model(decoder, sliding_window=None, **text)
@@ -49,7 +49,7 @@ def model(decoder="llama", attention="sdpa", dtype=torch.float32):
 
 
 def sample(runs, seed=0):
-    """A prompt of these runs of text with random images between them."""
+    """Return a prompt of text of these lengths with random images between."""
     inputs = tiny.prompts([runs], seed)
     n_visual = int((inputs["input_ids"] == tiny.IMAGE).sum())
     item = Item(f"{runs}/{seed}", "", (), ())
@@ -57,6 +57,6 @@ def sample(runs, seed=0):
 
 
 def of_counts(counts, ranker=CLS):
-    """A policy in numbers of tokens."""
+    """Return a policy with counts in tokens."""
     triples = tuple(tuple(Fraction(int(c)) for c in triple) for triple in counts)
     return Policy(triples, unit="tokens", rankers=((0, ranker),))

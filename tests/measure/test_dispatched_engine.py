@@ -1,4 +1,4 @@
-"""Measuring with models that accelerate spreads over devices, or whose weights it fetches."""
+"""Measurements with models that accelerate spreads over devices or offloads."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""In every family the engine measures what applying a policy to a sample alone gives."""
+"""In every family the engine's values equal those of applying the policy to a sample alone."""
 
 import numpy as np
 import pytest
@@ -49,16 +49,16 @@ def model(name, attention, flash_attn):
 
 @pytest.fixture
 def samples(name, model):
-    """The first and the third have equally many tokens, but not always the same picture size.
+    """Return four samples; the first and third have equal token counts, often other image sizes.
 
-    The last asks one token more about the first's picture.
+    The last one repeats the first image with one more token of text.
     """
     inputs = [prompts(FAMILIES[name], [[3, 4]], seed) for seed in range(3)]
     return [encoded(model, each) for each in (*inputs, longer(inputs[0]))]
 
 
 def longer(inputs):
-    """The same prompt with one more token of text."""
+    """Return the same prompt with one more token of text."""
     ids = inputs["input_ids"]
     more = {"input_ids": tiny.VOCAB - 1, "attention_mask": 1}
     return {
@@ -82,13 +82,13 @@ def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, po
         found = Engine(model, store, positions).measure(policies, samples)
     wanted = [[alone(model, policy, each, positions) for each in samples] for policy in policies]
     assert np.abs(found - wanted).max() <= TOLERANCE
-    # The comparison means something: every policy changes the answer to every sample.
+    # Guard against a vacuous comparison: every policy changes the answer to every sample.
     assert np.min(wanted) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("positions", [1, 3])
 def test_planned_flops_are_executed(name, model, samples, positions, tmp_path):
-    # First one whose ranker reads what those of the others read: it runs all originals.
+    # The first policy's ranker reads all that the others' do, so it runs all originals.
     labels = [LABELS[1], LABELS[0], *LABELS[2:], *INSIDE]
     policies = [with_rankers_of(ADAPTERS[name])[label] for label in labels]
     with Store(tmp_path / "measurements.db", {}) as store:
@@ -105,7 +105,7 @@ def test_questions_of_different_length_share_a_picture(name, model, samples, tmp
 
 
 def test_samples_of_one_shape_stack(model, samples):
-    """Whatever the number of tiles or the shape of the grid of their pictures."""
+    """Also with different numbers of tiles or other shapes of the image grid."""
     first, _, third, _ = samples
     assert first.shape == third.shape
     together = model(**batch_inputs([first, third], "cpu")).logits

@@ -1,4 +1,4 @@
-"""Policies that rank inside the decoder share what they have in common, and say what each says."""
+"""Policies that rank inside the decoder share computation without changing values."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -29,13 +29,13 @@ CLS, RANDOM = RankerSpec("cls"), RankerSpec("random")
 
 
 def falling(shares, *rankers):
-    """A share of the tokens from each of these layers on, and rankers by layer."""
+    """Return a policy of a share of tokens from each of these layers on, with rankers by layer."""
     pairs = tuple((layer, RankerSpec(name)) for layer, name in rankers)
     return replace(builders.stages(demo.LAYERS, shares), rankers=pairs)
 
 
 def fitprune():
-    """Three deletions, each of which leaves the deleted readable in its own layer."""
+    """Return a policy of three deletions; deleted tokens stay readable in the layer of deletion."""
     left = [100, 60, 60, 30, *[12] * (demo.LAYERS - 3)]
     counts = [(after, before, after) for before, after in pairwise(left)]
     triples = tuple(tuple(Fraction(count) for count in triple) for triple in counts)
@@ -65,7 +65,7 @@ def test_divergences_are_those_of_the_reference(store):
 
 
 def inside(counts, before, names):
-    """A policy in numbers of tokens; names: of rankers before layers, None for no ranker."""
+    """Return a policy in tokens; names: the ranker before each layer from 1 on, or None."""
     triples = tuple(tuple(Fraction(count) for count in triple) for triple in counts)
     specs = [(layer, RankerSpec(name)) for layer, name in enumerate(names, 1) if name]
     return Policy(triples, unit="tokens", rankers=((0, before), *specs))
@@ -73,7 +73,7 @@ def inside(counts, before, names):
 
 @st.composite
 def policy_sets(draw):
-    """Policies that are alike in some first layers; rankers before any but the very first."""
+    """Draw policies that share some first layers, with rankers before any layer but the first."""
     count = st.sampled_from([0, 2, 5, 9, 18])
     layer = st.lists(count, min_size=3, max_size=3)
     name = st.sampled_from([None, *DECODER_RANKERS])
@@ -108,7 +108,7 @@ def test_random_sets(tmp_path_factory, policies, runs, questions_on, attention, 
 
 
 def several():
-    """Policies with every ranker, some alike in first layers, some updated in part before one."""
+    """Return policies with every ranker; some share first layers, some update only a part."""
     generator, names = np.random.default_rng(0), [None, *DECODER_RANKERS]
     found = []
     for number in range(12):
@@ -122,13 +122,13 @@ def several():
 @pytest.mark.parametrize("positions", [1, 3])
 @pytest.mark.parametrize("runs", LAYOUTS, ids=str)
 def test_planned_flops_are_executed(store, runs, positions):
-    """The rankers' own included; questions on one image share nothing, as rankers read them."""
+    """FLOPs of rankers included; rankers read the question, so questions share no image rows."""
     engine, samples = Engine(families.model(), store, positions), uneven(runs)
     check_planned_flops(engine, several(), samples)
 
 
 def test_a_look_is_shared_by_all_that_look_so(store):
-    """Shares of two rankers at one place: each ranker looks once, however many shares there are."""
+    """With several counts for two rankers before one layer, each ranker runs once."""
     engine, sample = Engine(families.model(), store), families.sample([3, 4])
     shape = Shape.from_config(engine.model.config)
 
@@ -166,8 +166,8 @@ def test_rankers_see_nothing_of_a_longer_answer(tmp_path):
     assert (np.abs(found - wanted) <= 2e-5 * np.maximum(1, wanted)).all()
 
 
-def test_each_ranking_is_told_apart_in_the_store(tmp_path):
-    """The same counts in the order of four rankers, one of them from before the decoder."""
+def test_each_ranking_is_kept_apart_in_the_store(tmp_path):
+    """The same counts with five rankers, one of them before the decoder."""
     counts = {0: 1, 4: "1/5"}
     rankers = ((4, "fastv"), (4, "pyramiddrop"), (4, "sparsevlm"), (4, "fitprune"), (0, "cls"))
     policies = [falling(counts, each) for each in rankers]

@@ -1,4 +1,4 @@
-"""The engine ranks as `Policy.apply` does, whatever the ranker reads and the answer holds."""
+"""The engine ranks as `Policy.apply` does, for every ranker and answer length."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ SPECS = [
 
 @torch.inference_mode()
 def alone(sample, policy):
-    """KL in nats of one policy on one sample from two whole forwards."""
+    """Return the KL of a policy on a sample in nats, from two full forwards."""
     model = demo.model()
     p = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1].double(), -1)
     with policy.apply(model):
@@ -29,7 +29,7 @@ def alone(sample, policy):
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_ranker_gives_the_divergence_of_the_applied_policy(spec, tmp_path):
-    """On samples of one picture, which share a pass, and of two pictures."""
+    """Samples of one image share a pass; others have two images."""
     samples = [*demo.samples(3), *demo.two_pictures()]
     policies = [
         builders.tokens(demo.LAYERS, "3/10", spec),
@@ -41,8 +41,8 @@ def test_every_ranker_gives_the_divergence_of_the_applied_policy(spec, tmp_path)
     assert (np.abs(found - wanted) <= 2e-5 * np.maximum(1, wanted)).all()
 
 
-def test_rankings_are_told_apart_in_the_store(tmp_path):
-    """Those that differ by a parameter alone too."""
+def test_rankings_are_kept_apart_in_the_store(tmp_path):
+    """Rankers that differ only in a parameter are kept apart too."""
     policies = [builders.tokens(demo.LAYERS, "3/10", spec) for spec in SPECS]
     samples = demo.samples(3)
     with Store(tmp_path / "m.db", {}) as store:
@@ -50,7 +50,7 @@ def test_rankings_are_told_apart_in_the_store(tmp_path):
         engine = Engine(demo.model(), store)
         assert np.array_equal(engine.measure(policies, samples), np.stack(one_by_one))
         assert engine.measured == 0
-    # On one picture visionzip orders as cls does; all others say something of their own.
+    # On one image visionzip orders as cls does; all other rankings differ.
     assert len({row.tobytes() for row in one_by_one}) == len(SPECS) - 1
 
 

@@ -1,4 +1,4 @@
-"""How much memory a pass may take is what was typed, or follows from what the device has in all."""
+"""Memory of a pass: the given amount, or derived from the device's total memory."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from opsearch.measure.memory import memory_ahead, memory_for, parse_memory
+from tests.messages import refuses
 
 
 @pytest.mark.parametrize(
@@ -18,12 +19,12 @@ def test_an_amount_is_in_powers_of_1000(text, wanted):
 
 @pytest.mark.parametrize("text", ["", "8", "8G", "8 gb", "0GB", "-1GB", "1.2.3GB", "GB", "50%"])
 def test_anything_else_is_refused(text):
-    with pytest.raises(ValueError, match="is not an amount of memory such as 8GB or 500MB"):
+    with refuses(ValueError, "8GB", "500MB"):
         parse_memory(text)
 
 
 class Weights:
-    """A model with weights of so many bytes on each device."""
+    """A model with the given bytes of weights on each device."""
 
     def __init__(self, nbytes):
         self.nbytes = {torch.device(device): size for device, size in nbytes.items()}
@@ -57,7 +58,7 @@ def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monk
     weights = 14 * 10**9
     assert memory_ahead("3GB", "cuda", weights) == 3 * 10**9
     assert memory_ahead(None, "cpu", weights) == memory_for(Weights({"cpu": weights}), None)
-    assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # of 80 GB, where there is no GPU
+    assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # assumes 80 GB without a GPU
     whole = SimpleNamespace(total_memory=40 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -67,6 +68,6 @@ def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monk
         ("auto", {"cuda:0": weights // 2, "cuda:1": weights // 2}),
     ):
         assert memory_ahead(None, device, weights) == memory_for(Weights(held), None)
-    # What does not fit waits elsewhere, and something is left for the states.
+    # Weights that do not fit are offloaded, and some memory is left for the states.
     for device in ("cuda:0", "auto"):
         assert memory_ahead(None, device, 10 * whole.total_memory) == 2 * 10**9

@@ -1,4 +1,4 @@
-"""Which chunk goes to which worker: cut evenly, near its samples, again when its worker is lost."""
+"""Distribution of chunks to workers: even cuts, sample affinity, retries after a loss."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -12,11 +12,12 @@ from opsearch.measure.store import Store
 from opsearch.spaces import dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS
+from tests.messages import refuses
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """Two chunks: 13 policies on 12 samples of one layout, and on 3 of another."""
+    """Return a plan of two chunks: 13 policies on 12 samples of one layout and 3 of another."""
     space = dop_space(LAYERS, [Fraction(1, 2)], CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
     samples = [families.sample([3, 4], seed) for seed in range(12)]
@@ -35,7 +36,7 @@ def pairs(plan):
 
 
 def apart(plan):
-    """Six chunks: those of three groups of samples, each in two parts of the policies."""
+    """Return six chunks: three samples, each with the policies in two halves."""
     chunk = plan.chunks[0]
     a, b, c = (replace(chunk, crowd=chunk.crowd.part(i, i + 1)) for i in range(3))
     return [part for each in (a, b, c) for part in each.halves()]
@@ -64,7 +65,7 @@ def test_nothing_is_cut_that_is_even_already(plan):
 
 
 def test_short_chunks_are_not_cut_for_long_ones_that_cannot_be(plan):
-    """Nine samples for two workers: one of these waits, whatever becomes of the rest."""
+    """Nine long chunks on two workers stay uneven, so cutting the short one does not help."""
     whole = plan.chunks[0]
     long = [replace(whole, crowd=whole.crowd.part(i, i + 1)) for i in range(9)]
     one = whole.schedules.part(slice(0, 1))
@@ -93,11 +94,8 @@ def test_a_lost_chunk_comes_next_and_is_given_up_at_the_third_loss(plan):
     for _ in range(2):
         lost = queue.take(set(), set())
         assert lost is chunks[0]
-        queue.put_back(lost, "its worker process has died")
+        queue.put_back(lost, "process died")
     assert len(queue) == len(chunks)
-    with pytest.raises(
-        OpsearchError,
-        match=r"3 workers were lost with the same \d+ policies on 1 samples \(its worker process "
-        r"has died\); give less --memory or fewer --workers",
-    ):
-        queue.put_back(queue.take(set(), set()), "its worker process has died")
+    work = f"{len(chunks[0].policies)} policies", "1 sample"
+    with refuses(OpsearchError, "3 workers", *work, "process died", "--memory", "--workers"):
+        queue.put_back(queue.take(set(), set()), "process died")

@@ -1,4 +1,4 @@
-"""What visual tokens get of the attention is what loops over the model's own maps give."""
+"""Attention received by visual tokens equals loops over the model's own attention maps."""
 
 import pytest
 
@@ -18,7 +18,10 @@ LAYERS = 3
 
 
 def literal(maps, shown, words):
-    """For each layer of maps [L][H][row][column]: from words, and from visual rows, by token."""
+    """Return attention per layer from words and from visual rows to each visual token.
+
+    maps: [L][H][row][column].
+    """
 
     def mass(layer, rows, token):
         return sum(max(head[row][token] for head in layer) for row in rows) / len(rows)
@@ -68,9 +71,9 @@ def test_each_sample_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(measured, "_measured", lambda m, s: read.append(len(s)) or whole(m, s))
     with Store(tmp_path / "m.db", {}) as store:
         first = received_attention(model, store, drawn[:2])
-        told = []
-        both = received_attention(model, store, [*drawn, drawn[2]], lambda *done: told.append(done))
+        seen = []
+        both = received_attention(model, store, [*drawn, drawn[2]], lambda *tick: seen.append(tick))
     assert read == [2, 2]
-    assert told == [(2, 2)]
+    assert seen == [(2, 2)]
     assert [len({masses.tobytes() for masses in some}) for some in (first, both)] == [2, 4]
     assert [masses.tobytes() for masses in both[:2]] == [masses.tobytes() for masses in first]

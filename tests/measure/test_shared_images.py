@@ -1,4 +1,4 @@
-"""Questions on one image share its rows: said to the integer, and with what each says alone."""
+"""Questions on one image share its rows: exact FLOPs, and the values of each alone."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,13 +37,13 @@ POLICIES = [
     *(SPACE.decode(point) for point in SPACE.points.tolist()[:-1:8]),
     *(of_counts(c) for c in np.random.default_rng(2).integers(0, 10, (2, LAYERS, 3))),
 ]
-# Runs of text around the images, whether their rows can be shared.
+# Lengths of text around the images; the rows of COUPLED cannot be shared.
 SHARED = ([3, 4], [0, 5], [2, 0, 5])
 COUPLED = [2, 3, 4]
 
 
 def question(runs, image, number):
-    """Another question behind the same beginning and images."""
+    """Return another question after the same start and images."""
     stock = families.sample(runs, image)
     ids = stock.inputs["input_ids"].clone()
     generator = torch.Generator().manual_seed(100 * image + number)
@@ -54,7 +54,7 @@ def question(runs, image, number):
 
 
 def longer(runs, image, number, more):
-    """A question with some tokens more at its end."""
+    """Return a question with some more tokens at its end."""
     stock = question(runs, image, number)
     ids = torch.nn.functional.pad(stock.inputs["input_ids"], (0, more), value=7 + number)
     inputs = {**stock.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -62,13 +62,13 @@ def longer(runs, image, number, more):
 
 
 def uneven(runs):
-    """Questions of three lengths, two nearly alike, on two images, and the last of them alone."""
+    """Return questions on three images, some of nearly the same length."""
     asked = ((0, 0, 7), (1, 0, 0), (0, 1, 6), (0, 2, 7), (1, 1, 1), (2, 0, 6))
     return [longer(runs, image, number, more) for image, number, more in asked]
 
 
 def questions(runs, *numbers):
-    """So many questions on each of several images, in turns."""
+    """Return the given number of questions on each image, interleaved."""
     asked = [(n, image) for image, count in enumerate(numbers) for n in range(count)]
     return [question(runs, image, n) for n, image in sorted(asked)]
 
@@ -84,7 +84,7 @@ def test_they_say_what_each_says_alone(store, runs, positions):
     found = Engine(model, store, positions).measure(POLICIES, samples)
     wanted = [[alone(model, policy, s, positions) for s in samples] for policy in POLICIES]
     assert np.abs(found - wanted).max() <= TOLERANCE
-    # The comparison means something: no two questions get the same answer.
+    # Guard against a vacuous comparison: no two questions have the same divergence.
     assert len(np.unique(np.round(wanted[0], 6))) == len(samples)
 
 
@@ -105,7 +105,7 @@ def test_questions_of_nearly_the_same_length_share_their_image():
         (Size(2, 1), [5, 4]),
         (Size(1, 1), [10]),
     ]
-    # Where nothing can be shared nothing is padded.
+    # Without sharing there is no padding.
     for crowd in gathered(uneven(COUPLED), model):
         assert len(set(crowd.tails)) == 1
 
@@ -123,7 +123,7 @@ def test_a_part_is_padded_to_its_own_longest():
 @pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
 def test_planned_flops_are_executed(store, runs, make):
     engine, samples = Engine(families.model(), store), make(runs)
-    engine.measure(POLICIES[:1], samples)  # runs the originals, which are kept
+    engine.measure(POLICIES[:1], samples)  # runs the originals, which the engine keeps
     plan = engine.plan(POLICIES[1:], samples)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         engine.measure(POLICIES[1:], samples)
@@ -169,7 +169,7 @@ def test_memory_takes_more_questions_than_images(store):
 
     four = trie_bytes(whole.trie, whole.layout, shape, 4, Size(4, images=1))
     assert chunks(four, questions([3, 4], 6)) == [Size(4, 1), Size(2, 1)]
-    # Questions on one image come together, whatever their order was.
+    # Questions on one image are grouped, in any input order.
     (first, *_) = chunks(four, questions([3, 4], 2, 2, 2))
     assert first.images < first.samples
     assert [part.crowd.size for part in whole.halves()] == [Size(3, 1), Size(3, 1)]
@@ -191,14 +191,14 @@ def test_the_estimate_is_the_plan(store, memory):
 
 @dataclass(frozen=True)
 class Turned:
-    """The visual tokens in order from the `by`-th on, one further for each row of the batch."""
+    """A ranker that starts at visual token `by`, and one further for each row of the batch."""
 
     by: int = 0
     nested = True
     needs = frozenset[str]()
 
     def rank(self, prompt, n):
-        """As a ranker that reads the question: not the same for each."""
+        """Rank differently for each question on an image."""
         rows = torch.arange(len(prompt.visual))[:, None] + self.by
         total = prompt.n_visual[0]
         scores = -((torch.arange(total) - rows) % total)
@@ -216,7 +216,7 @@ def test_an_image_that_is_ranked_in_two_ways_is_not_shared(store, monkeypatch):
         own = [of_counts(each, RankerSpec("turned", (("by", row),))) for each in counts]
         wanted = [alone(model, policy, sample) for policy in own]
         assert np.abs(found[:, row] - wanted).max() <= TOLERANCE
-    # More was done than planned, and counted.
+    # More work was done than planned, and it was counted.
     with Store(store.path.with_name("other.db"), {}) as other:
         planned = Engine(model, other).plan(policies, samples).flops
     assert planned < seen[-1][0] == seen[-1][1]

@@ -1,4 +1,4 @@
-"""Attention without a mask is what the mask gives, in any order and beside any rows."""
+"""Causal attention without a mask equals masked attention, in any order and with other rows."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ASKING, NODES, BATCH, ORDERS = 16, 3, 2, 2
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2"])
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_a_square_is_a_stack(others, attention):
-    """Nodes of two orders on two images, which read `others` rows that do not ask."""
+    """Nodes of two orders on two images; each reads `others` rows that have no query."""
     attn = families.model("llama").model.language_model.layers[0].self_attn
     attn.config._attn_implementation = attention
     generator = torch.Generator().manual_seed(others)
@@ -29,7 +29,7 @@ def test_a_square_is_a_stack(others, attention):
     asking = np.arange(NODES * ASKING).reshape(NODES, ASKING)
     reading = np.concatenate([np.tile(np.arange(others), (NODES, 1)), others + asking], 1)
     shift = (torch.arange(BATCH)[:, None] * each).expand(BATCH, others + ASKING)
-    # Some of the text stands before the visual tokens, some between them.
+    # Some text comes before the visual tokens, some between them.
     ranked = [
         torch.stack([1 + torch.randperm(40, generator=generator)[:ASKING] for _ in range(ORDERS)])
         for _ in range(BATCH)

@@ -1,4 +1,4 @@
-"""A sweep over many policies says what each of them says alone, for every layout and decoder."""
+"""A sweep over many policies gives the value of each alone, for every layout and decoder."""
 
 from fractions import Fraction
 from functools import cache
@@ -45,7 +45,7 @@ def test_whole_spaces(name, attention, tmp_path):
     found = measured(model, policies, samples, tmp_path)
     wanted = [[alone(model, policy, sample) for sample in samples] for policy in policies]
     assert np.abs(found - wanted).max() <= TOLERANCE
-    # The comparison means something: policies differ, and differ from the original.
+    # Guard against a vacuous comparison: policies differ from each other and the original.
     assert len(np.unique(np.round(wanted, 6))) > len(policies) / 2
 
 
@@ -92,7 +92,7 @@ def test_random_counts(tmp_path_factory, counts, rankers, chosen, attention, pos
 
 
 def test_rankers_of_one_call_do_not_mix(tmp_path):
-    """Uniform even ranks anew for every number of tokens."""
+    """The uniform ranker ranks again for every number of tokens."""
     model, samples = families.model(), [families.sample(runs) for runs in LAYOUTS]
     policies = [
         builders.tokens(LAYERS, share, ranker)
@@ -105,7 +105,7 @@ def test_rankers_of_one_call_do_not_mix(tmp_path):
 
 
 def test_in_double_precision_nothing_is_left_of_the_difference(tmp_path):
-    """So what is left in single precision is rounding."""
+    """The remaining difference in single precision is therefore rounding."""
     model = families.model("llama", "sdpa", torch.float64)
     counts = np.random.default_rng(1).integers(0, 10, (20, LAYERS, 3))
     policies, sample = [of_counts(each) for each in counts], families.sample([2, 3, 4])

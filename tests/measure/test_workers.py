@@ -1,5 +1,6 @@
-"""A worker alone, and what is said where there are none to be had."""
+"""A single worker, and refusals without Ray or with --device auto."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from opsearch.policy import RankerSpec
 from opsearch.runtime.load import fingerprint
 from opsearch.spaces import dop_space
 from tests.measure.demo import LAYERS, model, samples
+from tests.messages import naming, refuses
 
 SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
 
@@ -43,26 +45,24 @@ def test_without_workers_nothing_is_started():
 @pytest.mark.parametrize(
     ("asked", "option"), [((2, None), "--workers 2"), ((None, "auto"), "--ray-address auto")]
 )
-def test_without_ray_one_sentence_says_what_to_install(monkeypatch, asked, option):
-    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    with pytest.raises(
-        OpsearchError,
-        match=rf"^{option} needs Ray, which is not installed; run: pip install 'opsearch\[ray\]'$",
-    ):
+def test_without_ray_the_error_names_the_package_to_install(monkeypatch, asked, option):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with refuses(OpsearchError, option, "Ray", "pip install 'opsearch[ray]'"):
         Workers(*asked)
 
 
-def test_the_command_line_says_it_before_anything_is_done(monkeypatch, tmp_path, capsys):
+def test_the_command_line_refuses_before_anything_is_done(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     for command in (["run", "--out", str(tmp_path / "run")], ["compare", str(tmp_path / "run")]):
         assert call([*command, "--workers=2"]) == 1
         printed, said = capsys.readouterr()
         assert (printed, said.count("\n")) == ("", 1)
-        assert said.startswith("error: --workers 2 needs Ray")
+        assert re.search(naming("--workers 2", "pip install 'opsearch[ray]'"), said)
     assert not (tmp_path / "run").exists()
 
 
 def test_workers_have_a_device_each():
-    everywhere, refused = replace(SOURCE, device="auto"), "^each worker has a device of its own"
-    with pytest.raises(OpsearchError, match=refused), started(Workers(2), everywhere, print):
+    everywhere = replace(SOURCE, device="auto")
+    refused = refuses(OpsearchError, "worker", "--device auto", "--device cuda")
+    with refused, started(Workers(2), everywhere, print):
         pass

@@ -1,4 +1,4 @@
-"""FitPrune's criterion and recipes are what loops over the description give."""
+"""FitPrune's criterion and recipes equal literal loops over the paper's description."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -15,9 +15,12 @@ LAYERS = 3
 
 
 def literal_recipe(samples, bound, enough=lambda deleted: False):
-    """How many tokens go in each layer; samples: masses [L][2][N] of equal N, as lists.
+    """Return the number of tokens deleted in each layer.
 
-    enough: told what has been deleted so far, says whether nothing more has to go.
+    Args:
+        samples: Attention masses [L][2][N] as lists, of equal N.
+        bound: Share of the attention that may be lost.
+        enough: True when the deletions so far suffice.
     """
     left = [list(range(len(sample[0][0]))) for sample in samples]
     deleted = []
@@ -40,7 +43,7 @@ def literal_recipe(samples, bound, enough=lambda deleted: False):
 
 
 def literal_loss(sample, left):
-    """The largest share that tokens not among the first left[l] of each layer's order got."""
+    """Return the largest share of attention that the deleted tokens of any layer received."""
     alive, worst = list(range(len(sample[0][0]))), 0
     for (cross, own), count in zip(sample, left, strict=True):
         alive = sorted(alive, key=lambda j: -cross[j] * own[j])[:count]
@@ -51,7 +54,7 @@ def literal_loss(sample, left):
     return worst
 
 
-# Masses and bounds are multiples of powers of two, so that every sum is exact.
+# Masses and bounds are multiples of a power of two, so every sum is exact.
 masses = st.integers(0, 9).map(lambda step: step / 64)
 BOUNDS = st.integers(0, 16).map(lambda step: step / 16)
 
@@ -92,18 +95,18 @@ def test_the_criterion_is_that_of_the_literal_version(samples, left):
 
 
 def test_a_recipe_by_hand():
-    """Words attend to the first token, the picture to the last two: what both can spare goes."""
+    """Words attend to the first token, the image to the last two; tokens that neither needs go."""
     cross, own, even = [8, 1, 1, 1, 1], [1, 1, 1, 4, 4], [1, 1, 1, 1, 1]
     sample = np.array([[cross, own], [even, even]], np.float32)
-    # Half of 12 allows for the last four, half of 11 for the first three; one less of each, of
-    # which only the second token is in both. Then half of 5 allows for one, so that it stays.
+    # Half of 12 covers the last four, half of 11 the first three. One less of each leaves only
+    # the second token in both. Then half of 5 covers a single token, so nothing more goes.
     assert recipe([sample], 0.5) == [Fraction(4, 5), Fraction(4, 5)]
     assert recipe([sample], 0.0) == [1, 1]
     assert recipe([sample], 1.0)[-1] > 0
 
 
 def test_samples_of_several_sizes_count_by_their_share():
-    """Of four tokens two go, of eight none: a quarter on average, two of the larger one's eight."""
+    """Two of four tokens and none of eight go: a quarter on average, two of the larger eight."""
     some = np.array([[[0, 0, 0, 1]] * 2], np.float32)
     none = np.ones((1, 2, 8), np.float32)
     assert recipe([some], 0.0) == [Fraction(2, 4)]

@@ -1,8 +1,10 @@
-"""From coarse to fine: near the optimum of the stored full table, with a part of its measurements.
+"""Coarse-to-fine search: close to the optimum of the full table, with fewer measurements.
 
-The table is that of the embedded model over the depth space at two shares of tokens.
+The table covers the depth space of the embedded model at two shares of tokens.
 """
 
+import json
+import re
 from fractions import Fraction
 from io import StringIO
 
@@ -11,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.amounts import format_duration
 from opsearch.budget import Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
@@ -33,6 +36,7 @@ from opsearch.solvers.grid import Grid
 from opsearch.spaces import depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
 from tests.measure.demo import LAYERS, model, samples
+from tests.messages import naming, refuses
 
 N_V = (Fraction(1, 2), Fraction(1, 5))
 SPACE = depth_space(LAYERS, N_V, RankerSpec("cls"))
@@ -50,7 +54,7 @@ def limit(budget, space=SPACE):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The joint divergence of every policy within 50 %."""
+    """Return the joint divergence of every policy within 50 %."""
     with Store(tmp_path_factory.mktemp("full") / "m.db", {}) as store:
         engine = Engine(model(), store)
         feasible = feasible_points(SPACE, [limit("50%")])
@@ -58,7 +62,7 @@ def full(tmp_path_factory):
 
 
 class Stored:
-    """Looks divergences up in the full table, and counts for how many it was asked."""
+    """A lookup of divergences in the full table that records the requested policies."""
 
     def __init__(self, table, space=SPACE):
         rows = space.points.tolist()
@@ -71,7 +75,7 @@ class Stored:
 
 
 def solve(full, budget):
-    """Solution of the coarse table, and the policies that were asked for."""
+    """Return the solution of the coarse table and the measured policies."""
     stored, limits = Stored(full.values), (limit(budget),)
     table = CoarseJoint().make(SPACE, stored, feasible_points(SPACE, limits))
     return Grid().solve(Problem(SPACE, table, limits)), stored.asked
@@ -87,7 +91,7 @@ def test_it_comes_close_to_the_optimum_with_a_part_of_the_measurements(full):
         shares.append(len(asked) / best.evaluations)
         assert found.costs["flops"] <= limits[0].limit
     assert min(regrets) >= 0
-    # In nats; at half of the budgets it is the optimum itself.
+    # In nats; the median says that half of the budgets reach the optimum.
     assert np.median(regrets) == 0
     assert max(regrets) <= 0.02
     assert np.mean(shares) <= 0.4
@@ -98,13 +102,11 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
     total = int(feasible_points(SPACE, [limit("30%")]).sum())
     assert (found.status, found.bound) == (Status.FEASIBLE, None)
     assert found.evaluations == len(asked) == len(set(asked)) < total
-    left = f"{total - len(asked)} of {total} feasible points were not measured; measured were the "
-    assert found.note.startswith(left)
-    assert " of every 4th depth, then, in " in found.note
+    assert re.search(naming(total - len(asked), total, "4th depth"), found.note)
 
 
 def test_what_it_takes_is_about_what_was_guessed_before(full):
-    """FLOPs of all rounds: the guess is no bound, and it is not far off."""
+    """The estimated FLOPs of all rounds are no bound, but close."""
     crowd, stored = Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
     shares = []
     for percent in range(10, 51, 4):
@@ -130,7 +132,7 @@ def test_it_is_deterministic(full):
 
 
 def test_what_is_near_the_answer_was_measured(full):
-    """No policy whose depths and share differ by two at most is better, dead operations aside."""
+    """No policy within a distance of two in each depth and in share is better."""
     found, asked = solve(full, "30%")
     depths = SPACE.live_depths(SPACE.points)
     near = (np.abs(depths - depths[found.index]) <= 2).all(axis=1)
@@ -144,7 +146,7 @@ def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
     odd = (SPACE.points[:, :3] % 2 == 1).any(axis=1) & (SPACE.points[:, 1] == 3)
     odd &= ~np.isnan(full.values)
     table = CoarseJoint().make(SPACE, Stored(full.values), odd)
-    assert "of every depth, then" in table.how
+    assert re.search(naming("every depth"), table.how)
     assert np.nanmin(table.values) == full.values[odd].min()
     assert np.isnan(table.values[~odd]).all()
 
@@ -160,7 +162,7 @@ def test_where_no_coarse_point_is_feasible_it_starts_finer(full):
     ids=["tokens", "dop, kv leaves", "dop, kv stays", "stages"],
 )
 def test_every_space_of_depths_is_searched(space):
-    """A smooth valley is followed to its ground."""
+    """The search reaches the minimum of a smooth objective."""
     depths = space.live_depths(space.points)
     values = np.abs(depths - depths[len(depths) // 3]).sum(axis=1) / 10
     table = CoarseJoint().make(space, Stored(values, space), np.ones(len(values), bool))
@@ -171,7 +173,7 @@ def test_a_space_without_depths_is_refused():
     class Other:
         name = "bits"
 
-    with pytest.raises(OpsearchError, match=r"'bits' has no depths to take .*; raise --effort to"):
+    with refuses(OpsearchError, "'bits'", "--effort"):
         CoarseJoint().make(Other(), None, np.ones(1, bool))
 
 
@@ -183,9 +185,12 @@ def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort_and_it_is_wit
     said = StringIO()
     config = RunConfig(**settings, effort=(seconds["coarse"] + seconds["joint"]) / 2)
     result = run(config, Console(file=said, width=200))
-    told = " ".join(said.getvalue().split())
-    assert "objective joint from coarse to fine: measuring every feasible policy would" in told
-    assert ", within it" in told
+    (reason,) = [line for line in said.getvalue().splitlines() if "--effort" in line]
+    allowed, coarse = config.effort, format_duration(seconds["coarse"])
+    every = format_duration(seconds["joint"])
+    assert re.search(naming("joint", "coarse", every, f"--effort {allowed:g}", coarse), reason)
     assert (result.config.objective, result.config.solver) == ("joint", "grid")
     assert result.solution.status is Status.FEASIBLE
-    assert "near the three best so far" in (tmp_path / "solution.json").read_text()
+    stored = json.loads((tmp_path / "solution.json").read_text())
+    assert stored["note"] == result.solution.note
+    assert "depth" in stored["note"]

@@ -1,4 +1,4 @@
-"""Additive and joint objectives hold what was measured, and agree where the proxy is exact."""
+"""Additive and joint objectives hold measured values, and agree where the proxy is exact."""
 
 from fractions import Fraction
 
@@ -42,7 +42,7 @@ def additive(measure):
 
 @pytest.fixture(scope="module")
 def cheap():
-    """The points of the space that keep few tokens, as a budget would leave them."""
+    """Return a mask of the points with small depths, as a budget would leave."""
     return (SPACE.points[:, 0] < 5) & (SPACE.points[:, 1] < 7)
 
 
@@ -74,7 +74,7 @@ def test_the_value_of_a_point_is_the_sum_of_its_terms(additive):
 
 
 def test_the_proxy_is_exact_where_one_parameter_is_pruned(additive, measure):
-    """With everything else kept, and where the MLP leaves with the attention anyway."""
+    """All other parameters keep everything, or the MLP ends with the attention anyway."""
     last = len(N_V)
     points = [[d, LAYERS, last] for d in range(LAYERS + 1)]
     points += [[LAYERS, LAYERS, v] for v in range(last)]
@@ -124,7 +124,7 @@ def test_additive_fits_every_space(space, measure):
 
 
 def interpolated(values, points):
-    """The only term of an additive objective over `values`, of which `points` are measured."""
+    """Return the term of an additive objective over `values`, `points` of them measured."""
     shares = [Fraction(i + 1, len(values)) for i in range(len(values))]
     space = tokens_space(2, shares)
     by_share = dict(zip(shares, values, strict=True))

@@ -1,4 +1,4 @@
-"""A corrected proxy says what was measured, and changes nothing where it was right."""
+"""A corrected proxy matches the measurements, and changes nothing where it was right."""
 
 import numpy as np
 import pytest

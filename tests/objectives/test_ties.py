@@ -1,4 +1,4 @@
-"""Differences below the floor are ties for every form of objective."""
+"""Every form of objective rounds differences below the noise floor to ties."""
 
 from fractions import Fraction
 

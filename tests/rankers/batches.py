@@ -1,4 +1,4 @@
-"""Random batches for rankers: samples of several tiles, padded, with exact cosines and ties."""
+"""Random padded batches for rankers: samples of several tiles, exact cosines, many ties."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt
 
-WIDTH = 16  # of vectors of +-1: their length is 4, their cosines are exact multiples of 1/8
+WIDTH = 16  # of vectors of +-1: length 4, cosines are exact multiples of 1/8
 
 
 @dataclass
 class Sample:
-    """Visual tokens of one sample: the tile of each, scores with many ties, vectors."""
+    """Visual tokens of one sample: tiles, scores with many ties, and vectors."""
 
     tile: Tensor
     scores: Tensor
@@ -21,12 +21,12 @@ class Sample:
     words: Tensor
 
     def of_tile(self, tile):
-        """The sample's tokens in one tile."""
+        """Return the sample's tokens in one tile."""
         return (self.tile == tile).nonzero().flatten().tolist()
 
 
 def sample(sizes, seed, exact=True, words=3):
-    """sizes: tokens of each tile; the tiles' tokens are mixed, as LLaVA-NeXT's are."""
+    """Return a random sample with `sizes` tokens per tile, mixed as in LLaVA-NeXT."""
     generator = torch.Generator().manual_seed(seed)
     n = sum(sizes)
 
@@ -46,7 +46,7 @@ def sample(sizes, seed, exact=True, words=3):
 
 
 def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
-    """A batch as a ranker sees it: text, image, text; `pad` more positions than needed."""
+    """Return a batch for a ranker: text, image, text, and `pad` more positions than needed."""
     rows = [len(s.tile) + len(s.words) + 1 for s in samples]
     length = max(rows) + pad
     visual = torch.zeros(len(samples), length, dtype=torch.bool)
@@ -57,7 +57,7 @@ def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
         real[b, start:] = True
         visual[b, start + 1 : end] = True
         embeds[b, start + 1 : end], embeds[b, end:] = s.embeds, s.words
-    first = 10 * torch.arange(len(samples))  # tiles of a batch are numbered one after the other
+    first = 10 * torch.arange(len(samples))  # tiles are numbered through the batch
     captured = {
         "cls_attention": torch.cat([s.scores for s in samples]).to(device),
         "vision_features": torch.cat([s.features for s in samples]).to(device, dtype),
@@ -69,6 +69,6 @@ def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
 
 
 def chosen(places, prompt, b, n):
-    """The n best visual tokens of a sample in their order."""
+    """Return the n best visual tokens of a sample in their order."""
     own = places[b, prompt.visual[b]].tolist()
     return sorted((i for i, place in enumerate(own) if place < n), key=own.__getitem__)

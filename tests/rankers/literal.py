@@ -1,4 +1,4 @@
-"""Rankers as their papers tell them, one tile of one sample at a time, in loops over lists."""
+"""Rankers as in their papers, in loops over lists, one tile of one sample at a time."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def cosine(a, b):
-    """To 2^-18, so that ties are ties; 0 for a vector of length 0."""
+    """Return the cosine rounded to 2^-18, so that ties are exact; 0 for a zero vector."""
     lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
     exact = sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
     return round(exact * 2**18) / 2**18
@@ -17,7 +17,7 @@ def by_score(scores):
 
 
 def max_min(vectors, n):
-    """DivPrune: the n chosen tokens in their order."""
+    """Return DivPrune's n tokens in their order."""
     tokens = range(len(vectors))
     distance = [[1 - cosine(vectors[i], vectors[j]) for j in tokens] for i in tokens]
     chosen = []
@@ -35,7 +35,7 @@ def max_min(vectors, n):
 
 
 def vispruner(scores, features, n, important=0.5):
-    """The n chosen tokens by falling attention."""
+    """Return VisPruner's n tokens, the most attended first."""
     order = by_score(scores)
     attended, rest = order[: int(important * n)], order[int(important * n) :]
     while len(rest) > n - len(attended):
@@ -48,7 +48,7 @@ def vispruner(scores, features, n, important=0.5):
 
 
 def gains(vectors, relevance, chosen):
-    """CDPruner: by how much each token not chosen multiplies the chosen ones' determinant."""
+    """Return CDPruner's factor on the determinant for each token that is not chosen."""
     tokens = range(len(vectors))
     kernel = np.array(
         [
@@ -65,7 +65,7 @@ def gains(vectors, relevance, chosen):
 
 
 def shares(sizes, n):
-    """How many of n tokens each tile keeps: one after the other, to whom most is owed."""
+    """Return each tile's number of n tokens, given one by one to the tile with the largest gap."""
     kept = [0] * len(sizes)
     for _ in range(n):
         free = [tile for tile, size in enumerate(sizes) if kept[tile] < size]
@@ -74,12 +74,12 @@ def shares(sizes, n):
 
 
 def of_last_row(attention, tokens, last):
-    """FastV and PyramidDrop: scores of the tokens; attention: by head, row and column."""
+    """Return the scores of FastV and PyramidDrop; attention: [head][row][column]."""
     return [mean([head[last][token] for head in attention]) for token in tokens]
 
 
 def raters(embeds, visual, words):
-    """SparseVLM: the words that visual tokens point to more than to the average word."""
+    """Return SparseVLM's raters: words with more than average relevance to the visual tokens."""
     shares = []
     for token in visual:
         products = [
@@ -93,7 +93,7 @@ def raters(embeds, visual, words):
 
 
 def sparsevlm(attention, tokens, rating, share=1):
-    """The heads through which raters attend to the tokens most, a share of all; then their mean."""
+    """Return SparseVLM's scores: the mean over the heads that attend to the tokens most."""
     masses = [sum(head[row][token] for row in rating for token in tokens) for head in attention]
     number = max(1, math.floor(share * len(attention) + 1 / 2))
     chosen = [attention[head] for head in by_score(masses)[:number]]
@@ -101,7 +101,7 @@ def sparsevlm(attention, tokens, rating, share=1):
 
 
 def fitprune(attention, tokens, words):
-    """Deleting works on the largest attention of all heads: from words times from the tokens."""
+    """Return FitPrune's scores: maximum over heads, attention from words times from tokens."""
 
     def mass(rows, token):
         return sum(max(head[row][token] for head in attention) for row in rows) / len(rows)

@@ -1,6 +1,6 @@
-"""VisPruner, DivPrune, VisionZip and CDPruner choose what their descriptions say, and nothing else.
+"""VisPruner, DivPrune, VisionZip and CDPruner choose as their papers describe.
 
-Vectors of +-1 make all arithmetic exact, so that ties have to be broken as said too.
+Vectors of +-1 make all arithmetic exact, so ties must be broken as described too.
 """
 
 import numpy as np
@@ -18,6 +18,7 @@ from opsearch.rankers.divprune import DivPrune
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
+from tests.messages import refuses
 from tests.rankers import batches, literal
 
 ALL = ("cdpruner", "cls", "divprune", "random", "uniform", "visionzip", "vispruner")
@@ -27,7 +28,7 @@ every_ranker = pytest.mark.parametrize("name", ALL)
 
 @st.composite
 def asked(draw, exact=True):
-    """Samples of one to three tiles, and how many tokens each has to keep."""
+    """Draw samples of one to three tiles, and the number of tokens that each keeps."""
     layout = draw(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), max_size=3))
     layout.insert(draw(st.integers(0, len(layout))), [draw(st.integers(1, 40))])
     samples = [batches.sample(sizes, draw(st.integers(0, 10**6)), exact) for sizes in layout]
@@ -44,7 +45,7 @@ def kept_tokens(name, samples, n, dtype=torch.float32, **params):
 
 
 def by_tile(sample, n, choose):
-    """The literal choice: each tile's share of n, chosen from its own tokens."""
+    """Return the literal choice: each tile's number of n tokens, chosen within the tile."""
     tiles = [sample.of_tile(t) for t in sorted(set(sample.tile.tolist()))]
     shares = literal.shares([len(own) for own in tiles], n)
     return {own[i] for own, kept in zip(tiles, shares, strict=True) for i in choose(own, kept)}
@@ -106,7 +107,7 @@ def test_visionzip_takes_the_most_attended_of_each_tile(case, dtype):
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_cdpruner_multiplies_the_determinant_most(sizes, seed, dtype):
-    """Every next token of a tile is, within rounding, the best one given those before it."""
+    """Each next token of a tile is the best one given those before it, within rounding."""
     s = batches.sample(sizes, seed, exact=False)
     s.embeds, s.words = s.embeds.to(dtype).float(), s.words.to(dtype).float()
     (tokens,) = kept_tokens("cdpruner", [s], [sum(sizes)], dtype)
@@ -118,7 +119,7 @@ def test_cdpruner_multiplies_the_determinant_most(sizes, seed, dtype):
         own = s.of_tile(tile)
         vectors, relevances = s.embeds[own].double().tolist(), relevance[own].tolist()
         order = [own.index(token) for token in tokens if token in own]
-        # The least relevant token of all comes last: its determinants are all rounding.
+        # The least relevant token comes last: its determinants are only rounding.
         for k, token in enumerate(order[:-1]):
             gains = literal.gains(vectors, relevances, order[:k])
             assert gains[token] >= max(gains.values()) * (1 - 1e-3)
@@ -140,7 +141,7 @@ def one_tile(embeds, scores=None, features=None, words=()):
 
 
 def axes(*vectors):
-    """Vectors with their first entries given and the others 0."""
+    """Return vectors with the given first entries, and 0 elsewhere."""
     return [[*map(float, v), *[0.0] * (batches.WIDTH - len(v))] for v in vectors]
 
 
@@ -154,7 +155,7 @@ def test_divprune_starts_far_from_all_and_goes_on_far_from_the_chosen():
 
 
 def test_vispruner_compares_every_second_token_with_those_between():
-    # Behind the two most attended, of 2 3 4 5 one has to go: 2 or 4, by likeness to 3 or 5.
+    # After the two most attended, one of 2 3 4 5 must go: 2 or 4, by similarity to 3 or 5.
     features = axes([1], [1], [1, 0, 0], [0, 1, 0], [0, 0.1, 1], [0, 0, 1])
     s = one_tile(features, scores=[6, 5, 4, 3, 2, 1], features=features)
     assert kept_tokens("vispruner", [s], [5]) == [[0, 1, 2, 3, 5]]
@@ -263,7 +264,7 @@ def test_samples_without_visual_tokens(name):
 
 @every_ranker
 def test_nothing_waits_for_the_device(name):
-    """On the meta device there are no values: asking for one is an error."""
+    """The meta device holds no values, so reading one is an error."""
     if name in ("random", "uniform"):
         pytest.skip("their order is made on the host")
     samples = [batches.sample([9, 4], seed=0), batches.sample([7], seed=1)]
@@ -274,7 +275,7 @@ def test_nothing_waits_for_the_device(name):
 
 
 class Copies(TorchDispatchMode):
-    """Counts tensors made of the host's numbers: each is a copy that waits for the device."""
+    """A counter of tensors built from host numbers, each a copy that waits for the device."""
 
     number = 0
 
@@ -299,12 +300,12 @@ def test_copies_to_the_device_do_not_grow_with_the_number_of_steps(name):
 
 @pytest.mark.parametrize("important", [-0.1, 1.1, "half"])
 def test_shares_that_are_none(important):
-    with pytest.raises(PolicyError, match="no share between 0 and 1; correct its parameters"):
+    with refuses(PolicyError, f"important={important!r}", 0, 1, "parameter"):
         make_ranker(RankerSpec("vispruner", (("important", important),)))
 
 
 def test_what_is_not_needed_is_not_read():
-    """Each ranker is given nothing but what it says it needs."""
+    """Each ranker gets only the inputs that it declares."""
     assert set(ALL) == set(RANKERS)
     full = batches.prompt([batches.sample([9], seed=0)])
     for name in ALL:

@@ -1,4 +1,4 @@
-"""Rankers inside the decoder score as loops over lists do, on random layers and by hand."""
+"""Rankers inside the decoder equal loops over lists, on random layers and by hand."""
 
 from dataclasses import replace
 
@@ -14,15 +14,16 @@ from opsearch.rankers.look import DECODER_ATTENTION, Look
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.sparsevlm import raters
 from opsearch.turns import LAYERS_BACK
+from tests.messages import refuses
 from tests.rankers import literal
 
 HEADS, KV_HEADS, DIM, WIDTH = 4, 2, 6, 5
 
 
 def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
-    """A look at random prompts, (text before, visual tokens, text behind) each.
+    """Return the ranker's view of random prompts (text before, visual tokens, text after).
 
-    keep: share of the visual tokens that are left to be ordered.
+    keep: Share of the visual tokens that is still there to rank.
     """
     generator = torch.Generator().manual_seed(seed)
     length = max(map(sum, samples))
@@ -52,13 +53,13 @@ def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
 
 
 def placed(mask):
-    """Positions in order, filled up at the end, and which of them are none of the filling."""
+    """Return the positions of the mask, padded at the end, and a mask of the real ones."""
     order = torch.argsort(~mask, dim=1, stable=True)[:, : int(mask.sum(1).max())]
     return order, mask.gather(1, order)
 
 
 def attention(seen, b):
-    """The attention [H][S][S] of one sample, 0 where nothing is asked or read, in loops."""
+    """Return the attention [H][S][S] of one sample in loops, 0 for rows and columns not used."""
     length = seen.prompt.visual.shape[1]
     maps = [[[0.0] * length for _ in range(length)] for _ in range(HEADS)]
     queries, keys = seen.queries.double(), seen.keys.double()
@@ -80,7 +81,7 @@ def attention(seen, b):
 
 
 def expected(spec, seen, b):
-    """The tokens to be ordered, and their scores by the literal version."""
+    """Return the tokens to rank and their scores by the literal version."""
     name, params = spec.name, dict(spec.params)
     visual, real = seen.prompt.visual[b], seen.prompt.real[b]
     columns = zip(seen.reading[b].tolist(), seen.read[b].tolist(), strict=True)
@@ -136,7 +137,7 @@ def test_more_rows_than_are_taken_at_once():
 
 @pytest.mark.parametrize("name", DECODER_RANKERS)
 def test_equal_tokens_have_equal_scores(name):
-    """So that the one in front comes first; FitPrune's rows must not look ahead for that."""
+    """With equal scores the first token ranks first; FitPrune's rows must not look ahead."""
     ranker = make_decoder_ranker(RankerSpec(name))
     seen = look(ranker.asks, [(1, 4, 2)])
     seen.keys[:, :, 1:5] = seen.keys[:, :, 1:2].clone()
@@ -148,7 +149,7 @@ def test_equal_tokens_have_equal_scores(name):
 
 
 def by_hand(asks, scores, embeds=None):
-    """A look of one head at [text, 3 visual tokens, 2 words]; scores [Q][6], before softmax."""
+    """Return one head's view of [text, 3 visual tokens, 2 words]; scores [Q][6] before softmax."""
     visual = torch.tensor([[False, True, True, True, False, False]])
     rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[asks]
     asking, reading = torch.tensor([rows]), torch.arange(6)[None]
@@ -168,7 +169,7 @@ def test_the_last_token_attends_to_the_second_visual_one(name):
 
 def test_only_words_about_the_picture_rate():
     embeds = torch.zeros(1, 6, WIDTH)
-    embeds[0, [1, 2, 4], 0] = 3.0  # the first word looks like two of the visual tokens
+    embeds[0, [1, 2, 4], 0] = 3.0  # the first word is similar to two visual tokens
     rows = [[0.0] * 6, [0.0, 0.0, 0.0, 5.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0, 0.0, 0.0]]
     seen = by_hand("text", rows, embeds)
     assert raters(seen).tolist() == [[False, True, False]]
@@ -183,7 +184,7 @@ def test_without_a_word_above_average_all_rate():
 
 def test_fitprune_wants_question_and_picture_to_agree():
     rows = torch.zeros(6, 6)
-    rows[4:, 1] = 4.0  # the words look at the first visual token, the picture at the second
+    rows[4:, 1] = 4.0  # words attend to the first visual token, visual tokens to the second
     rows[1:4, 2] = 4.0
     scores = make_decoder_ranker(RankerSpec("fitprune")).scores(by_hand("all", rows.tolist()))
     first, second, third = scores[0, 1:4].tolist()
@@ -192,7 +193,7 @@ def test_fitprune_wants_question_and_picture_to_agree():
 
 @pytest.mark.parametrize(("share", "best"), [(0.5, 1), (1, 0)])
 def test_only_heads_that_attend_to_the_picture_count(share, best):
-    """The first head looks at a visual token and at a word, the second at two visual tokens."""
+    """The first head attends to a visual token and a word, the second to two visual tokens."""
     seen = by_hand("text", [[0.0] * 6] * 3, torch.zeros(1, 6, WIDTH))
     weights = [[0.05, 0.40, 0.02, 0.02, 0.46, 0.05], [0.10, 0.02, 0.34, 0.32, 0.12, 0.10]]
     queries = torch.tensor(weights).log()[None, :, None].expand(-1, -1, 3, -1)
@@ -203,27 +204,25 @@ def test_only_heads_that_attend_to_the_picture_count(share, best):
 
 @pytest.mark.parametrize("heads", [0, 1.5, "half"])
 def test_shares_of_heads_that_are_none(heads):
-    with pytest.raises(PolicyError, match=r"no share above 0 .*; correct its parameters"):
+    with refuses(PolicyError, f"heads={heads!r}", 0, 1, "parameter"):
         make_decoder_ranker(RankerSpec("sparsevlm", (("heads", heads),)))
 
 
-# What they are
+# Kinds and parameters
 
 
 @pytest.mark.parametrize("name", DECODER_RANKERS)
 def test_they_say_what_they_need(name):
     assert DECODER_ATTENTION in make_decoder_ranker(RankerSpec(name)).needs
-    with pytest.raises(PolicyError, match=rf"{name} acts inside the decoder .*; use one of cd"):
+    with refuses(PolicyError, name, "cdpruner, cls, divprune, "):
         make_ranker(RankerSpec(name))
-    known = "heads" if name == "sparsevlm" else "none"
-    with pytest.raises(
-        PolicyError, match=rf"{name}\(k=2\) has a parameter too many .*; {name} has {known}"
-    ):
+    known = "heads" if name == "sparsevlm" else f"--ranker {name}"
+    with refuses(PolicyError, f"{name}(k=2)", known):
         make_decoder_ranker(RankerSpec(name, (("k", 2),)))
 
 
 def test_every_ranker_is_of_one_kind_and_has_its_layer():
     assert not RANKERS.keys() & DECODER_RANKERS.keys()
     assert LAYERS_BACK.keys() == DECODER_RANKERS.keys()
-    with pytest.raises(UnknownNameError, match="fastvv"):
+    with refuses(UnknownNameError, "'fastvv'", "fastv, "):
         make_decoder_ranker(RankerSpec("fastvv"))

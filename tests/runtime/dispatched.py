@@ -1,4 +1,4 @@
-"""What accelerate makes of a model: weights that are fetched, layers on a device of their own."""
+"""Models under accelerate: offloaded weights, or some layers on a second device."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def some_fetched_from_disk(model, folder):
 
 
 def places(model, where):
-    """A device map: `where` the decoder's layers are, 0 for all before, LAYERS for all behind."""
+    """Return a device map: where(layer) for each part, 0 before the decoder, LAYERS after it."""
     layers, found = "model.language_model.layers.", {}
     for name, _ in model.named_parameters():
         if name.startswith(layers):
@@ -36,7 +36,7 @@ def places(model, where):
 
 
 def spread(first):
-    """A LLaVA whose layers from `first` on, and all behind them, are on a device of their own."""
+    """Return a LLaVA with the layers from `first` on, and all after them, on a second device."""
     model = tiny.llava(LAYERS)
     device_map = places(model, lambda layer: "cpu" if layer < max(first, 1) else PRETEND)
     device_map["model.language_model.layers.0"] = "cpu" if first else PRETEND

@@ -1,4 +1,4 @@
-"""Compares what a pruned model says with the reference, sample by sample."""
+"""Comparison of a pruned model with the reference, sample by sample."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,17 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Sample:
-    """One row of a batch without its padding.
+    """One sample of a batch without its padding.
 
-    scores are [CLS]'s attention to its patches, tile and features what else rankers read.
+    Attributes:
+        real: Its positions in the padded batch.
+        ids: Its token ids.
+        embeds: Its embeddings, image features included.
+        visual: Its visual tokens.
+        scores: [CLS]'s attention to the visual tokens.
+        tile: The tile of each visual token.
+        features: The projector's input for each visual token.
+        positions: Its rotary positions, [S] or [3, S].
     """
 
     real: Tensor
@@ -35,7 +43,7 @@ class Sample:
 
 
 def samples(model, inputs):
-    """The rows of a batch as the reference takes them."""
+    """Return the samples of a batch as the reference takes them."""
     family = FAMILIES[model.config.model_type]
     features = reference.image_features(model, inputs)
     scores = family.scores(model, inputs) if len(features) else None
@@ -53,7 +61,7 @@ def samples(model, inputs):
 
 
 def rank(sample, policy):
-    """The reference's own ranking of a sample by the policy's ranker."""
+    """Return the reference's ranking of a sample by the policy's ranker."""
     specs = [spec for _, spec in policy.rankers if spec.name in SCORES]
     if not specs:
         return reference.rank_by(torch.zeros(sample.n_visual), sample.visual)
@@ -75,7 +83,7 @@ def _drawn(sample, policy, params):
 
 
 def _in_order(order, n):
-    """Scores by which tokens rank as listed, and those not listed last."""
+    """Return scores that rank tokens as listed, and all others last."""
     places = {token: place for place, token in enumerate(order)}
     return [-places.get(token, n) for token in range(n)]
 
@@ -91,7 +99,7 @@ def _max_min(sample, policy, params):
 
 
 def _by_tile(choose):
-    """Scores of the tokens that a method chooses in each tile."""
+    """Return scores of the tokens that a method chooses in each tile."""
 
     def scores(sample, policy, params):
         tiles = [(sample.tile == t).nonzero().flatten().tolist() for t in sample.tile.unique()]
@@ -117,7 +125,7 @@ SCORES = {
 
 
 def inside(sample, policy):
-    """The policy's rankers inside the decoder, as the reference takes them."""
+    """Return the policy's rankers inside the decoder, as the reference takes them."""
     return {
         layer: INSIDE[spec.name](sample, **dict(spec.params))
         for layer, spec in policy.rankers
@@ -126,7 +134,7 @@ def inside(sample, policy):
 
 
 def _words(sample):
-    """Places of the text behind the last visual token."""
+    """Return the positions of the text after the last visual token."""
     last = int(sample.visual.nonzero()[-1])
     return list(range(last + 1, len(sample.ids)))
 
@@ -161,7 +169,7 @@ INSIDE = {
 
 
 def reference_logits(model, sample, policy):
-    """Logits [S, V] of one sample under a policy, by the masked model."""
+    """Return the logits [S, V] of one sample under a policy, by the masked model."""
     counts = policy.resolve(sample.n_visual).tolist()
     ranks = rank(sample, policy)
     rankers = inside(sample, policy)
@@ -169,7 +177,7 @@ def reference_logits(model, sample, policy):
 
 
 def deviation(model, inputs, policy, rows=None, **given):
-    """Largest difference at text positions of a batch, relative to max(1, the logits' std)."""
+    """Return the largest difference at text positions, relative to max(1, the logits' std)."""
     with policy.apply(model):
         got = model(**inputs, **given).logits
     worst = 0.0

@@ -13,31 +13,31 @@ CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("ran
 
 
 def tokens(counts, ranker=CLS):
-    """A policy in numbers of tokens."""
+    """Return a policy with counts in tokens."""
     triples = tuple(tuple(Fraction(int(c)) for c in triple) for triple in counts)
     return Policy(triples, unit="tokens", rankers=((0, ranker),))
 
 
 def random_counts(seed):
-    """A count of its own for each layer and module, some of them above the 9 tokens of an image."""
+    """Return a random count per layer and module, some above the 9 tokens of an image."""
     return tokens(np.random.default_rng(seed).integers(0, 13, (LAYERS, 3)), (CLS, RANDOM)[seed % 2])
 
 
 def ranked(counts, *rankers):
-    """A policy in numbers of tokens with rankers by layer."""
+    """Return a policy with counts in tokens and rankers by layer."""
     pairs = tuple((layer, RankerSpec(name)) for layer, name in rankers)
     return replace(tokens(counts), rankers=pairs)
 
 
 def falling(*shares, rankers):
-    """A share of the tokens for each layer, and rankers by layer, with their parameters."""
+    """Return a policy of a share per layer, with rankers by layer and their parameters."""
     counts = builders.stages(LAYERS, dict(enumerate(shares))).counts
     specs = ((layer, RankerSpec(name, tuple(params))) for layer, name, *params in rankers)
     return Policy(counts, rankers=tuple(specs))
 
 
 def ranked_at_random(seed):
-    """Counts of their own for each layer and module, and a ranker before each of two layers."""
+    """Return random counts per layer and module, with a ranker before each of two layers."""
     generator = np.random.default_rng(seed)
     counts = generator.integers(2, 13, (LAYERS, 3))
     counts[:2] = np.maximum(counts[:2], counts.max(1)[:2, None])
@@ -46,7 +46,7 @@ def ranked_at_random(seed):
     return ranked(counts, (0, "random"), (first, str(names[0])), (second, str(names[1])))
 
 
-# With rankers inside the decoder, whose order holds from their layer on or from the one before it.
+# Policies with rankers inside the decoder.
 INSIDE = {
     "fastv": falling(1, 1, "1/3", rankers=[(2, "fastv")]),
     "fastv from layer 1 on": falling(1, "1/3", rankers=[(1, "fastv")]),
@@ -106,7 +106,7 @@ POLICIES = {
 
 
 def with_rankers_of(adapter):
-    """The same policies, random where they rank by a [CLS] that the family has not got."""
+    """Return the policies, ranked at random where the family has no [CLS] to rank by."""
     if adapter.tower:
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}

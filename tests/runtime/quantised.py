@@ -1,4 +1,4 @@
-"""Checkpoints of a LLaVA whose weights a quantiser has rounded, the vision tower's among them."""
+"""Checkpoints of a LLaVA with quantised weights, the vision tower included."""
 
 import pytest
 from transformers import LlavaForConditionalGeneration, TorchAoConfig
@@ -6,7 +6,7 @@ from transformers import LlavaForConditionalGeneration, TorchAoConfig
 from tests import tiny
 from tests.runtime.policies import LAYERS
 
-GROUP = 8  # weights of one scale; every width of the tiny model is a multiple
+GROUP = 8  # weights per scale; divides every width of the tiny model
 
 
 def torchao_int8(folder):
@@ -20,7 +20,7 @@ def torchao_int8(folder):
 
 
 def compressed(scheme, **config):
-    """A format of compressed-tensors, by the name that llm-compressor has for it."""
+    """Return a function that saves a model in a compressed-tensors format of llm-compressor."""
 
     def saved(folder):
         reason = "make test-lmms has compressed-tensors"
@@ -51,7 +51,7 @@ def _scheme(quantization, name):
 
 
 def _measure(quantization, module):
-    """Scales that just hold the weights: one for each group, or for each row."""
+    """Set the smallest scales that hold the weights, one per group or per row."""
     weights = module.quantization_scheme.weights
     grouped = module.weight.unflatten(1, (-1, weights.group_size or module.weight.shape[1]))
     ends = grouped.amin(-1), grouped.amax(-1)

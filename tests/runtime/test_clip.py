@@ -1,4 +1,4 @@
-"""CDPruner asks a CLIP model from a folder how relevant patches are, and refuses unfit ones."""
+"""CDPruner's relevance by a CLIP model from a folder, and refusals of unfit ones."""
 
 import pytest
 import torch
@@ -17,20 +17,21 @@ from tests import tiny
 from tests.families import FAMILIES, folder
 from tests.families.clip import CONTEXT, saved_clip
 from tests.families.prompt import prompts
+from tests.messages import refuses
 
 QUESTIONS = ([20, 15, 20, 10, 17, 17], [17, 17, 10, 10, 11, 12])
 
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    """Folders of a tiny LLaVA and of a tiny CLIP whose tower is as wide."""
+    """Return the folders of a tiny LLaVA and of a tiny CLIP with a tower of the same width."""
     llava = tmp_path_factory.mktemp("llava")
     folder.save(FAMILIES["llava"], llava, layers=3)
     return llava, saved_clip(tmp_path_factory.mktemp("clip"))
 
 
 def relevance(model, clip, inputs, question):
-    """Mean over the question's parts of -cos(patch, part), for each patch of the one image."""
+    """Return -cos(patch, part) for each patch, mean over the parts of the question."""
     last = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state[0, 1:]
     patches = clip.visual_projection(clip.vision_model.post_layernorm(last))
     parts = [question[i : i + CONTEXT - 2] for i in range(0, len(question), CONTEXT - 2)]
@@ -65,7 +66,7 @@ def test_relevance_is_that_of_clip(where):
 
 @torch.inference_mode()
 def test_questions_of_a_batch_are_read_as_each_alone(where):
-    """Of several parts, of one, of none, and with a special token that CLIP does not see."""
+    """Questions of several parts, one, none, and with a special token that CLIP does not read."""
     llava, clip = where
     model = AutoModelForImageTextToText.from_pretrained(llava)
     questions = [[20, 15, 20, 10, 17, 17, 9, 9, 11], [17, 10], [], [17, 2, 10]]
@@ -87,7 +88,7 @@ def question_vectors(model, clip, rows):
 
 @torch.inference_mode()
 def test_the_question_changes_the_choice(where, monkeypatch):
-    """End to end: the policy's first token is the one that CLIP finds most relevant."""
+    """The policy's first token is the most relevant one by CLIP."""
     llava, clip = where
     model = AutoModelForImageTextToText.from_pretrained(llava).eval()
     whole, inputs = CLIPModel.from_pretrained(clip).eval(), prompts(FAMILIES["llava"], [[1, 6]])
@@ -109,15 +110,15 @@ def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
     llava, clip = where
     saved_clip(tmp_path / "narrow", width=8)
     model = FAMILIES["llava"].model(3)
-    for found, reason in (
-        (tmp_path / "narrow", "is 8 wide and the model's 16, so it is another one; choose"),
-        (llava, "holds a model of type 'llava' and not a whole CLIP model; choose"),
-        (tmp_path / "none", "is no folder of a CLIP model"),
+    for found, named in (
+        (tmp_path / "narrow", (8, 16)),
+        (llava, ("'llava'", "CLIP")),
+        (tmp_path / "none", ("CLIP", "folder")),
     ):
-        with pytest.raises(ModelError, match=reason):
+        with refuses(ModelError, f"clip={found}", *named, "--ranker"):
             ADAPTERS["llava"].check_needs(model.config, {f"clip_patches:{found}"})
     internvl = FAMILIES["internvl"].model(3)
-    with pytest.raises(ModelError, match="of type 'internvl_vision', not CLIP's"):
+    with refuses(ModelError, "'internvl_vision'", "CLIP", "--ranker"):
         ADAPTERS["internvl"].check_needs(internvl.config, {f"clip_question:{clip}"})
 
 
@@ -125,5 +126,5 @@ def test_a_model_without_a_tokenizer_is_refused(where):
     _, clip = where
     model, ids = FAMILIES["llava"].model(3), torch.tensor([[7, tiny.IMAGE, 8]])
     prompt = Prompt(ids == tiny.IMAGE, ids > 0, (1,))
-    with pytest.raises(ModelError, match="tokenizer of '' cannot be loaded"):
+    with refuses(ModelError, "tokenizer", "''", "folder"):
         read_question(model, {f"clip_question:{clip}"}, prompt, ids)

@@ -1,4 +1,4 @@
-"""What a pruned prefill executes is what the cost says, to the integer, as torch counts it."""
+"""FLOPs of a pruned prefill as torch counts them, equal to the cost to the integer."""
 
 from fractions import Fraction
 
@@ -60,7 +60,7 @@ def policy(request):
 
 
 def cpu_attention(query, key, value, *args, out_shape=None, **kwargs):
-    """torch registers no formula for its CPU kernel, and would count it as nothing."""
+    """Count attention on the CPU, for which torch has no formula and would count 0."""
     return sdpa_flop_count(query, key, value)
 
 
@@ -68,9 +68,9 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu
 
 
 def counted(model, inputs):
-    """FLOPs of the decoder's layers and of the lm_head on one row per sample.
+    """Return FLOPs of the decoder's layers and of the lm_head on one row per sample.
 
-    Without the angles of positions, which older transformers compute as a product of matrices.
+    Rotary angles are left out; older transformers compute them as a matrix product.
     """
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         model(**inputs, logits_to_keep=1)
@@ -108,7 +108,7 @@ def test_one_sample_of_every_family(name):
 
 @pytest.mark.parametrize("label", policies.INSIDE)
 def test_rankers_inside_take_what_is_shown_beside(label):
-    """Their own work is no part of the policy's cost."""
+    """The rankers' own work is not part of the policy's cost."""
     policy, inputs = policies.INSIDE[label], tiny.prompts([[3, 4]])
     model = tiny.llava(policies.LAYERS)
     shape = Shape.from_config(model.config)
@@ -127,7 +127,7 @@ def test_the_identity_costs_what_the_stock_model_costs(model):
 
 
 def test_pruned_policies_execute_less(model):
-    """The equalities above would also hold for a counter that counts nothing."""
+    """A counter that counts nothing would pass the tests above."""
     cost = Flops(Shape.from_config(model.config))
     of = {name: int(cost.of(policy.resolve(9), 9, 7)) for name, policy in POLICIES.items()}
     whole = {name for name, flops in of.items() if flops == of["original"]}

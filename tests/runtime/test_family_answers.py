@@ -1,4 +1,4 @@
-"""Every family answers as the reference does, which recomputes everything for each token."""
+"""Every family answers as the reference, which recomputes everything for each token."""
 
 from functools import cache
 
@@ -23,7 +23,7 @@ STEPS = 5
 
 @cache
 def endless(name, attention="sdpa"):
-    """A model whose answers go on for the asked number of tokens, none of them visual."""
+    """Return a model that generates all requested tokens, none of them visual."""
     model = FAMILIES[name].model(LAYERS, attention)
     model.generation_config.eos_token_id = 10**6
     model.generation_config.suppress_tokens = [tiny.IMAGE, tiny.VIDEO]
@@ -36,7 +36,7 @@ SOME = ["dop, kv leaves", "dop, kv stays", "tokens, uniform", "stages"]
 
 
 def score(model, policy, sample, answer):
-    """Mean log-probability of an answer's tokens by the reference."""
+    """Return the mean log-probability of an answer's tokens by the reference."""
     embeds = torch.cat([sample.embeds, model.model.language_model.embed_tokens(answer)])
     ranks = torch.cat([rank(sample, policy), torch.full_like(answer, reference.TEXT)])
     later = sample.positions[..., -1:] + torch.arange(1, len(answer) + 1)
@@ -56,7 +56,7 @@ def test_generated_tokens_are_those_of_recomputing_everything(name, attention, l
 
 
 def assert_answers(model, policy, inputs):
-    """Greedy tokens and their logits are the reference's, without any cache."""
+    """Check greedy tokens and their logits against the reference, which uses no cache."""
     with policy.apply(model):
         out = model.generate(
             **inputs,
@@ -103,7 +103,7 @@ def test_beams_are_scored_as_the_reference_does(name, attention):
 @every_family
 @fused
 def test_continuing_from_a_returned_cache(name, attention):
-    """A second turn of text on the cache of the first is what one prefill of both would be."""
+    """A second turn on the first's cache equals one prefill of both."""
     model = endless(name, attention)
     policy = with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
     inputs = prompts(FAMILIES[name], [[3, 4]])
@@ -120,7 +120,7 @@ def test_continuing_from_a_returned_cache(name, attention):
 
 @pytest.mark.skipif(OLD, reason="old transformers adds newline tokens behind get_video_features")
 def test_videos_of_llava_onevision():
-    """A picture of 14 tokens; two frames of one token each, and a newline token."""
+    """An image of 14 tokens, then two frames of one token each and a newline token."""
     model, family = endless("llava_onevision"), FAMILIES["llava_onevision"]
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[9, *[tiny.IMAGE] * 14, 8, *[tiny.VIDEO] * 3, 11, 12]])
@@ -132,7 +132,7 @@ def test_videos_of_llava_onevision():
 
 
 def test_videos_of_qwen2_5_vl():
-    """A picture and a video of two frames, whose positions in time are further apart."""
+    """An image, then a video of two frames with larger steps in time."""
     model, family = endless("qwen2_5_vl"), FAMILIES["qwen2_5_vl"]
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[9, *[tiny.IMAGE] * 4, 8, *[tiny.VIDEO] * 8, 11, 12]])

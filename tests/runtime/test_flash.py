@@ -1,4 +1,4 @@
-"""FlashAttention where it can compute a layer, and what a run with it needs."""
+"""FlashAttention in the layers that it can compute, and the requirements of a run with it."""
 
 from collections import Counter
 
@@ -20,6 +20,7 @@ from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import check_attention
 from tests import tiny
 from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func, installed
+from tests.messages import refuses
 from tests.runtime.judge import TOLERANCE
 from tests.runtime.policies import INSIDE, LAYERS, POLICIES, with_rankers_of
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 @pytest.fixture
 def flash_attn():
-    """The stand-in, for single tests: others here need the package itself."""
+    """Install the stand-in for one test; other tests here need the package itself."""
     with installed():
         yield
 
@@ -53,7 +54,7 @@ def test_the_stand_in_attends_from_the_last_key_backwards():
     ("label", "layers"),
     [
         ("vtw at 0", 5),
-        ("tokens, cls", 4),  # in the last layer only text asks, and reads visual tokens too
+        ("tokens, cls", 4),  # in the last layer only text has queries, and it reads visual tokens
         ("dop, kv leaves", 4),
         ("dop, kv stays", 3),
     ],
@@ -79,7 +80,7 @@ def test_layers_whose_queries_are_their_keys_are_flash_attentions(
 @pytest.mark.parametrize("layout", [[[3, 4], [0, 5]], [[3, 4], [5, 2]]], ids=["other", "alike"])
 @pytest.mark.parametrize("turn", [[[0, 1, 1], [1, 1, 1]], [[1, 1, 0], [1, 0, 1]]], ids=str)
 def test_queries_on_a_pruned_cache_may_be_padded_too(layout, turn, flash_attn):
-    """Second turns of different length: the wrapper takes off what the last columns leave out."""
+    """Second turns of different length: the wrapper removes padding by the last columns."""
     inputs, turn, found = tiny.prompts(layout), torch.tensor(turn), []
     mask = torch.cat([inputs["attention_mask"], turn], 1)
     later = {
@@ -96,14 +97,14 @@ def test_queries_on_a_pruned_cache_may_be_padded_too(layout, turn, flash_attn):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "device", "sentence"),
+    ("dtype", "device", "named"),
     [
-        ("float32", "cuda", "half precision and not in float32; give --dtype bfloat16 or float16"),
-        ("bfloat16", "cpu", "on CUDA devices and not on 'cpu'; give --device cuda, or"),
+        ("float32", "cuda", ["float32", "--dtype bfloat16"]),
+        ("bfloat16", "cpu", ["'cpu'", "--device cuda"]),
     ],
 )
-def test_what_a_run_with_it_needs(dtype, device, sentence):
-    with pytest.raises(ModelError, match=f"^--attention {FLASH} .*{sentence}"):
+def test_what_a_run_with_it_needs(dtype, device, named):
+    with refuses(ModelError, f"--attention {FLASH}", *named, "--attention sdpa"):
         check_attention(FLASH, dtype, device)
     check_attention("sdpa", dtype, device)
 
@@ -111,17 +112,17 @@ def test_what_a_run_with_it_needs(dtype, device, sentence):
 @pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is installed")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "auto"])
 def test_a_run_with_it_needs_the_package(device):
-    with pytest.raises(ModelError, match=r"the package flash_attn .*; pip install flash-attn, or"):
+    with refuses(ModelError, "flash_attn", "pip install flash-attn", "--attention sdpa"):
         check_attention(FLASH, "bfloat16", device)
 
 
 def test_a_run_says_so_before_anything_is_loaded():
-    with pytest.raises(ModelError, match="half precision"):
+    with refuses(ModelError, f"--attention {FLASH}", "float32", "--dtype bfloat16"):
         prepare(RunConfig(attention=FLASH), Stages(Console(quiet=True), 1))
 
 
-# On a GPU, with the package itself, in half precision. Its rounding changes the order of tokens
-# that are ranked by attention, so these are not.
+# Tests on a GPU with the package itself, in half precision. Rounding changes rankings by
+# attention, so those policies are left out.
 BY_POSITION = {
     label: policy
     for label, policy in with_rankers_of(ADAPTERS["qwen2_5_vl"]).items()
@@ -146,7 +147,7 @@ def with_the_package(test):
 @with_the_package
 @pytest.mark.parametrize("layout", [[[3, 4]], [[3, 4], [1, 0, 6], [7]]], ids=["one", "padded"])
 def test_the_kernel_says_what_sdpa_says(layout):
-    """Of the prompt's last token and of five that follow on the pruned cache."""
+    """Logits of the prompt's last token and of five tokens on the pruned cache."""
     inputs, logits = given(layout), {}
     forced = torch.full((len(layout), 5), 9, device="cuda")
     mask = torch.cat([inputs["attention_mask"], torch.ones_like(forced)], 1)

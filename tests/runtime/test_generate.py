@@ -1,4 +1,4 @@
-"""generate() on a pruned cache says what recomputing everything for each token would say."""
+"""generate() on a pruned cache equals recomputing everything for each token."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from opsearch.policy import RankerSpec
 from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
 from tests.flash import FLASH
+from tests.messages import refuses
 from tests.runtime.judge import TOLERANCE, inside, rank, samples
 from tests.runtime.policies import INSIDE
 
@@ -28,11 +29,11 @@ POLICIES = {
     "stages": builders.stages(LAYERS, {0: 1, 2: "1/3"}, CLS),
     "shortv": builders.shortv(LAYERS, [1, 2, 4]),
 }
-# What these see of a prompt is over with its prefill: they are not for tests in which another one
-# sees more.
+# Their rankers read the attention of the prefill only, so tests that compare two prefills of
+# different length leave them out.
 RANKED = {label: INSIDE[label] for label in ("two at once", "fitprune")}
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
-UNPADDED = [[3, 11], [1, 0, 4]]  # of one length, but not of one number of visual tokens
+UNPADDED = [[3, 11], [1, 0, 4]]  # equal lengths, different numbers of visual tokens
 NO_TOKEN = 10**6
 
 # Older releases of transformers mix up the images of samples that have several.
@@ -47,7 +48,7 @@ repeated = pytest.mark.parametrize(
 
 
 def endless(attention):
-    """A model whose answers hold no image and do not end before the asked number of tokens."""
+    """Return a model that generates all requested tokens and no image token."""
     model = tiny.llava(LAYERS, attention=attention)
     model.generation_config.eos_token_id = NO_TOKEN
     model.generation_config.suppress_tokens = [tiny.IMAGE]
@@ -86,7 +87,7 @@ def generate(model, policy, inputs, **options):
 
 
 def decode(model, policy, sample, steps=STEPS):
-    """The reference's greedy tokens and their logits."""
+    """Return the reference's greedy tokens and their logits."""
     counts = policy.resolve(sample.n_visual).tolist()
     start = sample.embeds, rank(sample, policy), counts, sample.positions
     rankers = inside(sample, policy)
@@ -94,7 +95,7 @@ def decode(model, policy, sample, steps=STEPS):
 
 
 def score(model, policy, sample, answer):
-    """Log-probability of each token of an answer by the reference."""
+    """Return the log-probability of each token of an answer by the reference."""
     embeds = torch.cat([sample.embeds, model.model.language_model.embed_tokens(answer)])
     ranks = torch.cat([rank(sample, policy), torch.full_like(answer, reference.TEXT)])
     counts = policy.resolve(sample.n_visual).tolist()
@@ -119,7 +120,7 @@ def test_greedy_tokens_and_logits(model, any_policy, layout):
 
 
 def test_answers_depend_on_the_policy(sdpa_model):
-    """The comparison with the reference would be void if all policies gave the same answer."""
+    """Equal answers of all policies would make the comparison with the reference vacuous."""
     inputs = tiny.prompts([[3, 4]])
     runs = [generate(sdpa_model, policy, inputs).sequences for policy in POLICIES.values()]
     assert len({tuple(run[0].tolist()) for run in runs}) == len(POLICIES)
@@ -167,9 +168,9 @@ def test_sampled_sequences_are_scored_as_the_reference_does(fused_model, any_pol
 
 
 def test_prompt_lookup_says_the_same(model, policy):
-    """Several candidate tokens per step, and wrong ones cropped off the pruned cache."""
+    """Several candidate tokens per step; wrong ones are cropped off the pruned cache."""
     inputs = tiny.prompts([[3, 4]])
-    # A repeated text makes the lookup propose something.
+    # Repeated text gives the lookup something to propose.
     text = inputs["input_ids"][:, -4:]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], text, text[:, :2]], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -180,7 +181,7 @@ def test_prompt_lookup_says_the_same(model, policy):
 
 
 def test_an_assistant_model_says_the_same(sdpa_model):
-    """The original proposes tokens: some are right, the others are cropped off the pruned cache."""
+    """The original proposes tokens; wrong ones are cropped off the pruned cache."""
     original, inputs, steps, passes = endless("sdpa"), tiny.prompts([[3, 4]]), 12, []
     (sample,) = samples(sdpa_model, inputs)
     decoder = sdpa_model.model.language_model
@@ -194,12 +195,11 @@ def test_an_assistant_model_says_the_same(sdpa_model):
     assert len(passes) < steps * len(POLICIES), "some proposals were right"
 
 
-@expands_images  # older releases give it the images
+@expands_images  # older releases pass the images to it
 def test_an_assistant_model_is_not_pruned(sdpa_model):
-    """transformers gives it no images."""
+    """transformers passes no images to the assistant model."""
     original, inputs, policy = endless("sdpa"), tiny.prompts([[3, 4]]), POLICIES["tokens"]
-    sentence = "no image is given; pass pixel_values, or leave an assistant model as it is"
-    with policy.apply(original), pytest.raises(PolicyError, match=sentence):
+    with policy.apply(original), refuses(PolicyError, "image", "pixel_values", "assistant"):
         generate(sdpa_model, policy, inputs, assistant_model=original)
 
 
@@ -230,7 +230,7 @@ def test_a_returned_cache_goes_on(model, policy, layout):
 
 
 def test_the_cache_stores_what_the_cost_model_counts(sdpa_model, policy):
-    """At batch 1 to the byte; in a batch every layer is padded to its longest sample."""
+    """Exact at batch 1; in a batch every layer is padded to its longest sample."""
     shape = replace(Shape.from_config(sdpa_model.config), kv_bytes_per_element=4)
     cost = KVBytes(shape)
     inputs = tiny.prompts([[3, 4]])

@@ -1,4 +1,4 @@
-"""Every kind of policy gives the reference's logits, for all paddings, batches and attentions."""
+"""Every kind of policy gives the reference's logits for all paddings, batches, attentions."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def batch(pad, layout=None):
 
 
 def cumulative(inputs):
-    """Positions as generate() derives them from the mask."""
+    """Return positions as generate() derives them from the mask."""
     return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
 
 
@@ -96,7 +96,7 @@ def test_positions_are_those_of_the_call(model):
 
 @pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_a_sample_does_not_depend_on_its_batch(model):
-    """Rows of a batch equal the same prompts alone, ranked before padding and neighbours."""
+    """Samples of a batch equal the same prompts alone."""
     inputs = batch("left")
     for name in ("tokens, random", "tokens, uniform", "stages"):
         with POLICIES[name].apply(model):
@@ -118,7 +118,7 @@ def test_logits_to_keep_counts_original_positions(model):
 
 @pytest.mark.parametrize("model", SDPA, ids=["sdpa"], indirect=True)
 def test_pruning_changes_what_the_model_says(model):
-    """The comparisons above would pass on a runtime that prunes nothing if policies did nothing."""
+    """Policies without an effect would make the comparisons above vacuous."""
     inputs = batch("left")
     rows = samples(model, inputs)
     stock = model(**inputs, position_ids=cumulative(inputs)).logits

@@ -1,6 +1,7 @@
-"""What goes wrong around a block is said in a sentence, and leaves model and cache usable."""
+"""Misuse of a `with` block raises an error, and leaves model and cache usable."""
 
 import copy
+import re
 import sys
 import threading
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from opsearch.errors import ModelError, PolicyError
 from opsearch.policy import RankerSpec
 from opsearch.runtime.cache import PrunedLayer
 from tests import tiny
+from tests.messages import naming, refuses
 from tests.runtime.judge import TOLERANCE
 from tests.runtime.test_apply import traces
 
@@ -39,7 +41,7 @@ def inputs():
 
 
 class Wrapper(nn.Module):
-    """Has all attributes of the model inside, as torch.compile's."""
+    """A wrapper with all attributes of the model inside, like torch.compile's."""
 
     def __init__(self, inside):
         super().__init__()
@@ -53,7 +55,7 @@ class Wrapper(nn.Module):
 
 
 class Adapted(Wrapper):
-    """As peft's: other modules stand where those of the model were."""
+    """A wrapper that replaces modules of the model, like peft's."""
 
     def __init__(self, inside):
         super().__init__(inside)
@@ -96,20 +98,20 @@ def test_of_two_threads_that_come_at_once_one_is_refused(model, inputs):
         assert traces(model) == before
     refused = {each for each in said if isinstance(each, str)}
     assert len(said) == 80
-    assert all("already applied" in each for each in refused)
+    assert all(re.search(naming("applied", "`with`"), each) for each in refused)
     assert {each for each in said if not isinstance(each, str)} == {True}
 
 
 @pytest.mark.parametrize("wrap", [Adapted, nn.Sequential, lambda model: None])
 def test_what_is_around_a_model_is_refused_and_locks_nothing(model, inputs, wrap):
-    with pytest.raises(ModelError, match=r"get_base_model\(\).*model\.module"):
+    with refuses(ModelError, "model.get_base_model()", "model.module"):
         HALF.apply(wrap(model)).__enter__()
     with HALF.apply(model):
         model(**inputs)
 
 
 def test_a_wrapper_is_no_second_model(model):
-    with HALF.apply(model), pytest.raises(PolicyError, match="already applied"):
+    with HALF.apply(model), refuses(PolicyError, "applied", "`with`"):
         STAYS.apply(Wrapper(model)).__enter__()
 
 
@@ -121,7 +123,7 @@ def test_a_cache_made_under_a_policy_is_refused_outside_of_the_block(model, layo
         cache = model(**inputs).past_key_values
         kept = copy.deepcopy(cache)
         wanted = model(input_ids=token, past_key_values=cache).logits
-    with pytest.raises(PolicyError, match="go on with it inside"):
+    with refuses(PolicyError, "cache", "`with policy.apply(model)`"):
         model(input_ids=token, past_key_values=copy.deepcopy(kept))
     with HALF.apply(model):
         again = model(input_ids=token, past_key_values=kept).logits
@@ -130,34 +132,34 @@ def test_a_cache_made_under_a_policy_is_refused_outside_of_the_block(model, layo
 
 @pytest.mark.parametrize("length", [7, 16])
 def test_a_refused_prompt_leaves_its_cache_usable(model, inputs, length):
-    """The next prompt has no picture, and as many tokens as the refused one, or others."""
+    """The next prompt has no image, and as many tokens as the refused one or fewer."""
     mine, text = DynamicCache(), torch.arange(10, 10 + length)[None]
     wanted = model(input_ids=text).logits
     missing = inputs["input_ids"].clone()
     missing[0, 5] = 9
     with HALF.apply(model):
-        with pytest.raises(PolicyError, match="has 8 visual tokens and its images give 9"):
+        with refuses(PolicyError, 8, 9, "input_ids", "pixel_values"):
             model(**{**inputs, "input_ids": missing}, past_key_values=mine)
         assert torch.equal(model(input_ids=text, past_key_values=mine).logits, wanted)
 
 
 def test_a_model_under_a_policy_is_not_copied(model, inputs):
     stock = model(**inputs).logits
-    with HALF.apply(model), pytest.raises(PolicyError, match="copy it outside"):
+    with HALF.apply(model), refuses(PolicyError, "copy", "`with`"):
         copy.deepcopy(model)
     assert torch.equal(copy.deepcopy(model)(**inputs).logits, stock)
 
 
 @torch.inference_mode(False)
 def test_gradient_checkpointing_prunes_or_is_refused():
-    """Older transformers take the cache from the layers, newer ones leave it."""
+    """Older transformers withhold the cache from the layers, newer ones do not."""
     model, inputs = tiny.llava(LAYERS), tiny.prompts([[3, 4]])
     with HALF.apply(model):
         wanted = model(**inputs).logits
     model.train()
     older = not hasattr(model, "activation_checkpointing_enable")
     (model.gradient_checkpointing_enable if older else model.activation_checkpointing_enable)()
-    refused = pytest.raises(PolicyError, match="gradient_checkpointing_disable")
+    refused = refuses(PolicyError, "model.gradient_checkpointing_disable()")
     with HALF.apply(model), refused if older else nullcontext():
         assert (model(**inputs).logits - wanted).abs().max() <= TOLERANCE
 
@@ -178,5 +180,5 @@ def test_a_step_cuts_its_mask_once_for_layers_of_equal_columns(model, monkeypatc
 
 def test_a_mask_that_is_no_tensor_is_refused(model, inputs):
     given = {**inputs, "attention_mask": {"full_attention": inputs["attention_mask"]}}
-    with HALF.apply(model), pytest.raises(PolicyError, match="pass the processor's attention_mask"):
+    with HALF.apply(model), refuses(PolicyError, "attention_mask", "processor"):
         model(**given)

@@ -1,4 +1,4 @@
-"""The comparison with the reference notices a runtime that is wrong in one place."""
+"""The comparison with the reference detects a runtime that is wrong in one place."""
 
 from fractions import Fraction
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 NOTICED = 100 * TOLERANCE
 
-# Counts that differ everywhere; the image stands first, so that layer 0 has rows without any key.
+# Counts that differ everywhere; the image comes first, so layer 0 has rows without any key.
 COUNTS = [[9, 0, 7], [5, 8, 3], [6, 4, 2], [3, 5, 6], [0, 2, 0]]
 TRIPLES = tuple(tuple(Fraction(c) for c in triple) for triple in COUNTS)
 POLICY = Policy(TRIPLES, unit="tokens", rankers=((0, RankerSpec("cls")),))
@@ -127,9 +127,9 @@ def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
 
 
 def unnoticed(name, mutation):
-    """Whether a family gives a mutation nothing to change."""
+    """Return True where a mutation changes nothing in a family."""
     no_cls = ADAPTERS[name].tower is None and mutation is attention_of_the_next_patch
-    # Qwen's pictures never come first: a token stands before each of them.
+    # Qwen's images never come first: a token precedes each of them.
     return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
 
 

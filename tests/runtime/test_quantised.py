@@ -1,4 +1,4 @@
-"""Models that a quantiser has made smaller: weights of few bits, computed with in float32."""
+"""Quantised models: weights of few bits, computed in float32."""
 
 import json
 
@@ -12,6 +12,7 @@ from opsearch.measure.store import Store
 from opsearch.runtime.load import fingerprint, load_model
 from tests import reference, tiny
 from tests.measure import families
+from tests.messages import refuses
 from tests.runtime.judge import TOLERANCE, deviation, inside, rank, samples
 from tests.runtime.policies import LAYERS, POLICIES
 from tests.runtime.quantised import FORMATS, compressed
@@ -24,7 +25,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module", params=FORMATS)
 def folder(request, tmp_path_factory):
-    """A checkpoint of a LLaVA's rounded weights."""
+    """Return a checkpoint of a LLaVA with quantised weights."""
     with torch.no_grad():
         return FORMATS[request.param](tmp_path_factory.mktemp("rounded"))
 
@@ -55,7 +56,7 @@ def test_rounded_weights_are_pruned_as_others_are(model, label):
 
 
 def test_they_are_measured_as_one_model(model, folder, tmp_path):
-    """A second loading finds what the first has measured; the exact weights do not."""
+    """A second load has the same fingerprint; the exact weights have another."""
     known = fingerprint(model)
     assert fingerprint(load_model(str(folder))) == known != fingerprint(tiny.llava(LAYERS))
     with Store(tmp_path / "m.db", {}) as store:
@@ -64,7 +65,7 @@ def test_they_are_measured_as_one_model(model, folder, tmp_path):
 
 
 def test_a_model_that_has_not_run_yet_is_pruned(model, folder):
-    """Also one whose weights would be unpacked by its first forward."""
+    """Weights that are unpacked by the first forward work too."""
     inputs, policy = tiny.prompts([[3, 4], [1, 6]]), POLICIES["two at once"]
     fresh = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     known = fingerprint(model)
@@ -80,7 +81,7 @@ def test_rounded_keys_and_values_are_refused(tmp_path):
     scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
     model = load_model(str(compressed("W8A16", kv_cache_scheme=scheme)(tmp_path)))
     with (
-        pytest.raises(ModelError, match=r"rounds the keys and values .*kv_cache_scheme"),
+        refuses(ModelError, "keys and values", "kv_cache_scheme", "null"),
         POLICIES["two at once"].apply(model),
     ):
         pass
@@ -91,5 +92,5 @@ def test_a_missing_quantiser_is_named(tmp_path):
     path = tmp_path / "config.json"
     quantised = {"quant_method": "gptq", "bits": 4}
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantised}))
-    with pytest.raises(ModelError, match=r"requires optimum .*; install what it needs"):
+    with refuses(ModelError, tmp_path, "optimum", "install"):
         load_model(str(tmp_path))

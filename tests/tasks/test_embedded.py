@@ -1,10 +1,11 @@
-"""The embedded tasks as items."""
+"""Items of the embedded tasks."""
 
 import pytest
 
 from opsearch.demo.generator import item
 from opsearch.errors import DataError
 from opsearch.tasks.embedded import FAMILIES, SPLITS, embedded
+from tests.messages import refuses
 
 
 def test_items_are_the_generated_examples() -> None:
@@ -27,15 +28,15 @@ def test_no_item_is_in_two_splits_or_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "count", "seed", "sentence"),
+    ("split", "count", "seed", "named"),
     [
-        ("dev", 3, 0, "no split 'dev'; choose one of train, calibration, held-out, test"),
-        ("test", 0, 0, "0 embedded items were asked for; ask for at least 1"),
-        ("test", 3, -1, "no seed -1; use 0 or a larger number"),
+        ("dev", 3, 0, ("split", "'dev'", "train, calibration, held-out, test")),
+        ("test", 0, 0, ("0", "1")),
+        ("test", 3, -1, ("seed", "-1", "0")),
     ],
 )
-def test_impossible_requests_get_a_sentence(
-    split: str, count: int, seed: int, sentence: str
+def test_impossible_requests_are_refused(
+    split: str, count: int, seed: int, named: tuple[str, ...]
 ) -> None:
-    with pytest.raises(DataError, match=sentence):
+    with refuses(DataError, "embedded", *named):
         embedded(split, count, seed)
