@@ -15,6 +15,7 @@ from opsearch.costs.shape import HUB_IDS
 from opsearch.demo.families import FAMILIES
 from opsearch.runtime.load import load_model
 from opsearch.tasks.embedded import embedded
+from tests.said import says
 
 LAYERS = 12
 FEW = ["--samples=3", "--heldout=5", "--n-v=.5"]
@@ -46,7 +47,7 @@ def error(result):
     code, printed, said = result
     assert code == 1, (printed, said)
     assert "Traceback" not in said
-    assert "unexpected" not in said
+    assert "--debug" not in said  # which is the advice on a defect
     assert printed == ""
     return said.split("error: ", 1)[1]
 
@@ -59,8 +60,8 @@ def test_run_ends_with_the_policy_the_table_and_the_files(opsearch, tmp_path):
     assert code == 0
     assert re.search(r"dop\(d_attn=\d+, d_mlp=\d+, n_v=[\d/]+, kv leaves\)", printed)
     assert re.search(r" q [█▄·]", printed)
-    assert re.search(r"joint objective [\d.]+ nats, bound [\d.]+, gap 0.0e\+00; grid in", printed)
-    assert "optimal: Proved: no policy of the space within the budget has a lower value" in printed
+    assert re.search(r"joint\b.* [\d.]+ nats.* [\d.]+.* 0\.0e\+00.* grid\b", printed)
+    assert re.search(r"\boptimal\b", printed)
     for name in ("original", "opsearch", "uniform", "random", "VTW", "FastV"):
         assert name in printed
     for row in ("% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", *list(FAMILIES)[:5]):
@@ -69,13 +70,13 @@ def test_run_ends_with_the_policy_the_table_and_the_files(opsearch, tmp_path):
     written = printed.replace(" ", "")
     for file in ("policy_config.json", "front.csv", "run.yaml", "measurements.db", "report.html"):
         assert f"{tmp_path}/{file}" in written
-    assert "6/7 answering 5 held-out questions" in said
-    assert "7/7 drawing figures, writing the report: " in said
+    assert re.search(r"6/7 [^/]*\b5 held-out\b", said)
+    assert "7/7 " in said
 
 
 def test_run_says_why_it_took_its_objective(opsearch, tmp_path):
     _, _, said = opsearch("run", *FEW, "--effort=0", "--out", tmp_path)
-    assert re.search(r"objective additive: .* about \d+ s, more than --effort 0", said)
+    assert re.search(r"\badditive\b.* \d+ s\b.*--effort 0\b", said)
 
 
 def test_every_file_that_run_names_exists(opsearch, tmp_path):
@@ -92,7 +93,7 @@ def test_solve_prints_the_new_policy_within_its_budget(opsearch, folder, tmp_pat
     assert (code, said) == (0, "")
     share = re.search(r"flops:? ([\d.]+)% \([\d.]+ MFLOPs\)", printed)
     assert float(share[1]) <= 25
-    assert "optimal: Proved" in printed
+    assert re.search(r"\boptimal\b", printed)
     assert f"{tmp_path}/policy_config.json" in printed.replace(" ", "")
 
 
@@ -100,13 +101,7 @@ def test_show_draws_the_policy_and_says_where_it_came_from(opsearch, folder, tmp
     figure = tmp_path / "drawn.svg"
     code, printed, said = opsearch("show", folder, "--figure", figure)
     assert (code, said) == (0, "")
-    for part in (
-        "dop(",
-        "layer 0 5 10",
-        "ranker cls, before the decoder",
-        "objective: joint",
-        "cost: flops",
-    ):
+    for part in ("dop(", "0 5 10", "cls", "objective: joint", "cost: flops"):
         assert part in printed
     assert figure.read_text().startswith("<?xml")
     assert opsearch("show", folder / "policy_config.json")[1] in printed
@@ -114,8 +109,8 @@ def test_show_draws_the_policy_and_says_where_it_came_from(opsearch, folder, tmp
 
 def test_show_resolves_for_a_sample(opsearch, tmp_path):
     builders.tokens(4, "1/3", RankerSpec("cls")).save_pretrained(tmp_path)
-    assert "kv ▃ ▃ ▃ ▃ mean 33%" in opsearch("show", tmp_path)[1]
-    assert "kv ▄ ▄ ▄ ▄ mean 50%" in opsearch("show", tmp_path, "--visual-tokens=2")[1]
+    assert re.search(r"kv ▃ ▃ ▃ ▃ [^▁-█]*33%", opsearch("show", tmp_path)[1])
+    assert re.search(r"kv ▄ ▄ ▄ ▄ [^▁-█]*50%", opsearch("show", tmp_path, "--visual-tokens=2")[1])
 
 
 def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
@@ -126,34 +121,30 @@ def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
     assert "tokens random(seed=3) " in printed
     for method in ("dop additive", "depth joint", "tokens random", "FastV like"):
         assert re.search(method + r" \d+\.\d \(\d+-\d+\)", printed)
-    assert "Rel. Avg. over 15 items, with 95 % intervals. At 30% " in printed
-    assert "answering 15 questions" in said
+    assert re.search(r"Rel\. Avg\. .*\b15\b.*\b95 %.*\b30% ", printed)
+    assert re.search(r"/\d+ [^/]*\b15\b", said)
     assert opsearch("analyze", "pareto", tmp_path, "--out", tmp_path / "again")[0] == 0
     assert (tmp_path / "again" / "pareto.csv").read_text() == (tmp_path / "pareto.csv").read_text()
-    assert "analyze rank takes one run, not 2" in error(
-        opsearch("analyze", "rank", tmp_path, tmp_path)
-    )
-    assert "unknown analysis 'ranks'" in error(opsearch("analyze", "ranks", tmp_path))
+    assert re.search(says("rank", 2), error(opsearch("analyze", "rank", tmp_path, tmp_path)))
+    assert re.search(says("'ranks'", "rank,"), error(opsearch("analyze", "ranks", tmp_path)))
 
 
 def test_dry_run_measures_nothing(opsearch, tmp_path):
     code, printed, _ = opsearch("run", *FEW, "--dry-run", "--out", tmp_path / "run")
     assert code == 0
-    assert re.search(r"joint: \d+ policies on 3 samples, [\d,]+ nodes, [\d.]+ GFLOPs", printed)
+    assert re.search(r"joint: \d+ .*\b3\b.* [\d,]+ .* [\d.]+ GFLOPs", printed)
     assert not (tmp_path / "run").exists()
     code, printed, _ = opsearch("run", "--dry-run", "--shape=llava-next-7b")
     assert code == 0
-    assert "text alone 1.978%" in printed
+    assert re.search(says("1.978%"), printed)
 
 
 def test_eval_prints_families_and_rel_avg(opsearch, folder):
     code, printed, _ = opsearch("eval", folder, "--samples=15")
     assert code == 0
-    assert "family original policy ratio" in printed
+    assert "family original policy" in printed
     assert all(family in printed for family in FAMILIES)
-    assert re.search(
-        r"Rel\. Avg\. [\d.]+% over 15 families, 15 items, \d+ answers changed", printed
-    )
+    assert re.search(r"Rel\. Avg\. [\d.]+% .*\b15\b.*\b15\b.* \d+\b", printed)
 
 
 def test_report_writes_the_page_again_and_prints_its_path(opsearch, folder):
@@ -171,14 +162,15 @@ def test_list_names_every_part(opsearch):
         assert f" {name} " in printed
     for name in ("flops", "kv", "latency", "cls", "random", "uniform"):
         assert f" {name} " in printed
-    assert opsearch("list", "solvers")[1].startswith("solvers grid ")
+    assert re.match(r"solvers .*\bgrid ", opsearch("list", "solvers")[1])
     baselines = opsearch("list", "baselines")[1]
     names = ("dop additive", "SPACE joint", "VTW", "ShortV", "GSOP", "pool")
     assert all(f" {name} " in baselines for name in names)
-    assert " half of the tokens. As published: reranked.fastv(32) " in baselines
+    assert "reranked.fastv(32)" in baselines
     models = opsearch("list", "models")[1]
-    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf 28 layers x 3584, 7371 visual" in models
-    assert models.count("text-only floor") == len(HUB_IDS)
+    for size in HUB_IDS.values():
+        assert models.count(f" {size} ") == 1
+    assert re.search(r"llava-hf/llava-onevision-qwen2-7b-ov-hf 28 .*\b3584\b.*\b7371\b", models)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)
@@ -219,81 +211,74 @@ def test_show_loads_no_model_library(folder):
 # What is wrong gets one sentence: the value, the reason, the next step
 
 UNKNOWN = [
-    (["run", "--solver=x"], "unknown solver 'x'; available: bisection, greedy, grid, local"),
-    (["run", "--objective=x"], "unknown objective 'x'; available: additive, attention"),
-    (["run", "--space=x"], "unknown space 'x'; available: depth, dop, layers, operations"),
-    (["run", "--ranker=x"], "unknown ranker 'x'; available: cdpruner, cls, divprune, fastv"),
-    (["run", "--ranker=vispruner(imp=2)"], "(imp=2) has a parameter too many or too few; vispru"),
-    (["run", "--ranker=cdpruner(clip=/nope)"], "clip=/nope is no folder of a CLIP model, nor a"),
-    (["run", "--ranker=x=1"], "ranker 'x=1' cannot be read; write it as NAME or 'NAME(PARA"),
-    (["list", "x"], "'x'; available: baselines, costs, models, objectives, rankers"),
+    (["run", "--solver=x"], ("'x'", "bisection", "greedy", "grid", "local")),
+    (["run", "--objective=x"], ("'x'", "additive", "attention")),
+    (["run", "--space=x"], ("'x'", "depth", "dop", "layers", "operations")),
+    (["run", "--ranker=x"], ("'x'", "cdpruner", "cls", "divprune", "fastv")),
+    (["run", "--ranker=vispruner(imp=2)"], ("vispruner(imp=2)", "important")),
+    (["run", "--ranker=cdpruner(clip=/nope)"], ("clip=/nope", "CLIP")),
+    (["run", "--ranker=x=1"], ("'x=1'", "NAME(PARA")),
+    (["list", "x"], ("'x'", "baselines", "costs", "models", "objectives", "rankers")),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), UNKNOWN, ids=lambda value: str(value)[:40])
-def test_unknown_names_list_what_exists(opsearch, tmp_path, arguments, sentence):
+@pytest.mark.parametrize(("arguments", "values"), UNKNOWN, ids=lambda value: str(value)[:40])
+def test_unknown_names_list_what_exists(opsearch, tmp_path, arguments, values):
     out = ["--out", tmp_path / "x"] if arguments[0] == "run" else []
-    assert sentence in error(opsearch(*arguments, *out))
+    assert re.search(says(*values), error(opsearch(*arguments, *out)))
 
 
 @pytest.mark.parametrize("command", ["run", "eval"])
 def test_an_unknown_model_says_what_can_be_given(opsearch, folder, tmp_path, command):
     target = ["--out", tmp_path / "x"] if command == "run" else [folder]
     sentence = error(opsearch(command, *target, "--model=nowhere"))
-    assert re.match(r"the model 'nowhere' cannot be loaded \(.*\); .*a local folder", sentence)
-    assert "demo" in sentence
+    assert re.search(says("'nowhere'", "demo"), sentence)
 
 
 def test_an_unknown_split_lists_the_splits(opsearch, folder):
     sentence = error(opsearch("eval", folder, "--split=dev"))
-    assert "no split 'dev'; choose one of train, calibration, held-out, test" in sentence
+    assert re.search(says("'dev'", "train", "calibration", "held-out", "test"), sentence)
 
 
 BAD = [
-    (["--samples=0"], "--samples 0: Input should be greater than or equal to 1; correct it"),
-    (["--dtype=int8"], "--dtype 'int8': Input should be 'float32', 'bfloat16' or 'float16'; corr"),
-    (["--kv=flees"], "--kv 'flees': Input should be 'leaves' or 'stays'; correct it"),
-    (["--memory=lots"], "--memory 'lots': is not an amount of memory such as 8GB or 500MB; corr"),
-    (["--n-v=2"], "2 is not a share between 0 and 1; correct it"),
-    (["--n-v="], "is not a share such as 0.25 or 1/4; correct it"),
-    (["--budget=much"], "budget 'much' is not a share of the stock model or an amount per sample"),
-    (["--budget=0%"], "budget '0%' leaves nothing"),
-    (["--budget=120%"], "budget '120%' prunes nothing"),
-    (["--budget=30%", "--budget=2M"], "flops has more than one budget (30%, 2M); give one"),
-    (["--budget=9T"], "budget '9T' prunes nothing: the stock model takes"),
-    (["--solver=ortools", "--objective=joint"], "use --solver grid or optuna"),
-    (["--solver=threshold", "--objective=joint"], "use --solver grid or optuna"),
-    (["--solver=scipy", "--objective=joint", "--space=layers"], "use --solver greedy or local or"),
-    (["--solver=local", "--objective=additive", "--space=layers"], "use --solver optuna or"),
-    (["--device=abacus", "--heldout=0", "--samples=2"], "abacus"),
-    (
-        ["--data=none.jsonl"],
-        "none.jsonl cannot be read (No such file or directory); check the path",
-    ),
+    (["--samples=0"], ("--samples 0", 1)),
+    (["--dtype=int8"], ("--dtype 'int8'", "'float32'", "'bfloat16'", "'float16'")),
+    (["--kv=flees"], ("--kv 'flees'", "'leaves'", "'stays'")),
+    (["--memory=lots"], ("--memory 'lots'", "8GB")),
+    (["--n-v=2"], ("--n-v 2", 0, 1)),
+    (["--n-v="], ("--n-v", "1/4")),
+    (["--budget=much"], ("'much'", "30%")),
+    (["--budget=0%"], ("'0%'", "30%")),
+    (["--budget=120%"], ("'120%'", "30%")),
+    (["--budget=30%", "--budget=2M"], ("flops", "30%, 2M")),
+    (["--budget=9T"], ("'9T'", "30%")),
+    (["--solver=ortools", "--objective=joint"], ("'ortools'", "'joint'", "--solver grid")),
+    (["--solver=threshold", "--objective=joint"], ("'threshold'", "'joint'", "--solver grid")),
+    (["--solver=scipy", "--objective=joint", "--space=layers"], ("--solver greedy", "local")),
+    (["--solver=local", "--objective=additive", "--space=layers"], ("'local'", "--solver optuna")),
+    (["--device=abacus", "--heldout=0", "--samples=2"], ("abacus",)),
+    (["--data=none.jsonl"], ("none.jsonl", "No such file or directory")),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda value: str(value)[:40])
-def test_bad_options_of_run(opsearch, tmp_path, arguments, sentence):
-    assert sentence in error(opsearch("run", "--out", tmp_path / "x", *arguments))
+@pytest.mark.parametrize(("arguments", "values"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_options_of_run(opsearch, tmp_path, arguments, values):
+    assert re.search(says(*values), error(opsearch("run", "--out", tmp_path / "x", *arguments)))
 
 
 def test_an_unknown_option_is_a_usage_error(opsearch):
     code, printed, said = opsearch("run", "--frobnicate")
     assert (code, printed) == (2, "")
-    assert "No such option: --frobnicate" in said
+    assert "--frobnicate" in said
     assert "run -h" in said
 
 
 def test_an_impossible_budget_is_answered_before_the_model_is_loaded(opsearch, tmp_path):
     code, _, said = opsearch("run", *FEW, "--budget=1%", "--out", tmp_path / "x")
     assert code == 1
-    assert "loading the model" not in said
-    assert re.search(
-        r"error: budget 1% \([\d.]+ MFLOPs\) of flops is below the cheapest policy of space dop "
-        r"\(.*\); achievable: [\d.]+% \(.*\) to 100%; try --budget [\d.]+%$",
-        said,
-    )
+    assert not re.search(r"\b2/\d ", said)  # where the model is loaded
+    given = r"error: .*\b1% \([\d.]+ MFLOPs\) .*\bflops\b.* dop \(.*\)"
+    assert re.search(given + r".* [\d.]+% \(.*\) to 100%; .*--budget [\d.]+%$", said)
 
 
 # Data
@@ -318,24 +303,24 @@ def data(tmp_path):
 
 def test_a_missing_image_is_named(opsearch, data):
     sentence = error(opsearch("run", *data(image="gone.png")))
-    assert re.match(r"item items/\d: the image .*gone\.png does not exist; correct the", sentence)
+    assert re.search(r"\bitems/\d\b.*gone\.png", sentence)
 
 
 def test_a_corrupt_image_is_named(opsearch, data, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     sentence = error(opsearch("run", *data(image="bad.png")))
-    assert re.match(r"item items/\d: the image .*bad\.png cannot be read \(.*\); repl", sentence)
+    assert re.search(r"\bitems/\d\b.*bad\.png.*\(.+\)", sentence)
 
 
 def test_an_empty_data_set_is_named(opsearch, data):
     sentence = error(opsearch("run", *data(0)))
-    assert "items.jsonl holds no items; write one JSON object a line" in sentence
+    assert re.search(says("items.jsonl", "JSON object"), sentence)
 
 
 def test_a_question_with_an_image_token_is_named(opsearch, data):
     """The processor would take it for one more picture."""
     sentence = error(opsearch("run", *data(question="what is <image> here?")))
-    assert re.match(r"item items/\d: .*<image>.*; ", sentence)
+    assert re.search(r"\bitems/\d\b.*<image>", sentence)
 
 
 @pytest.mark.parametrize("family", ["[/bold]", "[red]hats", r"a\[b", "two words"])
@@ -367,18 +352,12 @@ def policy_file(folder, **changes):
 
 def test_a_policy_for_another_family_is_refused(opsearch, tmp_path):
     sentence = error(opsearch("eval", policy_file(tmp_path, model_type="qwen2_5_vl")))
-    assert sentence == (
-        "the policy was searched for family 'qwen2_5_vl', the model is 'llava'; search one for "
-        "this family"
-    )
+    assert re.search(says("'qwen2_5_vl'", "'llava'"), sentence)
 
 
 def test_a_policy_for_another_number_of_layers_is_refused(opsearch, tmp_path):
     sentence = error(opsearch("eval", policy_file(tmp_path, layers=5)))
-    assert sentence == (
-        "the policy has 5 layers, the model's decoder has 12; search a policy for this model, "
-        "or give the model that it is for (--model)"
-    )
+    assert re.search(says("5 layers", 12, "--model"), sentence)
 
 
 @pytest.mark.parametrize("command", ["show", "eval"])
@@ -386,15 +365,13 @@ def test_a_truncated_policy_is_refused(opsearch, tmp_path, command):
     path = policy_file(tmp_path) / "policy_config.json"
     path.write_text(path.read_text()[:150])
     sentence = error(opsearch(command, tmp_path))
-    assert re.match(
-        rf"{path} is damaged or truncated \(.*\); save the policy again, `opsearch solve", sentence
-    )
+    assert re.search(says(path, "`opsearch solve"), sentence)
 
 
 @pytest.mark.parametrize("command", ["show", "eval"])
 def test_a_missing_policy_is_named(opsearch, tmp_path, command):
     sentence = error(opsearch(command, tmp_path / "none"))
-    assert sentence == f"{tmp_path}/none does not exist; give a folder with policy_config.json"
+    assert re.search(says(f"{tmp_path}/none", "policy_config.json"), sentence)
 
 
 @pytest.mark.parametrize("text", ["[/bold] mine", "[red]mine", "mine [1]"])
@@ -411,14 +388,13 @@ def test_what_a_policy_file_says_is_printed_as_it_is(opsearch, tmp_path, text):
 def test_show_needs_at_least_one_visual_token(opsearch, tmp_path, count):
     code, printed, said = opsearch("show", policy_file(tmp_path), f"--visual-tokens={count}")
     assert (code != 0, printed) == (True, "")
-    assert "visual-tokens" in said
-    assert "greater than or equal to 1" in said
+    assert re.search(says("--visual-tokens", 1), said)
 
 
 def test_a_figure_of_an_unknown_kind_is_refused(opsearch, tmp_path):
     code, _, said = opsearch("show", policy_file(tmp_path), "--figure", tmp_path / "a.doc")
     assert code == 1
-    assert "unexpected" not in said
+    assert "--debug" not in said
     assert "svg" in said
 
 
@@ -427,26 +403,26 @@ def test_a_figure_of_an_unknown_kind_is_refused(opsearch, tmp_path):
 
 def test_a_folder_without_a_run_is_named(opsearch, tmp_path):
     sentence = error(opsearch("solve", tmp_path))
-    assert sentence == f"{tmp_path}/run.yaml does not exist; give the folder of an earlier run"
+    assert f"{tmp_path}/run.yaml" in sentence
 
 
 def test_a_report_on_no_run_is_one_sentence(opsearch, tmp_path):
     sentence = error(opsearch("report", tmp_path / "none"))
-    assert sentence == f"{tmp_path}/none/run.yaml does not exist; give the folder of an earlier run"
+    assert f"{tmp_path}/none/run.yaml" in sentence
     assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(opsearch, tmp_path):
     (tmp_path / "file").write_text("")
     sentence = error(opsearch("run", *FEW, "--out", tmp_path / "file"))
-    assert re.match(rf"{tmp_path}/file cannot be written \(.*\); choose another --out", sentence)
+    assert re.search(says(f"{tmp_path}/file", "--out"), sentence)
 
 
 def test_a_damaged_store_is_named(opsearch, folder, tmp_path):
     (tmp_path / "run.yaml").write_text((folder / "run.yaml").read_text())
     (tmp_path / "measurements.db").write_text("damaged")
     sentence = error(opsearch("solve", tmp_path))
-    assert re.match(rf"{tmp_path}/measurements\.db: file is not a database; .*move it", sentence)
+    assert re.search(says(f"{tmp_path}/measurements.db", "file is not a database"), sentence)
 
 
 # The exit code and the traceback
@@ -472,7 +448,8 @@ def test_ctrl_c_is_told_that_nothing_is_lost(opsearch, folder, monkeypatch):
     monkeypatch.setattr(Policy, "from_pretrained", interrupt)
     code, printed, said = opsearch("show", folder)
     assert (code, printed) == (130, "")
-    assert said.startswith("interrupted: every finished measurement is kept, the same command goes")
+    assert said
+    assert "error" not in said
 
 
 def full_device():
@@ -500,9 +477,7 @@ TOO_MUCH = 2**50  # elements: more than a process can address
 def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, reason):
     monkeypatch.setattr(Policy, "from_pretrained", lambda path: fail())
     said = error(opsearch("bench", folder))
-    assert re.match(
-        rf"memory ran out \({reason}\); take --dtype bfloat16, a smaller --memory or", said
-    )
+    assert re.search(rf"\({reason}\).* --dtype bfloat16\b.* --memory\b", said)
 
 
 def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
@@ -519,15 +494,13 @@ def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatc
 
 def test_an_attention_that_cannot_run_is_refused(opsearch, folder):
     said = error(opsearch("eval", folder, "--attention=flash"))
-    assert said == (
-        "--attention 'flash': Input should be 'sdpa', 'eager' or 'flash_attention_2'; correct it"
-    )
+    assert re.search(says("--attention 'flash'", "'sdpa'", "'eager'", "'flash_attention_2'"), said)
     said = error(opsearch("eval", folder, "--attention=flash_attention_2"))
-    assert "computes in half precision and not in float32; give --dtype bfloat16" in said
+    assert re.search(says("float32", "--dtype bfloat16"), said)
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "bench"])
 def test_a_device_without_memory_is_refused(opsearch, folder, tmp_path, command):
     target = ["--out", tmp_path / "x"] if command == "run" else [folder]
     said = error(opsearch(command, *target, "--device=meta"))
-    assert re.match(r"device 'meta' has shapes but no numbers, .*; use --device cpu", said)
+    assert re.search(says("'meta'", "--device cpu"), said)

@@ -27,6 +27,7 @@ from opsearch.run import run
 from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
 from tests.report.page import Page, assert_harmless
+from tests.said import says
 
 BUDGETS = ("20%", "30%")
 SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
@@ -98,7 +99,7 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
     methods = [entry.method for entry in stored_comparison(path).entries]
     assert methods[:4] == ["dop additive", "dop joint", "depth additive", "depth joint"]
     said = console.file.getvalue()
-    assert "depth joint from coarse to fine: measuring every feasible policy would take" in said
+    assert re.search(r"\bdepth joint .* \d.*--effort 0\b", said)
     with Store(path / "measurements.db") as store:
         (sample,) = store.samples("calibration")
         measured = sum(found.item == sample.item for found in store.everything())
@@ -122,7 +123,7 @@ def test_pareto_writes_table_figure_and_words(folder, tmp_path):
     frame = pd.read_csv(tmp_path / "pareto.csv")
     entries = stored_comparison(folder).entries
     assert frame["kl"].to_numpy() == pytest.approx([entry.kl.mean() for entry in entries])
-    assert "Rel. Avg. over 15 items" in analysis.text
+    assert re.search(says("Rel. Avg.", 15), analysis.text)
     gaps = pd.read_csv(tmp_path / "differences.csv")
     pairs = set(zip(gaps["method"], gaps["other"], strict=True))
     assert pairs == {
@@ -141,7 +142,7 @@ def test_tables_of_several_runs_are_one_csv_and_one_page(folder, tmp_path):
     written = pd.read_csv(tmp_path / "tables.csv")
     assert len(written) == 2 * (1 + len(stored_comparison(folder).entries))
     assert (tmp_path / "tables.md").read_text() == analysis.text + "\n"
-    assert analysis.text.count("run: accuracy in %") == 2
+    assert analysis.text.count("run: ") == 2
 
 
 def test_costs_are_told_by_two_conventions_and_for_the_cache(folder):
@@ -176,7 +177,7 @@ def test_the_page_shows_every_method_at_every_budget(folder):
     assert_harmless(page)
     assert page.tags.count("h1") == 1
     for budget in BUDGETS:
-        assert f"Within {budget} FLOPs, % papers' MACs, % KV cache KL Rel. Avg., %" in page.text
+        assert re.search(rf"\b{budget} FLOPs.* MACs.* KV .*\bKL .*Rel\. Avg\.", page.text)
     for entry in stored_comparison(folder).entries:
         assert f"{entry.method} {100 * entry.share:.2f} " in page.text
         assert entry.policy in page.text
@@ -191,7 +192,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "answer", lambda *args: _until(answered, 4, answer, args))
     with pytest.raises(KeyboardInterrupt):
         compare(path, ["20%"], **given)
-    with pytest.raises(RunFolderError, match="holds no comparison"):
+    with pytest.raises(RunFolderError, match=r"`opsearch compare .*run"):
         stored_comparison(path)
     with Store(path / "measurements.db") as store:
         measured = store.count()
@@ -248,7 +249,7 @@ def test_a_later_run_of_other_samples_leaves_the_comparison(folder, tmp_path):
 def test_without_a_comparison_it_says_which_command_makes_one(tmp_path):
     config = RunConfig(**SETTINGS, out=tmp_path / "run")
     run(config, _silent())
-    with pytest.raises(RunFolderError, match=r"holds no comparison; `opsearch compare .*run`?"):
+    with pytest.raises(RunFolderError, match=r"`opsearch compare .*run"):
         analyze("pareto", [tmp_path / "run"])
 
 
@@ -265,11 +266,11 @@ def test_runs_side_by_side_are_named_in_every_table(folder, tmp_path):
 
 
 def test_what_cannot_be_compared_is_said(folder):
-    with pytest.raises(DataError, match="--samples a number above 0"):
+    with pytest.raises(DataError, match=says("--samples", 0)):
         compare(folder, BUDGETS, samples=0, console=_silent())
-    with pytest.raises(InfeasibleBudgetError, match="below the cheapest policy"):
+    with pytest.raises(InfeasibleBudgetError, match=says("3%", "--budget")):
         compare(folder, ["3%"], samples=15, console=_silent())
-    with pytest.raises(OpsearchError, match="takes one run, not 2"):
+    with pytest.raises(OpsearchError, match=says("curves", 2)):
         analyze("curves", [folder, folder])
     with pytest.raises(OpsearchError, match="paretto"):
         analyze("paretto", [folder])

@@ -1,12 +1,12 @@
 """run.yaml holds everything a run was told, and reading it back says what is wrong with it."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError, RunFolderError
+from tests.said import says
 
 FULL = RunConfig(
     model="some/model",
@@ -46,7 +46,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     for end in range(len(lines)):
         path.write_text("".join(lines[:end]))
-        with pytest.raises(RunFolderError, match=r"run\.yaml .*(run` again|correct it)"):
+        with pytest.raises(RunFolderError, match=says(path)):
             RunConfig.load(path)
 
 
@@ -65,8 +65,7 @@ def test_a_file_of_ones_own_says_what_differs_and_where_it_goes(tmp_path):
     expected = RunConfig(space="depth", budget=("14%",), out=Path("runs/mine"))
     assert RunConfig.load(path) == expected
     path.write_text("space: depth\n")
-    sentence = r"mine\.yaml lacks out, which comes last: .* add the folder of the run, e\.g\. out: "
-    with pytest.raises(RunFolderError, match=sentence):
+    with pytest.raises(RunFolderError, match=says(path, "`opsearch run`", "out: runs/mine")):
         RunConfig.load(path)
 
 
@@ -75,72 +74,69 @@ def test_the_file_ends_with_what_shows_that_it_was_not_cut():
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "values"),
     [
-        ("", "is empty or truncated; run `opsearch run` again"),
-        ("- a\n- b\n", "is empty or truncated; run `opsearch run` again"),
-        ("model: [demo", "cannot be read (.*); run `opsearch run` again"),
-        ("\0\0\0", "cannot be read (.*); run `opsearch run` again"),
-        ("samples: many\n", "is not valid: samples 'many': .*; correct it"),
-        ("sample: 3\n", "has sample, which is no setting of this opsearch: .*; remove it and run"),
-        ("!!python/object/apply:os.system ['true']", "cannot be read (.*); run"),
+        ("", ("`opsearch run`",)),
+        ("- a\n- b\n", ("`opsearch run`",)),
+        ("model: [demo", ("while parsing", "`opsearch run`")),
+        ("\0\0\0", ("#x0000", "`opsearch run`")),
+        ("samples: many\n", ("samples 'many'",)),
+        ("sample: 3\n", ("sample,",)),
+        ("!!python/object/apply:os.system ['true']", ("os.system", "`opsearch run`")),
     ],
 )
-def test_a_bad_file_gets_a_sentence(tmp_path, content, sentence):
+def test_a_bad_file_gets_a_sentence(tmp_path, content, values):
     path = tmp_path / "run.yaml"
     path.write_text(content)
-    with pytest.raises(RunFolderError, match=re.escape(str(path)) + " " + sentence):
+    with pytest.raises(RunFolderError, match=says(path, *values)):
         RunConfig.load(path)
 
 
 def test_bytes_that_are_no_text_get_a_sentence(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"model: \xff\xfe\n")
-    with pytest.raises(RunFolderError, match=r"run\.yaml cannot be read \(.*; run `opsearch run`"):
+    with pytest.raises(RunFolderError, match=says(path, "utf-8", "`opsearch run`")):
         RunConfig.load(path)
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):
-    with pytest.raises(RunFolderError, match="does not exist; give the folder of an earlier run"):
+    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
         RunConfig.load(tmp_path / "run.yaml")
 
 
 def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
-    with pytest.raises(RunFolderError, match=r"cannot be read .*Is a directory"):
+    with pytest.raises(RunFolderError, match=says(tmp_path, "Is a directory")):
         RunConfig.load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "values"),
     [
-        ({"samples": 0}, "--samples 0: Input should be greater than or equal to 1; correct it"),
-        ({"heldout": -1}, "--heldout -1: Input should be greater than or equal to 0; correct it"),
-        ({"seed": -1}, "--seed -1: .* greater than or equal to 0; correct it"),
-        ({"points": 1}, "--points 1: .* greater than or equal to 2; correct it"),
-        ({"positions": 0}, "--positions 0: .* greater than or equal to 1; correct it"),
-        ({"evaluations": 0}, "--evaluations 0: .* greater than or equal to 1; correct it"),
-        ({"effort": -1.0}, "--effort -1.0: .* greater than or equal to 0; correct it"),
-        ({"dtype": "int8"}, "--dtype 'int8': .*'float32', 'bfloat16' or 'float16'; correct it"),
-        ({"kv": "flees"}, "--kv 'flees': Input should be 'leaves' or 'stays'; correct it"),
+        ({"samples": 0}, ("--samples 0", 1)),
+        ({"heldout": -1}, ("--heldout -1", 0)),
+        ({"seed": -1}, ("--seed -1", 0)),
+        ({"points": 1}, ("--points 1", 2)),
+        ({"positions": 0}, ("--positions 0", 1)),
+        ({"evaluations": 0}, ("--evaluations 0", 1)),
+        ({"effort": -1.0}, ("--effort -1.0", 0)),
+        ({"dtype": "int8"}, ("--dtype 'int8'", "'float32'", "'bfloat16'", "'float16'")),
+        ({"kv": "flees"}, ("--kv 'flees'", "'leaves'", "'stays'")),
         (
             {"attention": "flash"},
-            "--attention 'flash': .*'sdpa', 'eager' or 'flash_attention_2'; correct it",
+            ("--attention 'flash'", "'sdpa'", "'eager'", "'flash_attention_2'"),
         ),
-        ({"n_v": ("half",)}, "--n-v .*'half' is not a share such as 0.25 or 1/4; correct it"),
-        ({"n_v": ("1/0",)}, "--n-v .*'1/0' is not a share such as 0.25 or 1/4; correct it"),
-        ({"n_v": ("2",)}, "--n-v .*2 is not a share between 0 and 1; correct it"),
-        ({"n_v": ("0",)}, "--n-v .*0 is not a share between 0 and 1; correct it"),
-        (
-            {"memory": "8"},
-            "--memory '8': is not an amount of memory such as 8GB or 500MB; correct it",
-        ),
-        ({"memory": "0GB"}, "--memory '0GB': is not an amount of memory .*; correct it"),
-        ({"budget": ()}, "--budget .*: at least one budget is needed, e.g. 30%; correct it"),
+        ({"n_v": ("half",)}, ("--n-v half", "'half'", "1/4")),
+        ({"n_v": ("1/0",)}, ("--n-v 1/0", "'1/0'", "1/4")),
+        ({"n_v": ("2",)}, ("--n-v 2", 0, 1)),
+        ({"n_v": ("0",)}, ("--n-v 0", 1)),
+        ({"memory": "8"}, ("--memory '8'", "8GB")),
+        ({"memory": "0GB"}, ("--memory '0GB'", "8GB")),
+        ({"budget": ()}, ("--budget", "30%")),
     ],
     ids=str,
 )
-def test_a_bad_option_is_named(options, sentence):
-    with pytest.raises(OpsearchError, match="^" + sentence):
+def test_a_bad_option_is_named(options, values):
+    with pytest.raises(OpsearchError, match=says(*values)):
         RunConfig.checked(**options)
 
 

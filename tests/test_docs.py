@@ -68,7 +68,7 @@ def test_pages_have_commands_and_the_parser_is_no_push_over():
     assert ["solve", "RUN", "--budget", "20%"] in found
     assert len(found) > 40
     group = typer.main.get_command(app)
-    with pytest.raises(Exception, match=r"(?i)no such option"):
+    with pytest.raises(Exception, match="--bugdet"):
         group.commands["run"].make_context("run", ["--bugdet", "3%"])
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from opsearch.runtime.load import load_config, load_model, load_processor
 from opsearch.tasks.jsonl import load_jsonl
 from tests.families import FAMILIES, tiles
 from tests.families.folder import save, tokenizer
+from tests.said import says
 
 WITHOUT_TORCHVISION = ("llava", "llava_next")
 SIZES = [(24, 13), (24, 12), (24, 24), (12, 24)]  # width and height
@@ -77,7 +79,7 @@ def test_a_run_ends_with_a_policy_for_the_family(family, folder, data, tmp_path,
     options = ["--samples=4", "--heldout=1", "--n-v=.5", "--objective=joint", "--budget=60%"]
     out = tmp_path / "run"
     assert call(["run", f"--model={folder}", f"--data={data}", *options, f"--out={out}"]) == 0
-    assert "optimal: Proved" in capsys.readouterr().out
+    assert re.search(r"\boptimal\b", capsys.readouterr().out)
     policy = Policy.from_pretrained(out)
     assert policy.model_type == family
     with policy.apply(load_model(str(folder))):
@@ -87,10 +89,10 @@ def test_a_run_ends_with_a_policy_for_the_family(family, folder, data, tmp_path,
 @pytest.mark.parametrize(
     ("family", "changes", "options", "reason"),
     [
-        ("qwen2_5_vl", {}, ["--ranker=cls"], "cannot provide 'cls_attention'"),
-        ("llava_onevision", {}, ["--ranker=cls"], "cannot provide 'cls_attention'"),
-        ("llava", {"vision_feature_select_strategy": "full"}, [], "strategy 'full'"),
-        ("llava", {"vision_feature_layer": [-2, -1]}, [], r"vision layers [-2, -1]"),
+        ("qwen2_5_vl", {}, ["--ranker=cls"], "'cls_attention'"),
+        ("llava_onevision", {}, ["--ranker=cls"], "'cls_attention'"),
+        ("llava", {"vision_feature_select_strategy": "full"}, [], "'full'"),
+        ("llava", {"vision_feature_layer": [-2, -1]}, [], "[-2, -1]"),
     ],
 )
 def test_a_ranker_that_cannot_work_is_refused_by_the_config_alone(
@@ -104,9 +106,9 @@ def test_a_ranker_that_cannot_work_is_refused_by_the_config_alone(
     out = tmp_path / "run"
     assert call(["run", f"--model={tmp_path / 'model'}", *options, f"--out={out}"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith("error: family ")
-    assert reason in said
-    assert said.endswith("; choose another --ranker, e.g. divprune, random, uniform")
+    assert said.startswith("error: ")
+    names = "--ranker", "divprune", "random", "uniform"
+    assert re.search(says(repr(family), reason, *names), said)
     assert not out.exists()
 
 
@@ -123,5 +125,4 @@ def test_without_torchvision_a_run_says_what_to_install(data, tmp_path, capsys):
     (folder / "processor_config.json").write_text(json.dumps(settings))
     assert call(["run", f"--model={folder}", f"--data={data}", f"--out={tmp_path / 'run'}"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "needs torchvision, which is missing or does not fit; install torchvision" in said
-    assert f"matching your torch {torch.__version__}" in said
+    assert re.search(says("torchvision", f"torch {torch.__version__}"), said)

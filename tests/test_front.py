@@ -1,5 +1,6 @@
 """The front of a run is exact where all was measured, and says where it is not."""
 
+import re
 from io import StringIO
 
 import numpy as np
@@ -12,6 +13,7 @@ from opsearch.errors import RunFolderError, UnknownNameError
 from opsearch.front import proof, run_front
 from opsearch.printing import print_front
 from opsearch.run import run
+from tests.said import says
 
 SETTINGS = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "tokens"}
 
@@ -87,17 +89,20 @@ def test_a_proxy_has_a_front_of_its_own(tmp_path):
 
 
 def test_the_front_is_printed_with_its_proof(whole, part):
-    for result, word in ((whole, "every point is proved"), (part, "the cheapest unknown one")):
+    for result in (whole, part):
         page = StringIO()
-        print_front(*run_front(result.folder), Console(file=page, width=120))
-        assert word in page.getvalue()
-        assert page.getvalue().count("by enumeration") == 1
-        assert "yes" in page.getvalue().split()
+        found, path = run_front(result.folder)
+        print_front(found, path, Console(file=page, width=120))
+        size, policies = len(found.table), len(result.problem.space.points)
+        assert re.search(says(size, f"{policies:,}"), " ".join(page.getvalue().split()))
+        assert page.getvalue().count("yes") == found.table["proved"].sum()
     assert "no" in page.getvalue().split()
+    limit = found.constraint.describe(found.limit)
+    assert re.search(says(limit, "`opsearch run`"), " ".join(page.getvalue().split()))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match="does not exist"):
+    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
         run_front(tmp_path)
 
 

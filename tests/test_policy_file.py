@@ -7,6 +7,7 @@ import pytest
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.errors import PolicyError, RunFolderError
+from tests.said import says
 
 SPEC = RankerSpec("random", (("seed", 3),))
 POLICY = Policy(
@@ -51,9 +52,7 @@ def test_no_prefix_of_a_policy_is_a_policy(saved):
     text = saved.read_text().rstrip()
     for length in range(0, len(text), 7):
         saved.write_text(text[:length])
-        with pytest.raises(
-            PolicyError, match=r"policy_config\.json is damaged or truncated \(.*; "
-        ):
+        with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
             Policy.from_pretrained(saved)
 
 
@@ -63,66 +62,82 @@ def change(path, **entries):
 
 
 @pytest.mark.parametrize(
-    ("entries", "sentence"),
+    ("entries", "values"),
     [
-        ({"format_version": 2}, "has format 2, this opsearch reads up to 1; update opsearch"),
-        ({"format_version": ...}, "is not a valid policy: format_version: Field required; correct"),
-        ({"policy_type": "other"}, "is not a valid policy: policy_type: .*'opsearch'; correct"),
-        ({"counts": []}, "says 4 layers but has counts for 0; save the policy again"),
-        ({"counts": [["1", "1", "1"]]}, "says 4 layers but has counts for 1; save the policy"),
-        ({"counts": [["1", "1"]] * 4}, "is not a valid policy: counts.0.2: Field required; corr"),
-        ({"counts": [["1", "1", 0.5]] * 4}, r"counts\.0\.2: .*0\.5 is not a count; write an exact"),
+        ({"format_version": 2}, ("format 2", 1)),
+        ({"format_version": ...}, ("format_version",)),
+        ({"policy_type": "other"}, ("policy_type", "'opsearch'")),
+        ({"counts": []}, (4, 0)),
+        ({"counts": [["1", "1", "1"]]}, (4, 1)),
+        ({"counts": [["1", "1"]] * 4}, ("counts.0.2",)),
+        ({"counts": [["1", "1", 0.5]] * 4}, ("counts.0.2", "0.5")),
+        ({"counts": [["1", "1", "x"]] * 4}, ("counts.0.2", "'x'", "'9/16'")),
+        ({"counts": [["1", "1", "1/0"]] * 4}, ("counts.0.2", "'1/0'", "'9/16'")),
+        ({"counts": [["1", "1", True]] * 4}, ("counts.0.2", True)),
         (
-            {"counts": [["1", "1", "x"]] * 4},
-            r"counts\.0\.2: .*'x' is not a fraction such as '9/16'",
+            {"counts": [["1", "1", "3/2"]] * 4},
+            (
+                "3/2",
+                "mlp",
+                "layer 0",
+            ),
         ),
-        ({"counts": [["1", "1", "1/0"]] * 4}, "'1/0' is not a fraction such as '9/16'"),
-        ({"counts": [["1", "1", True]] * 4}, "True is not a count; write an exact fraction"),
-        ({"counts": [["1", "1", "3/2"]] * 4}, "count 3/2 of mlp in layer 0 is not a fraction from"),
-        ({"counts": [["1", "-1", "1"]] * 4}, "count -1 of kv in layer 0 is not a fraction from 0"),
-        ({"unit": "percent"}, "is not a valid policy: unit: .*'fraction' or 'tokens'; correct"),
-        ({"unit": "tokens"}, "count 9/16 of q in layer 0 is not whole tokens; correct it or use"),
-        ({"surprise": 1}, "is not a valid policy: surprise: Extra inputs are not permitted"),
-        ({"rankers": [{"layer": 9, "name": "cls"}]}, "acts before layer 9, .*layers 0 to 3; give"),
-        ({"rankers": [{"layer": 0}]}, r"is not a valid policy: rankers\.0\.name: Field required"),
+        (
+            {"counts": [["1", "-1", "1"]] * 4},
+            (
+                "-1",
+                "kv",
+                "layer 0",
+            ),
+        ),
+        ({"unit": "percent"}, ("unit", "'fraction'", "'tokens'")),
+        (
+            {"unit": "tokens"},
+            (
+                "9/16",
+                "q",
+                "layer 0",
+            ),
+        ),
+        ({"surprise": 1}, ("surprise",)),
+        ({"rankers": [{"layer": 9, "name": "cls"}]}, ("layer 9", 0, 3)),
+        ({"rankers": [{"layer": 0}]}, ("rankers.0.name",)),
     ],
     ids=str,
 )
-def test_a_bad_file_gets_a_sentence(saved, entries, sentence):
+def test_a_bad_file_gets_a_sentence(saved, entries, values):
     change(saved, **entries)
-    with pytest.raises(PolicyError, match=sentence):
+    with pytest.raises(PolicyError, match=says(*values)):
         Policy.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"'])
 def test_other_json_gets_a_sentence(saved, content):
     saved.write_text(content)
-    with pytest.raises(
-        PolicyError, match=r"policy_config\.json is not a valid policy: .*; correct"
-    ):
+    with pytest.raises(PolicyError, match=says(saved)):
         Policy.from_pretrained(saved)
 
 
 def test_bytes_that_are_no_text_get_a_sentence(saved):
     saved.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PolicyError, match="is damaged or truncated"):
+    with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
         Policy.from_pretrained(saved)
 
 
 def test_deep_nesting_gets_a_sentence(saved):
     saved.write_text("[" * 100_000)
-    with pytest.raises(PolicyError, match="is damaged or truncated"):
+    with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
         Policy.from_pretrained(saved)
 
 
 def test_a_missing_policy_gets_a_sentence(tmp_path):
-    with pytest.raises(PolicyError, match=r"nowhere does not exist; give a folder with policy_con"):
+    with pytest.raises(PolicyError, match=says("nowhere", "policy_config.json")):
         Policy.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(PolicyError, match=r"policy_config\.json does not exist; give a folder"):
+    with pytest.raises(PolicyError, match=says(tmp_path / "policy_config.json")):
         Policy.from_pretrained(tmp_path)
 
 
 def test_an_unwritable_place_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"policy_config\.json cannot be written \(.*\); "):
+    with pytest.raises(RunFolderError, match=r"policy_config\.json.*\(.+\)"):
         POLICY.save_pretrained(tmp_path / "file" / "folder")

@@ -1,5 +1,6 @@
 """What a stage says while it runs: how much is done, in counts or amounts, and the time left."""
 
+import re
 from io import StringIO
 
 import pytest
@@ -18,17 +19,16 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("unit", "shown"), [("", "3000/12000"), ("FLOPs", "3 kFLOPs of 12 kFLOPs")], ids=["", "FLOPs"]
+    ("unit", "shown"), [("", r"3000/12000"), ("FLOPs", r"3 kFLOPs .*12 kFLOPs")], ids=["", "FLOPs"]
 )
 def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown):
     said = StringIO()
     with Stages(Console(file=said, width=200), 2).stage("measuring", unit) as tick:
         for clock[0], done in ((5.0, 1000), (20.0, 3000), (21.0, 4000), (80.0, 12000)):
             tick(done, 12000)
-    assert said.getvalue().splitlines() == [
-        f"1/2 measuring: {shown}, about 60 s left",
-        "1/2 measuring: 80.0 s",
-    ]
+    during, end = said.getvalue().splitlines()
+    assert re.fullmatch(rf"1/2 measuring: {shown}, .*\b60 s\b.*", during)
+    assert end == "1/2 measuring: 80.0 s"
 
 
 @pytest.mark.parametrize("second", [40, 100])
@@ -40,8 +40,9 @@ def test_several_measurements_of_a_stage_are_timed_without_what_is_between_them(
         for clock[0], done in ((900.0, 10), (920.0, 20)):
             tick(done, second)
     left = 2 * (second - 20)
-    assert f"20/{second}, about {left} s left" in said.getvalue()
-    assert said.getvalue().count("left") == 2
+    *during, _ = said.getvalue().splitlines()
+    assert len(during) == 2
+    assert re.search(rf" 20/{second}, .*\b{left} s\b", during[1])
 
 
 def test_a_terminal_gets_a_bar_with_the_same_words():
@@ -49,4 +50,4 @@ def test_a_terminal_gets_a_bar_with_the_same_words():
     console = Console(file=said, width=200, force_terminal=True)
     with Stages(console, 1).stage("measuring", "FLOPs") as tick:
         tick(3 * 10**12, 4 * 10**12)
-    assert "3 TFLOPs of 4 TFLOPs" in said.getvalue()
+    assert re.search(r"\b3 TFLOPs .*4 TFLOPs", said.getvalue())

@@ -1,5 +1,6 @@
 """Runs by FitPrune's own criterion and search, on the embedded model."""
 
+import re
 from io import StringIO
 
 import pytest
@@ -16,6 +17,7 @@ from opsearch.run import run
 from opsearch.solution import Status
 from opsearch.solve import solve
 from tests.measure.demo import model, samples
+from tests.said import says
 
 SETTINGS = {"space": "recipes", "samples": 4, "heldout": 0, "budget": ("40%",)}
 
@@ -34,13 +36,13 @@ def test_it_takes_the_criterion_and_the_search_of_fitprune(done):
     assert done.solution.status is Status.FEASIBLE
     assert 0.3 < done.comparison.loc["% of stock", "opsearch"] / 100 <= 0.4
     assert 0 < done.solution.value < 1
-    assert "bound 0." in done.solution.note
+    assert " 0." in done.solution.note
 
 
 def test_the_report_names_no_step_that_recipes_refuse(done):
     page = (done.folder / "report.html").read_text()
-    assert "space recipes has none, <code>opsearch solve" in page
-    assert "prune only together; use a run of space dop or depth" in page
+    assert "<code>opsearch solve" in page
+    assert re.search(r"\bspace dop or depth\b", page)
 
 
 def test_the_saved_policy_runs(done):
@@ -71,40 +73,37 @@ def test_a_run_that_did_not_read_attention_says_so(done, tmp_path):
         (folder / name).write_bytes((done.folder / name).read_bytes())
     with Store(folder / "measurements.db") as store:
         store._db.execute("DELETE FROM received")
-    with pytest.raises(RunFolderError, match="--space recipes --objective attention` reads it"):
+    with pytest.raises(RunFolderError, match="--space recipes --objective attention`"):
         solve(folder, ["20%"])
 
 
 def test_what_needs_a_list_is_refused(done):
-    with pytest.raises(OpsearchError, match="'attention' has one policy for each budget and no fr"):
+    with pytest.raises(OpsearchError, match=says("'attention'")):
         run_front(done.folder)
-    with pytest.raises(OpsearchError, match="no individual divergences"):
+    with pytest.raises(OpsearchError, match=says("'recipes'", "dop")):
         analyze("rank", [done.folder])
-    with pytest.raises(OpsearchError, match="'joint' cannot be had there; use --objective attenti"):
+    with pytest.raises(OpsearchError, match=says("'joint'", "--objective attention")):
         solve(done.folder, objective="joint")
 
 
 def test_a_comparison_has_them_as_a_baseline_alone(done):
-    with pytest.raises(OpsearchError, match="takes part as the baseline FitPrune; leave it out"):
+    with pytest.raises(OpsearchError, match=says("recipes", "FitPrune")):
         compare(done.folder, ["30%"], samples=1, console=silent(), spaces=["recipes"])
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"space": "dop", "objective": "attention"}, "space 'dop' do not; use --space recipes"),
-        ({"objective": "joint"}, "use --objective attention, or another space such as stages"),
-        ({"solver": "grid"}, "'attention' is a bounded; use --solver bisection"),
-        (
-            {"space": "dop", "solver": "bisection"},
-            "'additive' is a separable; use --solver grid or",
-        ),
-        ({"verify": 8}, "objective 'attention' is none"),
-        ({"keep": "0"}, "--keep 0 needs a space with a choice per operation, not 'recipes'"),
-        ({"budget": ("8%",)}, "space recipes .*; achievable: "),
+        ({"space": "dop", "objective": "attention"}, ("'dop'", "--space recipes")),
+        ({"objective": "joint"}, ("'joint'", "--objective attention", "stages")),
+        ({"solver": "grid"}, ("'attention'", "--solver bisection")),
+        ({"space": "dop", "solver": "bisection"}, ("'additive'", "--solver grid")),
+        ({"verify": 8}, ("--verify", "'attention'")),
+        ({"keep": "0"}, ("--keep 0", "'recipes'", "--space layers")),
+        ({"budget": ("8%",)}, ("8%", "recipes", "--budget")),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_weights_are_loaded(tmp_path, settings, said):
-    with pytest.raises(OpsearchError, match=said):
+    with pytest.raises(OpsearchError, match=says(*said)):
         run(RunConfig(**{**SETTINGS, **settings}, out=tmp_path / "run"), silent())
     assert not (tmp_path / "run").exists()

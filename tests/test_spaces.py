@@ -15,6 +15,7 @@ from opsearch.policy import RankerSpec, live
 from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
 from opsearch.turns import Turns
+from tests.said import says
 
 CLS = RankerSpec("cls")
 FASTV, PYRAMIDDROP = RankerSpec("fastv"), RankerSpec("pyramiddrop")
@@ -212,7 +213,7 @@ def test_stages_hold_in_any_order_and_those_that_prune_nothing_do_not_count():
 
 
 def test_a_point_of_another_number_of_stages_is_an_error():
-    with pytest.raises(ValueError, match="a point of 2 stages has 4 values"):
+    with pytest.raises(ValueError, match=says("2 stages", 4)):
         stages_space(4, SHARES).decode((1, 1))
 
 

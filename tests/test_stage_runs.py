@@ -1,5 +1,6 @@
 """Runs over the space `stages`, which has a joint divergence and no individual ones."""
 
+import re
 from io import StringIO
 
 import pytest
@@ -12,6 +13,7 @@ from opsearch.errors import OpsearchError
 from opsearch.run import run
 from opsearch.solution import Status
 from opsearch.solve import solve
+from tests.said import says
 
 SETTINGS = {"space": "stages", "stages": 1, "n_v": ("1/4", "1/10"), "samples": 4, "heldout": 0}
 
@@ -35,7 +37,7 @@ def test_it_takes_the_joint_objective_and_proves_the_optimum(done):
 
 def test_the_report_says_why_it_has_no_individual_divergences(done):
     page = (done.folder / "report.html").read_text()
-    assert "its parameters d_1, n_1 prune only together" in page
+    assert "d_1, n_1" in page
 
 
 def test_another_budget_is_solved_from_what_was_measured(done, tmp_path):
@@ -47,7 +49,7 @@ def test_another_budget_is_solved_from_what_was_measured(done, tmp_path):
 
 @pytest.mark.parametrize("kind", ["rank", "curves"])
 def test_analyses_of_individual_divergences_are_refused(done, kind):
-    with pytest.raises(OpsearchError, match="no individual divergences, its parameters d_1, n_1"):
+    with pytest.raises(OpsearchError, match=says("d_1, n_1")):
         analyze(kind, [done.folder])
 
 
@@ -56,14 +58,16 @@ def test_analyses_of_individual_divergences_are_refused(done, kind):
 )
 def test_a_proxy_is_refused_before_any_weights_are_loaded(tmp_path, proxy):
     config = RunConfig(**SETTINGS, **proxy, out=tmp_path / "run")
-    with pytest.raises(OpsearchError, match="prune only together; use --objective joint"):
+    with pytest.raises(OpsearchError, match=says("d_1, n_1", "--objective joint")):
         run(config, silent())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_solver_of_separable_objectives_is_refused_with_those_that_fit(tmp_path):
     config = RunConfig(**SETTINGS, solver="ortools", out=tmp_path / "run")
-    with pytest.raises(OpsearchError, match=r"'joint' is a table; use --solver grid or .*optuna"):
+    with pytest.raises(
+        OpsearchError, match=says("'ortools'", "'joint'", "--solver grid", "optuna")
+    ):
         run(config, silent())
 
 
@@ -74,7 +78,7 @@ def test_a_guided_search_needs_no_proxy_to_start_from(tmp_path):
     result = run(RunConfig(**settings, out=tmp_path / "run"), said)
     assert result.solution.status is Status.FEASIBLE
     assert result.solution.evaluations == 5
-    assert "5/6 answering" in said.file.getvalue()
+    assert "5/6 " in said.file.getvalue()
 
 
 def test_beyond_the_effort_it_is_searched_from_coarse_to_fine(tmp_path):
@@ -82,7 +86,7 @@ def test_beyond_the_effort_it_is_searched_from_coarse_to_fine(tmp_path):
     result = run(RunConfig(**settings, out=tmp_path / "run"), silent())
     assert result.config.objective == "joint"
     assert result.solution.status is Status.FEASIBLE
-    assert "near the three best so far" in result.solution.note
+    assert re.search(r"\b\d+ .*\b4th\b.*\b\d+ .*\b\d+ ", result.solution.note)
 
 
 @pytest.mark.parametrize(("stages", "policies"), [(1, 513), (2, 60_033)])

@@ -1,5 +1,7 @@
 """Proxy proposes, joint disposes: on a small space where every true value is known."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
 from opsearch.spaces import dop_space
 from opsearch.verify import verify
+from tests.said import says
 
 SPACE = dop_space(6)
 
@@ -48,7 +51,8 @@ def test_it_ends_no_worse_than_the_proxy_and_says_both(solver, seed):
     assert solution.value == true[asked].min() <= true[first]
     assert solution.status is Status.FEASIBLE
     assert len(asked) == len(set(asked)) == solution.evaluations <= 60
-    assert f"{true[first]:.3f} of the proxy's first, {true[asked].min():.3f} of" in (solution.note)
+    values = f"{true[first]:.3f}", f"{true[asked].min():.3f}"
+    assert re.search(says(len(asked), *values), solution.note)
     assert all(given.within(index) for index in asked)
 
 
@@ -66,7 +70,7 @@ def test_a_right_proxy_is_settled_after_one_round():
         given, Grid(), joint(given.objective.values, asked), each=3, evaluations=99, seed=0
     )
     assert len(asked) == 3
-    assert "in 1 round until the proxy's favourite is the best of them" in solution.note
+    assert re.search(says(len(asked), "1 round"), solution.note)
 
 
 def test_measurements_are_bounded():
@@ -74,11 +78,11 @@ def test_measurements_are_bounded():
     asked = []
     solution = verify(given, Grid(), joint(true, asked), each=4, evaluations=2, seed=0)
     assert len(asked) == 2
-    assert "the evaluations were spent" in solution.note
+    assert re.search(says(2), solution.note)
 
 
 def test_a_table_is_no_proxy():
     given, true = problem()
     table = Problem(SPACE, Table("joint", "nats", true), given.constraints)
-    with pytest.raises(OpsearchError, match="add --objective additive or pairwise"):
+    with pytest.raises(OpsearchError, match=says("'joint'", "--objective additive", "pairwise")):
         verify(table, Grid(), joint(true, []), each=4, evaluations=9, seed=0)

@@ -15,6 +15,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.problem import KL_QUANTUM, Problem
 from opsearch.solvers.grid import Grid
+from tests.said import says
 
 
 def measure_from(measured, samples):
@@ -116,7 +117,7 @@ def test_draws_split_the_samples(samples, data):
 
 @pytest.mark.parametrize(("samples", "drawn"), [(1, 0), (5, 5), (5, 6)])
 def test_nothing_to_choose_or_judge_on_is_refused(samples, drawn):
-    with pytest.raises(OpsearchError, match=rf"{samples} samples cannot be split into {drawn}"):
+    with pytest.raises(OpsearchError, match=says(samples, drawn, "--samples")):
         draws(samples, drawn, 3)
 
 

@@ -1,5 +1,7 @@
 """Rel. Avg., its intervals and paired differences, on scores whose answer is known."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,7 +103,7 @@ def test_the_figure_shows_the_table():
     line = axes.containers[0].lines[0]
     assert line.get_xdata() == pytest.approx([29, 49])
     assert line.get_ydata() == pytest.approx([50, 100])
-    assert axes.get_xlabel() == "FLOPs, % of the stock model"
+    assert re.match(r"FLOPs\b.*%", axes.get_xlabel())
 
 
 def test_several_runs_are_rows_of_panels_and_every_known_cost_a_column():
@@ -110,13 +112,8 @@ def test_several_runs_are_rows_of_panels_and_every_known_cost_a_column():
     timed = frame.assign(prefill_ms=[12.0, np.nan])
     every = draw({"a": frame, "b": timed}, "FLOPs").axes
     shown = [axes for axes in every if axes.get_visible()]
-    assert [axes.get_xlabel().split(",")[0] for axes in shown] == [
-        "FLOPs",
-        "KV cache",
-        "FLOPs",
-        "KV cache",
-        "prefill",
-    ]
+    costs = ["FLOPs", "KV", "FLOPs", "KV", "prefill"]
+    assert [re.split(r"\W", axes.get_xlabel())[0] for axes in shown] == costs
     assert [axes.get_title() for axes in shown] == ["a", "a", "b", "b", "b"]
     kv, times = shown[1], shown[-1]
     assert [c.lines[0].get_xdata().tolist() for c in kv.containers] == [[2], [3]]
@@ -128,10 +125,10 @@ def test_the_words_name_the_best_and_who_is_equal():
     frame = table(comparison(entry("VTW", most), entry("dop joint", half), entry("dop", most)))
     low, high = frame.low[0], frame.high[0]
     assert 50 < low < frame.rel_avg[0] < high == 100
-    assert describe(frame) == (
-        "Rel. Avg. over 8 items, with 95 % intervals. At 30% VTW keeps most: "
-        f"{frame.rel_avg[0]:.1f} % ({low:.1f} to {high:.1f}); within that interval: dop."
-    )
+    interval = rf"{frame.rel_avg[0]:.1f} % \({low:.1f} to {high:.1f}\)"
+    given = r"Rel\. Avg\. .*\b8\b.*\b95 %.*\b30%"
+    assert re.match(rf"{given}.*\bVTW\b.* {interval}.*\bdop\b", describe(frame))
+    assert "dop joint" not in describe(frame)
 
 
 def test_a_draw_that_says_nothing_does_not_spoil_the_interval():
@@ -168,13 +165,10 @@ def test_where_the_original_is_never_right_divergences_stand_in(families):
     frame = table(nothing_right(families))
     assert frame[["rel_avg", "low", "high"]].isna().all(axis=None)
     assert frame["kl"].tolist() == [0.25, 0.5]
-    assert describe(frame) == (
-        "The original answers none of the 8 items as the data does, so that Rel. Avg. is not "
-        "defined; write answers in the data as the model words them. At 30% dop joint has the "
-        "lowest KL: 0.250 nats."
-    )
+    assert re.search(r"\b8\b.*\bRel\. Avg\..*\b30%.*\bdop joint\b.*\b0\.250 nats", describe(frame))
+    assert "VTW" not in describe(frame)
     (axes,) = draw({"one": frame}, "FLOPs").axes
-    assert axes.get_ylabel() == "KL, nats"
+    assert re.match(r"KL\b.*\bnats\b", axes.get_ylabel())
     assert [container.lines[0].get_ydata() for container in axes.containers] == [[0.25], [0.5]]
     (gap,) = differences(nothing_right(families), "dop joint", "VTW").itertuples()
     assert (gap.kl, gap.kl_low, gap.kl_high) == (-0.25, -0.25, -0.25)

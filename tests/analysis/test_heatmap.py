@@ -29,12 +29,15 @@ def test_shares_are_resolved_for_a_sample():
 
 def test_the_terminal_shows_a_block_per_operation():
     lines = draw_terminal(DEPTH).plain.splitlines()
-    assert lines == [
-        "   q ▄ ▄ ▄ · · ·  mean 25%",
-        "  kv ▄ ▄ ▄ ▄ ▄ ·  mean 42%",
-        " mlp ▄ ▄ ▄ ▄ · ·  mean 33%",
-        "layer 0         5",
-    ]
+    blocks = (
+        ("   q ▄ ▄ ▄ · · · ", "25%"),
+        ("  kv ▄ ▄ ▄ ▄ ▄ · ", "42%"),
+        (" mlp ▄ ▄ ▄ ▄ · · ", "33%"),
+    )
+    for line, (start, mean) in zip(lines, blocks, strict=False):
+        assert line.startswith(start)
+        assert line.endswith(f" {mean}")
+    assert lines[3:] == ["layer 0         5"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`opsearch eval --tasks`: original against policy on the embedded model, in a stock wrapper."""
 
 import json
+import re
 from io import StringIO
 
 import numpy as np
@@ -21,6 +22,7 @@ from opsearch.runtime.load import ATTENTIONS
 from opsearch.tasks.embedded import embedded
 from opsearch.tasks.lmms import load_task
 from tests.lmms.data import PER_TASK, write_task
+from tests.said import says
 
 LAYERS = 12
 HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
@@ -62,7 +64,7 @@ def test_all_thirteen_run_end_to_end_and_answer_nothing_twice(policy, local):
 def test_the_wrapper_loads_the_attention_that_is_asked_for():
     wrapper = load_wrapper("demo", "float32", "cpu", "eager")
     assert wrapper.model.config.get_text_config()._attn_implementation == "eager"
-    with pytest.raises(ModelError, match="attention 'flash' is unknown"):
+    with pytest.raises(ModelError, match=says("'flash'", "sdpa", "eager", "flash_attention_2")):
         load_wrapper("demo", "float32", "cpu", "flash")
     names = [
         Answerer(Source("demo", "float32", "cpu", 1, attention)).load()
@@ -177,7 +179,7 @@ def test_a_policy_of_another_model_is_refused(tmp_path, searched, model, ok):
         _check_model(policy, model)
         return
     policy.save_pretrained(tmp_path)
-    with pytest.raises(PolicyError, match=r"on 'llava-hf/.*compare with is 'demo'; give --model"):
+    with pytest.raises(PolicyError, match=r"'llava-hf/.*'demo'.*--model\b"):
         evaluate(tmp_path, ["embedded_color"])
 
 
@@ -189,53 +191,53 @@ def test_a_task_without_images_is_refused(tmp_path):
         "doc_to_text: question\ndoc_to_target: answer\n"
         "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
     )
-    with pytest.raises(DataError, match=r"task .*bare has no images, so there are no"):
+    with pytest.raises(DataError, match=r"bare\b"):
         load_task(f"{tmp_path}/bare")
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "values"),
     [
-        ({}, r"vqav2_val, \{'validation': '.*gone\.parquet'\}, cannot be loaded .*; correct the p"),
+        ({}, ("vqav2_val", "gone.parquet'}")),
         (
             {"dataset_kwargs": None, "dataset_path": "lmms-lab/gone"},
-            r"vqav2_val, lmms-lab/gone of the Hugging Face hub, cannot be loaded .*unset HF_HUB",
+            ("vqav2_val", "lmms-lab/gone", "HF_HUB_OFFLINE"),
         ),
     ],
     ids=["file", "hub"],
 )
-def test_data_that_cannot_be_reached_are_named(tmp_path, monkeypatch, settings, sentence):
+def test_data_that_cannot_be_reached_are_named(tmp_path, monkeypatch, settings, values):
     from lmms_eval.api.task import ConfigurableTask
     from tenacity import wait_none
 
     monkeypatch.setattr(ConfigurableTask.download.retry, "wait", wait_none())
     gone = {"dataset_kwargs": {"data_files": {"validation": str(tmp_path / "gone.parquet")}}}
     name = write_task(tmp_path, "vqav2", **(gone | settings))
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match=says(*values)):
         load_task(task_name(name))
 
 
 def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
     local("pope")
-    with pytest.raises(UnknownNameError, match=r"unknown task '.*pop'; available: pope"):
+    with pytest.raises(UnknownNameError, match=r"pop'.*\bpope\b"):
         load_task(f"{tmp_path}/pop")
-    with pytest.raises(DataError, match="nowhere does not exist; write FOLDER/TASK or"):
+    with pytest.raises(DataError, match=says("nowhere", "FOLDER/TASK")):
         load_task("nowhere/pope")
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "values"),
     [
-        (["--tasks=embedded_color", "--split=test"], "--split does not go with --tasks"),
-        (["--limit=3"], "--limit goes with --tasks"),
-        (["--tasks=embedded_color", "--limit=0"], "give a --limit of at least 1"),
-        (["--workers=2"], "--workers and --ray-address go with --tasks"),
+        (["--tasks=embedded_color", "--split=test"], ("--split", "--tasks")),
+        (["--limit=3"], ("--limit", "--tasks", "--samples 3")),
+        (["--tasks=embedded_color", "--limit=0"], (0, "--limit", 1)),
+        (["--workers=2"], ("--workers", "--ray-address", "--tasks")),
     ],
     ids=["split", "limit alone", "limit", "workers alone"],
 )
-def test_options_that_do_not_go_together(policy, capsys, options, sentence):
+def test_options_that_do_not_go_together(policy, capsys, options, values):
     assert call(["eval", str(policy), *options]) == 1
-    assert sentence in capsys.readouterr().err
+    assert re.search(says(*values), capsys.readouterr().err)
 
 
 def test_the_command_prints_scores_and_official_figures(policy, local, capsys):
@@ -243,8 +245,8 @@ def test_the_command_prints_scores_and_official_figures(policy, local, capsys):
     assert call(["eval", str(policy), f"--tasks={names[0]}"]) == 0
     said = capsys.readouterr().out
     assert "official" in said
-    assert "of scores per sample over 1 tasks, 4 documents" in said
+    assert re.search(r"Rel\. Avg\. .*\b1 tasks?\b\D*\b4\b", said)
     assert call(["eval", str(policy), f"--tasks={names[0]},{names[0]}", "--limit=2"]) == 0
     said = capsys.readouterr().out
-    assert "over 1 tasks, 2 documents" in said
-    assert "the first 2 documents of each task" in said
+    assert re.search(r"\b1 tasks?\b\D*\b2\b", said)
+    assert re.search(r"\n[^%]*\b2\b[^%]*$", said)  # of each task

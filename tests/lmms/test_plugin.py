@@ -8,6 +8,7 @@ import pytest
 from opsearch import RankerSpec, builders
 from opsearch.errors import PolicyError
 from opsearch.lmms.plugin import manifest
+from tests.said import says
 
 ROOT = Path(__file__).parent.parent.parent
 HALF = builders.tokens(12, "1/2", RankerSpec("cls"))
@@ -54,15 +55,15 @@ def test_it_answers_as_the_stock_wrapper_under_the_policy(tmp_path, registry):
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "sentence"),
+    ("settings", "error", "values"),
     [
-        ({"batch_size": 8}, ValueError, "batch_size 8 would change answers"),
-        ({"policy": builders.vtw(5, 2)}, PolicyError, "the policy has 5 layers"),
+        ({"batch_size": 8}, ValueError, ("batch_size 8", "--batch_size 1")),
+        ({"policy": builders.vtw(5, 2)}, PolicyError, ("5 layers", 12)),
     ],
     ids=["batch", "layers"],
 )
-def test_what_cannot_be_is_refused(tmp_path, registry, settings, error, sentence):
+def test_what_cannot_be_is_refused(tmp_path, registry, settings, error, values):
     line = arguments(tmp_path, settings.pop("policy", HALF))
     kind = registry.get_model_class("opsearch")
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=says(*values)):
         kind.create_from_arg_string(line, {"device": "cpu", **settings})

@@ -1,6 +1,7 @@
 """The stock wrappers of Qwen2.5-VL and InternVL, on tiny random models of true architecture."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -18,6 +19,7 @@ from opsearch.tasks.lmms import load_task
 from tests.families import FAMILIES
 from tests.families.folder import SPECIAL, WORDS, save
 from tests.lmms.data import write_task
+from tests.said import says
 
 LAYERS, DOCUMENTS = 3, 2
 QUARTER = builders.tokens(LAYERS, "1/4", RankerSpec("uniform"))
@@ -44,7 +46,7 @@ def test_it_answers_in_the_stock_wrapper_with_and_without_the_policy(folder, tmp
     name = write_task(tmp_path, "ai2d")
     options = [f"--model={folder}", "--dtype=bfloat16", f"--limit={DOCUMENTS}"]
     assert call(["eval", str(tmp_path / "policy"), f"--tasks={name}", *options]) == 0
-    assert f"over 1 tasks, {DOCUMENTS} documents" in capsys.readouterr().out
+    assert re.search(rf"\b1 tasks?\b\D*\b{DOCUMENTS}\b", capsys.readouterr().out)
     lines = (tmp_path / "policy" / FILE_NAME).read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
 
@@ -66,7 +68,7 @@ def test_it_answers_in_the_stock_wrapper_with_and_without_the_policy(folder, tmp
 
 def test_other_wrappers_load_bfloat16_only(tmp_path):
     FAMILIES["internvl"].model(2).config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="internvl_hf loads models in bfloat16 only, not in floa"):
+    with pytest.raises(ModelError, match=says("internvl_hf", "bfloat16", "float32")):
         load_wrapper(str(tmp_path), "float32", "cpu")
 
 
@@ -74,5 +76,5 @@ def test_what_the_wrapper_of_qwen_does_not_ask_for_is_named(tmp_path, monkeypatc
     """lmms-eval only warns of it, and fails at the first picture."""
     FAMILIES["qwen2_5_vl"].model(2).config.save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "qwen_vl_utils", None)
-    with pytest.raises(OpsearchError, match=r"qwen2_5_vl needs qwen_vl_utils.*opsearch\[lmms\]'$"):
+    with pytest.raises(OpsearchError, match=says("qwen2_5_vl", "qwen_vl_utils", "opsearch[lmms]'")):
         load_wrapper(str(tmp_path), "bfloat16", "cpu")
