@@ -105,9 +105,9 @@ POLICIES = {
 }
 
 
-def with_rankers_of(adapter):
+def with_rankers_of(family):
     """The same policies, random where they rank by a [CLS] that the family has not got."""
-    if adapter.tower:
+    if family.tower:
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}
 
