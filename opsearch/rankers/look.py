@@ -81,5 +81,5 @@ class DecoderRanker(Protocol):
     def scores(self, view: AttentionView) -> Tensor:
         """Return scores of the keys, higher is better, float32[B, K].
 
-        Scores of other than visual tokens are ignored.
+        Scores of keys that are not visual tokens are ignored.
         """

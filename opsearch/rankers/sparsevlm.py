@@ -54,14 +54,12 @@ class SparseVLM:
 
 def raters(view: AttentionView) -> Tensor:
     """Return a mask of the raters, bool[B, Q]; all question tokens if none is above average."""
-    prompt, query_positions = view.prompt, view.query_positions
+    prompt, positions = view.prompt, view.query_positions
     assert prompt.embeds is not None
-    question = prompt.question().gather(1, query_positions) & view.query_valid
+    question = prompt.question().gather(1, positions) & view.query_valid
     visual = torch.argsort(~prompt.visual, dim=1, stable=True)[:, : max(prompt.n_visual)]
     valid = prompt.visual.gather(1, visual)
-    products = _gather(prompt.embeds, visual) @ _gather(prompt.embeds, query_positions).transpose(
-        1, 2
-    )
+    products = _gather(prompt.embeds, visual) @ _gather(prompt.embeds, positions).transpose(1, 2)
     shares = products.masked_fill(~question[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
     relevance = (shares * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
     average = relevance.sum(1, keepdim=True) / question.sum(1, keepdim=True).clamp(min=1)

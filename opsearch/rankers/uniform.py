@@ -1,6 +1,7 @@
 """Evenly spaced tokens, a baseline that ignores the content.
 
-Of N tokens it selects floor((i + 1/2) N / n) for i < n. The selection depends on n: not nested.
+To keep n of N tokens, it selects the indices floor((i + 1/2) N / n) for i < n. The selection
+depends on n: not nested.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """VisPruner: the tokens that [CLS] attends to most, and diverse tokens among the rest.
 
 To keep T tokens of a tile, int(important * T) are taken by attention. The remaining tokens are
-thinned in rounds: sorted by descending attention, the tokens at even places are compared with those
-at odd places, and up to eight with the highest similarity to one of these are removed. The result
-depends on T: not nested. Similarity is the cosine of the inputs of the projector. Newline tokens of
-LLaVA-NeXT, which the paper removes, count as the patch before them. Source: VisPruner (ICCV 2025).
+thinned in rounds: sorted by descending attention, the tokens at even indices are compared with
+those at odd indices, and up to eight with the highest similarity to one of these are removed. The
+result depends on T: not nested. Similarity is the cosine of the inputs of the projector. Newline
+tokens of LLaVA-NeXT, which the paper removes, count as the patch before them. Source: VisPruner
+(ICCV 2025).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def thinned(
 def _rounds(left: list[int], target: list[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield, for each round, the tokens that each row has and the number that it removes."""
     while any(now > goal for now, goal in zip(left, target, strict=True)):
-        # An odd number of tokens has one more even place than odd places.
+        # An odd number of tokens has one more even than odd indices.
         drop = [
             min(_PER_ROUND, now - goal, (now + 1) // 2)
             for now, goal in zip(left, target, strict=True)

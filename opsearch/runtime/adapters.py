@@ -24,7 +24,7 @@ from opsearch.runtime.clip import (
     CLIP_PATCHES,
     CLIP_QUESTION,
     clip_unsupported_reason,
-    tower_is_not_clip,
+    not_clip_reason,
 )
 from opsearch.runtime.cls_attention import Handle, Store, cls_unsupported_reason
 from opsearch.runtime.masks import FLASH
@@ -45,8 +45,8 @@ class ModelFamily:
     Attributes:
         model_type: `model_type` of the family's config.
         ranker: Default ranker of the family.
-        tower: Installs the hooks that capture ranker inputs in a vision tower with a [CLS] token;
-            None for other vision towers.
+        capture_tower: Installs the hooks that capture ranker inputs in a vision tower with a [CLS]
+            token; None for other vision towers.
         vision_tower: Module whose output becomes the image features.
         trunk: Module that merges image features and text and calls the decoder.
         decoder: Text model with `.layers`.
@@ -56,7 +56,7 @@ class ModelFamily:
 
     model_type: str
     ranker: RankerSpec
-    tower: Capture | None = None
+    capture_tower: Capture | None = None
     vision_tower: str = "model.vision_tower"
     trunk: str = "model"
     decoder: str = "model.language_model"
@@ -71,13 +71,13 @@ class ModelFamily:
     def unsupported_reason(self, config: Any, need: str) -> str | None:
         """Return why a model of this config cannot provide a ranker input, None if it can."""
         if need == "question_embeddings":
-            return _no_question_embeddings(config)
+            return _question_unsupported_reason(config)
         if need == DECODER_ATTENTION:
             decoder = config.get_text_config().model_type
             return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
         if need in PROMPT_NEEDS:
             return None
-        if self.tower is None:
+        if self.capture_tower is None:
             return "its vision tower has no [CLS] and is not read"
         for kind in (CLIP_PATCHES, CLIP_QUESTION):
             if need.startswith(kind):
@@ -123,17 +123,17 @@ class ModelFamily:
             ModelError: A model of this config cannot provide one of `needs`.
         """
         self.check_needs(model.config, needs)
-        if self.tower is None or PROMPT_NEEDS.issuperset(needs):
+        if self.capture_tower is None or PROMPT_NEEDS.issuperset(needs):
             return []
-        return self.tower(model, needs, store)
+        return self.capture_tower(model, needs, store)
 
 
-def _no_question_embeddings(config: Any) -> str | None:
+def _question_unsupported_reason(config: Any) -> str | None:
     """Return why token embeddings cannot be compared with image features, None if they can."""
     if Path(config.name_or_path).resolve() == MODEL_DIR.resolve():
         return None
     reason = "only on the embedded model do its token embeddings stand in for CLIP's texts"
-    return tower_is_not_clip(config) or f"{reason}: give cdpruner(clip=FOLDER)"
+    return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
 # Pre-norm layers that add the unscaled outputs of attention and MLP to the residual stream. Models

@@ -27,7 +27,7 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     """Return why the CLIP model cannot be used with this config, None if it can."""
     from transformers import AutoConfig
 
-    if reason := tower_is_not_clip(config):
+    if reason := not_clip_reason(config):
         return reason
     try:
         clip = AutoConfig.from_pretrained(folder)
@@ -47,7 +47,7 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     return None
 
 
-def tower_is_not_clip(config: Any) -> str | None:
+def not_clip_reason(config: Any) -> str | None:
     """Return why the vision tower of this config is not CLIP's, None if it is."""
     kind = config.vision_config.model_type
     return (

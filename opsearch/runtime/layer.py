@@ -42,21 +42,21 @@ def prefill(
     if index == 0:
         hidden = hidden.flatten(0, 1)[plan.arriving(0).flat]
     stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
-    step = plan.planned[index]
-    cache.pruned[index].begin(step.kv)
+    planned = plan.planned[index]
+    cache.pruned[index].begin(planned.kv)
 
-    update = _attention(layer, plan, step, layer.input_layernorm(stream), mask, kwargs)
-    stream = step.q_in_after.add(step.after_in_stream.take(stream), update)
-    rows = layer.post_attention_layernorm(step.mlp_in_after.take(stream))
+    update = _attention(layer, plan, planned, layer.input_layernorm(stream), mask, kwargs)
+    stream = planned.q_in_after.add(planned.after_in_stream.take(stream), update)
+    rows = layer.post_attention_layernorm(planned.mlp_in_after.take(stream))
     # compressed-tensors needs a batch dimension to scale each row separately.
-    stream = step.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
+    stream = planned.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
 
     if index + 1 < plan.layers:
         return stream[None]
     cache.plan = None
-    batch, length = len(step.after.sizes), step.after.length
+    batch, length = len(planned.after.sizes), planned.after.length
     full = stream.new_zeros(batch * length, stream.shape[-1])
-    return full.index_copy(0, step.after.flat, stream).view(batch, length, -1)
+    return full.index_copy(0, planned.after.flat, stream).view(batch, length, -1)
 
 
 def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -78,27 +78,27 @@ def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str
 def _attention(
     layer: Any,
     plan: Plan,
-    step: LayerPlan,
+    planned: LayerPlan,
     normed: Tensor,
     stock_mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
     """Return the attention output of the q rows, [R_q, D]."""
-    mask, has_key = plan.mask(stock_mask, step.q, step.kv, implementation(layer.self_attn))
-    queries = step.q_in_stream.pad(normed, step.q.sizes)
-    cos_sin = plan.rotary(kwargs["position_embeddings"], step.q)
-    if step.q is step.kv:
+    mask, has_key = plan.mask(stock_mask, planned.q, planned.kv, implementation(layer.self_attn))
+    queries = planned.q_in_stream.pad(normed, planned.q.sizes)
+    cos_sin = plan.rotary(kwargs["position_embeddings"], planned.q)
+    if planned.q is planned.kv:
         inputs = {**kwargs, "position_embeddings": cos_sin, "position_ids": None}
         output, _ = layer.self_attn(hidden_states=queries, attention_mask=mask, **inputs)
-        return step.q.unpad(output)
-    states = step.kv_in_stream.pad(normed, step.kv.sizes)
-    kv_cos_sin = plan.rotary(kwargs["position_embeddings"], step.kv)
+        return planned.q.unpad(output)
+    states = planned.kv_in_stream.pad(normed, planned.kv.sizes)
+    kv_cos_sin = plan.rotary(kwargs["position_embeddings"], planned.kv)
     output = split_attention(
         layer.self_attn, queries, states, cos_sin, kv_cos_sin, mask, kwargs["past_key_values"]
     )
     if has_key is not None:
         output = output * has_key[..., None]
-    return step.q.unpad(output)
+    return planned.q.unpad(output)
 
 
 def split_attention(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opsearch.rankers.look import AttentionView
 from opsearch.runtime.heads import project_keys, project_queries
-from opsearch.runtime.plan import BatchReranking, Pair, Plan
+from opsearch.runtime.plan import BatchReranking, CosSin, Plan
 from opsearch.runtime.rows import Rows, RowSubset
 
 
@@ -23,7 +23,7 @@ def decoder_scores(
     reranking: BatchReranking,
     stream: Tensor,
     stream_rows: Rows,
-    position_embeddings: Pair,
+    position_embeddings: CosSin,
 ) -> Tensor:
     """Return the scores of a ranker from the attention of one layer.
 
@@ -40,9 +40,8 @@ def decoder_scores(
     """
     keys = plan.rows(reranking.candidates)
     text = plan.rows(reranking.candidates * 0)
-    queries = {"last": _last_rows(keys, plan), "text": text, "all": keys}[
-        reranking.ranker.query_rows
-    ]
+    choices = {"last": _last_rows(keys, plan), "text": text, "all": keys}
+    queries = choices[reranking.ranker.query_rows]
     normed = layer.input_layernorm(RowSubset.of(keys, stream_rows).take(stream))
 
     def project(projection: Any, rows: Rows) -> Tensor:

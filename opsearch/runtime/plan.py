@@ -22,7 +22,7 @@ from opsearch.runtime.masks import restrict_mask
 from opsearch.runtime.rows import Rows, RowSubset
 from opsearch.upload import upload
 
-Pair = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class Plan:
         self._extend()
         return RowSubset.of(self.entering(layer), arriving)
 
-    def rotary(self, position_embeddings: Pair, rows: Rows) -> Pair:
+    def rotary(self, position_embeddings: CosSin, rows: Rows) -> CosSin:
         """Return cos and sin of the rows' original positions, [..., B, K, hd]."""
         key = ("rotary", id(rows))
         if key not in self._memo:

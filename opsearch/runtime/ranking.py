@@ -18,7 +18,7 @@ from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.plan import BatchReranking, PlanInputs
 from opsearch.turns import Schedule, before_decoder
 
-_MANY_TOKENS = 10**6  # more than any sample has, so that counts of all tokens stand out
+_MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
 
 
 def policy_ranker(policy: Policy) -> Ranker | None:
@@ -84,24 +84,22 @@ def plan_inputs(prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None) -
     schedules = [policy.schedule(n) for n in prompt.n_visual]
     rank = torch.where(prompt.visual, 0, -1)
     if ranker is not None:
-        rank = ranker.rank(prompt, [max(found.kept, default=0) for found in schedules])
+        rank = ranker.rank(prompt, [max(schedule.kept, default=0) for schedule in schedules])
     counts = np.stack([policy.executed(n) for n in prompt.n_visual])
     return PlanInputs(prompt, rank, counts, _rerankings(schedules))
 
 
 def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
     """Return the rerankings of any sample, by the first layer that uses the new ranking."""
-    found: dict[int, BatchReranking] = {}
+    by_layer: dict[int, BatchReranking] = {}
     for row, schedule in enumerate(schedules):
         for turn in schedule.turns:
-            if turn.layer not in found:
-                ranker, candidates = (
-                    make_decoder_ranker(turn.spec),
-                    np.zeros(len(schedules), np.int64),
-                )
-                found[turn.layer] = BatchReranking(ranker, turn.look, candidates)
-            found[turn.layer].candidates[row] = turn.pool
-    return found
+            if turn.layer not in by_layer:
+                ranker = make_decoder_ranker(turn.spec)
+                candidates = np.zeros(len(schedules), np.int64)
+                by_layer[turn.layer] = BatchReranking(ranker, turn.look, candidates)
+            by_layer[turn.layer].candidates[row] = turn.pool
+    return by_layer
 
 
 def repeat_for_beams(values: Tensor, n_visual: Sequence[int]) -> Tensor:

@@ -19,8 +19,8 @@ from tests.rankers import literal
 HEADS, KV_HEADS, DIM, WIDTH = 4, 2, 6, 5
 
 
-def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
-    """A look at random prompts, (text before, visual tokens, text behind) each.
+def random_view(query_rows, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
+    """A view of random prompts, (text before, visual tokens, text after) each.
 
     keep: share of the visual tokens that are left to be ordered.
     """
@@ -44,7 +44,9 @@ def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
     last = torch.zeros_like(real)
     for b in range(len(samples)):
         last[b, real[b].nonzero()[-1]] = True
-    query_positions, query_valid = placed({"last": last, "text": real & ~visual, "all": left}[asks])
+    query_positions, query_valid = placed(
+        {"last": last, "text": real & ~visual, "all": left}[query_rows]
+    )
     key_positions, key_valid = placed(left)
     queries = random(len(samples), HEADS, query_positions.shape[1], DIM)
     keys = random(len(samples), KV_HEADS, key_positions.shape[1], DIM)
@@ -117,7 +119,7 @@ OTHERS = [RankerSpec(name) for name in DECODER_RANKERS if name != "sparsevlm"]
 )
 def test_scores_are_those_of_the_literal_version(spec, sizes, seed, keep, pad, dtype):
     ranker = make_decoder_ranker(spec)
-    seen = look(ranker.query_rows, sizes, seed, keep, pad, dtype)
+    seen = random_view(ranker.query_rows, sizes, seed, keep, pad, dtype)
     found = ranker.scores(seen)
     assert found.dtype == torch.float32
     assert found.shape == seen.key_positions.shape
@@ -130,7 +132,7 @@ def test_scores_are_those_of_the_literal_version(spec, sizes, seed, keep, pad, d
 def test_more_rows_than_are_taken_at_once():
     spec = RankerSpec("fitprune")
     ranker = make_decoder_ranker(spec)
-    seen = look(ranker.query_rows, [(3, 70, 20)])
+    seen = random_view(ranker.query_rows, [(3, 70, 20)])
     tokens, scores = expected(spec, seen, 0)
     columns = [seen.key_positions[0].tolist().index(token) for token in tokens]
     assert ranker.scores(seen)[0, columns].tolist() == pytest.approx(scores, rel=1e-4)
@@ -140,7 +142,7 @@ def test_more_rows_than_are_taken_at_once():
 def test_equal_tokens_have_equal_scores(name):
     """So that the one in front comes first; FitPrune's rows must not look ahead for that."""
     ranker = make_decoder_ranker(RankerSpec(name))
-    seen = look(ranker.query_rows, [(1, 4, 2)])
+    seen = random_view(ranker.query_rows, [(1, 4, 2)])
     seen.keys[:, :, 1:5] = seen.keys[:, :, 1:2].clone()
     scores = ranker.scores(seen)[0, 1:5]
     if name == "fitprune":
@@ -149,10 +151,10 @@ def test_equal_tokens_have_equal_scores(name):
         assert (scores == scores[0]).all()
 
 
-def by_hand(asks, scores, embeds=None):
+def by_hand(query_rows, scores, embeds=None):
     """A look of one head at [text, 3 visual tokens, 2 words]; scores [Q][6], before softmax."""
     visual = torch.tensor([[False, True, True, True, False, False]])
-    rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[asks]
+    rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[query_rows]
     query_positions, key_positions = torch.tensor([rows]), torch.arange(6)[None]
     prompt = Prompt(visual, torch.ones_like(visual), (3,), {}, embeds)
     keys, queries = torch.eye(6)[None, None], torch.tensor(scores)[None, None]

@@ -107,7 +107,7 @@ POLICIES = {
 
 def with_rankers_of(family):
     """The same policies, random where they rank by a [CLS] that the family has not got."""
-    if family.tower:
+    if family.capture_tower:
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}
 

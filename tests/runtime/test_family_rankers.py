@@ -28,7 +28,7 @@ def usable():
     """Each family with each ranker that reads pictures and can be used there."""
     for name, family in SUPPORTED.items():
         yield name, "divprune"
-        yield from ((name, ranker) for ranker in OF_CLS[1:] if family.tower)
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if family.capture_tower)
 
 
 @pytest.mark.parametrize("share", ["1/4", "1/2"])
@@ -82,7 +82,7 @@ def test_what_a_config_allows_runs(name):
     """What is promised from the config alone is what can be captured."""
     model, family = built(name, LAYERS), family_for(name)
     names = family.rankers(model.config)
-    assert ("vispruner" in names) == (family.tower is not None)
+    assert ("vispruner" in names) == (family.capture_tower is not None)
     assert set(names) <= set(RANKERS)
     assert "cdpruner" not in names
     for ranker in names:

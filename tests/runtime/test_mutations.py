@@ -128,7 +128,7 @@ def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
 
 def unnoticed(name, mutation):
     """Whether a family gives a mutation nothing to change."""
-    no_cls = family_for(name).tower is None and mutation is attention_of_the_next_patch
+    no_cls = family_for(name).capture_tower is None and mutation is attention_of_the_next_patch
     # Qwen's pictures never come first: a token stands before each of them.
     return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
 
@@ -138,7 +138,7 @@ def unnoticed(name, mutation):
 def test_a_mutation_is_noticed_in_every_family(name, mutation, monkeypatch):
     family = FAMILIES[name]
     model, inputs = family.model(len(COUNTS)), prompts(family, [[0, 5], [0, 3, 2]], pad="right")
-    ranker = RankerSpec("cls" if family_for(name).tower else "random")
+    ranker = RankerSpec("cls" if family_for(name).capture_tower else "random")
     policy = Policy(TRIPLES, unit="tokens", rankers=((0, ranker),))
     if mutation is None or unnoticed(name, mutation):
         assert deviation(model, inputs, policy) <= TOLERANCE
