@@ -110,8 +110,8 @@ class ModelFamily:
 
     def rankers(self, config: Any) -> list[str]:
         """Return the built-in rankers that this config can run with their default parameters."""
-        refused = self.unsupported_rankers(config)
-        return [name for name in RANKERS if name not in refused]
+        unsupported = self.unsupported_rankers(config)
+        return [name for name in RANKERS if name not in unsupported]
 
     def capture(self, model: Any, needs: Collection[str], store: Store) -> list[Handle]:
         """Install hooks that pass ranker inputs to `store` in every forward.

@@ -119,9 +119,12 @@ class Plan:
         return self._sets[key]
 
     def to_device(self, layer: int, device: torch.device) -> None:
-        """Move the plan to the device of `layer`, the next one to run."""
-        if device == self.rank.device:
-            return
+        """Move the plan to the device of `layer`, the next one to run, if it is elsewhere."""
+        if device != self.rank.device:
+            self.move(layer, device)
+
+    def move(self, layer: int, device: torch.device) -> None:
+        """Move the plan to another device and rebuild it from `layer` on."""
         self.prompt, self.rank = self.prompt.to(device), self.rank.to(device)
         self.scores = None if self.scores is None else self.scores.to(device)
         self._other = self._other.to(device)

@@ -55,8 +55,8 @@ class StaticPrefill:
 
     Args:
         layers: Decoder layers.
-        plan_inputs: Counts and rerankings of the policy, and one of the prompts.
-        inputs: Inputs of that prompt, for their shapes.
+        plan_inputs: Plan inputs of one of these prompts.
+        inputs: Tensors of that prompt, for their shapes and dtypes.
         options: Further keyword arguments of the layers.
     """
 
