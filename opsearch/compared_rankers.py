@@ -9,20 +9,22 @@ from opsearch.policy import RankerSpec
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
 from opsearch.rankers.spec import parse_ranker
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 
 
 def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:
     """Those asked for by name; PolicyError or ModelError for one that the model cannot serve."""
     specs = tuple(map(parse_ranker, texts))
     for spec in specs:
-        adapter_for(model_config.model_type).check_needs(model_config, make_ranker(spec).needs)
+        family_for(model_config.model_type).check_needs(model_config, make_ranker(spec).needs)
     return specs
 
 
 def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Stages) -> None:
     """Say why each built-in ranker that the model cannot serve is missing, unless it is present."""
     names = {spec.name for spec in present}
-    for name, reason in adapter_for(model_config.model_type).refusals(model_config).items():
+    for name, reason in (
+        family_for(model_config.model_type).unsupported_rankers(model_config).items()
+    ):
         if name not in names:
             stages.say(f"tokens {name} is not compared: {reason}")

@@ -31,7 +31,7 @@ from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make
 from opsearch.rankers.spec import parse_ranker
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.load import check_attention, check_device, load_config, load_processor
 from opsearch.search import Choice, choose, choose_planned
 from opsearch.spaces import Space
@@ -98,8 +98,8 @@ def prepare(
     table = _latency_table(config, model_config, pairs, stages) if timed else None
     constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)
-    adapter = adapter_for(model_config.model_type)
-    gathered = crowds(samples, adapter, model_config, config.positions)
+    family = family_for(model_config.model_type)
+    gathered = crowds(samples, family, model_config, config.positions)
     room = planned_room(config, shape)
     planned = Planned(space, constraints, gathered, room, config.device)
     choice = choose_planned(config, planned)
@@ -109,8 +109,8 @@ def prepare(
         model_config.model_type,
         shape,
         processor,
-        adapter.ranker if inside else ranker,
-        tuple(adapter.rankers(model_config)),
+        family.ranker if inside else ranker,
+        tuple(family.rankers(model_config)),
         samples,
         rest,
         space,
@@ -151,11 +151,11 @@ def _completed(config: RunConfig, choice: Choice, ranker: RankerSpec) -> RunConf
 
 def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
     """The ranker of a run: the one it names or the family's; ModelError when it cannot serve."""
-    adapter = adapter_for(model_config.model_type)
-    spec = parse_ranker(config.ranker) if config.ranker else adapter.ranker
+    family = family_for(model_config.model_type)
+    spec = parse_ranker(config.ranker) if config.ranker else family.ranker
     lookup("rankers", spec.name, {**RANKERS, **DECODER_RANKERS})  # to list both kinds
     made = make_decoder_ranker(spec) if spec.name in DECODER_RANKERS else make_ranker(spec)
-    adapter.check_needs(model_config, made.needs)
+    family.check_needs(model_config, made.needs)
     return spec
 
 

@@ -77,7 +77,7 @@ def measure_reductions(
     for done, batch in enumerate(groups, 1):
         todo = [r for r in reductions if any((r.key, s.digest) not in known for s in batch)]
         if todo:
-            reference = make_reference(engine.model, engine.adapter, batch, (), positions=1)
+            reference = make_reference(engine.model, engine.family, batch, (), positions=1)
         for reduction in todo:
             reducer = reducers[reduction.reducer]
             engine.store.add(_measured(engine, reducer, reduction, batch, reference))

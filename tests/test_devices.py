@@ -14,7 +14,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.policy import RankerSpec
 from opsearch.run import run
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.spaces import dop_space
 from opsearch.upload import upload
 from tests import tiny
@@ -56,7 +56,7 @@ def reducers(family):
 def test_answers_are_those_of_the_host(name, device):
     model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED, seed=2)
     away, there = deepcopy(model).to(device), moved(inputs, device)
-    policies = with_rankers_of(ADAPTERS[name])
+    policies = with_rankers_of(family_for(name))
     for policy in (*map(policies.get, SOME), *reducers(name)):
         with policy.apply(model):
             wanted = model(**inputs).logits
@@ -73,7 +73,7 @@ def test_tokens_are_those_of_the_host(name, options, device):
     model, inputs = built(name, LAYERS), prompts(FAMILIES[name], [[3, 4], [1, 6]], seed=2)
     away, there = deepcopy(model).to(device), moved(inputs, device)
     options = {"max_new_tokens": 4, "do_sample": False, **options}
-    policy = with_rankers_of(ADAPTERS[name])["stages"]
+    policy = with_rankers_of(family_for(name))["stages"]
     with policy.apply(model):
         wanted = model.generate(**inputs, **options)
     with policy.apply(away):
@@ -88,7 +88,7 @@ def test_a_prefill_waits_once_more_at_most_whatever_it_prunes(name, attention, f
     inputs = moved(prompts(FAMILIES[name], [[3, 4], [1, 6]], seed=2), "pretend")
     with waits() as found:
         model(**inputs, use_cache=False)
-    stock, policies = len(found), with_rankers_of(ADAPTERS[name])
+    stock, policies = len(found), with_rankers_of(family_for(name))
     for policy in (*map(policies.get, SOME), *reducers(name)):
         with policy.apply(model), waits() as found:
             model(**inputs)

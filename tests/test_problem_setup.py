@@ -17,7 +17,7 @@ from opsearch.planned import Planned
 from opsearch.policy import RankerSpec
 from opsearch.problem import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from tests.measure import families
 from tests.said import says
 
@@ -32,7 +32,7 @@ def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, posi
     # A long system prompt, none at all, text between two images.
     samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
     pairs = [sample.shape for sample in samples]
-    gathered = crowds(samples, adapter_for("llava"), model.config, positions)
+    gathered = crowds(samples, family_for("llava"), model.config, positions)
     constraints = make_constraints([Budget.parse("85%")], shape, space, pairs)
     policies = [space.decode(p) for p in space.points[feasible_points(space, constraints)].tolist()]
     with Store(tmp_path / "measurements.db", {}) as store:

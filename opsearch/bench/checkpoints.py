@@ -17,7 +17,7 @@ from torch import Tensor
 from opsearch.bench.pairs import Workload
 from opsearch.costs.shape import Shape
 
-# The adapter's family of each shape in opsearch.costs.shape.SHAPES.
+# The model family of each shape in opsearch.costs.shape.SHAPES.
 FAMILIES: dict[str, str] = {
     "llava-1.5-7b": "llava",
     "llava-1.5-13b": "llava",

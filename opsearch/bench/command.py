@@ -18,7 +18,7 @@ from opsearch.measure.samples import batch_inputs, encode
 from opsearch.policy import Policy, RankerSpec
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.rankers.prompt import OF_THE_PROMPT
+from opsearch.rankers.prompt import PROMPT_NEEDS
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import (
@@ -136,7 +136,7 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
             )
         kept = [(2 * i + 1) * policy.num_layers // (2 * setup.layers) for i in range(setup.layers)]
         policy = replace(policy, counts=tuple(policy.counts[layer] for layer in kept))
-    captured = make_ranker(first).needs - OF_THE_PROMPT if first else None
+    captured = make_ranker(first).needs - PROMPT_NEEDS if first else None
     return replace(policy, rankers=((0, RankerSpec("random")), *inside)) if captured else policy
 
 

@@ -20,8 +20,8 @@ from opsearch.policy import RankerSpec
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.plan import Order, Plan
-from opsearch.runtime.ranking import Resolved, ordered, policy_ranker
+from opsearch.runtime.plan import Plan, PlanInputs
+from opsearch.runtime.ranking import ResolvedPolicy, plan_inputs, policy_ranker
 
 _LAYERS, _MIDDLE = 3, 1
 _KEPT = Fraction(1, 10)
@@ -56,8 +56,8 @@ class OneLayer:
     def layer(self, q: int, kv: int, mlp: int) -> Part:
         """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
         counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
-        plan = Plan(Order(self.prompt, self.rank, counts, {}))
-        stream = self.embeddings[:, plan.stream(0).index[0]]
+        plan = Plan(PlanInputs(self.prompt, self.rank, counts, {}))
+        stream = self.embeddings[:, plan.arriving(0).index[0]]
         mask, others = self.given
 
         def run() -> None:
@@ -69,11 +69,11 @@ class OneLayer:
     def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
         """A whole prefill of three layers, as searched policies make it, and their counts."""
         policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
-        ranker, resolved = policy_ranker(policy), Resolved(policy)
+        ranker, resolved = policy_ranker(policy), ResolvedPolicy(policy)
         counts = policy.executed(self.prompt.n_visual[0])
 
         def run() -> None:
-            plan = Plan(ordered(self.prompt, resolved, ranker))
+            plan = Plan(plan_inputs(self.prompt, resolved, ranker))
             cache = PrunedCache(_LAYERS, plan)
             mask = self.prompt.real.long()
             hidden = self.decoder(

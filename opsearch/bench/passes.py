@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from opsearch.bench.clock import Clock
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def _moments(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
     Inside a policy's block its own hook, which ranks, stands between the decoder's first hook and
     its last one.
     """
-    adapter = adapter_for(model.config.model_type)
-    tower = model.get_submodule(adapter.vision_tower)
-    decoder = model.get_submodule(adapter.decoder)
+    family = family_for(model.config.model_type)
+    tower = model.get_submodule(family.vision_tower)
+    decoder = model.get_submodule(family.decoder)
     found: dict[str, list[Any]] = defaultdict(list)
 
     def note(name: str) -> Callable[..., None]:

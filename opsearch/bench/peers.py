@@ -17,7 +17,7 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.policy import Policy, RankerSpec
 from opsearch.progress import Stages
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.load import load_config
 from opsearch.turns import before_decoder
 
@@ -54,7 +54,7 @@ def peers(config: Any) -> dict[str, Policy]:
     layers = Shape.from_config(config).layers
     found = {
         name: builders.tokens(layers, _SHARE, RankerSpec(name))
-        for name in adapter_for(config.model_type).rankers(config)
+        for name in family_for(config.model_type).rankers(config)
     }
     found["FastV"] = reranked.fastv(layers)
     found["PyramidDrop"] = reranked.pyramiddrop(layers)

@@ -1,7 +1,7 @@
-"""Costs of a policy: exact integers from counts and the dimensions of the decoder.
+"""Costs of a policy: exact integers from its counts and the dimensions of the decoder.
 
-A cost is a class with `name`, `unit`, `of` and `stock` (see cost.py), made from a `Shape` (and
-`latency` of a measured table). To add one, write it in a file of its own and put it into `COSTS`.
+A cost is a class with `name`, `unit`, `of` and `stock` (see `Cost`), created from a `Shape`; the
+latency also needs a measured table. To add a cost, write it in its own file and add it to `COSTS`.
 """
 
 from __future__ import annotations

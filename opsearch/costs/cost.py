@@ -1,4 +1,4 @@
-"""What every cost of a policy looks like."""
+"""Protocol of costs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from opsearch.policy import Counts, Policy, Pools
 
 
 class Cost(Protocol):
-    """Maps the counts of a policy on one sample to an exact integer in `unit`."""
+    """Cost of the prefill of one sample."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Key of the cost."""
+
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """Unit of the returned integers."""
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
-        """Cost of resolved as-defined counts int64[..., L, 3], int64[...].
+        """Return the costs of policies on one sample.
 
-        n_visual, n_other: the sample's visual tokens and all its others, which are never pruned.
-        pools: of rankers inside the decoder (Policy.pools), whose own work is no part of the cost.
+        Args:
+            counts: Resolved counts as policies define them, int64[..., L, 3].
+            n_visual: Visual tokens of the sample.
+            n_other: Other tokens of the sample, which are never pruned.
+            pools: Candidates of rankers inside the decoder (Policy.pools). The operations of these
+                rankers are not part of the cost.
+
+        Returns:
+            int64[...].
         """
 
     def stock(self, n_visual: int, n_other: int) -> int:
-        """Cost of the original model on the same sample."""
+        """Return the cost of the original model on a sample."""
 
 
 def policy_cost(cost: Cost, policy: Policy, n_visual: int, n_other: int) -> int:
-    """Cost of one policy on one sample; what its rankers take is no part of it."""
+    """Return the cost of one policy on one sample, without its rankers."""
     counts, pools = policy.resolve(n_visual), policy.pools(n_visual)
     return int(cost.of(counts, n_visual, n_other, pools))

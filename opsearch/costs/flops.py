@@ -1,9 +1,9 @@
 """FLOPs of a decoder's prefill from the counts of a policy, by named conventions.
 
-Only `exact` is what a pruned model executes: it equals torch's FlopCounterMode to the integer. The
-others are what papers print; they ignore grouped-query attention and the lm_head. All of them count
-attention scores as a full rectangle, without the causal half. Everything is exact in int64: a 7B
-decoder on 3,000 tokens takes 4.4e13, one part in 200,000 of its range.
+`exact` counts what a pruned model executes and equals torch's FlopCounterMode to the integer. The
+other conventions reproduce published numbers; they ignore grouped-query attention and the lm_head.
+All of them count attention scores as a full rectangle, without the causal half. Results are exact
+in int64: a 7B decoder on 3,000 tokens needs 4.4e13 FLOPs, 1/200,000 of the range.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from opsearch.policy import KV, MLP, Counts, Pools, Q, live
 
 @dataclass(frozen=True)
 class Convention:
-    """Coefficients of a way to count; d = hidden, w = width of all heads, m = intermediate.
+    """Coefficients of a counting convention; d = hidden, w = width of all heads, m = intermediate.
 
-    projections: times d w per query row (Q and O) and per key row (K and V); scores: times w per
-    pair of query and key (QK^T and AV); mlp: times d m per row; lm_head: times d V, for one row;
-    real_widths: w is the true width (smaller for keys under grouped-query attention), else d.
+    Attributes:
+        projections: Factor of d w per query row (Q and O) and per key row (K and V).
+        scores: Factor of w per pair of query and key (QK^T and AV).
+        mlp: Factor of d m per row.
+        lm_head: Factor of d V, for one row.
+        real_widths: Whether w is the true width, smaller for keys under grouped-query attention;
+            otherwise w = d.
     """
 
     projections: int
@@ -39,18 +43,28 @@ CONVENTIONS: dict[str, Convention] = {
     "exact": Convention(projections=4, scores=4, mlp=6, lm_head=2, real_widths=True),
     "macs": Convention(projections=2, scores=2, mlp=3),  # PyramidDrop, SparseVLM, FitPrune
     "2macs": Convention(projections=4, scores=4, mlp=6),  # GSOP, CDPruner
-    "fastv": Convention(projections=2, scores=2, mlp=2),  # FastV, DivPrune: one MLP matrix short
+    "fastv": Convention(projections=2, scores=2, mlp=2),  # FastV, DivPrune: omit one MLP matrix
 }
 
 
 def flops(
     counts: Counts, n_visual: int, n_other: int, shape: Shape, convention: str = "exact"
 ) -> NDArray[np.int64]:
-    """Operations of counts int64[..., L, 3] as they stand, nothing removed, int64[...].
+    """Return the FLOPs (or MACs, by convention) of all counted operations, including dead ones.
 
-    Every layer also processes the `n_other` other tokens: 0 gives the "visual tokens only" of
-    papers. `exact` includes one row of the lm_head. Unit: FLOPs, or MACs where the convention
-    says so. Raises PolicyError for counts above `n_visual`.
+    Args:
+        counts: Resolved counts, int64[..., L, 3].
+        n_visual: Visual tokens of the sample.
+        n_other: Other tokens, which all layers process; 0 counts visual tokens only, as some papers
+            do.
+        shape: Dimensions of the decoder.
+        convention: A key of CONVENTIONS; `exact` includes one row of the lm_head.
+
+    Returns:
+        int64[...].
+
+    Raises:
+        PolicyError: A count exceeds `n_visual`.
     """
     rule = _convention(convention)
     if counts.max(initial=0) > n_visual:
@@ -65,11 +79,17 @@ def flops(
 
 
 def executed(counts: Counts, n_visual: Sequence[int], n_other: Sequence[int], shape: Shape) -> int:
-    """FLOPs (`exact`) that one padded batch executes; counts int64[B, L, 3] as executed.
+    """Return the FLOPs (`exact`) that one padded batch executes.
 
-    Attention runs on samples padded to the longest one of the layer, the MLP on the rows of all
-    samples without pads, the lm_head on one row per sample. Where no sample is pruned the stock
-    model runs, and its MLP processes the pads too. Pads are not part of `n_other`.
+    Attention runs on samples padded to the longest one in the layer, the MLP on the rows of all
+    samples without padding, the lm_head on one row per sample. If no sample is pruned the stock
+    model runs, whose MLP also processes padding.
+
+    Args:
+        counts: Executed counts, int64[B, L, 3].
+        n_visual: Visual tokens of each sample.
+        n_other: Other tokens of each sample, without padding.
+        shape: Dimensions of the decoder.
     """
     rule = CONVENTIONS["exact"]
     rows = counts + _per_sample(n_other)
@@ -82,14 +102,19 @@ def executed(counts: Counts, n_visual: Sequence[int], n_other: Sequence[int], sh
 
 
 def text_only_floor(shape: Shape, n_visual: int, n_other: int) -> float:
-    """Share of the stock model's FLOPs that is left when no visual operation is kept, 0 to 1."""
+    """Return the share of the stock FLOPs that remains without visual operations, 0 to 1."""
     nothing = np.zeros((shape.layers, 3), np.int64)
     return int(flops(nothing, n_visual, n_other, shape)) / Flops(shape).stock(n_visual, n_other)
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Live operations of a policy, in FLOPs (MACs where the convention counts those)."""
+    """FLOPs of the live operations of a policy, or MACs, by convention.
+
+    Attributes:
+        shape: Dimensions of the decoder.
+        convention: A key of CONVENTIONS.
+    """
 
     shape: Shape
     convention: str = "exact"
@@ -107,17 +132,17 @@ class Flops:
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
-        """Operations somebody reads, of resolved counts int64[..., L, 3].
+        """Return the FLOPs of all operations whose output is used, see `Cost.of`.
 
-        pools: of rankers inside the decoder, which read hidden states too (Policy.pools). The
-        identity is the exception: the stock model runs it, dead operations included.
+        Candidates of rankers inside the decoder count as used. The stock model runs the identity,
+        so its dead operations count as well.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        performed = np.where(identity[..., None, None], counts, live(counts, pools))
-        return flops(performed, n_visual, n_other, self.shape, self.convention)
+        counted = np.where(identity[..., None, None], counts, live(counts, pools))
+        return flops(counted, n_visual, n_other, self.shape, self.convention)
 
     def stock(self, n_visual: int, n_other: int) -> int:
-        """Operations of the stock model, all of them."""
+        """Return the FLOPs of all operations of the stock model."""
         everything = np.full((self.shape.layers, 3), n_visual, np.int64)
         return int(flops(everything, n_visual, n_other, self.shape, self.convention))
 
@@ -125,7 +150,7 @@ class Flops:
 def _attention(
     q: NDArray[np.int64], kv: NDArray[np.int64], shape: Shape, rule: Convention
 ) -> NDArray[np.int64]:
-    """Projections and scores, summed over the layers of the row numbers int64[..., L]."""
+    """Sum projections and scores over the layers; q, kv: numbers of rows, int64[..., L]."""
     real = rule.real_widths
     q_width, kv_width = (shape.q_width, shape.kv_width) if real else (shape.hidden, shape.hidden)
     q_and_o = rule.projections * shape.hidden * q_width * q.sum(axis=-1)
@@ -135,7 +160,7 @@ def _attention(
 
 
 def _mlp(rows: NDArray[np.int64], shape: Shape, rule: Convention) -> NDArray[np.int64]:
-    """The MLP, summed over the layers of the row numbers int64[..., L]."""
+    """Sum the MLPs over the layers; rows: numbers of rows, int64[..., L]."""
     return np.asarray(rule.mlp * shape.hidden * shape.intermediate * rows.sum(axis=-1))
 
 

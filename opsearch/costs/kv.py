@@ -13,10 +13,13 @@ from opsearch.policy import KV, Counts, Pools
 
 @dataclass(frozen=True)
 class KVBytes:
-    """Keys and values that the layers store, visual and other tokens, in bytes.
+    """Bytes of all keys and values that the layers store, of visual and other tokens.
 
-    Only the kv counts matter: they are live by definition, and tokens that a layer reads but does
-    not update are stored all the same.
+    Only the kv counts matter. They are always live: a layer stores the keys and values of all
+    tokens it attends to, even if it does not update them.
+
+    Attributes:
+        shape: Dimensions of the decoder.
     """
 
     shape: Shape
@@ -34,12 +37,12 @@ class KVBytes:
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
     ) -> NDArray[np.int64]:
-        """Bytes stored under resolved counts int64[..., L, 3], int64[...]."""
+        """Return the stored bytes, see `Cost.of`."""
         rows = (counts[..., KV] + n_other).sum(axis=-1)
         return np.asarray(self._per_row * rows, np.int64)
 
     def stock(self, n_visual: int, n_other: int) -> int:
-        """Bytes that the original model stores."""
+        """Return the bytes that the original model stores."""
         return self._per_row * self.shape.layers * (n_visual + n_other)
 
     @property

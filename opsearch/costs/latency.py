@@ -1,8 +1,8 @@
-"""Nanoseconds of a decoder's prefill at batch 1, from a table measured on one device.
+"""Latency of a decoder's prefill at batch 1, from a table measured on one device.
 
-A pruned layer is two parts that do not know each other's rows: attention, by its query and its key
-rows, and the MLP, by its rows. `bench/fit.py` times both on the runtime's own layers at a small
-grid of row numbers; here the layers of a policy are added up, interpolated between those points.
+The time of a pruned layer is the sum of two independent parts: attention, a function of its query
+and key rows, and the MLP, a function of its rows. `opsearch/bench/fit.py` measures both on pruned
+layers for a small grid of row counts. Here they are interpolated and summed over the layers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """What was measured: nanoseconds, at numbers of rows that count all tokens, text included.
+    """Measured times in nanoseconds, by numbers of rows (visual and other tokens).
 
-    rows, coarse: rising grids from the text alone to the longest prompt.
-    same: a layer whose queries and keys are the same rows, the MLP on the fewest rows, at `rows`.
-    split: the same for queries (first index) and keys of different rows, at `coarse` x `coarse`.
-    mlp: a layer with attention on the fewest rows, at `rows`; base: a layer of the fewest rows.
-    once: what a prefill takes besides its layers.
-    launch: before the device can begin with the next layer, the host needs so long for this one;
-        launch_split: where queries and keys differ. 0 on a CPU.
-    place: device, numeric type, versions and decoder that the table holds for.
+    Attributes:
+        rows: Increasing grid from the text alone to the longest prompt.
+        coarse: Coarser grid of the same range.
+        same: Layer whose queries and keys are the same rows and whose MLP runs on the fewest rows,
+            at `rows`.
+        split: Layer whose queries (first index) and keys differ, at `coarse` x `coarse`.
+        mlp: Layer whose attention runs on the fewest rows, at `rows` of the MLP.
+        base: Layer with the fewest rows.
+        once: Time of a prefill outside its layers.
+        launch: Host time to launch a layer, 0 on a CPU.
+        launch_split: Host time to launch a layer whose queries and keys differ, 0 on a CPU.
+        place: Device, dtype, versions and decoder for which the table is valid.
     """
 
     rows: tuple[int, ...]
@@ -55,31 +59,36 @@ class LatencyTable:
             )
 
     def covers(self, fewest: int, most: int) -> bool:
-        """Whether layers of `fewest` to `most` rows lie between measured ones."""
+        """Return whether layers of `fewest` to `most` rows are within the measured range."""
         return self.rows[0] <= fewest and most <= self.rows[-1]
 
     def attention(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Of every pair of the given query and key rows: device and host, int64[R, R] each."""
+        """Return device and host time for all pairs of query and key rows, int64[R, R] each."""
         weights = np.array(
             [np.interp(rows, self.coarse, unit) for unit in np.eye(len(self.coarse))]
         )
         device = np.rint(weights.T @ np.array(self.split, float) @ weights).astype(np.int64)
         host = np.full_like(device, self.launch_split)
         diagonal = np.arange(len(rows))
-        device[diagonal, diagonal] = _between(rows, self.rows, self.same)
+        device[diagonal, diagonal] = _interpolated(rows, self.rows, self.same)
         host[diagonal, diagonal] = self.launch
         return device, host
 
     def more_for_mlp(self, rows: Ints) -> Ints:
-        """What a layer takes more than with the MLP on the fewest rows, int64[R]."""
-        return _between(rows, self.rows, self.mlp) - self.base
+        """Return the time of an MLP beyond that on the fewest rows, int64[R]."""
+        return _interpolated(rows, self.rows, self.mlp) - self.base
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of a decoder's prefill at batch 1 on the device that its table was fitted on, in ns.
+    """Latency of a decoder's prefill at batch 1 on the device of its table, in nanoseconds.
 
-    Raises OpsearchError without a table.
+    Attributes:
+        shape: Dimensions of the decoder.
+        table: Measured times.
+
+    Raises:
+        OpsearchError: There is no table.
     """
 
     shape: Shape
@@ -103,24 +112,23 @@ class Latency:
         return "ns"
 
     def of(self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None) -> Ints:
-        """Time under resolved counts int64[..., L, 3], int64[...].
+        """Return the latencies, see `Cost.of`.
 
-        pools: of rankers inside the decoder, whose own time is not included (Policy.pools). Dead
-        operations are not run, except by the identity, which is the stock model.
+        Dead operations are not executed, except by the identity, which runs the stock model.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        performed = np.where(identity[..., None, None], counts, live(counts, pools))
-        return self._sum(performed + n_other)
+        executed = np.where(identity[..., None, None], counts, live(counts, pools))
+        return self._sum(executed + n_other)
 
     def stock(self, n_visual: int, n_other: int) -> int:
-        """Time of the original model on the same sample."""
+        """Return the latency of the original model on a sample."""
         everything = np.full((self.shape.layers, 3), n_visual + n_other, np.int64)
         return int(self._sum(everything))
 
     def _sum(self, rows: Ints) -> Ints:
-        """Time of layers that work on these rows, int64[..., L, 3] -> int64[...].
+        """Return the latency of layers with these numbers of rows, int64[..., L, 3] -> int64[...].
 
-        The host runs ahead of a busy device; a device that is done first waits for the host.
+        The host launches layers ahead of a busy device; an idle device waits for the host.
         """
         assert self.table is not None  # __post_init__ raises otherwise
         values = np.flatnonzero(np.bincount(rows.ravel()))
@@ -129,20 +137,20 @@ class Latency:
                 f"a layer of {values[0]} to {values[-1]} rows is outside the latency table, which "
                 f"covers {self.table.rows[0]} to {self.table.rows[-1]}; fit one for these samples"
             )
-        place = np.zeros(values[-1] + 1, np.int64)
-        place[values] = np.arange(len(values))
-        at = place[rows]
+        index_of = np.zeros(values[-1] + 1, np.int64)
+        index_of[values] = np.arange(len(values))
+        index = index_of[rows]
         attention, launch = self.table.attention(values)
         mlp = self.table.more_for_mlp(values)
         host = np.zeros(rows.shape[:-2], np.int64)
         device = np.zeros_like(host)
         for layer in range(rows.shape[-2]):
-            q, kv, rest = at[..., layer, Q], at[..., layer, KV], at[..., layer, MLP]
+            q, kv, mlp_rows = (index[..., layer, module] for module in (Q, KV, MLP))
             host = host + launch[q, kv]
-            device = np.maximum(device, host) + attention[q, kv] + mlp[rest]
+            device = np.maximum(device, host) + attention[q, kv] + mlp[mlp_rows]
         return np.asarray(device + self.table.once)
 
 
-def _between(rows: Ints, grid: tuple[int, ...], measured: tuple[int, ...]) -> Ints:
-    # More rows never take less time: where they seem to, it is noise of the measurement.
+def _interpolated(rows: Ints, grid: tuple[int, ...], measured: tuple[int, ...]) -> Ints:
+    # Latency increases with the rows; any measured decrease is noise.
     return np.rint(np.interp(rows, grid, np.maximum.accumulate(measured))).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Formulas of papers that no table of (q, kv, mlp) counts can express; for comparisons only."""
+"""Published cost formulas that (q, kv, mlp) counts cannot express, for comparisons."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from opsearch.policy import Counts
 
 
 def recipe_tokens(recipe: Mapping[int, int], n_visual: int, layers: int) -> list[int]:
-    """Visual tokens entering each layer and leaving the last one, `layers` + 1 numbers.
+    """Return the visual tokens that enter each layer and leave the last one.
 
-    recipe: how many tokens are deleted inside a layer, by layer (FitPrune, AAAI 2025).
+    Args:
+        recipe: Number of tokens that a layer deletes, by layer (FitPrune, AAAI 2025).
+        n_visual: Visual tokens of the sample.
+        layers: Number of layers.
+
+    Returns:
+        `layers` + 1 numbers.
     """
     left = [n_visual]
     for layer in range(layers):
@@ -24,10 +30,11 @@ def recipe_tokens(recipe: Mapping[int, int], n_visual: int, layers: int) -> list
 
 
 def fitprune_macs(recipe: Mapping[int, int], n_visual: int, n_other: int, shape: Shape) -> int:
-    """MACs of a FitPrune recipe as its search counts them.
+    """Return the MACs of a FitPrune recipe as its search counts them.
 
-    Tokens are deleted between the scores and the output projection: Q, K, V and scores work on the
-    tokens entering the layer, O and MLP on those leaving it. `macs` gives O and Q the same count.
+    Tokens are deleted between the scores and the output projection: Q, K, V and scores process the
+    tokens that enter the layer, O and the MLP those that leave it. The convention `macs` assigns
+    the same count to O and Q.
     """
     d, m = shape.hidden, shape.intermediate
     rows = [n_other + n for n in recipe_tokens(recipe, n_visual, shape.layers)]
@@ -38,9 +45,10 @@ def fitprune_macs(recipe: Mapping[int, int], n_visual: int, n_other: int, shape:
 
 
 def calflops(counts: Counts, n_visual: int, n_other: int, shape: Shape) -> int:
-    """FLOPs as the calflops package reports them for counts int64[L, 3]: `2macs` plus the lm_head.
+    """Return the FLOPs that the calflops package reports for counts int64[L, 3].
 
-    The lm_head runs on every token of the prompt, not on the last one (VTW, issue 7; HiPrune).
+    They are `2macs` plus the lm_head on all tokens of the prompt, not only on the last one (VTW,
+    issue 7; HiPrune).
     """
     lm_head = 2 * shape.hidden * shape.vocab * (n_visual + n_other)
     return int(flops(np.asarray(counts), n_visual, n_other, shape, "2macs")) + lm_head

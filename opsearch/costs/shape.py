@@ -1,4 +1,4 @@
-"""The dimensions of a decoder: all that a cost needs to know about a model."""
+"""Dimensions of decoders, from which costs are computed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 class Shape:
     """Dimensions of a decoder of identical layers with a gated MLP (gate, up, down).
 
-    layers, hidden (width of the residual stream), intermediate (width of the MLP), heads (of the
-    queries), kv_heads (fewer under grouped-query attention), head_dim, vocab (rows of the lm_head),
-    kv_bytes_per_element (of the KV cache).
+    Attributes:
+        layers: Number of layers.
+        hidden: Width of the residual stream.
+        intermediate: Width of the MLP.
+        heads: Number of query heads.
+        kv_heads: Number of key and value heads, smaller under grouped-query attention.
+        head_dim: Width of a head.
+        vocab: Rows of the lm_head.
+        kv_bytes_per_element: Bytes of an element of the KV cache.
     """
 
     layers: int
@@ -31,21 +37,21 @@ class Shape:
 
     @property
     def kv_width(self) -> int:
-        """Elements of one token's key (as many as of its value) over all heads."""
+        """Elements of one token's key, or of its value, over all heads."""
         return self.kv_heads * self.head_dim
 
     @property
     def weights(self) -> int:
-        """Elements of all matrices, embeddings and lm_head of their own."""
+        """Elements of all matrices, with separate embeddings and lm_head."""
         attention = 2 * self.hidden * (self.q_width + self.kv_width)
         mlp = 3 * self.hidden * self.intermediate
         return self.layers * (attention + mlp) + 2 * self.vocab * self.hidden
 
     @classmethod
     def from_config(cls, config: Any) -> Shape:
-        """The decoder of a transformers config, multimodal or text-only.
+        """Return the dimensions of a transformers config, multimodal or text-only.
 
-        The cache has the dtype of the config, two bytes per element where it names none.
+        The KV cache has the dtype of the config, or two bytes per element if it names none.
         """
         import torch
 
@@ -66,8 +72,8 @@ class Shape:
         )
 
 
-# Vicuna v1.5 has a vocabulary of 32,000; the Hugging Face checkpoints of LLaVA pad it to 32,064.
-# That is what their lm_head computes; figures of papers are about 32,000.
+# The Hugging Face checkpoints of LLaVA pad Vicuna's vocabulary of 32,000 to 32,064, the size of
+# their lm_head; published numbers use 32,000.
 _VICUNA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32064)
 _VICUNA_13B = Shape(40, 5120, 13824, 40, 40, 128, 32064)
 _QWEN_7B = Shape(28, 3584, 18944, 28, 4, 128, 152064)
@@ -82,8 +88,9 @@ SHAPES: dict[str, Shape] = {
     "llava-onevision-7b": replace(_QWEN_7B, vocab=152128),
 }
 
-# Visual tokens of a usual image: fixed for LLaVA-1.5, all tiles for LLaVA-NeXT, and what the papers
-# give the others at 896 x 896, where LLaVA-OneVision has nine tiles, 81 newlines and the whole.
+# Visual tokens of a typical image: the fixed number of LLaVA-1.5, all tiles of LLaVA-NeXT, and the
+# published numbers at 896 x 896 of the others, for LLaVA-OneVision nine tiles, 81 newlines and the
+# whole image.
 VISUAL_TOKENS: dict[str, int] = {
     "llava-1.5-7b": 576,
     "llava-1.5-13b": 576,
@@ -94,7 +101,7 @@ VISUAL_TOKENS: dict[str, int] = {
     "llava-onevision-7b": 7371,
 }
 
-# The checkpoints that opsearch runs, by their names on the Hugging Face hub.
+# Checkpoints on the Hugging Face hub.
 HUB_IDS: dict[str, str] = {
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",

@@ -16,8 +16,8 @@ from opsearch.measure.rows import Masses
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.store import Store
 from opsearch.measure.tally import Progress
-from opsearch.rankers.fitprune import received
-from opsearch.rankers.look import Look
+from opsearch.rankers.fitprune import attention_by_source
+from opsearch.rankers.look import AttentionView
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
 from opsearch.runtime.heads import project_keys, project_queries
@@ -50,21 +50,21 @@ def received_attention(
 @torch.no_grad()
 def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
     """Of samples of equal shape, float32[L, 2, N] each."""
-    adapter = check_supported(model)
+    family = check_supported(model)
     inputs = batch_inputs(samples, device_of_inputs(model))
-    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    prompt = make_prompt(model, family, inputs["input_ids"], None)
     layers: list[Tensor] = []
 
     def before_layer(layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         device = device_of(layer.input_layernorm)
         cos, sin = (each.to(device) for each in kwargs["position_embeddings"])
-        both = received(_look(layer, prompt.to(device), hidden.to(device), (cos, sin)))
+        both = attention_by_source(_look(layer, prompt.to(device), hidden.to(device), (cos, sin)))
         layers.append(torch.stack(both, 1).to(prompt.visual.device))
 
     hooks = [
         layer.register_forward_pre_hook(before_layer, with_kwargs=True)
-        for layer in model.get_submodule(adapter.decoder).layers
+        for layer in model.get_submodule(family.decoder).layers
     ]
     try:
         model(**inputs, use_cache=False, logits_to_keep=1)
@@ -77,10 +77,12 @@ def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
     ]
 
 
-def _look(layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Look:
+def _look(
+    layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]
+) -> AttentionView:
     """A look at all rows and columns of a layer, of hidden states [B, S, D] before it."""
     normed, attn = layer.input_layernorm(hidden), layer.self_attn
     every = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
     there = torch.ones_like(every, dtype=torch.bool)
     queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
-    return Look(prompt, queries, every, there, keys, every, there, attn.scaling)
+    return AttentionView(prompt, queries, every, there, keys, every, there, attn.scaling)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opsearch.measure.samples import Sample
 from opsearch.measure.trie import Layout, Size
-from opsearch.runtime.adapters import Adapter
+from opsearch.runtime.adapters import ModelFamily
 
 # A question is padded to the longest on its image that is no more than a quarter longer than it.
 _PADDED = 1.25
@@ -81,14 +81,16 @@ class Crowd:
         )
 
 
-def crowds(samples: Sequence[Sample], adapter: Adapter, config: Any, answers: int) -> list[Crowd]:
+def crowds(
+    samples: Sequence[Sample], family: ModelFamily, config: Any, answers: int
+) -> list[Crowd]:
     """The samples with visual tokens by where these stand, questions on one image together.
 
     answers: positions whose logits are compared.
     """
     alike: dict[tuple[bytes, int], list[list[Sample]]] = {}
-    for image in _images(samples, adapter, config):
-        visual = adapter.visual_positions(config, image[0].inputs["input_ids"])[0].cpu().numpy()
+    for image in _images(samples, family, config):
+        visual = family.visual_positions(config, image[0].inputs["input_ids"])[0].cpu().numpy()
         alike.setdefault((visual.tobytes(), image[0].n_other), []).append(image)
     return [
         Crowd(
@@ -100,12 +102,12 @@ def crowds(samples: Sequence[Sample], adapter: Adapter, config: Any, answers: in
     ]
 
 
-def _images(samples: Sequence[Sample], adapter: Adapter, config: Any) -> Iterator[list[Sample]]:
+def _images(samples: Sequence[Sample], family: ModelFamily, config: Any) -> Iterator[list[Sample]]:
     """Samples that share what stands before the text behind the image, the longest first."""
     found: dict[Hashable, list[Sample]] = {}
     for number, sample in enumerate(samples):
         ids = sample.inputs["input_ids"]
-        (places,) = adapter.visual_positions(config, ids)[0].cpu().numpy().nonzero()
+        (places,) = family.visual_positions(config, ids)[0].cpu().numpy().nonzero()
         if len(places):
             behind = int(places[-1]) + 1
             beginning = ids[0, :behind].cpu().numpy().tobytes()

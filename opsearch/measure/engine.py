@@ -58,7 +58,7 @@ class Engine:
     ) -> None:
         self.model, self.store, self.positions, self.say = model, store, positions, say
         self.pool = pool
-        self.adapter = check_supported(model)
+        self.family = check_supported(model)
         self.passes = Passes(model, positions)
         self.room = Room(Shape.from_config(model.config), model.dtype.itemsize, memory)
         self.measured = 0
@@ -104,7 +104,7 @@ class Engine:
     def _chunks(self, work: Iterable[Todo], room: Room) -> MeasurementPlan:
         chunks: list[Chunk] = []
         for todo in work:
-            gathered = crowds(todo.samples, self.adapter, self.model.config, self.positions)
+            gathered = crowds(todo.samples, self.family, self.model.config, self.positions)
             chunks += make_chunks(todo.policies, todo.samples[0].n_visual, gathered, room)
         return MeasurementPlan(tuple(chunks), room.shape)
 

@@ -18,7 +18,7 @@ from opsearch.measure.nodes import Ints
 from opsearch.measure.ragged import spans, starts
 from opsearch.measure.states import States
 from opsearch.measure.turning import Turning
-from opsearch.rankers.look import DecoderRanker, Look
+from opsearch.rankers.look import AttentionView, DecoderRanker
 from opsearch.rankers.prompt import ranking_from_scores
 from opsearch.runtime.heads import project_keys, project_queries
 
@@ -73,9 +73,9 @@ class Looking:
         reading = torch.cat([entry.head, places, other], 1)
         everything = torch.arange(reading.shape[1], device=reading.device)
         words = torch.cat([everything[:head], everything[pool.stop :]])
-        asked = {"last": everything[-1:], "text": words, "all": everything}[ranker.asks]
+        asked = {"last": everything[-1:], "text": words, "all": everything}[ranker.query_rows]
         attn, asking = self.layer.self_attn, reading[:, asked]
-        look = Look(
+        look = AttentionView(
             prompt,
             project_queries(attn, normed[:, asked], entry.samples.rotary(asking)),
             asking,

@@ -45,7 +45,7 @@ class Passes:
 
     def __init__(self, model: Any, positions: int) -> None:
         self.model, self.positions = model, positions
-        self.adapter = check_supported(model)
+        self.family = check_supported(model)
         self._references: dict[tuple[str, ...], Reference] = {}
 
     def rank(self, chunk: Chunk, needs: frozenset[str]) -> Ranked:
@@ -67,7 +67,7 @@ class Passes:
         Raises ModelError and OutOfMemoryError.
         """
         chunk, reference = ranked.chunk, ranked.reference
-        decoder = self.model.get_submodule(self.adapter.decoder)
+        decoder = self.model.get_submodule(self.family.decoder)
         cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
         entry = Entry.of(reference.prompt, cos_sin, ranked.rank, chunk.crowd)
         states = sweep(decoder.layers, chunk.trie, entry, done)
@@ -90,7 +90,7 @@ class Passes:
         key = (*sorted(needs), *(sample.digest for sample in samples))
         if key in self._references:
             return self._references[key]
-        made = make_reference(self.model, self.adapter, samples, needs, self.positions)
+        made = make_reference(self.model, self.family, samples, needs, self.positions)
         if sum(ref.nbytes for ref in self._references.values()) + made.nbytes <= _KEPT_BYTES:
             self._references[key] = made
         return made

@@ -17,7 +17,7 @@ from torch.nn import functional
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.adapters import Adapter
+from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.places import device_of_inputs
 from opsearch.runtime.ranking import make_prompt
@@ -48,26 +48,30 @@ class Reference:
 
 @torch.no_grad()
 def make_reference(
-    model: Any, adapter: Adapter, samples: Sequence[Sample], needs: Collection[str], positions: int
+    model: Any,
+    family: ModelFamily,
+    samples: Sequence[Sample],
+    needs: Collection[str],
+    positions: int,
 ) -> Reference:
     """Run the original; `positions` > 1 follows its own greedy answer, teacher-forced, to its end.
 
     Raises ModelError naming the sample when a logit is not finite.
     """
     inputs = batch_inputs(samples, device_of_inputs(model))
-    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    prompt = make_prompt(model, family, inputs["input_ids"], None)
     read_question(model, needs, prompt, inputs["input_ids"])
     counted = torch.ones_like(inputs["input_ids"][:, :1], dtype=torch.bool)
     if positions > 1:
         inputs, counted = _with_answers(model, inputs, positions)
     captured = dict(prompt.captured)
-    handles = adapter.capture(model, needs, captured.__setitem__)
+    handles = family.capture(model, needs, captured.__setitem__)
     decoder_inputs: dict[str, Any] = {}
 
     def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         decoder_inputs.update(kwargs)
 
-    decoder = model.get_submodule(adapter.decoder)
+    decoder = model.get_submodule(family.decoder)
     handles.append(decoder.register_forward_pre_hook(keep, with_kwargs=True))
     try:
         logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from opsearch.errors import DataError
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from opsearch.tasks.item import Item
 
 
@@ -58,7 +58,7 @@ def encode(
     """
     if not items:
         raise DataError("the data set is empty; give --data a file with at least one item")
-    adapter = adapter_for(config.model_type)
+    family = family_for(config.model_type)
     samples = []
     for done, item in enumerate(items, 1):
         images = item.load_images()
@@ -71,7 +71,7 @@ def encode(
                 f"item {item.id}: its prompt cannot be encoded with {len(images)} images "
                 f"({reason}); take image placeholders out of the question"
             ) from error
-        n_visual = int(adapter.visual_positions(config, inputs["input_ids"]).sum())
+        n_visual = int(family.visual_positions(config, inputs["input_ids"]).sum())
         if images and not n_visual:
             raise DataError(
                 f"item {item.id}: the prompt of its {len(images)} images has no visual tokens; "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsearch.costs.ranking import look_flops
+from opsearch.costs.ranking import reranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.nodes import Ints
 from opsearch.measure.trie import ONE, Layout, Level, Size, Trie, is_square
@@ -63,7 +63,7 @@ def _look_flops(trie: Trie, level: Level, layout: Layout, shape: Shape) -> int:
     """Of rankers inside the decoder that look at the layer, on one sample."""
     other = layout.head + layout.behind
     return sum(
-        look_flops(trie.rankers[ranker], pool, layout.n_visual, other, shape)
+        reranking_flops(trie.rankers[ranker], pool, layout.n_visual, other, shape)
         for ranker, pool in level.pools
     )
 

@@ -1,4 +1,4 @@
-"""Rankers order a sample's visual tokens, best first; policies keep prefixes of that order."""
+"""Rankers order the visual tokens of a sample, best first; policies keep the first ones."""
 
 from __future__ import annotations
 
@@ -27,19 +27,26 @@ from opsearch.registry import lookup
 
 
 class Ranker(Protocol):
-    """Orders visual tokens before the decoder.
-
-    nested: the order does not depend on n, so that a policy may use several counts.
-    needs: names of `Prompt.captured` entries that the ranker reads, or of OF_THE_PROMPT.
-    """
+    """Ranker of visual tokens before the decoder."""
 
     @property
-    def nested(self) -> bool: ...
+    def nested(self) -> bool:
+        """Whether the ranking is the same for all n, so that a policy may use several counts."""
+
     @property
-    def needs(self) -> frozenset[str]: ...
+    def needs(self) -> frozenset[str]:
+        """Inputs that the ranker reads: entries of `Prompt.captured` or names in PROMPT_NEEDS."""
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
+        """Return the rank of each visual token, 0 for the best.
+
+        Args:
+            prompt: The batch.
+            n: Number of tokens to select in each sample; only ranks below it must be exact.
+
+        Returns:
+            int64[B, S], -1 at other positions.
+        """
 
 
 RANKERS: dict[str, type[Any]] = {
@@ -53,7 +60,7 @@ RANKERS: dict[str, type[Any]] = {
 }
 
 
-# Those that act inside the decoder; opsearch/turns.py says which layer's attention they read.
+# Rankers inside the decoder; each reads the attention of one layer (`layers_back`).
 DECODER_RANKERS: dict[str, type[Any]] = {
     "fastv": FastV,
     "fitprune": FitPrune,
@@ -63,32 +70,32 @@ DECODER_RANKERS: dict[str, type[Any]] = {
 
 
 def make_ranker(spec: RankerSpec) -> Ranker:
-    """The ranker before the decoder that a policy names; PolicyError when it cannot be made."""
+    """Create a ranker before the decoder; raise PolicyError if its parameters are wrong."""
     if spec.name in DECODER_RANKERS:
         raise PolicyError(
             f"ranker {spec} acts inside the decoder and orders nothing before it; use one of "
             f"{', '.join(RANKERS)}"
         )
-    ranker: Ranker = _made(lookup("rankers", spec.name, RANKERS), spec)
+    ranker: Ranker = _create(lookup("rankers", spec.name, RANKERS), spec)
     return ranker
 
 
 def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
-    """The ranker inside the decoder that a policy names; PolicyError when it cannot be made."""
-    ranker: DecoderRanker = _made(lookup("rankers", spec.name, DECODER_RANKERS), spec)
+    """Create a ranker inside the decoder; raise PolicyError if its parameters are wrong."""
+    ranker: DecoderRanker = _create(lookup("rankers", spec.name, DECODER_RANKERS), spec)
     return ranker
 
 
-def _made(factory: type[Any], spec: RankerSpec) -> Any:
-    given, takes = dict(spec.params), signature(factory)
+def _create(factory: type[Any], spec: RankerSpec) -> Any:
+    params, accepted = dict(spec.params), signature(factory)
     try:
-        takes.bind(**given)
+        accepted.bind(**params)
     except TypeError:
-        known = ", ".join(takes.parameters) or f"none; write --ranker {spec.name}"
+        known = ", ".join(accepted.parameters) or f"none; write --ranker {spec.name}"
         raise PolicyError(
             f"ranker {spec} has a parameter too many or too few; {spec.name} has {known}"
         ) from None
     try:
-        return factory(**given)
+        return factory(**params)
     except TypeError as error:
         raise PolicyError(f"ranker {spec}: {error}; correct its parameters") from None

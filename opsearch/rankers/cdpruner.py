@@ -1,18 +1,18 @@
-"""CDPruner: tokens that are unlike each other and matter to the question, by a determinant.
+"""CDPruner: diverse tokens that are relevant to the question, by a determinantal point process.
 
-The kernel of a tile is K = diag(r) S diag(r): S the cosines of what enters the decoder, r the
-relevance, the mean over segments of the question of -cos(CLIP's patch, CLIP's text), scaled to
-(0, 1] over the prompt's tokens. Greedy search adds the token that makes the determinant of the
-chosen ones' kernel largest; its order does not depend on how many are chosen, so it is nested. Each
-tile keeps the same share. Source: CDPruner (NeurIPS 2025).
+The kernel of a tile is K = diag(r) S diag(r). S holds the cosine similarities of the token
+embeddings that enter the decoder. The relevance r is the mean of -cos(CLIP patch, CLIP text) over
+the segments of the question, scaled to (0, 1] within the prompt. A greedy search adds the token
+that maximizes the determinant of the selected kernel; its order does not depend on the number of
+tokens, so the ranking is nested. Each tile keeps the same share. Source: CDPruner (NeurIPS 2025).
 
-The texts need CLIP's text tower, which no multimodal checkpoint has: clip=FOLDER of a CLIP model.
-On the embedded model, whose tower is no published CLIP, the question's token embeddings stand in:
-there r is the mean cosine of a token's and the question's embeddings, a figure of another kind.
-Other differences: the question is all text behind the last image, closing words of the chat
-template included; patches are those of the tower's last layer, through CLIP's own last norm and
-projection; LLaVA-NeXT's newline tokens, which the paper strips off, are as relevant as the patch
-before them.
+CLIP's text tower is not part of multimodal checkpoints, so a folder of the CLIP model is required
+(`clip`). On the embedded model, whose vision tower is not a published CLIP, the token embeddings of
+the question replace it: r is then the mean cosine similarity of a token and the question.
+
+Differences from the paper: the question is all text after the last image, including the end of the
+chat template; patches come from the tower's last layer, through CLIP's last norm and projection;
+newline tokens of LLaVA-NeXT, which the paper removes, have the relevance of the patch before them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opsearch.rankers.prompt import Prompt, owners
-from opsearch.rankers.tiles import Tiles, cosines, places_of_picks
+from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 from opsearch.upload import upload
 
-_ROUNDING = 1e-5  # a token of which less than this is left is explained by those before it
-_LOWEST = 1e-6  # relevance of the least relevant token, above 0
+_ROUNDING = 1e-5  # residual below which a token is a combination of the selected ones
+_LOWEST = 1e-6  # keeps the relevance of the least relevant token above 0
 
 
 @dataclass(frozen=True)
 class CDPruner:
-    """Tokens unlike those before them and relevant to the question; clip=FOLDER of a CLIP model."""
+    """Greedy selection of diverse tokens that are relevant to the question.
+
+    Attributes:
+        clip: Folder or hub id of the CLIP model that the vision tower was taken from; None on the
+            embedded model.
+        nested: See `Ranker`.
+    """
 
     clip: str | None = None
     nested = True
@@ -45,6 +51,7 @@ class CDPruner:
 
     @property
     def needs(self) -> frozenset[str]:
+        """Inputs of the ranker."""
         if self.clip is None:
             return frozenset({"embeddings", "tiles", "question_embeddings"})
         return frozenset(
@@ -52,60 +59,68 @@ class CDPruner:
         )
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
         tiles = Tiles.of(prompt, prompt.captured["tiles"])
         if not tiles.sizes:
             return torch.full_like(prompt.visual, -1, dtype=torch.int64)
         embeds = prompt.visual_embeds()
         relevance = tiles.gather(scaled(self._relevance(prompt, embeds), prompt))
-        likeness = cosines(tiles.gather(embeds))
-        picks = determinant_picks(likeness, relevance, tiles.mask, max(tiles.quotas(n)))
-        return tiles.ranking(places_of_picks(picks, tiles.mask), prompt)
+        similarity = cosines(tiles.gather(embeds))
+        picks = determinant_picks(similarity, relevance, tiles.mask, max(tiles.quotas(n)))
+        return tiles.ranking(ranks_of_picks(picks, tiles.mask), prompt)
 
     def _relevance(self, prompt: Prompt, embeds: Tensor) -> Tensor:
-        """Relevance of each visual token before scaling, float[sum of n_visual]."""
+        """Return the unscaled relevance of each visual token, float[sum of n_visual]."""
         if self.clip is None:
             assert prompt.embeds is not None
-            asked = prompt.question()[..., None]
-            words = (normalize(prompt.embeds.float(), dim=-1) * asked).sum(1)
-            question = words / asked.sum(1).clamp(min=1)
+            is_question = prompt.question()[..., None]
+            total = (normalize(prompt.embeds.float(), dim=-1) * is_question).sum(1)
+            question = total / is_question.sum(1).clamp(min=1)
             patches, sign = embeds, 1
         else:
             question = prompt.captured[f"clip_question:{self.clip}"]
             patches, sign = prompt.captured[f"clip_patches:{self.clip}"], -1
-        of_token = question[upload(owners(prompt.n_visual), question.device)]
-        return sign * (normalize(patches.float(), dim=-1) * of_token).sum(-1)
+        per_token = question[upload(owners(prompt.n_visual), question.device)]
+        return sign * (normalize(patches.float(), dim=-1) * per_token).sum(-1)
 
 
 def scaled(relevance: Tensor, prompt: Prompt) -> Tensor:
-    """Relevances of all visual tokens from 0 (excluded) to 1 within each sample."""
-    spread = prompt.scatter(relevance)
-    highest = spread.amax(1)
-    lowest = spread.masked_fill(~prompt.visual, torch.inf).amin(1)
+    """Scale the relevance of all visual tokens to (0, 1] within each sample."""
+    scattered = prompt.scatter(relevance)
+    highest = scattered.amax(1)
+    lowest = scattered.masked_fill(~prompt.visual, torch.inf).amin(1)
     sample = upload(owners(prompt.n_visual), relevance.device)
     low, high = lowest[sample], highest[sample]
     return (relevance - low + _LOWEST) / (high - low + _LOWEST)
 
 
-def determinant_picks(likeness: Tensor, relevance: Tensor, mask: Tensor, steps: int) -> Tensor:
-    """Tokens in the order in which they raise det(diag(r) S diag(r)) most, int64[G, steps].
+def determinant_picks(similarity: Tensor, relevance: Tensor, mask: Tensor, steps: int) -> Tensor:
+    """Select tokens one by one, each maximizing det(diag(r) S diag(r)) of the selected ones.
 
-    likeness: S, float[G, M, M], ones on its diagonal; relevance: r, float[G, M], above 0; mask:
-    bool[G, M], which are tokens. Ties go by order, so do tokens that add nothing. Picks beyond a
-    row's tokens mean nothing.
+    Ties, and tokens that leave the determinant at 0, are selected in sequence order.
+
+    Args:
+        similarity: S with ones on its diagonal, float[G, M, M].
+        relevance: r, positive, float[G, M].
+        mask: Mask of the tokens, bool[G, M].
+        steps: Number of tokens to select.
+
+    Returns:
+        Columns of the selected tokens, int64[G, steps]; after all tokens of a row are selected,
+        its values are meaningless.
     """
     rows = torch.arange(len(mask), device=mask.device)
-    # Of S, not of the kernel: a factor of the same scale for tokens of any relevance.
-    factor = likeness.new_zeros(len(mask), steps, mask.shape[1])
-    unexplained, free, picks = torch.ones_like(relevance), mask, []
+    # Cholesky factor of S, not of the kernel: its scale does not depend on the relevance.
+    factor = similarity.new_zeros(len(mask), steps, mask.shape[1])
+    residual, free, picks = torch.ones_like(relevance), mask, []
     for step in range(steps):
-        pick = (relevance**2 * unexplained).masked_fill(~free, -torch.inf).argmax(1)
+        pick = (relevance**2 * residual).masked_fill(~free, -torch.inf).argmax(1)
         free = free.scatter(1, pick[:, None], False)
-        known = torch.bmm(factor[rows, :step, pick][:, None], factor[:, :step])[:, 0]
-        own = unexplained[rows, pick][:, None]
-        row = torch.where(own > 0, (likeness[rows, pick] - known) / own.sqrt(), 0)
+        projection = torch.bmm(factor[rows, :step, pick][:, None], factor[:, :step])[:, 0]
+        pivot = residual[rows, pick][:, None]
+        row = torch.where(pivot > 0, (similarity[rows, pick] - projection) / pivot.sqrt(), 0)
         factor[:, step] = row
-        unexplained = unexplained - row**2
-        unexplained = unexplained.masked_fill(unexplained < _ROUNDING, 0)
+        residual = residual - row**2
+        residual = residual.masked_fill(residual < _ROUNDING, 0)
         picks.append(pick)
     return torch.stack(picks, 1) if picks else mask.new_zeros(len(mask), 0, dtype=torch.int64)

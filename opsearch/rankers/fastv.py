@@ -1,7 +1,7 @@
-"""FastV: the visual tokens that the prompt's last token attends to in the layer before.
+"""FastV: attention from the last prompt token in the preceding layer.
 
-One row of attention for each head, never a map: its mean over heads is the score. Published: from
-layer 2 or 3 on, half to a tenth of the tokens. Source: FastV (ECCV 2024).
+The score is the mean over heads of one attention row, so no full attention map is computed. The
+paper keeps a half to a tenth of the tokens from layer 2 or 3 on. Source: FastV (ECCV 2024).
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
 
 @dataclass(frozen=True)
 class FastV:
-    """Inside the decoder: what the last token attends to most in the layer before."""
+    """Ranking by attention from the last token in the preceding layer; see `DecoderRanker`."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: ClassVar[Literal["last"]] = "last"
+    query_rows: ClassVar[Literal["last"]] = "last"
+    layers_back: ClassVar[int] = 1
 
-    def scores(self, look: Look) -> Tensor:
-        """Attention of the last row to each key, mean over heads, float32[B, K]."""
-        return look.attention()[:, :, 0].mean(1)
+    def scores(self, view: AttentionView) -> Tensor:
+        """Return the attention from the last row to each key, mean over heads, float32[B, K]."""
+        return view.attention()[:, :, 0].mean(1)

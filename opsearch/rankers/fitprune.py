@@ -1,8 +1,8 @@
-"""FitPrune: the visual tokens that question and picture both attend to in the layer to come.
+"""FitPrune: attention from both the question and the image in the layer that follows.
 
-A row's attention is the largest of its heads. What a token gets from the rows of the question,
-times what it gets from the visual rows that are left, is its score. Rows are taken a few at a time,
-so that no whole map is held. Source: FitPrune (AAAI 2025).
+The attention from a row is the maximum over its heads. The score of a token is the mean attention
+from the question tokens times the mean attention from the remaining visual tokens. Queries are
+processed in chunks, so no full attention map is stored. Source: FitPrune (AAAI 2025).
 """
 
 from __future__ import annotations
@@ -12,34 +12,35 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
-_ROWS = 64
+_QUERY_CHUNK = 64
 
 
 @dataclass(frozen=True)
 class FitPrune:
-    """Inside the decoder: what question and picture both attend to in the layer to come."""
+    """Ranking by attention from question and image in the next layer; see `DecoderRanker`."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: ClassVar[Literal["all"]] = "all"
+    query_rows: ClassVar[Literal["all"]] = "all"
+    layers_back: ClassVar[int] = 0
 
-    def scores(self, look: Look) -> Tensor:
-        """Attention from the question times that from the picture, float32[B, K]."""
-        question, picture = received(look)
-        return question * picture
+    def scores(self, view: AttentionView) -> Tensor:
+        """Return the attention from the question times that from the image, float32[B, K]."""
+        from_question, from_image = attention_by_source(view)
+        return from_question * from_image
 
 
-def received(look: Look) -> tuple[Tensor, Tensor]:
-    """What keys get from the question's rows and from the visual ones, mean, float32[B, K] each."""
-    question = (look.prompt.question().gather(1, look.asking) & look.asked).float()
-    picture = (look.prompt.visual.gather(1, look.asking) & look.asked).float()
-    cross = look.reading.new_zeros(look.reading.shape, dtype=question.dtype)
-    own = cross.clone()
-    for start in range(0, look.asking.shape[1], _ROWS):
-        rows = slice(start, start + _ROWS)
-        attention = look.attention(rows).amax(1)
-        cross += (attention * question[:, rows, None]).sum(1)
-        own += (attention * picture[:, rows, None]).sum(1)
-    mean = cross / question.sum(1, keepdim=True).clamp(min=1)
-    return mean, own / picture.sum(1, keepdim=True).clamp(min=1)
+def attention_by_source(view: AttentionView) -> tuple[Tensor, Tensor]:
+    """Return the mean attention that keys receive from question and visual rows, float32[B, K]."""
+    question = (view.prompt.question().gather(1, view.query_positions) & view.query_valid).float()
+    image = (view.prompt.visual.gather(1, view.query_positions) & view.query_valid).float()
+    from_question = view.key_positions.new_zeros(view.key_positions.shape, dtype=question.dtype)
+    from_image = from_question.clone()
+    for start in range(0, view.query_positions.shape[1], _QUERY_CHUNK):
+        rows = slice(start, start + _QUERY_CHUNK)
+        attention = view.attention(rows).amax(1)
+        from_question += (attention * question[:, rows, None]).sum(1)
+        from_image += (attention * image[:, rows, None]).sum(1)
+    mean = from_question / question.sum(1, keepdim=True).clamp(min=1)
+    return mean, from_image / image.sum(1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What a ranker may see of a prompt: never its answer."""
+"""Prompts as rankers see them, without the answer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from torch import Tensor
 
 from opsearch.upload import upload
 
-# What a ranker may need that is read off the prompt itself, not captured in the vision tower.
-OF_THE_PROMPT = frozenset({"embeddings", "question_embeddings"})
+# Ranker inputs that come from the prompt itself and are not captured in the vision tower.
+PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})
 
 
 @dataclass(eq=False)
 class Prompt:
-    """One batch of prompts during its prefill.
+    """Batch of prompts during its prefill.
 
-    visual, real: bool[B, S]; n_visual: visual tokens of each sample; captured: what hooks took from
-    the vision tower, e.g. "cls_attention": float[sum of n_visual], in the visual tokens' order;
-    embeds: [B, S, D], what enters the decoder, None before that is known.
+    Attributes:
+        visual: Mask of the visual tokens, bool[B, S].
+        real: Mask of the tokens that are not padding, bool[B, S].
+        n_visual: Number of visual tokens of each sample.
+        captured: Values captured in the vision tower, one row per visual token of the batch, e.g.
+            "cls_attention": float[sum of n_visual].
+        embeds: Embeddings that enter the decoder, [B, S, D]; None before they are computed.
     """
 
     visual: Tensor
@@ -32,13 +36,13 @@ class Prompt:
 
     @cached_property
     def n_other(self) -> tuple[int, ...]:
-        """Other tokens of each sample; waits for the device unless it was set before."""
+        """Number of other tokens of each sample; synchronizes with the device unless it is set."""
         return tuple((self.real & ~self.visual).sum(1).tolist())
 
     def to(self, device: torch.device) -> Prompt:
-        """The same on another device; which tile a token is of stays on the CPU."""
-        places = dict.fromkeys(self.captured, device) | {"tiles": torch.device("cpu")}
-        captured = {name: value.to(places[name]) for name, value in self.captured.items()}
+        """Return a copy on another device; tile numbers stay on the CPU."""
+        devices = dict.fromkeys(self.captured, device) | {"tiles": torch.device("cpu")}
+        captured = {name: value.to(devices[name]) for name, value in self.captured.items()}
         embeds = None if self.embeds is None else self.embeds.to(device)
         moved = Prompt(
             self.visual.to(device), self.real.to(device), self.n_visual, captured, embeds
@@ -48,41 +52,46 @@ class Prompt:
         return moved
 
     def scatter(self, per_token: Tensor) -> Tensor:
-        """Scores of all visual tokens, float[sum of n_visual], at their positions, else -inf."""
+        """Scatter scores float[sum of n_visual] to float32[B, S], -inf at other positions."""
         scores = torch.full(
             self.visual.shape, -torch.inf, dtype=torch.float32, device=self.visual.device
         )
         return scores.masked_scatter(self.visual, per_token.float())
 
     def visual_embeds(self) -> Tensor:
-        """Embeddings of all visual tokens as they enter the decoder, [sum of n_visual, D]."""
+        """Return the embeddings of all visual tokens, [sum of n_visual, D]."""
         assert self.embeds is not None
         longest = max(self.n_visual)
-        places = torch.argsort(self.visual.int(), dim=1, descending=True, stable=True)[:, :longest]
-        index = places[..., None].expand(-1, -1, self.embeds.shape[-1])
+        columns = torch.argsort(self.visual.int(), dim=1, descending=True, stable=True)[:, :longest]
+        index = columns[..., None].expand(-1, -1, self.embeds.shape[-1])
         rows = torch.cat([torch.arange(n) + b * longest for b, n in enumerate(self.n_visual)])
         flat = self.embeds.gather(1, index).flatten(0, 1)
-        return flat.index_select(0, upload(rows, places.device))
+        return flat.index_select(0, upload(rows, columns.device))
 
     def question(self) -> Tensor:
-        """Positions of the text behind the last visual token, bool[B, S]."""
+        """Return a mask of the text after the last visual token, bool[B, S]."""
         columns = torch.arange(self.visual.shape[1], device=self.visual.device)
         last = (columns * self.visual).amax(1, keepdim=True)
         return self.real & ~self.visual & (columns > last)
 
 
 def ranking_from_scores(scores: Tensor, visual: Tensor) -> Tensor:
-    """Ranks by falling score (ties: earlier position first) on visual positions, -1 elsewhere.
+    """Rank visual tokens by descending score; ties are broken by position.
 
-    scores: float[B, S]; visual: bool[B, S]; returns int64[B, S].
+    Args:
+        scores: Scores, float[B, S].
+        visual: Mask of the visual tokens, bool[B, S].
+
+    Returns:
+        Ranks int64[B, S], -1 at other positions.
     """
     lowest = torch.finfo(scores.dtype).min
     scores = scores.clamp(min=lowest).masked_fill(~visual, -torch.inf)
     order = torch.argsort(scores, dim=1, descending=True, stable=True)
-    places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places).masked_fill(~visual, -1)
+    ranks = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, ranks).masked_fill(~visual, -1)
 
 
 def owners(n_visual: Sequence[int]) -> Tensor:
-    """The sample of every visual token, in the tokens' order, int64[sum of n_visual] on the CPU."""
+    """Return the sample of each visual token, int64[sum of n_visual] on the CPU."""
     return torch.arange(len(n_visual)).repeat_interleave(torch.tensor(n_visual, dtype=torch.int64))

@@ -1,8 +1,8 @@
-"""PyramidDrop: the visual tokens that the last token of the instruction is about to attend to.
+"""PyramidDrop: attention from the last token of the instruction in the layer that follows.
 
-At the end of a stage the next layer's norm, query and key projections give one row of attention;
-its mean over heads is the score. Published: a half, a quarter, an eighth of the tokens from layers
-8, 16 and 24 of 32 on. Source: PyramidDrop (CVPR 2025).
+At the end of a stage the norm and the query and key projections of the next layer give one
+attention row, whose mean over heads is the score. The paper keeps a half, a quarter and an eighth
+of the tokens from layers 8, 16 and 24 of 32 on. Source: PyramidDrop (CVPR 2025).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
 
 @dataclass(frozen=True)
 class PyramidDrop:
-    """Inside the decoder: what the last token attends to most in the layer to come."""
+    """Ranking by attention from the last token in the layer that follows; see `DecoderRanker`."""
 
     needs = frozenset({DECODER_ATTENTION})
-    asks: ClassVar[Literal["last"]] = "last"
+    query_rows: ClassVar[Literal["last"]] = "last"
+    layers_back: ClassVar[int] = 0
 
-    def scores(self, look: Look) -> Tensor:
-        """Attention of the last row to each key, mean over heads, float32[B, K]."""
-        return look.attention()[:, :, 0].mean(1)
+    def scores(self, view: AttentionView) -> Tensor:
+        """Return the attention from the last row to each key, mean over heads, float32[B, K]."""
+        return view.attention()[:, :, 0].mean(1)

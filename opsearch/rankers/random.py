@@ -1,6 +1,6 @@
-"""A random permutation: the baseline that every ranking must beat.
+"""Random permutation, the baseline that other rankers must beat.
 
-It is drawn from (seed, N) alone, so that beams, batch rows and repeated runs of a sample agree.
+It depends only on (seed, N), so beams, batches and repeated runs of a sample agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from opsearch.upload import upload
 
 @dataclass(frozen=True)
 class Random:
-    """A permutation of the N visual tokens drawn from (seed, N)."""
+    """Random permutation of N visual tokens.
+
+    Attributes:
+        seed: Seed of the generator, together with N.
+        nested: See `Ranker`.
+        needs: See `Ranker`.
+    """
 
     seed: int = 0
     nested = True
@@ -29,13 +35,13 @@ class Random:
             raise TypeError(f"seed {self.seed!r} is no natural number")
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Place of each visual token, int64[B, S], -1 elsewhere."""
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
         drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
         scores = torch.cat([drawn[total] for total in prompt.n_visual])
         scores = upload(scores, prompt.visual.device)
         return ranking_from_scores(prompt.scatter(scores), prompt.visual)
 
     def _scores(self, total: int) -> Tensor:
-        # The raw stream is the same in all releases of numpy, its permutation() need not be.
+        # NumPy keeps the raw stream stable across releases, but not permutation().
         drawn = np.random.PCG64([self.seed, total]).random_raw(total)
         return torch.from_numpy(np.argsort(np.argsort(drawn)).astype(np.float32))

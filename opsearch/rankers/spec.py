@@ -1,4 +1,4 @@
-"""Rankers in words, `cls` or `vispruner(important=0.3)`: as options and run.yaml have them."""
+"""Text form of ranker specs in options and run.yaml, e.g. `vispruner(important=0.3)`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ _SPEC = re.compile(r"([\w.-]+)\s*(?:\((.*)\))?")
 
 
 def parse_ranker(text: str) -> RankerSpec:
-    """The spec that prints like this; PolicyError for a text that is none.
+    """Parse the text form of a spec, the inverse of `str(spec)`.
 
-    Values are numbers where they look like numbers, else texts; they cannot hold a comma.
+    Values are integers or floats if they can be parsed as such, otherwise strings. They cannot
+    contain a comma.
+
+    Raises:
+        PolicyError: The text is not a ranker spec.
     """
     found = _SPEC.fullmatch(text.strip())
     inner = (found[2] or "") if found else ""

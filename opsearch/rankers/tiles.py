@@ -1,9 +1,10 @@
-"""The tiles of a batch side by side, and how their rankings become one ranking of the sample.
+"""Rankings within image tiles, and their merge into one ranking of the sample.
 
-Methods of the vision tower choose in every tile alone and keep the same share of each: to keep n
-tokens is to keep the first n when the k-th of the M tokens of a tile stands at (k + 1/2) / M. What
-a tile keeps only grows with n, so a ranking that is nested in tiles is nested in the sample. How
-many tokens belong to a tile is known to the host: nothing here waits for the device.
+Methods based on the vision tower rank each tile separately and keep the same share of each. The
+merged ranking sorts the tokens of a sample by (k + 1/2) / M, where k is the rank of a token in its
+tile of M tokens. The number of tokens kept in a tile never decreases with n, so a ranking that is
+nested within tiles is nested in the sample. Tile sizes are known on the host, so nothing here
+synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from opsearch.upload import upload
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """G tiles of a batch of samples, as rows padded to the longest tile of M tokens.
+    """G tiles of a batch, as rows padded to M tokens, the size of the largest tile.
 
-    samples, sizes: of each tile; index: int64[G, M], which visual token of the batch stands there
-    (its number where padded: one behind the last); merged: int64[G, M], the place in the sample of
-    the k-th best token of each tile.
+    Attributes:
+        samples: Sample of each tile.
+        sizes: Number of tokens of each tile.
+        index: Visual token of the batch in each entry, int64[G, M]; the number of all visual tokens
+            where padded.
+        merged: Rank in the sample of the k-th best token of each tile, int64[G, M] on the host.
     """
 
     samples: tuple[int, ...]
@@ -36,7 +40,13 @@ class Tiles:
 
     @classmethod
     def of(cls, prompt: Prompt, tile: Tensor | None = None) -> Tiles:
-        """tile: int64[sum of n_visual] on the CPU, numbers of tiles; None: a sample is one tile."""
+        """Split a batch into tiles.
+
+        Args:
+            prompt: The batch.
+            tile: Tile of each visual token, int64[sum of n_visual] on the CPU; None if each sample
+                is one tile.
+        """
         owner = owners(prompt.n_visual).numpy()
         number = np.zeros_like(owner) if tile is None else tile.numpy()
         pairs, row = np.unique(np.stack([owner, number]), axis=1, return_inverse=True)
@@ -51,55 +61,60 @@ class Tiles:
 
     @property
     def mask(self) -> Tensor:
-        """Which entries are tokens, bool[G, M]."""
+        """Mask of the entries that are tokens, bool[G, M]."""
         columns = torch.arange(self.index.shape[1], device=self.index.device)
         return columns < upload(self.sizes, self.index.device)[:, None]
 
     def gather(self, per_token: Tensor) -> Tensor:
-        """Values of all visual tokens [sum of n_visual, ...] by tile, [G, M, ...]; 0 padded."""
+        """Group values of all visual tokens [sum of n_visual, ...] by tile, padded [G, M, ...]."""
         padding = per_token.new_zeros(1, *per_token.shape[1:])
         return torch.cat([per_token, padding])[self.index]
 
     def quotas(self, n: Sequence[int]) -> list[int]:
-        """How many of the first n[b] tokens of each sample are of each tile."""
+        """Return the number of tokens of each tile among the first n[b] of its sample."""
         kept = np.array([n[sample] for sample in self.samples], np.int64)
         return [int(quota) for quota in (self.merged < kept[:, None]).sum(1)]
 
-    def ranking(self, places: Tensor, prompt: Prompt) -> Tensor:
-        """The ranking of the samples, int64[B, S], from places in their tiles, int64[G, M]."""
-        table = upload(self.merged, places.device)
-        flat = places.new_zeros(sum(prompt.n_visual) + 1)
-        # All padded entries go to the place behind the last token, which is cut off.
-        flat.scatter_(0, self.index.flatten(), table.gather(1, places).flatten())
-        spread = torch.full_like(prompt.visual, -1, dtype=torch.int64)
-        return spread.masked_scatter(prompt.visual, flat[:-1])
+    def ranking(self, ranks: Tensor, prompt: Prompt) -> Tensor:
+        """Merge ranks within tiles, int64[G, M], into ranks within samples, int64[B, S]."""
+        merged = upload(self.merged, ranks.device)
+        flat = ranks.new_zeros(sum(prompt.n_visual) + 1)
+        # Padded entries are scattered to the extra last element, which is dropped.
+        flat.scatter_(0, self.index.flatten(), merged.gather(1, ranks).flatten())
+        ranking = torch.full_like(prompt.visual, -1, dtype=torch.int64)
+        return ranking.masked_scatter(prompt.visual, flat[:-1])
 
 
 def _merged(samples: NDArray[np.int64], sizes: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Place in its sample of the k-th token of each tile; padded entries are beyond all places."""
+    """Return the rank in its sample of the k-th token of each tile; padding ranks last."""
     rows, columns = np.nonzero(np.arange(width) < sizes[:, None])
     share = (2 * columns + 1) / sizes[rows]
     order = np.lexsort((rows, share, samples[rows]))
     first = np.searchsorted(samples[rows][order], samples[rows])
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
     merged = np.full((len(sizes), width), len(order))
-    merged[rows, columns] = place - first
+    merged[rows, columns] = rank - first
     return merged
 
 
-def places_by_score(scores: Tensor, mask: Tensor) -> Tensor:
-    """Place of each token in its row by falling score, ties in order; padding last. int64[G, M]."""
+def ranks_by_score(scores: Tensor, mask: Tensor) -> Tensor:
+    """Rank the tokens of each row by descending score, int64[G, M]; padding ranks last."""
     lowest = torch.finfo(torch.float32).min
-    shown = scores.float().clamp(min=lowest).masked_fill(~mask, -torch.inf)
-    return inverse(torch.argsort(shown, dim=1, descending=True, stable=True))
+    masked = scores.float().clamp(min=lowest).masked_fill(~mask, -torch.inf)
+    return inverse(torch.argsort(masked, dim=1, descending=True, stable=True))
 
 
-def places_of_picks(picks: Tensor, mask: Tensor) -> Tensor:
-    """Place of each token in its row: the picked ones as picked, then the others in order.
+def ranks_of_picks(picks: Tensor, mask: Tensor) -> Tensor:
+    """Rank the tokens of each row: picked tokens in the order of their picks, then the others.
 
-    picks: int64[G, T], the columns picked one after the other; those beyond a row's tokens are
-    ignored. Returns int64[G, M].
+    Args:
+        picks: Columns in the order in which they were picked, int64[G, T]; picks beyond the number
+            of tokens of a row are ignored.
+        mask: Mask of the tokens, bool[G, M].
+
+    Returns:
+        Ranks int64[G, M].
     """
     rows, width = mask.shape
     steps = torch.arange(picks.shape[1], device=picks.device)
@@ -111,15 +126,16 @@ def places_of_picks(picks: Tensor, mask: Tensor) -> Tensor:
 
 
 def inverse(order: Tensor) -> Tensor:
-    """The places of an order: the inverse permutation of each row, int64[G, M]."""
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places)
+    """Return the inverse permutation of each row, int64[G, M]."""
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, ranks)
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """Cosine similarity of all pairs of a row's vectors, float32[G, M, M] from [G, M, D].
+    """Return the cosine similarity of all pairs of vectors in a row, float32[G, M, M].
 
-    Rounded to 2^-18: the same vectors have the same cosines, however a device sums up.
+    Values are rounded to multiples of 2^-18, so they do not depend on the summation order of a
+    device.
     """
     unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
     return torch.round(unit @ unit.transpose(1, 2) * 2**18) / 2**18

@@ -1,6 +1,7 @@
-"""Evenly spaced tokens: the baseline that looks at nothing.
+"""Evenly spaced tokens, a baseline that ignores the content.
 
-To keep n of N tokens it takes floor((i + 1/2) N / n) for i < n, so another n gives another choice.
+To keep n of N tokens, it selects the indices floor((i + 1/2) N / n) for i < n. The selection
+depends on n: not nested.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from opsearch.upload import upload
 
 @dataclass(frozen=True)
 class Uniform:
-    """n evenly spaced tokens first, then the others, both in order."""
+    """Ranking of n evenly spaced tokens first, then the others, both in sequence order."""
 
     nested = False
     needs: frozenset[str] = frozenset()
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Place of each visual token, int64[B, S], -1 elsewhere; places < n[b] are promised."""
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
         pairs = zip(prompt.n_visual, n, strict=True)
-        chosen = torch.cat([_evenly(total, kept) for total, kept in pairs])
-        chosen = upload(chosen, prompt.visual.device)
-        return ranking_from_scores(prompt.scatter(chosen), prompt.visual)
+        scores = torch.cat([_evenly_spaced(total, kept) for total, kept in pairs])
+        scores = upload(scores, prompt.visual.device)
+        return ranking_from_scores(prompt.scatter(scores), prompt.visual)
 
 
-def _evenly(total: int, kept: int) -> Tensor:
-    """1 for the evenly spaced tokens, 0 for the others, float[total]."""
+def _evenly_spaced(total: int, kept: int) -> Tensor:
+    """Return 1 for `kept` evenly spaced tokens and 0 for the others, float[total]."""
     chosen = torch.zeros(total)
     if kept:
         chosen[(2 * torch.arange(kept) + 1) * total // (2 * kept)] = 1.0

@@ -1,9 +1,10 @@
-"""VisionZip's dominant tokens: those of each tile that [CLS] attends to most.
+"""VisionZip's dominant tokens: the tokens of each tile that [CLS] attends to most.
 
-On a picture that is one tile this is the order of `cls`; of several tiles every one keeps the same
-share, where `cls` compares the scores of all. Its contextual tokens are averages, so no ranking can
-hold them: the n tokens are all dominant here, where the paper keeps 54 and adds 10 averages. [CLS]
-itself is no token of the decoder's prompt on these families. Source: VisionZip (CVPR 2025).
+For an image of one tile this is the ranking of `cls`. With several tiles, each tile keeps the same
+share, whereas `cls` compares the scores of all tiles. VisionZip's contextual tokens are averages,
+which a ranking cannot express: here all n tokens are dominant, while the paper keeps 54 dominant
+tokens and adds 10 averages. [CLS] itself is not part of the decoder's prompt in these families.
+Source: VisionZip (CVPR 2025).
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt
-from opsearch.rankers.tiles import Tiles, places_by_score
+from opsearch.rankers.tiles import Tiles, ranks_by_score
 
 
 @dataclass(frozen=True)
 class VisionZip:
-    """Patches that [CLS] attends to most, equally many of each tile."""
+    """Ranking by attention received from [CLS], with the same share of each tile."""
 
     nested = True
     needs = frozenset({"cls_attention", "tiles"})
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Place of each visual token, int64[B, S], -1 elsewhere."""
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
         tiles = Tiles.of(prompt, prompt.captured["tiles"])
         scores = tiles.gather(prompt.captured["cls_attention"])
-        return tiles.ranking(places_by_score(scores, tiles.mask), prompt)
+        return tiles.ranking(ranks_by_score(scores, tiles.mask), prompt)

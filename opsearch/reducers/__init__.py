@@ -1,7 +1,7 @@
-"""Reducers make new, fewer visual tokens before the decoder; it then runs as it is.
+"""Reducers replace the visual tokens by fewer ones before an unmodified decoder.
 
-A ranker only orders tokens, so no policy can say what a reducer does: reducers stand in comparisons
-as methods of their own. Their tokens have positions one behind the other.
+Policies only select tokens, so they cannot express a reducer; comparisons treat reducers as
+separate methods. The new tokens have consecutive positions.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from opsearch.reducers.resize import Resize
 
 
 class Reducer(Protocol):
-    """Makes samples of at most so many visual tokens per picture.
+    """Reduction of samples to a maximum number of visual tokens per image.
 
-    Samples keep their item's digest: they are the same questions.
+    Reduced samples keep the digest of their item.
     """
 
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
-        """The samples as the model is to be called with them."""
+        """Return the inputs of the reduced samples, with at most `tokens` per image."""
 
     def applied(self, model: Any, tokens: int) -> AbstractContextManager[None]:
-        """A block in which the model takes them."""
+        """Return a context manager in which the model accepts the reduced samples."""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """A reducer with its limit of tokens per picture.
+    """Reducer with a maximum number of tokens per image.
 
-    n_visual: what is left of each calibration sample.
+    Attributes:
+        reducer: Name of the reducer.
+        tokens: Maximum number of visual tokens per image.
+        n_visual: Visual tokens of each reduced calibration sample.
     """
 
     reducer: str
@@ -45,21 +48,22 @@ class Reduction:
 
     @property
     def name(self) -> str:
+        """Name in comparisons."""
         return f"{self.reducer}(up to {self.tokens} tokens a picture)"
 
     @property
     def key(self) -> str:
-        """What its measurements are stored under, like a policy's canonical key."""
+        """Key of its stored measurements, like the canonical key of a policy."""
         return hashlib.sha256(self.name.encode()).hexdigest()
 
     @property
     def text(self) -> str:
-        """As a comparison stores it."""
+        """JSON form in stored comparisons."""
         return json.dumps(asdict(self))
 
     @classmethod
     def parse(cls, text: str) -> Reduction | None:
-        """What `text` gave; None for the text of a policy."""
+        """Parse the JSON form; return None for that of a policy."""
         raw = json.loads(text)
         if "reducer" not in raw:
             return None
@@ -67,11 +71,11 @@ class Reduction:
 
 
 REDUCERS: dict[str, Callable[[Any, Any], Reducer]] = {"pool": Pool, "resize": Resize}
-"""By name, made from (config, processor); ModelError where the family cannot be reduced so."""
+"""Factories (config, processor) by name; ModelError if the family is not supported."""
 
 
 def usable_reducers(config: Any, processor: Any) -> tuple[dict[str, Reducer], list[str]]:
-    """Those that a model can use, and a sentence for each of the others."""
+    """Return the reducers that a model supports, and the errors of the others."""
     found, refusals = {}, []
     for name, factory in REDUCERS.items():
         try:
@@ -84,17 +88,24 @@ def usable_reducers(config: Any, processor: Any) -> tuple[dict[str, Reducer], li
 def largest_reduction(
     name: str, reducer: Reducer, samples: Sequence[Sample], fits: Callable[[Sequence[int]], bool]
 ) -> Reduction | None:
-    """The most tokens per picture whose samples fit, None where even one is too many.
+    """Find the largest number of tokens per image whose samples fit, by bisection.
 
-    fits: of the visual tokens left of each sample.
+    Args:
+        name: Name of the reducer.
+        reducer: The reducer.
+        samples: Calibration samples.
+        fits: Whether the given visual tokens of each sample are within the budget.
+
+    Returns:
+        The reduction, None if even one token per image is too many.
     """
     low, high = 0, max(sample.n_visual for sample in samples)
     best = None
     while low < high:
         tokens = (low + high + 1) // 2
-        left = tuple(sample.n_visual for sample in reducer.reduced(samples, tokens))
-        if fits(left):
-            low, best = tokens, Reduction(name, tokens, left)
+        n_visual = tuple(sample.n_visual for sample in reducer.reduced(samples, tokens))
+        if fits(n_visual):
+            low, best = tokens, Reduction(name, tokens, n_visual)
         else:
             high = tokens - 1
     return best

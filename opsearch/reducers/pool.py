@@ -1,8 +1,8 @@
-"""Average pooling: a picture's grid of tokens becomes a coarser one, each token a mean.
+"""Average pooling of an image's token grid to a coarser grid.
 
-The coarse grid is the nearest to a square of those that use up the tokens. Its token (i, j) is the
-mean of the patches from row floor(i H / h) to ceil((i + 1) H / h) and so for columns: neighbours
-share a row where h does not divide H. Pooled is what enters the decoder, behind the projector.
+The coarse grid uses almost all allowed tokens and is as close to a square as possible. Its token
+(i, j) is the mean of the rows floor(i H / h) to ceil((i + 1) H / h), and likewise for columns, so
+neighbouring windows overlap where h does not divide H. The output of the projector is pooled.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 
-# Families whose projector gives each picture or tile as one square, in the order of its tokens.
+# Families whose projector returns each image or tile as one square grid, in token order.
 _SQUARES = ("internvl", "llava")
 _PROJECTOR = "model.multi_modal_projector"
 
 
 class Pool:
-    """Average pooling of a picture's tokens over a coarser grid; LLaVA-1.5, InternVL3."""
+    """Average pooling of the tokens of an image, for LLaVA-1.5 and InternVL3."""
 
     def __init__(self, config: Any, processor: Any) -> None:
         if config.model_type not in _SQUARES:
@@ -35,10 +35,10 @@ class Pool:
                 f"pool cannot average the pictures of family {config.model_type!r}, which reach "
                 f"the decoder as no square grid; use a model of {' or '.join(_SQUARES)}"
             )
-        self.config, self.adapter = config, adapter_for(config.model_type)
+        self.config, self.family = config, family_for(config.model_type)
 
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
-        """Prompts with places for as many tokens as the coarse grid has."""
+        """Return the samples with one placeholder per token of the coarse grid."""
         return [self._reduced(sample, tokens) for sample in samples]
 
     def _reduced(self, sample: Sample, tokens: int) -> Sample:
@@ -47,9 +47,9 @@ class Pool:
         if not squares:
             return sample
         height, width = coarse_grid(tokens, sample.n_visual // squares)
-        places = self.adapter.visual_positions(self.config, ids)[0].nonzero()[:, 0]
+        positions = self.family.visual_positions(self.config, ids)[0].nonzero()[:, 0]
         kept = torch.ones(ids.shape[1], dtype=torch.bool)
-        kept[places.view(squares, -1)[:, height * width :]] = False
+        kept[positions.view(squares, -1)[:, height * width :]] = False
         inputs = {
             name: tensor[:, kept] if tensor.shape == ids.shape else tensor
             for name, tensor in sample.inputs.items()
@@ -58,7 +58,7 @@ class Pool:
 
     @contextmanager
     def applied(self, model: Any, tokens: int) -> Iterator[None]:
-        """Inside, the projector's output is pooled."""
+        """Pool the output of the projector inside the block."""
 
         def hook(module: nn.Module, args: Any, features: Tensor) -> Tensor:
             return pooled(features, tokens)
@@ -71,10 +71,14 @@ class Pool:
 
 
 def coarse_grid(tokens: int, square: int) -> tuple[int, int]:
-    """Height and width of a grid of at most `tokens`, at least 1, out of `square`; never wider.
+    """Return the height and width of the coarse grid, never wider than high.
 
-    Of the grids that have no more than a twentieth fewer tokens than the largest one, that which is
-    nearest to a square: 12 x 11 of 138 tokens, and not 23 x 6.
+    Among the grids with at least 95% of the tokens of the largest one, it is the closest to a
+    square: 12 x 11 for 138 tokens, not 23 x 6.
+
+    Args:
+        tokens: Maximum number of tokens, at least 1.
+        square: Number of tokens of the original square grid.
     """
     side = isqrt(square)
     grids = [(h, w) for w in range(1, side + 1) for h in range(w, side + 1) if h * w <= tokens]
@@ -84,7 +88,7 @@ def coarse_grid(tokens: int, square: int) -> tuple[int, int]:
 
 
 def pooled(features: Tensor, tokens: int) -> Tensor:
-    """Means of squares [B, N, D] over the coarse grid, [B, h w, D] in raster order."""
+    """Average square grids [B, N, D] over the coarse grid, [B, h w, D] in raster order."""
     count, square, _ = features.shape
     side = isqrt(square)
     grid = features.transpose(1, 2).reshape(count, -1, side, side)

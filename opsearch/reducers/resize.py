@@ -1,6 +1,6 @@
-"""Resizing: fewer pixels into the processor, so that it makes fewer tokens of a picture.
+"""Resizing of images, so that the processor makes fewer tokens of them.
 
-What papers do with Qwen2.5-VL, whose number of visual tokens follows the picture's size.
+Papers use this baseline for Qwen2.5-VL, whose number of visual tokens depends on the image size.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, encode
 
-_FREE = ("qwen2_5_vl",)  # families that take a picture in any size
+_ANY_SIZE = ("qwen2_5_vl",)  # families that accept images of any size
 
 
 class Resize:
-    """Fewer pixels into the processor, so that it makes fewer tokens; Qwen2.5-VL."""
+    """Resizing of images to fewer pixels, for Qwen2.5-VL."""
 
     def __init__(self, config: Any, processor: Any) -> None:
-        if config.model_type not in _FREE:
+        if config.model_type not in _ANY_SIZE:
             raise ModelError(
                 f"resize cannot give family {config.model_type!r} fewer tokens: its pictures "
-                f"have fixed numbers of them, whatever their size; use a model of {_FREE[0]}"
+                f"have fixed numbers of them, whatever their size; use a model of {_ANY_SIZE[0]}"
             )
         self.config, self.processor = config, processor
 
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
-        """The items anew, each picture within the pixels of so many tokens."""
+        """Encode the items again, with each image resized to at most `tokens` visual tokens."""
         processor = copy.deepcopy(self.processor)
-        pictures = processor.image_processor
-        limit = tokens * (pictures.patch_size * pictures.merge_size) ** 2
-        size = dict(pictures.size)
-        pictures.size = {
+        image_processor = processor.image_processor
+        limit = tokens * (image_processor.patch_size * image_processor.merge_size) ** 2
+        size = dict(image_processor.size)
+        image_processor.size = {
             "shortest_edge": min(size["shortest_edge"], limit),
             "longest_edge": min(size["longest_edge"], limit),
         }
@@ -44,5 +44,5 @@ class Resize:
 
     @contextmanager
     def applied(self, model: Any, tokens: int) -> Iterator[None]:
-        """Nothing: the model takes pictures of any size."""
+        """Do nothing, because the model accepts images of any size."""
         yield

@@ -1,6 +1,7 @@
-"""Where a model family keeps what pruning needs: the only place that knows families by name.
+"""The supported model families and the layout of their modules.
 
-A further family is one more entry of ADAPTERS. All other code reaches a model through an adapter.
+This is the only module that knows families by name. To support another family, add an entry to
+FAMILIES; all other code reaches the parts of a model through its ModelFamily.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.look import DECODER_ATTENTION
-from opsearch.rankers.prompt import OF_THE_PROMPT
-from opsearch.runtime.clip import CLIP_PATCHES, CLIP_QUESTION, not_of_clip, unusable_clip
-from opsearch.runtime.cls_attention import Handle, Keep, unusable_cls
+from opsearch.rankers.prompt import PROMPT_NEEDS
+from opsearch.runtime.clip import (
+    CLIP_PATCHES,
+    CLIP_QUESTION,
+    clip_unsupported_reason,
+    not_clip_reason,
+)
+from opsearch.runtime.cls_attention import Handle, Store, cls_unsupported_reason
 from opsearch.runtime.masks import FLASH
 from opsearch.runtime.places import is_hooked
 from opsearch.runtime.vision import (
-    OF_THE_TOWER,
+    TOWER_NEEDS,
     Capture,
     capture_merged_patches,
     capture_packed_patches,
@@ -33,20 +39,24 @@ from opsearch.runtime.vision import (
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A family's layout, by attribute paths from the model with its head.
+class ModelFamily:
+    """Layout of a model family, as attribute paths from the model with its language-model head.
 
-    trunk: merges image features and text, calls `decoder`; decoder: the text model with `.layers`;
-    vision_tower: the module whose output the image features are made of.
-    visual_tokens: config attributes with the ids of the placeholders of visual tokens.
-    ranker: the default one of the family; tower: captures what rankers read of a vision tower with
-    a [CLS], None for another one.
-    positions_from: input that positions are computed from besides input_ids, None without one.
+    Attributes:
+        model_type: `model_type` of the family's config.
+        ranker: Default ranker of the family.
+        capture_tower: Installs the hooks that capture ranker inputs in a vision tower with a [CLS]
+            token; None for other vision towers.
+        vision_tower: Module whose output becomes the image features.
+        trunk: Module that merges image features and text and calls the decoder.
+        decoder: Text model with `.layers`.
+        visual_tokens: Config attributes that hold the placeholder ids of visual tokens.
+        positions_from: Input besides input_ids that position ids are computed from, or None.
     """
 
-    family: str
+    model_type: str
     ranker: RankerSpec
-    tower: Capture | None = None
+    capture_tower: Capture | None = None
     vision_tower: str = "model.vision_tower"
     trunk: str = "model"
     decoder: str = "model.language_model"
@@ -54,88 +64,97 @@ class Adapter:
     positions_from: str | None = None
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
-        """Positions that hold an image's or a video's tokens, bool[B, S]."""
+        """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
         found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
         return torch.stack(found).any(0)
 
-    def refusal(self, config: Any, need: str) -> str | None:
-        """Why a model of this config cannot give what a ranker reads, None where it can."""
+    def unsupported_reason(self, config: Any, need: str) -> str | None:
+        """Return why a model of this config cannot provide a ranker input, None if it can."""
         if need == "question_embeddings":
-            return _no_question(config)
+            return _question_unsupported_reason(config)
         if need == DECODER_ATTENTION:
             decoder = config.get_text_config().model_type
             return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
-        if need in OF_THE_PROMPT:
+        if need in PROMPT_NEEDS:
             return None
-        if self.tower is None:
+        if self.capture_tower is None:
             return "its vision tower has no [CLS] and is not read"
         for kind in (CLIP_PATCHES, CLIP_QUESTION):
             if need.startswith(kind):
-                return unusable_clip(need.removeprefix(kind), config)
-        if need not in OF_THE_TOWER:
+                return clip_unsupported_reason(need.removeprefix(kind), config)
+        if need not in TOWER_NEEDS:
             return "no adapter captures it"
-        return unusable_cls(config)
+        return cls_unsupported_reason(config)
 
     def check_needs(self, config: Any, needs: Iterable[str]) -> None:
-        """Raise ModelError naming other rankers unless a model of this config gives all this."""
+        """Raise ModelError, naming usable rankers, unless this config provides all `needs`."""
         for need in sorted(needs):
-            reason = self.refusal(config, need)
+            reason = self.unsupported_reason(config, need)
             if reason is not None:
                 raise ModelError(
-                    f"family {self.family!r} cannot provide {need!r}, which the ranker reads: "
+                    f"family {self.model_type!r} cannot provide {need!r}, which the ranker reads: "
                     f"{reason}; choose another --ranker, e.g. {', '.join(self.rankers(config))}"
                 )
 
-    def refusals(self, config: Any) -> dict[str, str]:
-        """The built-in rankers that a model of this config cannot use as they are, and why."""
+    def unsupported_rankers(self, config: Any) -> dict[str, str]:
+        """Return the built-in rankers that this config cannot run by default, with the reasons."""
         found = {}
         for name in RANKERS:
             needs = sorted(make_ranker(RankerSpec(name)).needs)
-            reasons = [reason for need in needs if (reason := self.refusal(config, need))]
+            reasons = [
+                reason for need in needs if (reason := self.unsupported_reason(config, need))
+            ]
             if reasons:
                 found[name] = reasons[0]
         return found
 
     def rankers(self, config: Any) -> list[str]:
-        """The built-in rankers that a model of this config can use as they are."""
-        refused = self.refusals(config)
-        return [name for name in RANKERS if name not in refused]
+        """Return the built-in rankers that this config can run with their default parameters."""
+        unsupported = self.unsupported_rankers(config)
+        return [name for name in RANKERS if name not in unsupported]
 
-    def capture(self, model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
-        """Hand what rankers need to `store` in every pass, until the handles are removed."""
+    def capture(self, model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+        """Install hooks that pass ranker inputs to `store` in every forward.
+
+        Returns:
+            Handles that remove the hooks.
+
+        Raises:
+            ModelError: A model of this config cannot provide one of `needs`.
+        """
         self.check_needs(model.config, needs)
-        if self.tower is None or OF_THE_PROMPT.issuperset(needs):
+        if self.capture_tower is None or PROMPT_NEEDS.issuperset(needs):
             return []
-        return self.tower(model, needs, store)
+        return self.capture_tower(model, needs, store)
 
 
-def _no_question(config: Any) -> str | None:
-    """Why a question's token embeddings say nothing of pictures; None on the embedded model."""
+def _question_unsupported_reason(config: Any) -> str | None:
+    """Return why token embeddings cannot be compared with image features, None if they can."""
     if Path(config.name_or_path).resolve() == MODEL_DIR.resolve():
         return None
-    stand_in = "only on the embedded model do its token embeddings stand in for CLIP's texts"
-    return not_of_clip(config) or f"{stand_in}: give cdpruner(clip=FOLDER)"
+    reason = "only on the embedded model do its token embeddings stand in for CLIP's texts"
+    return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
-# Layers of two norms, attention and MLP, each added to the residual stream as it is. A family can
-# hold any text model; layers of Gemma 2 or Granite add up differently and would be silently wrong.
+# Pre-norm layers that add the unscaled outputs of attention and MLP to the residual stream. Models
+# of a family may have any decoder; Gemma 2 and Granite differ here and would be silently wrong.
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3"})
 
-# What compressed-tensors adds to attention whose keys and values it rounds.
-KEYS_AND_VALUES = "kv_cache"
+# Attribute that compressed-tensors adds to attention modules whose keys and values it quantizes.
+QUANTIZED_KV = "kv_cache"
 
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
-ADAPTERS: dict[str, Adapter] = {
-    "llava": Adapter("llava", _CLS, capture_patches),
-    "llava_next": Adapter("llava_next", _CLS, capture_packed_patches),
+FAMILIES: dict[str, ModelFamily] = {
+    "llava": ModelFamily("llava", _CLS, capture_patches),
+    "llava_next": ModelFamily("llava_next", _CLS, capture_packed_patches),
     # SigLIP has no [CLS].
-    "llava_onevision": Adapter("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
-    # InternVL's decoder sees the patches of the last layer, where nothing reads [CLS] any more:
-    # nothing kept its attention meaningful in training, so it is there but not the default.
-    "internvl": Adapter("internvl", _UNIFORM, capture_merged_patches),
-    "qwen2_5_vl": Adapter(
+    "llava_onevision": ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+    # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is unused.
+    # Training did not shape the attention of [CLS] there, so `cls` works but is not the default.
+    "internvl": ModelFamily("internvl", _UNIFORM, capture_merged_patches),
+    "qwen2_5_vl": ModelFamily(
         "qwen2_5_vl",
         _UNIFORM,
         vision_tower="model.visual",
@@ -145,28 +164,28 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
-def adapter_for(model_type: str) -> Adapter:
-    """The adapter of a family; ModelError lists the supported ones."""
-    if model_type not in ADAPTERS:
+def family_for(model_type: str) -> ModelFamily:
+    """Return the family of a model type; raise ModelError, listing all families, if unknown."""
+    if model_type not in FAMILIES:
         raise ModelError(
             f"models of type {model_type!r} are not supported; use one of type "
-            f"{', '.join(sorted(ADAPTERS))}"
+            f"{', '.join(sorted(FAMILIES))}"
         )
-    return ADAPTERS[model_type]
+    return FAMILIES[model_type]
 
 
-def check_supported(model: Any) -> Adapter:
-    """The adapter of a loaded model; ModelError says what about it cannot be pruned."""
+def check_supported(model: Any) -> ModelFamily:
+    """Return the family of a loaded model; raise ModelError if the model cannot be pruned."""
     if not hasattr(model, "config"):
         raise _wrapped(model)
-    adapter = adapter_for(model.config.model_type)
+    family = family_for(model.config.model_type)
     if not hasattr(model, "lm_head"):
         raise ModelError(
             f"a {type(model).__name__} has no language-model head; load the model with "
             "AutoModelForImageTextToText"
         )
     try:
-        for part in (adapter.trunk, adapter.decoder, adapter.vision_tower):
+        for part in (family.trunk, family.decoder, family.vision_tower):
             model.get_submodule(part)
     except AttributeError as error:
         raise _wrapped(model) from error
@@ -189,7 +208,7 @@ def check_supported(model: Any) -> Adapter:
             f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
         )
     for module in model.modules():
-        if hasattr(module, KEYS_AND_VALUES):
+        if hasattr(module, QUANTIZED_KV):
             raise ModelError(
                 "compressed-tensors rounds the keys and values of this model, which pruned layers "
                 "would not; set kv_cache_scheme in its config.json's quantization_config to null"
@@ -198,7 +217,7 @@ def check_supported(model: Any) -> Adapter:
             raise ModelError(
                 "the model has weights on the meta device; load it fully before pruning"
             )
-    return adapter
+    return family
 
 
 def _wrapped(model: Any) -> ModelError:

@@ -1,12 +1,13 @@
-"""`with policy.apply(model):` turns a stock model into a pruned one by hooks, and back.
+"""`with policy.apply(model):` installs hooks that prune the prefill, and removes them at the end.
 
-A hook before the trunk swaps the empty cache of a prefill for a PrunedCache; one before the decoder
-ranks the visual tokens and writes the plan into it; the decoder layers follow the plan. All state
-of a prefill lives in its cache, so threads, beams and later calls with a returned cache do not mix.
+A hook before the trunk replaces the empty cache of a prefill by a PrunedCache. A hook before the
+decoder ranks the visual tokens and stores the plan in that cache. The decoder layers follow the
+plan. All state of a prefill lives in its cache, so concurrent threads, beam search and later calls
+with a returned cache are independent of each other.
 
-What rankers need of the vision tower becomes an entry of the tower's output: generate() runs the
-tower before the trunk and hands its output on, which accelerate copies entry by entry; a plain
-forward runs it inside the trunk.
+Ranker inputs captured in the vision tower are attached to the tower's output. generate() runs the
+tower before the trunk and passes the output on, which accelerate copies entry by entry; a plain
+forward runs the tower inside the trunk.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from transformers.utils.generic import ModelOutput
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
 from opsearch.rankers import Ranker
-from opsearch.rankers.prompt import OF_THE_PROMPT, Prompt
-from opsearch.runtime.adapters import Adapter, check_supported
+from opsearch.rankers.prompt import PROMPT_NEEDS, Prompt
+from opsearch.runtime.adapters import ModelFamily, check_supported
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.checks import (
     check_fits,
     check_images,
     check_prefill,
-    checked_places,
+    checked_placeholders,
     has_images,
 )
 from opsearch.runtime.clip import read_question
@@ -42,21 +43,21 @@ from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import forward_name
 from opsearch.runtime.plan import Plan
 from opsearch.runtime.ranking import (
-    Resolved,
+    ResolvedPolicy,
     decoder_needs,
     make_prompt,
-    ordered,
-    per_row,
+    plan_inputs,
     policy_ranker,
+    repeat_for_beams,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Decoders that follow a policy, whatever wraps the model around them.
+# Decoders with a policy applied; a decoder is the same object in every wrapper of its model.
 _pruned: WeakSet[nn.Module] = WeakSet()
-_entering = threading.Lock()
-# What hooks inside the vision tower found in the tower's latest forward of this thread.
+_pruned_lock = threading.Lock()
+# Ranker inputs captured in this thread's latest forward of the vision tower.
 _captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
 _ATTACHED, _MARK = "opsearch_captured", "opsearch_policy"
 
@@ -65,17 +66,24 @@ _ATTACHED, _MARK = "opsearch_captured", "opsearch_policy"
 def apply_policy(
     model: PreTrainedModel, policy: Policy, graphs: Graphs | None = None
 ) -> Iterator[PreTrainedModel]:
-    """Inside the block `model` prefills with `policy`; outside it is the stock model again.
+    """Prune the prefills of `model` by `policy` inside the block; restore the model on exit.
 
-    graphs: launch all layers at once for prompts of equal shapes (graphs.py). Raises PolicyError
-    when the policy does not fit the model, or another one is already applied, and ModelError when
-    the model cannot be pruned. The identity policy installs nothing at all.
+    The identity policy installs no hooks.
+
+    Args:
+        model: Model with its language-model head.
+        policy: Policy with as many layers as the decoder.
+        graphs: CUDA graphs that launch all layers of a prefill at once; None for eager execution.
+
+    Raises:
+        PolicyError: The policy does not fit the model, or another policy is already applied.
+        ModelError: The model cannot be pruned.
     """
-    adapter = check_supported(model)
+    family = check_supported(model)
     check_fits(policy, model.config)
     if graphs is not None:
         graphs.check(model)
-    if model.get_submodule(adapter.decoder) in _pruned:
+    if model.get_submodule(family.decoder) in _pruned:
         raise _already_applied()
     if (
         all(count == 1 for triple in policy.counts for count in triple)
@@ -85,16 +93,16 @@ def apply_policy(
         return
     unpack(model)
     ranker = policy_ranker(policy)
-    adapter.check_needs(model.config, decoder_needs(policy))
+    family.check_needs(model.config, decoder_needs(policy))
     with ExitStack() as stack:
-        stack.enter_context(patched_layers(model, adapter, graphs))
+        stack.enter_context(patched_layers(model, family, graphs))
         needs = ranker.needs if ranker else frozenset[str]()
-        for handle in adapter.capture(model, needs, _store):
+        for handle in family.capture(model, needs, _store):
             stack.callback(handle.remove)
-        trunk, decoder = model.get_submodule(adapter.trunk), model.get_submodule(adapter.decoder)
-        tower = model.get_submodule(adapter.vision_tower)
-        stack.enter_context(checked_places(trunk, adapter))
-        hooks = _Hooks(model, adapter, policy, ranker, graphs is not None)
+        trunk, decoder = model.get_submodule(family.trunk), model.get_submodule(family.decoder)
+        tower = model.get_submodule(family.vision_tower)
+        stack.enter_context(checked_placeholders(trunk, family))
+        hooks = _Hooks(model, family, policy, ranker, graphs is not None)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),
             tower.register_forward_hook(_after_tower),
@@ -107,18 +115,18 @@ def apply_policy(
 
 
 @contextmanager
-def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Iterator[None]:
-    """Decoder layers that follow the plan of a PrunedCache; with any other cache they are stock."""
-    decoder = model.get_submodule(adapter.decoder)
+def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> Iterator[None]:
+    """Let the decoder layers follow the plan of a PrunedCache; other caches run stock layers."""
+    decoder = model.get_submodule(family.decoder)
     layers = decoder.layers
     names = [forward_name(layer) for layer in layers]
-    with _entering:  # two threads may come at once
+    with _pruned_lock:
         if decoder in _pruned:
             raise _already_applied()
         _pruned.add(decoder)
-    own = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
+    overridden = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
-        vars(decoder)[_MARK] = NotCopied()
+        vars(decoder)[_MARK] = NotCopyable()
         for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
             pruned = pruned_forward(layer, index, getattr(layer, name))
             if graphs is not None:
@@ -126,7 +134,7 @@ def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Itera
             setattr(layer, name, pruned)
         yield
     finally:
-        for layer, name, previous in zip(layers, names, own, strict=True):
+        for layer, name, previous in zip(layers, names, overridden, strict=True):
             if previous is None:
                 vars(layer).pop(name, None)
             else:
@@ -135,8 +143,8 @@ def patched_layers(model: Any, adapter: Adapter, graphs: Graphs | None) -> Itera
         _pruned.discard(decoder)
 
 
-class NotCopied:
-    """Stands in a decoder that follows a policy: a copy of it would run the original's layers."""
+class NotCopyable:
+    """Attribute that makes deepcopy fail: the patched forwards of a copy would run the original."""
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise PolicyError(
@@ -166,16 +174,21 @@ def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
 
 
 class _Hooks:
-    """The trunk's and the decoder's hooks of one `with` block; they keep no state of a prefill."""
+    """Trunk and decoder hooks of one `with` block, without any state of a prefill."""
 
     def __init__(
-        self, model: Any, adapter: Adapter, policy: Policy, ranker: Ranker | None, graphed: bool
+        self,
+        model: Any,
+        family: ModelFamily,
+        policy: Policy,
+        ranker: Ranker | None,
+        use_graphs: bool,
     ) -> None:
-        self.model, self.adapter, self.policy, self.ranker = model, adapter, policy, ranker
-        self.graphed, self.resolved = graphed, Resolved(policy)
+        self.model, self.family, self.policy, self.ranker = model, family, policy, ranker
+        self.use_graphs, self.resolved = use_graphs, ResolvedPolicy(policy)
 
     def before_trunk(self, trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Give a prefill with images a PrunedCache; refuse what cannot be pruned."""
+        """Give a prefill with images a PrunedCache; raise PolicyError if it cannot be pruned."""
         if args:
             named = inspect.signature(trunk.forward).bind_partial(*args).arguments
             kwargs, args = {**named, **kwargs}, ()
@@ -188,15 +201,15 @@ class _Hooks:
                 )
             return args, kwargs
         check_prefill(cache, input_ids, kwargs, self.model.config)
-        prompt = make_prompt(self.model, self.adapter, input_ids, kwargs.get("attention_mask"))
+        prompt = make_prompt(self.model, self.family, input_ids, kwargs.get("attention_mask"))
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
         if all(self.resolved.is_identity(n) for n in prompt.n_visual):
-            if isinstance(cache, PrunedCache):  # it may have been refused with another prompt
-                PrunedCache.take_over(cache, self.policy.num_layers, store)
+            if isinstance(cache, PrunedCache):  # left by a prefill that raised an error
+                PrunedCache.convert(cache, self.policy.num_layers, store)
             return args, kwargs
-        check_images(self.adapter, kwargs)
-        pruned = PrunedCache.take_over(cache, self.policy.num_layers, store)
+        check_images(self.family, kwargs)
+        pruned = PrunedCache.convert(cache, self.policy.num_layers, store)
         pruned.prompt = prompt
         if self.ranker and input_ids is not None:
             read_question(self.model, self.ranker.needs, prompt, input_ids)
@@ -205,27 +218,27 @@ class _Hooks:
         return args, {**kwargs, "past_key_values": pruned}
 
     def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Rank the visual tokens and write the plan, or what a graph takes, into the cache."""
+        """Rank the visual tokens and store the plan, or the inputs of a graph, in the cache."""
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
             prompt, cache.prompt = cache.prompt, None
             prompt.embeds = kwargs["inputs_embeds"]
             found = _captured.get() or {}
-            prompt.captured |= {k: per_row(v, prompt.n_visual) for k, v in found.items()}
+            prompt.captured |= {k: repeat_for_beams(v, prompt.n_visual) for k, v in found.items()}
             self._check_captured(prompt)
             prompt = prompt.to(prompt.embeds.device)
-            order = ordered(prompt, self.resolved, self.ranker)
-            if self.graphed:
-                cache.order = order
+            inputs = plan_inputs(prompt, self.resolved, self.ranker)
+            if self.use_graphs:
+                cache.plan_inputs = inputs
             else:
-                cache.plan = Plan(order)
+                cache.plan = Plan(inputs)
 
     def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """Return no cache where the caller wanted none; refuse what left the plan unused."""
+        """Drop the cache if the caller wants none; raise PolicyError if the plan was not used."""
         _captured.set(None)
         given = kwargs.get("past_key_values")
         if output is not None and isinstance(given, PrunedCache):
-            given.check_followed()
+            given.check_consumed()
         cache = getattr(output, "past_key_values", None)
         if isinstance(cache, PrunedCache) and not cache.pruned[0].store:
             output.past_key_values = None
@@ -233,7 +246,7 @@ class _Hooks:
 
     def _check_captured(self, prompt: Prompt) -> None:
         needs = self.ranker.needs if self.ranker else frozenset[str]()
-        missing = needs - OF_THE_PROMPT - prompt.captured.keys()
+        missing = needs - PROMPT_NEEDS - prompt.captured.keys()
         if missing:
             raise PolicyError(
                 f"the ranker needs {', '.join(sorted(missing))}, but the image features were "

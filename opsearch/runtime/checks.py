@@ -1,4 +1,4 @@
-"""What a policy and a prefill must be for pruning to be right; everything else is refused."""
+"""Checks that a policy and a prefill can be pruned correctly; anything else is an error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.policy import Policy
-from opsearch.runtime.adapters import Adapter
+from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.cache import PrunedCache, PrunedLayer
 
 
 def check_fits(policy: Policy, config: Any) -> None:
-    """Raise PolicyError unless the policy fits the family and number of layers of this config."""
+    """Raise PolicyError unless the policy has the family and number of layers of this config."""
     family, layers = config.model_type, config.get_text_config().num_hidden_layers
     if policy.model_type not in (None, family):
         raise PolicyError(
@@ -31,7 +31,7 @@ def check_fits(policy: Policy, config: Any) -> None:
 
 
 def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
-    """Raise PolicyError unless the trunk's arguments are those of a prefill that can be pruned."""
+    """Raise PolicyError unless the trunk's arguments describe a prefill that can be pruned."""
     if input_ids is None:
         raise PolicyError(
             "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
@@ -62,7 +62,7 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
 
 
 def has_images(kwargs: dict[str, Any]) -> bool:
-    """Whether the trunk is given images or videos, as pixels or as features."""
+    """Return whether the trunk receives images or videos, as pixels or as features."""
     encoded = kwargs.get("mm_encoder_outputs") or {}
     pixels = [kwargs.get(name) for name in ("pixel_values", "pixel_values_videos")]
     given = [*pixels, *(encoded.get(modality) for modality in ("image", "video"))]
@@ -70,16 +70,16 @@ def has_images(kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def checked_places(trunk: Any, adapter: Adapter) -> Iterator[None]:
-    """Inside, PolicyError with the next step where visual tokens and features differ in number."""
-    stock, own = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
+def checked_placeholders(trunk: Any, family: ModelFamily) -> Iterator[None]:
+    """Raise PolicyError inside the block if the prompt's visual tokens do not match its images."""
+    stock, overridden = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:
             return stock(*args, **kwargs)
         except ValueError as error:
             given = inspect.signature(stock).bind(*args, **kwargs).arguments
-            tokens = int(adapter.visual_positions(trunk.config, given["input_ids"]).sum())
+            tokens = int(family.visual_positions(trunk.config, given["input_ids"]).sum())
             found = [given.get(f"{kind}_features") for kind in ("image", "video")]
             features = sum(each.shape[:-1].numel() for each in found if each is not None)
             raise PolicyError(
@@ -91,22 +91,22 @@ def checked_places(trunk: Any, adapter: Adapter) -> Iterator[None]:
     try:
         yield
     finally:
-        if own is None:
+        if overridden is None:
             del trunk.get_placeholder_mask
         else:
-            trunk.get_placeholder_mask = own
+            trunk.get_placeholder_mask = overridden
 
 
-def check_images(adapter: Adapter, kwargs: dict[str, Any]) -> None:
-    """Raise PolicyError unless a prompt with visual tokens comes with all that belongs to them."""
+def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
+    """Raise PolicyError unless a prompt with visual tokens comes with all inputs they need."""
     if not has_images(kwargs):
         raise PolicyError(
             "the prompt has places for images but no image is given; pass pixel_values, or leave "
             "an assistant model as it is, because generate() gives it no images"
         )
-    wanted = adapter.positions_from
+    wanted = family.positions_from
     if wanted is not None and kwargs.get(wanted) is None:
         raise PolicyError(
-            f"without {wanted} models of type {adapter.family!r} give images the positions of "
+            f"without {wanted} models of type {family.model_type!r} give images the positions of "
             "text; pass all that the processor returns"
         )

@@ -1,8 +1,8 @@
-"""A CLIP model beside a multimodal one whose vision tower is CLIP's: pictures against questions.
+"""Image and text embeddings of a CLIP model, for rankers that compare patches with the question.
 
-Multimodal checkpoints hold no text tower, and no projection into the space in which CLIP compares
-patches with texts. Both come from a folder (or hub id) of the CLIP model that the tower was taken
-from; whether its vision tower is the same one, only its width can tell.
+Multimodal checkpoints contain neither CLIP's text tower nor its projections into the joint space.
+Both are loaded from a folder or hub id of the CLIP model that the vision tower was taken from. Only
+the width of its vision tower is checked against the model's.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from opsearch.upload import upload
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
 
 
-def unusable_clip(folder: str, config: Any) -> str | None:
-    """Why a CLIP model cannot tell relevance for a model of this config, None where it can."""
+def clip_unsupported_reason(folder: str, config: Any) -> str | None:
+    """Return why the CLIP model cannot be used with this config, None if it can."""
     from transformers import AutoConfig
 
-    if reason := not_of_clip(config):
+    if reason := not_clip_reason(config):
         return reason
     try:
         clip = AutoConfig.from_pretrained(folder)
@@ -38,17 +38,17 @@ def unusable_clip(folder: str, config: Any) -> str | None:
         )
     if clip.model_type != "clip":
         return f"clip={folder} holds a model of type {clip.model_type!r} and not a whole CLIP model"
-    given, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
-    if given != own:
+    width, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
+    if width != own:
         return (
-            f"the vision tower in clip={folder} is {given} wide and the model's {own}, so it is "
+            f"the vision tower in clip={folder} is {width} wide and the model's {own}, so it is "
             "another one"
         )
     return None
 
 
-def not_of_clip(config: Any) -> str | None:
-    """Why no CLIP model knows the pictures of a model of this config, None where one may."""
+def not_clip_reason(config: Any) -> str | None:
+    """Return why the vision tower of this config is not CLIP's, None if it is."""
     kind = config.vision_config.model_type
     return (
         None if kind == "clip_vision_model" else f"its vision tower is of type {kind!r}, not CLIP's"
@@ -56,53 +56,55 @@ def not_of_clip(config: Any) -> str | None:
 
 
 def joint_patches(folder: str, patches: Tensor) -> Tensor:
-    """Patches of the tower's last layer where CLIP compares them with texts, [images, P, D]."""
+    """Project patches of the tower's last layer to CLIP's joint space, float32[images, P, D]."""
     clip = _clip(folder, patches.device)
     projected: Tensor = clip.visual_projection(clip.vision_model.post_layernorm(patches.float()))
     return projected
 
 
 def read_question(model: Any, needs: Iterable[str], prompt: Prompt, input_ids: Tensor) -> None:
-    """Capture the question as CLIP reads it where it is needed: the mean of its texts, [B, D].
+    """Store CLIP's embedding of each question, [B, D], in `prompt.captured` if `needs` names it.
 
-    A question longer than CLIP's context is cut into texts of that length. Waits for the device
-    once, for the words.
+    A question longer than CLIP's context is split into segments, whose embeddings are averaged.
+    Synchronizes with the device once, to decode the token ids.
     """
     folders = [n.removeprefix(CLIP_QUESTION) for n in needs if n.startswith(CLIP_QUESTION)]
     for folder in folders:
-        words = _tokenizer(model.config.name_or_path)
+        tokenizer = _tokenizer(model.config.name_or_path)
         rows = torch.where(prompt.question(), input_ids, -1).tolist()
-        kept = [[word for word in row if word >= 0] for row in rows]
-        texts = [words.decode(ids, skip_special_tokens=True).strip() for ids in kept]
-        prompt.captured[CLIP_QUESTION + folder] = _text_vectors(folder, texts, input_ids.device)
+        kept = [[token for token in row if token >= 0] for row in rows]
+        texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in kept]
+        prompt.captured[CLIP_QUESTION + folder] = _text_embeddings(folder, texts, input_ids.device)
 
 
-def _text_vectors(folder: str, texts: Sequence[str], device: torch.device) -> Tensor:
-    """For each text the mean of its parts' unit vectors, float32[B, D]; all parts are one batch."""
+def _text_embeddings(folder: str, texts: Sequence[str], device: torch.device) -> Tensor:
+    """Return the mean of the normalized segment embeddings of each text, float32[B, D]."""
     clip, tokenizer = _clip(folder, device), _tokenizer(folder)
-    room = clip.config.text_config.max_position_embeddings - 2
-    parts = [_parts(tokenizer(text, add_special_tokens=False)["input_ids"], room) for text in texts]
-    flat = [part for own in parts for part in own]
-    # Nothing looks back at what stands behind its end, so that no mask need say what is padded.
-    given = np.full((len(flat), 2 + max(map(len, flat))), tokenizer.eos_token_id)
-    given[:, 0] = tokenizer.bos_token_id
-    for row, part in zip(given, flat, strict=True):
-        row[1 : 1 + len(part)] = part
-    pooled = clip.text_model(input_ids=upload(given, device)).pooler_output
-    mean = np.zeros((len(parts), len(flat)), np.float32)
-    owner = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
-    mean[owner, np.arange(len(flat))] = [1 / len(parts[row]) for row in owner]
+    length = clip.config.text_config.max_position_embeddings - 2
+    segments = [
+        _segments(tokenizer(text, add_special_tokens=False)["input_ids"], length) for text in texts
+    ]
+    flat = [segment for of_text in segments for segment in of_text]
+    # Attention is causal and pooling reads the first EOS, so padding with EOS needs no mask.
+    ids = np.full((len(flat), 2 + max(map(len, flat))), tokenizer.eos_token_id)
+    ids[:, 0] = tokenizer.bos_token_id
+    for row, segment in zip(ids, flat, strict=True):
+        row[1 : 1 + len(segment)] = segment
+    pooled = clip.text_model(input_ids=upload(ids, device)).pooler_output
+    mean = np.zeros((len(segments), len(flat)), np.float32)
+    owner = np.repeat(np.arange(len(segments)), [len(of_text) for of_text in segments])
+    mean[owner, np.arange(len(flat))] = [1 / len(segments[row]) for row in owner]
     return upload(mean, device) @ normalize(clip.text_projection(pooled), dim=-1)
 
 
-def _parts(ids: list[int], room: int) -> list[list[int]]:
-    """The tokens of a text in parts of at most `room`; of an empty text one empty part."""
-    return [ids[start : start + room] for start in range(0, max(1, len(ids)), room)]
+def _segments(ids: list[int], length: int) -> list[list[int]]:
+    """Split token ids into segments of at most `length`; an empty text has one empty segment."""
+    return [ids[start : start + length] for start in range(0, max(1, len(ids)), length)]
 
 
 @lru_cache(maxsize=1)
 def _clip(folder: str, device: torch.device) -> Any:
-    """The CLIP model in float32; kept, because it is asked for at every prefill."""
+    """Load the CLIP model in float32; cached, because every prefill uses it."""
     from transformers import CLIPModel
 
     return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)

@@ -1,8 +1,8 @@
-"""CUDA graphs of pruned prefills: all layers of a prompt are launched at once.
+"""CUDA graphs of pruned prefills: one launch for all layers of a prompt.
 
-At batch 1 a GPU is done with a pruned layer before the host has launched the next one. A graph
-holds for one shape: the prompts' length and number of visual tokens, and the policy's counts.
-Vision tower, ranking before the decoder, lm_head and decoding run as they do without graphs.
+At batch 1 a GPU finishes a pruned layer before the host has launched the next one. A graph is valid
+for one shape: prompt length, number of visual tokens, and counts of the policy. The vision tower,
+the ranker before the decoder, the lm_head and decoding run eagerly.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from opsearch.errors import ModelError, PolicyError
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.places import is_hooked
-from opsearch.runtime.plan import Order
-from opsearch.runtime.static import Computed, Given, Static, hand_out
+from opsearch.runtime.plan import PlanInputs
+from opsearch.runtime.static import PrefillInputs, PrefillOutputs, StaticPrefill, copy_to_cache
 
-_MOST = 16  # shapes whose graphs and results are kept in memory
-_WARM_UPS = 2  # libraries choose kernels and workspaces in their first calls
-_RECORDERS = "transformers.utils.output_capturing"  # whose hooks do nothing unless asked
+_MOST = 16  # graphs kept in memory, with their outputs
+_WARM_UPS = 2  # libraries select kernels and allocate workspaces in their first calls
+# Module of the hooks that record hidden states and attentions; idle unless a caller requests them.
+_RECORDERS = "transformers.utils.output_capturing"
 
 
 class Graphs:
-    """CUDA graphs for `policy.apply(model, graphs=Graphs())`; later blocks can go on with them.
+    """CUDA graphs for `policy.apply(model, graphs=Graphs())`, reusable in later blocks.
 
-    The first prompt of a shape is captured, which takes a few prefills; of more than 16 shapes the
-    oldest is forgotten. Weights may change in place, but not be replaced.
+    The first prompt of each shape is captured, which costs a few prefills. At most 16 graphs are
+    kept; the oldest is dropped first. Weights may change in place but not be replaced.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[Any, tuple[Static, Callable[[], None], Computed]] = {}
+        self._graphs: dict[Any, tuple[StaticPrefill, Callable[[], None], PrefillOutputs]] = {}
         self._pool: Any = None
         self._last: torch.cuda.Event | None = None
 
     def check(self, model: Any) -> None:
-        """Raise ModelError unless the model is where graphs are."""
+        """Raise ModelError unless the whole model is on one CUDA device."""
         if any(map(is_hooked, model.modules())):
             raise ModelError(
                 "accelerate moves this model's weights or inputs between devices, which a CUDA "
@@ -54,33 +55,35 @@ class Graphs:
             )
 
     def forward(self, layers: nn.ModuleList, index: int, eager: Any) -> Callable[..., Any]:
-        """A forward for decoder layer `index`: the first one computes all, the others nothing."""
+        """Return a forward for layer `index`: the first computes all layers, the others none."""
 
         def forward(hidden: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
             cache = kwargs.get("past_key_values")
-            if not isinstance(cache, PrunedCache) or cache.order is None:
+            if not isinstance(cache, PrunedCache) or cache.plan_inputs is None:
                 return eager(hidden, attention_mask=attention_mask, **kwargs)
             if index == 0:
-                hidden = self._prefill(layers, cache.order, hidden, attention_mask, kwargs)
+                hidden = self._prefill(layers, cache.plan_inputs, hidden, attention_mask, kwargs)
             if index + 1 == len(layers):
-                cache.order = None
+                cache.plan_inputs = None
             return hidden
 
         return forward
 
-    def capture(self, run: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
-        """A function that repeats what `run` launches, and the tensors that it writes each time."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+    def capture(
+        self, run: Callable[[], PrefillOutputs]
+    ) -> tuple[Callable[[], None], PrefillOutputs]:
+        """Capture `run`; return a function that replays it and the outputs that it overwrites."""
+        current, warm_up = torch.cuda.current_stream(), torch.cuda.Stream()
+        warm_up.wait_stream(current)
+        with torch.cuda.stream(warm_up):
             for _ in range(_WARM_UPS):
                 run()
-        here.wait_stream(aside)
+        current.wait_stream(warm_up)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                computed = run()
+                outputs = run()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -88,32 +91,33 @@ class Graphs:
             raise PolicyError(
                 f"this prefill cannot be captured as a CUDA graph ({reason}); leave out graphs"
             ) from error
-        return graph.replay, computed
+        return graph.replay, outputs
 
     def _prefill(
-        self, layers: nn.ModuleList, order: Order, hidden: Tensor, mask: Any, kwargs: Any
+        self, layers: nn.ModuleList, plan_inputs: PlanInputs, hidden: Tensor, mask: Any, kwargs: Any
     ) -> Tensor:
-        """Hidden states behind the last layer; keys and values go into the cache."""
-        _check_replay(layers, order.prompt)
+        """Return the outputs of the last layer [B, S, D]; store keys and values in the cache."""
+        prompt = plan_inputs.prompt
+        _check_replay(layers, prompt)
         cos, sin = kwargs["position_embeddings"]
-        given = Given(hidden, cos, sin, order.prompt.visual, order.rank, mask)
-        key = _key(layers, order, given)
-        with self._in_turn(hidden.device):
-            if key not in self._found:
-                if len(self._found) == _MOST:
-                    del self._found[next(iter(self._found))]
-                others = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float))}
-                static = Static(layers, order, given, others)
-                static.fill(given)
-                self._found[key] = (static, *self.capture(static.run))
-            static, replay, computed = self._found[key]
-            static.fill(given)
+        inputs = PrefillInputs(hidden, cos, sin, prompt.visual, plan_inputs.rank, mask)
+        key = _key(layers, plan_inputs, inputs)
+        with self._exclusive(hidden.device):
+            if key not in self._graphs:
+                if len(self._graphs) == _MOST:
+                    del self._graphs[next(iter(self._graphs))]
+                options = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float))}
+                static = StaticPrefill(layers, plan_inputs, inputs, options)
+                static.fill(inputs)
+                self._graphs[key] = (static, *self.capture(static.run))
+            static, replay, outputs = self._graphs[key]
+            static.fill(inputs)
             replay()
-            return hand_out(computed, kwargs["past_key_values"])
+            return copy_to_cache(outputs, kwargs["past_key_values"])
 
     @contextmanager
-    def _in_turn(self, device: torch.device) -> Iterator[None]:
-        """One prefill after another, from whatever thread or stream: they share memory."""
+    def _exclusive(self, device: torch.device) -> Iterator[None]:
+        """Serialize prefills of all threads and streams, because the graphs share memory."""
         with self._lock:
             if device.type != "cuda":
                 yield
@@ -125,16 +129,23 @@ class Graphs:
                 self._last = torch.cuda.current_stream().record_event()
 
 
-def _key(layers: Any, order: Order, given: Given) -> Any:
-    """All that a graph is fixed to; its Static keeps the layers, so that no others get their id."""
-    shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in given]
-    turns = [(at, t.ranker, t.look, t.pools.tobytes()) for at, t in order.turns.items()]
+def _key(layers: Any, plan_inputs: PlanInputs, inputs: PrefillInputs) -> Any:
+    """Return everything that is constant in a graph.
+
+    The layers' id is not reused while the graph exists, because its StaticPrefill references them.
+    """
+    shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in inputs]
+    rerankings = [
+        (layer, each.ranker, each.attention_layer, each.candidates.tobytes())
+        for layer, each in plan_inputs.rerankings.items()
+    ]
+    counts, n_visual = plan_inputs.counts.tobytes(), plan_inputs.prompt.n_visual
     attention = layers[0].self_attn.config._attn_implementation
-    return id(layers), order.counts.tobytes(), order.prompt.n_visual, *turns, *shapes, attention
+    return id(layers), counts, n_visual, *rerankings, *shapes, attention
 
 
 def _check_replay(layers: nn.ModuleList, prompt: Prompt) -> None:
-    """Raise PolicyError unless a graph can take the place of the layers for this batch."""
+    """Raise PolicyError unless a graph can compute the layers for this batch."""
     if torch.is_grad_enabled():
         raise PolicyError(
             "a CUDA graph computes no gradients; call the model inside torch.no_grad() or leave "

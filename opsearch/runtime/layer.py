@@ -1,7 +1,7 @@
-"""One decoder layer that computes only the rows its plan lists.
+"""Forward of a decoder layer that computes only the rows of its plan.
 
-Between the layers of a pruned prefill the hidden states are the flat, ragged rows [1, R, D] that
-some later operation needs; the last layer puts them back to their places in [B, S, D].
+Between the layers of a pruned prefill the hidden states are flat, ragged rows [1, R, D]: the rows
+that a later operation needs. The last layer scatters them back to [B, S, D].
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.heads import attend, implementation, project_keys_values, project_queries
-from opsearch.runtime.looking import look
-from opsearch.runtime.plan import Plan, Step
+from opsearch.runtime.looking import decoder_scores
+from opsearch.runtime.plan import LayerPlan, Plan
 
 
 def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward for decoder layer `index` that follows the plan of the PrunedCache it is given."""
+    """Return a forward for decoder layer `index` that follows the plan of a PrunedCache."""
 
     def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
@@ -36,66 +36,69 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
 def prefill(
     layer: Any, index: int, plan: Plan, hidden: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> Tensor:
-    """What layer `index` makes of [B, S, D] or, behind the first, of the rows [1, R, D]."""
+    """Return the output of layer `index` for [B, S, D] (first layer) or rows [1, R, D] (others)."""
     cache: PrunedCache = kwargs["past_key_values"]
-    plan.go_on(index, hidden.device)
+    plan.to_device(index, hidden.device)
     if index == 0:
-        hidden = hidden.flatten(0, 1)[plan.stream(0).flat]
-    stream = _ordered(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
-    step = plan.steps[index]
-    cache.pruned[index].begin(step.kv)
+        hidden = hidden.flatten(0, 1)[plan.arriving(0).flat]
+    stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
+    planned = plan.planned[index]
+    cache.pruned[index].begin(planned.kv)
 
-    update = _attention(layer, plan, step, layer.input_layernorm(stream), mask, kwargs)
-    stream = step.q_in_after.add(step.after_in_stream.take(stream), update)
-    rows = layer.post_attention_layernorm(step.mlp_in_after.take(stream))
-    # In a batch of one: compressed-tensors gives each row a scale of its own only in a batch.
-    stream = step.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
+    update = _attention(layer, plan, planned, layer.input_layernorm(stream), mask, kwargs)
+    stream = planned.q_in_after.add(planned.after_in_stream.take(stream), update)
+    rows = layer.post_attention_layernorm(planned.mlp_in_after.take(stream))
+    # compressed-tensors needs a batch dimension to scale each row separately.
+    stream = planned.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
 
     if index + 1 < plan.layers:
         return stream[None]
     cache.plan = None
-    batch, length = len(step.after.sizes), step.after.length
+    batch, length = len(planned.after.sizes), planned.after.length
     full = stream.new_zeros(batch * length, stream.shape[-1])
-    return full.index_copy(0, step.after.flat, stream).view(batch, length, -1)
+    return full.index_copy(0, planned.after.flat, stream).view(batch, length, -1)
 
 
-def _ordered(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """The stream [R, D] after rankers have looked at this layer, and turned the order before it."""
-    turn, next_turn = plan.turns.get(index), plan.turns.get(index + 1)
+def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """Return the rows [R, D] that enter layer `index`, reranked where the policy says so.
+
+    Also computes the scores of a reranking before the next layer that reads this one's attention.
+    """
+    here, following = plan.rerankings.get(index), plan.rerankings.get(index + 1)
     cos_sin = kwargs["position_embeddings"]
-    if turn is not None:
-        if turn.look == index:
-            plan.scores = look(layer, plan, turn, stream, plan.stream(index), cos_sin)
-        stream = plan.turn(index).take(stream)
-    if next_turn is not None and next_turn.look == index:
-        plan.scores = look(layer, plan, next_turn, stream, plan.entered(index), cos_sin)
+    if here is not None:
+        if here.attention_layer == index:
+            plan.scores = decoder_scores(layer, plan, here, stream, plan.arriving(index), cos_sin)
+        stream = plan.rerank(index).take(stream)
+    if following is not None and following.attention_layer == index:
+        plan.scores = decoder_scores(layer, plan, following, stream, plan.entering(index), cos_sin)
     return stream
 
 
 def _attention(
     layer: Any,
     plan: Plan,
-    step: Step,
+    planned: LayerPlan,
     normed: Tensor,
     stock_mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """What attention adds to the q rows, [R_q, D]."""
-    mask, has_key = plan.mask(stock_mask, step.q, step.kv, implementation(layer.self_attn))
-    queries = step.q_in_stream.pad(normed, step.q.sizes)
-    cos_sin = plan.rotary(kwargs["position_embeddings"], step.q)
-    if step.q is step.kv:
+    """Return the attention output of the q rows, [R_q, D]."""
+    mask, has_key = plan.mask(stock_mask, planned.q, planned.kv, implementation(layer.self_attn))
+    queries = planned.q_in_stream.pad(normed, planned.q.sizes)
+    cos_sin = plan.rotary(kwargs["position_embeddings"], planned.q)
+    if planned.q is planned.kv:
         inputs = {**kwargs, "position_embeddings": cos_sin, "position_ids": None}
         output, _ = layer.self_attn(hidden_states=queries, attention_mask=mask, **inputs)
-        return step.q.unpad(output)
-    states = step.kv_in_stream.pad(normed, step.kv.sizes)
-    kv_cos_sin = plan.rotary(kwargs["position_embeddings"], step.kv)
+        return planned.q.unpad(output)
+    states = planned.kv_in_stream.pad(normed, planned.kv.sizes)
+    kv_cos_sin = plan.rotary(kwargs["position_embeddings"], planned.kv)
     output = split_attention(
         layer.self_attn, queries, states, cos_sin, kv_cos_sin, mask, kwargs["past_key_values"]
     )
     if has_key is not None:
         output = output * has_key[..., None]
-    return step.q.unpad(output)
+    return planned.q.unpad(output)
 
 
 def split_attention(
@@ -107,9 +110,19 @@ def split_attention(
     mask: Tensor | None,
     cache: PrunedCache,
 ) -> Tensor:
-    """Attention of some rows over the keys and values of others, with the module's own weights.
+    """Apply attention where the rows of the queries differ from those of keys and values.
 
-    queries [B, Kq, D], states [B, Kkv, D] are normed hidden states; returns [B, Kq, D].
+    Args:
+        attn: Attention module.
+        queries: Normed hidden states of the query rows, [B, Kq, D].
+        states: Normed hidden states of the key and value rows, [B, Kkv, D].
+        q_cos_sin: Rotary embeddings of the query rows, [B, Kq, hd] each.
+        kv_cos_sin: Rotary embeddings of the key rows, [B, Kkv, hd] each.
+        mask: Attention mask [B, 1, Kq, Kkv], None for causal attention.
+        cache: Receives keys and values.
+
+    Returns:
+        Attention outputs [B, Kq, D].
     """
     q = project_queries(attn, queries, q_cos_sin)
     k, v = cache.update(*project_keys_values(attn, states, kv_cos_sin), attn.layer_idx)

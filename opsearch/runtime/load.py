@@ -1,4 +1,4 @@
-"""Models and processors by name: `demo`, a local folder, or a hub id."""
+"""Loading of models and processors by name: `demo`, a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.masks import FLASH
 from opsearch.runtime.packed import unpack
 from opsearch.runtime.places import weight
 
-AUTO = "auto"  # a device for --device: all that there are
+AUTO = "auto"  # value of --device: all devices of the machine
 ATTENTIONS = ("sdpa", "eager", FLASH)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_name(name: str) -> str:
-    """The folder of the embedded model for `demo`, any other name unchanged."""
+    """Return the folder of the embedded model for `demo`, any other name unchanged."""
     return str(MODEL_DIR) if name == "demo" else name
 
 
 def load_config(name: str) -> Any:
-    """The model's config, without weights; ModelError when it is missing or of another family."""
+    """Load the config only; raise ModelError if it is missing or its family is not supported."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(resolve_name(name))
     except (OSError, ValueError) as error:
         raise ModelError(_cannot_load("model", name, error)) from error
-    adapter_for(config.model_type)
+    family_for(config.model_type)
     return config
 
 
 def load_processor(name: str) -> Any:
-    """The model's processor: tokenizer, image processor and chat template."""
+    """Load the processor: tokenizer, image processor and chat template."""
     try:
         from transformers import AutoProcessor
 
@@ -60,17 +60,20 @@ def load_processor(name: str) -> Any:
     return processor
 
 
-def check_device(device: str, dtype: str, alone: str | None = None) -> None:
+def check_device(device: str, dtype: str, feature: str | None = None) -> None:
     """Raise ModelError unless this machine has the device and the dtype is known.
 
-    alone: what takes a model on one device only, as the sentence names it.
+    Args:
+        device: Device of torch, or `auto`.
+        dtype: A key of DTYPES.
+        feature: Feature that supports only one device, as named in the error.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
     if device == AUTO:
-        if alone is not None:
+        if feature is not None:
             raise ModelError(
-                f"{alone} takes a model on one device, and --device {AUTO} may spread it over "
+                f"{feature} takes a model on one device, and --device {AUTO} may spread it over "
                 "several; name one, e.g. --device cuda"
             )
         if find_spec("accelerate") is None:
@@ -94,7 +97,7 @@ def check_device(device: str, dtype: str, alone: str | None = None) -> None:
 
 
 def check_attention(attention: str, dtype: str, device: str) -> None:
-    """Raise ModelError unless this implementation of attention can run so, on a device that is."""
+    """Raise ModelError unless this attention implementation runs with this dtype and device."""
     if attention not in ATTENTIONS:
         raise ModelError(f"attention {attention!r} is unknown; use {', '.join(ATTENTIONS)}")
     if attention != FLASH:
@@ -121,10 +124,14 @@ def check_attention(attention: str, dtype: str, device: str) -> None:
 def load_model(
     name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
 ) -> Any:
-    """The model with its weights, in evaluation mode.
+    """Load the model with its weights, in evaluation mode.
 
-    device: `auto` shares the model out evenly over the GPUs, and leaves to the CPU's memory what is
-    too much for them.
+    Args:
+        name: `demo`, a local folder, or a hub id.
+        dtype: A key of DTYPES.
+        device: Device of torch; `auto` spreads the model evenly over the GPUs and keeps the rest
+            in CPU memory.
+        attention: One of ATTENTIONS.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
@@ -145,7 +152,7 @@ def load_model(
 
 
 def fingerprint(model: Any) -> str:
-    """A SHA-256 over the config and samples of every weight, so that equal models share it."""
+    """Return a SHA-256 of the config and a sample of each weight, equal for equal models."""
     unpack(model)
     digest = hashlib.sha256()
     config = model.config.to_dict()
@@ -159,14 +166,14 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> str:
+def _cannot_load(kind: str, name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0]
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    if isinstance(error, ImportError):  # a quantiser's package
+    if isinstance(error, ImportError):  # a package of the quantization method
         step = "install what it needs"
     elif Path(name).exists() or name == "demo":
         step = "check the files in that folder"
     else:
         step = "give 'demo', a local folder, or a hub id that you can reach"
         step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
-    return f"the {what} {name!r} cannot be loaded ({reason}); {step}"
+    return f"the {kind} {name!r} cannot be loaded ({reason}); {step}"

@@ -1,7 +1,7 @@
-"""How a ranker inside the decoder comes to its scores: from the hidden states before a layer.
+"""Scores of rankers inside the decoder, computed from the input of a layer.
 
-Queries and keys are projected for the ranker alone, by the layer's own weights, so that no layer
-has to hand out attention that its kernel never writes down.
+Queries and keys are projected for the ranker separately, with the weights of the layer, because
+fused attention kernels do not return attention weights.
 """
 
 from __future__ import annotations
@@ -11,47 +11,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.rankers.look import Look
+from opsearch.rankers.look import AttentionView
 from opsearch.runtime.heads import project_keys, project_queries
-from opsearch.runtime.plan import BatchTurn, Pair, Plan
-from opsearch.runtime.rows import Rows, Within
+from opsearch.runtime.plan import BatchReranking, CosSin, Plan
+from opsearch.runtime.rows import Rows, RowSubset
 
 
-def look(
-    layer: Any, plan: Plan, turn: BatchTurn, stream: Tensor, there: Rows, position_embeddings: Pair
+def decoder_scores(
+    layer: Any,
+    plan: Plan,
+    reranking: BatchReranking,
+    stream: Tensor,
+    stream_rows: Rows,
+    position_embeddings: CosSin,
 ) -> Tensor:
-    """Scores float32[B, S] by the attention of a layer, of whose input the rows `there` are given.
+    """Return the scores of a ranker from the attention of one layer.
 
-    stream: [R, D]; positions that are not to be ordered have no meaning.
+    Args:
+        layer: Decoder layer whose attention the ranker reads.
+        plan: Plan of the batch.
+        reranking: Ranker and its candidates.
+        stream: Inputs of the layer, [R, D].
+        stream_rows: Positions of the rows of `stream`.
+        position_embeddings: cos and sin of all positions.
+
+    Returns:
+        float32[B, S]; values at positions that are not candidates are meaningless.
     """
-    keys = plan.rows(turn.pools)
-    asking = {"last": _last(keys, plan), "text": plan.rows(turn.pools * 0), "all": keys}
-    rows = asking[turn.ranker.asks]
-    normed = layer.input_layernorm(Within.of(keys, there).take(stream))
+    keys = plan.rows(reranking.candidates)
+    text = plan.rows(reranking.candidates * 0)
+    choices = {"last": _last_rows(keys, plan), "text": text, "all": keys}
+    queries = choices[reranking.ranker.query_rows]
+    normed = layer.input_layernorm(RowSubset.of(keys, stream_rows).take(stream))
 
-    def projected(project: Any, of: Rows) -> Tensor:
+    def project(projection: Any, rows: Rows) -> Tensor:
         cos, sin = position_embeddings
-        states = Within.of(of, keys).pad(normed, of.sizes)
-        heads: Tensor = project(layer.self_attn, states, (of.gather(cos), of.gather(sin)))
+        states = RowSubset.of(rows, keys).pad(normed, rows.sizes)
+        heads: Tensor = projection(layer.self_attn, states, (rows.gather(cos), rows.gather(sin)))
         return heads
 
-    seen = Look(
+    view = AttentionView(
         plan.prompt,
-        projected(project_queries, rows),
-        rows.index,
-        rows.valid,
-        projected(project_keys, keys),
+        project(project_queries, queries),
+        queries.index,
+        queries.valid,
+        project(project_keys, keys),
         keys.index,
         keys.valid,
         layer.self_attn.scaling,
     )
-    scores = turn.ranker.scores(seen)
-    found = scores.new_zeros(plan.rank.shape)
-    return found.scatter(1, keys.index, scores)
+    scores = reranking.ranker.scores(view)
+    return scores.new_zeros(plan.rank.shape).scatter(1, keys.index, scores)
 
 
-def _last(keys: Rows, plan: Plan) -> Rows:
-    """The last row of every prompt."""
+def _last_rows(keys: Rows, plan: Plan) -> Rows:
+    """Return the last row of each prompt."""
     real = plan.prompt.real
     columns = torch.arange(real.shape[1], device=real.device)
     index = (columns * real).amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Weights of compressed-tensors, which stay packed until the stock model's first forward."""
+"""Unpacking of compressed-tensors weights, which the stock model delays to its first forward."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def unpack(model: Any) -> None:
-    """Unpack the weights now; a model of any other kind stays as it is.
+    """Unpack the weights of a compressed-tensors model; leave other models unchanged.
 
-    Left to the first forward, that would be too late for generate(), which runs the vision tower
-    before, and would change the model's weights and accelerate's hooks inside of a `with` block.
+    The first forward would be too late: generate() runs the vision tower before it, and weights and
+    accelerate's hooks must not change inside a `with` block.
     """
     if not hasattr(model, "ct_decompress_hook"):
         return

@@ -1,7 +1,7 @@
-"""Where modules compute: on the device of their weights, or where accelerate brings these.
+"""Devices of modules and weights, also of models that accelerate spreads or offloads.
 
-A model that is spread over devices, or whose weights wait on the CPU or on disk, has accelerate's
-hooks: they surround each module's forward, fetch its weights and move its inputs there.
+If a model is spread over devices, or offloaded to the CPU or to disk, accelerate's hooks wrap the
+forward of each module: they load its weights and move its inputs to the execution device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device that a module with weights of its own computes on."""
+    """Return the device that a module with its own weights runs on."""
     for hook in _hooks(module):
         if (device := getattr(hook, "execution_device", None)) is not None:
             return torch.device(device)
@@ -21,31 +21,31 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def device_of_inputs(model: Any) -> torch.device:
-    """The device that takes a prompt's tokens."""
+    """Return the device of the input embeddings, where input_ids must be."""
     return device_of(model.get_input_embeddings())
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether accelerate's hooks surround the module's forward."""
+    """Return whether accelerate's hooks wrap the module's forward."""
     return "_hf_hook" in vars(module)
 
 
 def forward_name(module: nn.Module) -> str:
-    """The attribute with the forward that computes, inside of accelerate's hooks if any."""
+    """Return the name of the attribute that holds the forward inside accelerate's hooks, if any."""
     return "_old_forward" if is_hooked(module) else "forward"
 
 
 def weight(model: nn.Module, name: str) -> Tensor:
-    """A parameter with its values, also where these wait on the CPU or on disk, or are packed."""
+    """Return the values of a parameter, even if it is offloaded or quantized."""
     parameter: Any = model.get_parameter(name)
-    if hasattr(parameter, "__tensor_flatten__"):  # a quantiser's
+    if hasattr(parameter, "__tensor_flatten__"):  # a tensor subclass of a quantization library
         parameter = parameter.dequantize()
     if parameter.is_meta:
         path, _, own = name.rpartition(".")
         for hook in _hooks(model.get_submodule(path)):
-            if (waiting := getattr(hook, "weights_map", None)) is not None:
-                value: Tensor = waiting[own]
-                return value.to(parameter.dtype)  # that of the file may be another one
+            if (offloaded := getattr(hook, "weights_map", None)) is not None:
+                value: Tensor = offloaded[own]
+                return value.to(parameter.dtype)  # the file may have another dtype
     values: Tensor = parameter
     return values
 

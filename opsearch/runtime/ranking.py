@@ -1,4 +1,4 @@
-"""From a prompt and a policy to a plan: who ranks, how many tokens, which rows."""
+"""Inputs of a plan from a prompt and a policy: rankers, ranks and counts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from opsearch.errors import PolicyError
 from opsearch.policy import Policy
 from opsearch.rankers import Ranker, make_decoder_ranker, make_ranker
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.adapters import Adapter
-from opsearch.runtime.plan import BatchTurn, Order
+from opsearch.runtime.adapters import ModelFamily
+from opsearch.runtime.plan import BatchReranking, PlanInputs
 from opsearch.turns import Schedule, before_decoder
 
-_MANY_TOKENS = 10**6  # more than any sample has: to see which counts can be partial
+_MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
 
 
 def policy_ranker(policy: Policy) -> Ranker | None:
-    """The ranker that acts before the decoder, None where the order never matters."""
+    """Return the ranker before the decoder, None if the policy needs no ranking."""
     kept = policy.schedule(_MANY_TOKENS).kept
     if not kept:
         return None
@@ -42,16 +42,20 @@ def policy_ranker(policy: Policy) -> Ranker | None:
 
 
 def decoder_needs(policy: Policy) -> frozenset[str]:
-    """What the policy's rankers inside the decoder read; PolicyError for one that is none."""
+    """Return the inputs of the policy's rankers inside the decoder.
+
+    Raises:
+        PolicyError: A ranker that the policy names inside the decoder does not work there.
+    """
     specs = {turn.spec for turn in policy.schedule(_MANY_TOKENS).turns}
     return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
 
 
 def make_prompt(
-    model: Any, adapter: Adapter, input_ids: Any, attention_mask: Tensor | None
+    model: Any, family: ModelFamily, input_ids: Any, attention_mask: Tensor | None
 ) -> Prompt:
-    """The prompt's visual and real positions; the one place that waits for the device."""
-    visual = adapter.visual_positions(model.config, input_ids)
+    """Find the visual and real positions of a batch; the only synchronization with the device."""
+    visual = family.visual_positions(model.config, input_ids)
     real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
     last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
     other, ends = (real & ~visual).sum(1), visual.gather(1, last).sum()[None]
@@ -66,8 +70,8 @@ def make_prompt(
     return prompt
 
 
-class Resolved:
-    """What a policy does to samples, worked out once for each number of visual tokens."""
+class ResolvedPolicy:
+    """A policy resolved for samples, cached by number of visual tokens."""
 
     def __init__(self, policy: Policy) -> None:
         self.is_identity = cache(policy.is_identity)
@@ -75,30 +79,31 @@ class Resolved:
         self.executed = cache(policy.executed)
 
 
-def ordered(prompt: Prompt, policy: Resolved, ranker: Ranker | None) -> Order:
-    """What the plan of a batch is made from; ranker: the policy's before the decoder."""
+def plan_inputs(prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None) -> PlanInputs:
+    """Return the inputs of a batch's plan; `ranker` is the one before the decoder."""
     schedules = [policy.schedule(n) for n in prompt.n_visual]
     rank = torch.where(prompt.visual, 0, -1)
     if ranker is not None:
-        rank = ranker.rank(prompt, [max(found.kept, default=0) for found in schedules])
+        rank = ranker.rank(prompt, [max(schedule.kept, default=0) for schedule in schedules])
     counts = np.stack([policy.executed(n) for n in prompt.n_visual])
-    return Order(prompt, rank, counts, _turns(schedules))
+    return PlanInputs(prompt, rank, counts, _rerankings(schedules))
 
 
-def _turns(schedules: Sequence[Schedule]) -> dict[int, BatchTurn]:
-    """Rankers that act on some sample, by the first layer that their order holds for."""
-    found: dict[int, BatchTurn] = {}
+def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
+    """Return the rerankings of any sample, by the first layer that uses the new ranking."""
+    by_layer: dict[int, BatchReranking] = {}
     for row, schedule in enumerate(schedules):
         for turn in schedule.turns:
-            if turn.layer not in found:
-                pools = np.zeros(len(schedules), np.int64)
-                found[turn.layer] = BatchTurn(make_decoder_ranker(turn.spec), turn.look, pools)
-            found[turn.layer].pools[row] = turn.pool
-    return found
+            if turn.layer not in by_layer:
+                ranker = make_decoder_ranker(turn.spec)
+                candidates = np.zeros(len(schedules), np.int64)
+                by_layer[turn.layer] = BatchReranking(ranker, turn.look, candidates)
+            by_layer[turn.layer].candidates[row] = turn.pool
+    return by_layer
 
 
-def per_row(values: Tensor, n_visual: Sequence[int]) -> Tensor:
-    """Values of all visual tokens, repeated as generate() repeats its samples for beams."""
+def repeat_for_beams(values: Tensor, n_visual: Sequence[int]) -> Tensor:
+    """Repeat values of all visual tokens as generate() repeats the samples for beam search."""
     copies = sum(n_visual) // len(values)
     if copies == 1:
         return values

@@ -1,8 +1,8 @@
-"""Which rows of a batch an operation works on.
+"""Row sets: the sequence positions of a batch that an operation processes.
 
-A `Rows` is a set of sequence positions per sample. Attention needs it padded, [B, K]; everything
-else works on the flat, ragged rows, [R, D]. All sizes are known on the host before, so that
-building and using a set never waits for the device.
+Attention uses the padded form [B, K] of a row set; all other operations use the flat, ragged rows
+[R, D]. All sizes are known on the host, so building and using a set never synchronizes with the
+device.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from opsearch.upload import upload
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Positions per sample in original order.
+    """Positions of each sample in sequence order.
 
-    index: int64[B, K] positions, slack slots of shorter samples last and arbitrary.
-    sizes: number of valid slots of each sample. length: S of the full sequence.
+    Attributes:
+        index: Positions, int64[B, K]; unused slots of shorter samples come last and are arbitrary.
+        sizes: Number of valid slots of each sample.
+        length: Length S of the full sequence.
     """
 
     index: Tensor
@@ -31,13 +33,13 @@ class Rows:
 
     @classmethod
     def select(cls, keep: Tensor, sizes: Sequence[int]) -> Rows:
-        """The positions where keep[B, S] is true; `sizes` are its row sums, known on the host."""
+        """Return the positions where `keep` bool[B, S] is true; `sizes` are its row sums."""
         order = torch.argsort(~keep, dim=1, stable=True)
         return cls(order[:, : max(sizes)], tuple(sizes), keep.shape[1])
 
     @property
     def ragged(self) -> bool:
-        """Whether samples differ in size, so that the padded form has slack slots."""
+        """Whether samples differ in size, so that the padded form has unused slots."""
         return len(set(self.sizes)) > 1
 
     @cached_property
@@ -50,7 +52,7 @@ class Rows:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Which slots of the padded form hold a row, bool[B, K]."""
+        """Mask of the slots of the padded form that hold a row, bool[B, K]."""
         if not self.ragged:
             return torch.ones_like(self.index, dtype=torch.bool)
         sizes = upload(self.sizes, self.index.device)
@@ -58,18 +60,18 @@ class Rows:
 
     @cached_property
     def flat(self) -> Tensor:
-        """Rows of the flattened full batch [B * S, ...], int64[R], sample by sample."""
+        """Indices into the flattened full batch [B * S, ...], int64[R], sample by sample."""
         start = torch.arange(len(self.sizes), device=self.index.device) * self.length
-        everything = (start[:, None] + self.index).flatten()
-        return everything[self.slots] if self.ragged else everything
+        flat = (start[:, None] + self.index).flatten()
+        return flat[self.slots] if self.ragged else flat
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """The valid rows of [B, K, D] as [R, D]."""
+        """Return the valid rows of [B, K, D] as [R, D]."""
         rows = padded.flatten(0, 1)
         return rows[self.slots] if self.ragged else rows
 
     def gather(self, per_position: Tensor) -> Tensor:
-        """Rows of a [..., B or 1, S, D] tensor at these positions, [..., B, K, D]."""
+        """Gather these positions from [..., B or 1, S, D], [..., B, K, D]."""
         batch, width = self.index.shape
         leading, dim = per_position.shape[:-3], per_position.shape[-1]
         full = per_position.expand(*leading, batch, self.length, dim)
@@ -78,21 +80,23 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Within:
-    """Where the rows of a set stand in the flat stream of a set that contains it.
+class RowSubset:
+    """Indices of a row set within the flat rows (the stream) of a set that contains it.
 
-    rows: int64[R] positions in the stream, None when the two sets are equal.
-    padded: int64[B, K] the same in padded form, slack slots pointing at row 0.
+    Attributes:
+        rows: Indices into the stream, int64[R]; None if the two sets are equal.
+        padded: The same in padded form, int64[B, K], with unused slots at row 0; None if the stream
+            only has to be reshaped.
     """
 
     rows: Tensor | None
     padded: Tensor | None
 
     @classmethod
-    def of(cls, inner: Rows, stream: Rows) -> Within:
-        """Locate `inner` in the flat stream of the rows `stream`."""
-        same = inner.sizes == stream.sizes
-        if same and not inner.ragged:
+    def of(cls, subset: Rows, stream: Rows) -> RowSubset:
+        """Locate `subset` in the flat rows of `stream`."""
+        same = subset.sizes == stream.sizes
+        if same and not subset.ragged:
             return cls(None, None)
         batch = len(stream.sizes)
         total = sum(stream.sizes)
@@ -100,19 +104,19 @@ class Within:
         where = torch.zeros(batch * stream.length, dtype=torch.long, device=device)
         where[stream.flat] = torch.arange(total, device=device)
         start = torch.arange(batch, device=device) * stream.length
-        padded = where[(start[:, None] + inner.index)]
-        return cls(None if same else where[inner.flat], padded)
+        padded = where[(start[:, None] + subset.index)]
+        return cls(None if same else where[subset.flat], padded)
 
     def pad(self, stream: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """Rows of the stream [R, D] in padded form [B, K, D]."""
+        """Return the rows from the stream [R, D] in padded form [B, K, D]."""
         if self.padded is None:
             return stream.view(len(sizes), sizes[0], stream.shape[-1])
         return stream[self.padded]
 
     def take(self, stream: Tensor) -> Tensor:
-        """Rows of the stream [R, D] as [R_inner, D]."""
+        """Return the rows from the stream [R, D] as [R_subset, D]."""
         return stream if self.rows is None else stream[self.rows]
 
     def add(self, stream: Tensor, update: Tensor) -> Tensor:
-        """The stream with `update` [R_inner, D] added at these rows."""
+        """Return the stream with `update` [R_subset, D] added at these rows."""
         return stream + update if self.rows is None else stream.index_add(0, self.rows, update)

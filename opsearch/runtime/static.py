@@ -1,7 +1,7 @@
-"""All layers of a pruned prefill as a function of tensors that stay where they are.
+"""All layers of a pruned prefill as a function of static input tensors.
 
-That is what a CUDA graph can hold: sizes are fixed, nothing waits for the device and nothing is
-copied to it. Where visual tokens stand, how they rank, positions and all values may change.
+A CUDA graph can capture this function: sizes are fixed, and it neither synchronizes with the device
+nor copies from the host. Positions of visual tokens, their ranks and all values may change.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from torch import Tensor, nn
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import prefill
-from opsearch.runtime.plan import Order, Plan
+from opsearch.runtime.plan import Plan, PlanInputs
 from opsearch.runtime.rows import Rows
 
 
-class Given(NamedTuple):
-    """What the layers of a prefill are computed from.
+class PrefillInputs(NamedTuple):
+    """Tensors from which the layers of a prefill are computed.
 
-    hidden: [B, S, D]; cos, sin: [..., B or 1, S, hd]; visual: bool[B, S]; rank: int64[B, S]; mask:
-    [B or 1, 1, S, S], None where plain causal attention is right.
+    Attributes:
+        hidden: Inputs of the first layer, [B, S, D].
+        cos: Cosines of the rotary embedding, [..., B or 1, S, hd].
+        sin: Sines of the rotary embedding, [..., B or 1, S, hd].
+        visual: Mask of the visual tokens, bool[B, S].
+        rank: Rank of each visual token, int64[B, S], -1 elsewhere.
+        mask: Attention mask [B or 1, 1, S, S], None for causal attention.
     """
 
     hidden: Tensor
@@ -33,59 +38,71 @@ class Given(NamedTuple):
     mask: Tensor | None
 
 
-class Computed(NamedTuple):
-    """hidden: [B, S, D] behind the last layer; kept: rows, keys and values of each layer."""
+class PrefillOutputs(NamedTuple):
+    """Results of the layers of a prefill.
 
-    hidden: Tensor
-    kept: list[tuple[Rows, Tensor, Tensor]]
-
-
-class Static:
-    """The layers of prompts without padding, all with equally many visual and other tokens.
-
-    order: of one of them; others: what else the model hands to its layers.
+    Attributes:
+        hidden: Outputs of the last layer, [B, S, D].
+        kv: Rows, keys and values that each layer stores.
     """
 
-    def __init__(self, layers: nn.ModuleList, order: Order, given: Given, others: Any) -> None:
-        self.layers, self.counts, self.turns, self.others = layers, *order[2:], others
-        self.n_visual, self.n_other = order.prompt.n_visual, order.prompt.n_other
-        with torch.inference_mode(False):  # or nothing could be copied into them outside of it
-            held = [None if tensor is None else torch.empty_like(tensor) for tensor in given]
-        self.given = Given._make(held)
+    hidden: Tensor
+    kv: list[tuple[Rows, Tensor, Tensor]]
 
-    def fill(self, given: Given) -> None:
-        """Copy what the next prompt gives."""
-        for held, new in zip(self.given, given, strict=True):
-            if held is not None and new is not None:
-                held.copy_(new)
 
-    def run(self) -> Computed:
-        """Compute the layers from what was copied."""
-        hidden, cos, sin, visual, rank, mask = self.given
+class StaticPrefill:
+    """Layers of a prefill for prompts without padding and with equal numbers of tokens.
+
+    Args:
+        layers: Decoder layers.
+        plan_inputs: Plan inputs of one of these prompts.
+        inputs: Tensors of that prompt, for their shapes and dtypes.
+        options: Further keyword arguments of the layers.
+    """
+
+    def __init__(
+        self, layers: nn.ModuleList, plan_inputs: PlanInputs, inputs: PrefillInputs, options: Any
+    ) -> None:
+        self.layers, self.options = layers, options
+        self.counts, self.rerankings = plan_inputs.counts, plan_inputs.rerankings
+        self.n_visual, self.n_other = plan_inputs.prompt.n_visual, plan_inputs.prompt.n_other
+        with torch.inference_mode(False):  # inference tensors cannot be written outside of it
+            static = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs]
+        self.inputs = PrefillInputs._make(static)
+
+    def fill(self, inputs: PrefillInputs) -> None:
+        """Copy the inputs of the next prompt."""
+        for static, new in zip(self.inputs, inputs, strict=True):
+            if static is not None and new is not None:
+                static.copy_(new)
+
+    def run(self) -> PrefillOutputs:
+        """Compute the layers from the copied inputs."""
+        hidden, cos, sin, visual, rank, mask = self.inputs
         prompt = Prompt(visual, torch.ones_like(visual), self.n_visual, embeds=hidden)
         prompt.n_other = self.n_other
-        plan = Plan(Order(prompt, rank, self.counts, self.turns))
+        plan = Plan(PlanInputs(prompt, rank, self.counts, self.rerankings))
         cache = PrunedCache(len(self.layers), plan)
-        kwargs = {**self.others, "past_key_values": cache, "position_embeddings": (cos, sin)}
+        kwargs = {**self.options, "past_key_values": cache, "position_embeddings": (cos, sin)}
         for index, layer in enumerate(self.layers):
             hidden = prefill(layer, index, plan, hidden, mask, kwargs)
-        kept = []
-        for step, stored in zip(plan.steps, cache.pruned, strict=True):
+        kv = []
+        for planned, stored in zip(plan.planned, cache.pruned, strict=True):
             assert stored.keys is not None
             assert stored.values is not None
-            kept.append((step.kv, stored.keys, stored.values))
-        return Computed(hidden, kept)
+            kv.append((planned.kv, stored.keys, stored.values))
+        return PrefillOutputs(hidden, kv)
 
 
-def hand_out(computed: Computed, cache: PrunedCache) -> Tensor:
-    """Fill a prompt's cache and return the hidden states, all in memory of their own."""
-    kept = computed.kept if cache.pruned[0].store else []
-    written = [computed.hidden, *(tensor for _, *pair in kept for tensor in pair)]
+def copy_to_cache(outputs: PrefillOutputs, cache: PrunedCache) -> Tensor:
+    """Copy keys and values to a prompt's cache; return a copy of the hidden states."""
+    kept = outputs.kv if cache.pruned[0].store else []
+    written = [outputs.hidden, *(tensor for _, *pair in kept for tensor in pair)]
     copies = [torch.empty_like(tensor) for tensor in written]
-    torch._foreach_copy_(copies, written)  # a few launches for all of them
-    own = {id(rows): rows.index.clone() for rows, *_ in computed.kept}
-    for layer, (rows, *_) in zip(cache.pruned, computed.kept, strict=True):
-        layer.begin(Rows(own[id(rows)], rows.sizes, rows.length))
+    torch._foreach_copy_(copies, written)  # a few launches for all tensors
+    indices = {id(rows): rows.index.clone() for rows, *_ in outputs.kv}
+    for layer, (rows, *_) in zip(cache.pruned, outputs.kv, strict=True):
+        layer.begin(Rows(indices[id(rows)], rows.sizes, rows.length))
     hidden, *pairs = copies
     for layer, keys, values in zip(cache.pruned, pairs[::2], pairs[1::2], strict=False):
         layer.update(keys, values)

@@ -1,14 +1,14 @@
-"""What rankers read of the vision tower, one row for each visual token in the order of the prompt.
+"""Ranker inputs captured in the vision tower, one row per visual token in prompt order.
 
-- "cls_attention": float[N], attention of [CLS] to the token's patch, mean over heads, in the layer
-  whose output the projector reads;
-- "vision_features": [N, D], what the projector reads;
-- "tiles": int64[N] on the CPU, the picture or tile of a picture that the token is of;
-- "clip_patches:FOLDER": [N, D], the patch as that CLIP model compares it with texts.
+- "cls_attention": float[N], attention from [CLS] to the token's patch, averaged over heads, in the
+  layer whose output the projector reads;
+- "vision_features": [N, D], input of the projector;
+- "tiles": int64[N] on the CPU, number of the image or image tile that the token belongs to;
+- "clip_patches:FOLDER": [N, D], the patch in the joint space of that CLIP model.
 
-Each family makes visual tokens of patches in its own way: one of each (LLaVA), one of a square of
-them (InternVL), or tiles are joined and cut to the picture's shape, with a newline token behind
-each row (LLaVA-NeXT). Values go the same way, through the model's own code.
+A visual token is one patch (LLaVA), a square of patches (InternVL), or a patch of a tile that is
+joined with others and cropped to the shape of the image, with a newline token after each row
+(LLaVA-NeXT). Captured values pass through the model's own code for this.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from opsearch.runtime.clip import CLIP_PATCHES, joint_patches
-from opsearch.runtime.cls_attention import Handle, Keep, on_attention, projected_layer
+from opsearch.runtime.cls_attention import Handle, Store, capture_cls_attention, projected_layer
 
-Capture = Callable[[Any, Collection[str], Keep], list[Handle]]
-OF_THE_TOWER = frozenset({"cls_attention", "vision_features", "tiles"})
+Capture = Callable[[Any, Collection[str], Store], list[Handle]]
+TOWER_NEEDS = frozenset({"cls_attention", "vision_features", "tiles"})
 
 
-def capture_patches(model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
-    """LLaVA: every patch is a visual token."""
+def capture_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+    """Capture ranker inputs of LLaVA, where each patch is a visual token."""
     attn = projected_layer(model, model.model.vision_tower.encoder.layers).self_attn
 
     def keep(name: str, value: Tensor) -> None:
@@ -39,8 +39,11 @@ def capture_patches(model: Any, needs: Collection[str], store: Keep) -> list[Han
     return _on_tower(model, needs, (attn, attn.q_proj, attn.k_proj), keep)
 
 
-def capture_merged_patches(model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
-    """InternVL: a token is a square of patches; its score is their mean, its features are all."""
+def capture_merged_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+    """Capture ranker inputs of InternVL, where each token is a square of patches.
+
+    The attention of a token is the mean over its patches; its features are all of theirs.
+    """
     trunk = model.model
     attn = projected_layer(model, trunk.vision_tower.encoder.layer).attention
 
@@ -56,11 +59,11 @@ def capture_merged_patches(model: Any, needs: Collection[str], store: Keep) -> l
     return _on_tower(model, needs, (attn, attn.q_norm, attn.k_norm), keep)
 
 
-def capture_packed_patches(model: Any, needs: Collection[str], store: Keep) -> list[Handle]:
-    """LLaVA-NeXT: the patches of the whole picture, then those of its tiles row by row.
+def capture_packed_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+    """Capture ranker inputs of LLaVA-NeXT: the whole image, then its tiles row by row.
 
-    Every tile has a [CLS] of its own; their scores are compared as they are. A newline token, which
-    no [CLS] attends to, gets what the patch before it has, and so ranks right behind that patch.
+    Each tile has its own [CLS]; scores of different tiles are compared without rescaling. A newline
+    token has no patch and copies the values of the token before it, so it ranks next to that token.
     """
     trunk, tiles = model.model, threading.local()
     attn = projected_layer(model, trunk.vision_tower.encoder.layers).self_attn
@@ -71,7 +74,7 @@ def capture_packed_patches(model: Any, needs: Collection[str], store: Keep) -> l
 
     def pack(image_features: Any, image_sizes: Any, *args: Any, **kwargs: Any) -> Any:
         lengths = [len(feature) for feature in image_features]
-        image_sizes = torch.as_tensor(image_sizes).cpu()  # read number by number, again and again
+        image_sizes = torch.as_tensor(image_sizes).cpu()  # read one element at a time below
         for name, value in vars(tiles).pop("values", {}).items():
             rows = value if value.ndim == 3 else value[..., None].float()
             newline = rows.new_full((rows.shape[-1],), math.nan)
@@ -80,54 +83,61 @@ def capture_packed_patches(model: Any, needs: Collection[str], store: Keep) -> l
             store(name, packed if value.ndim == 3 else packed[:, 0].to(value.dtype))
         return stock(image_features, image_sizes, *args, **kwargs)
 
-    own = vars(trunk).get("pack_image_features")
+    overridden = vars(trunk).get("pack_image_features")
     trunk.pack_image_features = pack
     handles = _on_tower(model, needs, (attn, attn.q_proj, attn.k_proj), keep)
-    return [*handles, _Replaced(trunk, "pack_image_features", own)]
+    return [*handles, _ReplacedMethod(trunk, "pack_image_features", overridden)]
 
 
 def _on_tower(
-    model: Any, needs: Collection[str], attention: tuple[Any, nn.Module, nn.Module], keep: Keep
+    model: Any, needs: Collection[str], attention: tuple[Any, nn.Module, nn.Module], store: Store
 ) -> list[Handle]:
-    """Hand what is needed to `keep`, as [tiles, tokens] or [tiles, tokens, D], until removed."""
+    """Install hooks that pass `needs` to `store` as [tiles, tokens] or [tiles, tokens, D]."""
     trunk, handles = model.model, list[Handle]()
 
     def on_projector(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         tiles, tokens = args[0].shape[:2]
         if "vision_features" in needs:
-            keep("vision_features", args[0])
+            store("vision_features", args[0])
         if "tiles" in needs:
-            keep("tiles", torch.arange(tiles)[:, None].expand(-1, tokens))
+            store("tiles", torch.arange(tiles)[:, None].expand(-1, tokens))
 
     if "cls_attention" in needs:
-        handles += on_attention(*attention, keep)
+        handles += capture_cls_attention(*attention, store)
     if not {"vision_features", "tiles"}.isdisjoint(needs):
         handles.append(trunk.multi_modal_projector.register_forward_pre_hook(on_projector))
     for need in needs:
         if need.startswith(CLIP_PATCHES):
-            handles.append(_on_last_layer(trunk.vision_tower, need, keep))
+            handles.append(_on_last_layer(trunk.vision_tower, need, store))
     return handles
 
 
-def _on_last_layer(tower: nn.Module, need: str, keep: Keep) -> Handle:
+def _on_last_layer(tower: nn.Module, need: str, store: Store) -> Handle:
     folder = need.removeprefix(CLIP_PATCHES)
 
     def on_tower(module: nn.Module, args: Any, output: Any) -> None:
-        keep(need, joint_patches(folder, output.last_hidden_state[:, 1:]))
+        store(need, joint_patches(folder, output.last_hidden_state[:, 1:]))
 
     return tower.register_forward_hook(on_tower)
 
 
 @dataclass(frozen=True)
-class _Replaced:
-    """A method replaced on one module; `own` is what the instance had there before."""
+class _ReplacedMethod:
+    """Method replaced on a module instance.
+
+    Attributes:
+        module: The module.
+        name: Name of the method.
+        previous: Instance attribute of that name before, None if there was none.
+    """
 
     module: nn.Module
     name: str
-    own: Any
+    previous: Any
 
     def remove(self) -> None:
-        if self.own is None:
+        """Restore the method."""
+        if self.previous is None:
             delattr(self.module, self.name)
         else:
-            setattr(self.module, self.name, self.own)
+            setattr(self.module, self.name, self.previous)

@@ -1,1 +1,1 @@
-"""Calibration and evaluation data: what the policies are searched and graded on."""
+"""Calibration and evaluation data."""

@@ -1,4 +1,4 @@
-"""The tasks of the demo model: fifteen families of questions about generated pictures."""
+"""Tasks of the demo model: fifteen families of questions about generated images."""
 
 from opsearch.demo import families, generator
 from opsearch.errors import DataError
@@ -9,12 +9,18 @@ FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)
 
 
 def embedded(split: str, count: int, seed: int = 0) -> list[Item]:
-    """Return the first `count` items of a split (train, calibration, held-out or test).
+    """Return the first `count` items of a split.
 
-    Equal arguments give equal items; a larger count only appends. The families take turns. No
-    picture and no handwritten digit of one split appears in another.
+    Equal arguments give equal items, and a larger count only appends items. The families alternate.
+    No image and no handwritten digit of one split occurs in another.
 
-    Raises DataError when the split is unknown, count is below 1 or seed is negative.
+    Args:
+        split: "train", "calibration", "held-out" or "test".
+        count: Number of items, at least 1.
+        seed: Seed of the generator, at least 0.
+
+    Raises:
+        DataError: An argument is out of range.
     """
     if split not in SPLITS:
         raise DataError(
@@ -28,7 +34,7 @@ def embedded(split: str, count: int, seed: int = 0) -> list[Item]:
 
 
 def _item(split: str, seed: int, index: int) -> Item:
-    from PIL import Image  # only here, as in Item
+    from PIL import Image  # imported lazily, as in Item
 
     example = generator.item(split, seed, index)
     return Item(

@@ -1,4 +1,4 @@
-"""One sample of a task: pictures, a question about them, and the answers that count as right."""
+"""Item of a task: images, a question about them, and the accepted answers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 from opsearch.errors import DataError
 
-if TYPE_CHECKING:  # what only times models must do without it
+if TYPE_CHECKING:  # Pillow is imported lazily, because timing models does not need it
     from PIL import Image
 
 
 @dataclass(frozen=True)
 class Item:
-    """One sample of a task.
+    """Images and a question with its answers.
 
-    id: unique within its data set, e.g. "embedded/calibration/0/17".
-    answers: any of them is right; empty when unknown.
-    images: files, or pictures in memory.
-    family: the kind of question, to report results by.
+    Attributes:
+        id: Identifier, unique within its data set, e.g. "embedded/calibration/0/17".
+        question: Text of the question.
+        answers: Accepted answers; empty if unknown.
+        images: Image files, or images in memory.
+        family: Kind of question, by which results are reported.
     """
 
     id: str
@@ -32,16 +34,17 @@ class Item:
     family: str = "all"
 
     def load_images(self) -> list[Image.Image]:
-        """Return the pictures as RGB images, turned upright as their EXIF data asks.
+        """Return the images in RGB, rotated according to their EXIF orientation.
 
-        Raises DataError when a file is missing or is no complete picture.
+        Raises:
+            DataError: A file is missing or cannot be decoded.
         """
         return [self._load(image) for image in self.images]
 
     def digest(self) -> str:
-        """Return a SHA-256 (hex) of question, answers, and size and pixels of the pictures.
+        """Return a SHA-256 (hex) of the question, the answers, and size and pixels of the images.
 
-        Items of equal content have equal digests, whatever their id and wherever their files lie.
+        It does not depend on the id or on the paths of the files.
         """
         images = self.load_images()
         head = [self.question, list(self.answers), [image.size for image in images]]
@@ -63,7 +66,7 @@ class Item:
                 f"item {self.id}: the image {source} does not exist; "
                 "correct the path or put the file there."
             ) from None
-        # Pillow raises SyntaxError and ValueError, too, for some kinds of broken file.
+        # Pillow also raises SyntaxError and ValueError for some broken files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"item {self.id}: the image {source} cannot be read ({error}); "
@@ -72,7 +75,7 @@ class Item:
 
 
 def all_answered(items: Sequence[Item]) -> bool:
-    """Whether there are items, and each has an answer to score with."""
+    """Return whether there are items and each of them has an answer."""
     return bool(items) and all(item.answers for item in items)
 
 
@@ -80,6 +83,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)
-    if "transparency" in upright.info:  # straight to RGB, Pillow would warn about such palettes
+    if "transparency" in upright.info:  # Pillow warns if such palettes are converted directly
         upright = upright.convert("RGBA")
     return upright.convert("RGB")

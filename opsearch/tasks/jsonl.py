@@ -1,10 +1,10 @@
-"""Items from a JSON Lines file: one object a line, pictures in the file's folder or below.
+"""Items from a JSON Lines file, with images in the folder of the file or below.
 
     {"image": "cat.jpg", "question": "what animal is this?", "answer": "cat"}
     {"images": ["a.png", "b.png"], "question": "which is older?", "answers": ["a", "first"],
      "id": "q7", "family": "compare"}      (on one line)
 
-`answers` may be empty: search needs no answers, evaluation does. A blank answer is none.
+`answers` may be empty, because search needs no answers; evaluation does. Blank answers are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXAMPLE = '{"image": "a.jpg", "question": "...", "answer": "..."}'
 
 
 class _Record(BaseModel):
-    """The keys of one line; `image` and `answer` are short for lists of one."""
+    """Keys of one line; `image` and `answer` abbreviate lists of one element."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,10 +37,10 @@ class _Record(BaseModel):
 
 
 def load_jsonl(path: str | Path) -> list[Item]:
-    """Return the items of a JSON Lines file.
+    """Return the items of a JSON Lines file, without opening the images.
 
-    Raises DataError, naming file, line and remedy, when something is wrong with the file or a
-    line. Pictures are not opened here: see `Item.load_images`.
+    Raises:
+        DataError: The file or a line is not valid; the message names file, line and remedy.
     """
     path = Path(path)
     items = make_items(((n, _parse(line, f"{path}, line {n}")) for n, line in _lines(path)), path)
@@ -49,19 +49,25 @@ def load_jsonl(path: str | Path) -> list[Item]:
     return items
 
 
-def make_items(records: Iterable[tuple[int, Any]], path: Path, place: str = "line") -> list[Item]:
-    """Items from the objects of a file with their numbers; `place` is what a number counts.
+def make_items(records: Iterable[tuple[int, Any]], path: Path, unit: str = "line") -> list[Item]:
+    """Return the items of a file.
 
-    Raises DataError as `load_jsonl` does.
+    Args:
+        records: Records with their numbers in the file.
+        path: The file.
+        unit: Name of what the numbers count, for errors.
+
+    Raises:
+        DataError: A record is not valid, or two items have the same id.
     """
     items: list[Item] = []
     number_of: dict[str, int] = {}
     for number, record in records:
-        where = f"{path}, {place} {number}"
+        where = f"{path}, {unit} {number}"
         item = _item(_checked(record, where), path, number, where)
         if item.id in number_of:
             raise DataError(
-                f'{where}: the id "{item.id}" is that of {place} {number_of[item.id]}, too; '
+                f'{where}: the id "{item.id}" is that of {unit} {number_of[item.id]}, too; '
                 "give every item an id of its own, or none."
             )
         number_of[item.id] = number
@@ -70,7 +76,7 @@ def make_items(records: Iterable[tuple[int, Any]], path: Path, place: str = "lin
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers from 1."""
+    """Yield the non-blank lines with their numbers, starting at 1."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -95,11 +101,11 @@ def _checked(content: Any, where: str) -> _Record:
     try:
         return _Record.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{where}: {_sentence(error)}") from error
+        raise DataError(f"{where}: {_first_error(error)}") from error
 
 
-def _sentence(error: ValidationError) -> str:
-    """Say what the first thing wrong is, and what to do about it."""
+def _first_error(error: ValidationError) -> str:
+    """Return the first validation error and its remedy."""
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "missing":
@@ -123,7 +129,7 @@ def _item(record: _Record, path: Path, number: int, where: str) -> Item:
 
 
 def _one_of(record: _Record, single: str, several: str, where: str) -> list[str]:
-    """Return the value of the one key that is given, as a list."""
+    """Return the value of the key that is given, as a list; raise DataError unless one is."""
     one: str | None = getattr(record, single)
     many: list[str] | None = getattr(record, several)
     if (one is None) == (many is None):
@@ -136,10 +142,10 @@ def _one_of(record: _Record, single: str, several: str, where: str) -> list[str]
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
-    """Return the path of an image, which must lie in the folder or below, links followed."""
+    """Resolve the path of an image; raise DataError if it is outside of the folder."""
     try:
         resolved = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a circle of links
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
         raise DataError(f"{where}: {name!r} is not a path ({error}); correct it.") from error
     if not resolved.is_relative_to(folder.resolve()):
         raise DataError(

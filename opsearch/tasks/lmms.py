@@ -1,10 +1,10 @@
-"""Tasks of lmms-eval and their documents, for `opsearch[lmms]`.
+"""Tasks of lmms-eval and their documents (needs `opsearch[lmms]`).
 
     textvqa_val             a task of lmms-eval
-    my/folder/textvqa_val   a task of one's own folder of lmms-eval's YAML files
+    my/folder/textvqa_val   a task from a folder of task YAML files
     embedded_color          a family of the embedded tasks
 
-A document is read as the wrappers' chat classes read it: pictures and text of its messages.
+Documents are read like in the chat classes of lmms-eval: images and text of their messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INSTALL = "pip install 'opsearch[lmms]'"
 
 
 def require_lmms() -> None:
-    """Import lmms-eval and silence its log; OpsearchError with the pip line where it is missing."""
+    """Import lmms-eval and disable its log; raise OpsearchError if it is not installed."""
     try:
         import lmms_eval.tasks  # noqa: F401
         from loguru import logger
@@ -39,30 +39,38 @@ def require_lmms() -> None:
 
 
 def load_task(name: str, wrapper: str | None = None) -> Any:
-    """A task of lmms-eval with its data; `wrapper` names the model wrapper it is prompted for.
+    """Load a task of lmms-eval with its data.
 
-    Raises UnknownNameError, and DataError when its data cannot be loaded, it has no images, or it
-    is not answered by generating text.
+    Args:
+        name: Name of the task, or FOLDER/TASK.
+        wrapper: Model wrapper whose prompts the task uses.
+
+    Raises:
+        UnknownNameError: There is no such task.
+        DataError: The data cannot be loaded, the task has no images, or its answers are not
+            generated text.
     """
     require_lmms()
     folder, _, task_name = name.rpartition("/")
     manager = _in_folder(folder or str(EMBEDDED), wrapper)
-    if not folder and task_name not in _single(manager):
+    if not folder and task_name not in _task_names(manager):
         manager = _built_in(wrapper)
-    if task_name not in (known := _single(manager)):
+    if task_name not in (known := _task_names(manager)):
         raise UnknownNameError("task", name, known if folder else [_LISTED])
     try:
         (task,) = manager.load_task_or_group([task_name], "chat").values()
-    except Exception as error:  # the hub, the file system and the task's own code raise anything
-        raise DataError(_unreachable(manager, task_name, error)) from error
+    except (
+        Exception
+    ) as error:  # the hub, the file system and the task's code may raise any exception
+        raise DataError(_data_error(manager, task_name, error)) from error
     _check(task, name)
     return task
 
 
 def lmms_items(name: str, seed: int) -> Iterator[Item]:
-    """Yield a task's documents as items, shuffled by the seed, but for those without images.
+    """Yield a task's documents with images as items, shuffled by the seed.
 
-    They have no answers: what counts as right is for the task's own metric to say.
+    The items have no answers, because the task's metric scores the predictions.
     """
     task = load_task(name)
     order = list(range(len(task.eval_docs)))
@@ -74,19 +82,19 @@ def lmms_items(name: str, seed: int) -> Iterator[Item]:
 
 
 def lmms_item(task: Any, index: int) -> Item:
-    """A document as the model sees it: the text of its messages, and their pictures."""
+    """Return a document as an item with the text and the images of its messages."""
     messages = task.doc_to_messages(task.eval_docs[index])
     parts = [part for message in messages for part in message["content"]]
     return Item(
         id=f"{task.config.task}/{index}",
         question="\n".join(part["text"] for part in parts if part["type"] == "text"),
         answers=(),
-        images=tuple(_picture(part["url"]) for part in parts if part["type"] == "image"),
+        images=tuple(_image(part["url"]) for part in parts if part["type"] == "image"),
         family=task.config.task,
     )
 
 
-def _picture(source: Any) -> Path | Image.Image:
+def _image(source: Any) -> Path | Image.Image:
     return source if isinstance(source, Image.Image) else Path(source)
 
 
@@ -102,20 +110,20 @@ def _in_folder(folder: str, wrapper: str | None) -> Any:
 
 @cache
 def _built_in(wrapper: str | None) -> Any:
-    """lmms-eval's own 2,000 tasks, which take seconds to list."""
+    """Return the manager of lmms-eval's 2,000 tasks; cached, because listing takes seconds."""
     from lmms_eval.tasks import TaskManager
 
     return TaskManager(model_name=wrapper)
 
 
-def _single(manager: Any) -> list[str]:
-    """Names of single tasks; a group has no score of its own."""
+def _task_names(manager: Any) -> list[str]:
+    """Return the names of single tasks, without groups, which have no score."""
     kinds = ("task", "python_task")
     return [name for name in manager.all_tasks if manager.task_index[name]["type"] in kinds]
 
 
-def _unreachable(manager: Any, name: str, error: Exception) -> str:
-    """One sentence with the file or the hub id."""
+def _data_error(manager: Any, name: str, error: Exception) -> str:
+    """Return the error message, with the data file or the hub id."""
     settings = manager._get_config(name)
     files = (settings.get("dataset_kwargs") or {}).get("data_files")
     cause = error.last_attempt.exception() if hasattr(error, "last_attempt") else error

@@ -10,14 +10,15 @@ from opsearch.tasks.jsonl import load_jsonl, make_items
 
 
 def load_file(path: Path) -> list[Item]:
-    """The items of a .parquet file, or of a JSON Lines file by any other name."""
+    """Return the items of a .parquet file, or of a JSON Lines file with any other suffix."""
     return load_parquet(path) if path.suffix == ".parquet" else load_jsonl(path)
 
 
 def load_parquet(path: Path) -> list[Item]:
-    """The items of a Parquet file; an empty cell is a key that is not given.
+    """Return the items of a Parquet file; null cells are missing keys.
 
-    Raises DataError, naming file, row (from 1) and remedy, as `load_jsonl` does.
+    Raises:
+        DataError: The file or a row is not valid; the message names file, row (from 1) and remedy.
     """
     try:
         from pyarrow import ArrowInvalid
@@ -33,5 +34,5 @@ def load_parquet(path: Path) -> list[Item]:
         raise DataError(f"{path} cannot be read as Parquet ({reason}); check the file.") from error
     if not rows:
         raise DataError(f"{path} holds no rows; write one item a row.")
-    given = ({name: cell for name, cell in row.items() if cell is not None} for row in rows)
-    return make_items(enumerate(given, start=1), path, "row")
+    records = ({name: cell for name, cell in row.items() if cell is not None} for row in rows)
+    return make_items(enumerate(records, start=1), path, "row")

@@ -10,7 +10,7 @@ from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
 from opsearch.bench.latency import kv_stored
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.policy import RankerSpec
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 
 TINY = Shape(3, 64, 96, 4, 2, 16, 128, kv_bytes_per_element=4)
 UNIFORM = RankerSpec("uniform")
@@ -21,7 +21,7 @@ def test_the_decoder_is_that_of_the_checkpoint(name):
     shape = SHAPES[name]
     model = random_model(FAMILIES[name], shape, torch.bfloat16, "meta")
     assert Shape.from_config(model.config) == shape
-    layer = model.get_submodule(adapter_for(FAMILIES[name]).decoder).layers[-1]
+    layer = model.get_submodule(family_for(FAMILIES[name]).decoder).layers[-1]
     assert layer.self_attn.k_proj.weight.shape == (shape.kv_width, shape.hidden)
     assert layer.mlp.up_proj.weight.shape == (shape.intermediate, shape.hidden)
     assert model.lm_head.weight.shape == (shape.vocab, shape.hidden)
@@ -31,7 +31,7 @@ def test_the_decoder_is_that_of_the_checkpoint(name):
 def test_a_prompt_has_the_tokens_asked_for(family):
     model = random_model(family, TINY, torch.float32, "cpu")
     work = random_workload(model, 2, 12, 7)
-    found = adapter_for(family).visual_positions(model.config, work.inputs["input_ids"])
+    found = family_for(family).visual_positions(model.config, work.inputs["input_ids"])
     assert found.sum(1).tolist() == [12, 12]
     assert found.shape == (2, 19)
     assert not found[:, -1].any()

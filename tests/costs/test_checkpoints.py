@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS, Shape
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import FAMILIES as SUPPORTED
 
 VICUNA_13B = {
     "model_type": "llama",
@@ -50,7 +50,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shape_is_that_of_the_config(name):
     assert Shape.from_config(CONFIGS[name]) == SHAPES[name]
-    assert CONFIGS[name].model_type in ADAPTERS
+    assert CONFIGS[name].model_type in SUPPORTED
 
 
 def test_every_checkpoint_has_a_shape_and_visual_tokens():

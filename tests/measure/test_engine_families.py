@@ -7,7 +7,7 @@ import torch
 from opsearch.measure.engine import Engine
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.measure.store import Store
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.tasks.item import Item
 from tests import tiny
 from tests.families import FAMILIES
@@ -77,7 +77,7 @@ def encoded(model, inputs):
 
 @pytest.mark.parametrize(("positions", "attention"), [(1, "sdpa"), (3, "sdpa"), (3, FLASH)])
 def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, positions, tmp_path):
-    policies = [with_rankers_of(ADAPTERS[name])[label] for label in (*LABELS, *INSIDE)]
+    policies = [with_rankers_of(family_for(name))[label] for label in (*LABELS, *INSIDE)]
     with Store(tmp_path / "measurements.db", {}) as store:
         found = Engine(model, store, positions).measure(policies, samples)
     wanted = [[alone(model, policy, each, positions) for each in samples] for policy in policies]
@@ -90,13 +90,13 @@ def test_every_policy_has_the_divergence_of_applying_it(name, model, samples, po
 def test_planned_flops_are_executed(name, model, samples, positions, tmp_path):
     # The first policy's ranker reads all that the others' do, so it runs all originals.
     labels = [LABELS[1], LABELS[0], *LABELS[2:], *INSIDE]
-    policies = [with_rankers_of(ADAPTERS[name])[label] for label in labels]
+    policies = [with_rankers_of(family_for(name))[label] for label in labels]
     with Store(tmp_path / "measurements.db", {}) as store:
         check_planned_flops(Engine(model, store, positions), policies, samples)
 
 
 def test_questions_of_different_length_share_a_picture(name, model, samples, tmp_path):
-    policy = with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
+    policy = with_rankers_of(family_for(name))["dop, kv leaves"]
     with Store(tmp_path / "measurements.db", {}) as store:
         chunks = Engine(model, store).plan([policy], samples).chunks
     (mixed,) = (chunk for chunk in chunks if len(set(chunk.crowd.tails)) > 1)

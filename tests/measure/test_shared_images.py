@@ -20,7 +20,7 @@ from opsearch.measure.work import trie_bytes, trie_flops
 from opsearch.policy import RankerSpec
 from opsearch.rankers import RANKERS
 from opsearch.rankers.prompt import ranking_from_scores
-from opsearch.runtime.adapters import adapter_for
+from opsearch.runtime.adapters import family_for
 from opsearch.spaces import depth_space
 from opsearch.tasks.item import Item
 from tests import tiny
@@ -74,7 +74,7 @@ def questions(runs, *numbers):
 
 
 def gathered(samples, model):
-    return crowds(samples, adapter_for("llava"), model.config, answers=1)
+    return crowds(samples, family_for("llava"), model.config, answers=1)
 
 
 @pytest.mark.parametrize("positions", [1, 3])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.sparsevlm import raters
 from opsearch.turns import LAYERS_BACK
@@ -20,7 +20,7 @@ from tests.rankers import literal
 HEADS, KV_HEADS, DIM, WIDTH = 4, 2, 6, 5
 
 
-def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
+def random_view(query_rows, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
     """Return the ranker's view of random prompts (text before, visual tokens, text after).
 
     keep: Share of the visual tokens that is still there to rank.
@@ -45,11 +45,15 @@ def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
     last = torch.zeros_like(real)
     for b in range(len(samples)):
         last[b, real[b].nonzero()[-1]] = True
-    asking, asked = placed({"last": last, "text": real & ~visual, "all": left}[asks])
-    reading, read = placed(left)
-    queries = random(len(samples), HEADS, asking.shape[1], DIM)
-    keys = random(len(samples), KV_HEADS, reading.shape[1], DIM)
-    return Look(prompt, queries, asking, asked, keys, reading, read, DIM**-0.5)
+    query_positions, query_valid = placed(
+        {"last": last, "text": real & ~visual, "all": left}[query_rows]
+    )
+    key_positions, key_valid = placed(left)
+    queries = random(len(samples), HEADS, query_positions.shape[1], DIM)
+    keys = random(len(samples), KV_HEADS, key_positions.shape[1], DIM)
+    return AttentionView(
+        prompt, queries, query_positions, query_valid, keys, key_positions, key_valid, DIM**-0.5
+    )
 
 
 def placed(mask):
@@ -64,11 +68,11 @@ def attention(seen, b):
     maps = [[[0.0] * length for _ in range(length)] for _ in range(HEADS)]
     queries, keys = seen.queries.double(), seen.keys.double()
     for h in range(HEADS):
-        for i, row in enumerate(seen.asking[b].tolist()):
+        for i, row in enumerate(seen.query_positions[b].tolist()):
             columns = [
                 (j, column)
-                for j, column in enumerate(seen.reading[b].tolist())
-                if seen.asked[b, i] and seen.read[b, j] and column <= row
+                for j, column in enumerate(seen.key_positions[b].tolist())
+                if seen.query_valid[b, i] and seen.key_valid[b, j] and column <= row
             ]
             scores = [
                 float(queries[b, h, i] @ keys[b, h * KV_HEADS // HEADS, j]) * seen.scaling
@@ -84,7 +88,7 @@ def expected(spec, seen, b):
     """Return the tokens to rank and their scores by the literal version."""
     name, params = spec.name, dict(spec.params)
     visual, real = seen.prompt.visual[b], seen.prompt.real[b]
-    columns = zip(seen.reading[b].tolist(), seen.read[b].tolist(), strict=True)
+    columns = zip(seen.key_positions[b].tolist(), seen.key_valid[b].tolist(), strict=True)
     tokens = [column for column, there in columns if there and visual[column]]
     places = real.nonzero().flatten().tolist()
     shown = visual.nonzero().flatten().tolist()
@@ -116,22 +120,22 @@ OTHERS = [RankerSpec(name) for name in DECODER_RANKERS if name != "sparsevlm"]
 )
 def test_scores_are_those_of_the_literal_version(spec, sizes, seed, keep, pad, dtype):
     ranker = make_decoder_ranker(spec)
-    seen = look(ranker.asks, sizes, seed, keep, pad, dtype)
+    seen = random_view(ranker.query_rows, sizes, seed, keep, pad, dtype)
     found = ranker.scores(seen)
     assert found.dtype == torch.float32
-    assert found.shape == seen.reading.shape
+    assert found.shape == seen.key_positions.shape
     for b in range(len(sizes)):
         tokens, scores = expected(spec, seen, b)
-        columns = [seen.reading[b].tolist().index(token) for token in tokens]
+        columns = [seen.key_positions[b].tolist().index(token) for token in tokens]
         assert found[b, columns].tolist() == pytest.approx(scores, rel=1e-4, abs=1e-7)
 
 
 def test_more_rows_than_are_taken_at_once():
     spec = RankerSpec("fitprune")
     ranker = make_decoder_ranker(spec)
-    seen = look(ranker.asks, [(3, 70, 20)])
+    seen = random_view(ranker.query_rows, [(3, 70, 20)])
     tokens, scores = expected(spec, seen, 0)
-    columns = [seen.reading[0].tolist().index(token) for token in tokens]
+    columns = [seen.key_positions[0].tolist().index(token) for token in tokens]
     assert ranker.scores(seen)[0, columns].tolist() == pytest.approx(scores, rel=1e-4)
 
 
@@ -139,7 +143,7 @@ def test_more_rows_than_are_taken_at_once():
 def test_equal_tokens_have_equal_scores(name):
     """With equal scores the first token ranks first; FitPrune's rows must not look ahead."""
     ranker = make_decoder_ranker(RankerSpec(name))
-    seen = look(ranker.asks, [(1, 4, 2)])
+    seen = random_view(ranker.query_rows, [(1, 4, 2)])
     seen.keys[:, :, 1:5] = seen.keys[:, :, 1:2].clone()
     scores = ranker.scores(seen)[0, 1:5]
     if name == "fitprune":
@@ -148,15 +152,20 @@ def test_equal_tokens_have_equal_scores(name):
         assert (scores == scores[0]).all()
 
 
-def by_hand(asks, scores, embeds=None):
+def by_hand(query_rows, scores, embeds=None):
     """Return one head's view of [text, 3 visual tokens, 2 words]; scores [Q][6] before softmax."""
     visual = torch.tensor([[False, True, True, True, False, False]])
-    rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[asks]
-    asking, reading = torch.tensor([rows]), torch.arange(6)[None]
+    rows = {"last": [5], "text": [0, 4, 5], "all": [0, 1, 2, 3, 4, 5]}[query_rows]
+    query_positions, key_positions = torch.tensor([rows]), torch.arange(6)[None]
     prompt = Prompt(visual, torch.ones_like(visual), (3,), {}, embeds)
     keys, queries = torch.eye(6)[None, None], torch.tensor(scores)[None, None]
-    there = torch.ones_like(asking, dtype=torch.bool), torch.ones_like(reading, dtype=torch.bool)
-    return Look(prompt, queries, asking, there[0], keys, reading, there[1], 1.0)
+    there = (
+        torch.ones_like(query_positions, dtype=torch.bool),
+        torch.ones_like(key_positions, dtype=torch.bool),
+    )
+    return AttentionView(
+        prompt, queries, query_positions, there[0], keys, key_positions, there[1], 1.0
+    )
 
 
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])

@@ -105,9 +105,9 @@ POLICIES = {
 }
 
 
-def with_rankers_of(adapter):
+def with_rankers_of(family):
     """Return the policies, ranked at random where the family has no [CLS] to rank by."""
-    if adapter.tower:
+    if family.capture_tower:
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}
 

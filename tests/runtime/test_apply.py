@@ -138,7 +138,7 @@ def test_a_plan_that_moves_before_every_layer_stays_the_same(inputs, monkeypatch
         with policy.apply(model):
             wanted = model(**inputs).logits
             with monkeypatch.context() as moving:
-                moving.setattr(Plan, "go_on", Plan.move)
+                moving.setattr(Plan, "to_device", Plan.move)
                 assert torch.equal(model(**inputs).logits, wanted), label
 
 

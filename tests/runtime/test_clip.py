@@ -10,7 +10,7 @@ from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.ranking import make_prompt
 from tests import tiny
@@ -50,10 +50,10 @@ def test_relevance_is_that_of_clip(where):
     ids = [1, *[tiny.IMAGE] * tiny.PATCHES, 10, 11, 12, 9, 8, 13]
     inputs = prompts(FAMILIES["llava"], [[1, 6]]) | {"input_ids": torch.tensor([ids])}
     needs = {f"clip_patches:{clip}", f"clip_question:{clip}"}
-    adapter = ADAPTERS["llava"]
-    prompt = make_prompt(model, adapter, inputs["input_ids"], None)
+    family = family_for("llava")
+    prompt = make_prompt(model, family, inputs["input_ids"], None)
     read_question(model, needs, prompt, inputs["input_ids"])
-    handles = adapter.capture(model, needs, prompt.captured.__setitem__)
+    handles = family.capture(model, needs, prompt.captured.__setitem__)
     model(**inputs)
     for handle in handles:
         handle.remove()
@@ -116,10 +116,10 @@ def test_a_clip_that_does_not_fit_is_refused_from_the_configs(where, tmp_path):
         (tmp_path / "none", ("CLIP", "folder")),
     ):
         with refuses(ModelError, f"clip={found}", *named, "--ranker"):
-            ADAPTERS["llava"].check_needs(model.config, {f"clip_patches:{found}"})
+            family_for("llava").check_needs(model.config, {f"clip_patches:{found}"})
     internvl = FAMILIES["internvl"].model(3)
     with refuses(ModelError, "'internvl_vision'", "CLIP", "--ranker"):
-        ADAPTERS["internvl"].check_needs(internvl.config, {f"clip_question:{clip}"})
+        family_for("internvl").check_needs(internvl.config, {f"clip_question:{clip}"})
 
 
 def test_a_model_without_a_tokenizer_is_refused(where):

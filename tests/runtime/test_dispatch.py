@@ -8,7 +8,7 @@ from opsearch import builders
 from opsearch.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.measure.samples import batch_inputs
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import fingerprint, load_model
 from opsearch.runtime.places import device_of_inputs
@@ -56,7 +56,7 @@ def hooks_and_forwards(model):
 )
 def test_fetched_weights_say_the_same(offload, name, tmp_path):
     model, inputs = FAMILIES[name].model(LAYERS), prompts(FAMILIES[name], [[3, 4], [1, 0, 6]])
-    known, policies = fingerprint(model), with_rankers_of(ADAPTERS[name])
+    known, policies = fingerprint(model), with_rankers_of(family_for(name))
     wanted = {label: answers(model, policies[label], inputs) for label in SOME}
     model = offload(model, tmp_path)
     assert model.model.language_model.layers[1].mlp.up_proj.weight.is_meta

@@ -13,7 +13,7 @@ from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import executed
 from opsearch.costs.ranking import ranking_flops
 from opsearch.policy import Policy, RankerSpec
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
@@ -100,7 +100,7 @@ def test_one_sample_of_every_family(name):
     n_visual, n_other = sample.n_visual, len(sample.ids) - sample.n_visual
     cost = Flops(Shape.from_config(model.config))
     for label in ("tokens, uniform", "dop, kv leaves", "dop, kv stays", "stages", "shortv"):
-        policy = policies.with_rankers_of(ADAPTERS[name])[label]
+        policy = policies.with_rankers_of(family_for(name))[label]
         with policy.apply(model):
             measured = counted(model, inputs)
         assert measured == cost.of(policy.resolve(n_visual), n_visual, n_other), label

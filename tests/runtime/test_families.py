@@ -7,7 +7,8 @@ import torch
 
 from opsearch import builders
 from opsearch.errors import ModelError, PolicyError
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import FAMILIES as SUPPORTED
+from opsearch.runtime.adapters import family_for
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.flash import FLASH
@@ -24,8 +25,8 @@ MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
-def test_every_adapter_is_tested():
-    assert set(FAMILIES) == set(ADAPTERS)
+def test_every_family_is_tested():
+    assert set(FAMILIES) == set(SUPPORTED)
 
 
 def settings():
@@ -43,7 +44,7 @@ def test_every_policy_gives_the_logits_of_the_reference(name, pad, attention):
     rows, given = samples(model, inputs), family.given_positions(inputs)
     found = {
         label: deviation(model, inputs, policy, rows, **given)
-        for label, policy in with_rankers_of(ADAPTERS[name]).items()
+        for label, policy in with_rankers_of(family_for(name)).items()
     }
     assert {label: worst for label, worst in found.items() if worst > TOLERANCE} == {}
 
@@ -54,7 +55,7 @@ def test_every_policy_that_prunes_changes_what_the_model_says(name):
     inputs = prompts(family, [[1, 2, 4]])
     (row,) = samples(model, inputs)
     stock, silent = model(**inputs).logits, []
-    for label, policy in with_rankers_of(ADAPTERS[name]).items():
+    for label, policy in with_rankers_of(family_for(name)).items():
         with policy.apply(model):
             pruned = model(**inputs).logits
         if (pruned - stock)[0, ~row.visual].abs().max() < 0.01:
@@ -82,7 +83,7 @@ def test_the_identity_changes_no_bit(name):
 def test_the_model_is_stock_again_after_the_block(name):
     model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED)
     stock, before = model(**inputs).logits, attributes(model)
-    policy = with_rankers_of(ADAPTERS[name])["stages"]
+    policy = with_rankers_of(family_for(name))["stages"]
     with policy.apply(model):
         assert not torch.equal(model(**inputs).logits, stock)
     assert attributes(model) == before
@@ -109,7 +110,7 @@ def test_bfloat16_stays_close(name):
 def test_text_alone_runs_as_in_the_stock_model(name):
     model, inputs = built(name, LAYERS), prompts(FAMILIES[name], [[5], [9]])
     stock = model(**inputs).logits
-    with with_rankers_of(ADAPTERS[name])["stages"].apply(model):
+    with with_rankers_of(family_for(name))["stages"].apply(model):
         assert torch.equal(model(**inputs).logits, stock)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import GenerationMixin
 
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from tests import reference, tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
@@ -51,7 +51,7 @@ def score(model, policy, sample, answer):
 @fused
 @pytest.mark.parametrize("label", SOME)
 def test_generated_tokens_are_those_of_recomputing_everything(name, attention, label):
-    policy = with_rankers_of(ADAPTERS[name])[label]
+    policy = with_rankers_of(family_for(name))[label]
     assert_answers(endless(name, attention), policy, prompts(FAMILIES[name], MIXED))
 
 
@@ -83,7 +83,7 @@ OLD = not hasattr(GenerationMixin, "_expand_multimodal_outputs")
 def test_beams_are_scored_as_the_reference_does(name, attention):
     if OLD and name == "internvl":
         pytest.skip("old transformers mixes up the tiles of pictures that have several")
-    model, policy = endless(name, attention), with_rankers_of(ADAPTERS[name])["stages"]
+    model, policy = endless(name, attention), with_rankers_of(family_for(name))["stages"]
     inputs = prompts(FAMILIES[name], [[3, 4], [1, 5]])
     options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
     with policy.apply(model):
@@ -105,7 +105,7 @@ def test_beams_are_scored_as_the_reference_does(name, attention):
 def test_continuing_from_a_returned_cache(name, attention):
     """A second turn on the first's cache equals one prefill of both."""
     model = endless(name, attention)
-    policy = with_rankers_of(ADAPTERS[name])["dop, kv leaves"]
+    policy = with_rankers_of(family_for(name))["dop, kv leaves"]
     inputs = prompts(FAMILIES[name], [[3, 4]])
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([[9, 8, 11]])], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
@@ -127,7 +127,7 @@ def test_videos_of_llava_onevision():
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs |= family.pixels([[(13, 24)]], ids, generator)
     inputs["pixel_values_videos"] = torch.randn(1, 2, 3, 12, 12, generator=generator)
-    for label, policy in with_rankers_of(ADAPTERS["llava_onevision"]).items():
+    for label, policy in with_rankers_of(family_for("llava_onevision")).items():
         assert deviation(model, inputs, policy) <= TOLERANCE, label
 
 
@@ -143,7 +143,7 @@ def test_videos_of_qwen2_5_vl():
     (row,) = samples(model, inputs)
     assert row.n_visual == 12
     assert row.positions[0, 6:14].tolist() == [4, 4, 4, 4, 7, 7, 7, 7]
-    policies = with_rankers_of(ADAPTERS["qwen2_5_vl"])
+    policies = with_rankers_of(family_for("qwen2_5_vl"))
     for label, policy in policies.items():
         assert deviation(model, inputs, policy, [row]) <= TOLERANCE, label
     assert_answers(model, policies["dop, kv leaves"], inputs)

@@ -10,7 +10,8 @@ from opsearch import builders
 from opsearch.errors import ModelError
 from opsearch.policy import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import FAMILIES as SUPPORTED
+from opsearch.runtime.adapters import family_for
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.messages import refuses
@@ -26,9 +27,9 @@ OF_CLS = ("cls", "visionzip", "vispruner")
 
 def usable():
     """Yield each family with each ranker that reads images and works there."""
-    for name, adapter in ADAPTERS.items():
+    for name, family in SUPPORTED.items():
         yield name, "divprune"
-        yield from ((name, ranker) for ranker in OF_CLS[1:] if adapter.tower)
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if family.capture_tower)
 
 
 @pytest.mark.parametrize("share", ["1/4", "1/2"])
@@ -77,13 +78,13 @@ def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_config_allows_runs(name):
     """All rankers that the config allows can be captured."""
-    model, adapter = built(name, LAYERS), ADAPTERS[name]
-    names = adapter.rankers(model.config)
-    assert ("vispruner" in names) == (adapter.tower is not None)
+    model, family = built(name, LAYERS), family_for(name)
+    names = family.rankers(model.config)
+    assert ("vispruner" in names) == (family.capture_tower is not None)
     assert set(names) <= set(RANKERS)
     assert "cdpruner" not in names
     for ranker in names:
-        adapter.check_needs(model.config, make_ranker(RankerSpec(ranker)).needs)
+        family.check_needs(model.config, make_ranker(RankerSpec(ranker)).needs)
         with builders.tokens(LAYERS, "1/2", RankerSpec(ranker)).apply(model):
             model(**prompts(FAMILIES[name], [[3, 4]]))
 
@@ -101,7 +102,7 @@ def test_attention_inside_is_read_of_decoders_that_are_known(name):
     for ranker in DECODER_RANKERS:
         needs = make_decoder_ranker(RankerSpec(ranker)).needs
         config.get_text_config().model_type = "llama"
-        ADAPTERS[name].check_needs(config, needs)
+        family_for(name).check_needs(config, needs)
         config.get_text_config().model_type = "gemma2"
         with refuses(ModelError, "'decoder_attention'", "'gemma2'", "--ranker"):
-            ADAPTERS[name].check_needs(config, needs)
+            family_for(name).check_needs(config, needs)

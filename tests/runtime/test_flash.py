@@ -15,7 +15,7 @@ from opsearch.errors import ModelError
 from opsearch.policy import KV, Q
 from opsearch.prepare import prepare
 from opsearch.progress import Stages
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import check_attention
 from tests import tiny
@@ -125,7 +125,7 @@ def test_a_run_says_so_before_anything_is_loaded():
 # attention, so those policies are left out.
 BY_POSITION = {
     label: policy
-    for label, policy in with_rankers_of(ADAPTERS["qwen2_5_vl"]).items()
+    for label, policy in with_rankers_of(family_for("qwen2_5_vl")).items()
     if label not in INSIDE
 }
 

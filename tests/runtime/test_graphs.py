@@ -8,11 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 from opsearch.errors import ModelError, PolicyError
 from opsearch.rankers.prompt import Prompt
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from opsearch.runtime.apply import patched_layers
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.ranking import Resolved, ordered
+from opsearch.runtime.ranking import ResolvedPolicy, plan_inputs
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
@@ -46,8 +46,8 @@ class Rerun(Graphs):
 
 
 def tensors(computed):
-    rows = [rows.index for rows, *_ in computed.kept]
-    return [computed.hidden, *rows, *(t for _, *pair in computed.kept for t in pair)]
+    rows = [rows.index for rows, *_ in computed.kv]
+    return [computed.hidden, *rows, *(t for _, *pair in computed.kv for t in pair)]
 
 
 def alike(name, *layouts):
@@ -66,7 +66,7 @@ def logits(model, policy, inputs, graphs=None):
 def test_a_graph_answers_other_prompts_of_its_shape(name):
     model = built(name, LAYERS)
     one, other = alike(name, [[3, 4]], [[5, 2]])
-    for label, policy in with_rankers_of(ADAPTERS[name]).items():
+    for label, policy in with_rankers_of(family_for(name)).items():
         if name != "llava" and label not in SOME:
             continue
         graphs = Rerun()
@@ -91,7 +91,7 @@ def test_batches_of_equal_prompts(attention):
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 def test_generation_goes_on_from_the_cache(name, options):
     model, inputs = built(name, LAYERS), alike(name, [[3, 4]])[0]
-    policy, graphs = with_rankers_of(ADAPTERS[name])["stages"], Rerun()
+    policy, graphs = with_rankers_of(family_for(name))["stages"], Rerun()
     options = {"max_new_tokens": 5, "do_sample": False, **options}
     with policy.apply(model):
         wanted = model.generate(**inputs, **options)
@@ -163,8 +163,8 @@ def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
             prompt = Prompt(visual, torch.ones_like(visual), (9,) * batch, embeds=hidden)
             prompt.n_other = (7,) * batch
             cache = PrunedCache(LAYERS)
-            cache.order = ordered(prompt, Resolved(policy), None)
-            with patched_layers(model, ADAPTERS[name], Watched()):
+            cache.plan_inputs = plan_inputs(prompt, ResolvedPolicy(policy), None)
+            with patched_layers(model, family_for(name), Watched()):
                 out = model.model.language_model(inputs_embeds=hidden, past_key_values=cache)
             assert out.last_hidden_state.shape == hidden.shape
             assert [layer.keys.shape[2] for layer in cache.layers] == [
@@ -247,7 +247,7 @@ def test_hooks_of_transformers_that_record_outputs_do_not_matter():
 def test_a_captured_graph_answers_like_the_layers(name, attention):
     model = FAMILIES[name].model(LAYERS, attention).cuda()
     graphs = Graphs()
-    for label, policy in with_rankers_of(ADAPTERS[name]).items():
+    for label, policy in with_rankers_of(family_for(name)).items():
         for inputs in (*alike(name, [[3, 4]], [[5, 2]]), *alike(name, [[1, 6]])):
             inputs = {key: value.cuda() for key, value in inputs.items()}
             wanted = logits(model, policy, inputs)
@@ -260,7 +260,7 @@ def test_a_captured_graph_answers_like_the_layers(name, attention):
 def test_generation_goes_on_from_a_captured_graph(name):
     model, (inputs,) = FAMILIES[name].model(LAYERS).cuda(), alike(name, [[3, 4]])
     inputs = {key: value.cuda() for key, value in inputs.items()}
-    policy, graphs = with_rankers_of(ADAPTERS[name])["stages"], Graphs()
+    policy, graphs = with_rankers_of(family_for(name))["stages"], Graphs()
     with policy.apply(model):
         wanted = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     for _ in range(3):

@@ -10,7 +10,7 @@ from opsearch.policy import KV, Policy, RankerSpec
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.random import Random
 from opsearch.runtime import cls_attention, layer, plan
-from opsearch.runtime.adapters import ADAPTERS
+from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
@@ -63,18 +63,18 @@ def renumbered_positions(patch):
 
 
 def no_key_rule(patch):
-    stock = plan.restricted
-    patch.setattr(plan, "restricted", lambda *args: (stock(*args)[0], None))
+    stock = plan.restrict_mask
+    patch.setattr(plan, "restrict_mask", lambda *args: (stock(*args)[0], None))
 
 
 def no_causality(patch):
-    stock = plan.restricted
+    stock = plan.restrict_mask
 
     def restrict(*args):
         cut, has_key = stock(*args)
         return None if cut is None else cut | True, has_key
 
-    patch.setattr(plan, "restricted", restrict)
+    patch.setattr(plan, "restrict_mask", restrict)
 
 
 def attention_of_the_next_patch(patch):
@@ -108,8 +108,8 @@ def test_a_mutation_is_noticed(setting, mutate, monkeypatch):
 
 
 def scores_upside_down(patch):
-    stock = layer.look
-    patch.setattr(layer, "look", lambda *args: -stock(*args))
+    stock = layer.decoder_scores
+    patch.setattr(layer, "decoder_scores", lambda *args: -stock(*args))
 
 
 def attention_of_another_layer(patch):
@@ -128,7 +128,7 @@ def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
 
 def unnoticed(name, mutation):
     """Return True where a mutation changes nothing in a family."""
-    no_cls = ADAPTERS[name].tower is None and mutation is attention_of_the_next_patch
+    no_cls = family_for(name).tower is None and mutation is attention_of_the_next_patch
     # Qwen's images never come first: a token precedes each of them.
     return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
 
@@ -138,7 +138,7 @@ def unnoticed(name, mutation):
 def test_a_mutation_is_noticed_in_every_family(name, mutation, monkeypatch):
     family = FAMILIES[name]
     model, inputs = family.model(len(COUNTS)), prompts(family, [[0, 5], [0, 3, 2]], pad="right")
-    ranker = RankerSpec("cls" if ADAPTERS[name].tower else "random")
+    ranker = RankerSpec("cls" if family_for(name).capture_tower else "random")
     policy = Policy(TRIPLES, unit="tokens", rankers=((0, ranker),))
     if mutation is None or unnoticed(name, mutation):
         assert deviation(model, inputs, policy) <= TOLERANCE
