@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from opsearch.errors import OpsearchError
 from opsearch.objectives.joint import rounded_mean
 from opsearch.problem import KL_QUANTUM, Form, Measure, Table
-from opsearch.spaces import DepthSpace, Space
+from opsearch.space import PointPolicies, Space
+from opsearch.spaces import DepthSpace
 from opsearch.stage_space import StageSpace
 
 _STEP = 4  # layers between the depths that are measured first
@@ -49,8 +50,7 @@ class CoarseJoint:
         step, new = coarsest(space, feasible)
         started, rounds = int(new.sum()), 0
         while new.any():
-            policies = [space.decode(point) for point in space.points[new].tolist()]
-            values[new] = rounded_mean(measure(policies))
+            values[new] = rounded_mean(measure(PointPolicies(space, space.points[new])))
             best = np.argsort(values, kind="stable")[: min(_BEST, int((~np.isnan(values)).sum()))]
             new, rounds = _near(depths, best) & feasible & np.isnan(values), rounds + 1
         measured = int((~np.isnan(values)).sum())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
-from opsearch.spaces import Space
+from opsearch.space import PointPolicies, Space
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class Joint:
 
             return Blackbox(self.name, "nats", evaluate, KL_QUANTUM)
         values = np.full(len(space.points), np.nan)
-        values[feasible] = rounded_mean(
-            measure([space.decode(point) for point in space.points[feasible].tolist()])
-        )
+        values[feasible] = rounded_mean(measure(PointPolicies(space, space.points[feasible])))
         return Table(self.name, "nats", values, KL_QUANTUM)
 
 

@@ -26,7 +26,7 @@ from opsearch.layer_space import LayerSpace
 from opsearch.policy import Policy
 from opsearch.problem import Constraint
 from opsearch.recipe_space import RecipeCosts, RecipeSpace
-from opsearch.spaces import Space
+from opsearch.space import POINTS_AT_ONCE, Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
@@ -34,7 +34,6 @@ _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
 PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_POINTS_AT_ONCE = 16_384  # keeps the counts of one block of points below 16 MB at 40 layers
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ def space_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) ->
     for n_visual, n_other in samples:
         others[n_visual][n_other] += 1
     total = np.zeros(len(space.points), np.int64)
-    for start in range(0, len(total), _POINTS_AT_ONCE):
-        block = slice(start, start + _POINTS_AT_ONCE)
+    for start in range(0, len(total), POINTS_AT_ONCE):
+        block = slice(start, start + POINTS_AT_ONCE)
         for n_visual, times in others.items():
             counts = space.resolved(space.points[block], n_visual)
             turns = space.turns(space.points[block], n_visual)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from opsearch.config import RunConfig
@@ -22,7 +23,7 @@ from opsearch.measure.store import Store
 from opsearch.problem_setup import make_space
 from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
-from opsearch.spaces import Space
+from opsearch.space import PointPolicies, Space
 
 _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
 
@@ -61,15 +62,13 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
 
 
 def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
-    """The parameters of the space's points by canonical key, a row per key."""
-    rows = {}
-    for point in space.points.tolist():
-        values = [str(p.values[i]) for p, i in zip(space.parameters, point, strict=True)]
-        policy = space.decode(point)
-        for n_visual in sizes:
-            rows[policy.canonical(n_visual)] = values
-    names = [parameter.name for parameter in space.parameters]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("policy")
+    """Return the parameters of the space's points by canonical key, a row per key."""
+    columns = zip(space.parameters, space.points.T, strict=True)
+    named = pd.DataFrame({p.name: np.array(list(map(str, p.values)))[at] for p, at in columns})
+    policies = PointPolicies(space, space.points)
+    keys = [key for n_visual in sorted(sizes) for key in policies.canonical(n_visual)]
+    repeated = named.loc[np.tile(named.index, len(sizes))].assign(policy=keys)
+    return repeated.drop_duplicates("policy", keep="last")
 
 
 def _listed(samples: dict[str, list[StoredSample]]) -> pd.DataFrame:

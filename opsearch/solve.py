@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
@@ -31,6 +30,7 @@ from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.search import choose, search
 from opsearch.solution import Solution
+from opsearch.stored_run import looked_up
 
 
 def solve(
@@ -148,19 +148,9 @@ def stored_measure(store: Store, folder: Path, maker: Maker) -> Measure:
     samples = store.calibration()
 
     def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
-        table = np.full((len(policies), len(samples)), np.nan)
-        original = identity(policies[0].num_layers)
-        pruned = np.ones(len(policies), bool)
-        for n_visual in {s.n_visual for s in samples}:
-            keys = [policy.canonical(n_visual) for policy in policies]
-            found = store.get(keys)
-            same = original.canonical(n_visual)
-            for column, sample in enumerate(samples):
-                if sample.n_visual == n_visual:
-                    found |= {(same, sample.item): 0.0}
-                    table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
-            pruned &= np.array(keys) != same
-        missing = np.isnan(table).any(axis=1)
+        tables, pruned = looked_up(store, samples, policies, ("kl",))
+        table: NDArray[np.float64] = tables[0]
+        missing = np.asarray(np.isnan(table).any(axis=1))
         summed = maker.form in ("separable", "pairwise")
         if missing.all() or (summed and missing.any()) or missing[pruned].all():
             raise RunFolderError(

@@ -21,6 +21,7 @@ from opsearch.policy import Policy
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
+from opsearch.space import PointPolicies, canonical_keys
 
 _UNPRUNED = dict.fromkeys(COLUMNS, 0.0) | {"top1": 1.0}
 
@@ -42,15 +43,15 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
         samples = store.calibration()
         pairs = [(s.n_visual, s.n_other) for s in samples]
         flops = make_constraints(parse_budgets(["100%"]), shape, searched, pairs)[0]
-        points = [searched.decode(point) for point in searched.points.tolist()]
-        single = [
-            [searched.decode(point) for point in alone(searched, k)]
-            for k in range(len(searched.parameters))
-        ]
+        single = [np.array(alone(searched, k)) for k in range(len(searched.parameters))]
+        rows = [searched.points, *single]
         quantum = noise_floor(store, [s.item for s in samples])
-        tables = _lookup(store, samples, [points, *single])
-    for parameter, table in zip(searched.parameters, tables[1:], strict=True):
-        if np.isnan(table["kl"]).any():
+        policies = PointPolicies(searched, np.concatenate(rows))
+        found, _ = looked_up(store, samples, policies, COLUMNS)
+    ends = np.cumsum([len(group) for group in rows])[:-1]
+    tables = {name: np.split(table, ends) for name, table in zip(COLUMNS, found, strict=True)}
+    for parameter, kl in zip(searched.parameters, tables["kl"][1:], strict=True):
+        if np.isnan(kl).any():
             raise RunFolderError(
                 f"{folder} does not hold the individual divergences of {parameter.name}; "
                 f"`opsearch run --config {run.config} --space {searched.name}` measures them"
@@ -62,43 +63,33 @@ def stored_run(folder: Path, space: str | None = None) -> Measured:
         flops=flops,
         items=tuple(s.item for s in samples),
         families=tuple(s.family for s in samples),
-        tables=tables[0],
-        alone={name: tuple(table[name] for table in tables[1:]) for name in COLUMNS},
+        tables={name: parts[0] for name, parts in tables.items()},
+        alone={name: tuple(parts[1:]) for name, parts in tables.items()},
         quantum=quantum,
     )
 
 
-def _lookup(
-    store: Store, samples: Sequence[StoredSample], groups: Sequence[Sequence[Policy]]
-) -> list[dict[str, NDArray[np.float64]]]:
-    """For each group of policies, by divergence, float64[P, S]; nan where nothing is stored."""
-    column_of: dict[str, list[int]] = {}
-    for column, sample in enumerate(samples):
-        column_of.setdefault(sample.item, []).append(column)
-    everything = [policy for group in groups for policy in group]
-    full = {name: np.full((len(everything), len(samples)), np.nan) for name in COLUMNS}
-    row_of: dict[str, list[int]] = {}
-    original = identity(everything[0].num_layers)
+def looked_up(
+    store: Store,
+    samples: Sequence[StoredSample],
+    policies: Sequence[Policy],
+    columns: Sequence[str],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Look up the stored divergences of policies on samples.
+
+    Returns:
+        float64[C, P, S] by column, nan where nothing is stored, and bool[P], whether a policy
+        prunes something on every sample.
+    """
+    original = identity(policies[0].num_layers)
+    tables = np.full((len(columns), len(policies), len(samples)), np.nan)
+    pruned = np.ones(len(policies), bool)
     for n_visual in sorted({s.n_visual for s in samples}):
-        stock = original.canonical(n_visual)
         of_size = [column for column, s in enumerate(samples) if s.n_visual == n_visual]
-        for row, policy in enumerate(everything):
-            key = policy.canonical(n_visual)
-            row_of.setdefault(key, []).append(row)
-            if key == stock:
-                for name, table in full.items():
-                    table[row, of_size] = _UNPRUNED[name]
-    at: list[tuple[int, int]] = []
-    values: list[tuple[float, ...]] = []
-    for found in store.everything():
-        for row in row_of.get(found.policy, ()):
-            for column in column_of.get(found.item, ()):
-                at.append((row, column))
-                values.append((found.kl, found.reverse_kl, found.js, found.top1))
-    if at:
-        rows, columns = np.array(at).T
-        for name, column_values in zip(COLUMNS, np.array(values).T, strict=True):
-            full[name][rows, columns] = column_values
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-    parts = {name: np.split(table, ends) for name, table in full.items()}
-    return [{name: parts[name][g] for name in COLUMNS} for g in range(len(groups))]
+        keys = canonical_keys(policies, n_visual)
+        found = store.table(keys, [samples[column].item for column in of_size], columns)
+        same = np.array(keys) == original.canonical(n_visual)
+        found[:, same] = np.array([_UNPRUNED[name] for name in columns])[:, None, None]
+        tables[:, :, of_size] = found
+        pruned &= ~same
+    return tables, pruned

@@ -86,6 +86,13 @@ class Turns:
         return cls(tuple(specs), ranker, pool, back)
 
     @property
+    def place(self) -> Ints:
+        """The layer that the policy names for each turn, int64[P, L]; -1 where the order stays."""
+        layers_back = np.array([LAYERS_BACK[spec.name] for spec in self.specs])
+        named = np.arange(self.ranker.shape[1]) - self.back + layers_back[self.ranker]
+        return np.where(self.ranker < 0, -1, named)
+
+    @property
     def pools(self) -> dict[int, Ints]:
         """How many tokens are ordered before each layer, int64[P]."""
         return dict(enumerate(self.pool.T))

@@ -11,7 +11,9 @@ from opsearch.budget import space_costs
 from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES
-from opsearch.policy import RankerSpec, live
+from opsearch.layer_space import layers_space, operations_space
+from opsearch.policy import MLP, RankerSpec, live
+from opsearch.space import PointPolicies, canonical_keys
 from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
 from opsearch.turns import Turns
@@ -108,6 +110,46 @@ def test_rankers_turn_the_order_as_those_of_the_policies_do(space, n_visual):
             assert np.array_equal(getattr(found, table), getattr(wanted, table)), table
     counts = live(space.resolved(space.points, n_visual), found.pools if found else None)
     assert np.array_equal(counts, [each.live for each in schedules])
+
+
+@pytest.mark.parametrize("n_visual", [0, 1, 2, 9, 577])
+def test_keys_from_arrays_are_those_of_the_policies(space, n_visual):
+    """Stores of earlier versions stay readable: the keys may never change."""
+    policies = PointPolicies(space, space.points)
+    wanted = [space.decode(point).canonical(n_visual) for point in space.points]
+    assert policies.canonical(n_visual) == wanted
+    assert canonical_keys(list(policies), n_visual) == wanted
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        layers_space(2, HALF, CLS),
+        layers_space(3, HALF, CLS, tied=True),
+        layers_space(3, SHARES, kept=[(0, MLP)], tied=True),
+        operations_space(2, ranker=CLS),
+    ],
+    ids=["layers", "tied", "without a ranker", "operations"],
+)
+def test_keys_of_rows_in_spaces_that_are_not_listed(space):
+    rows = everything(space)
+    wanted = [space.decode(point).canonical(9) for point in rows]
+    assert PointPolicies(space, rows).canonical(9) == wanted
+
+
+def test_keys_do_not_depend_on_how_many_points_are_computed_together(monkeypatch):
+    space = SOME["two stages, pyramiddrop"]
+    whole = PointPolicies(space, space.points).canonical(9)
+    monkeypatch.setattr("opsearch.space.POINTS_AT_ONCE", 7)
+    assert PointPolicies(space, space.points).canonical(9) == whole
+
+
+def test_a_part_of_the_policies_is_decoded_alike():
+    space = SOME["dop, kv leaves"]
+    policies = PointPolicies(space, space.points)
+    assert list(policies[2:4]) == [policies[2], policies[3]]
+    assert policies[-1] == space.decode(space.points[-1])
+    assert PointPolicies(space, space.points[:0]).canonical(9) == []
 
 
 @pytest.mark.parametrize("name", ["two stages, fastv", "two stages, pyramiddrop"])

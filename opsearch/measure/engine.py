@@ -79,7 +79,7 @@ class Engine:
         plan = self._plan(keys)
         if self.pool:
             plan = self.pool.share(plan)
-        specs = {spec for policy in policies if (spec := before_decoder(policy))}
+        specs = {spec for policy in keys.policies if (spec := before_decoder(policy))}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._follow(plan, needs, progress)
         return keys.values(self.store.get(keys.all))

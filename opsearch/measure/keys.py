@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from opsearch.builders import identity
 from opsearch.measure.samples import Sample
 from opsearch.policy import Policy
+from opsearch.space import canonical_keys
 
 
 class Keyed(NamedTuple):
@@ -33,10 +34,10 @@ class Keys:
     """Canonical keys of policies on samples; equal policies are one key."""
 
     def __init__(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> None:
-        self.policies, self.samples = policies, samples
+        self.policies, self.samples = list(policies), samples
         counts = sorted({sample.n_visual for sample in samples})
-        self.of = {n: [policy.canonical(n) for policy in policies] for n in counts}
-        layers = policies[0].num_layers
+        self.of = {n: canonical_keys(policies, n) for n in counts}
+        layers = self.policies[0].num_layers
         self.original = {n: identity(layers).canonical(n) for n in counts}
 
     @property

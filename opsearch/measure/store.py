@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opsearch.errors import RunFolderError
 from opsearch.measure.database import connected, explained, transaction
@@ -88,6 +89,35 @@ class Store:
                 for key, item, value in self._db.execute(query, (self._context, policy)):
                     found[key, item] = value
         return found
+
+    def table(
+        self, policies: Sequence[str], items: Sequence[str], columns: Sequence[str] = ("kl",)
+    ) -> NDArray[np.float64]:
+        """Return stored values of these columns for canonical keys and items, float64[C, P, I].
+
+        They are nan where nothing is stored. Keys and items may repeat.
+        """
+        # In the order of the table, so that SQLite reads each of its pages once.
+        row_of = {policy: row for row, policy in enumerate(sorted(set(policies)))}
+        column_of = {item: column for column, item in enumerate(dict.fromkeys(items))}
+        query = (
+            f"SELECT wanted.key, item, {', '.join(columns)} FROM json_each(?) AS wanted "
+            "CROSS JOIN measurement WHERE context=? AND policy=wanted.value"
+        )
+        with explained(self.path):
+            keys = json.dumps(list(row_of))
+            stored = self._db.execute(query, (keys, self._context)).fetchall()
+        # The last column takes the items that were not asked for.
+        table = np.full((len(columns), len(row_of), len(column_of) + 1), np.nan)
+        if stored:
+            rows, of_item, *values = zip(*stored, strict=True)
+            table[:, rows, [column_of.get(item, -1) for item in of_item]] = values
+        at = np.ix_(
+            range(len(columns)),
+            [row_of[key] for key in policies],
+            [column_of[item] for item in items],
+        )
+        return table[at]
 
     def everything(self) -> Iterator[Measurement]:
         """All stored measurements of this context, in no order."""

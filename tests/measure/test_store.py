@@ -52,6 +52,19 @@ def test_what_was_added_is_found_again(path):
             store.get(["p1"], "kl; DROP TABLE measurement")
 
 
+def test_a_table_holds_what_is_stored_and_nan(path):
+    fill(path, 3)
+    fill(path, 4, {"model": "other"})
+    with Store(path, FACTS) as store:
+        table = store.table(["p2", "p9", "p0", "p2"], ["i1", "x", "i0", "i1"], ("kl", "js"))
+        assert table.shape == (2, 4, 4)
+        wanted = [[2.1, np.nan, 2.0, 2.1], [np.nan] * 4, [0.1, np.nan, 0.0, 0.1]]
+        assert np.array_equal(table[0], [*wanted, wanted[0]], equal_nan=True)
+        assert np.array_equal(table[1] == 3.0, ~np.isnan(table[0]))
+        assert np.isnan(store.table(["p3"], ["i1"])).all()
+        assert store.table([], ["i1"]).shape == (1, 0, 1)
+
+
 def test_everything_is_what_was_added(path):
     fill(path, 3)
     fill(path, 1, {"model": "other"})
