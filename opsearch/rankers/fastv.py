@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class FastV:
     needs = frozenset({DECODER_ATTENTION})
     asks: ClassVar[Literal["last"]] = "last"
 
-    def scores(self, look: Look) -> Tensor:
+    def scores(self, look: AttentionView) -> Tensor:
         """Attention of the last row to each key, mean over heads, float32[B, K]."""
         return look.attention()[:, :, 0].mean(1)

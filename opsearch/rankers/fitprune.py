@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
 _ROWS = 64
 
@@ -24,13 +24,13 @@ class FitPrune:
     needs = frozenset({DECODER_ATTENTION})
     asks: ClassVar[Literal["all"]] = "all"
 
-    def scores(self, look: Look) -> Tensor:
+    def scores(self, look: AttentionView) -> Tensor:
         """Attention from the question times that from the picture, float32[B, K]."""
         question, picture = received(look)
         return question * picture
 
 
-def received(look: Look) -> tuple[Tensor, Tensor]:
+def received(look: AttentionView) -> tuple[Tensor, Tensor]:
     """What keys get from the question's rows and from the visual ones, mean, float32[B, K] each."""
     question = (look.prompt.question().gather(1, look.asking) & look.asked).float()
     picture = (look.prompt.visual.gather(1, look.asking) & look.asked).float()

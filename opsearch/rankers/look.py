@@ -14,7 +14,7 @@ DECODER_ATTENTION = "decoder_attention"  # what all rankers inside the decoder n
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class AttentionView:
     """Rotated queries and keys of one layer, for B prompts padded to the longest.
 
     queries: [B, H, Q, hd] of the rows that the ranker asks for; asking: int64[B, Q], their
@@ -63,5 +63,5 @@ class DecoderRanker(Protocol):
     @property
     def asks(self) -> Literal["last", "text", "all"]: ...
 
-    def scores(self, look: Look) -> Tensor:
+    def scores(self, look: AttentionView) -> Tensor:
         """Scores of the keys, higher is better, float32[B, K]; those of other tokens are unused."""

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SparseVLM:
         if not isinstance(self.heads, (int, float)) or not 0 < self.heads <= 1:
             raise TypeError(f"heads={self.heads!r} is no share above 0 and at most 1")
 
-    def scores(self, look: Look) -> Tensor:
+    def scores(self, look: AttentionView) -> Tensor:
         """Attention of the raters to each key, mean over chosen heads and raters, float32[B, K]."""
         rating = raters(look).float()
         by_head = (look.attention() * rating[:, None, :, None]).sum(2)
@@ -47,7 +47,7 @@ class SparseVLM:
         return chosen.mean(1) / rating.sum(1, keepdim=True).clamp(min=1)
 
 
-def raters(look: Look) -> Tensor:
+def raters(look: AttentionView) -> Tensor:
     """Which of the asking rows are raters, bool[B, Q]; all words where none is above average."""
     prompt, asking = look.prompt, look.asking
     assert prompt.embeds is not None

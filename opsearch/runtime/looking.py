@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.rankers.look import Look
+from opsearch.rankers.look import AttentionView
 from opsearch.runtime.heads import project_keys, project_queries
 from opsearch.runtime.plan import BatchTurn, Pair, Plan
 from opsearch.runtime.rows import Rows, Within
@@ -35,7 +35,7 @@ def look(
         heads: Tensor = project(layer.self_attn, states, (of.gather(cos), of.gather(sin)))
         return heads
 
-    seen = Look(
+    seen = AttentionView(
         plan.prompt,
         projected(project_queries, rows),
         rows.index,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.rankers.look import DECODER_ATTENTION, Look
+from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.sparsevlm import raters
 from opsearch.turns import LAYERS_BACK
@@ -48,7 +48,7 @@ def look(asks, samples, seed=0, keep=1.0, pad="left", dtype=torch.float32):
     reading, read = placed(left)
     queries = random(len(samples), HEADS, asking.shape[1], DIM)
     keys = random(len(samples), KV_HEADS, reading.shape[1], DIM)
-    return Look(prompt, queries, asking, asked, keys, reading, read, DIM**-0.5)
+    return AttentionView(prompt, queries, asking, asked, keys, reading, read, DIM**-0.5)
 
 
 def placed(mask):
@@ -155,7 +155,7 @@ def by_hand(asks, scores, embeds=None):
     prompt = Prompt(visual, torch.ones_like(visual), (3,), {}, embeds)
     keys, queries = torch.eye(6)[None, None], torch.tensor(scores)[None, None]
     there = torch.ones_like(asking, dtype=torch.bool), torch.ones_like(reading, dtype=torch.bool)
-    return Look(prompt, queries, asking, there[0], keys, reading, there[1], 1.0)
+    return AttentionView(prompt, queries, asking, there[0], keys, reading, there[1], 1.0)
 
 
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
