@@ -63,7 +63,7 @@ class DecoderInputs:
         order: int64[G, N], positions of visual tokens, best first.
         samples: Embeddings of all samples.
         tail: int64[B, R], positions of the other tokens after the first visual one.
-        answer_rows: int64[B, A], rows of the tail whose logits are compared; then padding.
+        answer_rows: int64[B, A], rows of the tail whose logits are compared, before padding.
         image_of: int64[B], image of each sample.
         layout: Layout of the batch.
     """

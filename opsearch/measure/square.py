@@ -43,13 +43,13 @@ class CausalAttention:
         padded_queries = np.concatenate([fillers, self.query_rows], axis=1)
         batch_start = torch.arange(batch, device=queries.device) * queries.shape[1]
         by_position = self.key_positions.argsort(2)
-        unsorted = by_position.argsort(2)[:, :, n_others:]
+        inverse = by_position.argsort(2)[:, :, n_others:]
         mask, flat_queries = causal_mask(attn, columns, queries), queries.flatten(0, 1)
         nodes = nodes_per_call(batch, columns, columns)
         for start in range(0, len(self.query_rows), nodes):
             part = slice(start, start + nodes)
             order = upload(self.order[part], queries.device)
-            sort, unsort = (index.index_select(1, order) for index in (by_position, unsorted))
+            sort, unsort = (index.index_select(1, order) for index in (by_position, inverse))
             key_index = upload(self.key_rows[part], queries.device) + self.batch_offset[:, None]
             query_index = upload(padded_queries[part], queries.device) + batch_start[:, None, None]
             k, v = (gather_rows(each, key_index.gather(2, sort)) for each in keys_values)

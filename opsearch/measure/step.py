@@ -61,15 +61,8 @@ class SweepLayer:
             return head
         positions, rows = self.inputs.head, np.arange(head.shape[1])[None]
         start = torch.arange(len(head), device=head.device)[:, None] * head.shape[1]
-        query_positions = positions[:, None]
-        attention = MaskedAttention(
-            rows,
-            query_positions,
-            rows,
-            start.expand_as(positions),
-            query_positions,
-            np.zeros(1, np.int64),
-        )
+        at, offset = positions[:, None], start.expand_as(positions)
+        attention = MaskedAttention(rows, at, rows, offset, at, np.zeros(1, np.int64))
         queries = self._queries(self.inputs.images, head, positions)
         (update,) = attention.attend(self.layer.self_attn, queries, keys_values)
         return self._with_mlp(head + update)
@@ -94,9 +87,8 @@ class SweepLayer:
             ranked = orders[:, :, : int(n_keys[0])]
             key_rows = self._keys_read(self.inputs.image_of, before, tail, visual, ranked)
             attention = MaskedAttention(query_rows, positions[:, None], *key_rows, order)
-            next_row = _add(
-                result, next_row, attention.attend(self.layer.self_attn, queries, keys_values)
-            )
+            updates = attention.attend(self.layer.self_attn, queries, keys_values)
+            next_row = _add(result, next_row, updates)
         return self._with_mlp(result)
 
     def _visual(self, visual: Tensor, keys_values: Pair) -> Tensor:
@@ -121,10 +113,8 @@ class SweepLayer:
         """Return the attention output of each row of `level.attention`, concatenated."""
         level, inner = self.level, self.inputs.layout.inner
         rows, _ = self._row_spans(starts(level.rows), level.n_queries)
-        attending_rows = visual.index_select(1, rows)
-        queries = self._queries(
-            self.inputs.images, attending_rows, self._visual_positions(level.n_queries)
-        )
+        positions = self._visual_positions(level.n_queries)
+        queries = self._queries(self.inputs.images, visual.index_select(1, rows), positions)
         images = np.arange(len(visual))
         total = int(level.attention[:, 0].sum())
         result, next_row = visual.new_zeros(len(visual), total, visual.shape[-1]), 0
@@ -133,21 +123,16 @@ class SweepLayer:
             query_rows = starts(level.n_queries)[node, None] + np.arange(n_queries)
             orders, order = self._orders_of(node)
             ranked = orders[:, :, : int(n_keys)]
-            key_rows, batch_offset, positions = self._keys_read(images, text, inner, node, ranked)
-            if key_rows.size:
-                query_positions, n_others = (
-                    orders[:, :, : int(n_queries)],
-                    self.inputs.layout.head + inner,
-                )
-                if is_square(n_queries, n_keys, n_others):
-                    attention: MaskedAttention | CausalAttention = CausalAttention(
-                        query_rows, key_rows, batch_offset, positions, order
-                    )
+            read = self._keys_read(images, text, inner, node, ranked)
+            if read[0].size:
+                attention: MaskedAttention | CausalAttention
+                if is_square(n_queries, n_keys, self.inputs.layout.head + inner):
+                    attention = CausalAttention(query_rows, *read, order)
                 else:
-                    attention = MaskedAttention(
-                        query_rows, query_positions, key_rows, batch_offset, positions, order
-                    )
-                _add(result, next_row, attention.attend(self.layer.self_attn, queries, keys_values))
+                    queries_at = orders[:, :, : int(n_queries)]
+                    attention = MaskedAttention(query_rows, queries_at, *read, order)
+                updates = attention.attend(self.layer.self_attn, queries, keys_values)
+                _add(result, next_row, updates)
             next_row += query_rows.size
         return result
 

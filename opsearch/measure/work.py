@@ -58,10 +58,10 @@ def _visual_flops(level: Level, layout: Layout, shape: Shape, trees: int, last: 
     other_keys = layout.head + layout.inner
     columns = keys_per_node + other_keys
     # In a square call, rows that are only read have queries too.
-    called = np.where(
+    queries_in_call = np.where(
         is_square(queries_per_node, keys_per_node, other_keys), columns, queries_per_node
     )
-    pairs = head * layout.head + int((called * columns).sum())
+    pairs = head * layout.head + int((queries_in_call * columns).sum())
     outputs = head + int(queries_per_node[columns > 0].sum())
     mlp = head + int(level.visual[:, 2].sum())
     return _flops(shape, queries, keys, pairs, outputs, mlp)
@@ -107,10 +107,10 @@ def tree_rows(trie: Trie) -> Ints:
     for level in trie.levels:
         before, reranked = visual, np.zeros(trie.trees, np.int64)
         if level.reranking is not None:
-            entered, view, _ = level.reranking.nodes.T
-            ordered = np.bincount(before[entered[view >= 0]], minlength=trie.trees) > 0
+            node_before, view, _ = level.reranking.nodes.T
+            ordered = np.bincount(before[node_before[view >= 0]], minlength=trie.trees) > 0
             reranked = np.where(ordered, _sum_by_tree(level.reranking.rows, before, trie.trees), 0)
-            before = before[entered]
+            before = before[node_before]
         after, visual = text[level.text[:, 1]], before[level.visual[:, 0]]
         n_queries, n_keys = (
             _sum_by_tree(rows, before, trie.trees) for rows in (level.n_queries, level.n_keys)
@@ -141,11 +141,11 @@ def elements_of_rows(rows: Ints, layout: Layout, shape: Shape, ranked: bool) -> 
         shape: Shape of the decoder.
         ranked: Rankers act inside the decoder, so that samples share no image.
     """
-    before, after, incoming, outgoing, taken, n_queries, n_keys = np.moveaxis(rows, 2, 0)
+    before, after, incoming, outgoing, gathered, n_queries, n_keys = np.moveaxis(rows, 2, 0)
     kept = layout.length * shape.hidden + layout.answers * shape.vocab
     before, after = before * layout.tail, after * layout.tail
     text = kept + _elements(shape, before + after, queries=before, keys=before)
-    states = 2 * layout.head + incoming + outgoing + taken
+    states = 2 * layout.head + incoming + outgoing + gathered
     visual = _elements(shape, states, layout.head + n_queries, layout.head + n_keys)
     original = kept + layout.length * (6 * shape.hidden + 2 * shape.intermediate)
     text = np.pad(text, ((0, 1), (0, 0)), constant_values=original)
