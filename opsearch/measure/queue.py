@@ -72,7 +72,7 @@ def _makespan(work: Iterable[int], workers: int) -> int:
 
 
 class Queue(Generic[J]):
-    """FIFO of pending jobs.
+    """Pending jobs, dispatched by affinity and otherwise first in, first out.
 
     Args:
         jobs: The jobs.
