@@ -12,9 +12,9 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
 from opsearch.infeasible import check_budget
-from opsearch.measure.crowds import Crowd
+from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.estimate import Estimate
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
@@ -46,7 +46,7 @@ class DryRun:
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
     coarse: CoarseWork | None
-    room: Room
+    room: MemoryBudget
     chosen: str
 
 
@@ -68,7 +68,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     check_budget(space, constraints)
     tail = _TAIL + config.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, config.positions)
-    crowd = Crowd(layout, (), images=tuple(range(config.samples)))
+    crowd = SampleBatch(layout, (), images=tuple(range(config.samples)))
     room = planned_room(config, shape)
     planned = Planned(space, constraints, [crowd], room, config.device)
     return _plan(config, planned, choose_planned(config, planned))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
-from opsearch.measure.crowds import Crowd
+from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.estimate import Estimate, estimate
 from opsearch.measure.memory import memory_ahead
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.objectives.coarse import coarsest, near_dearest
 from opsearch.problem import Constraint, feasible_points
 from opsearch.problem_setup import nominal_speed
@@ -28,11 +28,11 @@ from opsearch.spaces import DepthSpace, Space
 from opsearch.stage_space import StageSpace
 
 
-def planned_room(config: RunConfig, shape: Shape) -> Room:
+def planned_room(config: RunConfig, shape: Shape) -> MemoryBudget:
     """The memory and the elements that the engine of this run will count with."""
     itemsize = DTYPES[config.dtype].itemsize
     memory = memory_ahead(config.memory, config.device, shape.weights * itemsize)
-    return Room(shape, itemsize, memory)
+    return MemoryBudget(shape, itemsize, memory)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Planned:
 
     space: Space
     constraints: Sequence[Constraint]
-    crowds: Sequence[Crowd]
-    room: Room
+    crowds: Sequence[SampleBatch]
+    room: MemoryBudget
     device: str
 
     @cached_property

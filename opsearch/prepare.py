@@ -15,7 +15,7 @@ from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.infeasible import check_budget
 from opsearch.latency_file import read_table
-from opsearch.measure.crowds import crowds
+from opsearch.measure.crowds import group_samples
 from opsearch.measure.samples import Sample, encode
 from opsearch.planned import Planned, planned_room
 from opsearch.policy import RankerSpec
@@ -99,7 +99,7 @@ def prepare(
     constraints = make_constraints(budgets, shape, space, pairs, table)
     check_budget(space, constraints)
     family = family_for(model_config.model_type)
-    gathered = crowds(samples, family, model_config, config.positions)
+    gathered = group_samples(samples, family, model_config, config.positions)
     room = planned_room(config, shape)
     planned = Planned(space, constraints, gathered, room, config.device)
     choice = choose_planned(config, planned)

@@ -8,9 +8,9 @@ from opsearch.budget import Budget
 from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
 from opsearch.errors import UnknownNameError
-from opsearch.measure.crowds import Crowd, crowds
+from opsearch.measure.crowds import SampleBatch, group_samples
 from opsearch.measure.engine import Engine
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.planned import Planned
@@ -32,12 +32,12 @@ def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, posi
     # A long system prompt, none at all, text between two images.
     samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
     pairs = [sample.shape for sample in samples]
-    gathered = crowds(samples, family_for("llava"), model.config, positions)
+    gathered = group_samples(samples, family_for("llava"), model.config, positions)
     constraints = make_constraints([Budget.parse("85%")], shape, space, pairs)
     policies = [space.decode(p) for p in space.points[feasible_points(space, constraints)].tolist()]
     with Store(tmp_path / "measurements.db", {}) as store:
         planned = Engine(model, store, positions).plan(policies, samples).flops
-    seconds = Planned(space, constraints, gathered, Room(shape), "cpu").joint_seconds
+    seconds = Planned(space, constraints, gathered, MemoryBudget(shape), "cpu").joint_seconds
     assert seconds == pytest.approx(planned / (15e9 * os.cpu_count()), rel=1e-12)
 
 
@@ -50,8 +50,8 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
     space = make_space(RunConfig(n_v=("1",)), 32, RankerSpec("cls"))
     assert len(space.points) == 529
     for head, wanted in ((0, 22.5), (35, 13.4)):
-        crowd = Crowd(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
-        seconds = Planned(space, (), [crowd], Room(shape), "cuda").joint_seconds
+        crowd = SampleBatch(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
+        seconds = Planned(space, (), [crowd], MemoryBudget(shape), "cuda").joint_seconds
         forwards = seconds * 100e12 / Flops(shape).stock(576, 65)
         assert forwards == pytest.approx(wanted, abs=0.1)
 

@@ -26,7 +26,7 @@ from opsearch.measure.chunks import Chunk
 from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.measure.tally import Tally
+from opsearch.measure.tally import PlanProgress
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy import RankerSpec
@@ -226,7 +226,7 @@ def test_errors_of_a_call_that_ended_do_not_reach_the_next(ray, tmp_path):
         engine = Engine(model(), store, memory=1, pool=pool)
         plan = pool.share(engine.plan(policies, samples(4)))
         with pytest.raises(KeyError):
-            list(pool.measure(plan.chunks, frozenset(), Tally(plan, None), Chunk.halves))
+            list(pool.measure(plan.chunks, frozenset(), PlanProgress(plan, None), Chunk.halves))
         values = engine.measure(policies, samples(4))
     assert not np.isnan(values).any()
 

@@ -92,7 +92,9 @@ def _searched(
                 "share_of_matmul_peak": round(flops / seconds / speeds.flops, 4),
             }
     if tables:
-        yield _optimum(engine.room.shape, space, samples, np.concatenate(tables, axis=1), seconds)
+        yield _optimum(
+            engine.memory_budget.shape, space, samples, np.concatenate(tables, axis=1), seconds
+        )
 
 
 def _optimum(

@@ -39,7 +39,7 @@ from opsearch.spaces import N_V_16, dop_space
 from opsearch.tasks.embedded import embedded
 
 if TYPE_CHECKING:  # an optional package
-    from opsearch.measure.pool import Pool
+    from opsearch.measure.pool import MeasureWorkers
 
 _LAYERS, _SIDE = 16, 24
 _REPEATS, _PAIRS = 3, 7
@@ -138,7 +138,7 @@ def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sam
 
 
 @contextmanager
-def _engine(model: Any, pool: Pool | None = None) -> Iterator[Engine]:
+def _engine(model: Any, pool: MeasureWorkers | None = None) -> Iterator[Engine]:
     """An engine with an empty store."""
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
         yield Engine(model, store, pool=pool)

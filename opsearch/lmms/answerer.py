@@ -43,7 +43,7 @@ class Shard:
     policy: Policy | None
 
     @property
-    def place(self) -> str:
+    def affinity(self) -> str:
         """The task, which a worker loads once."""
         return self.task
 

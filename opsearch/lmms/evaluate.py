@@ -26,7 +26,7 @@ from opsearch.runtime.load import load_config
 from opsearch.tasks.lmms import lmms_item
 
 if TYPE_CHECKING:  # an optional package
-    from opsearch.measure.crew import Crew, Say
+    from opsearch.measure.crew import RayWorkers, Say
 
 _SHARD = 8  # documents that a worker is sent at once
 
@@ -63,15 +63,15 @@ def evaluate_tasks(
 
 
 @contextmanager
-def _crew(workers: Workers | None, source: Source, say: Say) -> Iterator[Crew[Shard] | None]:
+def _crew(workers: Workers | None, source: Source, say: Say) -> Iterator[RayWorkers[Shard] | None]:
     """Workers on Ray that answer, which load the model meanwhile; None where this process does."""
     if workers is None:
         yield None
         return
     with on_ray(workers, source.device, say) as count:
-        from opsearch.measure.crew import Crew
+        from opsearch.measure.crew import RayWorkers
 
-        with closing(Crew[Shard](count, RemoteAnswerer, source, say)) as crew:
+        with closing(RayWorkers[Shard](count, RemoteAnswerer, source, say)) as crew:
             yield crew
 
 
@@ -87,7 +87,7 @@ class _Passes:
     def __init__(
         self,
         answerer: Answerer,
-        crew: Crew[Shard] | None,
+        crew: RayWorkers[Shard] | None,
         model: str,
         policy: Policy,
         log: AnswerLog,

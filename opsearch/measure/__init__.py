@@ -1,1 +1,1 @@
-"""Measuring what policies do to a model's answers, stored so that nothing is measured twice."""
+"""Measurement of policies: their effect on a model's answers, stored and never repeated."""

@@ -1,7 +1,7 @@
-"""What visual tokens get of the original's attention: one forward of each sample, for FitPrune.
+"""Attention that visual tokens receive in the original, from one forward per sample (FitPrune).
 
-Each layer's attention is made anew from the hidden states before it, a few rows at a time, and only
-its sums over rows are kept. What the store holds is not measured again.
+Each layer's attention is recomputed from the hidden states before it, a few rows at a time, and
+only its sums over rows are kept. Samples that the store already holds are not run again.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ _MAX_TOKENS = 4096  # of a batch
 def received_attention(
     model: Any, store: Store, samples: Sequence[Sample], progress: Progress | None = None
 ) -> list[Masses]:
-    """For each sample what its visual tokens get in each layer, float32[L, 2, N].
+    """Return the attention that each sample's visual tokens receive, float32[L, 2, N] each.
 
-    From a row of the question and from a visual row, mean over these rows; a row's attention is the
-    largest of its heads (FitPrune, AAAI 2025).
+    Index 0 holds attention from text rows of the question, index 1 that from visual rows, each
+    averaged over its rows. The attention of a row is the maximum over its heads (FitPrune, AAAI
+    2025).
     """
     known = store.received([sample.digest for sample in samples])
-    todo = list({s.digest: s for s in samples if s.digest not in known}.values())
+    pending = list({s.digest: s for s in samples if s.digest not in known}.values())
     done = 0
-    for batch in batches(todo, _MAX_TOKENS):
+    for batch in batches(pending, _MAX_TOKENS):
         store.add_received(zip((s.digest for s in batch), _measured(model, batch), strict=True))
         done += len(batch)
         if progress:
-            progress(done, len(todo))
+            progress(done, len(pending))
     found = store.received([sample.digest for sample in samples])
     return [found[sample.digest] for sample in samples]
 
 
 @torch.no_grad()
 def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
-    """Of samples of equal shape, float32[L, 2, N] each."""
+    """Return float32[L, 2, N] for each of these samples of equal shape."""
     family = check_supported(model)
     inputs = batch_inputs(samples, device_of_inputs(model))
     prompt = make_prompt(model, family, inputs["input_ids"], None)
@@ -59,8 +60,10 @@ def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
         hidden = args[0] if args else kwargs["hidden_states"]
         device = device_of(layer.input_layernorm)
         cos, sin = (each.to(device) for each in kwargs["position_embeddings"])
-        both = attention_by_source(_look(layer, prompt.to(device), hidden.to(device), (cos, sin)))
-        layers.append(torch.stack(both, 1).to(prompt.visual.device))
+        received_masses = attention_by_source(
+            _full_view(layer, prompt.to(device), hidden.to(device), (cos, sin))
+        )
+        layers.append(torch.stack(received_masses, 1).to(prompt.visual.device))
 
     hooks = [
         layer.register_forward_pre_hook(before_layer, with_kwargs=True)
@@ -71,18 +74,19 @@ def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
     finally:
         for hook in hooks:
             hook.remove()
-    everywhere = torch.stack(layers, 1)
+    stacked = torch.stack(layers, 1)
     return [
-        masses[..., at].cpu().numpy() for masses, at in zip(everywhere, prompt.visual, strict=True)
+        masses[..., visual].cpu().numpy()
+        for masses, visual in zip(stacked, prompt.visual, strict=True)
     ]
 
 
-def _look(
+def _full_view(
     layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]
 ) -> AttentionView:
-    """A look at all rows and columns of a layer, of hidden states [B, S, D] before it."""
+    """Return the view of all rows and columns of a layer, from its input [B, S, D]."""
     normed, attn = layer.input_layernorm(hidden), layer.self_attn
-    every = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-    there = torch.ones_like(every, dtype=torch.bool)
+    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
+    valid = torch.ones_like(positions, dtype=torch.bool)
     queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
-    return AttentionView(prompt, queries, every, there, keys, every, there, attn.scaling)
+    return AttentionView(prompt, queries, positions, valid, keys, positions, valid, attn.scaling)

@@ -1,8 +1,8 @@
-"""What will be measured, in which passes and with how much work: known from shapes before any runs.
+"""Measurement plans: which passes run on which samples, with their FLOPs, from shapes alone.
 
-A chunk is one pass: policies that share a ranking, on samples of one layout. Samples are added as
-memory allows; policies are split only where one sample's states would not fit, because policies
-apart share less.
+A chunk is one pass: policies that share a ranking, on samples of one layout. A batch takes as many
+samples as memory allows. Policies are split only if one sample's states do not fit, because
+policies in different passes share no states.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
-from opsearch.measure.crowds import Crowd
-from opsearch.measure.families import families
-from opsearch.measure.keys import Keyed
+from opsearch.measure.crowds import SampleBatch
+from opsearch.measure.families import ranking_groups
+from opsearch.measure.keys import KeyedPolicy
 from opsearch.measure.nodes import Ints
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.samples import Sample
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Size, Trie
@@ -28,129 +28,157 @@ from opsearch.rankers import Ranker
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Policies that share a ranking and samples of one layout: one pass over the layers.
+    """One pass over the layers: policies that share a ranking, on samples of one layout.
 
-    ranker: None where the order of visual tokens before the decoder does not matter.
+    Attributes:
+        ranker: Ranker before the decoder, None if the order of visual tokens does not matter.
+        schedules: The policies.
+        trie: Their trie.
+        batch: The samples.
     """
 
     ranker: Ranker | None
     schedules: Schedules
     trie: Trie
-    crowd: Crowd
+    batch: SampleBatch
 
     @property
-    def policies(self) -> tuple[Keyed, ...]:
-        """The policies."""
+    def policies(self) -> tuple[KeyedPolicy, ...]:
+        """The policies with their keys."""
         return self.schedules.policies
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """The samples, questions on one image together."""
-        return self.crowd.samples
+        """The samples, questions on one image adjacent."""
+        return self.batch.samples
 
     @property
     def layout(self) -> Layout:
-        """Where the samples have their tokens, and the longest ends."""
-        return self.crowd.layout
+        """Token layout of the longest sample."""
+        return self.batch.layout
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """The samples, on which a worker that measures it runs the original."""
+    def affinity(self) -> tuple[str, ...]:
+        """Digests of the samples, on which a worker keeps the original's outputs."""
         return tuple(sample.digest for sample in self.samples)
 
     @property
     def content(self) -> str:
-        """What it measures, in words."""
+        """Description for error messages."""
         return f"{len(self.policies)} policies on {len(self.samples)} samples"
 
     @property
     def pairs(self) -> int:
-        """Measurements that it gives."""
+        """Number of measurements."""
         return len(self.policies) * len(self.samples)
 
     def layer_flops(self, shape: Shape) -> list[int]:
-        """FLOPs (`exact`) of each layer of the pass."""
-        return list(layer_flops(self.trie, self.layout, shape, self.crowd.size))
+        """Return the FLOPs (convention `exact`) of each layer of the pass."""
+        return list(layer_flops(self.trie, self.layout, shape, self.batch.size))
 
-    def apart(self, rank: Tensor) -> Chunk:
-        """The same where an image is shared only by samples that rank it alike, int64[B, S]."""
-        return replace(self, crowd=self.crowd.apart(rank))
+    def with_images_split(self, rank: Tensor) -> Chunk:
+        """Return the chunk with images shared only by samples of equal `rank` int64[B, S]."""
+        return replace(self, batch=self.batch.with_images_split(rank))
 
     def halves(self) -> list[Chunk]:
-        """The same work in two chunks, by samples, then by policies; itself if it cannot be cut."""
+        """Split the chunk in two, by samples if possible, else by policies.
+
+        Returns:
+            Two chunks, or the chunk itself if it has one policy on one sample.
+        """
         middle = len(self.samples) // 2
         if middle:
-            parts = (self.crowd.part(0, middle), self.crowd.part(middle, len(self.samples)))
-            return [replace(self, crowd=part) for part in parts]
+            parts = (self.batch.part(0, middle), self.batch.part(middle, len(self.samples)))
+            return [replace(self, batch=part) for part in parts]
         middle = len(self.policies) // 2
-        cuts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
-        return [self._only(cut) for cut in cuts]
+        slices = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
+        return [self._with_policies(subset) for subset in slices]
 
-    def _only(self, cut: slice) -> Chunk:
-        part = self.schedules.part(cut)
-        return replace(self, schedules=part, trie=part.trie(self.layout.inner > 0))
+    def _with_policies(self, subset: slice) -> Chunk:
+        part = self.schedules.part(subset)
+        return replace(self, schedules=part, trie=part.trie(self.layout.coupled))
 
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """The chunks of one call in their order, for a decoder of this shape."""
+    """The chunks of one call in order.
+
+    Attributes:
+        chunks: The chunks.
+        shape: Shape of the decoder.
+    """
 
     chunks: tuple[Chunk, ...]
     shape: Shape
 
     @property
     def pairs(self) -> int:
-        """Measurements of a policy on a sample."""
+        """Number of measurements (policy and sample)."""
         return sum(chunk.pairs for chunk in self.chunks)
 
     @property
     def nodes(self) -> int:
-        """States of text or visual rows behind a layer, summed over samples and images."""
-        return sum(chunk.trie.nodes(chunk.crowd.size) for chunk in self.chunks)
+        """Node states after all layers, summed over samples (text) and images (visual)."""
+        return sum(chunk.trie.nodes(chunk.batch.size) for chunk in self.chunks)
 
     @property
     def flops(self) -> int:
-        """FLOPs (`exact`) of all passes; the originals' own forwards come on top."""
+        """FLOPs (convention `exact`) of all passes, without the original's own forwards."""
         return sum(sum(chunk.layer_flops(self.shape)) for chunk in self.chunks)
 
     @property
     def forwards(self) -> float:
-        """The same in forwards of the original, mean over the samples."""
+        """FLOPs of all passes in forwards of the original, mean per sample."""
         stock = Flops(self.shape).stock
         original = {
             sample.digest: stock(sample.n_visual, chunk.layout.head + tail)
             for chunk in self.chunks
-            for sample, tail in zip(chunk.samples, chunk.crowd.tails, strict=True)
+            for sample, tail in zip(chunk.samples, chunk.batch.tails, strict=True)
         }
         once = sum(original.values())
         return self.flops / once if once else 0.0
 
 
 def make_chunks(
-    policies: Sequence[Keyed], n_visual: int, gathered: Iterable[Crowd], room: Room
+    policies: Sequence[KeyedPolicy],
+    n_visual: int,
+    batches: Iterable[SampleBatch],
+    memory: MemoryBudget,
 ) -> Iterator[Chunk]:
-    """Chunks of all these policies on all these samples of `n_visual` visual tokens."""
-    related = families(policies, n_visual)
-    for crowd in gathered:
-        layout = crowd.layout
-        parts = [(family, *part) for family in related for part in family.parts(layout, room)]
-        held = [held_elements(trie, layout, room.shape) for _, _, trie in parts]
-        for batch in batches(crowd, held, room):
-            for family, part, trie in parts:
-                for together in batch.alone() if trie.rankers else [batch]:
-                    yield Chunk(family.ranker, part, trie, together)
+    """Yield chunks that measure all policies on all samples of these batches.
 
-
-def batches(crowd: Crowd, held: Sequence[Ints], room: Room) -> Iterator[Crowd]:
-    """The crowd in parts as large as fit, of one sample at least.
-
-    held: numbers that each pass holds per sample and image.
+    Args:
+        policies: The policies.
+        n_visual: Visual tokens of every sample.
+        batches: The samples.
+        memory: Limit on the states of a pass.
     """
-    start, shown = 0, set[int]()
-    for place, image in enumerate(crowd.images):
-        size = Size(place + 1 - start, len(shown) + (image not in shown))
-        if place > start and not all(room.holds(elements, size) for elements in held):
-            yield crowd.part(start, place)
-            start, shown = place, set()
-        shown.add(image)
-    yield crowd.part(start, len(crowd.images))
+    groups = ranking_groups(policies, n_visual)
+    for batch in batches:
+        layout = batch.layout
+        parts = [(group, *part) for group in groups for part in group.parts(layout, memory)]
+        held = [held_elements(trie, layout, memory.shape) for _, _, trie in parts]
+        for fitted in fitting_batches(batch, held, memory):
+            for group, part, trie in parts:
+                for run_batch in fitted.unshared() if trie.rankers else [fitted]:
+                    yield Chunk(group.ranker, part, trie, run_batch)
+
+
+def fitting_batches(
+    batch: SampleBatch, held: Sequence[Ints], memory: MemoryBudget
+) -> Iterator[SampleBatch]:
+    """Split a batch into as few parts as fit in memory, each of at least one sample.
+
+    Args:
+        batch: The samples.
+        held: Elements that each pass holds per sample and per image, int64[L + 1, 2] each.
+        memory: Limit on the states of a pass.
+    """
+    start, images_seen = 0, set[int]()
+    for index, image in enumerate(batch.images):
+        size = Size(index + 1 - start, len(images_seen) + (image not in images_seen))
+        if index > start and not all(memory.holds(elements, size) for elements in held):
+            yield batch.part(start, index)
+            start, images_seen = index, set()
+        images_seen.add(image)
+    yield batch.part(start, len(batch.images))

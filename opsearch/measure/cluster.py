@@ -1,4 +1,4 @@
-"""Starts a Ray for one run or joins a cluster, without a word and without usage statistics."""
+"""Connection to Ray: starts a private instance or joins a cluster, without output or telemetry."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from opsearch.errors import OpsearchError
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # That a worker was lost is said by the pool; Ray would print it to the output as well.
+    # Lost workers are reported by RayWorkers; Ray would print them to the output as well.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
-    # What Ray will do one day anyway, and warns of until then.
+    # The future default; without it Ray prints a warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_PATIENCE = 10.0  # seconds until a host that says nothing counts as absent
+_CONNECT_TIMEOUT = 10.0  # seconds
 
 
 @contextmanager
 def joined(cores: int | None, address: str | None) -> Iterator[None]:
-    """Be connected to Ray: to the cluster at `address`, or to one of `cores` that ends with it.
+    """Connect to Ray: to the cluster at `address`, or to a private instance with `cores` cores.
 
-    A process that is connected already stays so. Raises OpsearchError where there is no such
-    cluster, or none that fits this Python and this Ray.
+    The private instance ends with the block. A process that is already connected stays connected.
+
+    Raises:
+        OpsearchError: There is no such cluster, or it does not match this version of Python or Ray.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if address is None:
-        _keep_others_out()
+        _require_token()
     import ray
 
     if ray.is_initialized():
@@ -43,7 +45,7 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address, **quiet)
         else:
             ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
@@ -64,17 +66,18 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody answers at HOST:PORT: Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if no host answers at HOST:PORT; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
 
 
-def _keep_others_out() -> None:
-    """A key for this Ray alone: its ports are open to the network, and it runs what it is sent.
+def _require_token() -> None:
+    """Protect the private instance with a random token.
 
-    Ray reads the settings when it is imported.
+    Its ports are open to the network and run any code they receive. Ray reads the settings at
+    import.
     """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,7 +1,7 @@
-"""The driver's side of workers on Ray: hands out jobs, collects results, replaces who is lost.
+"""Driver side of workers on Ray: dispatches jobs, collects results, replaces lost workers.
 
-Nothing is restarted or sent again behind its back: a worker that is gone for whatever reason is
-replaced by a new one, and what it had in hand goes to whoever is free first.
+Ray neither restarts workers nor retries tasks. A lost worker is replaced by a new one, and its job
+goes to the next free worker.
 """
 
 from __future__ import annotations
@@ -20,19 +20,25 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.queue import Job, Queue
 
-_GLANCE = 0.5  # seconds between looks at what workers are at
-_PATIENCE = 60.0  # seconds without any worker until the user is told
-_STARTS = 3
+_POLL_SECONDS = 0.5  # interval of `on_poll`
+_NOTICE_SECONDS = 60.0  # time without any worker until the user is notified
+_MAX_FAILED_STARTS = 3
 
 Say = Callable[[str], None]
 J = TypeVar("J", bound=Job)
 
 
 @dataclass(eq=False)
-class Member(Generic[J]):
-    """A worker; ref: what it is at, None while it waits; job: None also while it loads.
+class WorkerHandle(Generic[J]):
+    """A worker as the driver sees it.
 
-    stale: what it is at was asked for by a call that ended early, and nobody wants it any more.
+    Attributes:
+        actor: The Ray actor.
+        ref: The pending result, None while the worker is idle.
+        loading: The worker loads its model.
+        job: The job in progress, None while idle or loading.
+        stale: The pending result belongs to a call that ended early and is to be dropped.
+        affinities: Affinities of the jobs that the worker has had.
     """
 
     actor: Any
@@ -40,117 +46,136 @@ class Member(Generic[J]):
     loading: bool = True
     job: J | None = None
     stale: bool = False
-    seen: set[Hashable] = field(default_factory=set)
+    affinities: set[Hashable] = field(default_factory=set)
 
 
-class _LostError(Exception):
-    """A worker is gone, for this reason."""
+class _WorkerLostError(Exception):
+    """A worker was lost; the message is the reason."""
 
 
-class Crew(Generic[J]):
-    """Workers of one model, on the Ray that this process is connected to.
+class RayWorkers(Generic[J]):
+    """Workers of one model, on the Ray cluster that this process is connected to.
 
-    worker: their class; `load(source)` of it returns what a worker is, in which all must agree.
+    Args:
+        count: Number of workers.
+        worker: Their class. `load(source)` returns a description, equal for all workers.
+        source: The model.
+        say: Called with sentences for the user.
     """
 
     def __init__(self, count: int, worker: type, source: Any, say: Say) -> None:
-        self._worker, self._source = worker, _from_anywhere(source)
+        self._worker, self._source = worker, _resolved(source)
         self.count, self._say = count, say
-        self.members: list[Member[J]] = [self._hired() for _ in range(count)]
+        self.handles: list[WorkerHandle[J]] = [self._start_worker() for _ in range(count)]
         self._expected: Any = None
         self._failed_starts = 0
 
     def meet(self, expected: Any = None) -> Any:
-        """Wait for the first worker and return what it is; all must be that, or `expected`."""
+        """Wait for the first worker and return its description.
+
+        All workers must match `expected`, or the first worker if it is None.
+        """
         self._expected = expected
-        while all(member.loading for member in self.members):
-            with suppress(_LostError):
-                self._result(self._awaited(None))
+        while all(handle.loading for handle in self.handles):
+            with suppress(_WorkerLostError):
+                self._result(self._wait_for_one(None))
         return self._expected
 
     def work(
         self,
         queue: Queue[J],
         start: Callable[[Any, J], Any],
-        lost: Callable[[J], None] | None = None,
-        parts: Callable[[J], list[J]] | None = None,
-        glance: Callable[[], None] | None = None,
+        on_lost: Callable[[J], None] | None = None,
+        split: Callable[[J], list[J]] | None = None,
+        on_poll: Callable[[], None] | None = None,
     ) -> Iterator[tuple[J, Any]]:
-        """Each job once with its result, in the order in which they come in.
+        """Yield each job once with its result, in order of completion.
 
-        start: gives a worker a job; lost: told of jobs whose worker is gone; parts: what a job for
-        which memory ran out is cut into, itself where that is impossible; glance: called twice a
-        second. Raises what a worker raises, and OpsearchError when workers are lost time and again.
+        Args:
+            queue: The jobs.
+            start: Submits a job to an actor and returns the pending result.
+            on_lost: Called with each job whose worker was lost.
+            split: Splits a job that ran out of memory; returns [job] if that is impossible.
+            on_poll: Called twice a second.
+
+        Raises:
+            OpsearchError: Workers are lost repeatedly.
+            Exception: Any error that a worker raises.
         """
         try:
-            while self._hand_out(queue, start):
-                member = self._awaited(glance)
-                job, member.job = member.job, None
+            while self._dispatch(queue, start):
+                handle = self._wait_for_one(on_poll)
+                job, handle.job = handle.job, None
                 result = None
                 try:
-                    result = self._result(member)
+                    result = self._result(handle)
                 except torch.OutOfMemoryError:
-                    smaller = parts(job) if job and parts else []
+                    smaller = split(job) if job and split else []
                     if len(smaller) < 2:
                         raise
                     queue.put(smaller)
-                except _LostError as gone:
+                except _WorkerLostError as lost_error:
                     if job:
-                        if lost:
-                            lost(job)
-                        queue.put_back(job, str(gone))
+                        if on_lost:
+                            on_lost(job)
+                        queue.put_back(job, str(lost_error))
                 if job and result is not None:
-                    # Before the driver writes: nobody has to wait for that.
-                    self._hand_out(queue, start)
+                    # Dispatch before the driver writes the result, so that no worker waits for it.
+                    self._dispatch(queue, start)
                     yield job, result
         finally:
-            for member in self.members:
-                member.stale = member.stale or member.job is not None
-                member.job = None
+            for handle in self.handles:
+                handle.stale = handle.stale or handle.job is not None
+                handle.job = None
 
     def close(self) -> None:
         """End the workers."""
-        for member in self.members:
-            _end(member)
+        for handle in self.handles:
+            _kill(handle)
 
-    def _hired(self) -> Member[J]:
+    def _start_worker(self) -> WorkerHandle[J]:
         gpus = 1 if self._source.device == "cuda" else 0
-        # A second thread, which tells the layer.
+        # The second thread reports progress.
         remote = ray.remote(self._worker).options(num_cpus=1, num_gpus=gpus, max_concurrency=2)
         actor = remote.remote()
-        return Member(actor, actor.load.remote(self._source))
+        return WorkerHandle(actor, actor.load.remote(self._source))
 
-    def _hand_out(self, queue: Queue[J], start: Callable[[Any, J], Any]) -> bool:
-        """Give whoever waits a job; whether any job is waiting or in hand."""
-        for member in self.members:
-            if member.ref is None and len(queue):
-                others = set[Hashable]().union(*(m.seen for m in self.members))
-                member.job = queue.take(member.seen, others)
-                member.seen.add(member.job.place)
-                member.ref = start(member.actor, member.job)
-        return len(queue) > 0 or any(member.job for member in self.members)
+    def _dispatch(self, queue: Queue[J], start: Callable[[Any, J], Any]) -> bool:
+        """Give each idle worker a job; return whether any job is pending or in progress."""
+        for handle in self.handles:
+            if handle.ref is None and len(queue):
+                all_affinities = set[Hashable]().union(*(m.affinities for m in self.handles))
+                handle.job = queue.take(handle.affinities, all_affinities)
+                handle.affinities.add(handle.job.affinity)
+                handle.ref = start(handle.actor, handle.job)
+        return len(queue) > 0 or any(handle.job for handle in self.handles)
 
-    def _awaited(self, glance: Callable[[], None] | None) -> Member[J]:
-        """The first worker that is done with what it is at, or lost."""
-        at = {member.ref: member for member in self.members if member.ref is not None}
+    def _wait_for_one(self, on_poll: Callable[[], None] | None) -> WorkerHandle[J]:
+        """Return the first worker whose result is ready or that was lost."""
+        by_ref = {handle.ref: handle for handle in self.handles if handle.ref is not None}
         waited = 0.0
         while True:
-            done, _ = ray.wait(list(at), timeout=_GLANCE)
+            done, _ = ray.wait(list(by_ref), timeout=_POLL_SECONDS)
             if done:
-                return at[done[0]]
-            if glance:
-                glance()
-            waited += _GLANCE
-            if waited == _PATIENCE and all(member.loading for member in self.members):
+                return by_ref[done[0]]
+            if on_poll:
+                on_poll()
+            waited += _POLL_SECONDS
+            if waited == _NOTICE_SECONDS and all(handle.loading for handle in self.handles):
                 self._say(
-                    f"no worker is ready after {_PATIENCE:.0f} s: the model is large or the Ray "
-                    "cluster is full, going on to wait"
+                    f"no worker is ready after {_NOTICE_SECONDS:.0f} s: the model is large or the "
+                    "Ray cluster is full, going on to wait"
                 )
 
-    def _result(self, member: Member[J]) -> Any:
-        """What a worker was at; raises what it raises, and _LostError when it was replaced."""
-        ref, member.ref = member.ref, None
-        stale, member.stale = member.stale, False
+    def _result(self, handle: WorkerHandle[J]) -> Any:
+        """Return a worker's result.
+
+        Raises:
+            _WorkerLostError: The worker was lost and has been replaced.
+            Exception: Any error that the worker raised.
+        """
+        ref, handle.ref = handle.ref, None
+        stale, handle.stale = handle.stale, False
         try:
             result = ray.get(ref)
         except RayTaskError as error:
@@ -158,23 +183,23 @@ class Crew(Generic[J]):
                 return None
             raise error.cause from None
         except RayError as error:
-            self._replace(member, _reason(error))
-            raise _LostError(_reason(error)) from error
-        if member.loading:
+            self._replace(handle, _reason(error))
+            raise _WorkerLostError(_reason(error)) from error
+        if handle.loading:
             self._check(result)
-            member.loading, self._failed_starts = False, 0
+            handle.loading, self._failed_starts = False, 0
         return result
 
-    def _replace(self, member: Member[J], reason: str) -> None:
-        self._failed_starts += member.loading
-        if self._failed_starts == _STARTS:
+    def _replace(self, handle: WorkerHandle[J], reason: str) -> None:
+        self._failed_starts += handle.loading
+        if self._failed_starts == _MAX_FAILED_STARTS:
             raise OpsearchError(
-                f"{_STARTS} workers were lost while they loaded the model ({reason}); give fewer "
-                "--workers or more memory, and install the same opsearch on all machines"
+                f"{_MAX_FAILED_STARTS} workers were lost while they loaded the model ({reason}); "
+                "give fewer --workers or more memory, and install the same opsearch on all machines"
             )
         self._say(f"a worker was lost ({reason}); another takes its place, nothing else is lost")
-        _end(member)
-        self.members[self.members.index(member)] = self._hired()
+        _kill(handle)
+        self.handles[self.handles.index(handle)] = self._start_worker()
 
     def _check(self, found: Any) -> None:
         if self._expected is None:
@@ -187,25 +212,25 @@ class Crew(Generic[J]):
             )
 
 
-def _from_anywhere(source: Any) -> Any:
-    """The source as a worker has to name it, which starts in another folder."""
+def _resolved(source: Any) -> Any:
+    """Return the source with an absolute path, since workers run in other folders."""
     model = source.model
     if model != "demo" and Path(model).exists():
         model = str(Path(model).resolve())
-    # Ray shows each worker its own GPU only.
+    # Ray makes only the worker's own GPU visible.
     device = "cuda" if source.device.startswith("cuda") else source.device
     return replace(source, model=model, device=device)
 
 
-def _end(member: Member[Any]) -> None:
+def _kill(handle: WorkerHandle[Any]) -> None:
     with suppress(RayError):
-        ray.kill(member.actor)
+        ray.kill(handle.actor)
 
 
 def _reason(error: RayError) -> str:
-    """Ray's own words, as short as they can be."""
+    """Return Ray's reason in as few words as possible."""
     if isinstance(error, ActorUnavailableError):
         return "its process or its machine is gone"
     text = str(error)
-    because = re.search(r"because (its [^.\n]+)", text)
-    return because[1] if because else text.strip().splitlines()[0].rstrip(".")
+    match = re.search(r"because (its [^.\n]+)", text)
+    return match[1] if match else text.strip().splitlines()[0].rstrip(".")

@@ -1,9 +1,9 @@
-"""Which samples run in one batch, and which of them show the same picture.
+"""Grouping of samples into batches, and of samples that share an image.
 
-As nothing looks ahead, visual rows and the text before them do not depend on the question behind
-the image: all questions on one image share them. Questions of nearly the same length are padded to
-the longest, as rows behind their end are seen by none. What enters the decoder so far is known from
-what the processor made, before any weights are loaded.
+Attention is causal, so visual rows and the text before them do not depend on the question after the
+image, and all questions on one image share them. Questions of nearly equal length are padded to the
+longest, since no row attends to the padding behind it. The decoder's inputs are known from the
+processor's outputs, so that batches form before any weights are loaded.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.trie import Layout, Size
 from opsearch.runtime.adapters import ModelFamily
 
-# A question is padded to the longest on its image that is no more than a quarter longer than it.
-_PADDED = 1.25
+# Largest ratio of the longest question on an image to one that is padded to it.
+_MAX_PADDING = 1.25
 
 
 @dataclass(frozen=True, eq=False)
-class Crowd:
-    """Samples whose visual tokens stand at the same places.
+class SampleBatch:
+    """A batch of samples with identical visual-token positions.
 
-    layout: that of the longest sample; the tails of others are padded. samples: none where only
-    their shapes are known. images: the number of each one's image; samples of one number have the
-    same visual rows.
+    Attributes:
+        layout: Layout of the longest sample; shorter tails are padded.
+        samples: The samples, empty where only shapes are known.
+        images: Image index of each sample; samples with equal indices share their visual rows.
     """
 
     layout: Layout
@@ -39,90 +40,101 @@ class Crowd:
 
     @property
     def size(self) -> Size:
-        """How many samples, of how many different images."""
+        """Number of samples and of distinct images."""
         return Size(len(self.images), len(set(self.images)))
 
     @cached_property
     def tails(self) -> list[int]:
-        """Rows of each sample's own tail, answer positions included."""
+        """Length of each sample's tail, answer positions included."""
         if not self.samples:
             return [self.layout.tail] * len(self.images)
         beyond = self.layout.answers - 1 - self.layout.head
         return [sample.n_other + beyond for sample in self.samples]
 
     @property
-    def equally_long(self) -> list[list[int]]:
-        """Places of samples whose tails need no padding beside each other."""
-        alike: dict[int, list[int]] = {}
-        for place, tail in enumerate(self.tails):
-            alike.setdefault(tail, []).append(place)
-        return list(alike.values())
+    def by_tail_length(self) -> list[list[int]]:
+        """Indices of samples grouped by equal tail length, which need no padding."""
+        groups: dict[int, list[int]] = {}
+        for index, tail in enumerate(self.tails):
+            groups.setdefault(tail, []).append(index)
+        return list(groups.values())
 
-    def part(self, start: int, stop: int) -> Crowd:
-        """Some of the samples."""
-        return self._only(range(start, stop))
+    def part(self, start: int, stop: int) -> SampleBatch:
+        """Return the samples from `start` to `stop`."""
+        return self._subset(range(start, stop))
 
-    def alone(self) -> list[Crowd]:
-        """The same, but no image is shared and no tail padded."""
-        apart = replace(self, images=tuple(range(len(self.images))))
-        return [apart._only(places) for places in self.equally_long]
+    def unshared(self) -> list[SampleBatch]:
+        """Return batches of the same samples without shared images and without padding."""
+        split = replace(self, images=tuple(range(len(self.images))))
+        return [split._subset(indices) for indices in self.by_tail_length]
 
-    def apart(self, rank: Tensor) -> Crowd:
-        """The same, but an image is shared only where `rank` int64[B, S] is the same as well."""
+    def with_images_split(self, rank: Tensor) -> SampleBatch:
+        """Return the same samples, sharing an image only where `rank` int64[B, S] is equal too."""
         ranked = [row.tobytes() for row in rank.cpu().numpy()]
-        return replace(self, images=_numbered(zip(self.images, ranked, strict=True)))
+        return replace(self, images=_numbers(zip(self.images, ranked, strict=True)))
 
-    def _only(self, places: Sequence[int]) -> Crowd:
-        longest = max(self.tails[place] for place in places)
-        return Crowd(
+    def _subset(self, indices: Sequence[int]) -> SampleBatch:
+        longest = max(self.tails[index] for index in indices)
+        return SampleBatch(
             replace(self.layout, tail=longest),
-            tuple(self.samples[place] for place in places if self.samples),
-            tuple(self.images[place] for place in places),
+            tuple(self.samples[index] for index in indices if self.samples),
+            tuple(self.images[index] for index in indices),
         )
 
 
-def crowds(
+def group_samples(
     samples: Sequence[Sample], family: ModelFamily, config: Any, answers: int
-) -> list[Crowd]:
-    """The samples with visual tokens by where these stand, questions on one image together.
+) -> list[SampleBatch]:
+    """Return the samples that have visual tokens, in batches of equal visual positions.
 
-    answers: positions whose logits are compared.
+    Questions on one image are adjacent.
+
+    Args:
+        samples: Encoded items.
+        adapter: The model family's adapter.
+        config: The model's configuration.
+        answers: Answer positions whose logits are compared.
     """
-    alike: dict[tuple[bytes, int], list[list[Sample]]] = {}
-    for image in _images(samples, family, config):
+    groups: dict[tuple[bytes, int], list[list[Sample]]] = {}
+    for image in _image_groups(samples, family, config):
         visual = family.visual_positions(config, image[0].inputs["input_ids"])[0].cpu().numpy()
-        alike.setdefault((visual.tobytes(), image[0].n_other), []).append(image)
+        groups.setdefault((visual.tobytes(), image[0].n_other), []).append(image)
     return [
-        Crowd(
+        SampleBatch(
             Layout.of(np.frombuffer(visual, np.bool_), answers),
             tuple(sample for image in images for sample in image),
             tuple(number for number, image in enumerate(images) for _ in image),
         )
-        for (visual, _), images in alike.items()
+        for (visual, _), images in groups.items()
     ]
 
 
-def _images(samples: Sequence[Sample], family: ModelFamily, config: Any) -> Iterator[list[Sample]]:
-    """Samples that share what stands before the text behind the image, the longest first."""
-    found: dict[Hashable, list[Sample]] = {}
+def _image_groups(
+    samples: Sequence[Sample], family: ModelFamily, config: Any
+) -> Iterator[list[Sample]]:
+    """Yield samples that share everything before the question, longest first."""
+    by_prefix: dict[Hashable, list[Sample]] = {}
     for number, sample in enumerate(samples):
         ids = sample.inputs["input_ids"]
-        (places,) = family.visual_positions(config, ids)[0].cpu().numpy().nonzero()
-        if len(places):
-            behind = int(places[-1]) + 1
-            beginning = ids[0, :behind].cpu().numpy().tobytes()
-            coupled = behind - int(places[0]) > len(places)  # by the text between visual tokens
-            alone = number if coupled else None
-            found.setdefault((sample.pictures, beginning, alone), []).append(sample)
-    for image in found.values():
-        rest = sorted(image, key=lambda sample: sample.n_other, reverse=True)
-        while rest:
-            near = [each for each in rest if rest[0].n_other <= _PADDED * each.n_other]
-            yield near
-            rest = rest[len(near) :]
+        (positions,) = family.visual_positions(config, ids)[0].cpu().numpy().nonzero()
+        if len(positions):
+            end = int(positions[-1]) + 1
+            prefix = ids[0, :end].cpu().numpy().tobytes()
+            # Text between visual tokens prevents sharing.
+            coupled = end - int(positions[0]) > len(positions)
+            own = number if coupled else None
+            by_prefix.setdefault((sample.pictures, prefix, own), []).append(sample)
+    for image in by_prefix.values():
+        remaining = sorted(image, key=lambda sample: sample.n_other, reverse=True)
+        while remaining:
+            similar = [
+                each for each in remaining if remaining[0].n_other <= _MAX_PADDING * each.n_other
+            ]
+            yield similar
+            remaining = remaining[len(similar) :]
 
 
-def _numbered(keys: Iterable[Hashable]) -> tuple[int, ...]:
-    """Each key's place among the distinct ones, by first appearance."""
+def _numbers(keys: Iterable[Hashable]) -> tuple[int, ...]:
+    """Return the index of each key among the distinct keys, by first appearance."""
     numbers: dict[Hashable, int] = {}
     return tuple(numbers.setdefault(key, len(numbers)) for key in keys)

@@ -1,4 +1,4 @@
-"""The file measurements.db: its tables, transactions, and SQLite's errors as sentences."""
+"""The database file: schema, transactions, and SQLite errors as RunFolderError."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ CREATE TABLE IF NOT EXISTS received (
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """The file, opened or created, with all tables.
+    """Open or create the file and its tables.
 
-    Raises RunFolderError for a foreign or newer one; it is never overwritten.
+    Raises:
+        RunFolderError: The file is of another program or newer; it is never overwritten.
     """
     db = sqlite3.connect(path, timeout=5, isolation_level=None)
     try:
@@ -74,7 +75,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
     if version < _FORMAT:
-        # Others may open the same file now: whoever is first creates what is missing.
+        # Processes may open the file at the same time: the first one creates the tables.
         with transaction(db):
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 db.execute(statement)
@@ -84,7 +85,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Write all or nothing."""
+    """Commit the writes of the block together, or none of them."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -97,7 +98,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence with the next step."""
+    """Turn SQLite errors into a RunFolderError that names the next step."""
     try:
         yield
     except sqlite3.DatabaseError as error:

@@ -1,4 +1,4 @@
-"""How far a pruned model's next-token distribution is from the original's."""
+"""Divergence of a pruned model's next-token distribution from the original's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from torch import Tensor
 class Divergence:
     """Means over answer positions, float64[...] each.
 
-    KL(original || pruned), the reverse, Jensen-Shannon (all in nats) and the share of positions
-    with the same most likely token.
+    Attributes:
+        kl: KL(original || pruned) in nats.
+        reverse_kl: KL(pruned || original) in nats.
+        js: Jensen-Shannon divergence in nats.
+        top1: Share of positions with the same most likely token.
     """
 
     kl: Tensor
@@ -26,7 +29,7 @@ class Divergence:
 def divergence(original: Tensor, pruned: Tensor, counted: Tensor) -> Divergence:
     """Compare logits [..., k, V] at the answer positions where counted[..., k] is true.
 
-    Natural log, float32 log-softmax; leading dimensions broadcast, one original to many pruned.
+    Log-softmax is taken in float32. Leading dimensions broadcast, one original to many pruned.
     """
     p = torch.log_softmax(original.float(), -1)
     q = torch.log_softmax(pruned.float(), -1)
@@ -38,7 +41,7 @@ def divergence(original: Tensor, pruned: Tensor, counted: Tensor) -> Divergence:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL of log-probabilities over the last dimension; rounding below zero is cut off."""
+    """Return the KL divergence over the last dimension, with rounding below zero clamped."""
     return (p.exp() * (p - q)).sum(-1).clamp(min=0.0)
 
 

@@ -1,7 +1,8 @@
-"""Measures policies on samples: KL of the pruned model's answer from the original's.
+"""Measurement of policies on samples: KL divergence of the pruned answer from the original one.
 
-What the store holds is not measured again; all else is measured in passes that compute what
-policies have in common once (see trie.py), here or by workers. One chunk is written at a time.
+Measurements that the store already holds are not repeated. The others run in trie passes that
+compute shared states once (see `trie.py`), in this process or on workers. Each chunk is written to
+the store as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -17,34 +18,38 @@ from numpy.typing import NDArray
 from opsearch.amounts import format_amount
 from opsearch.costs.shape import Shape
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
-from opsearch.measure.crowds import crowds
-from opsearch.measure.keys import Keys, Todo
+from opsearch.measure.crowds import group_samples
+from opsearch.measure.keys import Missing, Requests
 from opsearch.measure.memory import ON_CPU
-from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor, noise_todo
+from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, missing_noise, noise_floor
 from opsearch.measure.passes import Passes
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
-from opsearch.measure.tally import Progress, Tally
+from opsearch.measure.tally import PlanProgress, Progress
 from opsearch.policy import Policy
 from opsearch.rankers import make_ranker
 from opsearch.runtime.adapters import check_supported
 from opsearch.turns import before_decoder
 
-if TYPE_CHECKING:  # workers are made of what is below
-    from opsearch.measure.pool import Pool
+if TYPE_CHECKING:  # workers import this module
+    from opsearch.measure.pool import MeasureWorkers
 
 ENGINE_VERSION = 2
 Say = Callable[[str], None]
 
 
 class Engine:
-    """Measures with one model and writes to one store.
+    """Measurement of policies with one model, into one store.
 
-    positions: answer tokens compared; memory: bytes that the states of one chunk may take; say:
-    takes the sentence that tells of a chunk for which that was too much; pool: workers that measure
-    in place of this process.
+    Args:
+        model: The multimodal LLM with its weights.
+        store: Where measurements are looked up and written.
+        positions: Answer tokens that are compared.
+        memory: Bytes that the states of one chunk may take.
+        say: Called with a sentence when a chunk runs out of memory and is split.
+        pool: Workers that measure instead of this process.
     """
 
     def __init__(
@@ -54,13 +59,15 @@ class Engine:
         positions: int = 1,
         memory: int = ON_CPU,
         say: Say | None = None,
-        pool: Pool | None = None,
+        pool: MeasureWorkers | None = None,
     ) -> None:
         self.model, self.store, self.positions, self.say = model, store, positions, say
         self.pool = pool
         self.family = check_supported(model)
         self.passes = Passes(model, positions)
-        self.room = Room(Shape.from_config(model.config), model.dtype.itemsize, memory)
+        self.memory_budget = MemoryBudget(
+            Shape.from_config(model.config), model.dtype.itemsize, memory
+        )
         self.measured = 0
 
     def measure(
@@ -69,89 +76,103 @@ class Engine:
         samples: Sequence[Sample],
         progress: Progress | None = None,
     ) -> NDArray[np.float64]:
-        """KL in nats of every policy on every sample, float64[P, S].
+        """Return the KL divergence in nats of every policy on every sample, float64[P, S].
 
-        The original itself has divergence 0 by definition. `progress` is called with the planned
-        FLOPs done and to do. Raises ModelError naming policy and item when a logit
-        is not finite, and OutOfMemoryError when not even one policy fits on one sample.
+        The original has divergence 0 by definition.
+
+        Args:
+            policies: P policies.
+            samples: S samples.
+            progress: Called with the planned FLOPs done and in total.
+
+        Raises:
+            ModelError: A logit is not finite; the message names policy and item.
+            OutOfMemoryError: Not even one policy fits on one sample.
         """
-        keys = Keys(policies, samples)
-        plan = self._plan(keys)
+        requests = Requests(policies, samples)
+        plan = self._plan_missing(requests)
         if self.pool:
             plan = self.pool.share(plan)
-        specs = {spec for policy in keys.policies if (spec := before_decoder(policy))}
+        specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
-        self._follow(plan, needs, progress)
-        return keys.values(self.store.get(keys.all))
+        self._run_plan(plan, needs, progress)
+        return requests.values(self.store.get(requests.all_keys))
 
     def noise_floor(self, samples: Sequence[Sample], progress: Progress | None = None) -> float:
-        """Nats below which a mean KL over these samples is a tie, measured in half precision."""
-        if self.room.itemsize < 4:
-            layers = self.room.shape.layers
-            for key, memory in ((TOGETHER, self.room.memory), (ONE_BY_ONE, 1)):
-                room = replace(self.room, memory=memory)
-                todo = noise_todo(key, samples, layers, self.store)
-                self._follow(self._chunks(todo, room), frozenset(), progress)
+        """Return the mean KL in nats below which policies tie on these samples in half precision.
+
+        Noise that the store lacks is measured first.
+        """
+        if self.memory_budget.itemsize < 4:
+            layers = self.memory_budget.shape.layers
+            for key, memory in ((TOGETHER, self.memory_budget.memory), (ONE_BY_ONE, 1)):
+                memory_budget = replace(self.memory_budget, memory=memory)
+                pending = missing_noise(key, samples, layers, self.store)
+                self._run_plan(self._chunks(pending, memory_budget), frozenset(), progress)
         return noise_floor(self.store, [sample.digest for sample in samples])
 
     def plan(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> MeasurementPlan:
-        """What `measure` would run for what the store does not hold."""
-        return self._plan(Keys(policies, samples))
+        """Return the plan that `measure` would run for measurements missing from the store."""
+        return self._plan_missing(Requests(policies, samples))
 
-    def _plan(self, keys: Keys) -> MeasurementPlan:
-        return self._chunks(keys.missing(self.store.get(keys.all)), self.room)
+    def _plan_missing(self, requests: Requests) -> MeasurementPlan:
+        return self._chunks(requests.missing(self.store.get(requests.all_keys)), self.memory_budget)
 
-    def _chunks(self, work: Iterable[Todo], room: Room) -> MeasurementPlan:
+    def _chunks(self, work: Iterable[Missing], memory_budget: MemoryBudget) -> MeasurementPlan:
         chunks: list[Chunk] = []
-        for todo in work:
-            gathered = crowds(todo.samples, self.family, self.model.config, self.positions)
-            chunks += make_chunks(todo.policies, todo.samples[0].n_visual, gathered, room)
-        return MeasurementPlan(tuple(chunks), room.shape)
+        for pending in work:
+            batches = group_samples(
+                pending.samples, self.family, self.model.config, self.positions
+            )
+            chunks += make_chunks(
+                pending.policies, pending.samples[0].n_visual, batches, memory_budget
+            )
+        return MeasurementPlan(tuple(chunks), memory_budget.shape)
 
-    def _follow(
+    def _run_plan(
         self, plan: MeasurementPlan, needs: frozenset[str], progress: Progress | None
     ) -> None:
-        """Measure and store chunk by chunk."""
-        tally = Tally(plan, progress)
-        for chunk, measured in self._measured(plan, needs, tally):
+        """Measure and store the plan chunk by chunk."""
+        plan_progress = PlanProgress(plan, progress)
+        for chunk, measured in self._measured(plan, needs, plan_progress):
             self.store.add(measured)
             self.measured += len(measured)
-            tally.finish(chunk)
+            plan_progress.finish(chunk)
 
     def _measured(
-        self, plan: MeasurementPlan, needs: frozenset[str], tally: Tally
+        self, plan: MeasurementPlan, needs: frozenset[str], plan_progress: PlanProgress
     ) -> Iterator[tuple[Chunk, list[Measurement]]]:
-        """Chunks as they are done; where memory runs out for one, its halves."""
+        """Yield measured chunks; one that runs out of memory is replaced by its halves."""
 
-        def halve(chunk: Chunk) -> list[Chunk]:
+        def split(chunk: Chunk) -> list[Chunk]:
             halves = chunk.halves()
             if len(halves) > 1:
-                tally.replace(chunk, halves)
+                plan_progress.replace(chunk, halves)
                 if self.say:
-                    self.say(self._too_much(chunk))
+                    self.say(self._split_notice(chunk))
             return halves
 
         if self.pool:
-            yield from self.pool.measure(plan.chunks, needs, tally, halve)
+            yield from self.pool.measure(plan.chunks, needs, plan_progress, split)
             return
-        todo = list(reversed(plan.chunks))
-        while todo:
-            chunk = todo.pop()
+        pending = list(reversed(plan.chunks))
+        while pending:
+            chunk = pending.pop()
             try:
                 ranked = self.passes.rank(chunk, needs)
-                tally.replace(chunk, [ranked.chunk])
+                plan_progress.replace(chunk, [ranked.chunk])
                 chunk = ranked.chunk
-                measured = self.passes.run(ranked, tally.of_layers(chunk))
+                measured = self.passes.run(ranked, plan_progress.layer_callback(chunk))
             except torch.OutOfMemoryError:
-                halves = halve(chunk)
+                halves = split(chunk)
                 if len(halves) == 1:
                     raise
-                todo += reversed(halves)
+                pending += reversed(halves)
             else:
                 yield chunk, measured
 
-    def _too_much(self, chunk: Chunk) -> str:
-        memory = format_amount(self.room.memory, "B")
+    def _split_notice(self, chunk: Chunk) -> str:
+        memory = format_amount(self.memory_budget.memory, "B")
         return (
             f"memory ran out with {len(chunk.policies)} policies on {len(chunk.samples)} samples "
             f"at once: going on in halves; with less than --memory {memory} chunks start smaller"

@@ -1,6 +1,6 @@
-"""What measuring points of a space will take, from shapes alone: no model, no samples.
+"""Estimates of the measurement work of a space from shapes alone, without model or samples.
 
-Policies are cut and samples are batched as the engine does it in the same room.
+Policies are partitioned and samples are batched exactly as in the engine with the same memory.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.flops import Flops
-from opsearch.measure.chunks import batches
-from opsearch.measure.crowds import Crowd
-from opsearch.measure.cuts import Cuts
-from opsearch.measure.room import Room
-from opsearch.measure.tables import Tables
+from opsearch.measure.chunks import fitting_batches
+from opsearch.measure.crowds import SampleBatch
+from opsearch.measure.cuts import PolicyPartition
+from opsearch.measure.room import MemoryBudget
+from opsearch.measure.tables import PolicyTables
 from opsearch.measure.trie import ONE, Layout, Size
 from opsearch.measure.work import trie_flops
 from opsearch.policy import live
@@ -28,12 +28,17 @@ from opsearch.turns import before_decoder
 
 @dataclass(frozen=True)
 class Estimate:
-    """Passes over the tries of these policies on all samples.
+    """Work of measuring policies on samples.
 
-    nodes: states of text or visual rows, summed over samples and images; flops: convention `exact`,
-    without the original's own forwards, of which `forwards` are as many FLOPs, mean per sample.
-    elements: numbers that the largest sample's states hold at once; parts: the most into which
-    memory cuts the policies of one ranking; passes: of a part on a batch of samples each.
+    Attributes:
+        policies: Number of policies.
+        samples: Number of samples.
+        nodes: Node states, summed over samples (text) and images (visual).
+        flops: FLOPs by the convention `exact`, without the original's own forwards.
+        forwards: The FLOPs in forwards of the original, mean per sample.
+        elements: Elements of the states that the largest sample holds at once.
+        parts: Largest number of parts into which memory splits the policies of one ranking.
+        passes: Passes of one part on one batch of samples.
     """
 
     policies: int
@@ -47,8 +52,8 @@ class Estimate:
 
 
 @dataclass
-class _Work:
-    """What adds up to an estimate."""
+class _Totals:
+    """Sums of an estimate."""
 
     nodes: int = 0
     flops: int = 0
@@ -58,77 +63,90 @@ class _Work:
 
 
 def estimate(
-    space: Space, points: NDArray[np.int64], gathered: Sequence[Crowd], room: Room
+    space: Space, points: NDArray[np.int64], batches: Sequence[SampleBatch], memory: MemoryBudget
 ) -> Estimate:
-    """The work for index rows `points` on samples of these layouts, each crowd of another one."""
-    work, alike = _Work(), defaultdict[int, list[Crowd]](list)
-    for crowd in gathered:
-        alike[crowd.layout.n_visual].append(crowd)
-    for n_visual, crowds in alike.items():
-        related = [Cuts(tables) for tables in _families(space, points, n_visual)]
-        _add(work, related, crowds, room)
-    stock = Flops(room.shape).stock
-    lengths = [(at.layout, tail) for at in gathered for tail in at.tails]
+    """Estimate the work for points (index rows) of a space on these batches.
+
+    Args:
+        space: The search space.
+        points: Index rows int64[P, parameters].
+        batches: One batch per layout.
+        memory: Limit on the states of a pass.
+    """
+    totals, by_visual = _Totals(), defaultdict[int, list[SampleBatch]](list)
+    for batch in batches:
+        by_visual[batch.layout.n_visual].append(batch)
+    for n_visual, same_visual in by_visual.items():
+        partitions = [PolicyPartition(tables) for tables in _policy_groups(space, points, n_visual)]
+        _add(totals, partitions, same_visual, memory)
+    stock = Flops(memory.shape).stock
+    lengths = [(at.layout, tail) for at in batches for tail in at.tails]
     once = sum(stock(layout.n_visual, layout.head + tail) for layout, tail in lengths)
-    forwards, samples = work.flops / once if once else 0.0, len(lengths)
-    numbers = work.nodes, work.flops, forwards, work.elements, work.parts, work.passes
+    forwards, samples = totals.flops / once if once else 0.0, len(lengths)
+    numbers = totals.nodes, totals.flops, forwards, totals.elements, totals.parts, totals.passes
     return Estimate(len(points), samples, *numbers)
 
 
-def _add(work: _Work, related: Sequence[Cuts], crowds: Iterable[Crowd], room: Room) -> None:
-    """Add what these families take on crowds of equally many visual tokens."""
-    # Crowds with the same cuts have the same tries.
-    same: dict[tuple[int, bool, tuple[range, ...]], list[Crowd]] = {}
-    for crowd in crowds:
-        layout = crowd.layout
-        cuts = [each.fitting(layout, room) for each in related]
+def _add(
+    totals: _Totals,
+    partitions: Sequence[PolicyPartition],
+    same_visual: Iterable[SampleBatch],
+    memory: MemoryBudget,
+) -> None:
+    """Add the work of these policies on batches with an equal number of visual tokens."""
+    # Batches with equal parts have equal tries.
+    by_parts: dict[tuple[int, bool, tuple[range, ...]], list[SampleBatch]] = {}
+    for batch in same_visual:
+        layout = batch.layout
+        part_ranges = [each.fitting_parts(layout, memory) for each in partitions]
         held = [
-            each.held(parts, layout, room.shape).reshape(-1, 2)
-            for each, parts in zip(related, cuts, strict=True)
+            each.elements(parts, layout, memory.shape).reshape(-1, 2)
+            for each, parts in zip(partitions, part_ranges, strict=True)
         ]
-        runs = list(batches(crowd, held, room))
+        batches = list(fitting_batches(batch, held, memory))
         widest = [int((each @ np.array(ONE)).max()) for each in held]
-        work.elements, work.parts = (
-            max([work.elements, *widest]),
-            max([work.parts, *map(len, cuts)]),
-        )
-        for number, cut in enumerate(cuts):
-            ranked = related[number].tables.turns is not None
-            together = [each for run in runs for each in (run.alone() if ranked else [run])]
-            work.passes += len(cut) * len(together)
-            same.setdefault((number, layout.inner > 0, tuple(cut)), []).extend(together)
-    for (number, coupled, ranges), runs in same.items():
-        for _, trie in related[number].forests(ranges, coupled):
-            for at, size in _totals(runs).items():
-                work.flops += trie_flops(trie, at, room.shape, size)
-                work.nodes += trie.nodes(size)
+        totals.elements = max([totals.elements, *widest])
+        totals.parts = max([totals.parts, *map(len, part_ranges)])
+        for number, ranges_of_group in enumerate(part_ranges):
+            ranked = partitions[number].tables.rerankings is not None
+            run_batches = [
+                each for batch in batches for each in (batch.unshared() if ranked else [batch])
+            ]
+            totals.passes += len(ranges_of_group) * len(run_batches)
+            key = (number, layout.coupled, tuple(ranges_of_group))
+            by_parts.setdefault(key, []).extend(run_batches)
+    for (number, coupled, ranges), batches in by_parts.items():
+        for _, trie in partitions[number].forests(ranges, coupled):
+            for at, size in _sizes_by_layout(batches).items():
+                totals.flops += trie_flops(trie, at, memory.shape, size)
+                totals.nodes += trie.nodes(size)
 
 
-def _totals(runs: Iterable[Crowd]) -> dict[Layout, Size]:
-    """Samples and images of all batches by layout; an image counts once in each that has it."""
-    found: dict[Layout, Size] = {}
-    for run in runs:
-        before, more = found.get(run.layout, Size(0, 0)), run.size
-        found[run.layout] = Size(before.samples + more.samples, before.images + more.images)
-    return found
+def _sizes_by_layout(batches: Iterable[SampleBatch]) -> dict[Layout, Size]:
+    """Sum samples and images of all batches by layout; each batch counts its own images."""
+    sizes: dict[Layout, Size] = {}
+    for batch in batches:
+        before, more = sizes.get(batch.layout, Size(0, 0)), batch.size
+        sizes[batch.layout] = Size(before.samples + more.samples, before.images + more.images)
+    return sizes
 
 
-def _families(space: Space, points: NDArray[np.int64], n_visual: int) -> list[Tables]:
-    """The policies as `families` has them: distinct, without the original, by their ranking."""
+def _policy_groups(space: Space, points: NDArray[np.int64], n_visual: int) -> list[PolicyTables]:
+    """Return distinct pruned policies grouped by ranking, as `ranking_groups` does."""
     if not len(points):
         return []
-    turns = space.turns(points, n_visual)
-    counts = live(space.resolved(points, n_visual), turns.pools if turns else None)
-    whole = live(np.full_like(counts[:1], n_visual))
-    pruned = np.flatnonzero((counts != whole).any(axis=(1, 2)))
-    tables = Tables(counts, turns).part(pruned)
+    rerankings = space.turns(points, n_visual)
+    counts = live(space.resolved(points, n_visual), rerankings.pools if rerankings else None)
+    unpruned = live(np.full_like(counts[:1], n_visual))
+    pruned = np.flatnonzero((counts != unpruned).any(axis=(1, 2)))
+    tables = PolicyTables(counts, rerankings).part(pruned)
     if not len(pruned):
         return []
     spec = before_decoder(space.decode(points[0].tolist()))
     ordered = tables.distinct()
     if spec is None or make_ranker(spec).nested:
         return [tables.part(ordered)]
-    # Ranked anew for each count; where all tokens are kept any order will do, the first.
+    # One order per number of kept tokens; policies that keep all tokens join the first.
     kept = np.where(tables.counts < n_visual, tables.counts, 0).max(axis=(1, 2))
     orders = list(dict.fromkeys(kept[kept > 0].tolist())) or [0]
     kept[kept == 0] = orders[0]

@@ -1,4 +1,4 @@
-"""Policies that one ranking serves, and their tries as far as memory allows them to be one."""
+"""Groups of policies that share a ranking, with their tries."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from opsearch.measure.cuts import Cuts
-from opsearch.measure.keys import Keyed
-from opsearch.measure.room import Room
+from opsearch.measure.cuts import PolicyPartition
+from opsearch.measure.keys import KeyedPolicy
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Trie
 from opsearch.rankers import Ranker
@@ -17,10 +17,12 @@ from opsearch.turns import Schedule, before_decoder
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
-    """Policies that one ranking before the decoder serves.
+class RankingGroup:
+    """Policies that share one ranking before the decoder.
 
-    ranker: None where the order of visual tokens before the decoder does not matter.
+    Attributes:
+        ranker: The ranker, None if the order of visual tokens before the decoder does not matter.
+        schedules: The policies.
     """
 
     ranker: Ranker | None
@@ -28,45 +30,55 @@ class Family:
     _tries: dict[tuple[range, bool], Trie] = field(default_factory=dict)
 
     @cached_property
-    def cuts(self) -> Cuts:
-        """How the policies can be cut."""
-        return Cuts(self.schedules.tables)
+    def partition(self) -> PolicyPartition:
+        """Splits of the policies to fit memory."""
+        return PolicyPartition(self.schedules.tables)
 
-    def parts(self, layout: Layout, room: Room) -> Iterator[tuple[Schedules, Trie]]:
-        """As few parts of the policies as fit for one sample, by halving, with their tries."""
-        for places in self.cuts.fitting(layout, room):
-            part = self.schedules.part(slice(places.start, places.stop))
-            key = (places, layout.inner > 0)
-            if key not in self._tries:  # many layouts ask for the same ones
-                self._tries[key] = part.trie(layout.inner > 0)
+    def parts(self, layout: Layout, memory: MemoryBudget) -> Iterator[tuple[Schedules, Trie]]:
+        """Yield parts of the policies that each fit for one sample, with their tries.
+
+        The policies are halved until every part fits.
+        """
+        for policy_range in self.partition.fitting_parts(layout, memory):
+            part = self.schedules.part(slice(policy_range.start, policy_range.stop))
+            key = (policy_range, layout.coupled)
+            if key not in self._tries:  # layouts with equal parts share their tries
+                self._tries[key] = part.trie(layout.coupled)
             yield part, self._tries[key]
 
 
-def families(policies: Sequence[Keyed], n_visual: int) -> list[Family]:
-    """The policies by the order in which they rank `n_visual` visual tokens before the decoder.
+def ranking_groups(policies: Sequence[KeyedPolicy], n_visual: int) -> list[RankingGroup]:
+    """Group policies by their order of `n_visual` visual tokens before the decoder.
 
-    Those that rank inside it too are apart, as with them questions on one image share nothing.
-    Raises PolicyError for a ranker that cannot serve its policy.
+    Policies that also rank inside the decoder form groups of their own, because their samples share
+    no images.
+
+    Raises:
+        PolicyError: A ranker cannot serve its policy.
     """
     rankers: dict[Hashable, Ranker | None] = {}
-    groups: dict[tuple[bool, Hashable], list[tuple[Keyed, Schedule]]] = {}
+    groups: dict[tuple[bool, Hashable], list[tuple[KeyedPolicy, Schedule]]] = {}
     for keyed in policies:
-        found = keyed.policy.schedule(n_visual)
-        alike = (keyed.policy.rankers, found.kept)
-        if alike not in rankers:
-            rankers[alike] = policy_ranker(keyed.policy)
-        ranker = rankers[alike] if found.kept else None
-        # One that is not nested ranks anew for every number of tokens.
+        schedule = keyed.policy.schedule(n_visual)
+        ranking = (keyed.policy.rankers, schedule.kept)
+        if ranking not in rankers:
+            rankers[ranking] = policy_ranker(keyed.policy)
+        ranker = rankers[ranking] if schedule.kept else None
+        # A ranker that is not nested gives another order for every number of tokens.
         spec = before_decoder(keyed.policy)
-        order = None if ranker is None else (spec, ranker.nested or found.kept)
-        groups.setdefault((bool(found.turns), order), []).append((keyed, found))
+        order = None if ranker is None else (spec, ranker.nested or schedule.kept)
+        groups.setdefault((bool(schedule.turns), order), []).append((keyed, schedule))
         rankers.setdefault(order, ranker)
-    for inside in (True, False):
-        # Where the order does not matter, any will do.
-        indifferent = groups.pop((inside, None), [])
-        there = [key for key in groups if key[0] == inside] or ([] if inside else list(groups))
-        if indifferent:
-            groups.setdefault(there[0] if there else (inside, None), []).extend(indifferent)
+    for in_decoder in (True, False):
+        # Policies for which the order does not matter join the first group.
+        any_order = groups.pop((in_decoder, None), [])
+        candidates = [key for key in groups if key[0] == in_decoder]
+        if not candidates and not in_decoder:
+            candidates = list(groups)
+        if any_order:
+            first = candidates[0] if candidates else (in_decoder, None)
+            groups.setdefault(first, []).extend(any_order)
     return [
-        Family(rankers.get(order), Schedules.of(members)) for (_, order), members in groups.items()
+        RankingGroup(rankers.get(order), Schedules.from_members(members))
+        for (_, order), members in groups.items()
     ]

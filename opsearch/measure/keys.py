@@ -1,4 +1,4 @@
-"""Which measurements a call asks for, and which of them the store lacks."""
+"""Measurements that a call requests, and the ones missing from the store."""
 
 from __future__ import annotations
 
@@ -15,56 +15,64 @@ from opsearch.policy import Policy
 from opsearch.space import canonical_keys
 
 
-class Keyed(NamedTuple):
-    """A policy and its canonical key for the samples in question."""
+class KeyedPolicy(NamedTuple):
+    """A policy and its canonical key for some number of visual tokens."""
 
     key: str
     policy: Policy
 
 
 @dataclass(frozen=True)
-class Todo:
-    """Policies that are missing on all of these samples, which have equally many visual tokens."""
+class Missing:
+    """Policies to measure on samples with an equal number of visual tokens."""
 
-    policies: list[Keyed]
+    policies: list[KeyedPolicy]
     samples: list[Sample]
 
 
-class Keys:
-    """Canonical keys of policies on samples; equal policies are one key."""
+class Requests:
+    """Canonical keys of policies on samples; equal policies have equal keys.
+
+    Attributes:
+        keys: Keys of all policies by number of visual tokens.
+        original: Key of the original by number of visual tokens.
+    """
 
     def __init__(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> None:
         self.policies, self.samples = list(policies), samples
         counts = sorted({sample.n_visual for sample in samples})
-        self.of = {n: canonical_keys(policies, n) for n in counts}
+        self.keys = {n: canonical_keys(policies, n) for n in counts}
         layers = self.policies[0].num_layers
         self.original = {n: identity(layers).canonical(n) for n in counts}
 
     @property
-    def all(self) -> list[str]:
-        return [key for keys in self.of.values() for key in keys]
+    def all_keys(self) -> list[str]:
+        """Keys for all numbers of visual tokens."""
+        return [key for keys in self.keys.values() for key in keys]
 
-    def missing(self, found: dict[tuple[str, str], float]) -> list[Todo]:
-        """What must be measured, by number of visual tokens and by the set of policies missing."""
-        work: dict[tuple[Any, ...], Todo] = {}
+    def missing(self, found: dict[tuple[str, str], float]) -> list[Missing]:
+        """Return the missing measurements, by number of visual tokens and set of policies."""
+        groups: dict[tuple[Any, ...], Missing] = {}
         for sample in self.samples:
             n = sample.n_visual
-            wanted = dict(zip(self.of[n], self.policies, strict=True))
-            wanted.pop(self.original[n], None)
-            lacking = [
-                Keyed(*pair) for pair in wanted.items() if (pair[0], sample.digest) not in found
+            requested = dict(zip(self.keys[n], self.policies, strict=True))
+            requested.pop(self.original[n], None)
+            missing = [
+                KeyedPolicy(*pair)
+                for pair in requested.items()
+                if (pair[0], sample.digest) not in found
             ]
-            if lacking:
-                key = (n, *(keyed.key for keyed in lacking))
-                work.setdefault(key, Todo(lacking, [])).samples.append(sample)
-        return list(work.values())
+            if missing:
+                key = (n, *(keyed.key for keyed in missing))
+                groups.setdefault(key, Missing(missing, [])).samples.append(sample)
+        return list(groups.values())
 
     def values(self, found: dict[tuple[str, str], float]) -> NDArray[np.float64]:
-        """The stored values, nan where there is none."""
+        """Return the stored values float64[P, S], nan where missing."""
         table = np.full((len(self.policies), len(self.samples)), np.nan)
         for column, sample in enumerate(self.samples):
             n = sample.n_visual
-            for row, key in enumerate(self.of[n]):
+            for row, key in enumerate(self.keys[n]):
                 original = key == self.original[n]
                 table[row, column] = 0.0 if original else found.get((key, sample.digest), np.nan)
         return table

@@ -1,7 +1,7 @@
-"""How rankers inside the decoder order the visual tokens of nodes, and what becomes of these.
+"""Rankers inside the decoder, applied to the nodes of a sweep.
 
-Each look is that of the runtime (opsearch/runtime/looking.py), with queries and keys of its own: at
-one text node and one visual node of all samples at once.
+Scores are those of a pruned model (opsearch/runtime/looking.py). Each attention view projects
+queries and keys of its own, at one text node and one visual node of all samples.
 """
 
 from __future__ import annotations
@@ -13,87 +13,91 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.measure.entry import Entry
+from opsearch.measure.entry import DecoderInputs
 from opsearch.measure.nodes import Ints
 from opsearch.measure.ragged import spans, starts
 from opsearch.measure.states import States
-from opsearch.measure.turning import Turning
+from opsearch.measure.turning import NodeReranking
 from opsearch.rankers.look import AttentionView, DecoderRanker
 from opsearch.rankers.prompt import ranking_from_scores
 from opsearch.runtime.heads import project_keys, project_queries
 
 
-class Looking:
-    """Rankers that look at a layer's input; each sample shows an image of its own."""
+class DecoderRanking:
+    """Rankers that read a layer's input; every sample has visual rows of its own."""
 
-    def __init__(self, layer: Any, rankers: Sequence[DecoderRanker], entry: Entry) -> None:
-        self.layer, self.rankers, self.entry = layer, rankers, entry
+    def __init__(self, layer: Any, rankers: Sequence[DecoderRanker], inputs: DecoderInputs) -> None:
+        self.layer, self.rankers, self.inputs = layer, rankers, inputs
 
-    def turned(self, states: States, turning: Turning) -> States:
-        """The states with visual nodes as they go on."""
-        now = self.orders(states, turning.looks, turning.rows, turning.order)
-        found = [*states.waiting, *now]
-        before, look, left = turning.nodes.T
-        rows, _ = spans(starts(turning.rows)[before], left, states.visual.device)
+    def reranked(self, states: States, reranking: NodeReranking) -> States:
+        """Return the states after the rerankings before the layer."""
+        current = self.orders(states, reranking.views, reranking.rows, reranking.order)
+        orders = [*states.pending, *current]
+        before, view, rows_left = reranking.nodes.T
+        rows, _ = spans(starts(reranking.rows)[before], rows_left, states.visual.device)
         index = rows.repeat(len(states.visual), 1)
         for first, size, start, number in zip(
-            starts(left), left, starts(turning.rows)[before], look, strict=True
+            starts(rows_left), rows_left, starts(reranking.rows)[before], view, strict=True
         ):
             if number >= 0:
-                chosen = found[number][:, :size]
+                chosen = orders[number][:, :size]
                 index[:, first : first + chosen.shape[1]] = start + chosen
         visual = states.visual.gather(1, _wide(index, states.visual))
         parts = [
-            _reordered(states.orders[:, old], found[number] if number >= 0 else None)
-            for old, number in turning.orders
+            _reordered(states.orders[:, old], orders[number] if number >= 0 else None)
+            for old, number in reranking.orders
         ]
         return replace(states, visual=visual, orders=torch.stack(parts, 1))
 
-    def orders(self, states: States, looks: Ints, rows: Ints, order: Ints) -> list[Tensor]:
-        """The rows of each look's pool, best first, int64[B, pool] within the visual node.
+    def orders(self, states: States, views: Ints, rows: Ints, order: Ints) -> list[Tensor]:
+        """Return each view's order of its pool, int64[B, pool] rows in the visual node, best first.
 
-        looks: int64[K, 4] at visual nodes of so many rows, and of these orders, int64[V] each.
+        Args:
+            states: States before the layer.
+            views: int64[K, 4], see NodeReranking.
+            rows: int64[V], rows of each visual node.
+            order: int64[V], index of each visual node's order.
         """
-        first, found = starts(rows), []
-        for ranker, pool, node, text in looks.tolist():
+        first, orders = starts(rows), []
+        for ranker, pool, node, text in views.tolist():
             visual = states.visual[:, first[node] : first[node] + pool]
-            places = states.orders[:, order[node], :pool]
-            found.append(self._order(self.rankers[ranker], states, visual, places, text))
-        return found
+            positions = states.orders[:, order[node], :pool]
+            orders.append(self._order(self.rankers[ranker], states, visual, positions, text))
+        return orders
 
     def _order(
-        self, ranker: DecoderRanker, states: States, visual: Tensor, places: Tensor, text: int
+        self, ranker: DecoderRanker, states: States, visual: Tensor, positions: Tensor, text: int
     ) -> Tensor:
-        """The order of visual rows [B, pool, D] at positions int64[B, pool]."""
-        entry, prompt = self.entry, self.entry.prompt
-        head, behind, tail = entry.layout.head, entry.layout.behind, entry.layout.tail
-        told = states.text[:, text * tail : text * tail + behind]
-        pool, other = slice(head, head + places.shape[1]), entry.tail[:, :behind]
-        normed = self.layer.input_layernorm(torch.cat([states.head, visual, told], 1))
-        reading = torch.cat([entry.head, places, other], 1)
-        everything = torch.arange(reading.shape[1], device=reading.device)
-        words = torch.cat([everything[:head], everything[pool.stop :]])
-        asked = {"last": everything[-1:], "text": words, "all": everything}[ranker.query_rows]
-        attn, asking = self.layer.self_attn, reading[:, asked]
-        look = AttentionView(
+        """Return the order of visual rows [B, pool, D] at positions int64[B, pool]."""
+        inputs, prompt = self.inputs, self.inputs.prompt
+        head, prompt_tail, tail = inputs.layout.head, inputs.layout.prompt_tail, inputs.layout.tail
+        prompt_text = states.text[:, text * tail : text * tail + prompt_tail]
+        pool, tail_positions = slice(head, head + positions.shape[1]), inputs.tail[:, :prompt_tail]
+        normed = self.layer.input_layernorm(torch.cat([states.head, visual, prompt_text], 1))
+        key_positions = torch.cat([inputs.head, positions, tail_positions], 1)
+        all_rows = torch.arange(key_positions.shape[1], device=key_positions.device)
+        text_rows = torch.cat([all_rows[:head], all_rows[pool.stop :]])
+        query_rows = {"last": all_rows[-1:], "text": text_rows, "all": all_rows}[ranker.query_rows]
+        attn, query_positions = self.layer.self_attn, key_positions[:, query_rows]
+        view = AttentionView(
             prompt,
-            project_queries(attn, normed[:, asked], entry.samples.rotary(asking)),
-            asking,
-            torch.ones_like(asking, dtype=torch.bool),
-            project_keys(attn, normed, entry.samples.rotary(reading)),
-            reading,
-            torch.ones_like(reading, dtype=torch.bool),
+            project_queries(attn, normed[:, query_rows], inputs.samples.rotary(query_positions)),
+            query_positions,
+            torch.ones_like(query_positions, dtype=torch.bool),
+            project_keys(attn, normed, inputs.samples.rotary(key_positions)),
+            key_positions,
+            torch.ones_like(key_positions, dtype=torch.bool),
             attn.scaling,
         )
-        scores = ranker.scores(look)[:, pool]
-        everywhere = scores.new_zeros(prompt.visual.shape).scatter(1, places, scores)
-        pooled = torch.zeros_like(prompt.visual).scatter(1, places, True)
-        rank = ranking_from_scores(everywhere, pooled).gather(1, places)
+        scores = ranker.scores(view)[:, pool]
+        by_position = scores.new_zeros(prompt.visual.shape).scatter(1, positions, scores)
+        in_pool = torch.zeros_like(prompt.visual).scatter(1, positions, True)
+        rank = ranking_from_scores(by_position, in_pool).gather(1, positions)
         return rank.argsort(1)
 
 
 def _reordered(positions: Tensor, order: Tensor | None) -> Tensor:
-    """Positions [B, N] of which the first come in another order [B, pool]."""
+    """Return positions [B, N] with the first ones permuted by `order` int64[B, pool]."""
     if order is None:
         return positions
     return torch.cat([positions.gather(1, order), positions[:, order.shape[1] :]], 1)

@@ -1,7 +1,7 @@
-"""How many bytes the states of one pass may take: as typed, or by what the device has.
+"""Bytes that the states of one pass may take, as given by the user or by the device.
 
-That is what a GPU has in all, not what others leave free at the moment: the same command on the
-same machine always makes the same chunks.
+The limit depends on a GPU's total memory, not on what is free at the moment, so that the same
+command on the same machine always makes the same chunks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from opsearch.runtime.load import AUTO
 
 ON_CPU = 2 * 10**9
 ABSENT_GPU = 80 * 10**9
-"""Bytes of a GPU that is planned for on a machine without one."""
+"""Bytes assumed for a GPU when planning on a machine without one."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of an amount such as 8GB (powers of 1000); ValueError for anything that is none."""
+    """Return the bytes of an amount such as 8GB (powers of 1000).
+
+    Raises:
+        ValueError: The text is not an amount of memory.
+    """
     match = _AMOUNT.fullmatch(text.strip())
     amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
     if not amount:
@@ -33,39 +37,47 @@ def parse_memory(text: str) -> int:
 
 
 def memory_for(model: Any, text: str | None) -> int:
-    """Bytes for the states: `text`, or 2 GB on a CPU, or half of what the weights leave of a GPU.
+    """Return the bytes for states: `text` if given, else by the model's devices.
 
-    States go through all GPUs that hold weights, so the one with least left counts.
+    On a CPU 2 GB, on a GPU half of what the weights leave. States pass through every GPU that holds
+    weights, so the one with the least memory left counts.
     """
     if text is not None:
         return parse_memory(text)
-    taken = Counter[torch.device]()
+    weight_bytes = Counter[torch.device]()
     for tensor in (*model.parameters(), *model.buffers()):
-        taken[tensor.device] += tensor.nbytes
+        weight_bytes[tensor.device] += tensor.nbytes
     left = [
-        _memory_of(device) - weights for device, weights in taken.items() if device.type == "cuda"
+        _memory_of(device) - weights
+        for device, weights in weight_bytes.items()
+        if device.type == "cuda"
     ]
     return min(left) // 2 if left else ON_CPU
 
 
 def memory_ahead(text: str | None, device: str, weights: int) -> int:
-    """The same before there is a model, of which the decoder's weights take so many bytes.
+    """Return about the same as `memory_for` before the model is loaded.
 
-    Vision towers and buffers are left out, so that on a GPU it is about the same.
+    Vision towers and buffers are left out.
+
+    Args:
+        text: The amount given by the user, if any.
+        device: Value of --device.
+        weights: Bytes of the decoder's weights.
     """
     if text is not None:
         return parse_memory(text)
     if not on_gpu(device):
         return ON_CPU
-    every = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
-    places = every if device == AUTO or not every else [torch.device(device)]
-    wholes = [_memory_of(place) for place in places] or [ABSENT_GPU]
-    # Of larger weights some wait elsewhere, and a tenth of a GPU stays free.
-    return max(min(wholes) - weights // len(wholes), min(wholes) // 10) // 2
+    all_gpus = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
+    gpus = all_gpus if device == AUTO or not all_gpus else [torch.device(device)]
+    totals = [_memory_of(gpu) for gpu in gpus] or [ABSENT_GPU]
+    # Weights that do not fit are offloaded, which leaves a tenth of each GPU free.
+    return max(min(totals) - weights // len(totals), min(totals) // 10) // 2
 
 
 def on_gpu(device: str) -> bool:
-    """Whether a model for --device `device` is on GPUs, of this machine or of another one."""
+    """Return whether a model for --device `device` runs on GPUs, here or on another machine."""
     return device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
 
 

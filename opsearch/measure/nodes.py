@@ -1,4 +1,4 @@
-"""How nodes of a trie get their numbers: policies that agree in some columns are one node."""
+"""Numbering of trie nodes: policies with equal columns share a node."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ Ints = NDArray[np.int64]
 
 
 def numbered(*columns: Ints, where: NDArray[np.bool_] | None = None) -> tuple[Ints, Ints]:
-    """Distinct rows of these columns in order, and the number of each row, -1 outside `where`."""
+    """Return the distinct rows of these columns, sorted, and each row's number among them.
+
+    Rows outside `where` have number -1.
+    """
     wanted = np.ones(len(columns[0]), np.bool_) if where is None else where
     table = np.stack(columns, axis=1)[wanted]
-    # One integer for each row: far quicker to sort than the rows.
+    # Pack each row into one integer, which sorts much faster.
     packed = np.zeros(len(table), np.int64)
     for column in table.T:
         packed = packed * (column.max(initial=0) + 2) + column + 1
@@ -23,8 +26,8 @@ def numbered(*columns: Ints, where: NDArray[np.bool_] | None = None) -> tuple[In
 
 
 def largest(values: Ints, nodes: Ints, size: int) -> Ints:
-    """The largest value among the policies of each node, int64[size]; a node of -1 is none."""
+    """Return the largest value among the policies of each node, int64[size]; node -1 is ignored."""
     result = np.zeros(size, np.int64)
-    there = nodes >= 0
-    np.maximum.at(result, nodes[there], values[there])
+    present = nodes >= 0
+    np.maximum.at(result, nodes[present], values[present])
     return result

@@ -1,8 +1,8 @@
-"""The noise floor of half precision: how far rounding alone moves the original's answers.
+"""Noise floor of half precision: the divergence that rounding alone causes on the original.
 
-The original goes through the stack as any policy does, once with as many samples at a time as
-memory allows and once sample by sample. Both are stored under names of their own, so that solving
-again, without the model, finds the same floor.
+The original runs through the sweep like a policy, once with as many samples per batch as memory
+allows and once sample by sample. Both results are stored under keys of their own, so that solving
+again without the model finds the same floor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from decimal import ROUND_UP, Context
 import numpy as np
 
 from opsearch.builders import identity
-from opsearch.measure.keys import Keyed, Todo
+from opsearch.measure.keys import KeyedPolicy, Missing
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.problem import KL_QUANTUM
@@ -21,21 +21,22 @@ from opsearch.problem import KL_QUANTUM
 TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
 
 
-def noise_todo(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Todo]:
-    """The samples whose noise the store lacks under `key`, by number of visual tokens."""
+def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Missing]:
+    """Return the samples whose noise under `key` is not stored, by number of visual tokens."""
     found = store.get([key])
-    original = [Keyed(key, identity(layers))]
-    work: dict[int, Todo] = {}
+    original = [KeyedPolicy(key, identity(layers))]
+    missing: dict[int, Missing] = {}
     for sample in samples:
         if sample.n_visual and (key, sample.digest) not in found:
-            work.setdefault(sample.n_visual, Todo(original, [])).samples.append(sample)
-    return list(work.values())
+            missing.setdefault(sample.n_visual, Missing(original, [])).samples.append(sample)
+    return list(missing.values())
 
 
 def noise_floor(store: Store, items: Sequence[str]) -> float:
-    """Nats below which a mean KL over these items is a tie: of the two, the larger mean noise.
+    """Return the mean KL in nats below which policies tie on these items.
 
-    Rounded up to one digit; KL_QUANTUM where that is more or where no noise was measured.
+    The larger of the two mean noises, rounded up to one digit. It is at least KL_QUANTUM, also
+    where no noise was measured.
     """
     found = store.get([TOGETHER, ONE_BY_ONE])
     means = [np.mean([found.get((key, i), 0.0) for i in items]) for key in (TOGETHER, ONE_BY_ONE)]

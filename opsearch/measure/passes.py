@@ -1,4 +1,8 @@
-"""Chunks run through a model: the original on their samples, then all policies in one sweep."""
+"""Passes of chunks through a model: the original on their samples, then all policies in one sweep.
+
+The embeddings, the ranking and the original's logits come from one forward of the original per
+batch. Policies start from these embeddings, so the vision tower never runs again.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from torch import Tensor
 
 from opsearch.measure.chunks import Chunk
 from opsearch.measure.divergence import Divergence, divergence
-from opsearch.measure.entry import Entry
+from opsearch.measure.entry import DecoderInputs
 from opsearch.measure.reference import (
     Reference,
     check_finite,
-    joined,
+    concat_padded,
     make_reference,
-    padded,
+    merge_references,
 )
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
@@ -27,13 +31,19 @@ from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import check_supported
 from opsearch.upload import upload
 
-_KEPT_BYTES = 2 * 10**9  # of originals, so that asking policy by policy does not run them again
-_LOGITS = 2**24  # held at once: a vocabulary is wider than any state
+_KEPT_BYTES = 2 * 10**9  # of cached references: calls policy by policy do not rerun the original
+_LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A chunk with the original on its samples and the places of visual tokens, int64[B, S]."""
+    """A chunk that is ready to run.
+
+    Attributes:
+        chunk: The chunk.
+        reference: The original on its samples.
+        rank: int64[B, S], rank of each visual token, -1 at other positions.
+    """
 
     chunk: Chunk
     reference: Reference
@@ -41,7 +51,7 @@ class Ranked:
 
 
 class Passes:
-    """Runs chunks through a model; knows no store, so that workers can do it elsewhere."""
+    """Runner of chunks on one model, without access to the store, so that workers can use it."""
 
     def __init__(self, model: Any, positions: int) -> None:
         self.model, self.positions = model, positions
@@ -49,63 +59,76 @@ class Passes:
         self._references: dict[tuple[str, ...], Reference] = {}
 
     def rank(self, chunk: Chunk, needs: frozenset[str]) -> Ranked:
-        """The chunk ready to run; needs: what rankers read of the vision tower."""
-        groups = chunk.crowd.equally_long
+        """Return the chunk ready to run.
+
+        Args:
+            chunk: The chunk.
+            needs: Outputs of the vision tower that rankers read.
+        """
+        groups = chunk.batch.by_tail_length
         parts = [self._reference([chunk.samples[i] for i in group], needs) for group in groups]
-        ranks = [_places(chunk, part.prompt) for part in parts]
+        ranks = [_ranks(chunk, part.prompt) for part in parts]
         (reference, *others), (rank, *_) = parts, ranks
         if others:
-            order = np.argsort([place for group in groups for place in group]).tolist()
-            reference, rank = padded(parts, order), joined(ranks, order, value=-1)
-        # Rankers that read the question may rank one image in several ways.
-        return Ranked(chunk.apart(rank), reference, rank)
+            order = np.argsort([index for group in groups for index in group]).tolist()
+            reference, rank = merge_references(parts, order), concat_padded(ranks, order, value=-1)
+        # Rankers that read the question may rank one image differently for each question.
+        return Ranked(chunk.with_images_split(rank), reference, rank)
 
     @torch.no_grad()
-    def run(self, ranked: Ranked, done: Callable[[int], None]) -> list[Measurement]:
-        """The chunk's measurements; `done` is told the number of each layer that is computed.
+    def run(self, ranked: Ranked, on_layer: Callable[[int], None]) -> list[Measurement]:
+        """Return the measurements of the chunk.
 
-        Raises ModelError and OutOfMemoryError.
+        Args:
+            ranked: The chunk.
+            on_layer: Called with the index of each finished layer.
+
+        Raises:
+            ModelError: A logit is not finite.
+            OutOfMemoryError: The states do not fit.
         """
         chunk, reference = ranked.chunk, ranked.reference
         decoder = self.model.get_submodule(self.family.decoder)
         cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
-        entry = Entry.of(reference.prompt, cos_sin, ranked.rank, chunk.crowd)
-        states = sweep(decoder.layers, chunk.trie, entry, done)
-        # A leaf is named after one of its policies; they all say the same.
-        owner = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
-        names = [f"policy {owner[leaf].policy.name}" for leaf in range(len(owner))]
-        step = max(1, _LOGITS // max(1, reference.logits.numel()))
+        inputs = DecoderInputs.from_prompt(reference.prompt, cos_sin, ranked.rank, chunk.batch)
+        states = sweep(decoder.layers, chunk.trie, inputs, on_layer)
+        # Policies of one leaf have equal logits, so any of them names it in an error.
+        policy_of_leaf = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
+        names = [
+            f"policy {policy_of_leaf[leaf].policy.name}" for leaf in range(len(policy_of_leaf))
+        ]
+        leaves_at_once = max(1, _LOGITS // max(1, reference.logits.numel()))
         parts = []
-        for start in range(0, len(names), step):
-            part = slice(start, start + step)
+        for start in range(0, len(names), leaves_at_once):
+            part = slice(start, start + leaves_at_once)
             logits = self.model.get_output_embeddings()(decoder.norm(states[:, part]))
             check_finite(logits, chunk.samples, names[part])
-            both = (reference.logits, reference.counted)
-            original, counted = (tensor[:, None].to(logits.device) for tensor in both)
+            pair = (reference.logits, reference.counted)
+            original, counted = (tensor[:, None].to(logits.device) for tensor in pair)
             parts.append(divergence(original, logits, counted))
         return _measurements(chunk, parts)
 
     def _reference(self, samples: Sequence[Sample], needs: frozenset[str]) -> Reference:
-        """The original on these samples, kept for the next chunk where memory allows."""
+        """Return the original on these samples, cached as far as memory allows."""
         key = (*sorted(needs), *(sample.digest for sample in samples))
         if key in self._references:
             return self._references[key]
-        made = make_reference(self.model, self.family, samples, needs, self.positions)
-        if sum(ref.nbytes for ref in self._references.values()) + made.nbytes <= _KEPT_BYTES:
-            self._references[key] = made
-        return made
+        reference = make_reference(self.model, self.family, samples, needs, self.positions)
+        if sum(ref.nbytes for ref in self._references.values()) + reference.nbytes <= _KEPT_BYTES:
+            self._references[key] = reference
+        return reference
 
 
 @torch.no_grad()
-def _places(chunk: Chunk, prompt: Prompt) -> Tensor:
-    """Places of visual tokens, int64[B, S], as the chunk's policies want them; -1 elsewhere."""
+def _ranks(chunk: Chunk, prompt: Prompt) -> Tensor:
+    """Return the rank of each visual token for the chunk's policies, int64[B, S]; -1 elsewhere."""
     if chunk.ranker is None:
         return torch.where(prompt.visual, 0, -1)
     return chunk.ranker.rank(prompt, [int(chunk.schedules.kept.max())] * len(prompt.visual))
 
 
 def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement]:
-    """One for each policy and sample, from divergences [B, leaves] in parts of the leaves."""
+    """Return one measurement per policy and sample, from divergences [B, leaves] in parts."""
     names = ("kl", "reverse_kl", "js", "top1")
     columns = [torch.cat([getattr(part, name) for part in parts], 1) for name in names]
     numbers = torch.stack(columns, -1)[:, upload(chunk.trie.leaf, columns[0].device)].tolist()

@@ -1,4 +1,4 @@
-"""Rows of nodes of different sizes that lie one behind the other."""
+"""Index arithmetic for nodes of different sizes whose rows are concatenated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from opsearch.upload import upload
 
 
 def starts(sizes: Ints) -> Ints:
-    """Where each node's rows begin, int64[N]."""
+    """Return the first row of each node, int64[N]."""
     return np.cumsum(sizes) - sizes
 
 
 def spans(first: Ints, sizes: Ints, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows first[i] .. first[i] + sizes[i] - 1 of all nodes i, and each one's place in its node."""
-    place = np.arange(int(sizes.sum())) - np.repeat(starts(sizes), sizes)
-    rows = np.repeat(first, sizes) + place
-    return upload(rows, device), upload(place, device)
+    """Return rows first[i] .. first[i] + sizes[i] - 1 of all nodes i, and each row's offset."""
+    offset = np.arange(int(sizes.sum())) - np.repeat(starts(sizes), sizes)
+    rows = np.repeat(first, sizes) + offset
+    return upload(rows, device), upload(offset, device)
 
 
-def equal(table: Ints, columns: int) -> Iterator[Ints]:
-    """Parts of a sorted table int64[N, K] whose first `columns` columns are the same."""
+def equal_runs(table: Ints, columns: int) -> Iterator[Ints]:
+    """Yield runs of a sorted table int64[N, K] with equal values in the first columns."""
     changes = np.flatnonzero((np.diff(table[:, :columns], axis=0) != 0).any(axis=1)) + 1
     yield from np.split(table, changes)

@@ -1,7 +1,8 @@
-"""The original model on a batch: what the decoder was given, and what it answered.
+"""The original model on a batch: the decoder's inputs and the logits of the answer.
 
-One stock forward records the decoder's inputs, the vision tower's contribution to rankings and the
-logits at the answer positions; policies are then measured from there, without the vision tower.
+One forward of the unmodified model records the decoder's inputs, the outputs of the vision tower
+that rankers need and the logits at the answer positions. Policies are measured from there, without
+the vision tower.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from opsearch.upload import upload
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The original on samples whose visual tokens stand at the same places.
+    """The original on samples with identical visual-token positions.
 
-    Samples of one call of the model are equally long; those of several are padded behind their end.
+    Samples of one forward have equal length; several forwards are padded on the right.
 
-    embeds: [B, S + k - 1, D], what enters the decoder; position_ids: int64[1 or B, S + k - 1].
-    logits: [B, k, V] at the answer positions; counted: bool[B, k], up to each answer's end.
+    Attributes:
+        prompt: Input of rankers.
+        embeds: [B, S + k - 1, D], inputs of the decoder.
+        position_ids: int64[1 or B, S + k - 1].
+        logits: [B, k, V] at the answer positions.
+        counted: bool[B, k], true up to the end of each answer.
     """
 
     prompt: Prompt
@@ -42,7 +47,7 @@ class Reference:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its largest tensors."""
+        """Bytes of the largest tensors."""
         return int(self.embeds.nbytes + self.logits.nbytes)
 
 
@@ -54,9 +59,17 @@ def make_reference(
     needs: Collection[str],
     positions: int,
 ) -> Reference:
-    """Run the original; `positions` > 1 follows its own greedy answer, teacher-forced, to its end.
+    """Run the original.
 
-    Raises ModelError naming the sample when a logit is not finite.
+    Args:
+        model: The model.
+        adapter: Its family's adapter.
+        samples: Samples of equal shape.
+        needs: Outputs of the vision tower that rankers read.
+        positions: Answer positions k; above 1, the model's own greedy answer is teacher-forced.
+
+    Raises:
+        ModelError: A logit is not finite; the message names the sample.
     """
     inputs = batch_inputs(samples, device_of_inputs(model))
     prompt = make_prompt(model, family, inputs["input_ids"], None)
@@ -68,11 +81,11 @@ def make_reference(
     handles = family.capture(model, needs, captured.__setitem__)
     decoder_inputs: dict[str, Any] = {}
 
-    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def record_inputs(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         decoder_inputs.update(kwargs)
 
     decoder = model.get_submodule(family.decoder)
-    handles.append(decoder.register_forward_pre_hook(keep, with_kwargs=True))
+    handles.append(decoder.register_forward_pre_hook(record_inputs, with_kwargs=True))
     try:
         logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits
     finally:
@@ -83,57 +96,61 @@ def make_reference(
     position_ids = decoder_inputs.get("position_ids")
     if position_ids is None:
         position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
-    # The rankers see the prompt only; the answer's positions are text to the plan.
+    # Rankers see the prompt only; answer positions count as text.
     answer = (0, positions - 1)
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
     prompt = Prompt(visual, real, prompt.n_visual, captured, embeds).to(embeds.device)
     return Reference(prompt, embeds, position_ids, logits, counted)
 
 
-def padded(parts: Sequence[Reference], order: Sequence[int]) -> Reference:
-    """Samples of several references as one, in this order, without what rankers read."""
+def merge_references(parts: Sequence[Reference], order: Sequence[int]) -> Reference:
+    """Concatenate references and reorder their samples, without the inputs of rankers."""
     rows = [len(part.embeds) for part in parts]
     positions = [
         part.position_ids.expand(*part.position_ids.shape[:-2], count, -1)
         for part, count in zip(parts, rows, strict=True)
     ]
     visual, real = (
-        joined([getattr(part.prompt, name) for part in parts], order) for name in ("visual", "real")
+        concat_padded([getattr(part.prompt, name) for part in parts], order)
+        for name in ("visual", "real")
     )
-    embeds = joined([part.embeds for part in parts], order, length=-2)
+    embeds = concat_padded([part.embeds for part in parts], order, length=-2)
     n_visual = [n for part in parts for n in part.prompt.n_visual]
     return Reference(
-        Prompt(visual, real, tuple(n_visual[place] for place in order), embeds=embeds),
+        Prompt(visual, real, tuple(n_visual[index] for index in order), embeds=embeds),
         embeds,
-        joined(positions, order, dim=-2),
-        joined([part.logits for part in parts], order),
-        joined([part.counted for part in parts], order),
+        concat_padded(positions, order, dim=-2),
+        concat_padded([part.logits for part in parts], order),
+        concat_padded([part.counted for part in parts], order),
     )
 
 
-def joined(
+def concat_padded(
     tensors: Sequence[Tensor], order: Sequence[int], dim: int = 0, length: int = -1, value: int = 0
 ) -> Tensor:
-    """Tensors behind each other along `dim`, then in this order; `length` is padded with value."""
+    """Concatenate tensors along `dim`, padding dimension `length`, and reorder the result."""
     longest = max(tensor.shape[length] for tensor in tensors)
     flat = (0, 0) * (-1 - length)
-    together = torch.cat(
+    merged = torch.cat(
         [functional.pad(t, (*flat, 0, longest - t.shape[length]), value=value) for t in tensors],
         dim,
     )
-    return together.index_select(dim, upload(order, together.device))
+    return merged.index_select(dim, upload(order, merged.device))
 
 
-def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) -> None:
-    """Raise ModelError naming who gave nan or infinity first, and for which item.
+def check_finite(logits: Tensor, samples: Sequence[Sample], sources: Sequence[str]) -> None:
+    """Raise ModelError for the first logits [B, N, ...] that are not finite.
 
-    logits: [B, N, ...] of these samples by these N.
+    Args:
+        logits: Logits of B samples from N sources.
+        samples: The samples.
+        sources: Name of each source for the message.
     """
     finite = torch.isfinite(logits).flatten(2).all(2)
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
         raise ModelError(
-            f"{who[column]} gave logits that are not finite for item {samples[row].item.id}; "
+            f"{sources[column]} gave logits that are not finite for item {samples[row].item.id}; "
             "check the checkpoint, or use --dtype float32"
         )
 
@@ -141,14 +158,18 @@ def check_finite(logits: Tensor, samples: Sequence[Sample], who: Sequence[str]) 
 def _with_answers(
     model: Any, inputs: dict[str, Tensor], positions: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs with the first positions - 1 tokens of the greedy answer; which positions count."""
+    """Append the first positions - 1 tokens of the greedy answer.
+
+    Returns:
+        The inputs, and the positions up to the end of each answer, bool[B, positions].
+    """
     length = inputs["input_ids"].shape[1]
     answers = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[:, length:]
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(
         [ends] if isinstance(ends, int) else list(ends or []), device=answers.device
     )
-    if answers.shape[1] < positions:  # all have ended; shapes are those that were planned
+    if answers.shape[1] < positions:  # all answers ended early; pad to the planned shape
         answers = functional.pad(answers, (0, positions - answers.shape[1]), value=int(ends[0]))
     ended = torch.isin(answers, ends).int().cumsum(1) - torch.isin(answers, ends).int()
     forced = answers[:, :-1]

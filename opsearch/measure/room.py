@@ -1,4 +1,4 @@
-"""What bounds a pass: a number of bytes, in a decoder of a shape and element size."""
+"""Memory limit of a pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from opsearch.measure.trie import Size
 
 
 @dataclass(frozen=True)
-class Room:
-    """What bounds the states of a pass.
+class MemoryBudget:
+    """Limit on the states of a pass.
 
-    itemsize: bytes of one number; memory: bytes that all may take at once.
+    Attributes:
+        shape: Shape of the decoder.
+        itemsize: Bytes of one element.
+        memory: Bytes that all states together may take.
     """
 
     shape: Shape
@@ -25,9 +28,11 @@ class Room:
     memory: float = inf
 
     def holds(self, elements: Ints, size: Size) -> NDArray[np.bool_]:
-        """Whether passes fit that hold so many numbers per sample and image, int64[L + 1, ..., 2].
+        """Return for each of several passes whether it fits, bool[...].
 
-        One answer for each of them, bool[...].
+        Args:
+            elements: Elements held per sample and per image, int64[L + 1, ..., 2].
+            size: Number of samples and images.
         """
         widest = (elements @ np.array(size)).max(axis=0)
         return np.asarray(self.itemsize * widest <= self.memory)

@@ -1,4 +1,4 @@
-"""The rows of measurements.db."""
+"""Records of the measurement store."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from numpy.typing import NDArray
 
 CALIBRATION, HELD_OUT = "calibration", "held-out"
 COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
-"""Names of splits; those of a comparison stay with it when the run's own samples change."""
+"""Names of splits; a comparison has splits of its own, which outlive changes of the run's."""
 COLUMNS = ("kl", "reverse_kl", "js", "top1")
 Masses = NDArray[np.float32]
-"""What visual tokens get of the original's attention, see `opsearch.measure.attention`."""
+"""Attention that visual tokens receive, float32[L, 2, N]; see `received_attention`."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One policy on one sample; policy is the canonical key, item the item's digest."""
+    """Divergences of one policy on one sample.
+
+    Attributes:
+        policy: Canonical key of the policy.
+        item: Digest of the item.
+        kl: KL(original || pruned) in nats.
+        reverse_kl: KL(pruned || original) in nats.
+        js: Jensen-Shannon divergence in nats.
+        top1: Share of answer positions with the same most likely token.
+    """
 
     policy: str
     item: str
@@ -29,7 +38,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """What was generated for an item under a policy, and its score between 0 and 1."""
+    """The answer generated for an item under a policy, with its score between 0 and 1."""
 
     policy: str
     item: str
@@ -39,7 +48,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True)
 class Compared:
-    """A method's policy for a budget, as the text of its file."""
+    """A method's policy at a budget, as the text of its policy file."""
 
     budget: str
     method: str
@@ -48,7 +57,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample of a run as analysis needs it: no pictures, no text."""
+    """A sample as analysis needs it, without images and text.
+
+    Attributes:
+        item: Digest of the item.
+        name: Id of the item.
+        family: Family of the question.
+        n_visual: Visual tokens.
+        n_other: All other tokens of the prompt.
+    """
 
     item: str
     name: str

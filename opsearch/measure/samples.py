@@ -1,4 +1,4 @@
-"""Items as a model's processor encodes them, one by one and without padding."""
+"""Encoding of items by a model's processor, one by one and without padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ from opsearch.tasks.item import Item
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An encoded item; inputs are what the model is called with, batch size 1."""
+    """An encoded item.
+
+    Attributes:
+        item: The item.
+        digest: Digest of the item.
+        inputs: Inputs of the model, batch size 1.
+        n_visual: Visual tokens.
+        n_other: All other tokens.
+    """
 
     item: Item
     digest: str
@@ -30,17 +38,17 @@ class Sample:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Samples of equal shape run in one batch without padding."""
+        """Token counts; samples of equal shape form a batch without padding."""
         return self.n_visual, self.n_other
 
     @cached_property
     def pictures(self) -> str:
-        """A SHA-256 over all inputs that do not come one per position."""
+        """SHA-256 of all inputs that have no entry per position."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.inputs.items()):
             if tensor.shape != self.inputs["input_ids"].shape:
                 digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-                # As bytes: NumPy knows no bfloat16.
+                # As bytes, because NumPy has no bfloat16.
                 digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -53,8 +61,15 @@ def encode(
 ) -> list[Sample]:
     """Encode items with the processor's chat template; needs no weights.
 
-    Raises DataError for an empty data set, a broken image or a prompt whose placeholders do not
-    match its images.
+    Args:
+        items: The items.
+        processor: The model's processor.
+        config: The model's configuration.
+        progress: Called with the number of encoded items.
+
+    Raises:
+        DataError: The data set is empty, an image is broken, or the placeholders of a prompt do not
+            match its images.
     """
     if not items:
         raise DataError("the data set is empty; give --data a file with at least one item")
@@ -85,7 +100,7 @@ def encode(
 
 
 def prompt_text(processor: Any, item: Item) -> str:
-    """The prompt of an item in the words of the chat template, images first."""
+    """Return the prompt of an item in the model's chat template, images first."""
     content = [{"type": "image"} for _ in item.images] + [{"type": "text", "text": item.question}]
     messages = [{"role": "user", "content": content}]
     prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -94,24 +109,24 @@ def prompt_text(processor: Any, item: Item) -> str:
 
 def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, Tensor]:
     start = processor.tokenizer.bos_token
-    # Templates that write the start token themselves must not get a second one.
+    # Some templates write the start token themselves; do not add a second one.
     extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
-    # A list for the one prompt: LLaVA-OneVision cuts pictures of one prompt less finely.
+    # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
     pictures = [list(images)] if images else None
     return dict(processor(text=[prompt], images=pictures, return_tensors="pt", **extra))
 
 
 def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
-    """The inputs of samples of equal shape, stacked along the batch."""
+    """Return the inputs of samples of equal shape, stacked along the batch."""
     names = samples[0].inputs
     return {name: _stack([s.inputs[name] for s in samples]).to(device) for name in names}
 
 
 def _stack(inputs: Sequence[Tensor]) -> Tensor:
-    """One input of several samples, one behind the other.
+    """Concatenate one input of several samples.
 
-    Pictures [images, tiles, 3, height, width] get empty tiles up to the longest; models of tiles
-    know from the picture's size how many are its own.
+    Images [images, tiles, 3, height, width] are padded with empty tiles; models with tiles derive
+    the true number of tiles from the image's size.
     """
     if inputs[0].ndim == 5:
         tiles = max(each.shape[1] for each in inputs)
@@ -120,7 +135,7 @@ def _stack(inputs: Sequence[Tensor]) -> Tensor:
 
 
 def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
-    """Samples grouped by equal shape, in groups of at most `max_tokens` positions."""
+    """Group samples by equal shape, in groups of at most `max_tokens` positions."""
     by_shape: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
         by_shape.setdefault(sample.shape, []).append(sample)
@@ -132,7 +147,7 @@ def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
 
 
 def processor_digest(processor: Any) -> str:
-    """A SHA-256 over the settings and the prompt template that shape a model's inputs."""
+    """Return a SHA-256 of the settings and the chat template that shape a model's inputs."""
     settings = {
         "template": processor.chat_template,
         "image": {k: v for k, v in _settings(processor.image_processor).items() if _is_plain(v)},

@@ -1,4 +1,4 @@
-"""What policies do to samples of equally many visual tokens: the tables that make a trie."""
+"""Policies with the tables of their operations, for one number of visual tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opsearch.measure.keys import Keyed
+from opsearch.measure.keys import KeyedPolicy
 from opsearch.measure.nodes import Ints
-from opsearch.measure.tables import Tables
+from opsearch.measure.tables import PolicyTables
 from opsearch.measure.trie import Trie
 from opsearch.policy import Counts
 from opsearch.turns import Schedule, Turns
@@ -17,43 +17,49 @@ from opsearch.turns import Schedule, Turns
 
 @dataclass(frozen=True, eq=False)
 class Schedules:
-    """P policies in the order of what they do layer by layer, so that neighbours share most.
+    """P policies sorted layer by layer, so that neighbours share most states.
 
-    counts: live, int64[P, L, 3]; turns: their rankers inside the decoder, None without any; kept:
-    int64[P], the most tokens that each chooses by the order from before the decoder, but not all.
+    Attributes:
+        policies: The policies with their keys.
+        counts: Live counts, int64[P, L, 3].
+        rerankings: Rerankings inside the decoder, None without any.
+        kept: int64[P], the largest number of tokens below all that each policy keeps by the
+            order from before the decoder.
     """
 
-    policies: tuple[Keyed, ...]
+    policies: tuple[KeyedPolicy, ...]
     counts: Counts
-    turns: Turns | None
+    rerankings: Turns | None
     kept: Ints
 
     @classmethod
-    def of(cls, members: Sequence[tuple[Keyed, Schedule]]) -> Schedules:
-        """Policies with their schedules, at least one."""
-        counts = np.stack([found.live for _, found in members])
-        turns = Turns.of([found.turns for _, found in members], counts.shape[1])
-        kept = np.array([max(found.kept, default=0) for _, found in members])
-        order = Tables(counts, turns).order()
+    def from_members(cls, members: Sequence[tuple[KeyedPolicy, Schedule]]) -> Schedules:
+        """Sort policies with their schedules; there is at least one."""
+        counts = np.stack([schedule.live for _, schedule in members])
+        rerankings = Turns.of([schedule.turns for _, schedule in members], counts.shape[1])
+        kept = np.array([max(schedule.kept, default=0) for _, schedule in members])
+        order = PolicyTables(counts, rerankings).sorted_order()
         keyed = tuple(members[i][0] for i in order)
-        return cls(keyed, counts[order], turns.part(order) if turns else None, kept[order])
+        return cls(
+            keyed, counts[order], rerankings.part(order) if rerankings else None, kept[order]
+        )
 
     @property
-    def tables(self) -> Tables:
-        """What they do, without who they are."""
-        return Tables(self.counts, self.turns)
+    def tables(self) -> PolicyTables:
+        """The operations without the policies."""
+        return PolicyTables(self.counts, self.rerankings)
 
-    def part(self, cut: slice) -> Schedules:
-        """Some of the policies."""
-        turns = self.turns.part(cut) if self.turns else None
+    def part(self, subset: slice) -> Schedules:
+        """Return some of the policies."""
+        rerankings = self.rerankings.part(subset) if self.rerankings else None
         return replace(
             self,
-            policies=self.policies[cut],
-            counts=self.counts[cut],
-            turns=turns,
-            kept=self.kept[cut],
+            policies=self.policies[subset],
+            counts=self.counts[subset],
+            rerankings=rerankings,
+            kept=self.kept[subset],
         )
 
     def trie(self, coupled: bool) -> Trie:
-        """Their trie; coupled: some text stands between visual tokens."""
+        """Build the trie of the policies; coupled: some text stands between visual tokens."""
         return self.tables.trie(coupled)

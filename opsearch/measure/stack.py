@@ -1,4 +1,4 @@
-"""Attention of many nodes of equal counts in one call, stacked along the batch."""
+"""Masked attention of nodes with equal counts, stacked along the batch of one call."""
 
 from __future__ import annotations
 
@@ -16,84 +16,92 @@ from opsearch.measure.nodes import Ints
 from opsearch.runtime.heads import attend
 from opsearch.upload import upload
 
-# Pairs of query and key in one call: enough to keep a device busy, few enough for scores and
-# gathered keys to be small beside what the nodes themselves hold.
-_PAIRS = 2**20
+# Pairs of query and key in one call: enough to saturate a device, few enough that scores and
+# gathered keys stay small compared with the states.
+_PAIRS_PER_CALL = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
-    """Nodes of equal counts, each by the rows that ask and the rows that it reads.
+class MaskedAttention:
+    """N nodes with equal numbers of query rows and key rows.
 
-    asking: int64[N, q] rows of the queries, at positions `asking_at` int64[B, 1 or O, q]; reading:
-    int64[N, c] rows of the keys, to which `shift` int64[B, c] leads in the batch, at positions
-    `reading_at` int64[B, O, c]; order: int64[N], which of O orders each node has.
+    Attributes:
+        query_rows: int64[N, q], rows of the queries.
+        query_positions: int64[B, 1 or O, q], positions of the query rows in each order.
+        key_rows: int64[N, c], rows of the keys in the first batch row.
+        batch_offset: int64[B, c], offset of the key rows of each batch row.
+        key_positions: int64[B, O, c], positions of the key rows in each order.
+        order: int64[N], index of each node's order.
     """
 
-    asking: Ints
-    asking_at: Tensor
-    reading: Ints
-    shift: Tensor
-    reading_at: Tensor
+    query_rows: Ints
+    query_positions: Tensor
+    key_rows: Ints
+    batch_offset: Tensor
+    key_positions: Tensor
     order: Ints
 
     def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
-        """What attention adds to the asking rows, in parts [B, nodes * q, D].
+        """Yield the attention output of the query rows in parts [B, nodes * q, D].
 
-        queries: [B, R, H, hd]; keys, values: [R of all, H, hd]. No row looks ahead; one that sees
-        nothing at all gets nothing.
+        Attention is causal by position; rows without any visible key get 0.
+
+        Args:
+            attn: The layer's attention module.
+            queries: [B, R, H, hd].
+            keys_values: Keys and values of all nodes, [R, H_kv, hd] each.
         """
-        batch, asking, reading = len(self.shift), self.asking.shape[1], self.reading.shape[1]
-        nodes = at_once(batch, asking, reading)
-        # Parts that follow each other mostly have the same order.
+        batch, n_queries = len(self.batch_offset), self.query_rows.shape[1]
+        nodes = nodes_per_call(batch, n_queries, self.key_rows.shape[1])
+        # Consecutive parts mostly have the same order.
         masks = lru_cache(maxsize=1)(partial(self._masks, dtype=queries.dtype))
-        for start in range(0, len(self.asking), nodes):
+        for start in range(0, len(self.query_rows), nodes):
             part = slice(start, start + nodes)
-            q = _asked(queries, self.asking[part])
-            read = upload(self.reading[part], queries.device) + self.shift[:, None]
-            k, v = (taken(rows, read) for rows in keys_values)
+            q = _gather_queries(queries, self.query_rows[part])
+            key_index = upload(self.key_rows[part], queries.device) + self.batch_offset[:, None]
+            k, v = (gather_rows(rows, key_index) for rows in keys_values)
             distinct, order = np.unique(self.order[part], return_inverse=True)
-            mask, seeing = (_of_each(m, order) for m in masks(tuple(distinct.tolist())))
+            mask, sees_any = (_select_orders(m, order) for m in masks(tuple(distinct.tolist())))
             update = attend(attn, q, k, v, mask.flatten(0, 1)[:, None]).unflatten(0, (batch, -1))
-            yield (update * seeing).flatten(1, 2)
+            yield (update * sees_any).flatten(1, 2)
 
     def _masks(self, orders: Sequence[int], dtype: torch.dtype) -> Pair:
-        """What is added to scores [B, O, q, c] in some orders, and who sees at all [B, O, q, 1].
+        """Return additive masks [B, O, q, c] of these orders, and visibility [B, O, q, 1].
 
-        It is 0 or the lowest number: sdpa takes bool as well, but on a CPU writes it out anew for
-        every node.
+        Visibility is true where a row sees any key. Masks are additive because sdpa on a CPU
+        expands a boolean mask for every node.
         """
-        index, most = upload(orders, self.reading_at.device), int(max(self.order)) + 1
-        asking, reading = (
-            at.expand(-1, most, -1).index_select(1, index)
-            for at in (self.asking_at, self.reading_at)
+        index, n_orders = upload(orders, self.key_positions.device), int(max(self.order)) + 1
+        queries_at, keys_at = (
+            at.expand(-1, n_orders, -1).index_select(1, index)
+            for at in (self.query_positions, self.key_positions)
         )
-        visible = reading[:, :, None] <= asking[..., None]
-        seeing = visible.any(-1, keepdim=True)
+        visible = keys_at[:, :, None] <= queries_at[..., None]
+        sees_any = visible.any(-1, keepdim=True)
         added = torch.zeros_like(visible, dtype=dtype)
-        return added.masked_fill(~(visible | ~seeing), torch.finfo(dtype).min), seeing
+        return added.masked_fill(~(visible | ~sees_any), torch.finfo(dtype).min), sees_any
 
 
-def at_once(batch: int, asking: int, reading: int) -> int:
-    """How many nodes go into one call."""
-    return max(1, _PAIRS // (batch * asking * reading))
+def nodes_per_call(batch: int, n_queries: int, n_keys: int) -> int:
+    """Return the number of nodes in one attention call."""
+    return max(1, _PAIRS_PER_CALL // (batch * n_queries * n_keys))
 
 
-def taken(heads: Tensor, index: Tensor) -> Tensor:
-    """Rows int64[B, N, K] of [R, H, hd], stacked as [B * N, H, K, hd]."""
+def gather_rows(heads: Tensor, index: Tensor) -> Tensor:
+    """Gather rows int64[B, N, K] of [R, H, hd] as [B * N, H, K, hd]."""
     rows = heads.index_select(0, index.flatten())
     return rows.view(-1, index.shape[-1], *heads.shape[1:]).transpose(1, 2)
 
 
-def _of_each(masks: Tensor, order: Ints) -> Tensor:
-    """Those of O orders [B, O, ...] for nodes of these orders, [B, N, ...]."""
+def _select_orders(masks: Tensor, order: Ints) -> Tensor:
+    """Select from masks of O orders [B, O, ...] that of each node, [B, N, ...]."""
     if masks.shape[1] == 1:
         return masks.expand(-1, len(order), -1, -1)
     return masks.index_select(1, upload(order, masks.device))
 
 
-def _asked(heads: Tensor, index: Ints) -> Tensor:
-    """Rows int64[N, K] of [B, R, H, hd], stacked as [B * N, H, K, hd]."""
+def _gather_queries(heads: Tensor, index: Ints) -> Tensor:
+    """Gather rows int64[N, K] of [B, R, H, hd] as [B * N, H, K, hd]."""
     batch, _, *head = heads.shape
-    taken = heads.index_select(1, upload(index.ravel(), heads.device))
-    return taken.view(batch * len(index), -1, *head).transpose(1, 2)
+    rows = heads.index_select(1, upload(index.ravel(), heads.device))
+    return rows.view(batch * len(index), -1, *head).transpose(1, 2)

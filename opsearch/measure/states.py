@@ -1,4 +1,4 @@
-"""What is held between two layers of a pass over a trie."""
+"""States between two layers of a sweep."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Hidden states: head [G, head, D], text [B, texts * tail, D], visual [G, all visual rows, D].
+    """Hidden states of all nodes.
 
-    orders: int64[G, O, N], positions of the visual tokens, best first, in every order that is
-    there. waiting: int64[G, pool] each, rows of a visual node in orders that hold from now on.
+    Attributes:
+        head: [G, head, D].
+        text: [B, text nodes * tail, D].
+        visual: [G, rows of all visual nodes, D].
+        orders: int64[G, O, N], positions of visual tokens, best first, in each of O orders.
+        pending: int64[G, pool] each, rows of a visual node in orders that apply from now on.
     """
 
     head: Tensor
     text: Tensor
     visual: Tensor
     orders: Tensor
-    waiting: Sequence[Tensor] = ()
+    pending: Sequence[Tensor] = ()
 
     def to(self, device: torch.device) -> States:
-        """The same on another device."""
+        """Move to another device."""
         return States(
             self.head.to(device),
             self.text.to(device),
             self.visual.to(device),
             self.orders.to(device),
-            [rows.to(device) for rows in self.waiting],
+            [rows.to(device) for rows in self.pending],
         )

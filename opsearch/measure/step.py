@@ -1,4 +1,4 @@
-"""One layer of a pass over a trie, for all nodes at once and samples of one layout."""
+"""One layer of a sweep, for all nodes and all samples of a batch."""
 
 from __future__ import annotations
 
@@ -10,35 +10,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.measure.entry import Entry, Inputs, Pair
+from opsearch.measure.entry import DecoderInputs, Embeddings, Pair
 from opsearch.measure.nodes import Ints
-from opsearch.measure.ragged import equal, spans, starts
-from opsearch.measure.square import Square
-from opsearch.measure.stack import Stack
+from opsearch.measure.ragged import equal_runs, spans, starts
+from opsearch.measure.square import CausalAttention
+from opsearch.measure.stack import MaskedAttention
 from opsearch.measure.states import States
 from opsearch.measure.trie import Level, is_square
 from opsearch.runtime.heads import project_keys_values, project_queries
 from opsearch.upload import upload
 
-# Rows of one call, all samples together, so that an MLP's wide rows are never all held at once.
-_ROWS = 2**13
+# Rows of one call over all samples, which bounds the wide activations of the MLP.
+_ROWS_PER_CALL = 2**13
 
 
-class Step:
+class SweepLayer:
     """One layer for all nodes.
 
-    Keys of all nodes are rows of one tensor [R, H, hd]: those of every image's head, then those of
-    its visual nodes as far as somebody reads them, then those of every sample's text nodes.
+    Keys of all nodes are rows of one tensor [R, H, hd]: the heads of all images, then their visual
+    nodes as far as some node reads them, then the text nodes of all samples. Values likewise.
+
+    Args:
+        layer: The decoder layer.
+        level: The nodes after the layer.
+        inputs: The decoder's inputs.
+        orders: int64[G, O, N], positions of visual tokens in each order.
+        last: True for the last layer.
     """
 
-    def __init__(self, layer: Any, level: Level, entry: Entry, orders: Tensor, last: bool) -> None:
-        self.layer, self.level, self.entry, self.last = layer, level, entry, last
+    def __init__(
+        self, layer: Any, level: Level, inputs: DecoderInputs, orders: Tensor, last: bool
+    ) -> None:
+        self.layer, self.level, self.inputs, self.last = layer, level, inputs, last
         self.orders = orders
-        # Behind keys and values only the answers' rows go through the last layer.
-        self.asking = entry.layout.answers if last else entry.layout.tail
+        # After keys and values, only answer rows go through the last layer.
+        self.text_queries = inputs.layout.answers if last else inputs.layout.tail
 
     def advance(self, states: States) -> States:
-        """The states after the layer."""
+        """Return the states after the layer."""
         keys_values = self._keys_values(states)
         text = self._text(states.text, keys_values)
         if self.last:
@@ -50,166 +59,181 @@ class Step:
     def _head(self, head: Tensor, keys_values: Pair) -> Tensor:
         if head.shape[1] == 0:
             return head
-        places, rows = self.entry.head, np.arange(head.shape[1])[None]
-        begin = torch.arange(len(head), device=head.device)[:, None] * head.shape[1]
-        at = places[:, None]
-        stack = Stack(rows, at, rows, begin.expand_as(places), at, np.zeros(1, np.int64))
-        queries = self._queries(self.entry.images, head, places)
-        (update,) = stack.attend(self.layer.self_attn, queries, keys_values)
+        positions, rows = self.inputs.head, np.arange(head.shape[1])[None]
+        start = torch.arange(len(head), device=head.device)[:, None] * head.shape[1]
+        at, offset = positions[:, None], start.expand_as(positions)
+        attention = MaskedAttention(rows, at, rows, offset, at, np.zeros(1, np.int64))
+        queries = self._queries(self.inputs.images, head, positions)
+        (update,) = attention.attend(self.layer.self_attn, queries, keys_values)
         return self._with_mlp(head + update)
 
     def _text(self, text: Tensor, keys_values: Pair) -> Tensor:
-        level, asking, tail = self.level, self.asking, self.entry.layout.tail
-        places, text = self.entry.tail, text.unflatten(1, (level.texts, tail))
+        level, n_queries, tail = self.level, self.text_queries, self.inputs.layout.tail
+        positions, text = self.inputs.tail, text.unflatten(1, (level.n_texts, tail))
         if self.last:
-            asked = self.entry.asked
-            places = places.gather(1, asked)
-            index = asked[:, None, :, None].expand(-1, level.texts, -1, text.shape[-1])
+            answers = self.inputs.answer_rows
+            positions = positions.gather(1, answers)
+            index = answers[:, None, :, None].expand(-1, level.n_texts, -1, text.shape[-1])
             text = text.gather(2, index)
         text = text.flatten(1, 2)
-        queries = self._queries(self.entry.samples, text, places.repeat(1, level.texts))
+        queries = self._queries(self.inputs.samples, text, positions.repeat(1, level.n_texts))
         before = level.text[:, 1]
-        rows, _ = self._spans(before * asking, np.full_like(before, asking))
-        result, done = text.index_select(1, rows), 0
-        for nodes in equal(level.text, columns=1):
-            reading, before, visual = nodes.T
-            asked = before[:, None] * asking + np.arange(asking)
+        rows, _ = self._row_spans(before * n_queries, np.full_like(before, n_queries))
+        result, next_row = text.index_select(1, rows), 0
+        for nodes in equal_runs(level.text, columns=1):
+            n_keys, before, visual = nodes.T
+            query_rows = before[:, None] * n_queries + np.arange(n_queries)
             orders, order = self._orders_of(visual)
-            ranked = orders[:, :, : int(reading[0])]
-            read = self._reading(self.entry.shown, before, tail, visual, ranked)
-            stack = Stack(asked, places[:, None], *read, order)
-            done = _add(result, done, stack.attend(self.layer.self_attn, queries, keys_values))
+            ranked = orders[:, :, : int(n_keys[0])]
+            key_rows = self._keys_read(self.inputs.image_of, before, tail, visual, ranked)
+            attention = MaskedAttention(query_rows, positions[:, None], *key_rows, order)
+            updates = attention.attend(self.layer.self_attn, queries, keys_values)
+            next_row = _add(result, next_row, updates)
         return self._with_mlp(result)
 
     def _visual(self, visual: Tensor, keys_values: Pair) -> Tensor:
         level = self.level
         before, attention, mlp, rows = level.visual.T
         first = starts(rows)
-        kept, _ = self._spans(starts(level.rows)[before], rows)
+        kept, _ = self._row_spans(starts(level.rows)[before], rows)
         result = visual.index_select(1, kept)
         if len(level.attention):
-            asked = level.attention[:, 0]
+            query_rows = level.attention[:, 0]
             attending = attention[attention >= 0]
-            into, _ = self._spans(first[attention >= 0], asked[attending])
-            source, _ = self._spans(starts(asked)[attending], asked[attending])
+            into, _ = self._row_spans(first[attention >= 0], query_rows[attending])
+            source, _ = self._row_spans(starts(query_rows)[attending], query_rows[attending])
             updates = self._visual_updates(visual, keys_values)
             result.index_add_(1, into, updates.index_select(1, source))
-        into, _ = self._spans(first, mlp)
-        for slab in into.split(max(1, _ROWS // len(result))):
+        into, _ = self._row_spans(first, mlp)
+        for slab in into.split(max(1, _ROWS_PER_CALL // len(result))):
             result.index_add_(1, slab, self._mlp(result.index_select(1, slab)))
         return result
 
     def _visual_updates(self, visual: Tensor, keys_values: Pair) -> Tensor:
-        """What attention adds, for each row of level.attention one behind the other."""
-        level, inner = self.level, self.entry.layout.inner
-        rows, _ = self._spans(starts(level.rows), level.queried)
-        taken = visual.index_select(1, rows)
-        queries = self._queries(self.entry.images, taken, self._places(level.queried))
+        """Return the attention output of each row of `level.attention`, concatenated."""
+        level, inner = self.level, self.inputs.layout.inner
+        rows, _ = self._row_spans(starts(level.rows), level.n_queries)
+        positions = self._visual_positions(level.n_queries)
+        queries = self._queries(self.inputs.images, visual.index_select(1, rows), positions)
         images = np.arange(len(visual))
         total = int(level.attention[:, 0].sum())
-        result, done = visual.new_zeros(len(visual), total, visual.shape[-1]), 0
-        for nodes in equal(level.attention, columns=2):
-            (asking, *_), (reading, *_), node, text = nodes.T
-            asked = starts(level.queried)[node, None] + np.arange(asking)
+        result, next_row = visual.new_zeros(len(visual), total, visual.shape[-1]), 0
+        for nodes in equal_runs(level.attention, columns=2):
+            (n_queries, *_), (n_keys, *_), node, text = nodes.T
+            query_rows = starts(level.n_queries)[node, None] + np.arange(n_queries)
             orders, order = self._orders_of(node)
-            ranked = orders[:, :, : int(reading)]
-            read, shift, places = self._reading(images, text, inner, node, ranked)
-            if read.size:
-                at, others = orders[:, :, : int(asking)], self.entry.layout.head + inner
-                if is_square(asking, reading, others):
-                    stack: Stack | Square = Square(asked, read, shift, places, order)
+            ranked = orders[:, :, : int(n_keys)]
+            read = self._keys_read(images, text, inner, node, ranked)
+            if read[0].size:
+                attention: MaskedAttention | CausalAttention
+                if is_square(n_queries, n_keys, self.inputs.layout.head + inner):
+                    attention = CausalAttention(query_rows, *read, order)
                 else:
-                    stack = Stack(asked, at, read, shift, places, order)
-                _add(result, done, stack.attend(self.layer.self_attn, queries, keys_values))
-            done += asked.size
+                    queries_at = orders[:, :, : int(n_queries)]
+                    attention = MaskedAttention(query_rows, queries_at, *read, order)
+                updates = attention.attend(self.layer.self_attn, queries, keys_values)
+                _add(result, next_row, updates)
+            next_row += query_rows.size
         return result
 
-    def _reading(
-        self, shown: Ints, text: Ints, beside: int, visual: Ints, ranked: Tensor
+    def _keys_read(
+        self, image_of: Ints, text: Ints, n_text: int, visual: Ints, ranked: Tensor
     ) -> tuple[Ints, Tensor, Tensor]:
-        """Rows of the keys that nodes read in a batch whose rows show these images.
+        """Return the key rows that nodes read, for a batch that shows these images.
 
-        All read the head, `beside` rows of their text node and those of their visual node that
-        stand at positions `ranked` int64[G, O, n] in one of O orders: rows int64[N, c], what to add
-        for each of the batch int64[B, c], and positions int64[B, O, c].
+        Every node reads the head, the first `n_text` rows of its text node and the rows of its
+        visual node that stand at positions `ranked` int64[G, O, n] in one of O orders.
+
+        Returns:
+            Rows int64[N, c] in the first batch row, the offset of each batch row int64[B, c], and
+            positions int64[B, O, c].
         """
-        entry, level = self.entry, self.level
-        head, tail = entry.layout.head, entry.layout.tail
-        images, keyed, texts = len(entry.head), int(level.keyed.sum()), level.texts * tail
-        visuals_at, texts_at = images * head, images * (head + keyed)
-        begin = np.append(starts(level.keyed), 0)
+        inputs, level = self.inputs, self.level
+        head, tail = inputs.layout.head, inputs.layout.tail
+        images, n_keys, n_texts = len(inputs.head), int(level.n_keys.sum()), level.n_texts * tail
+        visual_start, text_start = images * head, images * (head + n_keys)
+        start = np.append(starts(level.n_keys), 0)
         parts = (
             np.broadcast_to(np.arange(head), (len(text), head)),
-            texts_at + text[:, None] * tail + np.arange(beside),
-            visuals_at + begin[visual, None] + np.arange(ranked.shape[2]),
+            text_start + text[:, None] * tail + np.arange(n_text),
+            visual_start + start[visual, None] + np.arange(ranked.shape[2]),
         )
         device = ranked.device
-        image, sample = upload(shown, device), torch.arange(len(shown), device=device)
-        shifts = (image * head, sample * texts, image * keyed)
-        shift = [
-            s[:, None].expand(-1, part.shape[1]) for s, part in zip(shifts, parts, strict=True)
+        image, sample = upload(image_of, device), torch.arange(len(image_of), device=device)
+        offsets = (image * head, sample * n_texts, image * n_keys)
+        batch_offset = [
+            s[:, None].expand(-1, part.shape[1]) for s, part in zip(offsets, parts, strict=True)
         ]
-        alike = (entry.head[image], entry.tail[: len(shown), :beside])
-        places = [at[:, None].expand(-1, ranked.shape[1], -1) for at in alike]
+        text_positions = (inputs.head[image], inputs.tail[: len(image_of), :n_text])
+        positions = [
+            query_positions[:, None].expand(-1, ranked.shape[1], -1)
+            for query_positions in text_positions
+        ]
         return (
             np.concatenate(parts, axis=1),
-            torch.cat(shift, 1),
-            torch.cat([places[0], places[1], ranked[image]], 2),
+            torch.cat(batch_offset, 1),
+            torch.cat([positions[0], positions[1], ranked[image]], 2),
         )
 
     def _keys_values(self, states: States) -> Pair:
-        """Keys and values of all rows that somebody reads, [R, H_kv, hd]."""
-        entry, level = self.entry, self.level
-        rows, _ = self._spans(starts(level.rows), level.keyed)
+        """Return keys and values of all rows that some node reads, [R, H_kv, hd]."""
+        inputs, level = self.inputs, self.level
+        rows, _ = self._row_spans(starts(level.rows), level.n_keys)
         sources = (
-            (entry.images, states.head, entry.head),
-            (entry.images, states.visual.index_select(1, rows), self._places(level.keyed)),
-            (entry.samples, states.text, entry.tail.repeat(1, level.texts)),
+            (inputs.images, states.head, inputs.head),
+            (
+                inputs.images,
+                states.visual.index_select(1, rows),
+                self._visual_positions(level.n_keys),
+            ),
+            (inputs.samples, states.text, inputs.tail.repeat(1, level.n_texts)),
         )
         parts = [self._projected(*source) for source in sources]
         keys, values = (torch.cat(part) for part in zip(*parts, strict=True))
         return keys, values
 
     def _orders_of(self, visual: Ints) -> tuple[Tensor, Ints]:
-        """Distinct orders int64[G, O, N] of these visual nodes, and the number of each node's."""
-        found = np.append(self.level.order, 0)[visual]
-        distinct, order = np.unique(found, return_inverse=True)
+        """Return the distinct orders int64[G, O, N] of visual nodes, and the order of each node."""
+        node_orders = np.append(self.level.order, 0)[visual]
+        distinct, order = np.unique(node_orders, return_inverse=True)
         index = upload(distinct, self.orders.device)
         return self.orders.index_select(1, index), order
 
-    def _places(self, sizes: Ints) -> Tensor:
-        """Positions int64[G, R] of the first rows of all visual nodes, so many int64[V] of each."""
-        index, _ = self._spans(self.level.order * self.orders.shape[2], sizes)
+    def _visual_positions(self, sizes: Ints) -> Tensor:
+        """Return positions int64[G, R] of the first sizes[i] rows of each visual node i."""
+        index, _ = self._row_spans(self.level.order * self.orders.shape[2], sizes)
         return self.orders.flatten(1).index_select(1, index)
 
-    def _projected(self, inputs: Inputs, states: Tensor, places: Tensor) -> Pair:
-        """Keys and values [B * R, H_kv, hd] of rows [B, R, D] at these positions."""
+    def _projected(self, embeddings: Embeddings, states: Tensor, positions: Tensor) -> Pair:
+        """Return keys and values [B * R, H_kv, hd] of rows [B, R, D] at these positions."""
         parts = [
             project_keys_values(self.layer.self_attn, normed, cos_sin)
-            for normed, cos_sin in self._slabs(inputs, states, places)
+            for normed, cos_sin in self._slabs(embeddings, states, positions)
         ]
         keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
         return keys.transpose(1, 2).flatten(0, 1), values.transpose(1, 2).flatten(0, 1)
 
-    def _queries(self, inputs: Inputs, states: Tensor, places: Tensor) -> Tensor:
-        """[B, R, H, hd] of rows [B, R, D] at these positions."""
+    def _queries(self, embeddings: Embeddings, states: Tensor, positions: Tensor) -> Tensor:
+        """Return queries [B, R, H, hd] of rows [B, R, D] at these positions."""
         parts = [
             project_queries(self.layer.self_attn, normed, cos_sin).transpose(1, 2)
-            for normed, cos_sin in self._slabs(inputs, states, places)
+            for normed, cos_sin in self._slabs(embeddings, states, positions)
         ]
         return torch.cat(parts, 1)
 
     def _slabs(
-        self, inputs: Inputs, states: Tensor, places: Tensor
+        self, embeddings: Embeddings, states: Tensor, positions: Tensor
     ) -> Iterator[tuple[Tensor, Pair]]:
-        """Normed rows and their rotary embeddings, a few rows at a time."""
-        step = max(1, _ROWS // len(states))
-        for rows, at in zip(states.split(step, 1), places.split(step, 1), strict=True):
-            yield self.layer.input_layernorm(rows), inputs.rotary(at)
+        """Yield normalized rows with their rotary embeddings, a slab of rows at a time."""
+        slab_size = max(1, _ROWS_PER_CALL // len(states))
+        for rows, query_positions in zip(
+            states.split(slab_size, 1), positions.split(slab_size, 1), strict=True
+        ):
+            yield self.layer.input_layernorm(rows), embeddings.rotary(query_positions)
 
     def _with_mlp(self, states: Tensor) -> Tensor:
-        """The rows with what the MLP adds to each, in place."""
-        for rows in states.split(max(1, _ROWS // len(states)), 1):
+        """Add the MLP's output to all rows in place."""
+        for rows in states.split(max(1, _ROWS_PER_CALL // len(states)), 1):
             rows += self._mlp(rows)
         return states
 
@@ -217,12 +241,12 @@ class Step:
         added: Tensor = self.layer.mlp(self.layer.post_attention_layernorm(rows))
         return added
 
-    def _spans(self, first: Ints, sizes: Ints) -> tuple[Tensor, Tensor]:
-        return spans(first, sizes, self.entry.order.device)
+    def _row_spans(self, first: Ints, sizes: Ints) -> tuple[Tensor, Tensor]:
+        return spans(first, sizes, self.inputs.order.device)
 
 
 def _add(states: Tensor, first: int, updates: Iterable[Tensor]) -> int:
-    """Add parts [B, r, D], one behind the other from row `first` on; the row behind the last."""
+    """Add consecutive updates [B, r, D] in place from row `first` on; return the next row."""
     for update in updates:
         states[:, first : first + update.shape[1]] += update
         first += update.shape[1]

@@ -1,6 +1,6 @@
-"""measurements.db: what was measured, keyed by what it depends on.
+"""Store of measurements (measurements.db), keyed by everything they depend on.
 
-One SQLite file with a write-ahead log; every `add` is one transaction, so that killing the process
+One SQLite file with a write-ahead log. Every `add` is one transaction, so that killing the process
 loses at most the chunk in flight. A context is everything besides item and policy that a number
 depends on: model, dtype, attention, processor and template, answer positions, engine version.
 """
@@ -30,7 +30,7 @@ from opsearch.measure.rows import (
     StoredSample,
 )
 
-# Much quicker than `astuple`, which copies each value: there may be hundreds of thousands.
+# Much faster than `astuple`, which copies each value of up to hundreds of thousands of rows.
 _FIELDS = attrgetter("policy", "item", *COLUMNS)
 
 
@@ -38,9 +38,14 @@ class Store:
     """The measurements of one context in a run folder; a context manager that closes the file."""
 
     def __init__(self, path: Path, facts: dict[str, Any] | None = None) -> None:
-        """Open or create the store for the context with these facts; None: the last one used.
+        """Open or create the store.
 
-        Raises RunFolderError for a damaged, foreign, newer or locked file; it is never overwritten.
+        Args:
+            path: The database file.
+            facts: Everything the measurements depend on; None selects the context used last.
+
+        Raises:
+            RunFolderError: The file is damaged, foreign, newer or locked; it is never overwritten.
         """
         self.path = path
         if facts is None and not path.exists():
@@ -64,7 +69,7 @@ class Store:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the measurements of this context depend on."""
+        """Everything that the measurements of this context depend on."""
         query = "SELECT facts FROM context WHERE id=?"
         with explained(self.path):
             facts: dict[str, Any] = json.loads(
@@ -73,13 +78,13 @@ class Store:
         return facts
 
     def add(self, measurements: Iterable[Measurement]) -> None:
-        """Write one chunk in one transaction; values that are there already are kept."""
+        """Write one chunk in one transaction; existing values are kept."""
         rows = [(self._context, *_FIELDS(m)) for m in measurements]
         with explained(self.path), transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO measurement VALUES (?,?,?,?,?,?,?)", rows)
 
     def get(self, policies: Sequence[str], column: str = "kl") -> dict[tuple[str, str], float]:
-        """Stored values of a column by (policy, item) for these canonical keys."""
+        """Return stored values of a column by (policy, item) for these canonical keys."""
         if column not in COLUMNS:
             raise ValueError(f"{column!r} is no measured column")
         found: dict[tuple[str, str], float] = {}
@@ -120,20 +125,20 @@ class Store:
         return table[at]
 
     def everything(self) -> Iterator[Measurement]:
-        """All stored measurements of this context, in no order."""
+        """Yield all stored measurements of this context, in no particular order."""
         query = f"SELECT policy, item, {', '.join(COLUMNS)} FROM measurement WHERE context=?"
         with explained(self.path):
             for row in self._db.execute(query, (self._context,)):
                 yield Measurement(*row)
 
     def add_answers(self, answers: Iterable[StoredAnswer]) -> None:
-        """Write answers in one transaction; those that are there already are kept."""
+        """Write answers in one transaction; existing answers are kept."""
         rows = [(self._context, *astuple(a)) for a in answers]
         with explained(self.path), transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?)", rows)
 
     def answers(self, policies: Iterable[str]) -> dict[tuple[str, str], StoredAnswer]:
-        """Stored answers by (policy, item) for these canonical keys."""
+        """Return stored answers by (policy, item) for these canonical keys."""
         found = {}
         query = "SELECT policy, item, text, score FROM answer WHERE context=? AND policy=?"
         with explained(self.path):
@@ -143,7 +148,7 @@ class Store:
         return found
 
     def add_received(self, received: Iterable[tuple[str, Masses]]) -> None:
-        """Write what visual tokens get of the attention, [L, 2, N] by item, in one transaction."""
+        """Write the attention that visual tokens receive, [L, 2, N] by item, in one transaction."""
         rows = [
             (self._context, item, len(masses), masses.astype("<f4").tobytes())
             for item, masses in received
@@ -152,7 +157,7 @@ class Store:
             self._db.executemany("INSERT OR IGNORE INTO received VALUES (?,?,?,?)", rows)
 
     def received(self, items: Sequence[str]) -> dict[str, Masses]:
-        """What is stored of the attention that visual tokens get, float32[L, 2, N] by item."""
+        """Return the stored attention that visual tokens receive, float32[L, 2, N] by item."""
         found = {}
         query = "SELECT layers, masses FROM received WHERE context=? AND item=?"
         with explained(self.path):
@@ -164,7 +169,7 @@ class Store:
     def put_comparison(
         self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
     ) -> None:
-        """Note which policies were compared on which samples, in place of an earlier comparison."""
+        """Replace the stored comparison: which policies were compared on which samples."""
         values = [(self._context, *astuple(row)) for row in rows]
         with explained(self.path), transaction(self._db):
             for split, samples in splits.items():
@@ -173,24 +178,28 @@ class Store:
             self._db.executemany("INSERT INTO compared VALUES (?,?,?,?)", values)
 
     def compared(self) -> list[Compared]:
-        """The policies of the last comparison, in the order in which they were given."""
+        """Return the policies of the last comparison, in their original order."""
         query = "SELECT budget, method, policy FROM compared WHERE context=? ORDER BY rowid"
         with explained(self.path):
             return [Compared(*row) for row in self._db.execute(query, (self._context,))]
 
     def count(self) -> int:
-        """Number of stored measurements of this context."""
+        """Return the number of stored measurements of this context."""
         query = "SELECT count(*) FROM measurement WHERE context=?"
         with explained(self.path):
             return int(self._db.execute(query, (self._context,)).fetchone()[0])
 
     def put_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
-        """Note which samples a split of the run consists of, in order."""
+        """Replace the samples of a split of the run."""
         with explained(self.path), transaction(self._db):
             self._replace_samples(split, samples)
 
     def calibration(self) -> list[StoredSample]:
-        """The calibration samples; RunFolderError where no run has finished measuring."""
+        """Return the calibration samples.
+
+        Raises:
+            RunFolderError: No run has finished measuring.
+        """
         samples = self.samples(CALIBRATION)
         if not samples:
             raise RunFolderError(
@@ -200,7 +209,7 @@ class Store:
         return samples
 
     def samples(self, split: str) -> list[StoredSample]:
-        """The samples of a split, in order."""
+        """Return the samples of a split, in order."""
         query = (
             "SELECT item, name, family, n_visual, n_other FROM sample "
             "WHERE context=? AND split=? ORDER BY place"

@@ -1,10 +1,10 @@
-"""One pass over the layers that computes every node of a trie, for samples of one layout.
+"""Sweep: one pass over the layers that computes every node of a trie, for samples of one layout.
 
-All nodes advance together, and only those of the layer in hand are held: their rows lie one behind
-the other, [B, R, D]. Of visual rows and the text before them there are G, one batch row for each
-image, which all of the B samples that show it read. Visual rows stand in the order of their
-ranking, so that what a policy keeps is a prefix. They take their original positions with them,
-which give the rotary embeddings and, as nothing looks ahead, the masks.
+All nodes advance together, and only the current layer's states are held, with the rows of all nodes
+concatenated, [B, R, D]. Visual rows and the text before them have G batch rows, one per image, and
+all B samples that show an image read its rows. Visual rows are sorted by rank, so that the tokens a
+policy keeps are a prefix. Rows keep their original positions for rotary embeddings and causal
+masks.
 """
 
 from __future__ import annotations
@@ -15,31 +15,37 @@ from typing import Any
 
 from torch import Tensor
 
-from opsearch.measure.entry import Entry
-from opsearch.measure.looking import Looking
+from opsearch.measure.entry import DecoderInputs
+from opsearch.measure.looking import DecoderRanking
 from opsearch.measure.states import States
-from opsearch.measure.step import Step
+from opsearch.measure.step import SweepLayer
 from opsearch.measure.trie import Trie
 from opsearch.runtime.places import device_of
 
 
-def sweep(layers: Any, trie: Trie, entry: Entry, done: Callable[[int], None]) -> Tensor:
-    """States of the answers' rows of all leaves, [B, leaves, answers, D], before the last norm.
+def sweep(
+    layers: Any, trie: Trie, inputs: DecoderInputs, on_layer: Callable[[int], None]
+) -> Tensor:
+    """Return the answer rows of all leaves before the final norm, [B, leaves, answers, D].
 
-    done: told the number of each layer when it is computed.
+    Args:
+        layers: The decoder's layers.
+        trie: The trie of the policies.
+        inputs: The decoder's inputs.
+        on_layer: Called with the index of each finished layer.
     """
-    kept = entry.order[:, : int(trie.levels[0].coming[0])]
-    head, visual = (entry.images.rows(places) for places in (entry.head, kept))
-    states = States(head, entry.samples.rows(entry.tail), visual, entry.order[:, None])
+    kept = inputs.order[:, : int(trie.levels[0].incoming[0])]
+    head, visual = (inputs.images.rows(positions) for positions in (inputs.head, kept))
+    states = States(head, inputs.samples.rows(inputs.tail), visual, inputs.order[:, None])
     for number, (layer, level) in enumerate(zip(layers, trie.levels, strict=True)):
         device = device_of(layer.input_layernorm)
-        entry, states = entry.to(device), states.to(device)
-        looking = Looking(layer, trie.rankers, entry)
-        if level.turning:
-            states = looking.turned(states, level.turning)
-        waiting = looking.orders(states, level.looks, level.rows, level.order)
-        step = Step(layer, level, entry, states.orders, level is trie.levels[-1])
-        states = replace(step.advance(states), waiting=waiting)
-        done(number)
-    answers: Tensor = states.text.unflatten(1, (-1, entry.layout.answers))
+        inputs, states = inputs.to(device), states.to(device)
+        ranking = DecoderRanking(layer, trie.rankers, inputs)
+        if level.reranking:
+            states = ranking.reranked(states, level.reranking)
+        pending = ranking.orders(states, level.views, level.rows, level.order)
+        sweep_layer = SweepLayer(layer, level, inputs, states.orders, level is trie.levels[-1])
+        states = replace(sweep_layer.advance(states), pending=pending)
+        on_layer(number)
+    answers: Tensor = states.text.unflatten(1, (-1, inputs.layout.answers))
     return answers

@@ -1,4 +1,4 @@
-"""What policies do layer by layer as tables, in an order in which neighbours share most."""
+"""Tables of the operations of policies, sorted so that neighbours share most states."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ from opsearch.turns import Turns
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
-    """Live counts, int64[P, L, 3], and what rankers inside the decoder do, None for nothing."""
+class PolicyTables:
+    """Operations of P policies, without the policies themselves.
+
+    Attributes:
+        counts: Live counts, int64[P, L, 3].
+        rerankings: Rerankings inside the decoder, None without any.
+    """
 
     counts: Counts
-    turns: Turns | None
+    rerankings: Turns | None
 
-    def part(self, policies: slice | Ints) -> Tables:
-        """Those of some of the policies."""
-        return Tables(self.counts[policies], self.turns.part(policies) if self.turns else None)
+    def part(self, policies: slice | Ints) -> PolicyTables:
+        """Return the tables of some of the policies."""
+        return PolicyTables(
+            self.counts[policies], self.rerankings.part(policies) if self.rerankings else None
+        )
 
-    def order(self) -> Ints:
-        """The policies in the order of what they do layer by layer."""
-        return np.argsort(self._steps(), kind="stable")
+    def sorted_order(self) -> Ints:
+        """Return the indices that sort the policies layer by layer."""
+        return np.argsort(self._sort_keys(), kind="stable")
 
     def distinct(self) -> Ints:
-        """The same, of equal policies the first alone."""
-        return np.unique(self._steps(), return_index=True)[1]
+        """Return the indices of distinct policies, sorted likewise."""
+        return np.unique(self._sort_keys(), return_index=True)[1]
 
-    def _steps(self) -> NDArray[np.void]:
-        """All that each policy does as one value, in the order of which it is sorted."""
+    def _sort_keys(self) -> NDArray[np.void]:
+        """Return all operations of each policy as one sortable value."""
         columns = [self.counts]
-        if self.turns is not None:
-            columns.insert(0, self.turns.ranker[..., None] + 1)
-        # Numbers whose highest byte comes first are in the order of their bytes.
-        steps = np.concatenate(columns, axis=2).reshape(len(self.counts), -1).astype(">u4")
-        return steps.view(f"V{steps.itemsize * steps.shape[1]}")[:, 0]
+        if self.rerankings is not None:
+            columns.insert(0, self.rerankings.ranker[..., None] + 1)
+        # Big-endian numbers sort by their bytes.
+        sort_keys = np.concatenate(columns, axis=2).reshape(len(self.counts), -1).astype(">u4")
+        return sort_keys.view(f"V{sort_keys.itemsize * sort_keys.shape[1]}")[:, 0]
 
     def trie(self, coupled: bool, roots: Ints | None = None) -> Trie:
-        """Their trie, or several; coupled: some text stands between visual tokens."""
-        return build_trie(self.counts, coupled, self.turns, roots)
+        """Build the trie of the policies (arguments as for `build_trie`)."""
+        return build_trie(self.counts, coupled, self.rerankings, roots)

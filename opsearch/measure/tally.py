@@ -1,6 +1,6 @@
-"""How much of a plan is done, in FLOPs, told after every layer of every chunk.
+"""Progress through a measurement plan in FLOPs, updated after every layer of every chunk.
 
-Workers have several chunks in hand at once; what is done of each counts.
+Workers measure several chunks at once; the finished layers of each of them count.
 """
 
 from __future__ import annotations
@@ -13,39 +13,50 @@ from opsearch.measure.chunks import Chunk, MeasurementPlan
 Progress = Callable[[int, int], None]
 
 
-class Tally:
-    """FLOPs done and to do; `progress` is told of both."""
+class PlanProgress:
+    """FLOPs done and in total.
+
+    Args:
+        plan: The chunks to measure.
+        progress: Called with both numbers at every change.
+    """
 
     def __init__(self, plan: MeasurementPlan, progress: Progress | None) -> None:
         self.done, self.total, self.shape = 0, plan.flops, plan.shape
-        self._begun: dict[Chunk, int] = {}
+        self._partial: dict[Chunk, int] = {}
         self._progress = progress or (lambda done, total: None)
 
-    def of_layers(self, chunk: Chunk) -> Callable[[int], None]:
-        """To be called with each layer of the chunk that is done; the chunk itself counts later."""
-        behind = list(accumulate(chunk.layer_flops(self.shape)))
+    def layer_callback(self, chunk: Chunk) -> Callable[[int], None]:
+        """Return a function to call with the index of each finished layer of the chunk.
 
-        def tell(layer: int) -> None:
-            self._begun[chunk] = behind[layer]
-            self._tell()
+        Finished layers count as partial work until `finish` counts the whole chunk.
+        """
+        cumulative = list(accumulate(chunk.layer_flops(self.shape)))
 
-        return tell
+        def report(layer: int) -> None:
+            self._partial[chunk] = cumulative[layer]
+            self._report()
+
+        return report
 
     def finish(self, chunk: Chunk) -> None:
-        """All of the chunk is done and written."""
+        """Count the whole chunk, now measured and stored."""
         self.drop(chunk)
         self.done += sum(chunk.layer_flops(self.shape))
-        self._tell()
+        self._report()
 
     def drop(self, chunk: Chunk) -> None:
-        """What was begun of the chunk is lost."""
-        self._begun.pop(chunk, None)
+        """Discard the partial work on a chunk."""
+        self._partial.pop(chunk, None)
 
-    def replace(self, chunk: Chunk, others: list[Chunk]) -> None:
-        """Others are to be done instead, which may share less: then there is more to do."""
+    def replace(self, chunk: Chunk, replacements: list[Chunk]) -> None:
+        """Plan other chunks instead of this one.
+
+        The total grows if they share less than the original chunk.
+        """
         self.drop(chunk)
-        work = [sum(each.layer_flops(self.shape)) for each in (chunk, *others)]
+        work = [sum(each.layer_flops(self.shape)) for each in (chunk, *replacements)]
         self.total += sum(work[1:]) - work[0]
 
-    def _tell(self) -> None:
-        self._progress(self.done + sum(self._begun.values()), self.total)
+    def _report(self) -> None:
+        self._progress(self.done + sum(self._partial.values()), self.total)

@@ -1,9 +1,34 @@
-"""What a set of policies has in common, layer by layer, so that nothing is computed twice.
+"""Trie of policies: the states that policies share, so that a pass computes each of them once.
 
-A policy's text rows after a layer depend on the text before it and on the visual keys that it
-reads; its visual rows depend on their own past and on q, kv and mlp of the layer, and on no text
-behind the image. So the policies' states form a trie with two kinds of nodes that grow apart: many
-visual pasts end in few states of the text, and rows that nobody reads later do not exist.
+All policies of a trie use one ranking, so the visual tokens that an operation keeps are a prefix of
+one order. After each layer, the states of a policy are two nodes:
+
+- A text node: the rows of the text after the image. Its key is (text parent, kv, visual parent),
+  since these rows depend on the text before the layer and on the visual keys that they attend to.
+- A visual node: the visual rows. Its key is (visual parent, q, mlp), and kv if q > 0. Attention is
+  causal, so these rows do not depend on the text after the image.
+
+Here q, kv and mlp are the numbers of visual tokens in the layer's operations. Rows that no later
+layer reads do not exist. Example of two layers, where the last one needs visual keys only:
+
+    policy   layer 0 (q kv mlp)   layer 1
+      A          3  3  3           0  3  0
+      B          3  3  0           0  3  0
+      C          0  3  0           0  3  0
+      D          0  0  0           0  3  0
+
+    text     T0 --- kv 3 ---> T1 -+- reads V1 ---> leaf A
+              |                   +- reads V2 ---> leaf B
+              |                   +- reads V3 ---> leaf C
+              +---- kv 0 ---> T2 --- reads V3 ---> leaf D
+
+    visual   V0 --- q 3, mlp 3 ---> V1
+              +---- q 3, mlp 0 ---> V2   (shares the attention of V1)
+              +---- q 0, mlp 0 ---> V3
+
+Text and visual nodes branch independently: A, B and C share T1, and C and D share V3. The sweep
+(`sweep.py`) computes all nodes of a layer before those of the next one, and stacks nodes of equal
+counts along the batch of one attention call.
 """
 
 from __future__ import annotations
@@ -15,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.measure.nodes import Ints, largest, numbered
-from opsearch.measure.turning import Turner, Turning
+from opsearch.measure.turning import NodeReranking, RerankingBuilder
 from opsearch.policy import KV, MLP, Counts, Q
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.look import DecoderRanker
@@ -24,10 +49,14 @@ from opsearch.turns import Turns
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a sample stand, answer positions included.
+    """Positions of a sample's tokens, answer positions included.
 
-    head: other tokens before the first visual one; tail: those after it; inner: how many of the
-    tail stand between visual tokens; answers: last rows of the tail whose logits are compared.
+    Attributes:
+        n_visual: Visual tokens.
+        head: Other tokens before the first visual token.
+        tail: Other tokens after it.
+        inner: Tokens of the tail that stand between visual tokens.
+        answers: Last rows of the tail, whose logits are compared.
     """
 
     n_visual: int
@@ -38,7 +67,12 @@ class Layout:
 
     @classmethod
     def of(cls, visual: NDArray[np.bool_], answers: int) -> Layout:
-        """The layout of a prompt with visual tokens where bool[S], before `answers` - 1 others."""
+        """Return the layout of a prompt followed by `answers` - 1 answer tokens.
+
+        Args:
+            visual: bool[S], true at the visual tokens of the prompt.
+            answers: Answer positions whose logits are compared.
+        """
         (places,) = visual.nonzero()
         first, last = int(places[0]), int(places[-1])
         inner = last + 1 - first - len(places)
@@ -47,8 +81,13 @@ class Layout:
         )
 
     @property
-    def behind(self) -> int:
-        """How many of the tail are of the prompt and not of the answer."""
+    def coupled(self) -> bool:
+        """True if text stands between visual tokens, so that visual rows depend on it."""
+        return self.inner > 0
+
+    @property
+    def prompt_tail(self) -> int:
+        """Tokens of the tail that belong to the prompt."""
         return self.tail - self.answers + 1
 
     @property
@@ -58,7 +97,7 @@ class Layout:
 
 
 class Size(NamedTuple):
-    """How many samples are measured together, and how many different images they show."""
+    """Number of samples measured together, and of distinct images among them."""
 
     samples: int
     images: int
@@ -66,60 +105,73 @@ class Size(NamedTuple):
 
 ONE = Size(1, 1)
 
-# Asking for one row more in as many takes less than the mask that it spares.
-_FEW = 8
+# One extra query in at least this number of rows costs less than a mask.
+_MIN_QUERIES_PER_OTHER = 8
 
 
-def is_square(asking: Ints, visual: Ints, others: int) -> NDArray[np.bool_]:
-    """Where visual rows ask that read themselves and `others` so few that these may ask as well."""
-    itself: NDArray[np.bool_] = asking == visual
-    return itself & (_FEW * others <= asking)
+def is_square(queries: Ints, visual: Ints, others: int) -> NDArray[np.bool_]:
+    """Return where visual rows read themselves and few enough others for a square call.
+
+    Args:
+        queries: Rows that have queries.
+        visual: Visual rows that are read.
+        others: Other rows that are read.
+    """
+    reads_itself: NDArray[np.bool_] = queries == visual
+    return reads_itself & (_MIN_QUERIES_PER_OTHER * others <= queries)
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """The nodes after one layer, each by what it is computed from; a node's number is its row.
+    """The nodes after one layer; a node's number is its row in a table.
 
-    texts: number of text nodes before the layer; rows: int64[V], rows of each visual node before.
-    turning: how rankers make these of the nodes that come, None where they are the same; looks:
-        int64[K, 4], at these nodes, whose orders hold from the next layer on (see Turning).
-    order: int64[V], the number of each visual node's order.
-    queried, keyed: int64[V], how many of these rows are projected to queries, to keys and values.
-    text: int64[N, 3] of (visual tokens read, text node before, visual node before), by tokens read.
-    attention: int64[A, 4] of (q, kv, visual node before, text node before), by q and kv; the text
-        matters only where some of it stands between visual tokens.
-    visual: int64[M, 4] of (visual node before, attention or -1, mlp, rows that are read later).
+    Attributes:
+        n_texts: Number of text nodes before the layer.
+        rows: int64[V], rows of each visual node before the layer.
+        reranking: Reranking that makes these nodes, None if there is none.
+        views: int64[K, 4], attention views of these nodes whose orders apply from the next layer on
+            (columns as in NodeReranking).
+        order: int64[V], index of each visual node's order.
+        n_queries: int64[V], rows projected to queries.
+        n_keys: int64[V], rows projected to keys and values.
+        text: int64[N, 3] of (visual tokens read, text node before, visual node before), sorted.
+        attention: int64[A, 4] of (q, kv, visual node before, text node before), sorted. The text
+            node is 0 unless some text stands between visual tokens.
+        visual: int64[M, 4] of (visual node before, attention or -1, mlp, rows that are read later).
     """
 
-    texts: int
+    n_texts: int
     rows: Ints
-    turning: Turning | None
-    looks: Ints
+    reranking: NodeReranking | None
+    views: Ints
     order: Ints
-    queried: Ints
-    keyed: Ints
+    n_queries: Ints
+    n_keys: Ints
     text: Ints
     attention: Ints
     visual: Ints
 
     @property
-    def coming(self) -> Ints:
-        """Rows of each visual node that comes to the layer, int64[V]."""
-        return self.rows if self.turning is None else self.turning.rows
+    def incoming(self) -> Ints:
+        """Rows of each visual node before reranking, int64[V]."""
+        return self.rows if self.reranking is None else self.reranking.rows
 
     @property
-    def pools(self) -> list[tuple[int, int]]:
-        """Number of the ranker, and of the tokens that it orders, for each look at the layer."""
-        now = [] if self.turning is None else self.turning.looks.tolist()
-        return [(ranker, pool) for ranker, pool, *_ in (*now, *self.looks.tolist())]
+    def view_pools(self) -> list[tuple[int, int]]:
+        """Ranker index and pool size of each attention view of the layer."""
+        now = [] if self.reranking is None else self.reranking.views.tolist()
+        return [(ranker, pool) for ranker, pool, *_ in (*now, *self.views.tolist())]
 
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """All levels; leaf: int64[P], the text node of each policy after the last layer.
+    """The nodes of all layers.
 
-    rankers: those inside the decoder, by their numbers in looks. trees: into how many that share
-    nothing the policies fall; one where they are to run, more where only their work is counted.
+    Attributes:
+        levels: The nodes after each layer.
+        leaf: int64[P], text node of each policy after the last layer.
+        rankers: Rankers inside the decoder, indexed by views.
+        trees: Number of trees that share nothing; more than one only to count their work.
     """
 
     levels: tuple[Level, ...]
@@ -128,11 +180,11 @@ class Trie:
     trees: int = 1
 
     def images(self, size: Size) -> int:
-        """How many images have visual rows of their own: none is shared where rankers read text."""
+        """Return how many images have visual rows of their own; decoder rankers share none."""
         return size.samples if self.rankers else size.images
 
     def nodes(self, size: Size) -> int:
-        """States of text rows, one per sample, or visual rows, one per image, after some layer."""
+        """Return the number of node states, one per sample (text) or per image (visual)."""
         return sum(
             size.samples * len(level.text) + self.images(size) * len(level.visual)
             for level in self.levels
@@ -140,49 +192,53 @@ class Trie:
 
 
 def build_trie(
-    counts: Counts, coupled: bool, turns: Turns | None = None, roots: Ints | None = None
+    counts: Counts, coupled: bool, rerankings: Turns | None = None, roots: Ints | None = None
 ) -> Trie:
-    """The trie of policies by their live counts int64[P, L, 3].
+    """Build the trie of policies.
 
-    coupled: some text stands between visual tokens, so that visual rows depend on it; turns: what
-    rankers inside the decoder do in these policies, None for nothing; roots: int64[P], the number
-    of the tree that each policy is part of, from 0 on, None for one tree.
+    Args:
+        counts: Live counts int64[P, L, 3].
+        coupled: Some text stands between visual tokens, so that visual rows depend on text nodes.
+        rerankings: Rerankings inside the decoder, None without any.
+        roots: int64[P], index of each policy's tree, from 0; None for one tree.
     """
-    entering, coming = _widths(counts, turns)
+    passing, incoming = _widths(counts, rerankings)
     text = np.zeros(len(counts), np.int64) if roots is None else roots
     trees = int(text.max()) + 1
-    # Number of the visual node, -1 where no later layer reads it.
-    visual = np.where(coming[:, 0] > 0, text, -1)
-    rows = largest(coming[:, 0], visual, trees)
-    turner = Turner(turns, entering, trees)
+    # Index of the visual node, -1 if no later layer reads it.
+    visual = np.where(incoming[:, 0] > 0, text, -1)
+    rows = largest(incoming[:, 0], visual, trees)
+    builder = RerankingBuilder(rerankings, passing, trees)
     levels = []
     for layer in range(counts.shape[1]):
-        turning, visual, rows = turner.turn(layer, text, visual, rows)
-        looks = turner.ahead(layer, text, visual)
+        reranking, visual, rows = builder.before_layer(layer, text, visual, rows)
+        views = builder.views_ahead(layer, text, visual)
         q, kv, mlp = (counts[:, layer, module] for module in (Q, KV, MLP))
-        queried, keyed = largest(q, visual, len(rows)), largest(kv, visual, len(rows))
-        texts = int(text.max()) + 1
+        n_queries, n_keys = largest(q, visual, len(rows)), largest(kv, visual, len(rows))
+        n_texts = int(text.max()) + 1
         read, after = numbered(kv, text, np.where(kv > 0, visual, -1))
-        beside = text if coupled else np.zeros_like(text)
-        attention, attended = numbered(q, kv, visual, beside, where=q > 0)
-        parts, visual = numbered(visual, attended, mlp, where=coming[:, layer + 1] > 0)
-        left = largest(coming[:, layer + 1], visual, len(parts))
-        nodes = np.column_stack([parts, left])
-        order = turner.go_on(parts[:, 0])
+        text_seen = text if coupled else np.zeros_like(text)
+        attention, attention_of = numbered(q, kv, visual, text_seen, where=q > 0)
+        distinct, visual = numbered(visual, attention_of, mlp, where=incoming[:, layer + 1] > 0)
+        rows_left = largest(incoming[:, layer + 1], visual, len(distinct))
+        nodes = np.column_stack([distinct, rows_left])
+        order = builder.advance(distinct[:, 0])
         levels.append(
-            Level(texts, rows, turning, looks, order, queried, keyed, read, attention, nodes)
+            Level(n_texts, rows, reranking, views, order, n_queries, n_keys, read, attention, nodes)
         )
-        text, rows = after, left
-    rankers = tuple(map(make_decoder_ranker, turns.specs)) if turns else ()
+        text, rows = after, rows_left
+    rankers = tuple(map(make_decoder_ranker, rerankings.specs)) if rerankings else ()
     return Trie(tuple(levels), text, rankers, trees)
 
 
-def _widths(counts: Counts, turns: Turns | None) -> tuple[Ints, Ints]:
-    """Visual rows that go through each layer, int64[P, L], and that come to it, int64[P, L + 1].
+def _widths(counts: Counts, rerankings: Turns | None) -> tuple[Ints, Ints]:
+    """Return visual rows through each layer, int64[P, L], and before it, int64[P, L + 1].
 
-    All of the latter are there where a ranker orders them.
+    A ranker's whole pool exists before the layer.
     """
-    needed = counts[:, :, KV] if turns is None else np.maximum(counts[:, :, KV], turns.pool)
-    coming = np.maximum.accumulate(needed[:, ::-1], axis=1)[:, ::-1]
-    coming = np.concatenate([coming, np.zeros_like(coming[:, :1])], axis=1)
-    return np.maximum(counts[:, :, KV], coming[:, 1:]), coming
+    needed = (
+        counts[:, :, KV] if rerankings is None else np.maximum(counts[:, :, KV], rerankings.pool)
+    )
+    incoming = np.maximum.accumulate(needed[:, ::-1], axis=1)[:, ::-1]
+    incoming = np.concatenate([incoming, np.zeros_like(incoming[:, :1])], axis=1)
+    return np.maximum(counts[:, :, KV], incoming[:, 1:]), incoming

@@ -1,7 +1,7 @@
-"""Where rankers inside the decoder make nodes of a trie part: an order is made from a node.
+"""Rerankings inside the decoder as nodes of a trie.
 
-What such a ranker sees is the state of a text and of a visual node, so all policies that share
-these share its look and its order. Visual nodes that are ordered anew are nodes of their own.
+A ranker inside the decoder depends on the states of one text node and one visual node. All policies
+that share both nodes share the attention view and its order. Reordered visual nodes are new nodes.
 """
 
 from __future__ import annotations
@@ -15,64 +15,76 @@ from opsearch.turns import Turns
 
 
 @dataclass(frozen=True, eq=False)
-class Turning:
-    """What rankers do between two layers.
+class NodeReranking:
+    """Reranking of visual nodes between two layers.
 
-    rows, order: int64[V], rows of each visual node that comes, and the number of its order. looks:
-    int64[K, 4] of (ranker, pool, visual node that comes, text node), whose orders hold at once;
-    they are numbered behind those that the layer before left. nodes: int64[W, 3] of (visual node
-    that comes, look or -1, rows that go on). orders: int64[O, 2] of (order before, look or -1).
+    Attributes:
+        rows: int64[V], rows of each visual node before the reranking.
+        order: int64[V], index of each such node's order.
+        views: int64[K, 4] of (ranker, pool, visual node, text node), attention views whose orders
+            apply at once. They are numbered after the views pending from the layer before.
+        nodes: int64[W, 3] of (visual node before, view or -1, rows kept), the nodes after it.
+        orders: int64[O, 2] of (order before, view or -1), the orders after it.
     """
 
     rows: Ints
     order: Ints
-    looks: Ints
+    views: Ints
     nodes: Ints
     orders: Ints
 
 
-class Turner:
-    """Goes through the layers with `build_trie` and numbers looks, turned nodes and orders.
+class RerankingBuilder:
+    """Numbering of views, reranked nodes and orders, layer by layer along with `build_trie`.
 
-    trees: visual nodes before the first layer, all in the order from before the decoder.
+    Args:
+        rerankings: Rerankings of the policies, None without any.
+        passing: Visual rows that go through each layer, int64[P, L].
+        trees: Visual nodes before the first layer, all in the order from before the decoder.
     """
 
-    def __init__(self, turns: Turns | None, entering: Ints, trees: int) -> None:
-        self._turns, self._entering = turns, entering
-        self._waiting = np.full(len(entering), -1)
+    def __init__(self, rerankings: Turns | None, passing: Ints, trees: int) -> None:
+        self._rerankings, self._passing = rerankings, passing
+        self._pending = np.full(len(passing), -1)
         self._order = np.zeros(trees, np.int64)
 
-    def turn(
+    def before_layer(
         self, layer: int, text: Ints, visual: Ints, rows: Ints
-    ) -> tuple[Turning | None, Ints, Ints]:
-        """What happens before a layer, None for nothing; visual nodes and rows that go on."""
-        looks, looked = self._looks(layer, 0, text, visual)
-        look = np.where(looked >= 0, looked + self._waiting.max(initial=-1) + 1, self._waiting)
-        if (look < 0).all():
+    ) -> tuple[NodeReranking | None, Ints, Ints]:
+        """Return the reranking before a layer, or None, with the visual nodes and rows after it."""
+        views, view_of = self._distinct_views(layer, 0, text, visual)
+        view = np.where(view_of >= 0, view_of + self._pending.max(initial=-1) + 1, self._pending)
+        if (view < 0).all():
             return None, visual, rows
-        going = self._entering[:, layer]
-        nodes, entered = numbered(visual, look, where=(visual >= 0) & (going > 0))
-        left = largest(going, entered, len(nodes))
+        outgoing = self._passing[:, layer]
+        nodes, node_of = numbered(visual, view, where=(visual >= 0) & (outgoing > 0))
+        rows_left = largest(outgoing, node_of, len(nodes))
         orders, order = numbered(self._order[nodes[:, 0]], nodes[:, 1])
-        turning = Turning(rows, self._order, looks, np.column_stack([nodes, left]), orders)
+        reranking = NodeReranking(
+            rows, self._order, views, np.column_stack([nodes, rows_left]), orders
+        )
         self._order = order
-        return turning, entered, left
+        return reranking, node_of, rows_left
 
-    def ahead(self, layer: int, text: Ints, visual: Ints) -> Ints:
-        """Looks at a layer, int64[K, 4], whose orders hold from the next one on."""
-        looks, self._waiting = self._looks(layer + 1, 1, text, visual)
-        return looks
+    def views_ahead(self, layer: int, text: Ints, visual: Ints) -> Ints:
+        """Return views of a layer, int64[K, 4], whose orders apply from the next layer on."""
+        views, self._pending = self._distinct_views(layer + 1, 1, text, visual)
+        return views
 
-    def go_on(self, before: Ints) -> Ints:
-        """The layer's visual nodes' orders; those after it come from nodes `before` int64[V]."""
+    def advance(self, before: Ints) -> Ints:
+        """Return the orders of the layer's visual nodes and move on to the nodes after it.
+
+        Args:
+            before: int64[V], the node before the layer of each node after it.
+        """
         order, self._order = self._order, self._order[before]
         return order
 
-    def _looks(self, layer: int, back: int, text: Ints, visual: Ints) -> tuple[Ints, Ints]:
-        """Distinct looks of turns before a layer, and the number of each policy's, -1 for none."""
-        turns = self._turns
-        if turns is None or layer == turns.ranker.shape[1]:
+    def _distinct_views(self, layer: int, back: int, text: Ints, visual: Ints) -> tuple[Ints, Ints]:
+        """Return distinct views of rerankings before a layer, and each policy's view or -1."""
+        rerankings = self._rerankings
+        if rerankings is None or layer == rerankings.ranker.shape[1]:
             return np.empty((0, 4), np.int64), np.full(len(text), -1)
-        ranker, pool = turns.ranker[:, layer], turns.pool[:, layer]
-        now = (ranker >= 0) & (turns.back[:, layer] == back)
-        return numbered(ranker, pool, visual, text, where=now)
+        ranker, pool = rerankings.ranker[:, layer], rerankings.pool[:, layer]
+        acting = (ranker >= 0) & (rerankings.back[:, layer] == back)
+        return numbered(ranker, pool, visual, text, where=acting)

@@ -1,7 +1,7 @@
-"""What a worker does: it loads the model once and measures the chunks that it is sent.
+"""Worker process: loads the model once and measures the chunks that it receives.
 
-It knows neither the store nor Ray, and what it computes depends on the chunk alone: a chunk of a
-worker that was lost can be measured again by any other.
+It knows neither the store nor Ray. Its results depend on the chunk alone, so the chunk of a lost
+worker can be measured by any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from opsearch.runtime.load import fingerprint, load_model
 
 @dataclass(frozen=True)
 class Source:
-    """The model that a worker is to load, as for `load_model`, and the answer tokens compared."""
+    """The model that a worker loads.
+
+    Attributes:
+        model: Name or folder.
+        dtype: Data type of the weights.
+        device: Device of the weights.
+        attention: Attention implementation.
+        positions: Answer tokens that are compared.
+    """
 
     model: str
     dtype: str
@@ -30,35 +38,37 @@ class Source:
 
 
 class Worker:
-    """A process with a model; `layer` is asked from a second thread while `measure` runs."""
+    """A process with a model; a second thread calls `layer` while `measure` runs."""
 
     def __init__(self) -> None:
         self._passes: Passes | None = None
         self._layer = -1
 
     def load(self, source: Source) -> tuple[str, int]:
-        """Load the model; what it is and which engine measures, to compare with the driver's."""
+        """Load the model; return its fingerprint and the engine version for the driver's check."""
         model = load_model(source.model, source.dtype, source.device, source.attention)
         self._passes = Passes(model, source.positions)
-        # What is there stays to the end: looking through it for garbage takes 0.2 s each time.
+        # Exclude the model from garbage collection, which would take 0.2 s each time.
         gc.freeze()
         return fingerprint(model), ENGINE_VERSION
 
     def measure(self, chunk: Chunk, needs: frozenset[str]) -> list[Measurement]:
-        """The chunk's measurements, in one thread where the model is on a CPU.
+        """Return the measurements of the chunk; a model on a CPU uses one thread.
 
-        Raises ModelError and OutOfMemoryError.
+        Raises:
+            ModelError: A logit is not finite.
+            OutOfMemoryError: The states do not fit.
         """
         assert self._passes is not None  # load() comes first
-        torch.set_num_threads(1)  # of this thread, and not of the one that loaded
+        torch.set_num_threads(1)  # holds for this thread, not for the one that loaded
         try:
-            return self._passes.run(self._passes.rank(chunk, needs), self._done)
+            return self._passes.run(self._passes.rank(chunk, needs), self._on_layer)
         finally:
             self._layer = -1
 
     def layer(self) -> int:
-        """The last layer of the chunk in hand that is computed, -1 before the first."""
+        """Return the last finished layer of the current chunk, -1 before the first."""
         return self._layer
 
-    def _done(self, layer: int) -> None:
+    def _on_layer(self, layer: int) -> None:
         self._layer = layer

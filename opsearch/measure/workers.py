@@ -1,4 +1,4 @@
-"""Who measures: this process, or workers on a Ray of its own or on a cluster that it joins."""
+"""Choice of workers: this process, a private Ray instance, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from opsearch.measure.worker import Source
 from opsearch.runtime.load import AUTO
 
 if TYPE_CHECKING:  # an optional package
-    from opsearch.measure.pool import Pool
+    from opsearch.measure.pool import MeasureWorkers
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers measure, each a process with a model of its own.
+    """Workers requested by the user, each a process with a model of its own.
 
-    count: None: one for each GPU or core of the cluster. address: of the Ray cluster to join, as
-    HOST:PORT or auto; None: a Ray of this run's own. Raises OpsearchError where Ray is missing.
+    Attributes:
+        count: Number of workers; None: one per GPU or core of the cluster.
+        address: Ray cluster to join, as HOST:PORT or auto; None: a private instance.
+
+    Raises:
+        OpsearchError: Ray is not installed.
     """
 
     count: int | None = None
@@ -39,24 +43,24 @@ class Workers:
 @contextmanager
 def started(
     workers: Workers | None, source: Source, say: Callable[[str], None]
-) -> Iterator[Pool | None]:
-    """The workers, which load the model meanwhile; None where this process measures.
+) -> Iterator[MeasureWorkers | None]:
+    """Start the workers, or yield None to measure in this process.
 
-    They end with the block, however it ends.
+    The workers load the model in the background and end with the block.
     """
     if workers is None:
         yield None
         return
     with on_ray(workers, source.device, say) as count:
-        from opsearch.measure.pool import Pool
+        from opsearch.measure.pool import MeasureWorkers
 
-        with closing(Pool(count, source, say)) as pool:
+        with closing(MeasureWorkers(count, source, say)) as pool:
             yield pool
 
 
 @contextmanager
 def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterator[int]:
-    """Be connected to the Ray that was asked for; how many workers it has places for."""
+    """Connect to the requested Ray and yield the number of workers it can run."""
     if device == AUTO:
         raise OpsearchError(
             f"each worker has a device of its own, and --device {AUTO} would give one all of them; "
@@ -64,23 +68,24 @@ def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterato
         )
     say(f"joining the Ray at {workers.address}" if workers.address else "starting Ray")
     with joined(workers.count, workers.address):
-        yield _places(workers.count, device, say)
+        yield _worker_count(workers.count, device, say)
 
 
-def _places(wanted: int | None, device: str, say: Callable[[str], None]) -> int:
-    """How many workers there will be: those wanted, and not more than there are cores or GPUs.
+def _worker_count(requested: int | None, device: str, say: Callable[[str], None]) -> int:
+    """Return the number of workers: as requested, but at most one per core or GPU.
 
-    Raises OpsearchError for a cluster that has none.
+    Raises:
+        OpsearchError: The cluster has no such device.
     """
     import ray
 
     kind, unit = ("GPU", "GPUs") if device.startswith("cuda") else ("CPU", "cores")
-    there = int(ray.cluster_resources().get(kind, 0))
-    if not there:
+    available = int(ray.cluster_resources().get(kind, 0))
+    if not available:
         raise OpsearchError(
             f"the Ray cluster has no {unit} for --device {device}; give another --device or join "
             "a cluster that has some"
         )
-    if wanted and wanted > there:
-        say(f"{there} instead of {wanted} workers: the Ray cluster has {there} {unit}")
-    return min(wanted or there, there)
+    if requested and requested > available:
+        say(f"{available} instead of {requested} workers: the Ray cluster has {available} {unit}")
+    return min(requested or available, available)

@@ -99,9 +99,9 @@ def test_questions_of_different_length_share_a_picture(name, model, samples, tmp
     policy = with_rankers_of(family_for(name))["dop, kv leaves"]
     with Store(tmp_path / "measurements.db", {}) as store:
         chunks = Engine(model, store).plan([policy], samples).chunks
-    (mixed,) = (chunk for chunk in chunks if len(set(chunk.crowd.tails)) > 1)
+    (mixed,) = (chunk for chunk in chunks if len(set(chunk.batch.tails)) > 1)
     assert {samples[0], samples[3]} <= set(mixed.samples)
-    assert mixed.crowd.size.images == mixed.crowd.size.samples - 1
+    assert mixed.batch.size.images == mixed.batch.size.samples - 1
 
 
 def test_samples_of_one_shape_stack(model, samples):

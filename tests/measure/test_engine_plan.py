@@ -80,7 +80,9 @@ def test_together_takes_much_less_than_alone(store):
     together = engine.plan(policies, [sample])
     alone = sum(engine.plan([policy], [sample]).flops for policy in policies)
     assert together.flops < alone / 3
-    assert together.forwards == pytest.approx(together.flops / Flops(engine.room.shape).stock(9, 7))
+    assert together.forwards == pytest.approx(
+        together.flops / Flops(engine.memory_budget.shape).stock(9, 7)
+    )
 
 
 # (visual, other tokens), other tokens before the image, forwards for all of dop, of depth.

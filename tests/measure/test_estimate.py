@@ -12,11 +12,11 @@ from opsearch.costs.shape import SHAPES
 from opsearch.dry_run import dry_run
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
 from opsearch.measure import tables
-from opsearch.measure.crowds import Crowd
+from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
 from opsearch.measure.memory import memory_for
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.measure.work import held_elements
@@ -124,8 +124,8 @@ def test_no_policy_takes_nothing(space):
             printed = naming(name, f"{found.forwards:.1f} forwards", f"{found.nodes:,} nodes")
             assert re.search(printed, out.getvalue())
     made = dop_space(4, N_V_16[:1], RankerSpec("cls"))
-    given = [Crowd(Layout(9, 3, 4, 0, 1), (), images=(0,))]
-    nothing = estimate(made, made.points[:0], given, Room(SHAPES["llava-1.5-7b"]))
+    given = [SampleBatch(Layout(9, 3, 4, 0, 1), (), images=(0,))]
+    nothing = estimate(made, made.points[:0], given, MemoryBudget(SHAPES["llava-1.5-7b"]))
     assert (nothing.flops, nothing.passes, nothing.forwards) == (0, 0, 0.0)
 
 
@@ -143,11 +143,11 @@ def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, hea
     """The closed form gives 13.6 and 8.4 forwards for 529 policies."""
     space = dop_space(SHAPES[shape].layers, N_V_16[:1], RankerSpec("cls"))
     layout = Layout(n_visual, head, tail, 0, 1)
-    room = Room(SHAPES[shape])
-    found = estimate(space, space.points, [Crowd(layout, (), images=(0, 1, 2))], room)
+    room = MemoryBudget(SHAPES[shape])
+    found = estimate(space, space.points, [SampleBatch(layout, (), images=(0, 1, 2))], room)
     assert found.policies == 529
     assert found.forwards == pytest.approx(forwards, abs=0.25)
-    once = estimate(space, space.points, [Crowd(layout, (), images=(0,))], room)
+    once = estimate(space, space.points, [SampleBatch(layout, (), images=(0,))], room)
     assert (found.flops, found.nodes) == (3 * once.flops, 3 * once.nodes)
     assert found.elements == once.elements
     assert (found.parts, found.passes) == (1, 1)
@@ -156,7 +156,10 @@ def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, hea
 def test_more_policies_share_more():
     """Half of the points take more than half of the FLOPs."""
     space = depth_space(12, N_V_16[::4], RankerSpec("cls"))
-    given = [Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,))], Room(SHAPES["llava-1.5-7b"])
+    given = (
+        [SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,))],
+        MemoryBudget(SHAPES["llava-1.5-7b"]),
+    )
     everything = estimate(space, space.points, *given)
     random = np.random.default_rng(0).permutation(len(space.points))[: len(space.points) // 2]
     half = estimate(space, space.points[np.sort(random)], *given)

@@ -38,7 +38,7 @@ def pairs(plan):
 def apart(plan):
     """Return six chunks: three samples, each with the policies in two halves."""
     chunk = plan.chunks[0]
-    a, b, c = (replace(chunk, crowd=chunk.crowd.part(i, i + 1)) for i in range(3))
+    a, b, c = (replace(chunk, batch=chunk.batch.part(i, i + 1)) for i in range(3))
     return [part for each in (a, b, c) for part in each.halves()]
 
 
@@ -67,9 +67,9 @@ def test_nothing_is_cut_that_is_even_already(plan):
 def test_short_chunks_are_not_cut_for_long_ones_that_cannot_be(plan):
     """Nine long chunks on two workers stay uneven, so cutting the short one does not help."""
     whole = plan.chunks[0]
-    long = [replace(whole, crowd=whole.crowd.part(i, i + 1)) for i in range(9)]
+    long = [replace(whole, batch=whole.batch.part(i, i + 1)) for i in range(9)]
     one = whole.schedules.part(slice(0, 1))
-    short = replace(long[0], schedules=one, trie=one.trie(False), crowd=whole.crowd.part(9, 11))
+    short = replace(long[0], schedules=one, trie=one.trie(False), batch=whole.batch.part(9, 11))
     uneven = replace(plan, chunks=(*long, short))
     assert shared(uneven, 2).chunks == uneven.chunks
 
@@ -81,10 +81,10 @@ def test_a_worker_goes_on_with_its_samples_and_leaves_those_of_others(plan):
     for _ in range(2):
         for seen, unseen in ((mine, others), (others, mine)):
             taken.append(queue.take(seen, seen | unseen))
-            seen.add(taken[-1].place)
+            seen.add(taken[-1].affinity)
     assert taken == [chunks[0], chunks[2], chunks[1], chunks[3]]
     assert queue.take(mine, mine | others) is chunks[4]
-    assert queue.take(others, mine | others | {chunks[4].place}) is chunks[5]
+    assert queue.take(others, mine | others | {chunks[4].affinity}) is chunks[5]
     assert len(queue) == 0
 
 

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Shape
-from opsearch.measure.crowds import crowds
+from opsearch.measure.crowds import group_samples
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Size
@@ -74,7 +74,7 @@ def questions(runs, *numbers):
 
 
 def gathered(samples, model):
-    return crowds(samples, family_for("llava"), model.config, answers=1)
+    return group_samples(samples, family_for("llava"), model.config, answers=1)
 
 
 @pytest.mark.parametrize("positions", [1, 3])
@@ -100,20 +100,20 @@ def test_questions_of_different_length_say_what_each_says_alone(store, runs, pos
 
 def test_questions_of_nearly_the_same_length_share_their_image():
     model, samples = families.model(), uneven([3, 4])
-    assert [(crowd.size, crowd.tails) for crowd in gathered(samples, model)] == [
+    assert [(batch.size, batch.tails) for batch in gathered(samples, model)] == [
         (Size(3, 1), [11, 11, 10]),
         (Size(2, 1), [5, 4]),
         (Size(1, 1), [10]),
     ]
-    # Without sharing there is no padding.
-    for crowd in gathered(uneven(COUPLED), model):
-        assert len(set(crowd.tails)) == 1
+    # Where nothing can be shared nothing is padded.
+    for batch in gathered(uneven(COUPLED), model):
+        assert len(set(batch.tails)) == 1
 
 
 def test_a_part_is_padded_to_its_own_longest():
-    (crowd, *_) = gathered(uneven([3, 4]), families.model())
-    assert (crowd.layout.tail, crowd.part(2, 3).layout.tail) == (11, 10)
-    assert [(part.layout.tail, part.size) for part in crowd.alone()] == [
+    (batch, *_) = gathered(uneven([3, 4]), families.model())
+    assert (batch.layout.tail, batch.part(2, 3).layout.tail) == (11, 10)
+    assert [(part.layout.tail, part.size) for part in batch.unshared()] == [
         (11, Size(2, 2)),
         (10, Size(1, 1)),
     ]
@@ -135,8 +135,8 @@ def test_planned_flops_are_executed(store, runs, make):
 def test_an_image_counts_once(store, runs):
     engine = Engine(families.model(), store)
     (chunk,) = engine.plan(POLICIES, questions(runs, 4)).chunks
-    place = (chunk.trie, chunk.layout, engine.room.shape)
-    assert chunk.crowd.size == Size(4, images=1)
+    place = (chunk.trie, chunk.layout, engine.memory_budget.shape)
+    assert chunk.batch.size == Size(4, images=1)
     apart = engine.plan(POLICIES, questions(runs, 1, 1, 1, 1))
     visual = trie_flops(*place, Size(0, images=1))
     assert engine.plan(POLICIES, questions(runs, 4)).flops == apart.flops - 3 * visual
@@ -146,16 +146,16 @@ def test_an_image_counts_once(store, runs):
 
 def test_what_differs_before_the_last_visual_token_is_not_shared():
     model, (first, same) = families.model(), questions([3, 4], 2)
-    assert [crowd.size for crowd in gathered([first, same], model)] == [Size(2, 1)]
+    assert [batch.size for batch in gathered([first, same], model)] == [Size(2, 1)]
     ids = same.inputs["input_ids"].clone()
     ids[0, 1] += 1
     pixels = same.inputs["pixel_values"] + 1e-3
     for change in ({"input_ids": ids}, {"pixel_values": pixels}):
         inputs = {**same.inputs, **change}
         other = Sample(same.item, "other", inputs, same.n_visual, same.n_other)
-        assert [crowd.size for crowd in gathered([first, other], model)] == [Size(2, 2)]
+        assert [batch.size for batch in gathered([first, other], model)] == [Size(2, 2)]
     coupled = questions(COUPLED, 2)
-    assert [crowd.size for crowd in gathered(coupled, model)] == [Size(2, 2)]
+    assert [batch.size for batch in gathered(coupled, model)] == [Size(2, 2)]
 
 
 def test_memory_takes_more_questions_than_images(store):
@@ -165,14 +165,14 @@ def test_memory_takes_more_questions_than_images(store):
 
     def chunks(memory, samples):
         plan = Engine(model, store, memory=memory).plan(POLICIES, samples)
-        return [chunk.crowd.size for chunk in plan.chunks]
+        return [chunk.batch.size for chunk in plan.chunks]
 
     four = trie_bytes(whole.trie, whole.layout, shape, 4, Size(4, images=1))
     assert chunks(four, questions([3, 4], 6)) == [Size(4, 1), Size(2, 1)]
     # Questions on one image are grouped, in any input order.
     (first, *_) = chunks(four, questions([3, 4], 2, 2, 2))
     assert first.images < first.samples
-    assert [part.crowd.size for part in whole.halves()] == [Size(3, 1), Size(3, 1)]
+    assert [part.batch.size for part in whole.halves()] == [Size(3, 1), Size(3, 1)]
 
 
 @pytest.mark.parametrize("memory", [2 * 10**9, 60_000, 20_000])
@@ -182,7 +182,7 @@ def test_the_estimate_is_the_plan(store, memory):
     shape, points = Shape.from_config(model.config), SPACE.points[:-1]
     policies = [SPACE.decode(point) for point in points.tolist()]
     planned = Engine(model, store, memory=memory).plan(policies, samples)
-    said = estimate(SPACE, points, gathered(samples, model), Room(shape, 4, memory))
+    said = estimate(SPACE, points, gathered(samples, model), MemoryBudget(shape, 4, memory))
     assert (said.flops, said.nodes) == (planned.flops, planned.nodes)
     assert said.passes == len(planned.chunks)
     assert said.samples == len(samples)

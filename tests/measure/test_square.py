@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch.measure.square import Square
-from opsearch.measure.stack import Stack
+from opsearch.measure.square import CausalAttention
+from opsearch.measure.stack import MaskedAttention
 from opsearch.measure.trie import is_square
 from tests.measure import families
 
@@ -38,10 +38,13 @@ def test_a_square_is_a_stack(others, attention):
     text = torch.tensor([0, 31])[:others].expand(BATCH, ORDERS, -1)
     at, order = torch.cat([text, visual], 2), np.array([0, 1, 0])
     wanted = torch.cat(
-        list(Stack(asking, visual, reading, shift, at, order).attend(attn, queries, pairs)), 1
+        list(
+            MaskedAttention(asking, visual, reading, shift, at, order).attend(attn, queries, pairs)
+        ),
+        1,
     )
     found = torch.cat(
-        list(Square(asking, reading, shift, at, order).attend(attn, queries, pairs)), 1
+        list(CausalAttention(asking, reading, shift, at, order).attend(attn, queries, pairs)), 1
     )
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     assert found.std() > 0.01

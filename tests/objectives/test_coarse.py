@@ -19,9 +19,9 @@ from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
-from opsearch.measure.crowds import Crowd
+from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.engine import Engine
-from opsearch.measure.room import Room
+from opsearch.measure.room import MemoryBudget
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.objectives.coarse import CoarseJoint
@@ -106,11 +106,11 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
 
 
 def test_what_it_takes_is_about_what_was_guessed_before(full):
-    """The estimated FLOPs of all rounds are no bound, but close."""
-    crowd, stored = Crowd(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
+    """FLOPs of all rounds: the guess is no bound, and it is not far off."""
+    crowd, stored = SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
     shares = []
     for percent in range(10, 51, 4):
-        planned = Planned(SPACE, [limit(f"{percent}%")], [crowd], Room(SHAPE), "cpu")
+        planned = Planned(SPACE, [limit(f"{percent}%")], [crowd], MemoryBudget(SHAPE), "cpu")
         rounds = []
 
         def measure(policies, planned=planned, rounds=rounds):

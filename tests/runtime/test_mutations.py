@@ -128,7 +128,7 @@ def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
 
 def unnoticed(name, mutation):
     """Return True where a mutation changes nothing in a family."""
-    no_cls = family_for(name).tower is None and mutation is attention_of_the_next_patch
+    no_cls = family_for(name).capture_tower is None and mutation is attention_of_the_next_patch
     # Qwen's images never come first: a token precedes each of them.
     return no_cls or (name == "qwen2_5_vl" and mutation is no_key_rule)
 
