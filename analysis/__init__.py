@@ -1,1 +1,1 @@
-"""Analysis: tables and figures from stored results; nothing here loads a model."""
+"""Tables and figures computed from stored results; no module here loads a model."""

@@ -1,4 +1,4 @@
-"""What the search's choice depends on: how it was calibrated and with which settings."""
+"""Ablation of a search: how the chosen policy depends on calibration and on settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from opsearch.analysis.calibration import SAMPLES, within_run
-from opsearch.analysis.choice import common_budgets, told
+from opsearch.analysis.choice import common_budgets, reported_budget
 from opsearch.analysis.measured import Measured
 from opsearch.analysis.settings import between_runs
 from opsearch.analysis.style import COLOURS, DASHES, MARKERS, legend, panels
@@ -23,21 +23,32 @@ COLUMNS = [
 
 
 def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
-    """A row per factor, level, objective (additive or joint) and budget (% of stock FLOPs).
+    """Tabulate the ablation: a row per factor, level, objective (additive or joint) and budget.
 
-    kl, top1: of the chosen policy, in nats and as share of samples whose first answer token is the
-    original's. Three factors vary within the first run: on how many calibration samples it is
-    chosen, between how many interpolation points per parameter (additive only; DOP measures few
-    and interpolates) and which divergence chooses (judged is always KL). The policy is chosen on
-    samples drawn without replacement (half of them for the last two factors) and judged on those
-    left: kl is the mean over `draws`, low and high enclose the middle 95 % of the draws, which is
-    what another seed could give, with the luck of the samples left to judge on.
-    Every further run is a level of a factor that is named by the settings that tell it from the
-    first run. Each is judged on all its samples, on which it was chosen, with a 95 % bootstrap
-    interval; over the same items, difference is its KL minus the first run's, with the interval of
-    the paired differences. With other answer positions the KL itself is another quantity.
-    Budgets are 15, 20, 30 and 50 %, as far as all runs measured them completely; OpsearchError
-    without any.
+    Three factors vary within the first run: the number of calibration samples, the number of
+    interpolation points per parameter (additive only; DOP measures few points and interpolates) and
+    the divergence that selects the policy (evaluation always uses KL). The policy is selected on
+    samples drawn without replacement (half of them for the last two factors) and evaluated on the
+    remaining ones.
+
+    Every further run is a level of a factor that is named after the settings in which it differs
+    from the first run. It is selected and evaluated on all its samples. If its answer positions
+    differ from those of the first run, the two KL values are not comparable.
+
+    Args:
+        runs: The run to ablate, then the runs to compare with it.
+        seed: Seed of the draws and of the bootstrap.
+
+    Returns:
+        The columns of `COLUMNS`. `budget` is in % of the stock FLOPs: 15, 20, 30 and 50 as far as
+        all runs measured them completely. `kl` (nats) and `top1` (share of samples whose first
+        answer token equals the original's) are those of the chosen policy, means over `draws`.
+        `low` and `high` enclose the middle 95 % of the draws within one run, and are a 95 %
+        bootstrap interval over samples between runs. `difference` is the KL minus that of the first
+        run with the interval of the paired differences, for runs over the same items.
+
+    Raises:
+        OpsearchError: No budget was measured completely by all runs.
     """
     budgets = common_budgets(runs)
     blocks = [*within_run(runs[0], budgets, seed), *between_runs(runs, budgets, seed)]
@@ -45,7 +56,7 @@ def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per factor; a line per budget and objective, with the interval of each level."""
+    """Draw a panel per factor: a line per budget and objective, with each level's interval."""
     factors = table["factor"].unique()
     columns = min(len(factors), 3)
     rows = -(-len(factors) // columns)
@@ -61,12 +72,12 @@ def draw(table: pd.DataFrame) -> Figure:
                 line = of_factor[
                     (of_factor["budget"] == budget) & (of_factor["objective"] == objective)
                 ]
-                # Side by side within a level, so that intervals do not hide each other.
-                aside = 0.07 * (2 * i + j + 0.5 - len(budgets))
-                places = [list(levels).index(level) + aside for level in line["level"]]
-                axes.vlines(places, line["low"], line["high"], color=COLOURS[i], linewidth=0.8)
+                # Offset within a level, so that intervals do not overlap.
+                offset = 0.07 * (2 * i + j + 0.5 - len(budgets))
+                x = [list(levels).index(level) + offset for level in line["level"]]
+                axes.vlines(x, line["low"], line["high"], color=COLOURS[i], linewidth=0.8)
                 axes.plot(
-                    places,
+                    x,
                     line["kl"],
                     color=COLOURS[i],
                     linestyle=DASHES[1 - j],
@@ -80,7 +91,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_xlim(-0.6, len(levels) - 0.4)
         axes.set_title(factor, fontsize=10)
         for text in (*axes.get_xticklabels(), axes.title):
-            text.set_parse_math(False)  # levels may be paths, in which a $ is a $
+            text.set_parse_math(False)  # a level may be a path that contains "$"
         axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
         axes.set_ylim(bottom=0)
         ticks = [0, 0.1, 0.3, 1, 3, 10]
@@ -93,8 +104,8 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Each factor's levels at one budget, and at how many budgets the joint's choice is better."""
-    budget = told(table["budget"])
+    """Describe each factor's levels at one budget, and where the joint objective chooses better."""
+    budget = reported_budget(table["budget"])
     text = [
         f"KL in nats of the policy chosen within {budget} % of the stock model's FLOPs. Choices "
         "from one run are judged on samples that they were not made on; brackets enclose the "
@@ -102,13 +113,15 @@ def describe(table: pd.DataFrame) -> str:
     ]
     for factor, of_factor in table.groupby("factor", sort=False):
         for objective, rows in of_factor[of_factor["budget"] == budget].groupby("objective"):
-            levels = [_level(row) for row in rows.to_dict("records")]
+            levels = [_level_text(row) for row in rows.to_dict("records")]
             text.append(f"{str(factor).capitalize()}, {objective}: {'; '.join(levels)}.")
     of_samples = table[table["factor"] == SAMPLES]
     wins = []
     for level, rows in of_samples.groupby("level", sort=False):
-        additive, joint = (rows[rows["objective"] == name]["kl"] for name in ("additive", "joint"))
-        wins.append(f"{(joint.to_numpy() < additive.to_numpy()).sum()} with {level}")
+        proxy_kl, joint_kl = (
+            rows[rows["objective"] == name]["kl"].to_numpy() for name in ("additive", "joint")
+        )
+        wins.append(f"{(joint_kl < proxy_kl).sum()} with {level}")
     if wins:
         text.append(
             f"Of {of_samples['budget'].nunique()} budgets, the joint's choice is better than the "
@@ -117,7 +130,7 @@ def describe(table: pd.DataFrame) -> str:
     return " ".join(text)
 
 
-def _level(row: dict[Hashable, Any]) -> str:
+def _level_text(row: dict[Hashable, Any]) -> str:
     text = f"{row['level']} {row['kl']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
     if row["difference_low"] < row["difference_high"]:
         text += (

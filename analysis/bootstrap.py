@@ -1,4 +1,4 @@
-"""Intervals over samples by the bootstrap: what other samples of the same kind would have given."""
+"""Bootstrap intervals over samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LEVEL = 0.95
 
 
 def resamples(samples: int, seed: int = 0, count: int = RESAMPLES) -> Array:
-    """Weights of each sample in sets drawn with replacement, float64[S, B]; columns sum to 1.
+    """Return the weights of samples in sets drawn with replacement, float64[S, B].
 
-    A table [P, S] times these weights holds the mean of every row over every drawn set.
+    Columns sum to 1: a table [P, S] times these weights holds the mean of every row over every set.
     """
     even = np.full(samples, 1 / samples)
     drawn = np.random.default_rng(seed).multinomial(samples, even, size=count)
@@ -21,7 +21,7 @@ def resamples(samples: int, seed: int = 0, count: int = RESAMPLES) -> Array:
 
 
 def interval(means: Array) -> tuple[Array, Array]:
-    """The middle 95 % of the last axis (percentile bootstrap, Efron 1979): its two ends."""
+    """Return both ends of the middle 95 % of the last axis (percentile bootstrap, Efron 1979)."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(means, [tail, 100 - tail], axis=-1)
     return low, high

@@ -1,6 +1,6 @@
-"""How a choice depends on what it was calibrated with, from the tables of one run.
+"""Ablation within one run: samples, interpolation points and divergence of the calibration.
 
-A policy is chosen on samples drawn without replacement and judged on those left.
+A policy is selected on samples drawn without replacement and evaluated on the remaining ones.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ COUNTS = (5, 10, 20, 50, 100, 200)
 MEASURED_POINTS = (3, 4, 5, 7, 9)
 DIVERGENCES = ("kl", "reverse_kl", "js")
 DRAWS = 200
-LEFT = 1 / 4
-"""Share of the samples that must be left to judge on: on a few, the mean would say little."""
+EVALUATED = 1 / 4
+"""Least share of the samples to evaluate on; a mean over fewer is too noisy."""
 
 
 def within_run(run: Measured, budgets: Rows, seed: int) -> Iterator[pd.DataFrame]:
-    """A block of rows per level and objective, as `opsearch.analysis.ablation.table` explains."""
+    """Yield a block of rows per level and objective, see `opsearch.analysis.ablation.table`."""
     samples, rows = len(run.items), ladder(run)
     sizes = within(run, rows, budgets)
     kl, top1 = run.tables["kl"][rows], run.tables["top1"][rows]
-    for factor, level, count in _levels(samples):
+    for factor, level, count in _factor_levels(samples):
         drawn, rest = draws(samples, count, DRAWS, seed)
         for objective, values in _objectives(run, rows, drawn, factor, level):
             chosen = choose(values, sizes)
-            judged = np.take_along_axis(kl @ rest, chosen, axis=0)
-            low, high = interval(judged)
+            chosen_kl = np.take_along_axis(kl @ rest, chosen, axis=0)
+            low, high = interval(chosen_kl)
             agreed = np.take_along_axis(top1 @ rest, chosen, axis=0)
             yield pd.DataFrame(
                 {
@@ -41,7 +41,7 @@ def within_run(run: Measured, budgets: Rows, seed: int) -> Iterator[pd.DataFrame
                     "level": level,
                     "objective": objective,
                     "budget": budgets,
-                    "kl": judged.mean(axis=1),
+                    "kl": chosen_kl.mean(axis=1),
                     "low": low,
                     "high": high,
                     "top1": agreed.mean(axis=1),
@@ -50,10 +50,10 @@ def within_run(run: Measured, budgets: Rows, seed: int) -> Iterator[pd.DataFrame
             )
 
 
-def _levels(samples: int) -> Iterator[tuple[str, str, int]]:
-    """Factor, level, and the number of samples to choose on."""
+def _factor_levels(samples: int) -> Iterator[tuple[str, str, int]]:
+    """Yield factor, level, and the number of samples to select on."""
     for count in COUNTS:
-        if samples - count >= LEFT * samples:
+        if samples - count >= EVALUATED * samples:
             yield SAMPLES, str(count), count
     for points in (*MEASURED_POINTS, "all"):
         yield POINTS, str(points), samples // 2
@@ -64,7 +64,10 @@ def _levels(samples: int) -> Iterator[tuple[str, str, int]]:
 def _objectives(
     run: Measured, rows: Rows, drawn: Array, factor: str, level: str
 ) -> Iterator[tuple[str, Array]]:
-    """Name and values of what chooses at a level; the joint has no interpolation."""
+    """Yield name and values of each objective that selects at a level.
+
+    The joint objective does not interpolate.
+    """
     divergence = level if factor == DIVERGENCE else "kl"
     points = int(level) if factor == POINTS and level != "all" else None
     yield "additive", additive(run, rows, drawn, divergence, points)

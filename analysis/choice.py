@@ -1,8 +1,8 @@
-"""Which policy the additive proxy and the joint divergence choose, on many sets of samples.
+"""Policies that the additive proxy and the joint divergence choose on many sets of samples.
 
 A set of samples is a column of weights [S] that sum to 1; a table [P, S] times W such columns
 holds the mean of every policy on every set, [P, W]. Values are whole multiples of
-`Measured.quantum`, as solvers see them, so that ties are ties here too.
+`Measured.quantum`, as solvers see them, so that ties are the same here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from opsearch.objectives.additive import Additive, interpolated
 
 Rows = NDArray[np.int64]
 BUDGETS = (15, 20, 30, 50)
-"""Per cent of the stock model's FLOPs, at which runs and families are held against each other."""
+"""Budgets at which runs and families are compared, in % of the stock model's FLOPs."""
 
 
 def ladder(measured: Measured) -> Rows:
-    """Points by rising cost up to the first whose joint or proxy lacks a sample, int64[N].
+    """Return the points by rising cost up to the first with an unmeasured sample, int64[N].
 
-    The policies within a budget are then the first so many, and of equal values the first is the
-    one that solvers take: lower cost, then the lexicographically smaller index row.
+    The policies within a budget are then a prefix of the result, and the first of equal values is
+    the one that solvers choose: lower cost, then the lexicographically smaller index row.
     """
     order = np.lexsort((*measured.space.points.T[::-1], measured.flops.listed))
     known = (measured.complete & ~np.isnan(measured.proxy()).any(axis=1))[order]
@@ -33,20 +33,24 @@ def ladder(measured: Measured) -> Rows:
 
 
 def within(measured: Measured, rows: Rows, percents: Rows) -> Rows:
-    """How many of the first `rows` keep within each budget in per cent of stock, int64[K]."""
-    # Python's integers: a hundredfold of the stock cost of many samples is beyond 64 bits.
+    """Count the leading `rows` within each budget, given in % of the stock cost, int64[K]."""
+    # Python integers: 100 times the stock cost of many samples exceeds 64 bits.
     limits = [int(percent) * int(measured.flops.stock) // 100 for percent in percents]
     return np.searchsorted(measured.flops.listed[rows], limits, side="right")
 
 
 def missing(measured: Measured, rows: Rows, percents: Rows) -> Rows:
-    """How many policies within each budget are not among `rows`, int64[K]."""
+    """Count the policies within each budget that are not among `rows`, int64[K]."""
     everything = np.argsort(measured.flops.listed, kind="stable")
     return within(measured, everything, percents) - within(measured, rows, percents)
 
 
 def common_budgets(runs: Sequence[Measured]) -> Rows:
-    """Those of `BUDGETS` that every run measured completely; OpsearchError without any."""
+    """Return the budgets of `BUDGETS` that every run measured completely.
+
+    Raises:
+        OpsearchError: There is none.
+    """
     percents = np.array(BUDGETS)
     common = np.ones(len(BUDGETS), bool)
     for run in runs:
@@ -61,13 +65,13 @@ def common_budgets(runs: Sequence[Measured]) -> Rows:
     return percents[common]
 
 
-def told(budgets: Iterable[int]) -> int:
-    """The budget to tell in words: 30 %, or the one nearest to it."""
+def reported_budget(budgets: Iterable[int]) -> int:
+    """Return the budget to report in text: 30 %, or the nearest one."""
     return min(budgets, key=lambda percent: abs(percent - 30))
 
 
 def joint(measured: Measured, rows: Rows, weights: Array, divergence: str = "kl") -> Array:
-    """The true divergence of each row on each set of samples, quanta [N, W]."""
+    """Return the true divergence of each row on each set of samples, in quanta [N, W]."""
     return np.asarray(np.rint(measured.tables[divergence][rows] @ weights / measured.quantum))
 
 
@@ -78,9 +82,14 @@ def additive(
     divergence: str = "kl",
     points: int | None = None,
 ) -> Array:
-    """The additive proxy of each row on each set of samples, quanta [N, W].
+    """Return the additive proxy of each row on each set of samples, in quanta [N, W].
 
-    points: values measured per parameter, the rest interpolated between them; None = all.
+    Args:
+        measured: The run.
+        rows: Points of its space, int64[N].
+        weights: Sets of samples, float64[S, W].
+        divergence: Name of the divergence.
+        points: Values measured per parameter, between which the rest is interpolated; None for all.
     """
     total = np.zeros((len(rows), weights.shape[1]))
     for k, parameter in enumerate(measured.space.parameters):
@@ -92,7 +101,12 @@ def additive(
 
 
 def choose(values: Array, sizes: Rows) -> Rows:
-    """The first lowest of the first sizes[k] rows in every column, int64[K, W]; sizes rise."""
+    """Return the first minimum among the first sizes[k] rows of every column, int64[K, W].
+
+    Args:
+        values: One column per set of samples, float64[N, W].
+        sizes: Rows within each budget, non-decreasing, int64[K].
+    """
     columns = np.arange(values.shape[1])
     lowest = np.full(len(columns), np.inf)
     best = np.zeros(len(columns), np.int64)
@@ -109,9 +123,19 @@ def choose(values: Array, sizes: Rows) -> Rows:
 
 
 def draws(samples: int, drawn: int, count: int, seed: int = 0) -> tuple[Array, Array]:
-    """Weights of `count` sets drawn without replacement and of the samples they leave, [S, W] each.
+    """Draw sets of samples to select on, and the complements to evaluate on.
 
-    Raises OpsearchError when nothing would be drawn or left.
+    Args:
+        samples: Number of samples S.
+        drawn: Size of a set, drawn without replacement.
+        count: Number of sets W.
+        seed: Seed of the draws.
+
+    Returns:
+        Weights of the drawn samples and of the remaining ones, float64[S, W] each.
+
+    Raises:
+        OpsearchError: Either set would be empty.
     """
     if not 0 < drawn < samples:
         raise OpsearchError(
@@ -124,5 +148,5 @@ def draws(samples: int, drawn: int, count: int, seed: int = 0) -> tuple[Array, A
 
 
 def whole(samples: int) -> Array:
-    """The weights of all samples together, [S, 1]."""
+    """Return the weights of all samples together, [S, 1]."""
     return np.full((samples, 1), 1 / samples)

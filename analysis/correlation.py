@@ -9,20 +9,20 @@ from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.choice import Rows, additive, joint, whole
 from opsearch.analysis.measured import Array, Measured
 
-RESAMPLES = 200
+_RANK_RESAMPLES = 200
 TOP = 10
 
 
 def grades(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFrame:
-    """Rank statistics over the policies of each budget, the first sizes[k] of `rows`.
+    """Tabulate the rank statistics over the policies of each budget, the first sizes[k] of `rows`.
 
-    The columns are those that `opsearch.analysis.rank.table` explains.
+    The columns are described in `opsearch.analysis.rank.table`.
     """
     from scipy.stats import kendalltau
 
     samples = len(measured.items)
-    # The last column is all samples, the others are drawn anew from them.
-    weights = np.hstack([resamples(samples, seed, RESAMPLES), whole(samples)])
+    # The last column holds all samples, the others are bootstrap resamples.
+    weights = np.hstack([resamples(samples, seed, _RANK_RESAMPLES), whole(samples)])
     proxies, joints = additive(measured, rows, weights), joint(measured, rows, weights)
     records = []
     for size in sizes:
@@ -45,7 +45,7 @@ def grades(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFra
 
 
 def _spearman(first: Array, second: Array) -> Array:
-    """Spearman's correlation of each pair of columns [N, W], [W]; nan where one never differs."""
+    """Return Spearman's correlation of each pair of columns [N, W]; nan for a constant column."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(x, axis=0) - (len(x) + 1) / 2 for x in (first, second))
@@ -55,9 +55,9 @@ def _spearman(first: Array, second: Array) -> Array:
 
 
 def overlap(proxy: Array, joint: Array, k: int) -> float:
-    """Share of the k lowest that both have in common, nan where k takes all.
+    """Return the share of the k lowest that both have in common, nan unless k is below the length.
 
-    Of equal values the first come first.
+    Ties are broken by position.
     """
     if k >= len(proxy):
         return np.nan

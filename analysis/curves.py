@@ -1,7 +1,7 @@
-"""The individual divergence of every parameter, per family of questions (DOP, Figure 4).
+"""Individual divergence of every parameter, per family of questions (DOP, Figure 4).
 
-One parameter is set to each of its values with all else unpruned. Where a family's curve comes down
-to nothing, the model is done with that work on the image for such questions.
+One parameter takes each of its values while all else is unpruned. Where a family's curve reaches
+zero, the model needs no further visual computation of that kind for such questions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALL = "all"
-"""All samples together; also the family of questions that name none."""
+"""All samples together; also the family of questions without one."""
 FREE = 0.05
-"""Nats: pruning that costs less is called free in words."""
+"""Pruning that costs less, in nats, is called free."""
 MEANINGS = {
     "d_attn": "layers with visual tokens in attention",
     "d_q": "layers where visual tokens attend",
@@ -34,11 +34,15 @@ MEANINGS = {
 
 
 def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
-    """A row per parameter, value and family: mean KL in nats and how many samples it is a mean of.
+    """Tabulate the mean KL in nats: a row per parameter, value and family.
 
-    share: the value over the parameter's largest. low, high: 95 % bootstrap interval over samples,
-    for family "all" only; a family's few samples carry none. A sample that was not measured at each
-    value of a parameter is left out of that parameter's curves.
+    `share` is the value over the parameter's largest; `samples` counts the samples of the mean;
+    `low` and `high` are a 95 % bootstrap interval over samples, for family "all" only because a
+    family has few samples. A sample that was not measured at every value of a parameter is left out
+    of that parameter's curves.
+
+    Raises:
+        OpsearchError: No sample was measured at every value of a parameter.
     """
     blocks = []
     families = np.array(measured.families)
@@ -71,7 +75,7 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per parameter: a thin line per family, the mean over all samples in bold."""
+    """Draw a panel per parameter: a thin line per family, the mean over all samples in bold."""
     from matplotlib.ticker import MaxNLocator
 
     parameters = table["parameter"].unique()
@@ -96,7 +100,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.axhline(
             FREE, color="black", linewidth=0.8, linestyle=dashes, label=f"{FREE:g} nat, free below"
         )
-        # Linear up to FREE, where differences mean nothing, and logarithmic above.
+        # Linear up to FREE, where differences are negligible, and logarithmic above.
         axes.set_yscale("symlog", linthresh=FREE, linscale=0.5)
         axes.set_ylim(bottom=0)
         axes.set_yticks([0, FREE, 0.1, 1, 10], ["0", f"{FREE:g}", "0.1", "1", "10"])
@@ -111,14 +115,14 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def free_from(curve: pd.DataFrame) -> float:
-    """The smallest value of one family's curve from which on KL stays within FREE."""
+    """Return the smallest value of one family's curve from which on KL stays within FREE."""
     costly = np.flatnonzero(curve["kl"].to_numpy() > FREE)
     values = curve["value"].to_numpy()
     return float(values[min(costly[-1] + 1, len(values) - 1)] if len(costly) else values[0])
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Per parameter: from which value on it is free, for all samples and the extreme families."""
+    """Describe where each parameter becomes free, for all samples and the extreme families."""
     families = table[table["family"] != ALL]
     sentences = [
         f"Each parameter is pruned alone here and called free from where the mean KL stays within "
@@ -145,7 +149,7 @@ def describe(table: pd.DataFrame) -> str:
 
 
 def _extreme(first: dict[str, float], pick: Callable[[Iterable[float]], float], word: str) -> str:
-    """The families whose value is the lowest or highest, e.g. "latest from 10: count, word"."""
+    """Name the families whose value is lowest or highest, e.g. "latest from 10: count, word"."""
     value = pick(first.values())
     names = [name for name, v in first.items() if v == value]
     shown = names if len(names) <= 5 else [*names[:4], f"{len(names) - 4} more"]

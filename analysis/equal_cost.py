@@ -1,9 +1,9 @@
-"""Methods at equal cost: the share of its work that is left against Rel. Avg., with intervals.
+"""Methods at equal cost: share of the stock cost against Rel. Avg., with intervals.
 
-Rel. Avg. is the mean over families of a method's accuracy relative to the original model's. Where
-the original answers nothing right it is not defined, and nan.
-Intervals are percentiles of a bootstrap that draws the items of each family anew, the same items
-for every method and the original, so that differences between methods are paired.
+Rel. Avg. is the mean over families of a method's accuracy relative to the original model's. It is
+nan where the original answers nothing correctly. Intervals are percentiles of a bootstrap over the
+items of each family, with the same resamples for every method and the original, so that
+differences between methods are paired.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
-_FEW = 5
+_FEWEST = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
     """A method's policy at a budget.
 
-    cost: mean FLOPs per calibration sample; share: of the stock model's. kl_calibration: float64[S]
-    per calibration sample; kl, scores: float64[T] per judged item, KL in nats and score in [0, 1].
-    further: other costs and times, as columns of the table.
+    Attributes:
+        budget: Budget as the user wrote it.
+        method: Name of the method.
+        policy: Name of the policy.
+        cost: Mean FLOPs per calibration sample.
+        share: `cost` relative to the stock model's.
+        kl_calibration: KL per calibration sample in nats, float64[S].
+        kl: KL per evaluated item in nats, float64[T].
+        scores: Score per evaluated item in [0, 1], float64[T].
+        further: Other costs and times, as columns of the table.
     """
 
     budget: str
@@ -42,9 +49,13 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Methods at several budgets, judged on the same items; `original` are the original's scores.
+    """Methods at several budgets, evaluated on the same items.
 
-    unit: that of the entries' cost.
+    Attributes:
+        unit: Unit of the entries' cost.
+        families: Family of each item.
+        original: Scores of the original model per item, float64[T].
+        entries: One per budget and method.
     """
 
     unit: str
@@ -54,7 +65,7 @@ class Comparison:
 
 
 def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
-    """A tidy row per budget and method: cost, mean KL, accuracy, Rel. Avg. in %, its interval."""
+    """Tabulate cost, mean KL, accuracy and Rel. Avg. in % per budget and method."""
     draws = _draws(comparison, seed)
     rows = []
     for entry in comparison.entries:
@@ -81,12 +92,12 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
 
 
 def is_defined(table: pd.DataFrame) -> bool:
-    """Whether there is a Rel. Avg.: the original answers something right."""
+    """Return whether Rel. Avg. is defined: the original answers something correctly."""
     return bool(table["rel_avg"].notna().any())
 
 
 def by_family(comparison: Comparison) -> pd.DataFrame:
-    """A tidy row per budget, method and family: mean score, and the original's."""
+    """Tabulate mean scores per budget, method and family, with those of the original."""
     family = np.array(comparison.families)
     rows = [
         {
@@ -103,9 +114,10 @@ def by_family(comparison: Comparison) -> pd.DataFrame:
 
 
 def differences(comparison: Comparison, method: str, other: str, seed: int = 0) -> pd.DataFrame:
-    """How much higher `method` is than `other` at each budget: Rel. Avg. and KL, with intervals.
+    """Tabulate by how much `method` exceeds `other` in Rel. Avg. and KL, with paired intervals.
 
-    One row per budget at which both stand; Rel. Avg. in percentage points, KL in nats.
+    Rel. Avg. is in percentage points, KL in nats. There is one row per budget that has both
+    methods.
     """
     draws = _draws(comparison, seed)
     found = {(entry.budget, entry.method): entry for entry in comparison.entries}
@@ -126,7 +138,7 @@ def differences(comparison: Comparison, method: str, other: str, seed: int = 0) 
 
 
 def _interval(draws: Array) -> tuple[float, float]:
-    """The middle 95 %, of draws that say something; nan where none does."""
+    """Return the middle 95 % of the defined draws; nan where there is none."""
     if np.isnan(draws).all():
         return np.nan, np.nan
     low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -134,20 +146,21 @@ def _interval(draws: Array) -> tuple[float, float]:
 
 
 def _accuracy(comparison: Comparison, scores: Array) -> float:
-    """Mean over families of the mean score, as in the table of a run."""
+    """Return the mean over families of the mean score, as in the table of a run."""
     family = np.array(comparison.families)
     return float(np.mean([scores[family == name].mean() for name in set(comparison.families)]))
 
 
 def _draws(comparison: Comparison, seed: int) -> NDArray[np.int64]:
-    """Items as they are, then resampled, int64[1 + RESAMPLES, T].
+    """Return the items unchanged, then resampled, int64[1 + RESAMPLES, T].
 
-    Within each family, but all together where one has less than 5: its few would hardly vary.
+    Resampling is within each family, or over all items if a family has fewer than 5, which would
+    hardly vary.
     """
     family = np.array(comparison.families)
     draws = np.tile(np.arange(len(family)), (1 + RESAMPLES, 1))
     random = np.random.default_rng(seed)
-    if min(map(comparison.families.count, comparison.families)) < _FEW:
+    if min(map(comparison.families.count, comparison.families)) < _FEWEST:
         draws[1:] = random.integers(0, len(family), (RESAMPLES, len(family)))
         return draws
     for name in dict.fromkeys(comparison.families):
@@ -157,7 +170,7 @@ def _draws(comparison: Comparison, seed: int) -> NDArray[np.int64]:
 
 
 def _relative(comparison: Comparison, scores: Array, draws: NDArray[np.int64]) -> Array:
-    """Rel. Avg. in % for every draw; a family in which the original scores 0 is left out."""
+    """Return Rel. Avg. in % of every draw, without families in which the original scores 0."""
     family = np.array(comparison.families)
     ratios = []
     for name in dict.fromkeys(comparison.families):
@@ -166,5 +179,5 @@ def _relative(comparison: Comparison, scores: Array, draws: NDArray[np.int64]) -
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append(np.where(original > 0, scores[drawn].mean(axis=1) / original, np.nan))
     known = ~np.isnan(ratios)
-    with np.errstate(invalid="ignore"):  # a draw in which the original is never right says nothing
+    with np.errstate(invalid="ignore"):  # nan for a draw in which the original is never right
         return np.asarray(100 * np.nansum(ratios, axis=0) / known.sum(axis=0))

@@ -1,4 +1,4 @@
-"""How methods compare at equal cost, in words."""
+"""Description of methods at equal cost."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from opsearch.analysis.equal_cost import is_defined
 
 
 def describe(table: pd.DataFrame) -> str:
-    """For each budget the best method, and those that are equal within its interval, in words."""
+    """Describe the best method at each budget, and the methods within its interval."""
     if not is_defined(table):
         return _describe_divergences(table)
-    rows = [Row(*row) for row in table[list(Row.__annotations__)].to_numpy().tolist()]
+    rows = [_MethodRow(*row) for row in table[list(_MethodRow.__annotations__)].to_numpy().tolist()]
     sentences = [f"Rel. Avg. over {rows[0].items} items, with 95 % intervals."]
     for budget in dict.fromkeys(row.budget for row in rows):
-        here = [row for row in rows if row.budget == budget]
-        best = max(here, key=lambda row: row.rel_avg)
-        said = f"At {budget} {best.method} keeps most: {best.interval}"
-        if equal := [row.method for row in here if row is not best and row.rel_avg >= best.low]:
-            said += f"; within that interval: {', '.join(equal)}"
-        sentences.append(f"{said}.")
+        at_budget = [row for row in rows if row.budget == budget]
+        best = max(at_budget, key=lambda row: row.rel_avg)
+        sentence = f"At {budget} {best.method} keeps most: {best.interval}"
+        if equal := [
+            row.method for row in at_budget if row is not best and row.rel_avg >= best.low
+        ]:
+            sentence += f"; within that interval: {', '.join(equal)}"
+        sentences.append(f"{sentence}.")
     return " ".join(sentences)
 
 
 def _describe_divergences(table: pd.DataFrame) -> str:
-    """Why there is no Rel. Avg., and for each budget the method that is nearest to the original."""
+    """Describe why Rel. Avg. is undefined, and the method with the lowest KL at each budget."""
     sentences = [
         f"The original answers none of the {table['items'].iloc[0]} items as the data does, so "
         "that Rel. Avg. is not defined; write answers in the data as the model words them."
@@ -38,8 +40,8 @@ def _describe_divergences(table: pd.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What `describe` needs of a row of the table."""
+class _MethodRow:
+    """The columns of a row that `describe` uses."""
 
     budget: str
     method: str
@@ -50,4 +52,5 @@ class Row:
 
     @property
     def interval(self) -> str:
+        """Rel. Avg. with its interval, formatted."""
         return f"{self.rel_avg:.1f} % ({self.low:.1f} to {self.high:.1f})"

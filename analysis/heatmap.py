@@ -1,4 +1,4 @@
-"""A policy as a picture: layers across, q / kv / mlp down, the share of tokens as colour."""
+"""Heat map of a policy: layers across, q / kv / mlp down, the share of tokens as colour."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def shares(policy: Policy, n_visual: int | None = None) -> NDArray[np.float64]:
-    """Share of the visual tokens that each operation really processes, float64[3, L].
+    """Return the share of the visual tokens that each operation executes, float64[3, L].
 
-    n_visual: tokens of the sample to resolve for; by default so many that rounding is not seen.
+    Args:
+        policy: The policy.
+        n_visual: Visual tokens of the sample to resolve for; by default a number large enough to
+            make rounding invisible.
     """
     total = n_visual or _REFERENCE_TOKENS
     return policy.executed(total).T / total
 
 
 def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
-    """The heat map in characters: a block's height is the share, a dot is nothing."""
+    """Draw the heat map in characters: the height of a block is the share, a dot is zero."""
     table = shares(policy, n_visual)
     text = Text()
     for name, row in zip(MODULES, table, strict=True):
@@ -46,7 +49,11 @@ def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
 
 
 def save_heatmap(policy: Policy, path: Path, n_visual: int | None = None) -> Path:
-    """Write the picture in the format of the file's ending and return `path`."""
+    """Write the heat map in the format of the file's suffix and return `path`.
+
+    Raises:
+        OpsearchError: The suffix is unknown.
+    """
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise OpsearchError(f"figure {path} is of an unknown kind; name it .svg, .png or .pdf")
     figure = draw_heatmap(policy, n_visual)
@@ -54,7 +61,7 @@ def save_heatmap(policy: Policy, path: Path, n_visual: int | None = None) -> Pat
 
 
 def draw_heatmap(policy: Policy, n_visual: int | None = None) -> Figure:
-    """The heat map as a figure; shares are written into the cells where there is room."""
+    """Draw the heat map as a figure, with shares written into the cells."""
     from matplotlib.figure import Figure
 
     table = shares(policy, n_visual)

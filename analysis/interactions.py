@@ -1,7 +1,7 @@
-"""Where parameters do not add up: what pruning two of them costs beyond what each costs alone.
+"""Interactions of parameters: KL of pruning two of them minus the sum of the KL of each alone.
 
-An interaction below zero says that the additive proxy counts the same loss twice; one above zero,
-that either parameter spoils what the other relies on, which no sum of individual divergences shows.
+If an interaction is negative, the additive proxy counts a loss twice. If it is positive, one
+parameter prunes what the other relies on, which no sum of individual divergences shows.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
 
 def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
-    """A row per pair of parameters and of their values at which both prune, all else unpruned.
+    """Tabulate the interactions: a row per pair of parameters and of values at which both prune.
 
-    first, second: names; first_value, second_value; joint: mean KL in nats of both together; alone:
-    the sum of the mean KL of each by itself; interaction: joint - alone, low, high: its 95 %
-    bootstrap interval over samples; pairs: how many such pairs of values there are, measured or
-    not. Where both together are the same policy as one alone, because the other's operations are
-    dead, there is no pair. Raises OpsearchError when no pair was measured.
+    All else is unpruned. A pair of values is left out if both together are the same policy as one
+    alone, because the other's operations are dead.
+
+    Returns:
+        `first`, `second` (names), `first_value`, `second_value`; `joint`: mean KL of both together
+        in nats; `alone`: the sum of the mean KL of each alone; `interaction`: joint - alone, with
+        its 95 % bootstrap interval over samples in `low` and `high`; `pairs`: number of such pairs
+        of values, measured or not.
+
+    Raises:
+        OpsearchError: No pair was measured.
     """
     weights = resamples(len(measured.items), seed)
     blocks = [
@@ -53,7 +59,7 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
         axis: [space.index_of([*top[:axis], i, *top[axis + 1 :]]) for i in range(top[axis])]
         for axis in (k, m)
     }
-    places, points, pairs = [], [], 0
+    cells, points, pairs = [], [], 0
     for i, j in np.ndindex(top[k], top[m]):
         point = list(top)
         point[k], point[m] = i, j
@@ -61,10 +67,10 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
         if row not in (single[k][i], single[m][j]):
             pairs += 1
             if measured.complete[row]:
-                places.append((i, j))
+                cells.append((i, j))
                 points.append(row)
     first, second = space.parameters[k], space.parameters[m]
-    at = np.array(places, np.int64).reshape(-1, 2)
+    at = np.array(cells, np.int64).reshape(-1, 2)
     alone = measured.alone["kl"][k][at[:, 0]] + measured.alone["kl"][m][at[:, 1]]
     interaction = kl[points] - alone
     low, high = interval(interaction @ weights)
@@ -85,7 +91,7 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel per pair: red where the sum understates the loss, blue where it overstates it.
+    """Draw a panel per pair: red where the sum understates the loss, blue where it overstates it.
 
     Empty cells were not measured or are the policy of one parameter alone.
     """
@@ -94,7 +100,7 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, every = panels(4.1 * columns + 0.8, 3.5 * lines, columns, lines)
     most = float(table["interaction"].abs().max()) or 1.0
     for axes, ((first, second), rows) in zip(every, pairs, strict=False):
-        image = _map(axes, rows, most)
+        image = _draw_pair(axes, rows, most)
         axes.set_xlabel(str(second))
         axes.set_ylabel(str(first))
     for axes in every[len(pairs) :]:
@@ -103,7 +109,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _map(axes: Axes, rows: pd.DataFrame, most: float) -> AxesImage:
+def _draw_pair(axes: Axes, rows: pd.DataFrame, most: float) -> AxesImage:
     grid = rows.pivot(index="first_value", columns="second_value", values="interaction")
     image = axes.imshow(
         grid.to_numpy(), cmap="RdBu_r", vmin=-most, vmax=most, origin="lower", aspect="auto"
@@ -115,7 +121,7 @@ def _map(axes: Axes, rows: pd.DataFrame, most: float) -> AxesImage:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """How large interactions are beside what parameters cost alone, and where they are largest."""
+    """Describe the size of interactions relative to individual losses, and the largest ones."""
     sentences = []
     for (first, second), rows in table.groupby(["first", "second"], sort=False):
         ratio = rows["interaction"].abs().sum() / rows["alone"].sum()

@@ -1,4 +1,4 @@
-"""What a run measured over its space, as arrays: the input of every analysis."""
+"""Measurements of a run over its space, as arrays: the input of every analysis."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ Array = NDArray[np.float64]
 class Measured:
     """Divergences of the policies of a space on the calibration samples of a run.
 
-    label: how figures name the run; settings: what may tell it from other runs (space, kv, ranker,
-    positions, ...). items, families: of each sample, S of them. flops: the cost of every point.
-    tables: by divergence ("kl", "reverse_kl", "js", "top1"), float64[P, S] of every point on every
-    sample, nan where it was not measured. alone: by divergence, per parameter of the space
-    float64[V, S]: that parameter at each of its values with all else unpruned. quantum: nats of
-    which the solvers see multiples.
+    Attributes:
+        label: Name of the run in figures.
+        settings: Settings in which runs may differ (space, kv, ranker, positions, ...).
+        space: The space of P points.
+        flops: Cost of every point.
+        items: Id of each of S samples.
+        families: Family of each sample.
+        tables: By divergence ("kl", "reverse_kl", "js", "top1"): every point on every sample,
+            float64[P, S], nan where not measured.
+        alone: By divergence, per parameter of the space: that parameter at each of its V values
+            with all else unpruned, float64[V, S].
+        quantum: Unit of the values that solvers see, in nats.
     """
 
     label: str
@@ -38,15 +44,15 @@ class Measured:
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:
-        """Which points were measured on every sample, bool[P]."""
+        """Points that were measured on every sample, bool[P]."""
         return np.asarray(~np.isnan(self.tables["kl"]).any(axis=1))
 
     @property
     def share(self) -> Array:
-        """Cost of every point as share of the stock model, float64[P]."""
+        """Cost of every point relative to the stock model, float64[P]."""
         return self.flops.listed / self.flops.stock
 
     def proxy(self, divergence: str = "kl") -> Array:
-        """The additive proxy of every point on every sample, float64[P, S] (DOP, 2507.02909)."""
+        """Return the additive proxy (DOP, 2507.02909), every point and sample, float64[P, S]."""
         columns = zip(self.alone[divergence], self.space.points.T, strict=True)
         return np.asarray(np.sum([term[column] for term, column in columns], axis=0))

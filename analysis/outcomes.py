@@ -1,4 +1,4 @@
-"""What each of several runs chose: its cost, true divergence and answers, side by side."""
+"""Several runs compared: cost, true divergence and accuracy of the policy that each chose."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAME = ("model", "dtype", "data", "samples", "heldout", "seed", "positions")
-"""Settings without which runs are not judged on the same items by the same model."""
+"""Settings that must agree for runs to be evaluated on the same items by the same model."""
 _KL, _REL = "KL held-out", "Rel. Avg., %"
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run left: its name, its record of the solution, and its final table."""
+    """Results of a run.
+
+    Attributes:
+        label: Name of the run.
+        record: Its record of the solution, as in solution.json.
+        comparison: Its final table.
+    """
 
     label: str
     record: Mapping[str, Any]
@@ -29,11 +35,14 @@ class Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """A row per run: space, search, budget, share of the stock model's FLOPs in %, the objective.
+    """Tabulate the runs: space, search, budget, share of the stock model's FLOPs in %, objective.
 
-    search: with the ranker where runs have several; evaluations: policies that the search asked
-    for point by point; kl_calibration, kl_heldout: of the chosen policy, in nats; rel_avg in %.
-    Raises OpsearchError where runs were not judged alike.
+    `search` includes the ranker where runs have several; `evaluations` counts the policies that a
+    blackbox search evaluated; `kl_calibration` and `kl_heldout` are those of the chosen policy, in
+    nats; `rel_avg` is in %.
+
+    Raises:
+        OpsearchError: The runs were not evaluated alike.
     """
     first = outcomes[0]
     for outcome in outcomes:
@@ -71,7 +80,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 
 def _search(record: Mapping[str, Any]) -> str:
-    """How a run searched: its objective, whether verified, and a solver that proves nothing."""
+    """Describe a run's search: objective, verification, and a solver without proof."""
     settings = record["settings"]
     words = [settings["objective"]]
     if settings["verify"]:
@@ -82,46 +91,46 @@ def _search(record: Mapping[str, Any]) -> str:
 
 
 def draw(found: pd.DataFrame) -> Figure:
-    """A panel per space, a line per search; grey: the lowest divergence of all runs."""
+    """Draw a panel per space, a line per search; grey: the lowest divergence of all runs."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     spaces = list(dict.fromkeys(found["space"]))
     searches = list(dict.fromkeys(found["search"]))
-    judged = "kl_heldout" if found["kl_heldout"].notna().all() else "kl_calibration"
+    column = "kl_heldout" if found["kl_heldout"].notna().all() else "kl_calibration"
     figure, every = panels(2.4 * len(spaces) + 1.8, 3.4, len(spaces))
-    lowest = found.loc[found.groupby("budget")[judged].idxmin()].sort_values("share")
+    lowest = found.loc[found.groupby("budget")[column].idxmin()].sort_values("share")
     for axes in every[1:]:
         axes.sharey(every[0])
         axes.tick_params(labelleft=False)
     for axes, space in zip(every, spaces, strict=True):
-        axes.plot(lowest["share"], lowest[judged], color="0.75", linewidth=5, zorder=1)
-        for place, search in enumerate(searches):
+        axes.plot(lowest["share"], lowest[column], color="0.75", linewidth=5, zorder=1)
+        for i, search in enumerate(searches):
             rows = found[(found["space"] == space) & (found["search"] == search)]
-            axes.plot(rows["share"], rows[judged], label=search, **line_style(place))
+            axes.plot(rows["share"], rows[column], label=search, **line_style(i))
         axes.set_title(space, fontsize=10)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    every[0].set_ylabel(f"KL on {judged.removeprefix('kl_')} items, nats")
+    every[0].set_ylabel(f"KL on {column.removeprefix('kl_')} items, nats")
     figure.supxlabel("FLOPs, % of the stock model", fontsize=10)
     legend(figure, every[0])
     return figure
 
 
 def describe(found: pd.DataFrame) -> str:
-    """For each budget the run of the lowest true divergence, in words."""
+    """Describe the run with the lowest true divergence at each budget."""
     sentences = [f"{len(found)} runs, judged alike." if len(found) > 1 else "1 run."]
     for budget, rows in found.groupby("budget", sort=False):
         best = min(rows.to_dict("records"), key=lambda row: row["kl_calibration"])
         sentences.append(
             f"Within {budget} {best['space']} ({best['search']}) comes closest to the original: "
-            f"{best['kl_calibration']:.3f} nats on calibration items{_judged(best)}."
+            f"{best['kl_calibration']:.3f} nats on calibration items{_evaluated(best)}."
         )
     return " ".join(sentences)
 
 
-def _judged(row: Mapping[Hashable, Any]) -> str:
-    """How a run did on held-out items, where it had some, and with answers."""
+def _evaluated(row: Mapping[Hashable, Any]) -> str:
+    """Format the KL on held-out items and Rel. Avg., where known."""
     words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out ones"
     return words if pd.isna(row["rel_avg"]) else f"{words}, Rel. Avg. {row['rel_avg']:.1f} %"

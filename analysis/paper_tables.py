@@ -14,15 +14,16 @@ from opsearch.analysis.equal_cost import Comparison
 ORIGINAL = "original"
 BEFORE = ("run", "budget", "method", "cost, %")
 AFTER = ("Rel. Avg.", "low", "high")
-"""Columns on both sides of the families."""
+"""Columns before and after the families."""
 
 
 def table(comparison: Comparison, run: str) -> pd.DataFrame:
-    """A row for the original, then one per budget and method, all but names in %.
+    """Tabulate the original, then each budget and method; all numbers are in %.
 
-    cost: of the stock model's; a column per family: accuracy, which for lmms-eval's tasks is the
-    mean of scores between 0 and 1; Rel. Avg. with its 95 % interval in low and high, nan where the
-    original answers nothing right. A family that has the name of another column is put in quotes.
+    `cost` is relative to the stock model's; a column per family holds the accuracy, which for
+    lmms-eval's tasks is the mean of scores between 0 and 1; `Rel. Avg.` has its 95 % interval in
+    `low` and `high` and is nan where the original answers nothing correctly. A family with the name
+    of another column is put in quotes.
     """
     first = [run, "100%", ORIGINAL, 100.0]
     relative = 100.0 if comparison.original.any() else np.nan
@@ -38,7 +39,7 @@ def table(comparison: Comparison, run: str) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The table of one run; of the pruned methods the best of each block and column is bold."""
+    """Format the table of one run as Markdown; the best pruned method of each block is bold."""
     families = [str(name) for name in frame.columns[len(BEFORE) : -len(AFTER)]]
     shown = [*families, AFTER[0]]
     lines = [f"{frame['run'].iloc[0]}: accuracy in %, Rel. Avg. in % with its 95 % interval", ""]
@@ -75,5 +76,5 @@ def _cell(row: dict[Hashable, Any], name: str, best: float | None) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    """A row of Markdown; what names say is not markup."""
+    """Format a row of Markdown, with "|" in names escaped."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""How well the additive proxy ranks policies, graded by their true joint divergence."""
+"""Ranking quality of the additive proxy, measured against the true joint divergence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from opsearch.analysis.choice import additive, joint, ladder, missing, whole, within
 from opsearch.analysis.correlation import TOP, grades
 from opsearch.analysis.measured import Measured
-from opsearch.analysis.regret import HALVES, named, regret
+from opsearch.analysis.regret import HALVES, point_name, regret
 from opsearch.analysis.style import COLOURS, DASHES, panels
 from opsearch.errors import OpsearchError
 
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKED = (15, 20, 30, 50)
-"""Budgets, in per cent, whose choices are marked and told in words."""
+"""Budgets, in %, whose choices are marked in the figure and described."""
 REGRETS = (
     ("on the samples both chose on, 95 % bootstrap", "regret", "low", "high"),
     ("on other samples, middle 95 % of halves", "split_regret", "split_low", "split_high"),
 )
-"""How the figure calls both regrets, and their columns."""
+"""Labels of both regrets in the figure, and their columns."""
 
 
 def policies(measured: Measured) -> pd.DataFrame:
-    """A row per distinct policy, by rising cost up to where not all were measured.
+    """Tabulate the distinct policies by rising cost, up to the first that was not fully measured.
 
-    policy: its parameters; share: of the stock model's cost; proxy, joint: mean KL in nats; top1:
-    share of samples whose first answer token is the original's.
+    `policy` holds its parameters; `share` is relative to the stock model's cost; `proxy` and
+    `joint` are the mean KL in nats; `top1` is the share of samples whose first answer token equals
+    the original's.
     """
     rows = ladder(measured)
     weights = whole(len(measured.items))
     return pd.DataFrame(
         {
-            "policy": [named(measured, row) for row in rows],
+            "policy": [point_name(measured, row) for row in rows],
             "share": measured.share[rows],
             "proxy": additive(measured, rows, weights)[:, 0] * measured.quantum,
             "joint": joint(measured, rows, weights)[:, 0] * measured.quantum,
@@ -47,21 +48,26 @@ def policies(measured: Measured) -> pd.DataFrame:
 
 
 def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
-    """A row per budget: each per cent of the stock model's cost that makes a difference.
+    """Tabulate rank statistics and regret: a row per distinct budget in % of the stock cost.
 
-    samples: of the run. policies: how many keep within; missing: how many of these were not
-    measured on every sample (if any, the row holds nothing more: the optimum is not known).
-    spearman, kendall: rank correlation of proxy and joint over these policies, Spearman's with its
-    95 % bootstrap interval over samples; top10, top1pct: which share of the best 10 and of the best
-    1 % both have in common, nan where that is all.
-    proxy_*, joint_*: what each chooses, its KL (nats) and top1, the share of samples whose first
-    answer token is the original's (what accuracy can mean without generating every answer).
-    regret: KL of the proxy's choice above the joint's, regret_top1: its top1 below; low, high,
-    top1_low, top1_high: 95 % bootstrap intervals over samples for these two given choices.
-    same: how often both choose the same policy when the calibration samples are drawn anew.
-    split_*: each chooses on a random half of the samples and is judged on the other half, mean over
-    400 halves; split_low, split_high: the middle 95 % of the halves' regrets.
-    Raises OpsearchError when no budget was measured completely or there is one sample only.
+    A budget with unmeasured policies has no values beyond `missing`, as its optimum is not known.
+
+    Returns:
+        `budget`; `samples` of the run; `policies` within the budget; `missing`: those of them that
+        were not measured on every sample. `spearman`, `kendall`: rank correlation of proxy and
+        joint over these policies, Spearman's with its 95 % bootstrap interval over samples;
+        `top10`, `top1pct`: overlap of the best 10 and of the best 1 %, nan where that is all.
+        `proxy_*`, `joint_*`: the choice of each objective, its KL (nats) and top1, the share of
+        samples whose first answer token equals the original's (accuracy without generating every
+        answer). `regret`: KL of the proxy's choice minus that of the joint's; `regret_top1`: top1
+        of the joint's choice minus that of the proxy's; `low`, `high`, `top1_low`, `top1_high`: 95
+        % bootstrap intervals over samples for these two fixed choices. `same`: how often both
+        choose the same policy on resampled calibration samples. `split_*`: each choice is made on a
+        random half of the samples and evaluated on the other half, mean over 400 halves;
+        `split_low`, `split_high`: the middle 95 % of the halves' regrets.
+
+    Raises:
+        OpsearchError: No budget was measured completely, or there is one sample only.
     """
     costs, stock = measured.flops.listed, measured.flops.stock
     percents = np.arange(-(-100 * costs.min() // stock), -(-100 * costs.max() // stock) + 1)
@@ -81,22 +87,22 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
             "missing": absent,
         }
     )
-    of_known = measured, rows, sizes[known], seed
-    graded = pd.concat([grades(*of_known), regret(*of_known)], axis=1)
+    arguments = measured, rows, sizes[known], seed
+    graded = pd.concat([grades(*arguments), regret(*arguments)], axis=1)
     return counts.join(graded.set_index(np.flatnonzero(known)))
 
 
 def draw(policies: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Left every policy's proxy against its joint, right the regret of the proxy's choices."""
+    """Draw every policy's proxy against its joint KL, and the regret of the proxy's choices."""
     figure, (scatter, regrets) = panels(10.5, 4.3, 2)
     _draw_policies(figure, scatter, policies, table)
     known = table[table["missing"] == 0]
     for i, (label, value, low, high) in enumerate(REGRETS):
-        budget, look = known["budget"], {"color": COLOURS[i], "linestyle": DASHES[i]}
+        budget, style = known["budget"], {"color": COLOURS[i], "linestyle": DASHES[i]}
         regrets.fill_between(budget, known[low], known[high], color=COLOURS[i], alpha=0.15, lw=0)
         for edge in (low, high):
-            regrets.plot(budget, known[edge], linewidth=0.5, **look)
-        regrets.plot(budget, known[value], linewidth=2, label=label, **look)
+            regrets.plot(budget, known[edge], linewidth=0.5, **style)
+        regrets.plot(budget, known[value], linewidth=2, label=label, **style)
     regrets.axhline(0, color="black", linewidth=0.8)
     regrets.set_xlabel("budget, % of the stock model's FLOPs")
     regrets.set_ylabel("KL of the proxy's choice above the joint's, nats")
@@ -105,7 +111,7 @@ def draw(policies: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 
 def _draw_policies(figure: Figure, axes: Axes, policies: pd.DataFrame, table: pd.DataFrame) -> None:
-    """The scatter; at some budgets a line leads from the proxy's choice to the joint's."""
+    """Draw the scatter; at some budgets a line connects the choices of proxy and joint."""
     share = 100 * policies["share"]
     dots = axes.scatter(policies["proxy"], policies["joint"], c=share, s=9, cmap="viridis", lw=0)
     top = 1.2 * policies[["proxy", "joint"]].to_numpy().max()
@@ -139,7 +145,7 @@ def _draw_policies(figure: Figure, axes: Axes, policies: pd.DataFrame, table: pd
 
 
 def describe(table: pd.DataFrame) -> str:
-    """The rank statistics, the regret where both chose, and the regret on new samples."""
+    """Describe the rank statistics, the regret on the samples of the choice, and on new samples."""
     known = table[table["missing"] == 0]
     left_out = table[table["missing"] > 0]
     last, worst = known.iloc[-1], known.iloc[int(known["regret"].argmax())]

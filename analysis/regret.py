@@ -1,8 +1,7 @@
-"""What choosing by the additive proxy costs at each budget, against choosing by the joint.
+"""Regret of choosing by the additive proxy instead of the joint objective, at each budget.
 
-Two questions are kept apart. On the measured samples: how far is the proxy's choice above the
-lowest value there is? And on samples that had no part in the choice, where the joint's choice is no
-minimum either: is it still better?
+Two regrets are kept apart. On the measured samples, the choice of the joint objective is the true
+minimum. On samples that had no part in the choice it is not, and may be worse than the proxy's.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ HALVES = 400
 
 
 def regret(measured: Measured, rows: Rows, sizes: Rows, seed: int = 0) -> pd.DataFrame:
-    """A row per budget, which the first sizes[k] of `rows` keep within; they rise and are not 0.
+    """Tabulate the regret: a row per budget, whose policies are the first sizes[k] of `rows`.
 
-    The columns are those that `opsearch.analysis.rank.table` explains.
+    The sizes are positive and non-decreasing. The columns are described in
+    `opsearch.analysis.rank.table`.
     """
     return pd.concat(
         [_measured(measured, rows, sizes, seed), _split(measured, rows, sizes, seed)], axis=1
@@ -28,21 +28,21 @@ def regret(measured: Measured, rows: Rows, sizes: Rows, seed: int = 0) -> pd.Dat
 
 
 def _measured(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFrame:
-    """The choices on all samples, and what drawing the samples anew does to them."""
+    """Tabulate the choices on all samples, with bootstrap intervals."""
     samples = len(measured.items)
     proxy, true = (c[:, 0] for c in _choices(measured, rows, sizes, whole(samples)))
     values = joint(measured, rows, whole(samples))[:, 0] * measured.quantum
     kl, top1 = measured.tables["kl"][rows], measured.tables["top1"][rows]
     redrawn = resamples(samples, seed)
-    # The two choices stay what they are; only the samples that judge them are drawn anew.
+    # The two choices are fixed; only the samples of the evaluation are resampled.
     low, high = interval((kl[proxy] - kl[true]) @ redrawn)
     top1_low, top1_high = interval((top1[true] - top1[proxy]) @ redrawn)
-    # Here the drawn samples also make the choices.
+    # The choices are made anew on each resample.
     proxy_again, true_again = _choices(measured, rows, sizes, redrawn)
     return pd.DataFrame(
         {
-            "proxy_policy": [named(measured, rows[i]) for i in proxy],
-            "joint_policy": [named(measured, rows[i]) for i in true],
+            "proxy_policy": [point_name(measured, rows[i]) for i in proxy],
+            "joint_policy": [point_name(measured, rows[i]) for i in true],
             "proxy_kl": values[proxy],
             "joint_kl": values[true],
             "regret": values[proxy] - values[true],
@@ -59,7 +59,7 @@ def _measured(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.Data
 
 
 def _split(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFrame:
-    """Chosen on a random half of the samples, judged on the other half, over many halves."""
+    """Tabulate choices made on a random half of the samples and evaluated on the other half."""
     samples = len(measured.items)
     half, rest = draws(samples, samples // 2, HALVES, seed)
     proxy, true = _choices(measured, rows, sizes, half)
@@ -80,12 +80,12 @@ def _split(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFra
 
 
 def _choices(measured: Measured, rows: Rows, sizes: Rows, weights: Array) -> tuple[Rows, Rows]:
-    """What the proxy and what the joint choose within each budget on each set of samples."""
+    """Return the choices of proxy and joint within each budget on each set of samples."""
     by_proxy = choose(additive(measured, rows, weights), sizes)
     return by_proxy, choose(joint(measured, rows, weights), sizes)
 
 
-def named(measured: Measured, row: int) -> str:
-    """The parameters of a point in words, e.g. "d_attn=10 d_mlp=7 n_v=7/10"."""
+def point_name(measured: Measured, row: int) -> str:
+    """Return the parameters of a point, e.g. "d_attn=10 d_mlp=7 n_v=7/10"."""
     pairs = zip(measured.space.parameters, measured.space.points[row], strict=True)
     return " ".join(f"{parameter.name}={parameter.values[i]}" for parameter, i in pairs)

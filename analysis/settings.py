@@ -1,4 +1,4 @@
-"""How a choice depends on the settings in which runs differ: ranker, space, positions, ..."""
+"""Ablation between runs: settings in which they differ (ranker, space, positions, ...)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ SETTINGS = (
     "model", "dtype", "attention", "data", "samples", "seed", "space", "kv", "stages", "n_v",
     "ranker", "positions",
 )  # fmt: skip
-"""What changes a run's measurements, of all that its configuration holds."""
+"""Settings of a run on which its measurements depend."""
 
 
 def between_runs(runs: Sequence[Measured], budgets: Rows, seed: int) -> Iterator[pd.DataFrame]:
-    """The first run and each other one, as `opsearch.analysis.ablation.table` explains.
+    """Yield blocks of rows that compare each further run with the first.
 
-    Raises OpsearchError for a run that nothing tells from the first.
+    The columns are described in `opsearch.analysis.ablation.table`.
+
+    Raises:
+        OpsearchError: A run has the same settings as the first.
     """
     base, *others = runs
     seen: set[str] = set()
@@ -36,15 +39,15 @@ def between_runs(runs: Sequence[Measured], budgets: Rows, seed: int) -> Iterator
         for member in (run,) if factor in seen else (base, run):
             level = " + ".join(str(member.settings.get(s)) for s in differ)
             for objective in ("additive", "joint"):
-                block = _judged(member, base, objective, budgets, seed)
+                block = _evaluated_choices(member, base, objective, budgets, seed)
                 yield block.assign(factor=factor, level=level, objective=objective)
         seen.add(factor)
 
 
-def _judged(
+def _evaluated_choices(
     run: Measured, base: Measured, objective: str, budgets: Rows, seed: int
 ) -> pd.DataFrame:
-    """What one run chose, judged on its own samples, and its difference to what the base chose."""
+    """Tabulate the choices of a run on its own samples, and the difference to those of `base`."""
     kl, top1 = _chosen(run, objective, budgets)
     redrawn = resamples(len(run.items), seed)
     low, high = interval(kl @ redrawn)
@@ -58,7 +61,7 @@ def _judged(
 
 
 def _chosen(run: Measured, objective: str, budgets: Rows) -> tuple[Array, Array]:
-    """KL and top1 of the policy chosen at each budget, on every sample, [K, S] each."""
+    """Return KL and top1 of the policy chosen at each budget, on every sample, [K, S] each."""
     rows = ladder(run)
     values = (joint if objective == "joint" else additive)(run, rows, whole(len(run.items)))
     at = rows[choose(values, within(run, rows, budgets))[:, 0]]

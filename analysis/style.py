@@ -1,6 +1,6 @@
-"""How figures of the analyses look: black text, nothing behind it, lines that differ in grey too.
+"""Shared style of figures: black text, transparent background, lines distinct in greyscale.
 
-The background is transparent, so that a figure can stand on a light and on a dark page.
+The background is transparent, so that a figure fits a light and a dark page.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette for all kinds of colour vision, without black and without the yellow that
-# is not seen on white.
+# Okabe and Ito's colour-blind safe palette, without black and without yellow, which is invisible on
+# white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -22,7 +22,7 @@ _LONGEST_NAME = 24
 
 
 def panels(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of panels in rows, sizes in inches."""
+    """Make a figure with a grid of panels; width and height are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -37,7 +37,7 @@ def panels(width: float, height: float, columns: int, rows: int = 1) -> tuple[Fi
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Looks of the i-th of many lines; marker and dash alone tell 15 of them apart."""
+    """Return the style of line i; marker and dash alone distinguish 15 lines."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
@@ -46,7 +46,7 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 1) -> None:
-    """The lines of one panel, named to the right of all panels."""
+    """Add a legend of one panel's lines to the right of all panels."""
     handles, labels = axes.get_legend_handles_labels()
     box = figure.legend(
         handles,
@@ -58,7 +58,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 1) -> None:
         handlelength=3.2,
     )
     for text in box.get_texts():
-        # Names come from data: a dollar in them is not a formula, and a long one leaves no panel.
+        # Names come from data: "$" is no formula, and a long name would squeeze the panels.
         text.set_parse_math(False)
         name = text.get_text()
         text.set_text(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")

@@ -1,7 +1,7 @@
-"""What a policy that was searched on one kind of question, or on one model, costs on another.
+"""Transfer of policies: loss of a policy that was searched on another family, model or data.
 
-Families of one run are held against each other, or several runs that measured the same policies:
-of two models, or of two sets of data. Only stored divergences are needed.
+Families of one run are compared, or several runs that measured the same policies: of two models,
+or of two data sets. Only stored divergences are needed.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from opsearch.analysis.choice import (
     within,
 )
 from opsearch.analysis.measured import Array, Measured
-from opsearch.analysis.regret import named
+from opsearch.analysis.regret import point_name
 from opsearch.errors import OpsearchError
 
 ALL = "all"
-"""All samples together; also the family of questions that name none."""
+"""All samples together; also the family of questions without one."""
 JOINT = "joint"
 CHOSEN_BY = {JOINT: joint, "additive": additive}
-"""By which divergences a source chooses; a target's own optimum is that of the joint ones."""
+"""Objectives by which a source chooses; the optimum of a target is by the joint one."""
 HALVES = 200
 FEWEST = 4
-"""Samples that a family needs, so that a half of them can choose."""
+"""Least number of samples of a family."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Samples that choose together and are judged together; halves: which choose, bool[S, W].
+    """Samples on which a policy is chosen and evaluated.
 
-    samples: which of the run's samples belong to the group, bool[S].
+    Attributes:
+        label: Name of the group.
+        run: The run that measured it.
+        samples: The run's samples that belong to the group, bool[S].
+        halves: Samples of the run to choose on in each of W draws, bool[S, W].
     """
 
     label: str
@@ -51,33 +55,37 @@ class Group:
     halves: NDArray[np.bool_]
 
     def whole(self) -> Array:
-        """Weights of all its samples, [S, 1]."""
+        """Return the weights of all samples, [S, 1]."""
         return _weights(self.samples[:, None])
 
     def chosen(self) -> Array:
-        """Weights of the samples that choose in each draw, [S, W]."""
+        """Return the weights of the samples to choose on in each draw, [S, W]."""
         return _weights(self.halves & self.samples[:, None])
 
     def left(self) -> Array:
-        """Weights of those that have no part in any choice of the draw, [S, W]."""
+        """Return the weights of the samples to evaluate on in each draw, [S, W]."""
         return _weights(~self.halves & self.samples[:, None])
 
 
 def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
-    """A row per source, target, divergence that chooses and budget (% of the target's stock FLOPs).
+    """Tabulate the loss per source, target, choosing objective and budget.
 
-    source: where the policy was searched, target: where it is applied; of one run its families and
-    all of them together, of several runs the runs. Source and target choose within the same cost,
-    the source by its joint or its additive divergences (`by`), the target by its joint ones.
-    samples: of the target. policy, own: what source and target choose on all their samples; kl,
-    own_kl: mean KL of both on the target's samples in nats, loss: the one minus the other, with its
-    95 % bootstrap interval over samples in low and high.
-    split_*: both choose on a random half of their samples and are judged on the target's other
-    half, mean over 200 halves, so that the target's own choice has no advantage of having seen what
-    judges it: loss in KL with the middle 95 % of the halves, and split_top1, the loss in the share
-    of samples whose first answer token is the original's.
-    Raises OpsearchError when there is one group only, when runs measured other policies, and when
-    no budget was measured completely.
+    `source` is where the policy was searched, `target` where it is applied: families of one run and
+    all of them together, or several runs. Both choose within the same cost, the source by its joint
+    or additive divergences (`by`), the target by its joint ones.
+
+    Returns:
+        `budget` in % of the target's stock FLOPs; `samples` of the target; `policy`, `own`: the
+        choices of source and target on all their samples; `kl`, `own_kl`: mean KL of both on the
+        target's samples in nats; `loss`: their difference, with its 95 % bootstrap interval over
+        samples in `low` and `high`. `split_*`: both choose on a random half of their samples and
+        are evaluated on the target's other half, mean over 200 halves, so that the target's own
+        choice has no advantage: loss in KL with the middle 95 % of the halves, and `split_top1`,
+        the loss in the share of samples whose first answer token equals the original's.
+
+    Raises:
+        OpsearchError: There is one group only, the runs measured different policies, or no budget
+            was measured completely.
     """
     groups = _groups(runs, seed)
     budgets = common_budgets(runs)
@@ -108,8 +116,8 @@ def _groups(runs: Sequence[Measured], seed: int) -> list[Group]:
             "and transfer needs two; name families in the data, measure more --samples, or analyze "
             "two runs together"
         )
-    every = Group(ALL, first, np.ones(len(family), bool), halves)
-    return [*(Group(name, first, family == name, halves) for name in names), every]
+    whole = Group(ALL, first, np.ones(len(family), bool), halves)
+    return [*(Group(name, first, family == name, halves) for name in names), whole]
 
 
 def _check_same_space(first: Measured, other: Measured) -> None:
@@ -126,15 +134,15 @@ def _described(run: Measured) -> str:
 
 
 def _labels(runs: Sequence[Measured]) -> list[str]:
-    """Names of the runs' folders; where two are equal, with their places."""
+    """Return the names of the runs' folders, numbered where two are equal."""
     names = [run.label for run in runs]
     return [n if names.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(names, 1)]
 
 
 def _halves(run: Measured, seed: int) -> NDArray[np.bool_]:
-    """Half of every family, drawn anew in each column, bool[S, HALVES].
+    """Draw half of every family in each column, bool[S, HALVES].
 
-    Runs over the same items draw the same ones.
+    Runs over the same items draw the same halves.
     """
     random = np.random.default_rng(seed)
     family = np.array(run.families)
@@ -153,7 +161,7 @@ def _weights(members: NDArray[np.bool_]) -> Array:
 def _applied_to(
     run: Measured, groups: Sequence[Group], budgets: Rows, seed: int
 ) -> Iterator[pd.DataFrame]:
-    """Blocks of the table whose targets are groups of `run`."""
+    """Yield the blocks of the table whose targets are groups of `run`."""
     rows = ladder(run)
     sizes = within(run, rows, budgets)
     rows = rows[: sizes[-1]]
@@ -169,22 +177,23 @@ def _applied_to(
             continue
         left = target.left()[target.samples]
         kl, top1 = (run.tables[name][rows][:, target.samples] for name in ("kl", "top1"))
-        judged = kl @ left, top1 @ left
-        for by, source, theirs, their_halves in _everyone(groups, choices):
+        evaluated = kl @ left, top1 @ left
+        for by, source, chosen, chosen_halves in _all_choices(groups, choices):
             columns: dict[str, Any] = {
                 "source": source.label,
                 "target": target.label,
                 "by": by,
                 "budget": budgets,
-                "policy": [named(run, row) for row in rows[theirs]],
-                "own": [named(run, row) for row in rows[own]],
+                "policy": [point_name(run, row) for row in rows[chosen]],
+                "own": [point_name(run, row) for row in rows[own]],
             }
-            columns |= _measured(kl, theirs, own, seed) | _split(*judged, their_halves, own_halves)
+            columns |= _measured(kl, chosen, own, seed)
+            columns |= _split(*evaluated, chosen_halves, own_halves)
             yield pd.DataFrame(columns)
 
 
 def _choices(by: str, group: Group, rows: Rows, sizes: Rows) -> tuple[Rows, Rows]:
-    """What a group chooses within each budget, on all its samples [K] and on each half [K, W]."""
+    """Return a group's choices within each budget, on all samples [K] and on each half [K, W]."""
     whole, halves = (
         choose(CHOSEN_BY[by](group.run, rows, weights), sizes)
         for weights in (group.whole(), group.chosen())
@@ -192,22 +201,22 @@ def _choices(by: str, group: Group, rows: Rows, sizes: Rows) -> tuple[Rows, Rows
     return whole[:, 0], halves
 
 
-def _everyone(
+def _all_choices(
     groups: Sequence[Group], choices: Mapping[str, Sequence[tuple[Rows, Rows]]]
 ) -> Iterator[tuple[str, Group, Rows, Rows]]:
-    """Every group with its choices, as `_choices`."""
+    """Yield every choosing objective and group with its choices, see `_choices`."""
     for by, found in choices.items():
         for group, (whole, halves) in zip(groups, found, strict=True):
             yield by, group, whole, halves
 
 
-def _measured(kl: Array, theirs: Rows, own: Rows, seed: int) -> dict[str, Any]:
-    """Both choices, rows of kl [N, S], on the target's samples."""
-    loss = kl[theirs] - kl[own]
+def _measured(kl: Array, chosen: Rows, own: Rows, seed: int) -> dict[str, Any]:
+    """Compare both choices, rows of kl [N, S], on the target's samples."""
+    loss = kl[chosen] - kl[own]
     low, high = interval(loss @ resamples(kl.shape[1], seed))
     return {
         "samples": kl.shape[1],
-        "kl": kl[theirs].mean(axis=1),
+        "kl": kl[chosen].mean(axis=1),
         "own_kl": kl[own].mean(axis=1),
         "loss": loss.mean(axis=1),
         "low": low,
@@ -215,10 +224,10 @@ def _measured(kl: Array, theirs: Rows, own: Rows, seed: int) -> dict[str, Any]:
     }
 
 
-def _split(kl: Array, top1: Array, theirs: Rows, own: Rows) -> dict[str, Array]:
-    """What halves choose, [K, W], judged by the means over what each draw left, kl, top1 [N, W]."""
-    loss = np.take_along_axis(kl, theirs, axis=0) - np.take_along_axis(kl, own, axis=0)
-    agreed = np.take_along_axis(top1, own, axis=0) - np.take_along_axis(top1, theirs, axis=0)
+def _split(kl: Array, top1: Array, chosen: Rows, own: Rows) -> dict[str, Array]:
+    """Compare choices of halves [K, W] by means over each draw's other half, kl, top1 [N, W]."""
+    loss = np.take_along_axis(kl, chosen, axis=0) - np.take_along_axis(kl, own, axis=0)
+    agreed = np.take_along_axis(top1, own, axis=0) - np.take_along_axis(top1, chosen, axis=0)
     low, high = interval(loss)
     return {
         "split_loss": loss.mean(axis=1),

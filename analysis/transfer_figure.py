@@ -1,4 +1,4 @@
-"""What policies lose away from where they were searched, drawn and in words."""
+"""Figure and description of the loss of policies away from where they were searched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from opsearch.analysis.choice import told
+from opsearch.analysis.choice import reported_budget
 from opsearch.analysis.style import COLOURS, panels
 from opsearch.analysis.transfer import ALL, HALVES, JOINT
 
@@ -18,8 +18,8 @@ LOSS = "KL above the own optimum's, nats"
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """At one budget: the matrix of sources and targets, and each target's losses by source."""
-    budget = told(table["budget"])
+    """Draw the matrix of sources and targets at one budget, and each target's losses by source."""
+    budget = reported_budget(table["budget"])
     shown = table[(table["budget"] == budget) & (table["by"] == JOINT)]
     targets = len(shown["target"].unique())
     width, height = max(9.0, 4.6 + 0.62 * targets), max(3.6, 2.4 + 0.3 * targets)
@@ -30,7 +30,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes in (matrix, losses):
         axes.tick_params(axis="x", rotation=90)
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            text.set_parse_math(False)  # names come from data, in which a $ is a $
+            text.set_parse_math(False)  # names come from data and may contain "$"
     return figure
 
 
@@ -41,7 +41,7 @@ def _draw_matrix(figure: Figure, axes: Axes, shown: pd.DataFrame) -> None:
     values = shown.pivot(index="source", columns="target", values="split_loss")
     cells = values.loc[sources, targets].to_numpy()
     top = max(float(cells.max()), 0.1)
-    # Small losses are what one wants to tell apart; what is below zero is none.
+    # The square root resolves small losses; negative ones count as zero.
     norm = PowerNorm(0.5, 0, top, clip=True)
     mesh = axes.pcolormesh(cells, cmap="Oranges", norm=norm, edgecolors="face", linewidth=0.2)
     for (row, column), value in zip(
@@ -64,15 +64,15 @@ def _draw_matrix(figure: Figure, axes: Axes, shown: pd.DataFrame) -> None:
 
 
 def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
-    """For each target a dot per source; an interval for all families, or for each run."""
+    """Draw a dot per source for each target, and an interval for all families or for each run."""
     targets = list(shown["target"].unique())
-    place = {name: i for i, name in enumerate(targets)}
+    position = {name: i for i, name in enumerate(targets)}
     away = shown[shown["source"] != shown["target"]]
-    single, every = away[away["source"] != ALL], away[away["source"] == ALL]
+    single, overall = away[away["source"] != ALL], away[away["source"] == ALL]
     axes.axhline(0, color="black", linewidth=0.8)
-    if not every.empty:
+    if not overall.empty:
         axes.plot(
-            single["target"].map(place),
+            single["target"].map(position),
             single["split_loss"],
             linestyle="none",
             marker="o",
@@ -81,10 +81,10 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
             color=COLOURS[0],
             label="searched on another one of these",
         )
-    bars, of = (single, "another one") if every.empty else (every, "all")
+    bars, source = (single, "another one") if overall.empty else (overall, "all")
     spread = [bars["split_loss"] - bars["split_low"], bars["split_high"] - bars["split_loss"]]
     axes.errorbar(
-        bars["target"].map(place),
+        bars["target"].map(position),
         bars["split_loss"],
         yerr=spread,
         linestyle="none",
@@ -93,7 +93,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
         color=COLOURS[1],
         elinewidth=1,
         capsize=2,
-        label=f"searched on {of}, middle 95 % of halves",
+        label=f"searched on {source}, middle 95 % of halves",
     )
     axes.set_xticks(range(len(targets)), targets, size=8)
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
@@ -107,7 +107,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """At each budget what a policy from elsewhere loses; at one of them where most and least."""
+    """Describe the loss of policies from elsewhere at each budget, and its extremes at one."""
     table, proxy = table[table["by"] == JOINT], table[table["by"] != JOINT]
     away = table[table["source"] != table["target"]]
     sizes = table.loc[table["target"] != ALL, "samples"]
@@ -120,10 +120,12 @@ def describe(table: pd.DataFrame) -> str:
     ]
     single = away[(away["source"] != ALL) & (away["target"] != ALL)]
     for budget, rows in single.groupby("budget"):
-        said = f"At {budget} % a policy searched elsewhere loses on average {_loss(rows)}"
-        every = away[(away["source"] == ALL) & (away["budget"] == budget)]
-        text.append(f"{said}, one searched on all {_loss(every)}." if len(every) else f"{said}.")
-    budget = told(table["budget"])
+        sentence = f"At {budget} % a policy searched elsewhere loses on average {_loss(rows)}"
+        overall = away[(away["source"] == ALL) & (away["budget"] == budget)]
+        if len(overall):
+            sentence += f", one searched on all {_loss(overall)}"
+        text.append(f"{sentence}.")
+    budget = reported_budget(table["budget"])
     rows = single[single["budget"] == budget]
     by_target = rows.groupby("target", sort=False)["split_loss"].mean()
     by_source = rows.groupby("source", sort=False)["split_loss"].mean()
@@ -145,7 +147,7 @@ def describe(table: pd.DataFrame) -> str:
 
 
 def _by_proxy(rows: pd.DataFrame) -> str:
-    """What is lost where individual divergences choose, the source's or the target's own."""
+    """Describe the loss of choices by the additive proxy, of other sources and of the target."""
     elsewhere = rows[(rows["source"] != rows["target"]) & (rows["target"] != ALL)]
     return (
         "Chosen by the sum of individual divergences (additive) instead, a policy searched "

@@ -1,1 +1,1 @@
-"""Timing: the original against a policy on the same inputs, in suites and for `opsearch bench`."""
+"""Timing of the original against a policy on equal inputs, in suites and for `opsearch bench`."""

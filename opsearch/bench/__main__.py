@@ -1,6 +1,6 @@
-"""`python -m opsearch.bench --suite NAME`: a timed suite; one JSON row after every measurement.
+"""`python -m opsearch.bench --suite NAME`: a timed suite; prints a JSON row per measurement.
 
-The latency suites and those of rankers need nothing but torch, transformers and numpy.
+The latency and ranker suites need only torch, transformers and numpy.
 """
 
 from __future__ import annotations

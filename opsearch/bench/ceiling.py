@@ -1,8 +1,8 @@
-"""What this machine lets two processes reach at most: the same work in one, and in two at once.
+"""Upper limit of the speed-up by two processes on this machine: equal work in one and in two.
 
-Plain processes of one thread without Ray, a driver or a queue. What two cost each other by what
-they share (caches, memory, the two threads of a core) shows in CPU seconds as well, whoever else
-computes on the machine; seconds of the wall show it only where nobody does.
+The processes are plain, with one thread each, without Ray, a driver or a queue. Contention for
+shared resources (caches, memory, the two threads of a core) shows in CPU seconds even on a busy
+machine; in wall time it shows only on an idle one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opsearch.measure.worker import Source, Worker
 
 
 class Seconds(NamedTuple):
-    """What one process took for all chunks."""
+    """Time of one process for all chunks."""
 
     wall: float
     cpu: float
@@ -29,48 +29,48 @@ class Seconds(NamedTuple):
 def ceiling(
     source: Source, chunks: Sequence[Chunk], needs: frozenset[str], repeats: int
 ) -> dict[str, Any]:
-    """Twice the seconds of one process over those of two, and the CPU seconds of each, in turns."""
+    """Compare one process with two in alternation: speed-up in wall time, ratio of CPU seconds."""
     pairs = []
-    with ExitStack() as ends:
-        lines = [_started(ends, source, chunks, needs) for _ in range(2)]
-        for line in lines:  # loads the model and runs the originals
-            line.send(True)
-            line.recv()
+    with ExitStack() as stack:
+        connections = [_started(stack, source, chunks, needs) for _ in range(2)]
+        for connection in connections:  # loads the model and runs the originals
+            connection.send(True)
+            connection.recv()
         for repeat in range(repeats):
-            (alone,) = _measured(lines[repeat % 2 :][:1])
-            pairs.append((alone, _measured(lines)))
+            (alone,) = _measured(connections[repeat % 2 :][:1])
+            pairs.append((alone, _measured(connections)))
     walls = [2 * alone.wall / max(each.wall for each in both) for alone, both in pairs]
     cpus = [sum(each.cpu for each in both) / 2 / alone.cpu for alone, both in pairs]
     return {"pairs": repeats, "ratio": Spread.of(walls).row(), "cpu_ratio": Spread.of(cpus).row()}
 
 
 def _started(
-    ends: ExitStack, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
+    stack: ExitStack, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
 ) -> Connection:
-    """The line to a process that measures whenever it is told to."""
-    spawning = get_context("spawn")
-    here, there = spawning.Pipe()
-    process = spawning.Process(target=_serve, args=(there, source, chunks, needs), daemon=True)
+    """Start a process that measures on request, and return the connection to it."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, source, chunks, needs), daemon=True)
     process.start()
-    ends.callback(process.join)
-    ends.callback(here.send, False)
+    stack.callback(process.join)
+    stack.callback(here.send, False)
     return here
 
 
 def _serve(
-    line: Connection, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
+    connection: Connection, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
 ) -> None:
     worker = Worker()
     worker.load(source)
-    while line.recv():
+    while connection.recv():
         wall, cpu = perf_counter(), process_time()
         for chunk in chunks:
             worker.measure(chunk, needs)
-        line.send(Seconds(perf_counter() - wall, process_time() - cpu))
+        connection.send(Seconds(perf_counter() - wall, process_time() - cpu))
 
 
-def _measured(lines: Sequence[Connection]) -> list[Seconds]:
-    """What each of these processes takes when all begin at once."""
-    for line in lines:
-        line.send(True)
-    return [line.recv() for line in lines]
+def _measured(connections: Sequence[Connection]) -> list[Seconds]:
+    """Return the time of each process when all start at once."""
+    for connection in connections:
+        connection.send(True)
+    return [connection.recv() for connection in connections]

@@ -1,7 +1,7 @@
-"""Models with the decoder of a checkpoint and random weights: nothing is downloaded.
+"""Models with the decoder of a checkpoint and random weights; nothing is downloaded.
 
-The vision tower is a stub that never runs: prompts bring the features of their image along, so
-that any number of visual tokens can be asked for and only the decoder is timed.
+The vision tower is a stub that never runs: prompts contain the features of their image, so that
+the number of visual tokens is arbitrary and only the decoder is timed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from opsearch.bench.pairs import Workload
 from opsearch.costs.shape import Shape
 
-# The model family of each shape in opsearch.costs.shape.SHAPES.
+# Model family of each shape in opsearch.costs.shape.SHAPES.
 FAMILIES: dict[str, str] = {
     "llava-1.5-7b": "llava",
     "llava-1.5-13b": "llava",
@@ -28,14 +28,14 @@ FAMILIES: dict[str, str] = {
     "llava-onevision-7b": "llava_onevision",
 }
 _HEAD = 35  # tokens before the image: a usual system prompt
-_MERGED = 2  # Qwen2.5-VL makes one visual token of 2 x 2 patches
+_MERGED = 2  # Qwen2.5-VL merges 2 x 2 patches into one visual token
 _IMAGE = 3  # id of the placeholder of a visual token; larger ids are text
 
 
 def random_model(
     family: str, shape: Shape, dtype: torch.dtype, device: str, attention: str = "sdpa"
 ) -> Any:
-    """A model of the family in evaluation mode, made directly on the device."""
+    """Return a model of the family in evaluation mode, created directly on the device."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device(device):
@@ -48,7 +48,7 @@ def random_model(
 
 
 def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Workload:
-    """Prompts of one image each: up to 35 tokens of text, the image, the rest of the text."""
+    """Return prompts of one image each: up to 35 tokens of text, the image, the other text."""
     text = model.config.get_text_config()
     ids = torch.randint(_IMAGE + 1, text.vocab_size, (batch, n_visual + n_other))
     head = min(_HEAD, n_other - 1)
@@ -65,7 +65,7 @@ def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Work
 
 
 def _given_features(family: str, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Stands for the vision tower and projector: the "pixels" are the features."""
+    """Replace the vision tower and projector: the "pixels" are the features."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     flat = pixel_values.flatten(0, 1)
@@ -88,7 +88,7 @@ def _text(shape: Shape) -> dict[str, Any]:
 
 
 def _stub(**more: Any) -> dict[str, Any]:
-    """Settings of the smallest vision tower."""
+    """Return the settings of the smallest vision tower."""
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     return {**sizes, "num_attention_heads": 1, "image_size": 14, "patch_size": 14, **more}
 

@@ -1,4 +1,4 @@
-"""Moments on the time line of a device, so that timing a pass makes nothing wait inside it."""
+"""Timestamps in the command stream of a device, so that timing adds no synchronisation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from opsearch.errors import ModelError
 
 @dataclass(frozen=True)
 class Clock:
-    """Takes moments on a CPU, or in the queue of a CUDA device; ModelError for any other.
+    """Takes timestamps on a CPU, or in the stream of a CUDA device.
 
-    Where torch computes with a single thread a moment is the processor time of this process, which
-    is wall time on an idle machine and leaves out the turns of other processes on a busy one.
+    Where torch computes with one thread, a timestamp on a CPU is the processor time of this
+    process: equal to wall time on an idle machine, and not affected by other processes on a busy
+    one.
+
+    Attributes:
+        device: A CPU or CUDA device; ModelError for any other.
     """
 
     device: torch.device
@@ -29,11 +33,11 @@ class Clock:
 
     @property
     def cuda(self) -> bool:
-        """Whether moments are events of a CUDA device."""
+        """True if timestamps are events of a CUDA device."""
         return self.device.type == "cuda"
 
     def now(self) -> Any:
-        """This moment: on CUDA, when the device gets here; the host does not wait for it."""
+        """Return a timestamp; on CUDA, of when the device reaches it, without waiting."""
         if not self.cuda:
             one_thread = torch.get_num_threads() == 1
             return time.process_time() if one_thread else time.perf_counter()
@@ -42,10 +46,10 @@ class Clock:
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Time between two moments that have both passed."""
+        """Return the time between two timestamps that have both passed."""
         return float(start.elapsed_time(end)) / 1e3 if self.cuda else end - start
 
     def wait(self) -> None:
-        """Let the device finish everything it was given."""
+        """Wait until the device has finished all its work."""
         if self.cuda:
             torch.cuda.synchronize(self.device)

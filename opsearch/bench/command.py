@@ -1,4 +1,4 @@
-"""`opsearch bench`: a policy's time and memory beside the original's, on one workload."""
+"""`opsearch bench`: time and memory of a policy against the original on one workload."""
 
 from __future__ import annotations
 
@@ -37,11 +37,21 @@ _USUAL_TEXT = 65
 
 @dataclass(frozen=True)
 class Setup:
-    """What is timed, as the options of the command.
+    """The workload, as the options of the command.
 
-    With `shape`, a checkpoint's decoder of random weights is timed instead of `model`: with
-    `layers` (default: its own), `visual` and `text` tokens (default: a usual image, 65). With
-    `graphs`, the policy is timed once more, its layers launched as CUDA graphs.
+    Attributes:
+        model: The model to time.
+        shape: A checkpoint whose decoder is timed with random weights instead of `model`.
+        layers: Layers of the random model; None for the checkpoint's.
+        visual: Visual tokens of the random model's prompt; None for a usual image.
+        text: Other tokens of the random model's prompt; None for 65.
+        batch: Prompts in the batch.
+        device: Device of the model.
+        dtype: Data type of the weights.
+        attention: Attention implementation.
+        new_tokens: Tokens to generate.
+        repeats: Pairs of generations.
+        graphs: True to time the policy also with its layers launched as CUDA graphs.
     """
 
     model: str = "demo"
@@ -69,17 +79,24 @@ class Setup:
 
 
 def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> Row:
-    """Time the original and the policy of a run folder or file in alternation; returns the result.
+    """Time the original and the policy of a run folder or file in alternation.
 
-    Of it, `graphs` holds the times with CUDA graphs, where they were asked for. out: file that gets
-    a row of JSON after every pair of generations, and the result at the end.
+    Args:
+        path: The run folder or policy file.
+        setup: The workload.
+        stages: Progress.
+        out: File to append a row of JSON to after every pair of generations, and the result at the
+            end.
+
+    Returns:
+        The result; its `graphs` holds the times with CUDA graphs, None without.
     """
     policy = Policy.from_pretrained(path)
     check_place(setup)
     with stages.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:
             policy = for_shape(policy, setup)
-            model, work = _random(setup)
+            model, work = _random_setup(setup)
         else:
             model, work = loaded([policy], setup)
         check_fits(policy, model.config)
@@ -104,13 +121,13 @@ def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> 
 
 
 def check_place(setup: Setup) -> None:
-    """Raise ModelError unless the model can run there, in this dtype and with this attention."""
+    """Raise ModelError unless the device supports this dtype and attention."""
     check_device(setup.device, setup.dtype, "bench")
     check_attention(setup.attention, setup.dtype, setup.device)
 
 
-def _random(setup: Setup) -> tuple[Any, Workload]:
-    """A model of random weights with the decoder of a checkpoint, and a prompt for it."""
+def _random_setup(setup: Setup) -> tuple[Any, Workload]:
+    """Return a model of random weights with the decoder of a checkpoint, and its prompts."""
     name = setup.shape or ""
     shape = replace(SHAPES[name], layers=setup.layers or SHAPES[name].layers)
     how = DTYPES[setup.dtype], setup.device, setup.attention
@@ -120,11 +137,13 @@ def _random(setup: Setup) -> tuple[Any, Workload]:
 
 
 def for_shape(policy: Policy, setup: Setup) -> Policy:
-    """The policy for a random model: evenly thinned to its layers, ranking without an image.
+    """Return the policy for a random model: evenly thinned to its layers, ranking without an image.
 
-    Which tokens are kept does not matter for time; what a ranker reads of the vision tower is not
-    there, so a random order stands for its choice. Raises PolicyError where layers are left out of
-    a policy that ranks inside the decoder.
+    Time does not depend on which tokens are kept, so a random order replaces rankers that read the
+    vision tower, which does not run.
+
+    Raises:
+        PolicyError: Layers are left out, and the policy ranks inside the decoder.
     """
     first = before_decoder(policy)
     inside = tuple(pair for pair in policy.rankers if pair[1].name in LAYERS_BACK)
@@ -141,9 +160,11 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
 
 
 def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
-    """A real model, and a batch of one embedded picture question as its processor encodes it.
+    """Load a model, and encode a batch of one embedded picture question.
 
-    Raises PolicyError or ModelError for policies that do not fit, before weights are loaded.
+    Raises:
+        PolicyError: A policy does not fit; raised before weights are loaded.
+        ModelError: The model cannot be used.
     """
     config, processor = load_config(setup.model), load_processor(setup.model)
     for policy in policies:
@@ -156,7 +177,7 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
 
 @contextmanager
 def rows_to(path: Path | None) -> Iterator[Any]:
-    """A function that appends a row to the file and flushes it; without a file it does nothing."""
+    """Yield a function that appends a row to the file and flushes it; no file, no effect."""
     if path is None:
         yield lambda row: None
         return

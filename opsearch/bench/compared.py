@@ -1,7 +1,7 @@
-"""prefill.json: what the prefills of compared methods took, each beside the original's.
+"""prefill.json: prefill times of compared methods, each with the original's.
 
-The file is written after every method, so that a comparison that was stopped goes on. Times hold
-for one machine and one prompt: where either is another one, all are taken anew.
+The file is written after every method, so that an interrupted comparison resumes. Times are valid
+for one machine and one prompt; if either differs, all are measured anew.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ _PAIRS = 7
 
 @dataclass(frozen=True)
 class PrefillTime:
-    """Medians over generations in alternation, ms.
+    """Medians over generations in alternation.
 
-    policy: decoder and lm_head up to the first token, with `ranking`, which is choosing the visual
-    tokens, next to nothing under a reducer; ratio: policy to original, pair by pair.
+    Attributes:
+        original: The original's decoder and lm_head up to the first token, ms.
+        policy: The same for the policy, including `ranking`, ms.
+        ratio: Policy to original, pair by pair.
+        ranking: Selection of the visual tokens, ms; about 0 for a reducer.
     """
 
     original: float
@@ -60,9 +63,17 @@ def time_prefills(
     path: Path,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Time what the file does not hold, on the typical sample, batch 1; place: the machine.
+    """Time the methods that the file lacks, on the typical sample at batch size 1.
 
-    reductions: each with its reducer, which runs on the sample that it makes of the typical one.
+    Args:
+        model: The model.
+        policies: Policies to time.
+        reductions: Reductions to time, each with its reducer, on its reduction of the typical
+            sample.
+        samples: Samples to choose the typical one from.
+        place: Description of the machine.
+        path: The file.
+        progress: Called with the numbers of finished methods and of all.
     """
     sample = typical(samples)
     known = _read(path) if path.exists() else None
@@ -83,7 +94,11 @@ def time_prefills(
 
 
 def prefill_time(method: Policy | Reduction, path: Path) -> PrefillTime | None:
-    """The time of a method, None where it was not taken; RunFolderError for a damaged file."""
+    """Return the time of a method, None where the file lacks it.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
     if not path.exists():
         return None
     known = _read(path)
@@ -95,7 +110,7 @@ def _key(method: Policy | Reduction, n_visual: int) -> str:
 
 
 def _reduced(model: Any, reducer: Reducer, reduction: Reduction, sample: Sample) -> Side:
-    """The model under a reducer, on the smaller prompt."""
+    """Return the model under a reducer, on the reduced prompt."""
     (small,) = reducer.reduced([sample], reduction.tokens)
     block = partial(reducer.applied, model, reduction.tokens)
     return Side(block, batch_inputs([small], model.device))

@@ -1,4 +1,4 @@
-"""Suite `cpu-latency`: whether a pruned prefill falls as its FLOPs do, on any machine.
+"""Suite `cpu-latency`: prefill time against FLOPs under pruning, on any machine.
 
 A LLaVA of 118 M random weights (4 layers of width 1,024, a vocabulary of 32,064) in float32, 2,880
 visual and 65 other tokens, batch 1.
@@ -28,14 +28,15 @@ TINY = Shape(3, 64, 96, 4, 4, 16, 128, kv_bytes_per_element=4)
 _RULES = ("tokens", "dop", "dop, kv stays")
 _BUDGETS = (0.14, 0.3)
 _IDENTITY_PAIRS, _PAIRS = 15, 3
-# Of 15 values, the median of what they are drawn from lies between the 4th and the 12th with 96 %.
+# The 4th and the 12th of 15 values enclose the true median with 96 %.
 _LOW, _HIGH = 3, 11
 
 
 def cpu_latency(tiny: bool) -> Iterator[Row]:
-    """The machine, a row per rule and budget, then what policies cost that prune nothing.
+    """Yield the machine, a row per rule and budget, then the overhead of idle policies.
 
-    tiny: a model of a few weights, to see that the suite runs.
+    Args:
+        tiny: Use a model of a few weights, as a smoke test.
     """
     shape, n_visual, n_other = (TINY, 180, 65) if tiny else (SHAPE, 2880, 65)
     model = random_model("llava", shape, torch.float32, "cpu")
@@ -59,7 +60,7 @@ def cpu_latency(tiny: bool) -> Iterator[Row]:
 
 
 def _overhead(model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: int) -> Row:
-    """What a policy costs that prunes nothing."""
+    """Measure the overhead of a policy that prunes nothing."""
     work = random_workload(model, 1, n_visual, n_other)
     pairs = list(timed_pairs(model, work, policy, 2, _IDENTITY_PAIRS))
     row = latency_row(shape, policy, work, pairs)
@@ -67,17 +68,17 @@ def _overhead(model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: 
 
 
 def _hooks(layers: int) -> Policy:
-    """More tokens than any prompt has: every hook is installed, and none finds work.
+    """Return a policy that keeps more tokens than a prompt has: every hook is installed and idle.
 
-    The identity policy installs nothing, so that its row says what such a measurement can tell.
+    The identity policy installs nothing; its row gives the noise of the measurement.
     """
     return Policy(((Fraction(10**6),) * 3,) * layers, unit="tokens", name="prunes nothing")
 
 
 def _interval(pairs: list[Pair]) -> list[float]:
-    """Where the median ratio lies with 96 %, whatever the distribution.
+    """Return a 96 % interval of the median ratio, valid for any distribution.
 
-    Of the whole calls up to the first token, because hooks also run before the decoder.
+    The ratio is of whole calls up to the first token, because hooks also run before the decoder.
     """
     ratios = np.sort([pair.policy.first_token / pair.original.first_token for pair in pairs])
     return [round(float(ratios[at]), 4) for at in (_LOW, _HIGH)]

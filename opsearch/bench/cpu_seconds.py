@@ -1,4 +1,4 @@
-"""CPU seconds of this process and of those that it started, from Linux' /proc."""
+"""CPU seconds of this process and its descendants, from Linux' /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cpu_seconds() -> Counter[str]:
-    """Seconds so far by what they went into: driver, workers, other (Ray's own processes)."""
+    """Return the CPU seconds so far: driver, workers and Ray's own processes ("other")."""
     parents, names, ticks = {}, {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

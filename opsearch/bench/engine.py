@@ -1,8 +1,8 @@
-"""Suite `engine`: every policy's true divergence in one pass against one policy after the other.
+"""Suite `engine`: true divergence of every policy, measured together against one by one.
 
 The model is a random LLaVA of 32 narrow layers with one sample. One by one means `Policy.apply` and
-a forward for each policy, of which a share is timed where all would take too long. Seconds are of
-processor time, as other processes may take turns: run it with one thread.
+a forward for each policy, timed on a subset where all would take too long. Seconds are processor
+time, which other processes do not affect: run it with one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LAYERS, _CLS, _FASTV = 32, RankerSpec("cls"), RankerSpec("fastv")
 
 
 def engine() -> Iterator[dict[str, Any]]:
-    """Seconds of whole spaces, together and one by one."""
+    """Time whole spaces, together and one by one."""
     whole, shares = [Fraction(1)], [Fraction(n, 10) for n in range(1, 10)]
     dop, depth = dop_space(_LAYERS, whole, _CLS), depth_space(_LAYERS, whole, _CLS)
     yield compared(dop, side=24, every=8)
@@ -46,7 +46,7 @@ def engine() -> Iterator[dict[str, Any]]:
 
 
 def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str, Any]:
-    """One row: a space for side x side visual tokens, each `every`-th policy alone."""
+    """Time a space with side x side visual tokens, and every `every`-th policy one by one."""
     model, sample = random_llava(space.num_layers, side), random_sample(side)
     policies = [space.decode(point) for point in space.points.tolist()]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
@@ -57,7 +57,7 @@ def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str,
         seconds = time.process_time() - start
     alone, each = one_by_one(model, sample, policies[::every])
     one_by_one_s = each * len(policies)
-    # A loop over the grid, as papers count its points, runs equal policies again.
+    # A loop over the grid, whose points papers count, repeats equal policies.
     grid = list(product(*(range(len(parameter.values)) for parameter in space.parameters)))
     points = grid[:: len(grid) // len(alone)]
     loop = one_by_one(model, sample, [space.decode(point) for point in points])[1] * len(grid)
@@ -80,7 +80,7 @@ def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str,
 
 
 def shared(questions: int, side: int, layers: int = _LAYERS) -> dict[str, Any]:
-    """One row: the dop space at n_v = 1 for questions on one image and for as many on their own."""
+    """Time the dop space at n_v = 1 for questions on one image and on an image each."""
     model = random_llava(layers, side)
     space = dop_space(layers, [Fraction(1)], _CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
@@ -104,7 +104,7 @@ def shared(questions: int, side: int, layers: int = _LAYERS) -> dict[str, Any]:
 def _measured(
     model: Any, policies: Sequence[Policy], samples: Sequence[Sample]
 ) -> tuple[float, float]:
-    """Planned forwards of the original per sample, and seconds."""
+    """Return the planned forwards of the original per sample, and the seconds."""
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
         engine = Engine(model, store)
         forwards = engine.plan(policies, samples).forwards
@@ -114,6 +114,6 @@ def _measured(
 
 
 def _forwards(space: DepthSpace | StageSpace, shape: Shape, sample: Sample) -> float:
-    """What all policies cost one by one, in forwards of the original."""
+    """Return the cost of all policies one by one, in forwards of the original."""
     cost = Flops(shape)
     return float(space_costs(cost, space, [sample.shape]).sum() / cost.stock(*sample.shape))

@@ -1,7 +1,7 @@
-"""Fits a latency table on this device: layers of random weights, timed at a small grid of rows.
+"""Fit of a latency table on this device: layers of random weights, timed on a small grid of rows.
 
-Other processes only ever add time, so that of several rounds over the grid the fastest counts. When
-time is up, what is there is the table: first fewer rounds, then fewer points.
+Other processes can only add time, so the fastest of several rounds counts. When time is up, the
+table is made from what was timed: first with fewer rounds, then with fewer points.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from opsearch.bench.one_layer import OneLayer, Part
 from opsearch.costs.latency import LatencyTable
 from opsearch.costs.shape import Shape
 
-# Shares of the visual tokens: closer where small matrix products gain most from one more row.
+# Shares of the visual tokens, denser where matrix products are small.
 _FINE = (0.0, 0.04, 0.12, 0.25, 0.5, 0.75, 1.0)
 _COARSE = (0.0, 0.12, 0.4, 1.0)
-_FEWEST = (0.0, 0.12, 0.5, 1.0), (0.0, 0.4, 1.0)  # of both, timed whatever it takes
+_FEWEST = (0.0, 0.12, 0.5, 1.0), (0.0, 0.4, 1.0)  # fine and coarse shares that are always timed
 _ROUNDS, _SECONDS = 12, 40.0
-_SHORTEST = 2e-3  # what takes less is timed several times in a row
+_SHORTEST = 2e-3  # seconds; parts that take less are timed several times in a row
 _LONGEST_ROW = 8
-_AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched what is timed
+_AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched the timed part
 
 Key = tuple[int, int, int]
 
 
 def place_of(config: Any, dtype: str, device: str, attention: str) -> str:
-    """What a table holds for: the machine, versions, and the decoder but for its depth."""
+    """Describe the validity of a table: machine, versions, and the decoder except for its depth."""
     cuda = device.startswith("cuda")
     name = torch.cuda.get_device_name(device) if cuda else _processor()
     threads = "" if cuda else f", {torch.get_num_threads()} threads"
@@ -46,9 +46,9 @@ def place_of(config: Any, dtype: str, device: str, attention: str) -> str:
 
 
 def _processor() -> str:
-    """Name of the processor and of the host: another machine is to fit a table of its own."""
-    told = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", told.read_text()) if told.exists() else []
+    """Return the name of the processor and of the host, which identify the machine."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
     return f"{[*names, platform.processor() or platform.machine()][0]} of {platform.node()}"
 
 
@@ -59,10 +59,15 @@ def fit_latency(
     settings: tuple[str, str, str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
-    """The table for prompts of these (visual, other) token numbers; takes less than a minute.
+    """Fit the table for prompts of these sizes in less than a minute.
 
-    settings: dtype, device and attention implementation. Longer only where a few layers take more:
-    one round over a smaller grid is always made.
+    It takes longer only where a few layers do: one round over a smaller grid is always made.
+
+    Args:
+        config: Config of the model.
+        samples: Numbers of (visual, other) tokens of each sample.
+        settings: Dtype, device and attention implementation.
+        progress: Called with the numbers of finished rounds and of all.
     """
     until = time.monotonic() + _SECONDS
     dtype, device, attention = settings
@@ -79,36 +84,36 @@ def fit_latency(
     clock = Clock(torch.device(device))
     at, launched = _timed(parts, 1 + len(needed), until, clock, progress)
     fine = [n for n in fine if {(n, n, 0), (0, 0, n)} <= at.keys()]
-    if not {_apart(q, kv) for q in coarse for kv in coarse} <= at.keys():
+    if not {_split_key(q, kv) for q in coarse for kv in coarse} <= at.keys():
         coarse = fewer
     return LatencyTable(
         rows=tuple(n + n_other for n in fine),
         coarse=tuple(n + n_other for n in coarse),
         same=tuple(at[n, n, 0] for n in fine),
-        split=tuple(tuple(at[_apart(q, kv)] for kv in coarse) for q in coarse),
+        split=tuple(tuple(at[_split_key(q, kv)] for kv in coarse) for q in coarse),
         mlp=tuple(at[0, 0, n] for n in fine),
         base=at[0, 0, 0],
         once=max(at["whole"] - sum(at[key] for key in layers), 0),
         launch=launched[0, 0, 0],
-        launch_split=launched[_apart(coarse[0], coarse[-1])],
+        launch_split=launched[_split_key(coarse[0], coarse[-1])],
         place=place_of(config, dtype, device, attention),
     )
 
 
 def _grid(shares: Sequence[float], n_visual: int) -> list[int]:
-    """Distinct numbers of visual tokens, none and all among them."""
+    """Return distinct numbers of visual tokens, including none and all."""
     return sorted({round(share * n_visual) for share in shares})
 
 
-def _apart(q: int, kv: int) -> Key:
-    """A layer whose query and key rows are not the same set: equal numbers are made unequal."""
+def _split_key(q: int, kv: int) -> Key:
+    """Return a layer with different sets of query and key rows: equal counts are changed."""
     return (q, kv, 0) if q != kv else (max(q - 1, 0), max(kv, 1), 0)
 
 
 def _keys(fine: Sequence[int], coarse: Sequence[int], layers: Sequence[Key]) -> list[Key]:
-    """The layers to time, by their q, kv and mlp counts."""
+    """Return the layers to time, by their q, kv and mlp counts."""
     same = [(n, n, 0) for n in fine]
-    split = [_apart(q, kv) for q in coarse for kv in coarse]
+    split = [_split_key(q, kv) for q in coarse for kv in coarse]
     mlp = [(0, 0, n) for n in fine]
     return list(dict.fromkeys([*same, *split, *mlp, *layers]))
 
@@ -120,20 +125,20 @@ def _timed(
     clock: Clock,
     progress: Callable[[int, int], None],
 ) -> tuple[dict[Any, int], dict[Any, int]]:
-    """The fastest of several rounds for each part, nanoseconds of the device and of the host.
+    """Return the fastest of several rounds for each part, in ns of the device and of the host.
 
-    When the time is `until`, only what is left of the first round's `needed` parts is timed.
+    After `until`, only the rest of the first round's `needed` parts is timed.
     """
     in_a_row: dict[Any, int] = {}
     found: dict[Any, tuple[float, float]] = {}
     for done in range(_ROUNDS):
         if done and time.monotonic() > until:
             break
-        for place, (key, part) in enumerate(parts.items()):
-            if time.monotonic() > until and place >= needed * (done == 0):
+        for i, (key, part) in enumerate(parts.items()):
+            if time.monotonic() > until and i >= needed * (done == 0):
                 break
             times = in_a_row.get(key, 1)
-            seconds = _seconds(part, times, clock)
+            seconds = _call_seconds(part, times, clock)
             if not done:
                 in_a_row[key] = min(max(round(_SHORTEST / max(seconds[0], 1e-9)), 1), _LONGEST_ROW)
             best = found.get(key, seconds)
@@ -143,8 +148,8 @@ def _timed(
     return device, {key: round(1e9 * seconds) for key, (_, seconds) in found.items()}
 
 
-def _seconds(part: Part, times: int, clock: Clock) -> tuple[float, float]:
-    """Seconds of one call on the device, and of the host to launch it (0 on a CPU)."""
+def _call_seconds(part: Part, times: int, clock: Clock) -> tuple[float, float]:
+    """Return the seconds of one call on the device, and of the host to launch it (0 on a CPU)."""
     if clock.cuda:
         torch.cuda._sleep(_AHEAD)
     start, launching = clock.now(), time.perf_counter()

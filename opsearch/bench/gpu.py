@@ -1,4 +1,4 @@
-"""Where the suites for a GPU run, and how fast that device is at best."""
+"""Device of the GPU suites, and its peak speeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ STOPPED: Row = {"stopped": "the time is up; the rest is missing"}
 
 
 def gpu(suite: str, tiny: bool) -> str:
-    """The CUDA device or, for a tiny suite, whatever there is; ModelError where it needs one."""
+    """Return the CUDA device or, for a tiny suite without one, the CPU.
+
+    Raises:
+        ModelError: There is no CUDA device and the suite is not tiny.
+    """
     if torch.cuda.is_available():
         return "cuda"
     if tiny:
@@ -27,12 +31,12 @@ def gpu(suite: str, tiny: bool) -> str:
 
 
 def measured_speeds(device: str, tiny: bool) -> Roofline:
-    """What the device reaches in bfloat16."""
+    """Measure the device's speeds in bfloat16."""
     return Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
 
 
 def machine(device: str, speeds: Roofline) -> Row:
-    """The first row of a suite: device, versions and speeds."""
+    """Return the first row of a suite: device, versions and speeds."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},

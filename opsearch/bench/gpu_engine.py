@@ -1,4 +1,4 @@
-"""Suite `gpu-engine`: the exact optimum of a whole space for a checkpoint's true shape.
+"""Suite `gpu-engine`: exact optimum of a whole space at a checkpoint's true shape.
 
 LLaVA-1.5-7B over DOP's space with 16 shares of tokens, then Qwen2.5-VL-7B over `depth` with all
 tokens: 25 random samples, random weights in bfloat16, the true divergence of every policy, a few
@@ -35,15 +35,19 @@ from opsearch.tasks.item import Item
 
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
 BUDGET = 0.3
-"""Share of the stock model's FLOPs within which the optimum is named."""
+"""Budget of the optimum, as a share of the stock model's FLOPs."""
 _SAMPLES, _AT_ONCE = 25, 5
 
 
 def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
-    """The device's speeds, then a row per part of the samples and one per search.
+    """Yield the device's speeds, then a row per part of the samples and one per search.
 
-    tiny: three layers of a few weights on any device; limit: seconds after which nothing
-    new is measured. Raises ModelError without `tiny` where there is no CUDA device.
+    Args:
+        tiny: Use three layers of a few weights on any device.
+        limit: Seconds after which no measurement starts.
+
+    Raises:
+        ModelError: There is no CUDA device and `tiny` is not set.
     """
     device = gpu("gpu-engine", tiny)
     until = time.monotonic() + limit
@@ -57,7 +61,7 @@ def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
         for row in _searched(model, space, samples, speeds, until):
             yield {"checkpoint": name, "space": space.name, "n_v": len(n_v), **row}
         del model
-        gc.collect()  # or the next model finds no room beside this one
+        gc.collect()  # frees the memory for the next model
         if device == "cuda":
             torch.cuda.empty_cache()
 
@@ -65,7 +69,7 @@ def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
 def _searched(
     model: Any, space: Space, samples: Sequence[Sample], speeds: Roofline, until: float
 ) -> Iterator[Row]:
-    """Seconds and speed after every few samples, and the optimum over those that were measured."""
+    """Yield seconds and speed after each part of the samples, then the optimum over them."""
     policies = [space.decode(point) for point in space.points.tolist()]
     tables: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     seconds, flops = 0.0, 0
@@ -120,8 +124,8 @@ def _optimum(
 
 
 def _sample(model: Any, name: str, number: int, tiny: bool) -> Sample:
-    n_other, shrunk = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
-    n_visual, n_other = VISUAL_TOKENS[name] // shrunk, n_other // shrunk
+    n_other, divisor = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
+    n_visual, n_other = VISUAL_TOKENS[name] // divisor, n_other // divisor
     torch.manual_seed(number)
     inputs = random_workload(model, 1, n_visual, n_other).inputs
     item = Item(f"random {number}", "", (), ())

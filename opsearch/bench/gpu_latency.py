@@ -1,4 +1,4 @@
-"""Suite `gpu-latency`: pruned prefill of seven checkpoints' decoders against the original's.
+"""Suite `gpu-latency`: pruned against original prefill of seven checkpoints' decoders.
 
 True shapes, random weights in bfloat16, 65 other tokens (45 for Qwen2.5-VL), batches of 1 and 8,
 the policies of two rules (see rules.py) at the usual budgets; at batch 1 with layers launched one
@@ -27,15 +27,19 @@ from opsearch.policy import Policy
 from opsearch.runtime.graphs import Graphs
 
 _RULES = ("tokens", "dop")
-# What is asked first comes first: should time run out, the others are missing.
+# The most important checkpoint comes first, in case time runs out.
 _CHECKPOINTS = sorted(SHAPES, key=lambda name: name != "llava-next-7b")
 
 
 def gpu_latency(tiny: bool, limit: float) -> Iterator[Row]:
-    """The device's speeds, then a row per checkpoint, batch, budget, rule and mode.
+    """Yield the device's speeds, then a row per checkpoint, batch, budget, rule and mode.
 
-    tiny: three layers of a few weights on any device; limit: seconds after which nothing
-    new is measured. Raises ModelError without `tiny` where there is no CUDA device.
+    Args:
+        tiny: Use three layers of a few weights on any device.
+        limit: Seconds after which no measurement starts.
+
+    Raises:
+        ModelError: There is no CUDA device and `tiny` is not set.
     """
     device = gpu("gpu-latency", tiny)
     until = time.monotonic() + limit
@@ -51,13 +55,13 @@ def gpu_latency(tiny: bool, limit: float) -> Iterator[Row]:
                     yield STOPPED
                     return
         del model
-        gc.collect()  # or the next model finds no room beside this one
+        gc.collect()  # frees the memory for the next model
         if device == "cuda":
             torch.cuda.empty_cache()
 
 
 def _rows(model: Any, shape: Shape, work: Workload, speeds: Roofline, tiny: bool) -> Iterator[Row]:
-    """One row per budget, rule and mode."""
+    """Yield a row per budget, rule and mode."""
     sample = work.n_visual, work.n_other
     for budget in usual_budgets(shape, *sample):
         for rule in _RULES:
@@ -73,7 +77,7 @@ def _rows(model: Any, shape: Shape, work: Workload, speeds: Roofline, tiny: bool
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()
                     yield {**named, "skipped": "the device has too little memory"}
-                except OpsearchError as error:  # no graphs here
+                except OpsearchError as error:  # graphs are not supported
                     yield {**named, "skipped": str(error)}
 
 
@@ -102,28 +106,28 @@ def _measured(
 
 @torch.inference_mode()
 def _difference(model: Any, work: Workload, policy: Policy, graphs: Graphs) -> list[float]:
-    """Graph against layers one by one: largest difference of logits, in their standard deviations.
+    """Return the largest differences of logits, graphs against eager, in standard deviations.
 
-    Of the workload, whose prefill is captured, and of a prompt with its image one place further in
-    front, which replays that graph.
+    The first is on the workload, whose prefill is captured; the second on a prompt with its image
+    shifted by one position, which replays that graph.
     """
     found, ids = [], work.inputs["input_ids"].shape
-    for places in (0, -1):
-        given = {k: t.roll(places, 1) if t.shape == ids else t for k, t in work.inputs.items()}
+    for shift in (0, -1):
+        inputs = {k: t.roll(shift, 1) if t.shape == ids else t for k, t in work.inputs.items()}
         with policy.apply(model):
-            wanted = model(**given, logits_to_keep=1).logits.float()
+            eager = model(**inputs, logits_to_keep=1).logits.float()
         with policy.apply(model, graphs=graphs):
-            got = model(**given, logits_to_keep=1).logits.float()
-        found.append(float((got - wanted).abs().max() / wanted.std()))
+            replayed = model(**inputs, logits_to_keep=1).logits.float()
+        found.append(float((replayed - eager).abs().max() / eager.std()))
     return found
 
 
 def _workload(model: Any, name: str, batch: int, tiny: bool) -> Workload:
-    n_other, shrunk = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
-    return random_workload(model, batch, VISUAL_TOKENS[name] // shrunk, n_other // shrunk)
+    n_other, divisor = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
+    return random_workload(model, batch, VISUAL_TOKENS[name] // divisor, n_other // divisor)
 
 
 def _tiny(shape: Shape) -> Shape:
-    """A few weights; grouped-query attention where the checkpoint has it."""
+    """Return a shape of a few weights, with grouped-query attention if the checkpoint has it."""
     kv_heads = 4 if shape.kv_heads == shape.heads else 2
     return Shape(3, 64, 96, 4, kv_heads, 16, 128)

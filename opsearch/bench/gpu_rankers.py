@@ -1,7 +1,7 @@
-"""Suite `gpu-rankers`: the suite `rankers` on a CUDA device, and sequential choices as CUDA graphs.
+"""Suite `gpu-rankers`: `rankers` on a CUDA device, and sequential selection as CUDA graphs.
 
-A max-min or determinant choice of n tokens is n short steps one after the other, for all tiles at
-once. A graph launches all of them together; what it saves is launches alone.
+A max-min or determinant selection of n tokens is a sequence of n short steps, for all tiles at
+once. A graph launches all of them together; it saves only launches.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from opsearch.rankers.cdpruner import determinant_picks
 from opsearch.rankers.divprune import max_min_picks
 from opsearch.rankers.tiles import cosines
 
-_WIDTH = 4096  # of what enters a 7B decoder
+_WIDTH = 4096  # of the embeddings of a 7B decoder
 
 
 def gpu_rankers(tiny: bool, limit: float) -> Iterator[Row]:
-    """The rows of `rankers`, then one for each sequential choice, with and without a graph.
+    """Yield the rows of `rankers`, then one per sequential selection, with and without a graph.
 
-    tiny: small models and few tokens on any device; limit: seconds after which nothing
-    new is measured. Raises ModelError without `tiny` where there is no CUDA device.
+    Args:
+        tiny: Use small models and few tokens on any device.
+        limit: Seconds after which no measurement starts.
+
+    Raises:
+        ModelError: There is no CUDA device and `tiny` is not set.
     """
     device = torch.device(gpu("gpu-rankers", tiny))
     until = time.monotonic() + limit
@@ -42,7 +46,7 @@ def gpu_rankers(tiny: bool, limit: float) -> Iterator[Row]:
 
 
 def _choices(tiles: int, size: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """Choices of 2/9 of random tokens: `divprune` from all tiles together, `cdpruner` from each."""
+    """Return selections of 2/9 of random tokens: `divprune` over all tiles, `cdpruner` per tile."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(tiles, size, _WIDTH, generator=generator).to(device)
     relevance = 0.1 + torch.rand(tiles, size, generator=generator).to(device)
@@ -68,12 +72,12 @@ def _timed(choose: Callable[[], Tensor], device: torch.device) -> Row:
 
 @torch.inference_mode()
 def _recorded(choose: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """The choice as a graph, and where it writes what it picks."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        choose()  # so that nothing is set up while recording
-    torch.cuda.current_stream().wait_stream(aside)
+    """Record the selection as a graph; return it with its output tensor."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        choose()  # warm-up: no set-up while recording
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         picks = choose()

@@ -1,4 +1,4 @@
-"""The individual divergences that the additive proxy needs, together against one by one."""
+"""Individual divergences for the additive proxy, measured together against one by one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _TIMES = 3
 
 
 def individual(space: DepthSpace, side: int) -> dict[str, Any]:
-    """One row for side x side visual tokens; seconds are of the fastest of three.
+    """Time the individual divergences of a space with side x side visual tokens, fastest of three.
 
-    values: how many forwards of full size a loop over all values would run; policies: those that
-    differ, without the original. Forwards one by one count live operations alone.
+    In the row, `values` counts the full-size forwards of a loop over all values, `policies` the
+    distinct ones without the original. `one_by_one_forwards` counts live operations only.
     """
     model, sample = random_llava(space.num_layers, side), random_sample(side)
     values = Additive().policies(space)
@@ -68,5 +68,5 @@ def individual(space: DepthSpace, side: int) -> dict[str, Any]:
 def _fastest(
     timed: Callable[[], tuple[NDArray[np.float64], float]],
 ) -> tuple[NDArray[np.float64], float]:
-    """What the fastest call gives, and its seconds of processor time."""
+    """Return the result of the fastest call, and its seconds of processor time."""
     return min((timed() for _ in range(_TIMES)), key=lambda found: found[1])

@@ -1,4 +1,4 @@
-"""What a policy saves in time and memory, as one row beside what the cost model says."""
+"""Savings of a policy in time and memory, with the predictions of the cost model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ PARTS = ("tower", "ranking", "prefill", "first_token", "decode")
 
 @dataclass(frozen=True)
 class KVStored:
-    """Bytes of the KV cache after the prefill of a batch: in its tensors, and by the cost model."""
+    """Bytes of the KV cache after the prefill of a batch.
+
+    Attributes:
+        original: In the original's tensors.
+        policy: In the policy's tensors.
+        original_cost: The original's by the cost model.
+        policy_cost: The policy's by the cost model.
+    """
 
     original: int
     policy: int
@@ -33,7 +40,7 @@ class KVStored:
 
 @torch.inference_mode()
 def kv_stored(model: Any, work: Workload, policy: Policy) -> KVStored:
-    """Prefill once with each and count what their caches hold."""
+    """Prefill once with each and count the bytes of their caches."""
     cost = KVBytes(Shape.from_config(model.config))
     original = _cache_bytes(model(**work.inputs, logits_to_keep=1).past_key_values)
     with policy.apply(model):
@@ -48,16 +55,16 @@ def kv_stored(model: Any, work: Workload, policy: Policy) -> KVStored:
 
 
 def flop_ratio(shape: Shape, policy: Policy, n_visual: int, n_other: int) -> float:
-    """FLOPs under the policy as a share of the original's, convention `exact`."""
+    """Return the policy's FLOPs relative to the original's, convention `exact`."""
     cost = Flops(shape)
     return policy_cost(cost, policy, n_visual, n_other) / cost.stock(n_visual, n_other)
 
 
 def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> Row:
-    """Spreads [low quartile, median, high quartile] of both sides and of their ratio in each pair.
+    """Return the spreads [low quartile, median, high quartile] of both sides and of their ratios.
 
-    Times are in ms, memory in bytes. What did not run, or cannot be told on this device, has no
-    entry.
+    Ratios are taken in each pair. Times are in ms, memory is in bytes. Parts that did not run or
+    cannot be measured on this device have no entry.
     """
     original, pruned = [pair.original for pair in pairs], [pair.policy for pair in pairs]
     return {
@@ -78,10 +85,10 @@ def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pa
 
 
 def _side(passes: Sequence[Pass]) -> Row:
-    """Spreads of the parts that ran, by name."""
+    """Return the spreads of the parts that ran, by name."""
     row: Row = {}
     for part in PARTS:
-        seconds = _seconds(passes, part)
+        seconds = _part_seconds(passes, part)
         if seconds:
             row[f"{part}_ms"] = Spread.of(seconds).row(1e3)
     peaks = [each.peak_bytes for each in passes if each.peak_bytes is not None]
@@ -89,17 +96,17 @@ def _side(passes: Sequence[Pass]) -> Row:
 
 
 def _quotients(original: Sequence[Pass], pruned: Sequence[Pass], part: str) -> list[float]:
-    before, after = _seconds(original, part), _seconds(pruned, part)
+    before, after = _part_seconds(original, part), _part_seconds(pruned, part)
     return [new / old for old, new in zip(before, after, strict=True)]
 
 
-def _seconds(passes: Sequence[Pass], part: str) -> list[float]:
-    """Seconds of a part in every pass, nothing where it did not run."""
+def _part_seconds(passes: Sequence[Pass], part: str) -> list[float]:
+    """Return the seconds of a part in every pass; empty where it did not run."""
     found = [getattr(each, part) for each in passes]
     return [] if None in found else found
 
 
 def _cache_bytes(cache: Any) -> int:
-    """Bytes of the tensors in a cache, of the original or pruned."""
+    """Return the bytes of a cache's tensors, original or pruned."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Suite `latency-table`: how well a fitted latency table predicts policies that it has not seen.
+"""Suite `latency-table`: prediction error of a fitted latency table on unseen policies.
 
 On a CPU a LLaVA of 118 M random weights in float32 (that of `cpu-latency`), on a CUDA device one of
 LLaVA-NeXT-7B's shape in bfloat16; 2,880 visual and 65 other tokens, batch 1.
@@ -31,9 +31,10 @@ _RANDOM = RankerSpec("random")
 
 
 def latency_table(tiny: bool) -> Iterator[Row]:
-    """The table and what fitting it took, a row per random policy, then the errors together.
+    """Yield the table and the time of its fit, a row per random policy, then the errors together.
 
-    tiny: a model of a few weights, to see that the suite runs.
+    Args:
+        tiny: Use a model of a few weights, as a smoke test.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape, dtype = _model(device, tiny)
@@ -68,7 +69,7 @@ def _model(device: str, tiny: bool) -> tuple[Shape, torch.dtype]:
 
 
 def _row(model: Any, work: Workload, policy: Policy, cost: Latency) -> Row:
-    """The fastest of three prefills beside the prediction."""
+    """Compare the fastest of three prefills with the prediction."""
     with torch.inference_mode(), policy.apply(model):
         real = min(timed(model, work.inputs, 1).prefill for _ in range(_REPEATS))
     counts = policy.resolve(work.n_visual)
@@ -82,7 +83,7 @@ def _row(model: Any, work: Workload, policy: Policy, cost: Latency) -> Row:
 
 
 def _policies(layers: int, count: int) -> Iterator[Policy]:
-    """The original, then depths and arbitrary counts per layer in turn, drawn at random."""
+    """Yield the original, then random depths and random counts per layer in alternation."""
     rng = np.random.default_rng(0)
     yield builders.identity(layers)
     for i in range(count):

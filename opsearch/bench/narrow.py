@@ -1,4 +1,4 @@
-"""A narrow LLaVA of random weights for suites that time passes, and samples for it."""
+"""A narrow LLaVA of random weights for suites that time passes, and its samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATCH = 4  # pixels on a side
 
 
 def random_llava(layers: int, side: int) -> Any:
-    """A narrow LLaVA of random weights with side x side visual tokens per image."""
+    """Return a narrow LLaVA of random weights with side x side visual tokens per image."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -41,13 +41,13 @@ def random_llava(layers: int, side: int) -> Any:
 
 
 def random_sample(side: int, question: int = 0, image: int = 0) -> Sample:
-    """A random image with 35 tokens before it and 30 behind, those of the question."""
+    """Return a random image with 35 tokens before it and 30 after it, those of the question."""
     head, tail, pixels = (torch.Generator().manual_seed(n) for n in (0, question, image))
-    before, behind = (
+    before, after = (
         torch.randint(_IMAGE + 1, _VOCAB, (1, length), generator=generator)
         for length, generator in ((_HEAD, head), (_TAIL, tail))
     )
-    ids = torch.cat([before, torch.full((1, side**2), _IMAGE), behind], 1)
+    ids = torch.cat([before, torch.full((1, side**2), _IMAGE), after], 1)
     size = _PATCH * side
     inputs = {
         "input_ids": ids,
@@ -62,7 +62,7 @@ def random_sample(side: int, question: int = 0, image: int = 0) -> Sample:
 def one_by_one(
     model: Any, sample: Sample, policies: Sequence[Policy]
 ) -> tuple[NDArray[np.float64], float]:
-    """KL in nats of each policy from a forward of its own, and the mean of their seconds."""
+    """Return the KL in nats of each policy from its own forward, and their mean seconds."""
     start = time.process_time()
     p = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1], -1)
     found = []

@@ -1,6 +1,6 @@
 """A decoder layer of random weights that runs alone, on any rows, by the runtime's own code.
 
-Time depends on shapes, not on weights: three layers of a config tell what a whole model takes, and
+Time depends on shapes, not on weights: three layers of a config represent a whole model, and
 nothing is loaded.
 """
 
@@ -29,7 +29,7 @@ Part = Callable[[], None]
 
 
 class OneLayer:
-    """Parts of a prefill of one prompt: n_visual tokens amid n_other ones, batch 1."""
+    """Parts of a prefill of one prompt with n_visual tokens amid n_other ones, at batch size 1."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class OneLayer:
         device: str,
         attention: str = "sdpa",
     ) -> None:
-        self.decoder, self.head = _random(config, dtype, device, attention)
+        self.decoder, self.head = _random_layers(config, dtype, device, attention)
         length = n_visual + n_other
         visual = torch.zeros(1, length, dtype=torch.bool, device=device)
         visual[:, n_other // 2 : n_other // 2 + n_visual] = True
@@ -54,7 +54,7 @@ class OneLayer:
             layer.forward = pruned_forward(layer, index, layer.forward)
 
     def layer(self, q: int, kv: int, mlp: int) -> Part:
-        """A layer in the middle of a pruned prefill, by its numbers of visual tokens."""
+        """Return a layer in the middle of a pruned prefill, by its numbers of visual tokens."""
         counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
         plan = Plan(PlanInputs(self.prompt, self.rank, counts, {}))
         stream = self.embeddings[:, plan.arriving(0).index[0]]
@@ -67,7 +67,7 @@ class OneLayer:
         return run
 
     def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
-        """A whole prefill of three layers, as searched policies make it, and their counts."""
+        """Return a prefill of three layers under a typical searched policy, and its counts."""
         policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
         ranker, resolved = policy_ranker(policy), ResolvedPolicy(policy)
         counts = policy.executed(self.prompt.n_visual[0])
@@ -84,11 +84,11 @@ class OneLayer:
         return run, [(int(q), int(kv), int(mlp)) for q, kv, mlp in counts]
 
     def _given(self) -> tuple[Tensor | None, dict[str, Any]]:
-        """The attention mask and the other arguments that the decoder hands to its layers."""
+        """Return the attention mask and further arguments that the decoder passes to its layers."""
         found: list[tuple[Tensor | None, dict[str, Any]]] = []
 
         def keep(hidden: Tensor, attention_mask: Tensor | None, **others: Any) -> Tensor:
-            others.pop("past_key_values")  # a part gives its own
+            others.pop("past_key_values")  # a part passes its own
             found.append((attention_mask, others))
             return hidden
 
@@ -100,8 +100,10 @@ class OneLayer:
         return found[_MIDDLE]
 
 
-def _random(config: Any, dtype: torch.dtype, device: str, attention: str) -> tuple[Any, nn.Linear]:
-    """Three decoder layers of the config, and its lm_head."""
+def _random_layers(
+    config: Any, dtype: torch.dtype, device: str, attention: str
+) -> tuple[Any, nn.Linear]:
+    """Return three decoder layers of the config, and its lm_head."""
     from transformers import AutoModel
 
     text = deepcopy(config.get_text_config())

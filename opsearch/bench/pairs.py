@@ -1,4 +1,4 @@
-"""The original in alternation with a policy or a reducer, so that drift hits both alike."""
+"""The original in alternation with a policy or a reducer, so that drift affects both alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from opsearch.runtime.graphs import Graphs
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """A batch of prompts of equal shape: n_visual and n_other tokens each, nothing padded."""
+    """A batch of prompts of equal shape without padding.
+
+    Attributes:
+        inputs: Inputs of the model.
+        batch: Number of prompts.
+        n_visual: Visual tokens of each prompt.
+        n_other: Other tokens of each prompt.
+    """
 
     inputs: dict[str, Tensor]
     batch: int
@@ -28,9 +35,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pair:
-    """A generation of the original and one under the policy, directly one after the other.
+    """Two consecutive generations.
 
-    policy: of a reducer where that is the other side.
+    Attributes:
+        original: The original's.
+        policy: The policy's or the reducer's.
     """
 
     original: Pass
@@ -39,7 +48,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What one of the two runs: a block around the model, and the inputs inside of it."""
+    """One side of the alternation.
+
+    Attributes:
+        block: Context manager around its generations.
+        inputs: Inputs of the model.
+    """
 
     block: Callable[[], AbstractContextManager[Any]]
     inputs: dict[str, Tensor]
@@ -54,9 +68,16 @@ def timed_pairs(
     warmups: int = 2,
     graphs: Graphs | None = None,
 ) -> Iterator[Pair]:
-    """Yield every pair of the original and the policy on the same inputs, as `alternated` does.
+    """Yield pairs of the original and the policy on the same inputs, see `alternated`.
 
-    graphs: CUDA graphs that the policy's side replays, None launches its layers one by one.
+    Args:
+        model: The model.
+        work: The inputs.
+        policy: The policy.
+        new_tokens: Tokens to generate.
+        repeats: Pairs to measure.
+        warmups: Pairs before these.
+        graphs: CUDA graphs for the policy to replay; None to launch its layers one by one.
     """
     pruned = Side(partial(policy.apply, model, graphs=graphs), work.inputs)
     return alternated(model, work.inputs, pruned, new_tokens, repeats, warmups)
@@ -71,9 +92,15 @@ def alternated(
     repeats: int,
     warmups: int = 2,
 ) -> Iterator[Pair]:
-    """Yield every pair as it is measured, after warm-ups; each pair swaps who comes first.
+    """Yield every pair as it is measured, after warm-ups; the order alternates from pair to pair.
 
-    inputs: the original's.
+    Args:
+        model: The model.
+        inputs: The original's inputs.
+        other: The other side.
+        new_tokens: Tokens to generate.
+        repeats: Pairs to measure.
+        warmups: Pairs before these.
     """
     sides = Side(nullcontext, inputs), other
     for repeat in range(-warmups, repeats):

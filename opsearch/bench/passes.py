@@ -1,6 +1,6 @@
-"""One timed generation: hooks take the moments at which its parts begin and end.
+"""One timed generation: hooks take timestamps where its parts begin and end.
 
-All times are of a single call of generate(), as users call it; nothing is computed twice or apart.
+All times come from a single call of generate(), as users call it; nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from opsearch.runtime.adapters import family_for
 
 @dataclass(frozen=True)
 class Pass:
-    """Seconds of the parts of one generation.
+    """Times of the parts of one generation, in seconds.
 
-    first_token: the whole call up to the first token's logits; tower: the vision tower, None where
-    it did not run; prefill: decoder and lm_head, `ranking` included, which is ranking the visual
-    tokens and building the index sets; decode: per token after the first, None without any;
-    peak_bytes: most memory that was allocated on a CUDA device, None elsewhere.
+    Attributes:
+        first_token: The whole call up to the first token's logits.
+        tower: The vision tower, None where it did not run.
+        ranking: Ranking of the visual tokens and building of the index sets.
+        prefill: Decoder and lm_head, including `ranking`.
+        decode: Per token after the first, None without any.
+        peak_bytes: Peak memory allocated on a CUDA device, None elsewhere.
     """
 
     first_token: float
@@ -37,12 +40,12 @@ class Pass:
 
 
 def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Pass:
-    """Generate `new_tokens` greedily, whatever they are, and return where the time went."""
+    """Generate exactly `new_tokens` greedily and return the times."""
     clock = Clock(model.device)
     if clock.cuda:
         torch.cuda.reset_peak_memory_stats(clock.device)
     clock.wait()
-    with _moments(model, clock) as at:
+    with _timestamps(model, clock) as at:
         start = clock.now()
         model.generate(
             **inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens
@@ -61,11 +64,11 @@ def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Pass:
 
 
 @contextmanager
-def _moments(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
-    """Moments by name, in order: one per token, and per call of the decoder or the vision tower.
+def _timestamps(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
+    """Collect timestamps by name: one per token, and per call of the decoder or the vision tower.
 
-    Inside a policy's block its own hook, which ranks, stands between the decoder's first hook and
-    its last one.
+    Within a policy's block, its ranking hook runs between the decoder's first hook and its last
+    one.
     """
     family = family_for(model.config.model_type)
     tower = model.get_submodule(family.vision_tower)

@@ -1,4 +1,4 @@
-"""`opsearch bench --peers`: what published rules for choosing tokens take, beside the original.
+"""`opsearch bench --peers`: time of published token-selection rules against the original.
 
 Rankers before the decoder keep 2/9 of the visual tokens in all layers (128 of 576); methods inside
 it do as published. Only prefills are timed.
@@ -25,9 +25,15 @@ _SHARE = "2/9"
 
 
 def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[Row]:
-    """Time every rule that the model serves in alternation with the original; a row for each.
+    """Time every rule that the model supports in alternation with the original.
 
-    out: file that gets each row as it is measured.
+    Args:
+        setup: The workload.
+        stages: Progress.
+        out: File to append each row to.
+
+    Returns:
+        A row per rule.
     """
     if setup.shape:
         raise OpsearchError(
@@ -42,15 +48,15 @@ def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[R
     with stages.stage(f"timing {len(rules)} rules") as tick, rows_to(out) as write:
         for name, policy in rules.items():
             pairs = list(timed_pairs(model, work, policy, 1, setup.repeats))
-            place = {"rule": name, "before_decoder": before_decoder(policy) is not None}
-            rows.append({**place, **latency_row(shape, policy, work, pairs)})
+            named = {"rule": name, "before_decoder": before_decoder(policy) is not None}
+            rows.append({**named, **latency_row(shape, policy, work, pairs)})
             write(rows[-1])
             tick(len(rows), len(rules))
     return rows
 
 
 def peers(config: Any) -> dict[str, Policy]:
-    """The rules by name: rankers that the model serves, then methods inside the decoder."""
+    """Return the supported rules by name: rankers, then methods inside the decoder."""
     layers = Shape.from_config(config).layers
     found = {
         name: builders.tokens(layers, _SHARE, RankerSpec(name))
@@ -59,6 +65,6 @@ def peers(config: Any) -> dict[str, Policy]:
     found["FastV"] = reranked.fastv(layers)
     found["PyramidDrop"] = reranked.pyramiddrop(layers)
     found["SparseVLM"] = reranked.sparsevlm(layers)
-    if layers == 32:  # those of the published recipe
+    if layers == 32:  # the published recipe's
         found["FitPrune"] = reranked.fitprune(reranked.FITPRUNE_60)
     return found

@@ -1,4 +1,4 @@
-"""What a latency table says of a policy beside what its prefill really takes."""
+"""Prefill time of a policy: predicted by a latency table, and measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ _PAIRS = 7
 
 @dataclass(frozen=True)
 class TimedPrefill:
-    """Milliseconds of the decoder's prefill of one prompt, batch 1: predicted and real.
+    """Times of the decoder's prefill of one prompt at batch size 1.
 
-    real: median of several, the original and the policy in alternation.
+    Attributes:
+        n_visual: Visual tokens of the prompt.
+        n_other: Other tokens of the prompt.
+        predicted: The policy's by the latency table, ms.
+        real: The policy's measured, median in alternation with the original, ms.
+        original_predicted: The original's by the latency table, ms.
+        original_real: The original's measured, ms.
     """
 
     n_visual: int
@@ -33,7 +39,7 @@ class TimedPrefill:
 def timed_prefill(
     model: Any, samples: Sequence[Sample], latency: Cost, policy: Policy
 ) -> TimedPrefill:
-    """Time the typical sample."""
+    """Time the typical sample under the original and under the policy."""
     sample = typical(samples)
     work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
     pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
@@ -48,6 +54,6 @@ def timed_prefill(
 
 
 def typical(samples: Sequence[Sample]) -> Sample:
-    """The sample that is nearest to the mean shape."""
+    """Return the sample nearest to the mean shape."""
     at = [mean(numbers) for numbers in zip(*(sample.shape for sample in samples), strict=True)]
     return min(samples, key=lambda s: abs(s.n_visual - at[0]) + abs(s.n_other - at[1]))

@@ -1,9 +1,9 @@
-"""Suite `rankers`: what choosing the visual tokens takes, as a share of the original's prefill.
+"""Suite `rankers`: time to select the visual tokens, as a share of the original's prefill.
 
 Each ranker keeps 2/9 of 576 tokens of one tile (128) and of 2,880 of five (640), batch 1, of random
-features; those inside the decoder take one turn over all tokens (inner_rankers.py). The prefill is
-that of the decoder: LLaVA-1.5-7B and LLaVA-NeXT-7B of random weights in bfloat16 on a CUDA device;
-elsewhere the model of `cpu-latency`, so that rankers take a larger share there than of a 7B model's
+features; those inside the decoder rank once over all tokens (inner_rankers.py). The prefill is that
+of the decoder: LLaVA-1.5-7B and LLaVA-NeXT-7B of random weights in bfloat16 on a CUDA device;
+elsewhere the model of `cpu-latency`, where rankers take a larger share than of a 7B model's
 prefill. Capturing features in the vision tower is not counted.
 """
 
@@ -20,7 +20,7 @@ import torch
 from opsearch.bench.checkpoints import random_model, random_workload
 from opsearch.bench.clock import Clock
 from opsearch.bench.cpu_latency import SHAPE
-from opsearch.bench.inner_rankers import turn_of
+from opsearch.bench.inner_rankers import decoder_ranking
 from opsearch.bench.latency import Row
 from opsearch.bench.passes import timed
 from opsearch.bench.spread import Spread
@@ -30,15 +30,16 @@ from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.rankers.prompt import Prompt
 
 TILES = {1: "llava-1.5-7b", 5: "llava-next-7b"}
-"""Numbers of tiles, and the checkpoint whose decoder reads so many."""
+"""Numbers of tiles, and a checkpoint with that number."""
 _TILE, _OTHER, _VISION_WIDTH = 576, 65, 1024
 _TINY = Shape(2, 64, 96, 4, 4, 16, 128)
 
 
 def rankers(tiny: bool) -> Iterator[Row]:
-    """The machine, then for each number of tokens a row of the prefill and one per ranker.
+    """Yield the machine, then for each number of tokens a row of the prefill and one per ranker.
 
-    tiny: small models and few tokens, to see that the suite runs.
+    Args:
+        tiny: Use small models and few tokens, as a smoke test.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield {
@@ -65,14 +66,14 @@ def rankers(tiny: bool) -> Iterator[Row]:
                 "share_of_prefill": round(spent.median / prefill.median, 5),
             }
         del model, order
-        gc.collect()  # or the next model finds no room beside this one
+        gc.collect()  # frees the memory for the next model
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 @torch.inference_mode()
 def seconds(choose: Callable[[], Any], device: torch.device, repeats: int) -> Spread:
-    """Of some calls, after two that warm up."""
+    """Return the spread of `repeats` calls, after two warm-ups."""
     clock, found = Clock(device), []
     for _ in range(2 + repeats):
         clock.wait()
@@ -85,26 +86,26 @@ def seconds(choose: Callable[[], Any], device: torch.device, repeats: int) -> Sp
 
 
 def _orders(model: Any, prompt: Prompt) -> Iterator[tuple[Row, Callable[[], Any]]]:
-    """Each ranker by name, with how many tokens it keeps or orders, and its work."""
+    """Yield each ranker's name, with the number of tokens that it keeps or orders, and its work."""
     (total,) = prompt.n_visual
     kept = 2 * total // 9
     for name in RANKERS:
         rank = make_ranker(RankerSpec(name)).rank
         yield {"ranker": name, "kept": kept}, partial(rank, prompt, [kept])
     for name in DECODER_RANKERS:
-        yield {"ranker": name, "ordered": total}, turn_of(model, name, prompt)
+        yield {"ranker": name, "ordered": total}, decoder_ranking(model, name, prompt)
 
 
 @torch.inference_mode()
 def _prefill(model: Any, n_visual: int, repeats: int) -> Spread:
-    """Seconds of the original's decoder and lm_head up to the first token."""
+    """Time the original's decoder and lm_head up to the first token."""
     work = random_workload(model, 1, n_visual, _OTHER)
     timed(model, work.inputs, 1)  # warms up
     return Spread.of([timed(model, work.inputs, 1).prefill for _ in range(repeats)])
 
 
 def _prompt(tiles: int, size: int, shape: Shape, device: torch.device) -> Prompt:
-    """Text, an image of random features, and a question."""
+    """Return a prompt of text, an image of random features, and a question."""
     n_visual = tiles * size
     length = n_visual + _OTHER
     visual = torch.zeros(1, length, dtype=torch.bool, device=device)

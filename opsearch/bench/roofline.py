@@ -1,4 +1,4 @@
-"""The least time that a prefill's layers can take on this device, from its measured speeds."""
+"""Lower bound of a prefill's time on this device, from its measured speeds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ _REPEATS = 10
 
 @dataclass(frozen=True)
 class Roofline:
-    """Measured speeds of a device: FLOPs of a large matrix product and bytes moved, per second."""
+    """Measured speeds of a device.
+
+    Attributes:
+        flops: FLOPs per second of a large matrix product.
+        bytes: Bytes moved per second.
+    """
 
     flops: float
     bytes: float
 
     @classmethod
     def measure(cls, dtype: torch.dtype, device: torch.device, size: int) -> Roofline:
-        """The best of ten products of size x size matrices, and copies of 16 of them."""
+        """Measure the best of ten products of size x size matrices, and copies of 16 of them."""
         a = torch.randn(size, size, device=device).to(dtype)
         source = a.repeat(16, 1)
         target = torch.empty_like(source)
@@ -32,21 +37,26 @@ class Roofline:
         product, copy = [], []
         clock = Clock(device)
         for _ in range(_REPEATS):
-            moments = [clock.now()]
+            stamps = [clock.now()]
             torch.mm(a, a, out=out)
-            moments.append(clock.now())
+            stamps.append(clock.now())
             target.copy_(source)
-            moments.append(clock.now())
+            stamps.append(clock.now())
             clock.wait()
-            product.append(clock.seconds(*moments[:2]))
-            copy.append(clock.seconds(*moments[1:]))
+            product.append(clock.seconds(*stamps[:2]))
+            copy.append(clock.seconds(*stamps[1:]))
         moved = 2 * source.numel() * source.element_size()
         return cls(2 * size**3 / min(product), moved / min(copy))
 
     def floor(self, shape: Shape, counts: Counts, n_visual: int, n_other: int, batch: int) -> float:
-        """Seconds of a prefill's layers: each takes its FLOPs or reading its weights, the longer.
+        """Return the least seconds of the layers, each bound by FLOPs or by reading weights.
 
-        counts: int64[L, 3] as executed; the weights are as wide as the elements of the KV cache.
+        Args:
+            shape: Shape of the decoder; weights are as wide as the elements of the KV cache.
+            counts: Executed visual tokens, int64[L, 3].
+            n_visual: Visual tokens.
+            n_other: Other tokens.
+            batch: Number of prompts.
         """
         layer = replace(shape, layers=1, vocab=0)  # vocab 0: without the lm_head
         compute = batch * flops(counts[:, None, :], n_visual, n_other, layer) / self.flops

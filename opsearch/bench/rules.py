@@ -1,6 +1,6 @@
-"""Policies at a budget by fixed rules: what a suite times must not depend on a search.
+"""Policies at a budget by fixed rules, so that suites do not depend on a search.
 
-Which tokens are kept does not matter for time: all rules take evenly spaced ones.
+Time does not depend on which tokens are kept: all rules take evenly spaced ones.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ _HALF = Fraction(1, 2)
 
 
 def by_rule(rule: str, budget: float, shape: Shape, n_visual: int, n_other: int) -> Policy | None:
-    """The dearest policy of a rule within a share of the original's FLOPs, None where none is.
+    """Return the costliest policy of a rule within a budget, None where there is none.
 
-    tokens: a share of the visual tokens, in hundredths, in all layers. dop: half of them, in the
-    first d layers. dop, kv stays: the same, but all layers go on reading them.
+    Args:
+        rule: "tokens": a share of the visual tokens, in hundredths, in all layers. "dop": half of
+            them, in the first d layers. "dop, kv stays": the same, but all layers continue to read
+            them.
+        budget: Share of the original's FLOPs.
+        shape: Shape of the decoder.
+        n_visual: Visual tokens.
+        n_other: Other tokens.
     """
     fitting = (
         policy
@@ -33,12 +39,12 @@ def by_rule(rule: str, budget: float, shape: Shape, n_visual: int, n_other: int)
 
 
 def usual_budgets(shape: Shape, n_visual: int, n_other: int) -> tuple[float, ...]:
-    """14 % of the FLOPs where the text alone takes less than 7 %, else 25 and 50 %."""
+    """Return 14 % of the FLOPs if the text alone takes less than 7 %, else 25 and 50 %."""
     return (0.14,) if text_only_floor(shape, n_visual, n_other) < 0.07 else (0.25, 0.5)
 
 
 def _falling(rule: str, layers: int) -> Iterator[Policy]:
-    """The policies of a rule by falling cost."""
+    """Yield the policies of a rule by falling cost."""
     if rule == "tokens":
         for share in range(99, 0, -1):
             yield builders.tokens(layers, Fraction(share, 100), _UNIFORM)

@@ -1,9 +1,9 @@
-"""Suite `scaling`: how measuring grows with layers, visual tokens, samples and workers.
+"""Suite `scaling`: growth of measuring time with layers, visual tokens, samples and workers.
 
-The first three: every policy of `dop` at one n_v on a narrow random LLaVA, in one thread of this
-process. Workers: every policy of `dop` on the embedded model, by two workers of one thread against
-one, in turns, when all have loaded the model and run the originals. Processes: the same without
-workers, which is all that two can reach on this machine.
+Layers, visual tokens and samples: every policy of `dop` at one n_v on a narrow random LLaVA, in one
+thread of this process. Workers: every policy of `dop` on the embedded model, by two workers of one
+thread against one, in alternation, once all have loaded the model and run the originals. Processes:
+the same without workers, an upper limit for two of them on this machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
 
 
 def scaling() -> Iterator[dict[str, Any]]:
-    """Rows of planned FLOPs and seconds; the workers come last and need Ray and Linux."""
+    """Yield rows of planned FLOPs and seconds; the last one, of workers, needs Ray and Linux."""
     torch.set_num_threads(1)
     for layers in (8, 16, 32):
         yield {"grows": "layers", **grown(layers=layers)}
@@ -61,7 +61,7 @@ def scaling() -> Iterator[dict[str, Any]]:
 
 
 def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[str, Any]:
-    """The whole grid at n_v = 1 for side x side visual tokens; the fastest of several times."""
+    """Time the whole grid at n_v = 1 for side x side visual tokens; the fastest of several runs."""
     model = random_llava(layers, side)
     space = dop_space(layers, [Fraction(1)], _CLS)
     policies = [space.decode(point) for point in space.points.tolist()]
@@ -83,9 +83,9 @@ def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[st
 
 
 def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
-    """Seconds of one worker, of two, and their ratio pair by pair: [quartile, median, quartile].
+    """Compare one worker with two: seconds and their ratio, as [quartile, median, quartile].
 
-    one_cpu_s, two_cpu_s: what these took of the cores, the means of all pairs.
+    `one_cpu_s` and `two_cpu_s` are CPU seconds by kind of process, means over all pairs.
     """
     model, (policies, wanted) = load_model("demo"), _work(samples, n_v)
     with (
@@ -121,7 +121,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
 
 
 def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
-    """What two plain processes reach at the chunks of two workers, see `ceiling`."""
+    """Compare one plain process with two on the chunks of two workers, see `ceiling`."""
     policies, wanted = _work(samples, n_v)
     with _engine(load_model("demo")) as engine:
         chunks = shared(engine.plan(policies, wanted), 2).chunks
@@ -130,7 +130,7 @@ def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, 
 
 
 def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sample]]:
-    """Every policy of `dop` on the embedded model, and so many of its samples."""
+    """Return every policy of `dop` on the embedded model, and `samples` of its samples."""
     config = load_config("demo")
     space = dop_space(config.text_config.num_hidden_layers, n_v, _CLS)
     wanted = encode(embedded("calibration", samples, 0), load_processor("demo"), config)
@@ -139,7 +139,7 @@ def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sam
 
 @contextmanager
 def _engine(model: Any, pool: MeasureWorkers | None = None) -> Iterator[Engine]:
-    """An engine with an empty store."""
+    """Open an engine with an empty store."""
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
         yield Engine(model, store, pool=pool)
 

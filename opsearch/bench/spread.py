@@ -1,4 +1,4 @@
-"""A measured quantity: its median and quartiles."""
+"""Spread of a measured quantity: its median and quartiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spread:
-    """Median of repeated measurements between their quartiles."""
+    """Median of repeated measurements between their quartiles.
+
+    Attributes:
+        low: Lower quartile.
+        median: Median.
+        high: Upper quartile.
+    """
 
     low: float
     median: float
@@ -18,9 +24,9 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
+        """Return the spread of at least one value."""
         return cls(*(float(q) for q in np.quantile(values, (0.25, 0.5, 0.75))))
 
     def row(self, scale: float = 1.0) -> list[float]:
-        """[low, median, high] times `scale`, to five digits."""
+        """Return [low, median, high] times `scale`, to five digits."""
         return [float(f"{scale * each:.5g}") for each in (self.low, self.median, self.high)]

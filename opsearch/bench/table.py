@@ -1,4 +1,4 @@
-"""The table of `opsearch bench`; nothing is computed here."""
+"""The tables that `opsearch bench` prints; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from opsearch.amounts import format_amount
 from opsearch.bench.latency import PARTS, Row
 
-_TITLES = {
+_PART_TITLES = {
     "tower": "vision tower, ms",
     "ranking": "ranking, ms",
     "prefill": "prefill, ms",
@@ -21,12 +21,12 @@ _SIDES = ("original", "policy")
 
 
 def print_latency(row: Row, console: Console) -> None:
-    """Medians between quartiles of both sides, and what the cost model says."""
+    """Print medians between quartiles of both sides, and the predictions of the cost model."""
     console.print(row["policy_name"], style="bold")
-    console.print(_table(row, row["kv_bytes"]))
+    console.print(_latency_table(row, row["kv_bytes"]))
     if row["graphs"]:
         console.print("The same with the policy's layers launched as CUDA graphs", style="bold")
-        console.print(_table(row["graphs"], row["kv_bytes"]))
+        console.print(_latency_table(row["graphs"], row["kv_bytes"]))
     console.print(
         f"batch {row['batch']}, {row['visual']} visual and {row['other']} other tokens, "
         f"{row['pairs']} interleaved pairs: median (quartiles); ratios are taken pair by pair. "
@@ -41,7 +41,7 @@ def print_latency(row: Row, console: Console) -> None:
 
 
 def print_peers(rows: Sequence[Row], console: Console) -> None:
-    """A line for each rule: what choosing takes, and the prefill that follows."""
+    """Print a line per rule: time of the selection, and of the prefill that follows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in ("choosing, ms", "% of prefill", "FLOPs", "prefill, ratio"):
@@ -49,7 +49,8 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         ranking = row["policy"]["ranking_ms"]
         share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
-        choosing = [_spread(ranking), share] if row["before_decoder"] else ["in the prefill", ""]
+        before = row["before_decoder"]
+        choosing = [_spread(ranking), share] if before else ["in the prefill", ""]
         table.add_row(
             row["rule"], *choosing, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
         )
@@ -65,8 +66,8 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
     )
 
 
-def _table(row: Row, kv: Row) -> Table:
-    """Both sides of a row, with the bytes of their caches."""
+def _latency_table(row: Row, kv: Row) -> Table:
+    """Return a table of both sides of a row, with the bytes of their caches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in (*_SIDES, "ratio"):
@@ -76,11 +77,11 @@ def _table(row: Row, kv: Row) -> Table:
         if part == "ranking":
             cells[0] = ""  # the original ranks nothing
         if any(cells):
-            table.add_row(_TITLES[part], *cells, _spread(row["ratio"].get(part)))
-    table.add_row("KV cache", *_amounts([kv[side] for side in _SIDES]))
-    table.add_row("KV, cost model", *_amounts([kv[f"{side}_cost"] for side in _SIDES]))
+            table.add_row(_PART_TITLES[part], *cells, _spread(row["ratio"].get(part)))
+    table.add_row("KV cache", *_byte_cells([kv[side] for side in _SIDES]))
+    table.add_row("KV, cost model", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES]))
     if "peak_bytes" in row["policy"]:
-        table.add_row("peak memory", *_amounts([row[side]["peak_bytes"] for side in _SIDES]))
+        table.add_row("peak memory", *_byte_cells([row[side]["peak_bytes"] for side in _SIDES]))
     table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
     return table
 
@@ -92,7 +93,7 @@ def _spread(values: Sequence[float] | None) -> str:
     return f"{median} ({low}-{high})"
 
 
-def _amounts(amounts: Sequence[int]) -> list[str]:
-    """Bytes of both sides, and their ratio."""
+def _byte_cells(amounts: Sequence[int]) -> list[str]:
+    """Format the bytes of both sides, and their ratio."""
     original, policy = amounts
     return [format_amount(original, "B"), format_amount(policy, "B"), f"{policy / original:.3f}"]

@@ -1,4 +1,4 @@
-"""A picture to paint on: float32[80, 80, 3], red-green-blue, 0 is black and 1 is full light."""
+"""Pictures to paint on: float32[80, 80, 3], RGB, 0 is black and 1 is full intensity."""
 
 import numpy as np
 from numpy.random import Generator
@@ -21,7 +21,7 @@ _PALETTE: dict[str, RGB] = {
 
 
 def tint(rng: Generator, color: str) -> RGB:
-    """Return a colour as one object wears it: the pure colour, each channel a little off."""
+    """Return the RGB values of one object's colour: the pure colour with jitter per channel."""
     red, green, blue = (
         min(max(pure + jitter, 0.0), 1.0)
         for pure, jitter in zip(_PALETTE[color], rng.normal(0, 0.04, 3).tolist(), strict=True)
@@ -35,14 +35,14 @@ def blank(brightness: float) -> Picture:
 
 
 def paint(picture: Picture, mask: Mask, top: int, left: int, rgb: RGB) -> None:
-    """Blend a colour into the picture, in place, where the mask put at (top, left) covers it."""
+    """Blend a colour into the picture, in place, under the mask placed at (top, left)."""
     height, width = mask.shape
     window = picture[top : top + height, left : left + width]
     window += mask[:, :, None] * (np.array(rgb, np.float32) - window)
 
 
 def develop(picture: Picture, rng: Generator) -> NDArray[np.uint8]:
-    """Return the picture with grey camera noise, in 8 bits: uint8[80, 80, 3]."""
+    """Return the picture with grey camera noise, uint8[80, 80, 3]."""
     noise = rng.normal(0, 0.03, (SIZE, SIZE, 1)).astype(np.float32)
     light: Picture = np.clip(picture + noise, 0, 1)
     return (light * 255 + 0.5).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Scans of handwritten digits, and which split may show which of them.
+"""Scans of handwritten digits, divided among the splits.
 
 Source: "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak, UCI Machine
 Learning Repository, CC BY 4.0 (see NOTICE). `digits.npz` holds all 1,797 scans of the copy in
-scikit-learn, in one fixed shuffled order: each split owns a range of that order.
+scikit-learn in a fixed shuffled order; each split owns a range of that order.
 """
 
 from functools import cache
@@ -17,9 +17,9 @@ SCANS = {
     "held-out": range(1497, 1647),
     "test": range(1647, 1797),
 }
-"""Split -> the indices of the scans that its pictures may show; no scan is in two splits."""
+"""Split -> indices of its scans; the splits are disjoint."""
 
-_LEVELS = 16  # a scan counts the inked dots of each 4 x 4 block of the original bitmap
+_LEVELS = 16  # a value counts the inked dots of a 4 x 4 block of the original bitmap
 
 
 @cache
@@ -35,5 +35,5 @@ def scan(index: int) -> NDArray[np.float32]:
 
 
 def label(index: int) -> int:
-    """Return the digit, 0 to 9, that one scan shows."""
+    """Return the digit, 0 to 9, on one scan."""
     return int(_load()[1][index])

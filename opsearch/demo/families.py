@@ -1,4 +1,4 @@
-"""The fifteen families of questions: what each is called, and which scene it is asked about."""
+"""The fifteen families of questions by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from opsearch.demo.scene import Question, Scene
 
 @dataclass(frozen=True)
 class Family:
-    """A family of questions and the kind of scene that it is asked about."""
+    """A family of questions and the kind of scene that it is about.
+
+    Attributes:
+        scene: The kind of scene.
+        ask: Returns a question about a scene, None where it allows none.
+    """
 
     scene: type[Scene]
     ask: Callable[[Any, Generator], Question | None]

@@ -1,7 +1,7 @@
-"""Picture questions without end: item i of a split and a seed is always the same one.
+"""Endless picture questions: split, seed and index determine an item.
 
-Each item has a random stream of its own, `default_rng([number of the split, seed, index])`, and
-each split its own handwritten digits, so no item of one split comes back in another.
+Each item has its own random stream, `default_rng([number of the split, seed, index])`, and each
+split its own handwritten digits, so no item occurs in two splits.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,19 @@ from opsearch.demo.families import FAMILIES
 from opsearch.demo.scene import Scene
 
 SPLITS = tuple(SCANS)
-"""train, calibration, held-out, test."""
+"""The splits: train, calibration, held-out, test."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture question, with the scene that the picture shows.
+    """One picture question, with the scene of its picture.
 
-    pixels: uint8[80, 80, 3], red-green-blue.
+    Attributes:
+        family: Name of its family.
+        scene: The scene.
+        pixels: The picture, RGB, uint8[80, 80, 3].
+        question: The question.
+        answer: Its answer, one word.
     """
 
     family: str
@@ -33,9 +38,10 @@ class Example:
 
 
 def item(split: str, seed: int, index: int) -> Example:
-    """Return one item; items go round the families, so the first 15 n hold n of each.
+    """Return one item; families take turns, so the first 15 n items hold n of each.
 
-    Raises ValueError when the split is unknown or a number is negative.
+    Raises:
+        ValueError: The split is unknown or a number is negative.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; available: {', '.join(SPLITS)}")
@@ -43,7 +49,7 @@ def item(split: str, seed: int, index: int) -> Example:
     name = tuple(FAMILIES)[index % len(FAMILIES)]
     family = FAMILIES[name]
     question = None
-    while question is None:  # some scenes leave this family nothing to ask
+    while question is None:  # some scenes allow no question of this family
         scene = family.scene.sample(rng, SCANS[split])
         question = family.ask(scene, rng)
     return Example(name, scene, develop(scene.draw(), rng), question.text, question.answer)

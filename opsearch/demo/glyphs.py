@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.float32]
-"""float32[height, width] with values 0 (leave the picture alone) to 1 (full paint)."""
+"""float32[height, width] with values from 0 (transparent) to 1 (opaque)."""
 
 _FONT = {
     "A": "01110 10001 10001 11111 10001 10001 10001",
@@ -34,7 +34,7 @@ _FONT = {
 
 
 def enlarge(mask: Mask, rows: int, columns: int) -> Mask:
-    """Return the mask with every dot blown up to a block of `rows` x `columns` pixels."""
+    """Return the mask with every dot enlarged to a block of `rows` x `columns` pixels."""
     return mask.repeat(rows, axis=0).repeat(columns, axis=1)
 
 

@@ -1,9 +1,9 @@
-"""What every kind of picture shares, and the dice that they are drawn with.
+"""Common base of all kinds of scenes, and the random draws that they share.
 
-A scene is data: it knows what it shows (colours, places, values), so a question about it can be
-answered without looking at pixels. `sample` invents one, `draw` paints it. A family of questions is
-a function (scene, rng) -> Question, or None when this scene leaves nothing to ask: "what color is
-the circle?" needs exactly one circle. Every answer is one word.
+A scene is data (colours, positions, values), so a question about it can be answered without pixels.
+`sample` draws a scene, `draw` paints it. A family of questions is a function
+(scene, rng) -> Question, or None when the scene allows none: "what color is the circle?" needs
+exactly one circle. Every answer is one word.
 
 All lengths are pixels of the 80 x 80 picture; rows and columns count from the top left, from 0.
 """
@@ -29,11 +29,11 @@ class Question(NamedTuple):
 
 
 class Scene(Protocol):
-    """What every kind of picture can do."""
+    """Interface of every kind of scene."""
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
-        """Invent a scene; `scans` are the handwritten digits that it may show."""
+        """Draw a random scene; `scans` are the handwritten digits to choose from."""
         ...
 
     def draw(self) -> Picture:
@@ -42,17 +42,17 @@ class Scene(Protocol):
 
 
 def brightness(rng: Generator) -> float:
-    """Draw the grey of the background."""
+    """Draw the grey level of the background."""
     return rng.uniform(0, 0.25)
 
 
 def different_colors(rng: Generator, count: int) -> list[str]:
-    """Draw colours that are all different."""
+    """Draw `count` distinct colours."""
     return [COLORS[i] for i in rng.permutation(len(COLORS))[:count]]
 
 
 def shift(rng: Generator, low: int, high: int) -> int:
-    """Draw how far an object sits from its regular place: low to high steps of 4 pixels."""
+    """Draw the offset of an object from its regular position: low to high steps of 4 pixels."""
     return 4 * int(rng.integers(low, high + 1))
 
 
@@ -62,11 +62,11 @@ def pick(rng: Generator, candidates: Sequence[T]) -> T | None:
 
 
 def two_of(rng: Generator, count: int) -> tuple[int, int]:
-    """Draw two different numbers below count."""
+    """Draw two different numbers below `count`."""
     first = int(rng.integers(count))
     return first, (first + int(rng.integers(1, count))) % count
 
 
 def yes_or_no(true: bool) -> str:
-    """Put a truth into a word."""
+    """Return "yes" or "no"."""
     return "yes" if true else "no"

@@ -14,7 +14,13 @@ from opsearch.demo.scene import Question, brightness, different_colors, shift, t
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart; `value` is its height in grid lines, 1 to 9."""
+    """One bar of a chart.
+
+    Attributes:
+        value: Its height in grid lines, 1 to 9.
+        color: Name of its colour.
+        rgb: Its colour as painted.
+    """
 
     value: int
     color: str
@@ -23,7 +29,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class ChartScene:
-    """Five bars of five colours and five heights before faint grid lines."""
+    """Five bars of distinct colours and heights in front of faint grid lines.
+
+    Attributes:
+        brightness: Grey level of the background.
+        bars: The bars from left to right.
+        left: Left edge of the first bar in pixels.
+        bar_width: Width of a bar in pixels.
+    """
 
     brightness: float
     bars: tuple[Bar, ...]
@@ -32,6 +45,7 @@ class ChartScene:
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
+        """Draw a random scene; `scans` is unused."""
         grey = brightness(rng)
         values = (1 + rng.permutation(9)[:5]).tolist()
         colors = different_colors(rng, 5)
@@ -43,11 +57,12 @@ class ChartScene:
         )
 
     def draw(self) -> Picture:
+        """Paint the scene."""
         base, step = SIZE - 4, 8
         picture = blank(self.brightness)
         picture[base - 9 * step : base + 1 : step] += 0.12  # the grid lines of values 0 to 9
-        for place, bar in enumerate(self.bars):
-            left = self.left + 16 * place
+        for position, bar in enumerate(self.bars):
+            left = self.left + 16 * position
             picture[base - step * bar.value : base, left : left + self.bar_width] = bar.rgb
         return picture
 

@@ -15,7 +15,17 @@ from opsearch.demo.scene import Question, brightness, different_colors, shift, t
 
 @dataclass(frozen=True)
 class Digit:
-    """One handwritten digit; `scan` says which handwriting."""
+    """One handwritten digit.
+
+    Attributes:
+        value: The digit, 0 to 9.
+        scan: Index of its scan.
+        color: Name of its colour.
+        rgb: Its colour as painted.
+        ink: Opacity.
+        top: Top edge in pixels.
+        left: Left edge in pixels.
+    """
 
     value: int
     scan: int
@@ -28,18 +38,24 @@ class Digit:
 
 @dataclass(frozen=True)
 class DigitsScene:
-    """Four handwritten digits in four colours: top left, top right, bottom left, bottom right."""
+    """Four handwritten digits in four colours: top left, top right, bottom left, bottom right.
+
+    Attributes:
+        brightness: Grey level of the background.
+        digits: The digits in this order.
+    """
 
     brightness: float
     digits: tuple[Digit, ...]
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
+        """Draw a random scene from these scans."""
         grey = brightness(rng)
         colors = different_colors(rng, 4)
         chosen = [
-            cls._digit(rng, scans[int(rng.integers(len(scans)))], color, *divmod(place, 2))
-            for place, color in enumerate(colors)
+            cls._digit(rng, scans[int(rng.integers(len(scans)))], color, *divmod(position, 2))
+            for position, color in enumerate(colors)
         ]
         return cls(grey, tuple(chosen))
 
@@ -56,6 +72,7 @@ class DigitsScene:
         )
 
     def draw(self) -> Picture:
+        """Paint the scene."""
         picture = blank(self.brightness)
         for digit in self.digits:
             mask = glyphs.enlarge(digits.scan(digit.scan), 4, 4)
@@ -64,16 +81,16 @@ class DigitsScene:
 
 
 def digit_color(scene: DigitsScene, rng: Generator) -> Question:
-    """Ask for the digit of a colour."""
+    """Ask for the digit with a given colour."""
     digit = scene.digits[rng.integers(4)]
     return Question(f"what digit is {digit.color}?", str(digit.value))
 
 
 def digit_pos(scene: DigitsScene, rng: Generator) -> Question:
-    """Ask for the digit at a corner."""
-    place = int(rng.integers(4))
-    row, column = ("top", "bottom")[place // 2], ("left", "right")[place % 2]
-    return Question(f"what digit is at {row} {column}?", str(scene.digits[place].value))
+    """Ask for the digit in a given corner."""
+    position = int(rng.integers(4))
+    row, column = ("top", "bottom")[position // 2], ("left", "right")[position % 2]
+    return Question(f"what digit is at {row} {column}?", str(scene.digits[position].value))
 
 
 def digit_max(scene: DigitsScene, rng: Generator) -> Question:

@@ -18,7 +18,17 @@ _SIDES = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}  
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape on the 3 x 3 lattice; `center` is (y, x)."""
+    """One shape on the 3 x 3 lattice.
+
+    Attributes:
+        shape: Name of the shape.
+        color: Name of its colour.
+        rgb: Its colour as painted.
+        row: Row of its cell.
+        column: Column of its cell.
+        center: (y, x) in pixels.
+        radius: Radius in pixels.
+    """
 
     shape: str
     color: str
@@ -31,13 +41,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class ShapesScene:
-    """One to nine coloured shapes, at most one in each cell of a 3 x 3 lattice."""
+    """One to nine coloured shapes, at most one in each cell of a 3 x 3 lattice.
+
+    Attributes:
+        brightness: Grey level of the background.
+        shapes: The shapes, row by row.
+    """
 
     brightness: float
     shapes: tuple[Shape, ...]
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
+        """Draw a random scene; `scans` is unused."""
         grey = brightness(rng)
         occupied = rng.random(9) < rng.uniform(0.25, 0.75)
         occupied[rng.integers(9)] = True
@@ -58,6 +74,7 @@ class ShapesScene:
         )
 
     def draw(self) -> Picture:
+        """Paint the scene."""
         picture = blank(self.brightness)
         for shape in self.shapes:
             mask = glyphs.shape(shape.shape, shape.radius)
@@ -67,8 +84,8 @@ class ShapesScene:
 
 
 def color(scene: ShapesScene, rng: Generator) -> Question | None:
-    """Ask for the colour of a shape that is there only once."""
-    target = pick(rng, _only_ones(scene, "shape"))
+    """Ask for the colour of a shape that occurs once."""
+    target = pick(rng, _unique(scene, "shape"))
     if target is None:
         return None
     return Question(f"what color is the {target.shape}?", target.color)
@@ -76,17 +93,17 @@ def color(scene: ShapesScene, rng: Generator) -> Question | None:
 
 def shape(scene: ShapesScene, rng: Generator) -> Question | None:
     """Ask for the shape of the only object of a colour."""
-    target = pick(rng, _only_ones(scene, "color"))
+    target = pick(rng, _unique(scene, "color"))
     if target is None:
         return None
     return Question(f"what shape is the {target.color}?", target.shape)
 
 
 def exist(scene: ShapesScene, rng: Generator) -> Question:
-    """Ask whether there is an object of one colour and shape.
+    """Ask whether an object of one colour and shape exists.
 
-    Half of the answers are yes. Where possible, half of the no's are about a colour and a shape
-    that are both there, but not together.
+    Half of the answers are yes. Where possible, half of the questions with answer no combine a
+    colour and a shape that both occur, but not together.
     """
     shown = {(s.color, s.shape) for s in scene.shapes}
     if rng.random() < 0.5:
@@ -112,9 +129,9 @@ def count(scene: ShapesScene, rng: Generator) -> Question:
 
 
 def spatial(scene: ShapesScene, rng: Generator) -> Question | None:
-    """Ask on which side of one object another is, for unique objects of one row or column."""
-    looks = [(s.color, s.shape) for s in scene.shapes]
-    unique = [s for s in scene.shapes if looks.count((s.color, s.shape)) == 1]
+    """Ask on which side of one object another lies, for unique objects in one row or column."""
+    kinds = [(s.color, s.shape) for s in scene.shapes]
+    unique = [s for s in scene.shapes if kinds.count((s.color, s.shape)) == 1]
     line = "row" if rng.random() < 0.5 else "column"
     pair = pick(
         rng,
@@ -138,11 +155,11 @@ def spatial(scene: ShapesScene, rng: Generator) -> Question | None:
 
 
 def relation(scene: ShapesScene, rng: Generator) -> Question | None:
-    """Ask for the colour of the next object on one side of a shape that is there only once."""
+    """Ask for the colour of the neighbour on one side of a shape that occurs once."""
     cells = {(s.row, s.column): s for s in scene.shapes}
     candidates = [
         (side, anchor, cells[anchor.row + down, anchor.column + right])
-        for anchor in _only_ones(scene, "shape")
+        for anchor in _unique(scene, "shape")
         for side, (down, right) in _SIDES.items()
         if (anchor.row + down, anchor.column + right) in cells
     ]
@@ -153,7 +170,7 @@ def relation(scene: ShapesScene, rng: Generator) -> Question | None:
     return Question(f"what color is {side} of the {anchor.shape}?", neighbor.color)
 
 
-def _only_ones(scene: ShapesScene, attribute: str) -> list[Shape]:
-    """Return the shapes whose colour (or shape) no other shape of the scene has."""
+def _unique(scene: ShapesScene, attribute: str) -> list[Shape]:
+    """Return the shapes whose attribute (shape or colour) is unique in the scene."""
     values = [getattr(s, attribute) for s in scene.shapes]
     return [s for s, value in zip(scene.shapes, values, strict=True) if values.count(value) == 1]

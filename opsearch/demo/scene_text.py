@@ -16,7 +16,16 @@ from opsearch.demo.vocabulary import LETTERS, WORDS
 
 @dataclass(frozen=True)
 class Line:
-    """Three letters in one colour; `is_word` says whether they were picked from WORDS."""
+    """Three letters in one colour.
+
+    Attributes:
+        text: The letters.
+        is_word: True if they were chosen from WORDS.
+        color: Name of their colour.
+        rgb: Their colour as painted.
+        top: Top edge in pixels.
+        left: Left edge in pixels.
+    """
 
     text: str
     is_word: bool
@@ -28,13 +37,19 @@ class Line:
 
 @dataclass(frozen=True)
 class TextScene:
-    """Two lines, one above the other: each a word of WORDS or three random letters."""
+    """Two lines, one above the other: each a word of WORDS or three random letters.
+
+    Attributes:
+        brightness: Grey level of the background.
+        lines: The upper and the lower line.
+    """
 
     brightness: float
     lines: tuple[Line, Line]
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
+        """Draw a random scene; `scans` is unused."""
         grey = brightness(rng)
         upper, lower = different_colors(rng, 2)
         return cls(grey, (cls._line(rng, upper, 0), cls._line(rng, lower, 1)))
@@ -54,19 +69,20 @@ class TextScene:
         )
 
     def draw(self) -> Picture:
+        """Paint the scene."""
         picture = blank(self.brightness)
         for line in self.lines:
-            for place, name in enumerate(line.text):
-                paint(picture, glyphs.letter(name), line.top, line.left + 24 * place, line.rgb)
+            for position, name in enumerate(line.text):
+                paint(picture, glyphs.letter(name), line.top, line.left + 24 * position, line.rgb)
         return picture
 
 
 def letter(scene: TextScene, rng: Generator) -> Question:
     """Ask for one letter of a line."""
-    row, place = int(rng.integers(2)), int(rng.integers(3))
-    ordinal = ("first", "second", "third")[place]
+    row, position = int(rng.integers(2)), int(rng.integers(3))
+    ordinal = ("first", "second", "third")[position]
     name = _line_name(scene.lines[row], row, rng)
-    return Question(f"what is the {ordinal} letter of {name}?", scene.lines[row].text[place])
+    return Question(f"what is the {ordinal} letter of {name}?", scene.lines[row].text[position])
 
 
 def word(scene: TextScene, rng: Generator) -> Question | None:
@@ -79,5 +95,5 @@ def word(scene: TextScene, rng: Generator) -> Question | None:
 
 
 def _line_name(line: Line, row: int, rng: Generator) -> str:
-    """Call a line by its place or by its colour."""
+    """Refer to a line by its position or by its colour."""
     return ("top", "bottom")[row] if rng.random() < 0.5 else line.color

@@ -1,7 +1,7 @@
-"""A model in its stock wrapper and the tasks that it answers: in this process, or as a Ray worker.
+"""A model in its stock wrapper and its tasks, in this process or in a Ray worker.
 
-It knows neither the log nor Ray. What it answers depends on the job alone: documents of a worker
-that was lost can be answered by any other.
+This module knows neither the log nor Ray. An answer depends on the job alone, so that documents of
+a lost worker can be answered by any other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from opsearch.tasks.lmms import load_task
 
 @dataclass(frozen=True)
 class Source:
-    """The model to answer with, as for `load_wrapper`; limit: of documents per task."""
+    """The model to answer with.
+
+    Attributes:
+        model: As for `load_wrapper`.
+        dtype: As for `load_wrapper`.
+        device: As for `load_wrapper`.
+        limit: Documents per task, None for all.
+        attention: Attention implementation.
+    """
 
     model: str
     dtype: str
@@ -36,7 +44,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Documents of a task, by their numbers, for the original (None) or a policy to answer."""
+    """Documents of a task to answer.
+
+    Attributes:
+        task: Name of the task.
+        documents: Their numbers.
+        policy: The policy to answer under, None for the original.
+    """
 
     task: str
     documents: tuple[int, ...]
@@ -44,17 +58,17 @@ class Shard:
 
     @property
     def affinity(self) -> str:
-        """The task, which a worker loads once."""
+        """Name of the task, which a worker loads once."""
         return self.task
 
     @property
     def content(self) -> str:
-        """What is answered, in words."""
+        """Description of the job."""
         return f"{len(self.documents)} documents of {self.task}"
 
 
 class Answerer:
-    """Tasks are loaded when they are first asked for, the model by `load`."""
+    """Loads tasks on first use and the model by `load`, and answers documents."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -62,14 +76,18 @@ class Answerer:
         self._tasks: dict[str, tuple[Any, list[Any]]] = {}
 
     def task(self, name: str) -> tuple[Any, list[Any]]:
-        """A task, a benchmark or FOLDER/TASK, and its requests up to the limit, by document."""
+        """Return a task and its requests up to the limit, by document.
+
+        Args:
+            name: A benchmark, a task of lmms-eval, or FOLDER/TASK.
+        """
         if name not in self._tasks:
             task = load_task(task_name(name), wrapper_name(self.source.model))
             self._tasks[name] = task, build_requests(task, self.source.limit)
         return self._tasks[name]
 
     def load(self) -> str:
-        """Load the model; all that answers depend on of it and of the packages that it runs in."""
+        """Load the model and return a fingerprint of all that its answers depend on."""
         source = self.source
         self._wrapper = load_wrapper(source.model, source.dtype, source.device, source.attention)
         versions = [opsearch.__version__, version("lmms-eval"), version("transformers")]
@@ -77,7 +95,7 @@ class Answerer:
         return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
 
     def answers(self, shard: Shard) -> Iterator[str]:
-        """One answer per document, batch size 1; what `generate` raises is raised here."""
+        """Yield one answer per document at batch size 1; errors of `generate` are raised."""
         task, requests = self.task(shard.task)
         wrapper, policy = self._wrapper, shard.policy
         wrapper.task_dict[task.config.task] = task.dataset
@@ -96,11 +114,11 @@ class RemoteAnswerer:
     """An Answerer as a Ray worker."""
 
     def load(self, source: Source) -> str:
-        """Load the model; what it is, to compare with other workers."""
+        """Load the model and return its fingerprint, to compare with other workers."""
         self._answerer = Answerer(source)
         return self._answerer.load()
 
     def answer(self, shard: Shard) -> list[str]:
-        """All answers of a shard, in one thread where the model is on a CPU."""
-        torch.set_num_threads(1)  # of this thread, and not of the one that loaded
+        """Return all answers of a shard; in one thread where the model is on a CPU."""
+        torch.set_num_threads(1)  # per thread: this is not the thread that loaded the model
         return list(self._answerer.answers(shard))

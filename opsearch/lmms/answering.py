@@ -1,4 +1,4 @@
-"""Requests of a task, and what the task makes of the answers; traps of the stock wrappers."""
+"""Requests and results of a task, and workarounds for the stock wrappers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from opsearch.lmms.benchmarks import Metrics
 
 
 def build_requests(task: Any, limit: int | None) -> list[Any]:
-    """lmms-eval's requests for the first `limit` documents of a task, or for all."""
+    """Return lmms-eval's requests for the first `limit` documents of a task, or for all."""
     with without_bars("lmms_eval.api.task"):
         task.build_all_requests(limit=limit)
     return list(task.instances)
 
 
 def results(task: Any, requests: Sequence[Any], texts: Sequence[str]) -> list[Metrics]:
-    """What the task's first filter and its process_results make of the answers, by document."""
+    """Return the metrics of each document: the task's first filter, then process_results."""
     docs = task.eval_docs_no_media.select([request.doc_id for request in requests])
     for request, text in zip(requests, texts, strict=True):
         request.resps = [text]
@@ -32,7 +32,7 @@ def results(task: Any, requests: Sequence[Any], texts: Sequence[str]) -> list[Me
 
 @contextmanager
 def kept_failures(model: Any) -> Iterator[list[Exception]]:
-    """Errors of generate(): some wrappers log them and go on with an empty answer."""
+    """Collect errors of generate(), which some wrappers log and replace by an empty answer."""
     failures: list[Exception] = []
     original = model.generate
 
@@ -52,7 +52,7 @@ def kept_failures(model: Any) -> Iterator[list[Exception]]:
 
 @contextmanager
 def without_bars(module: str) -> Iterator[None]:
-    """lmms-eval draws a bar for each call; ours are calls of one request."""
+    """Hide lmms-eval's progress bars, which it would draw for every single request."""
     loaded: Any = sys.modules[module]
     drawn = loaded.tqdm
     loaded.tqdm = lambda *args, **kwargs: drawn(*args, **{**kwargs, "disable": True})

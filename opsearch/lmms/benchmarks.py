@@ -1,8 +1,8 @@
-"""The thirteen benchmarks: their task in lmms-eval, its official figure, and a score per sample.
+"""The thirteen benchmarks: task in lmms-eval, official figure, and score per sample.
 
-The score per sample lies in [0, 1] and is what subsets are compared by: official figures may be no
-means (MME sums accuracies of question pairs, MMBench counts a question when all its rotations are
-right, OCRBench divides by 1000 whatever was asked), so they are only taken of whole splits.
+The score per sample lies in [0, 1] and compares subsets. Official figures are computed on whole
+splits only, as some are no means: MME sums accuracies of question pairs, MMBench counts a question
+when all its rotations are right, OCRBench always divides by 1000.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from typing import Any
 from opsearch.errors import DataError
 
 Metrics = Mapping[str, Any]
-"""What a task's process_results returns for one document."""
+"""Result of a task's process_results for one document."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task and how it is scored.
+    """A task and its scoring.
 
-    official: the metrics whose sum is the official figure.
-    sample: the score of one document, None when the document does not count.
-    aggregate: from the values of a metric to its figure; None: as the task itself does.
+    Attributes:
+        task: Name in lmms-eval.
+        official: The metrics whose sum is the official figure.
+        sample: Score of one document, None when the document does not count.
+        aggregate: From the values of a metric to its figure; None for the task's own.
     """
 
     task: str
@@ -34,7 +36,7 @@ class Benchmark:
     aggregate: Callable[[Sequence[Any]], float] | None = None
 
     def figure(self, task: Any, metrics: Sequence[Metrics]) -> float:
-        """The official figure of a whole split."""
+        """Return the official figure of a whole split."""
         return sum(self._aggregated(task, name, metrics) for name in self.official)
 
     def _aggregated(self, task: Any, name: str, metrics: Sequence[Metrics]) -> float:
@@ -44,17 +46,17 @@ class Benchmark:
 
 
 def _value(name: str) -> Callable[[Metrics], float | None]:
-    """A metric that is a number for each document."""
+    """Return a metric that is a number for each document."""
     return lambda metrics: float(metrics[name])
 
 
 def _score(*names: str) -> Callable[[Metrics], float | None]:
-    """A metric that is a dict with a score, under whichever name the document has."""
+    """Return a metric that is a dict with a score, under one of several names."""
     return lambda metrics: next(float(metrics[name]["score"]) for name in names if name in metrics)
 
 
 def _seed_image(metrics: Metrics) -> float | None:
-    """SEED-Bench compares letters; documents of videos have no such metric."""
+    """Compare letters as SEED-Bench does; None for documents of videos, which lack the metric."""
     if "seed_image" not in metrics:
         return None
     said = metrics["seed_image"]
@@ -62,7 +64,7 @@ def _seed_image(metrics: Metrics) -> float | None:
 
 
 def _mmbench_sample(metrics: Metrics) -> float:
-    """One row of MMBench, the letter extracted by rules: each rotation of a question by itself."""
+    """Score one row of MMBench by itself, with the letter extracted by rules."""
     import pandas as pd
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
@@ -73,7 +75,7 @@ def _mmbench_sample(metrics: Metrics) -> float:
 
 
 def _mmbench(rows: Sequence[Any]) -> float:
-    """The static evaluation in percent; the task of the Chinese split would ask an online judge."""
+    """Evaluate statically, in %; the task of the Chinese split would call an online judge."""
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
     with redirect_stdout(io.StringIO()):
@@ -82,7 +84,7 @@ def _mmbench(rows: Sequence[Any]) -> float:
 
 
 def _ocrbench(values: Sequence[Any]) -> float:
-    """Share of right answers; the task's own sums up over all evaluations of a process."""
+    """Return the share of right answers; the task's own sums over all evaluations of a process."""
     return sum(float(value["score"]) for value in values) / len(values)
 
 
@@ -110,13 +112,17 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def task_name(name: str) -> str:
-    """lmms-eval's name of a benchmark, in the folder that is given before it; others unchanged."""
+    """Return lmms-eval's name of a benchmark, with its folder kept; other names unchanged."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + (BENCHMARKS[last].task if last in BENCHMARKS else last)
 
 
 def benchmark_of(task: Any) -> Benchmark:
-    """How a task is scored; DataError for one whose metrics are no means over documents."""
+    """Return the scoring of a task.
+
+    Raises:
+        DataError: None of its metrics is a mean over documents.
+    """
     name = task.config.task
     for benchmark in BENCHMARKS.values():
         if benchmark.task == name:

@@ -1,4 +1,4 @@
-"""`opsearch eval --tasks`: benchmarks by lmms-eval, the original beside a policy."""
+"""`opsearch eval --tasks`: benchmarks by lmms-eval, original against policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from opsearch.tasks.lmms import lmms_item
 if TYPE_CHECKING:  # an optional package
     from opsearch.measure.crew import RayWorkers, Say
 
-_SHARD = 8  # documents that a worker is sent at once
+_SHARD = 8  # documents per job of a worker
 
 
 def evaluate_tasks(
@@ -40,8 +40,16 @@ def evaluate_tasks(
 ) -> Evaluation:
     """Answer the tasks' documents with the original and with the policy of a run folder or file.
 
-    names: benchmarks, tasks of lmms-eval, or FOLDER/TASK. workers: who answers, None: this process.
-    Raises UnknownNameError, DataError, PolicyError, ModelError, OpsearchError.
+    Args:
+        path: The run folder or policy file.
+        names: Benchmarks, tasks of lmms-eval, or FOLDER/TASK.
+        source: The model to answer with.
+        console: For progress.
+        workers: Workers on Ray that answer; None for this process.
+
+    Raises:
+        OpsearchError: Unknown names, data, policy or model that cannot be used, or a missing
+            package.
     """
     policy = Policy.from_pretrained(path)
     check_fits(policy, load_config(source.model))
@@ -51,54 +59,54 @@ def evaluate_tasks(
     stages, answerer = Stages(console, 2 + 3 * len(names)), Answerer(source)
     used = calibrated_on(path, stages.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
-    places = [_from_anywhere(name) for name in names]
+    located = [_absolute(name) for name in names]
     with stages.stage("loading the tasks"):
-        benchmarks = [benchmark_of(answerer.task(name)[0]) for name in places]
-    with _crew(workers, source, stages.say) as crew:
+        benchmarks = [benchmark_of(answerer.task(name)[0]) for name in located]
+    with _ray_workers(workers, source, stages.say) as remote:
         with stages.stage("loading the model"):
-            model = crew.meet() if crew else answerer.load()
-        passes = _Passes(answerer, crew, model, policy, log, stages, used)
-        scores = [passes.scores(*each) for each in zip(places, benchmarks, strict=True)]
+            model = remote.meet() if remote else answerer.load()
+        passes = _Passes(answerer, remote, model, policy, log, stages, used)
+        scores = [passes.scores(*each) for each in zip(located, benchmarks, strict=True)]
     return Evaluation(source.model, source.limit, tuple(scores))
 
 
 @contextmanager
-def _crew(workers: Workers | None, source: Source, say: Say) -> Iterator[RayWorkers[Shard] | None]:
-    """Workers on Ray that answer, which load the model meanwhile; None where this process does."""
+def _ray_workers(workers: Workers | None, source: Source, say: Say) -> Iterator[RayWorkers[Shard] | None]:
+    """Start Ray workers, which load the model meanwhile; None where this process answers."""
     if workers is None:
         yield None
         return
     with on_ray(workers, source.device, say) as count:
         from opsearch.measure.crew import RayWorkers
 
-        with closing(RayWorkers[Shard](count, RemoteAnswerer, source, say)) as crew:
-            yield crew
+        with closing(RayWorkers[Shard](count, RemoteAnswerer, source, say)) as remote:
+            yield remote
 
 
-def _from_anywhere(name: str) -> str:
-    """A task as a worker has to name it, which starts in another folder."""
+def _absolute(name: str) -> str:
+    """Return a task's name with an absolute folder, as workers start in another one."""
     folder, _, task = name.rpartition("/")
     return f"{Path(folder).resolve()}/{task}" if folder else task
 
 
 class _Passes:
-    """One model, one policy and one log; the two passes over each task."""
+    """Both passes over each task with one model, one policy and one log."""
 
     def __init__(
         self,
         answerer: Answerer,
-        crew: RayWorkers[Shard] | None,
+        remote: RayWorkers[Shard] | None,
         model: str,
         policy: Policy,
         log: AnswerLog,
         stages: Stages,
         used: set[str],
     ) -> None:
-        self.answerer, self.crew, self.model = answerer, crew, model
+        self.answerer, self.remote, self.model = answerer, remote, model
         self.policy, self.log, self.stages, self.used = policy, log, stages, used
 
     def scores(self, name: str, benchmark: Benchmark) -> TaskScores:
-        """Both passes over one task, and what its metric says."""
+        """Run both passes over one task and score them."""
         (task, requests), short = self.answerer.task(name), name.rpartition("/")[2]
         digests = []
         with self.stages.stage(f"{short}, reading") as tick:
@@ -111,32 +119,38 @@ class _Passes:
                 f"the policy was searched on all {len(digests)} documents of task {short} that are "
                 "asked for; give a larger --limit or another task"
             )
-        shown = {i: digests[i] for i in kept}
+        kept_digests = {i: digests[i] for i in kept}
         texts, metrics = [], []
         for title, policy in ((f"{short}, original", None), (f"{short}, policy", self.policy)):
             with self.stages.stage(title) as tick:
-                texts.append(self._texts(name, shown, policy, tick))
+                texts.append(self._texts(name, kept_digests, policy, tick))
                 metrics.append(results(task, [requests[i] for i in kept], texts[-1]))
         whole = len(kept) == len(task.eval_docs)
         figures = [benchmark.figure(task, each) for each in metrics] if whole else None
         return TaskScores(
             short,
-            *_counting(short, benchmark, metrics),
+            *_counted_scores(short, benchmark, metrics),
             dropped=len(digests) - len(kept),
             changed=sum(before != after for before, after in zip(*texts, strict=True)),
             official=(figures[0], figures[1]) if figures else None,
         )
 
     def _texts(
-        self, name: str, shown: dict[int, str], policy: Policy | None, tick: Tick
+        self, name: str, digests: dict[int, str], policy: Policy | None, tick: Tick
     ) -> list[str]:
-        """An answer for each document; shown: digests of what the model is shown.
+        """Return an answer for each document, from the log where it is known.
 
-        What the log holds is not generated again, what is generated is written there at once.
+        New answers are logged at once.
+
+        Args:
+            name: The task, as for `Answerer.task`.
+            digests: Digest of the model's input, by document.
+            policy: The policy, None for the original.
+            tick: Receives the number of new answers.
         """
         task, _ = self.answerer.task(name)
-        keys = {i: answer_key(self.model, policy, task, digest) for i, digest in shown.items()}
-        # Documents that show the same are answered once.
+        keys = {i: answer_key(self.model, policy, task, digest) for i, digest in digests.items()}
+        # Documents with equal inputs are answered once.
         todo = list({key: i for i, key in keys.items() if self.log.get(key) is None}.values())
         facts = {"task": task.config.task, "policy": policy_key(policy)[:12]}
         for done, (document, text) in enumerate(self._answered(name, todo, policy), 1):
@@ -147,22 +161,22 @@ class _Passes:
     def _answered(
         self, name: str, documents: list[int], policy: Policy | None
     ) -> Iterator[tuple[int, str]]:
-        """Documents with their answers as they come in."""
-        if self.crew is None:
+        """Yield documents with their answers as they come in."""
+        if self.remote is None:
             shard = Shard(name, tuple(documents), policy)
             yield from zip(documents, self.answerer.answers(shard), strict=True)
             return
-        cuts = range(0, len(documents), _SHARD)
-        shards = [Shard(name, tuple(documents[i : i + _SHARD]), policy) for i in cuts]
+        starts = range(0, len(documents), _SHARD)
+        shards = [Shard(name, tuple(documents[i : i + _SHARD]), policy) for i in starts]
         queue = Queue(shards, "give fewer --workers")
-        for shard, texts in self.crew.work(queue, lambda actor, job: actor.answer.remote(job)):
+        for shard, texts in self.remote.work(queue, lambda actor, job: actor.answer.remote(job)):
             yield from zip(shard.documents, texts, strict=True)
 
 
-def _counting(
+def _counted_scores(
     name: str, benchmark: Benchmark, metrics: Sequence[Sequence[Metrics]]
 ) -> tuple[Scores, Scores]:
-    """Scores of the documents that count, original and policy."""
+    """Return the scores of original and policy on the documents that count."""
     pairs = [
         (before, after)
         for before, after in zip(*(map(benchmark.sample, each) for each in metrics), strict=True)
@@ -178,7 +192,7 @@ def _counting(
 
 
 def _check_model(policy: Policy, model: str) -> None:
-    """Raise PolicyError for a policy that was searched on another model, by its name."""
+    """Raise PolicyError for a policy that was searched on a model of another name."""
     searched = policy.provenance.get("model")
     if isinstance(searched, str) and Path(searched).name != Path(model).name:
         raise PolicyError(

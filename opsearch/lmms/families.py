@@ -12,14 +12,14 @@ from opsearch.tasks.embedded import FAMILIES, embedded
 
 
 class Family(ConfigurableMessagesTask):  # type: ignore[misc]
-    """One family's test items; `metadata.samples` of its YAML file says how many."""
+    """Test items of one family; `metadata.samples` of its YAML file is their number."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Read the settings of a YAML file of embedded/."""
         super().__init__(config={k: v for k, v in config.items() if k != "class"})
 
     def download(self, dataset_kwargs: Any = None) -> None:
-        """Draw the items; nothing is downloaded."""
+        """Generate the items; nothing is downloaded."""
         family = self.config.dataset_name
         items = embedded("test", self.config.metadata["samples"] * len(FAMILIES))
         rows = [
@@ -32,10 +32,10 @@ class Family(ConfigurableMessagesTask):  # type: ignore[misc]
 
 
 def picture(doc: dict[str, Any]) -> list[Any]:
-    """The document's picture."""
+    """Return the document's picture."""
     return [doc["image"]]
 
 
 def score(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
-    """Exact match as `opsearch eval` judges it."""
+    """Score by exact match, as `opsearch eval` does."""
     return {"exact_match": exact_match(answers[0], [doc["answer"]])}

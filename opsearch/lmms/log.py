@@ -1,7 +1,7 @@
-"""lmms_answers.jsonl: every generated answer, by what it depends on, as soon as it is there.
+"""lmms_answers.jsonl: log of every generated answer, keyed by all that it depends on.
 
-lmms-eval's own cache knows a model by its arguments only, and would serve one policy's answers to
-another.
+lmms-eval's own cache identifies a model by its arguments only, and would return one policy's
+answers for another.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ FILE_NAME = "lmms_answers.jsonl"
 
 
 class AnswerLog:
-    """Answers by key; a line that was cut off when its process ended is written anew."""
+    """Answers by key; a line that was cut off when its process ended is ignored."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; RunFolderError when the file cannot be read."""
+        """Read the file if it exists.
+
+        Raises:
+            RunFolderError: The file cannot be read.
+        """
         self.path = path
         self._texts: dict[str, str] = {}
         try:
@@ -39,15 +43,24 @@ class AnswerLog:
         self._ended = not lines or not lines[-1]
 
     def get(self, key: str) -> str | None:
-        """The answer, None when it is not known yet."""
+        """Return the answer, None when it is not known."""
         return self._texts.get(key)
 
     def __getitem__(self, key: str) -> str:
-        """An answer that is known."""
+        """Return a known answer."""
         return self._texts[key]
 
     def add(self, key: str, text: str, **facts: Any) -> None:
-        """Append an answer; `facts` (task, document, ...) are for people who read the file."""
+        """Append an answer.
+
+        Args:
+            key: Its key.
+            text: The answer.
+            facts: Further fields (task, document, ...) for human readers of the file.
+
+        Raises:
+            RunFolderError: The file cannot be written.
+        """
         line = json.dumps({"key": key, **facts, "text": text}, ensure_ascii=False) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -62,14 +75,21 @@ class AnswerLog:
 
 
 def answer_key(model: str, policy: Policy | None, task: Any, shown: str) -> str:
-    """What an answer is kept under; model, shown: digests of the model and of what it is shown."""
+    """Return the key of an answer.
+
+    Args:
+        model: Fingerprint of the model.
+        policy: The policy, None for the original.
+        task: The task.
+        shown: Digest of the model's input.
+    """
     settings = [task.config.task, shown, task.config.generation_kwargs]
     parts = [model, policy_key(policy), *settings]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def policy_key(policy: Policy | None) -> str:
-    """What answers depend on of a policy; None is the original."""
+    """Return a key of all that answers depend on in a policy; None is the original."""
     if policy is None:
         return "original"
     counts = [[str(count) for count in triple] for triple in policy.counts]

@@ -1,4 +1,4 @@
-"""A model under a policy as a model of lmms-eval's command line."""
+"""A model under a policy, for lmms-eval's command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from opsearch.runtime.load import load_config
 class PrunedModel(lmms):  # type: ignore[misc]
     """The stock wrapper of a model's family, answering under a policy.
 
-    policy: a run folder or policy file. pretrained: demo, a local folder or a hub id.
+    Args:
+        policy: A run folder or policy file.
+        pretrained: demo, a local folder or a hub id.
+        dtype: Data type of the weights.
+        device: Device of the model.
+        batch_size: Must be 1.
+        max_batch_size: Ignored; lmms-eval passes it.
     """
 
     is_simple = False
@@ -43,7 +49,7 @@ class PrunedModel(lmms):  # type: ignore[misc]
         self.accelerator, self.device = self.wrapper.accelerator, self.wrapper.device
 
     def generate_until(self, requests: list[Any]) -> Any:
-        """Answers of the stock wrapper under the policy; its failures are not swallowed."""
+        """Return the stock wrapper's answers under the policy; its failures are raised."""
         with self.policy.apply(self.wrapper.model), kept_failures(self.wrapper.model) as failures:
             answers = self.wrapper.generate_until(requests)
         if failures:
@@ -51,7 +57,7 @@ class PrunedModel(lmms):  # type: ignore[misc]
         return answers
 
     def loglikelihood(self, requests: list[Any]) -> Any:
-        """Not offered: a policy prunes a prompt, not a continuation that is scored with it."""
+        """Raise NotImplementedError: a policy prunes a prompt, not a continuation to be scored."""
         raise NotImplementedError("under a policy only generated answers can be evaluated")
 
     generate_until_multi_round = loglikelihood

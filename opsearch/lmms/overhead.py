@@ -1,4 +1,4 @@
-"""`python -m opsearch.lmms.overhead`: what `opsearch eval --tasks` takes beside plain lmms-eval.
+"""`python -m opsearch.lmms.overhead`: time of `opsearch eval --tasks` against plain lmms-eval.
 
 Both load the embedded model in the same wrapper and answer the same questions twice: opsearch with
 the original and under the identity policy, which installs nothing, lmms-eval in two evaluations.
@@ -27,16 +27,16 @@ from opsearch.runtime.load import load_config
 from opsearch.tasks.embedded import embedded
 
 _QUESTIONS = 40
-_SIZE = (640, 480)  # of a photograph: far more to decode than the embedded model looks at
-_PAIRS = 7  # the median lies between the smallest and the largest of them with 98 %
+_SIZE = (640, 480)  # of a photograph: far more to decode than the embedded model's pictures
+_PAIRS = 7  # the true median lies between the smallest and the largest with 98 %
 _NAME = "made"
 
 
 def overhead() -> Iterator[dict[str, Any]]:
-    """A row per pair of evaluations, which take turns in being first; then the ratios' summary.
+    """Yield a row per pair of evaluations, in alternating order, then a summary of the ratios.
 
-    Seconds are processor time of this process. answering: the part of lmms-eval's in which the
-    wrapper answers, so that its ratio bounds what all the rest costs.
+    Seconds are processor time of this process. `answering` is the part of lmms-eval's time in which
+    the wrapper answers, so that its ratio bounds the cost of everything else.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -58,7 +58,7 @@ def overhead() -> Iterator[dict[str, Any]]:
 
 
 def _write(folder: Path) -> None:
-    """A task over a parquet file: embedded questions, their pictures enlarged."""
+    """Write a task over a parquet file: embedded questions with enlarged pictures."""
     from datasets import Dataset, Image
 
     rows = []
@@ -82,7 +82,7 @@ def _write(folder: Path) -> None:
 
 
 def _plain(folder: Path) -> dict[str, float]:
-    """Seconds of two evaluations of one loaded model by lmms-eval, and of its answering in them."""
+    """Time two evaluations of one loaded model by lmms-eval, and the answering within them."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -101,7 +101,7 @@ def _plain(folder: Path) -> dict[str, float]:
     wrapper.generate_until = timed
     settings = {"batch_size": 1, "bootstrap_iters": 0, "log_samples": False}
     for _ in range(2):
-        wrapper._model = model  # simple_evaluate takes it out at the end
+        wrapper._model = model  # simple_evaluate removes it at the end
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             simple_evaluate(wrapper, tasks=[_NAME], task_manager=manager, **settings)

@@ -1,4 +1,4 @@
-"""What lmms-eval is told of opsearch: `lmms-eval --model opsearch --model_args policy=RUN,...`."""
+"""Plug-in for lmms-eval: `lmms-eval --model opsearch --model_args policy=RUN,...`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """The model's entry in lmms-eval's registry, for its entry-point group lmms_eval.models."""
+    """Return the model's entry for lmms-eval's entry-point group lmms_eval.models."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="opsearch", chat_class_path="opsearch.lmms.model.PrunedModel")

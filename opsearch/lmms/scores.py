@@ -1,4 +1,4 @@
-"""What an evaluation has found: scores of original and policy, their ratios and intervals."""
+"""Results of an evaluation: scores of original and policy, their ratios and intervals."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ Scores = NDArray[np.float64]
 class TaskScores:
     """Original and policy on the same documents of one task.
 
-    name: as it was asked for, without its folder. original, policy: scores of the documents that
-    count, float64[S]. dropped: documents left out because the policy was searched on them.
-    changed: answers that differ. official: the two official figures, None when not the whole split
-    was answered.
+    Attributes:
+        name: As given by the user, without its folder.
+        original: The original's scores of the documents that count, float64[S].
+        policy: The policy's scores of the same documents, float64[S].
+        dropped: Documents left out because the policy was searched on them.
+        changed: Answers that differ.
+        official: The two official figures, None unless the whole split was answered.
     """
 
     name: str
@@ -32,7 +35,7 @@ class TaskScores:
 
     @property
     def ratio(self) -> float:
-        """Mean score relative to the original's, nan where the original has none."""
+        """Mean score relative to the original's, nan where that is 0."""
         return _ratio(float(self.policy.mean()), float(self.original.mean()))
 
     @property
@@ -41,7 +44,7 @@ class TaskScores:
         return _ratio(self.official[1], self.official[0]) if self.official else float("nan")
 
     def resampled(self, seed: int) -> Scores:
-        """Ratios on documents drawn with replacement, the same for both, float64[B]."""
+        """Return ratios on documents drawn with replacement, the same for both, float64[B]."""
         weights = resamples(len(self.original), seed)
         original, policy = self.original @ weights, self.policy @ weights
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -50,7 +53,13 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All tasks of one evaluation, of the model and with the limit that it was asked for."""
+    """All tasks of one evaluation.
+
+    Attributes:
+        model: The model, as given by the user.
+        limit: Documents per task, None for all.
+        tasks: Scores of the tasks.
+    """
 
     model: str
     limit: int | None
@@ -58,7 +67,7 @@ class Evaluation:
 
     @property
     def relative(self) -> float:
-        """Rel. Avg. of scores per sample, over tasks that the original does not fail in."""
+        """Rel. Avg. of scores per sample, over tasks in which the original scores above 0."""
         return _mean([task.ratio for task in self.tasks])
 
     @property
@@ -69,7 +78,7 @@ class Evaluation:
         return _mean([task.official_ratio for task in self.tasks])
 
     def interval(self) -> tuple[float, float]:
-        """The middle 95 % of Rel. Avg. under paired resampling of every task's documents."""
+        """Return the middle 95 % of Rel. Avg. under paired resampling of every task's documents."""
         drawn = [
             task.resampled(seed) for seed, task in enumerate(self.tasks) if not np.isnan(task.ratio)
         ]
@@ -77,7 +86,7 @@ class Evaluation:
 
 
 def ends(values: Scores) -> tuple[float, float]:
-    """The middle 95 % of resampled values; draws in which the original scores 0 have none."""
+    """Return the middle 95 % of resampled values, without draws in which the original scores 0."""
     known = values[~np.isnan(values)]
     if not len(known):
         return float("nan"), float("nan")

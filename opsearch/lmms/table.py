@@ -1,4 +1,4 @@
-"""What `opsearch eval --tasks` prints."""
+"""The table that `opsearch eval --tasks` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opsearch.lmms.scores import Evaluation, TaskScores, ends
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Scores per sample of every task, official figures where the whole split was answered."""
+    """Print scores per sample of every task, and official figures of whole splits."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     headers = (
         "task",
@@ -31,8 +31,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             str(len(task.original)),
             f"{100 * task.original.mean():.1f}%",
             f"{100 * task.policy.mean():.1f}%",
-            _with_interval(task.ratio, low, high),
-            *_official(task),
+            _ratio_cell(task.ratio, low, high),
+            *_official_cells(task),
         )
     console.print(table)
     _print_average(evaluation, console)
@@ -41,7 +41,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 def _print_average(evaluation: Evaluation, console: Console) -> None:
     count = sum(len(task.original) for task in evaluation.tasks)
     changed = sum(task.changed for task in evaluation.tasks)
-    average = _with_interval(evaluation.relative, *evaluation.interval())
+    average = _ratio_cell(evaluation.relative, *evaluation.interval())
     console.print(
         f"Rel. Avg. {average} of scores per sample over {len(evaluation.tasks)} tasks, "
         f"{count} documents, {changed} answers changed",
@@ -64,16 +64,16 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
             )
 
 
-def _official(task: TaskScores) -> tuple[str, str, str]:
+def _official_cells(task: TaskScores) -> tuple[str, str, str]:
     if task.official is None:
         return "-", "-", "-"
     original, policy = task.official
-    return f"{original:.4g}", f"{policy:.4g}", _percent(task.official_ratio)
+    return f"{original:.4g}", f"{policy:.4g}", _percent_cell(task.official_ratio)
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
-    return "-" if np.isnan(value) else f"{_percent(value)} ({100 * low:.0f}-{100 * high:.0f})"
+def _ratio_cell(value: float, low: float, high: float) -> str:
+    return "-" if np.isnan(value) else f"{_percent_cell(value)} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def _percent(value: float) -> str:
+def _percent_cell(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.1f}%"

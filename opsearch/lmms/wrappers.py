@@ -1,4 +1,4 @@
-"""lmms-eval's stock model wrappers: which one serves a family, loaded as opsearch loads models."""
+"""Stock model wrappers of lmms-eval, by family."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ WRAPPERS = {
     "internvl": "internvl_hf",
 }
 _TAKES_DTYPE = "llava_hf"  # the other two always load bfloat16
-_READS_WITH_QWEN = "qwen2_5_vl"
+_NEEDS_QWEN_UTILS = "qwen2_5_vl"
 
 
 def wrapper_name(model: str) -> str:
-    """The wrapper of a model's family, from its config alone."""
+    """Return the wrapper of a model's family, from its config alone."""
     return WRAPPERS[load_config(model).model_type]
 
 
 def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -> Any:
-    """The model in its stock wrapper; `.model` of it is what a policy is applied to.
+    """Load the model in its stock wrapper; policies apply to its attribute `model`.
 
-    Raises ModelError when the wrapper cannot load it so, OpsearchError when a package is missing.
+    Raises:
+        ModelError: The wrapper cannot load the model with these settings.
+        OpsearchError: A package is missing.
     """
     require_lmms()
     check_device(device, dtype, "eval --tasks")
@@ -45,9 +47,9 @@ def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -
             f"lmms-eval's wrapper {name} loads models in bfloat16 only, not in {dtype}; give "
             "--dtype bfloat16"
         )
-    if name == _READS_WITH_QWEN and find_spec("qwen_vl_utils") is None:
+    if name == _NEEDS_QWEN_UTILS and find_spec("qwen_vl_utils") is None:
         raise _missing(name, "qwen_vl_utils")  # lmms-eval would fail at the first picture
-    load_processor(model)  # says what is wrong with it in one sentence
+    load_processor(model)  # for its error messages of one sentence
     from lmms_eval.models import get_model
     from transformers.utils.logging import disable_progress_bar
 

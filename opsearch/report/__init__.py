@@ -1,1 +1,1 @@
-"""report.html: one page on a run, the answer first, from what its folder holds."""
+"""report.html: one page about a run, made from its folder."""

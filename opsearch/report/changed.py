@@ -1,4 +1,4 @@
-"""The held-out items whose answer the policy changed, from the answers that a run stored."""
+"""Held-out items whose answer the policy changed, from the stored answers of a run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ _LONGEST_SIDE = 320
 class Example:
     """One item with both answers.
 
-    item: None where the data no longer hold it. picture: data URI of the first one, else the
-    sentence in `missing` says why there is none.
+    Attributes:
+        sample: The stored sample.
+        item: The item, None where the data no longer hold it.
+        original: The original's answer.
+        policy: The policy's answer.
+        picture: Data URI of its first picture, or empty.
+        missing: The reason why there is no picture.
     """
 
     sample: StoredSample
@@ -42,7 +47,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Changed:
-    """How many held-out answers there are and how many changed; the first few of these."""
+    """Held-out answers and their changes.
+
+    Attributes:
+        answers: Number of held-out answers.
+        changed: Number of changed ones.
+        lost: Changed answers with a lower score.
+        gained: Changed answers with a higher score.
+        examples: The first changed ones.
+    """
 
     answers: int
     changed: int
@@ -52,7 +65,11 @@ class Changed:
 
 
 def changed_answers(stored: Stored) -> Changed:
-    """Compare the stored answers; RunFolderError when they are not there."""
+    """Compare the stored answers of the original and the policy.
+
+    Raises:
+        RunFolderError: The answers are not stored.
+    """
     with Store(stored.folder.measurements) as store:
         samples = store.samples(HELD_OUT)
         if not samples:
@@ -80,15 +97,15 @@ def changed_answers(stored: Stored) -> Changed:
 def _answers(
     store: Store, samples: Sequence[StoredSample], policy: Policy
 ) -> list[StoredAnswer] | None:
-    """The answers of a policy to all samples, None when one is missing."""
+    """Return the answers of a policy to all samples, None when one is missing."""
     keys = [policy.canonical(sample.n_visual) for sample in samples]
     found = store.answers(keys)
-    places = [(key, sample.item) for key, sample in zip(keys, samples, strict=True)]
-    return [found[place] for place in places] if all(p in found for p in places) else None
+    wanted = [(key, sample.item) for key, sample in zip(keys, samples, strict=True)]
+    return [found[each] for each in wanted] if all(each in found for each in wanted) else None
 
 
 class _Items:
-    """The items of a run's data by id; pictures are only opened where one is shown."""
+    """The items of a run's data by id; only pictures to show are opened."""
 
     def __init__(self, config: RunConfig) -> None:
         self._reason = "the data no longer hold this item"
@@ -120,7 +137,7 @@ class _Items:
 
 
 def _data_uri(image: Image.Image) -> str:
-    """The picture, reduced where it is large, in the smaller of two formats."""
+    """Encode a picture, reduced if it is large, in the smaller of two formats."""
     small = image.copy()
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     encoded = {}

@@ -1,4 +1,4 @@
-"""The page of a comparison: figure, a table per budget, scores by family, the policies."""
+"""The page of a comparison: figure, a table per budget, scores by family, policies."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 def comparison_page(
     model: str, table: pd.DataFrame, families: pd.DataFrame, figure: Figure, text: str
 ) -> str:
-    """HTML of the tables of `opsearch.analysis.equal_cost`; loads nothing, escapes all it is told.
+    """Return the HTML of the tables of `opsearch.analysis.equal_cost`; all text is escaped.
 
-    text: what the figure shows, in words.
+    Args:
+        model: Name of the model.
+        table: Methods at each budget.
+        families: Scores by family.
+        figure: The figure of the comparison.
+        text: Description of the figure.
     """
     environment = Environment(
         loader=PackageLoader("opsearch.report", ""),
@@ -53,7 +58,7 @@ def comparison_page(
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
-    """A row per method: its name, its policy, formatted cells, and which of them are best."""
+    """Return a row per method: name, policy, formatted cells, and which of them are best."""
     best = {
         "Rel. Avg., %": table["rel_avg"].max(),
         "accuracy, %": table["accuracy"].max(),
@@ -85,7 +90,7 @@ def _interval(row: dict[Hashable, Any]) -> str:
 
 
 def _families(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Scores in %, a column per method and one for the original, by family."""
+    """Return scores in % by family, with a column for the original and one per method."""
     families, methods = list(table["family"].unique()), list(table["method"].unique())
     scores = table.pivot(index="family", columns="method", values="score")
     scores = scores.reindex(index=families, columns=methods)

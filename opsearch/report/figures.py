@@ -1,4 +1,4 @@
-"""The figures of the page, each with one paragraph; what cannot be drawn says why."""
+"""Figures of the page, each with a paragraph; a figure that cannot be drawn gives the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ _ROLES = {"q": "attend", "kv": "are read", "mlp": "pass through the MLP"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure, or None, and its paragraph."""
+    """A figure of the page.
+
+    Attributes:
+        title: Its title.
+        svg: The drawing, None where it could not be drawn.
+        text: Its paragraph, or the reason why it is missing.
+    """
 
     title: str
     svg: Markup | None
@@ -38,9 +44,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What the policy processes of the visual tokens.
+    """Share of the visual tokens that the policy executes.
 
-    percent: by module, for every layer; words: the same in words, by what the tokens do there.
+    Attributes:
+        percent: By module, in every layer.
+        words: The same in words, by what the tokens do there.
+        rankers: The policy's rankers and where they rank.
     """
 
     percent: dict[str, list[float]]
@@ -49,7 +58,7 @@ class HeatMap:
 
 
 def heat_map(policy: Policy) -> HeatMap:
-    """What the policy processes, dead operations left out."""
+    """Return the policy's heat map, without dead operations."""
     table = dict(zip(MODULES, 100 * shares(policy), strict=True))
     rankers = tuple(f"{spec} {where(layer, spec)}" for layer, spec in policy.rankers)
     return HeatMap(
@@ -60,7 +69,7 @@ def heat_map(policy: Policy) -> HeatMap:
 
 
 def _in_words(row: list[float]) -> str:
-    """E.g. "50 % in layers 0 to 8, none in layers 9 to 11"."""
+    """Describe runs of equal shares, e.g. "50 % in layers 0 to 8, none in layers 9 to 11"."""
     parts, start = [], 0
     for share, run in groupby(row):
         end = start + len(list(run)) - 1
@@ -71,7 +80,7 @@ def _in_words(row: list[float]) -> str:
 
 
 def figures(stored: Stored) -> list[Figure]:
-    """Front, individual divergences, proxy against joint, one family's policy on another."""
+    """Draw the front, individual divergences, proxy against joint, and transfer."""
     return [
         _or_reason("What other budgets would give", stored, _front),
         _or_reason("What each parameter costs alone", stored, _curves),
@@ -111,7 +120,7 @@ def _front(title: str, stored: Stored) -> Figure:
 
 
 def _other_budgets(stored: Stored) -> str:
-    """What a user without a front can do to see other budgets."""
+    """Say how to see other budgets without a front."""
     folder = shlex.quote(str(stored.folder.path))
     if stored.config.space == RecipeSpace.name:
         return (

@@ -1,4 +1,4 @@
-"""The answer of a run in a title, a few figures and a few sentences."""
+"""Headline of a run: a title, a few numbers and a few sentences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ _COST_NAMES = {"flops": "prefill compute", "kv": "KV cache", "latency": "prefill
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure of the headline: what it is, its value, and what to hold it against."""
+    """A number of the headline.
+
+    Attributes:
+        name: Its name.
+        value: Its value, formatted.
+        beside: The value to compare it with.
+    """
 
     name: str
     value: str
@@ -35,7 +41,15 @@ class Fact:
 
 @dataclass(frozen=True)
 class Headline:
-    """The first screen of the page; status: in one word, proof: what it means."""
+    """The first screen of the page.
+
+    Attributes:
+        title: Saved cost, and lost accuracy where known.
+        facts: Costs and quality of the policy.
+        status: Status of the solution in one word.
+        proof: Meaning of the status.
+        notes: Further sentences.
+    """
 
     title: str
     facts: tuple[Fact, ...]
@@ -45,7 +59,7 @@ class Headline:
 
 
 def headline(stored: Stored) -> Headline:
-    """What is known of the chosen policy: without a comparison only its cost and objective."""
+    """Summarise the chosen policy; without a comparison, by its cost and objective only."""
     record = stored.record
     facts = [
         _cost(constraint, record["costs"][constraint.name], budget, stored.environment)
@@ -78,7 +92,7 @@ def headline(stored: Stored) -> Headline:
 
 
 def _title(stored: Stored) -> str:
-    """What is saved, and what it costs where that is known."""
+    """Return the saved cost, and the lost accuracy where known."""
     first = stored.constraints[0]
     saved = 100 * (1 - stored.record["costs"][first.name] / first.stock)
     title = f"{saved:.1f}\u00a0% less {_COST_NAMES.get(first.name, first.name)}"
@@ -97,7 +111,7 @@ def _title(stored: Stored) -> str:
 def _cost(
     constraint: Constraint, cost: int, budget: str, environment: dict[str, Any] | None
 ) -> Fact:
-    """What the policy costs; beside a predicted time the real one, where it was taken."""
+    """Return the policy's cost; with a predicted time, also the measured one if known."""
     used, stock = (
         format_amount(amount / constraint.samples, constraint.unit)
         for amount in (cost, constraint.stock)
@@ -112,7 +126,7 @@ def _cost(
 
 
 def _losses(frame: pd.DataFrame) -> list[Fact]:
-    """Quality of the policy as it runs, from the comparison."""
+    """Return the quality of the policy from the comparison."""
     original, chosen = (
         {str(row): cell(str(row), value) for row, value in frame[name].to_dict().items()}
         for name in (ORIGINAL, CHOSEN)

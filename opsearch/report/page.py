@@ -1,4 +1,4 @@
-"""Makes report.html: what a run knows, poured into the template beside this file."""
+"""Renders report.html from the files of a run and the template in this folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from opsearch.verdict import CHOSEN, best_methods, cell
 
 
 def save_report(folder: Path) -> Path:
-    """Write the page of a run folder, always the same from the same files; returns its path.
+    """Write the page of a run folder and return its path; equal files give equal pages.
 
-    Raises RunFolderError when the folder holds no results, or damaged ones.
+    Raises:
+        RunFolderError: The folder holds no results, or damaged ones.
     """
     stored = read_stored(folder)
     environment = Environment(
@@ -47,12 +48,12 @@ def save_report(folder: Path) -> Path:
 
 
 def _commands(text: str) -> Markup:
-    """A sentence in which what stands between backticks is set as code."""
+    """Escape a sentence, with text in backticks set as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _comparison(frame: pd.DataFrame | None) -> dict[str, Any] | None:
-    """The comparison as formatted cells: of the methods as a whole, and by family."""
+    """Format the comparison: rows of the methods as a whole, and rows by family."""
     if frame is None:
         return None
     rows = [
@@ -73,7 +74,7 @@ def _comparison(frame: pd.DataFrame | None) -> dict[str, Any] | None:
 
 
 def _changed(stored: Stored) -> Any:
-    """The changed answers, or the sentence why they are not known."""
+    """Return the changed answers, or the reason why they are not known."""
     try:
         return changed_answers(stored)
     except OpsearchError as error:

@@ -1,4 +1,4 @@
-"""Reads what a run or a solve left in its folder; loads no model."""
+"""Reads the results in a run folder; loads no model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ from opsearch.stored_run import stored_run
 class Stored:
     """The small files of a run folder.
 
-    record: of the solve, as in solution.json; constraints: its budgets, without the costs of the
-    space. front, comparison, environment: None where they are not known.
+    Attributes:
+        folder: The folder.
+        config: Its configuration.
+        policy: The chosen policy.
+        record: Record of the solution, as in solution.json.
+        constraints: Its budgets, without the costs of the space.
+        front: The front, None where it is not known.
+        comparison: The comparison, None where it is not known.
+        environment: The environment, None where it is not known.
     """
 
     folder: RunFolder
@@ -41,17 +48,25 @@ class Stored:
 
     @cached_property
     def measured(self) -> Measured:
-        """The divergences; RunFolderError where they are not here or not all."""
+        """Divergences of the run.
+
+        Raises:
+            RunFolderError: They are missing or incomplete.
+        """
         return stored_run(self.folder.path)
 
     @property
     def again(self) -> str:
-        """The command that makes all of it again."""
+        """Command that makes all of it again."""
         return shlex.join(["opsearch", "run", "--config", str(self.folder.config)])
 
 
 def read_stored(path: Path) -> Stored:
-    """The results in a folder; RunFolderError when it holds none or they are damaged."""
+    """Read the results in a folder.
+
+    Raises:
+        RunFolderError: It holds none, or damaged ones.
+    """
     folder = RunFolder(path)
     config = RunConfig.load(folder.config)
     record = _record(folder)
@@ -109,7 +124,7 @@ def _csv(path: Path, **options: Any) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        # Names are names: a family called "NA" is not a missing one.
+        # Text stays text: a family called "NA" is not missing.
         frame: pd.DataFrame = pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
         if frame.empty:
             raise ValueError("it holds no rows")

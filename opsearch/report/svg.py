@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside of a page: text stays text, colours follow the page's theme."""
+"""Matplotlib figures as inline SVG: text stays text, colours follow the page's theme."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _REFERENCE = re.compile(r"url\(#")
 _FONTS = re.compile(r"'DejaVu Sans'[^;]*")
 _THEME = {"#000000": "currentColor", "#ffffff": "var(--paper)"}
 _PIXELS_PER_POINT = 4 / 3
-# Labels stay readable when a figure shrinks to so much of its size, below that its box scrolls.
+# Limits of a figure's scale; below the lower one labels would be unreadable and its box scrolls.
 _SMALLEST, _LARGEST = 0.62, 1.3
 
 
 def inline(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as an `<svg>` element.
+    """Return the figure as an `<svg>` element.
 
-    name: prefix of its ids, unique in the page; label: what it is for those who cannot see it.
+    Args:
+        figure: The figure.
+        name: Prefix of its ids, unique in the page.
+        label: Text alternative.
     """
     root = ElementTree.fromstring(_FORBIDDEN.sub("", _source(figure, name)))
     for element in root.iter():
@@ -42,30 +45,30 @@ def inline(figure: Figure, name: str, label: str) -> Markup:
         "aria-label": label,
         "style": f"min-width: {_SMALLEST * width:.0f}px; max-width: {_LARGEST * width:.0f}px",
     }
-    # ElementTree escapes what it writes, and it read nothing but what matplotlib wrote.
+    # Safe as markup: ElementTree escapes its output, and its input is matplotlib's.
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _source(figure: Figure, name: str) -> str:
-    """What matplotlib writes, the same for the same figure."""
+    """Return the SVG that matplotlib writes, equal for equal figures."""
     import matplotlib
 
     buffer = StringIO()
-    # Colour bars ask for a bitmap, which does not scale; edges close the gaps between their cells.
+    # Colour bars default to bitmaps, which do not scale; edges close the gaps between their cells.
     for artist in figure.findobj(lambda artist: bool(artist.get_rasterized())):
         artist.set(rasterized=False, edgecolor="face")
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
         warnings.catch_warnings(),
     ):
-        # The page's fonts draw the text, so that those of matplotlib may lack a letter.
+        # The page's fonts render the text, so a glyph missing from matplotlib's does not matter.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
 def _value(key: str, value: str, name: str) -> str:
-    """An attribute with ids of its own, the theme's colours and the page's fonts."""
+    """Return an attribute with prefixed ids, the theme's colours and the page's fonts."""
     if key == "id":
         return f"{name}-{value}"
     if key == "href":
@@ -79,5 +82,5 @@ def _value(key: str, value: str, name: str) -> str:
 
 
 def _bare(name: str) -> str:
-    """A name without its namespace, which HTML knows by itself."""
+    """Return a name without its XML namespace, which HTML implies."""
     return name.rpartition("}")[2]

@@ -19,7 +19,7 @@ from opsearch.demo.training.trainer import train
 
 
 def main() -> None:
-    """Train, export and measure, or go on with what an earlier call began."""
+    """Train, export and measure, or resume an earlier call."""
     args = _arguments()
     options = Options(
         out=args.out,

@@ -1,8 +1,9 @@
-"""Attention over packed sequences, without computing what the packing forbids to see.
+"""Attention over packed sequences that skips most of what the packing masks.
 
-A row sees the prefix and, in a slot, the earlier rows of its own slot: with ten slots about half of
-a square mask would be blank. Scores against the prefix and within the slots are computed apart and
-share one softmax. Three times as fast on a CPU as torch's own attention with a mask.
+A token attends to the prefix and, within a slot, to earlier tokens of its own slot: with ten slots
+about half of a square mask would be empty. Scores against the prefix and within the slots are
+computed separately and share one softmax. On a CPU this is three times as fast as torch's attention
+with a mask.
 """
 
 from __future__ import annotations

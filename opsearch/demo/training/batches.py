@@ -1,7 +1,7 @@
-"""Pictures and questions of the package's own generator, as tensors.
+"""Batches of pictures and questions as tensors, from the package's own generator.
 
-Scenes, drawing and questions are those of `opsearch.demo`, so what is trained on is distributed as
-what is tested on; only the families that go badly are asked more often.
+Scenes, pictures and questions are those of `opsearch.demo`, so training and test data have the same
+distribution, except that families with low accuracy are sampled more often.
 """
 
 from __future__ import annotations
@@ -32,12 +32,18 @@ FAMILIES_OF = tuple([i for i, n in enumerate(NAMES) if FAMILIES[n].scene is s] f
 class Batch:
     """B pictures with K questions each.
 
-    pixels: float32[B, 3, 80, 80], -1 to 1; scene: int64[B], index into SCENES.
-    kind, color, neighbors: labels of the visual tokens, int64[B, V], [B, V], [B, V, 4].
-    tokens: int64[B, K, SLOT]; asked: int64[B, K], the place in the slot that predicts the answer.
-    answer: int64[B, K], token ids; family: int64[B, K], index into NAMES.
-    refers: bool[B, K, SLOT], the words that end a mention of things ("blue ring");
-    places: float32[B, K, SLOT, PLACES], 1 where one of the things that they mean is.
+    Attributes:
+        pixels: float32[B, 3, 80, 80], -1 to 1.
+        scene: Index into SCENES, int64[B].
+        kind: Labels of the visual tokens, int64[B, V].
+        color: Labels of the visual tokens, int64[B, V].
+        neighbors: Labels of the visual tokens, int64[B, V, 4].
+        tokens: int64[B, K, SLOT].
+        asked: Position in the slot from which the answer is predicted, int64[B, K].
+        answer: Token ids, int64[B, K].
+        family: Index into NAMES, int64[B, K].
+        refers: Words that end a mention of things ("blue ring"), bool[B, K, SLOT].
+        places: 1 at the places of the mentioned things, float32[B, K, SLOT, PLACES].
     """
 
     pixels: Tensor
@@ -58,9 +64,9 @@ class Batch:
 
 
 def draw(rng: Generator, pictures: int, slots: int, weights: Sequence[float]) -> Batch:
-    """Draw a batch; `weights` say how often each family is asked, and so each scene shown.
+    """Draw a batch with families, and so scenes, in proportion to their weights.
 
-    Half of the pictures are shared out evenly, so that no kind of scene is forgotten.
+    Half of the pictures are distributed evenly, so that no kind of scene is forgotten.
     """
     share = np.array([sum(weights[i] for i in families) for families in FAMILIES_OF])
     share = share / share.sum() + 1 / len(SCENES)
@@ -70,7 +76,7 @@ def draw(rng: Generator, pictures: int, slots: int, weights: Sequence[float]) ->
 
 
 def spread(rng: Generator, weights: Sequence[float], count: int) -> list[int]:
-    """Draw `count` indices, each as often as its weight says, give or take one."""
+    """Draw `count` indices, each in proportion to its weight, give or take one."""
     edges = np.cumsum(weights) / np.sum(weights)
     found = np.searchsorted(edges, (np.arange(count) + rng.random()) / count, side="right")
     return [min(int(i), len(edges) - 1) for i in found]
@@ -91,7 +97,7 @@ def _picture(rng: Generator, number: int, slots: int, weights: Sequence[float]) 
 def _question(
     rng: Generator, scene: Scene, shown: list[Thing], families: list[int]
 ) -> tuple[Any, ...]:
-    """Ask a question of the first of the families that has one about this scene."""
+    """Return a question of the first of the families that has one about this scene."""
     for family in families:
         question = FAMILIES[NAMES[family]].ask(scene, rng)
         if question is not None:
@@ -105,20 +111,28 @@ def _question(
 def mentioned(
     question: str, shown: list[Thing], naming: frozenset[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return which words of the question end a mention of things, and the places that they mean.
+    """Return the words that end a mention of things, and the places of these things.
 
-    A mention is a run of words of `naming`, as "blue ring"; it means all things that bear every one
+    A mention is a run of words of `naming`, as "blue ring"; it refers to all things with every one
     of these names, perhaps none.
+
+    Args:
+        question: The question.
+        shown: Things in the picture.
+        naming: Words by which questions refer to things.
+
+    Returns:
+        bool[SLOT] and float32[SLOT, PLACES].
     """
     refers, places = np.zeros(SLOT, np.bool_), np.zeros((SLOT, PLACES), np.float32)
     words = words_of(question)
-    meant = shown
+    referents = shown
     for i, word in enumerate(words):
         if word in naming:
-            meant = [thing for thing in meant if word in thing.names]
+            referents = [thing for thing in referents if word in thing.names]
             refers[i] = words[i + 1] not in naming
-            for thing in meant if refers[i] else []:
+            for thing in referents if refers[i] else []:
                 places[i, thing.place] = 1
         else:
-            meant = shown
+            referents = shown
     return refers, places

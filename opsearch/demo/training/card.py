@@ -1,4 +1,4 @@
-"""The model card: the README.md of an exported folder, with the numbers of its training."""
+"""Model card: the README.md of an exported folder, with the numbers of its training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsearch.demo.training.redundancy import OPERATIONS, SHARES
 def write_card(
     folder: Path, options: Options, cost: Cost, scores: dict[str, Score], study: dict[str, Any]
 ) -> None:
-    """Write README.md into an exported folder; `study` is that of its redundancy."""
+    """Write README.md into an exported folder; `study` is the result of `redundancy.study`."""
     template = Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
     count = round(sum(score.items for score in scores.values()))
     text = template.format(
@@ -56,7 +56,7 @@ def _row(name: str, score: Score) -> str:
 
 
 def _depths(study: dict[str, Any]) -> str:
-    """A row per operation: accuracy by the layer from which on it is left out."""
+    """Return a table: accuracy per operation, by the layer from which it is left out."""
     layers = range(len(study["q"]["accuracy"]["mean"]) - 1)
     rows = []
     for operation in OPERATIONS:
@@ -68,7 +68,7 @@ def _depths(study: dict[str, Any]) -> str:
 
 
 def _needed(study: dict[str, Any]) -> str:
-    """A row per operation: families by the number of layers that they need it in."""
+    """Return a table: the number of layers that each family needs, per operation."""
     names = [name for name in study["q"]["depth"] if name != "mean"]
     rows = [
         f"| {operation} | {' | '.join(str(study[operation]['depth'][name]) for name in names)} |"

@@ -1,4 +1,4 @@
-"""Accuracy of an exported model, measured as a user would: real pictures, prompts, `generate()`."""
+"""Accuracy of an exported model in ordinary use: pictures, prompts and `generate()`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ _BATCH = 50
 
 @dataclass(frozen=True)
 class Score:
-    """What a model earns in a family.
+    """A model's result in a family.
 
-    accuracy: share of right answers; majority: what its most frequent right answer would earn.
-    ended: share of answers that were one word and then <eos>.
-    items: number of questions; example: the first one.
+    Attributes:
+        accuracy: Share of right answers.
+        majority: Accuracy of always giving the most frequent right answer.
+        ended: Share of answers that are one word and <eos>.
+        items: Number of questions.
+        example: The first question.
     """
 
     accuracy: float
@@ -45,10 +48,10 @@ class Subject:
 
     @torch.no_grad()
     def answers(self, items: Sequence[Item], policy: Policy | None = None) -> dict[str, list[str]]:
-        """Return what is generated for each item, by its id: the words up to the end."""
+        """Return the generated words of each item, by its id."""
         found: dict[str, list[str]] = {}
         with policy.apply(self.model) if policy else nullcontext():
-            for batch in _equally_long(items):
+            for batch in _equal_length_batches(items):
                 inputs = self._encode(batch)
                 output = self.model.generate(**inputs, do_sample=False, max_new_tokens=8)
                 for item, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
@@ -66,8 +69,8 @@ class Subject:
         return self.processor(text=prompts, images=images, return_tensors="pt")
 
 
-def _equally_long(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Group items whose prompts have equally many tokens, so that none is padded."""
+def _equal_length_batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield batches of items with prompts of equal length, so that none is padded."""
     by_length: dict[int, list[Item]] = {}
     for item in items:
         by_length.setdefault(len(item.question.split()), []).append(item)
@@ -108,6 +111,6 @@ def mean_accuracy(scores: dict[str, Score]) -> float:
 
 
 def as_json(scores: dict[str, Score]) -> dict[str, Any]:
-    """Return the scores, and their mean, as plain data."""
+    """Return the scores and their mean as plain data."""
     families = {name: asdict(score) for name, score in scores.items()}
     return {"mean": mean_accuracy(scores), "families": families}

@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder: weights in bfloat16, tokenizer, processor, template."""
+"""Export as a Hugging Face folder: weights in bfloat16, tokenizer, processor, chat template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNTRAINED = (
 
 
 def export(model: Any, folder: Path) -> None:
-    """Write the model with everything that it takes to use it, except the card."""
+    """Write the model with all files needed to use it, except the card."""
     model.generation_config = GenerationConfig(
         bos_token_id=IDS["<bos>"],
         eos_token_id=IDS["<eos>"],
@@ -30,6 +30,6 @@ def export(model: Any, folder: Path) -> None:
         max_new_tokens=8,
     )
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # it is made for its owner's eyes only
+    (folder / "model.safetensors").chmod(0o644)  # save_pretrained restricts it to its owner
     for name in _UNTRAINED:  # the same for every model of this vocabulary and picture size
         shutil.copyfile(MODEL_DIR / name, folder / name)

@@ -1,7 +1,7 @@
 """The batches of a run, in order.
 
-Step s draws from `default_rng([STREAM, seed, rank, s])`: an interrupted run goes on with the
-pictures that it would have seen, and no stream of `opsearch.demo.generator` is used.
+Step s draws from `default_rng([STREAM, seed, rank, s])`: a resumed run continues with the same
+pictures, and no stream of `opsearch.demo.generator` is used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ STREAM = 7001
 
 
 class Feed(Dataset[Batch]):
-    """Draws the batch of each step, here or, on a machine with a GPU, in processes ahead of time.
+    """Draws the batch of each step, on a machine with a GPU ahead of time in other processes.
 
-    weights: how often each family is to be asked, float32[families]. The processes share it; they
-    draw a few steps ahead, so that a change takes these steps to show.
+    Attributes:
+        weights: Sampling weights of the families, float32[families], shared with the processes.
+            They draw a few steps ahead, so that a change takes effect after these steps.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Feed(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([STREAM, *self.seeds, step])
-        if not self.schedule.asks(step):  # the question is not looked at
+        if not self.schedule.asks(step):  # the question is unused
             return draw(rng, self.pictures, slots=1, weights=[1.0] * len(NAMES))
         return draw(rng, self.pictures, self.slots, self.weights.tolist())
 

@@ -1,7 +1,7 @@
-"""Linear heads on hidden states, which tell early layers what to compute; thrown away afterwards.
+"""Auxiliary linear heads on hidden states, discarded after training.
 
-On answers alone, the model learns nothing for a long time. The heads stand at staggered depths, and
-so settle how deep the visual computation of each task reaches: see the model card.
+On answers alone, the model learns nothing for a long time. The heads read at staggered depths and
+so determine how deep the visual computation of each task reaches: see the model card.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ LAST = max(COLOR_AFTER, *KIND_AFTER.values(), NEIGHBORS_AFTER)
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the heads say, as logits.
+    """Logits of the heads.
 
-    present: [B, kinds + colors]; color: [B, V, 1 + colors]; kind: [B, V, 1 + kinds];
-    neighbors: [B, V, 4, 1 + colors]; places: [B, K, SLOT, PLACES] or None without questions.
+    Attributes:
+        present: [B, kinds + colors].
+        color: [B, V, 1 + colors].
+        kind: [B, V, 1 + kinds].
+        neighbors: [B, V, 4, 1 + colors].
+        places: [B, K, SLOT, PLACES], None without questions.
     """
 
     present: Tensor
@@ -46,7 +50,7 @@ class Predictions:
 
 
 class Heads(nn.Module):
-    """All heads; each starts from zero, so that it first learns and only then teaches."""
+    """All heads, initialised to zero, so that they do not disturb the model at first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is to become small: the loss on answers, and the loss of the auxiliary heads."""
+"""Losses on answers and of the auxiliary heads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from opsearch.demo.training.packing import IDS
 from opsearch.demo.training.things import KINDS
 from opsearch.demo.vocabulary import COLORS
 
-_BACKGROUND = 0.1  # weight of visual tokens that show nothing
+_BACKGROUND = 0.1  # weight of visual tokens of the background
 
 
 def answer_loss(model: Any, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the loss on the questions, and which of them are answered right, bool[B, K].
 
-    The answer is asked for where it belongs, and already at the last word before the "?", which
-    teaches attention faster; then comes <eos>.
+    The answer is predicted from its usual position and also from the last word before the "?",
+    which trains attention faster; <eos> follows it.
     """
     slots = slots_of(last, batch.tokens.shape[1])
     places = torch.stack([batch.asked, batch.asked - 2, batch.asked + 1], 2)
@@ -37,30 +37,30 @@ def answer_loss(model: Any, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]
     return loss, answer.argmax(-1) == batch.answer
 
 
-def picture_loss(said: Predictions, batch: Batch) -> Tensor:
-    """Return the loss of the heads that look at visual tokens and CLS."""
+def picture_loss(predicted: Predictions, batch: Batch) -> Tensor:
+    """Return the loss of the heads on visual tokens and CLS."""
     shows = (batch.kind > 0).float()
     weight = shows + _BACKGROUND * (1 - shows)
-    color = _mean(_surprise(said.color, batch.color), weight)
-    kind_surprise = _surprise(said.kind, batch.kind)
+    color = _mean(_cross_entropies(predicted.color, batch.color), weight)
+    kind_entropies = _cross_entropies(predicted.kind, batch.kind)
     kind = torch.stack(
-        [_mean(kind_surprise, weight * (batch.scene == s)[:, None]) for s in range(len(SCENES))]
+        [_mean(kind_entropies, weight * (batch.scene == s)[:, None]) for s in range(len(SCENES))]
     ).mean()
     of_shapes = (shows * (batch.scene == 0)[:, None])[..., None].expand(batch.neighbors.shape)
-    neighbors = _mean(_surprise(said.neighbors, batch.neighbors), of_shapes)
-    present = binary_cross_entropy_with_logits(said.present, _present(batch))
+    neighbors = _mean(_cross_entropies(predicted.neighbors, batch.neighbors), of_shapes)
+    present = binary_cross_entropy_with_logits(predicted.present, _present(batch))
     return color + kind + 0.5 * neighbors + 4 * present
 
 
-def place_loss(said: Predictions, batch: Batch) -> Tensor:
-    """Return the loss of the head that says, at words that mean things, where these are."""
-    assert said.places is not None
-    wrong = binary_cross_entropy_with_logits(said.places, batch.places, reduction="none")
+def place_loss(predicted: Predictions, batch: Batch) -> Tensor:
+    """Return the loss of the head that locates, at words that mention things, these things."""
+    assert predicted.places is not None
+    wrong = binary_cross_entropy_with_logits(predicted.places, batch.places, reduction="none")
     return _mean(wrong.sum(-1), batch.refers.float())
 
 
-def _surprise(said: Tensor, truth: Tensor) -> Tensor:
-    flat = cross_entropy(said.flatten(0, -2), truth.flatten(), reduction="none")
+def _cross_entropies(predicted: Tensor, truth: Tensor) -> Tensor:
+    flat = cross_entropy(predicted.flatten(0, -2), truth.flatten(), reduction="none")
     return flat.view(truth.shape)
 
 

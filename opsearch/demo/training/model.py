@@ -1,7 +1,7 @@
-"""The model: a LLaVA of transformers, and its pass over packed sequences.
+"""The model: a LLaVA of transformers, and its forward pass over packed sequences.
 
-The very modules that are exported are trained; only the pass through them is written out here,
-because it needs every layer's output, and attention that knows the packing.
+The modules that are exported are those that are trained. Only the forward pass is written out here,
+because it needs every layer's output and attention that follows the packing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def config() -> LlavaConfig:
 
 @torch.no_grad()
 def build(seed: int) -> Any:
-    """Return a new model in float32, ready to be trained."""
+    """Return a new model in float32 with random weights."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config())
     for name, parameter in model.named_parameters():
@@ -75,18 +75,18 @@ def build(seed: int) -> Any:
 
 
 def load(folder: Path) -> Any:
-    """Return an exported model in float32, to be trained further."""
+    """Return an exported model in float32, for further training."""
     return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def _spread(name: str, parameter: Tensor) -> float:
-    """Return the standard deviation from which a matrix starts."""
+    """Return the standard deviation of a matrix at initialisation."""
     fan_in = parameter[0].numel()
     if "position_embedding" in name:
         return 0.3
     if "embed_tokens" in name or "patch_embedding" in name or "projector" in name:
         return float(fan_in**-0.5)
-    if "o_proj" in name or "down_proj" in name:  # what is added to the residual stream, 2 L times
+    if "o_proj" in name or "down_proj" in name:  # these add to the residual stream, 2 L times
         return float(0.8 * fan_in**-0.5 * (2 * LAYERS) ** -0.5)
     if "out_proj" in name or "fc2" in name:
         return float(0.4 * fan_in**-0.5)
@@ -105,7 +105,11 @@ def see(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def read(model: Any, visual: Tensor, tokens: Tensor | None, layers: int = LAYERS) -> list[Tensor]:
     """Return the hidden states after each of the first `layers` decoder layers, [B, T, WIDTH].
 
-    tokens: the slots' ids, [B, K, SLOT]; None to run the prefix only.
+    Args:
+        model: The model.
+        visual: Visual tokens, [B, VISUAL, WIDTH].
+        tokens: Token ids of the slots, [B, K, SLOT]; None to run the prefix only.
+        layers: Layers to run.
     """
     decoder = model.model.language_model
     slots = 0 if tokens is None else tokens.shape[1]
@@ -123,24 +127,24 @@ def read(model: Any, visual: Tensor, tokens: Tensor | None, layers: int = LAYERS
 
 
 def logits(model: Any, states: Tensor) -> Tensor:
-    """Return the words' logits for states of the last layer, in float32."""
+    """Return the logits for states of the last layer, in float32."""
     result: Tensor = model.lm_head(model.model.language_model.norm(states)).float()
     return result
 
 
 def slots_of(states: Tensor, slots: int) -> Tensor:
-    """Cut the slots' rows out of packed states: [B, K, SLOT, WIDTH]."""
+    """Return the slots' rows of packed states, [B, K, SLOT, WIDTH]."""
     rows: Tensor = states[:, PREFIX:].unflatten(1, (slots, -1))
     return rows
 
 
 def visual_of(states: Tensor) -> Tensor:
-    """Cut the visual tokens' rows out of packed states: [B, VISUAL, WIDTH]."""
+    """Return the visual tokens' rows of packed states, [B, VISUAL, WIDTH]."""
     return states[:, len(PROMPT) : PREFIX]
 
 
 def prepare(model: Any, compiled: bool) -> None:
-    """Let the decoder attend within packed sequences; compile the layers of tower and decoder."""
+    """Set the decoder's attention to the packed one; compile the layers of tower and decoder."""
     model.model.language_model.set_attn_implementation(attention.NAME)
     if not compiled:
         return

@@ -1,7 +1,7 @@
-"""Muon for the matrices inside of layers, Adam for everything else.
+"""Muon for the matrices inside layers, Adam for everything else.
 
-Weights are kept twice: the model computes in a fast type (bfloat16), and every update is added to a
-float32 master copy, where small updates are not rounded away.
+The model computes in a fast type (bfloat16); updates go to a float32 master copy, where small ones
+are not rounded away.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ ADAM_RATE, ADAM_BETAS, ADAM_EPSILON = 3e-3, (0.9, 0.98), 1e-8
 
 
 def is_inner_matrix(name: str, parameter: Tensor) -> bool:
-    """Say whether Muon trains a parameter: a matrix between hidden states."""
+    """Return whether Muon trains a parameter: a matrix between hidden states."""
     return parameter.ndim == 2 and (".layers." in name or "multi_modal_projector" in name)
 
 
 class Optimiser:
-    """Steps the parameters of some modules from their gradients."""
+    """Updates the parameters of some modules from their gradients."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
         self.parameters = dict(named)
@@ -34,7 +34,7 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, gradients: dict[str, Tensor], factor: float) -> None:
-        """Update with float32 gradients, with all rates times `factor`."""
+        """Update with float32 gradients and all learning rates times `factor`."""
         by_shape: dict[torch.Size, list[str]] = {}
         for name, gradient in gradients.items():
             if name in self.second:
@@ -65,13 +65,13 @@ class Optimiser:
             master.add_(update, alpha=-MUON_RATE * factor * max(1.0, rows / columns) ** 0.5)
 
     def state(self) -> dict[str, object]:
-        """Return everything that a resumed run needs: tensors and numbers only."""
+        """Return the state needed to resume: tensors and numbers only."""
         moments = {"first": self.first, "second": self.second}
         return {"master": self.master, **moments, "steps": self.steps}
 
     @torch.no_grad()
     def load(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Go on from a state, and set the parameters to its master copies."""
+        """Restore a state and set the parameters to its master copies."""
         for own, saved in ((self.master, "master"), (self.first, "first"), (self.second, "second")):
             for name, value in own.items():
                 value.copy_(state[saved][name])
@@ -81,7 +81,7 @@ class Optimiser:
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Push all singular values of a batch of matrices towards 1 (Newton-Schulz, bfloat16)."""
+    """Move all singular values of a batch of matrices towards 1 (Newton-Schulz, bfloat16)."""
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x

@@ -1,4 +1,4 @@
-"""What a run is asked to do, and what it has taken."""
+"""Options of a run, and its cost so far."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ import torch
 from opsearch.demo.training.schedule import Schedule
 
 CHECKPOINT = "checkpoint.pt"
-"""Name of the file, in the folder of a run, from which it is resumed."""
+"""Name of the file in the folder of a run from which it resumes."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is started with.
+    """Options of a run.
 
-    start: folder of a checkpoint to go on from; None to start from nothing.
-    pictures: pictures of one step, over all processes; slots: questions about each.
-    auxiliary: weight of the heads' losses while questions are learned.
-    processes: processes that learn together.
-    workers: further processes that draw pictures ahead of time, each on a core of its own.
+    Attributes:
+        out: Folder of the run.
+        start: Folder of a checkpoint to continue from; None for random weights.
+        seed: Seed of weights and pictures.
+        schedule: The course of the run.
+        pictures: Pictures of one step, over all processes.
+        slots: Questions about each picture.
+        auxiliary: Weight of the heads' losses while questions are trained.
+        compiled: True if layers are compiled.
+        device: Device to train on.
+        workers: Further processes that draw pictures ahead of time, each on its own core.
+        processes: Processes that train together.
     """
 
     out: Path
@@ -39,7 +46,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run has taken so far; `seconds` are CPU seconds of all its processes together."""
+    """Cost of a run so far.
+
+    Attributes:
+        steps: Steps taken.
+        pictures: Pictures drawn.
+        questions: Questions trained on.
+        seconds: CPU seconds of all its processes together.
+    """
 
     steps: int
     pictures: int
@@ -48,7 +62,7 @@ class Cost:
 
 
 def spent(options: Options) -> Cost:
-    """Return what the run has taken up to its last checkpoint."""
+    """Return the cost of the run up to its last checkpoint."""
     state = torch.load(options.out / CHECKPOINT, weights_only=True, map_location="cpu")
     steps = int(state["step"])
     asking = sum(options.schedule.asks(step) for step in range(steps))

@@ -1,8 +1,9 @@
-"""Many questions about one picture in one sequence, exactly as if each were alone with it.
+"""Packing of many questions about one picture into one sequence, without interaction.
 
 A sequence is the prefix (`<bos> user` and the visual tokens) and then slots of SLOT tokens, one for
-each question. A slot sees the prefix and itself, and its positions count on from the prefix: to the
-model, every slot is a prompt of its own. The picture is thus computed once for all its questions.
+each question. A slot attends to the prefix and itself, and its positions continue from the prefix:
+to the model, every slot is a prompt of its own. The picture is thus computed once for all its
+questions.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def words_of(question: str) -> list[str]:
 
 
 def fill_slot(question: str, answer: str) -> tuple[list[int], int]:
-    """Return the token ids of a slot, and the place in it from which the answer is predicted."""
+    """Return the token ids of a slot, and the position that predicts the answer."""
     words = [*words_of(question), "assistant", answer, "<eos>"]
     ids = [IDS[word] for word in words] + [IDS["<pad>"]] * (SLOT - len(words))
     return ids, len(words) - 3
 
 
 def positions(slots: int) -> Tensor:
-    """Return the position of every token in a sequence of so many slots, int64[1, T]."""
+    """Return the position of every token in a sequence with this number of slots, int64[1, T]."""
     slot = torch.arange(PREFIX, PREFIX + SLOT).repeat(slots)
     return torch.cat([torch.arange(PREFIX), slot])[None]

@@ -1,4 +1,4 @@
-"""One process for each core: every process learns from pictures of its own, all take equal steps.
+"""Data-parallel training with one process per core.
 
 On two cores, two processes of one thread each are faster than one process of two threads.
 """
@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import spawn
 
 
 class Group:
-    """The processes of a run, seen from the one of number `rank`."""
+    """The processes of a run, from the view of the one with number `rank`."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -42,7 +42,7 @@ class Group:
 
 
 def run_in_group(size: int, work: Callable[[Group], None]) -> None:
-    """Run `work` in so many processes at once, and wait; it must be picklable when size > 1."""
+    """Run `work` in `size` processes at once and wait; it must be picklable when size > 1."""
     if size == 1:
         work(Group(0, 1))
         return

@@ -1,11 +1,11 @@
-"""How much of its work an exported model can lose: accuracy by depth, operation and family.
+"""Redundancy of an exported model: accuracy by depth, operation and family.
 
     python -m opsearch.demo.training.redundancy --model FOLDER --out FILE.json
 
-For every depth d, visual tokens stop attending (q), stop passing the MLPs (mlp), do neither any
-more (q and mlp), or stop being readable (kv) from layer d on. A family's depth is the smallest d
-from which on it always keeps 95 % of its accuracy. Beside this: the accuracy with fewer visual
-tokens, those that a ranker puts first; a ranking by CLS attention should beat an even spread.
+For every depth d, visual tokens stop attending (q), stop passing the MLPs (mlp), stop both (q and
+mlp), or stop being attended to (kv) from layer d on. A family's depth is the smallest d from which
+on it always keeps 95 % of its accuracy. The study also measures the accuracy with fewer visual
+tokens, the first of a ranking; a ranking by CLS attention should beat an even spread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ending(operation: str, layers: int, d: int) -> Policy:
 
 
 def depth_needed(accuracies: Sequence[float]) -> int:
-    """Return the depth from which on 95 % of the last accuracy, the original's, is kept."""
+    """Return the depth from which on 95 % of the last (the original's) accuracy is kept."""
     short = [d for d, accuracy in enumerate(accuracies) if accuracy < KEPT * accuracies[-1]]
     return max(short, default=-1) + 1
 

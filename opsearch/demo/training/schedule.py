@@ -1,4 +1,4 @@
-"""When to learn what, how fast, and which families to ask more often."""
+"""Schedule of a run: phases, learning rates, and sampling of families."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ CHANCE = dict(
         strict=True,
     )
 )
-"""What guessing earns, about."""
+"""Approximate accuracy of guessing."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of a run of `steps` steps.
+    """The course of a run.
 
-    vision: share of the run in which only pictures are learned, without questions.
-    rate: factor on the learning rates while questions are learned.
-    decay: share of the run, at its end, over which the factor falls to zero.
+    Attributes:
+        steps: Length of the run.
+        vision: Share of the run, at its start, without questions.
+        rate: Factor on the learning rates while questions are trained.
+        decay: Share of the run, at its end, over which the factor falls to zero.
+        warm_up: Steps over which the factor rises at the start.
     """
 
     steps: int
@@ -35,7 +38,7 @@ class Schedule:
     warm_up: int = 60
 
     def asks(self, step: int) -> bool:
-        """Say whether questions are learned in this step."""
+        """Return whether questions are trained in this step."""
         return step >= self.vision * self.steps
 
     def factor(self, step: int) -> float:
@@ -46,9 +49,12 @@ class Schedule:
 
 
 class FamilyWeights:
-    """Asks a family more often, the further it is from being answered right.
+    """Sampling weights of families, larger for those with lower accuracy.
 
-    right, asked: float32[families], the last few hundred questions, older ones fading away.
+    Attributes:
+        asked: Recent questions, float32[families], with exponential decay.
+        right: Those answered right, float32[families], with exponential decay.
+        chance: Accuracy of guessing, float32[families].
     """
 
     def __init__(self) -> None:
@@ -57,7 +63,7 @@ class FamilyWeights:
         self.right = self.chance * self.asked
 
     def update(self, counts: Tensor) -> None:
-        """Take in the right and the asked questions of one step, float32[2, families]."""
+        """Add the right and the asked questions of one step, float32[2, families]."""
         self.right.mul_(0.98).add_(counts[0])
         self.asked.mul_(0.98).add_(counts[1])
 
@@ -66,6 +72,6 @@ class FamilyWeights:
         return self.right / self.asked
 
     def weights(self) -> Tensor:
-        """Return how often each family is to be asked, on no scale."""
+        """Return the unnormalised sampling weights of the families."""
         skill = ((self.accuracy() - self.chance) / (1 - self.chance)).clamp(min=0)
         return (1.1 - skill).clamp(min=0.15)

@@ -1,4 +1,4 @@
-"""What a picture shows, thing by thing: the truth that auxiliary losses teach from.
+"""Things in a picture: the ground truth of the auxiliary losses.
 
 A thing is a shape, a digit, a bar or a letter. Every visual token whose centre lies in a thing's
 box is labelled with it; a later thing covers an earlier one, as it does in the picture.
@@ -25,7 +25,7 @@ VISUAL = GRID * GRID
 BARS = tuple(f"bar {value}" for value in range(1, 10))
 KINDS = (*SHAPES, *DIGITS, *BARS, *LETTERS)
 PLACES = 9
-"""Most places that a scene has: the cells of the lattice of shapes."""
+"""Largest number of places in a scene: the cells of the lattice of shapes."""
 
 _SIDES = ((0, -1), (0, 1), (-1, 0), (1, 0))  # (rows, columns): left, right, above, below
 _ROWS, _COLUMNS, _ORDINALS = ("top", "bottom"), ("left", "right"), ("first", "second", "third")
@@ -36,17 +36,20 @@ NAMING: dict[type[Scene], frozenset[str]] = {
     ChartScene: frozenset(COLORS),
     TextScene: frozenset({*COLORS, *_ROWS, *_ORDINALS}),
 }
-"""The words by which questions about a kind of scene may mean things; see Thing.names."""
+"""Words by which questions about a kind of scene may refer to things; see Thing.names."""
 
 
 @dataclass(frozen=True)
 class Thing:
     """A thing in a picture.
 
-    place: its number among the places of such a scene, below PLACES.
-    box: top, left, height and width in pixels.
-    names: words by which a question may mean it.
-    neighbors: for shapes, the colours to its left, right, above and below ("" for none).
+    Attributes:
+        kind: Its kind, in KINDS.
+        color: Name of its colour.
+        place: Its number among the places of the scene, below PLACES.
+        box: Top, left, height and width in pixels.
+        names: Words by which a question may refer to it.
+        neighbors: For shapes, the colours to its left, right, above and below ("" for none).
     """
 
     kind: str
@@ -58,7 +61,7 @@ class Thing:
 
 
 def things(scene: Scene) -> list[Thing]:
-    """List the things of a scene in the order in which they are painted."""
+    """Return the things of a scene in the order in which they are painted."""
     if isinstance(scene, ShapesScene):
         return _shapes(scene)
     if isinstance(scene, DigitsScene):
@@ -112,9 +115,12 @@ def _letters(scene: TextScene) -> list[Thing]:
 
 @dataclass(frozen=True)
 class TokenLabels:
-    """Labels of the visual tokens; 0 is nothing, other numbers count KINDS and COLORS from 1.
+    """Labels of the visual tokens; 0 is none, other numbers count KINDS and COLORS from 1.
 
-    kind, color: int64[VISUAL]; neighbors: int64[VISUAL, 4].
+    Attributes:
+        kind: int64[VISUAL].
+        color: int64[VISUAL].
+        neighbors: int64[VISUAL, 4].
     """
 
     kind: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The run itself: steps, checkpoints, and the log."""
+"""The training run: steps, checkpoints, and the log."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Trainer:
         self.save()
 
     def learn(self, batch: Batch) -> Tensor:
-        """Take one step, and return its loss."""
+        """Take one step and return its loss."""
         asks = self.options.schedule.asks(self.step)
         loss, counts = self._ask(batch) if asks else self._look(batch)
         loss.backward()
@@ -88,16 +88,16 @@ class Trainer:
         """Return the loss on pictures without questions."""
         cls, visual = llava.see(self.model, batch.pixels.bfloat16())
         states = llava.read(self.model, visual, None, LAST)
-        said = self.heads(cls, states, batch.scene, 0)
-        return picture_loss(said, batch), torch.zeros(2, len(NAMES), device=self.device)
+        predicted = self.heads(cls, states, batch.scene, 0)
+        return picture_loss(predicted, batch), torch.zeros(2, len(NAMES), device=self.device)
 
     def _ask(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss on pictures and questions, and per family how many were right, asked."""
+        """Return the loss on pictures and questions, and per family the counts (right, asked)."""
         cls, visual = llava.see(self.model, batch.pixels.bfloat16())
         states = llava.read(self.model, visual, batch.tokens)
-        said = self.heads(cls, states, batch.scene, self.options.slots)
+        predicted = self.heads(cls, states, batch.scene, self.options.slots)
         loss, right = answer_loss(self.model, states[-1], batch)
-        auxiliary = picture_loss(said, batch) + 0.5 * place_loss(said, batch)
+        auxiliary = picture_loss(predicted, batch) + 0.5 * place_loss(predicted, batch)
         loss = loss + self.options.auxiliary * auxiliary
         counts = torch.zeros(2, len(NAMES), device=self.device)
         counts[0].index_add_(0, batch.family.flatten(), right.float().flatten())
@@ -118,7 +118,7 @@ class Trainer:
         self.group.say(line)
 
     def save(self) -> None:
-        """Write a checkpoint: tensors and numbers only, whole or not at all."""
+        """Write a checkpoint atomically: tensors and numbers only."""
         if self.group.rank > 0:
             return
         checkpoint = self.options.out / CHECKPOINT
