@@ -28,8 +28,8 @@ def layer_programs() -> Iterator[Row]:
     from opsearch.layer_space import LayerSpace, layers_space
     from opsearch.problem import Pairwise, Problem, Separable
     from opsearch.solution import Limit
-    from opsearch.solvers.cpsat import CpSat
-    from opsearch.solvers.highs import Highs
+    from opsearch.solvers.ortools_cpsat import CpSat
+    from opsearch.solvers.scipy_highs import Highs
 
     bits = layers_space(32, tied=True)
     groups = tuple(Fraction(k, 11) for k in range(12))

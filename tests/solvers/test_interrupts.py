@@ -14,8 +14,8 @@ from ortools.sat.python.cp_model import CpSolver
 
 from opsearch.layer_space import layers_space
 from opsearch.solution import Status, undisturbed
-from opsearch.solvers.cpsat import CpSat
-from tests.solvers.test_layers import HALVES, many_pairs, problem
+from opsearch.solvers.ortools_cpsat import CpSat
+from tests.solvers.integer.test_layer_programs import HALVES, many_pairs, problem
 
 LONG = many_pairs(layers_space(24, HALVES, tied=True))  # minutes to the proof
 
@@ -93,7 +93,7 @@ def test_one_of_many_solves_that_was_stopped_ends_them_all():
 MINUTES = """
 import signal
 from opsearch.cli import INTERRUPTED, end
-from opsearch.solvers.highs import Highs
+from opsearch.solvers.scipy_highs import Highs
 from tests.solvers.test_interrupts import LONG
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
