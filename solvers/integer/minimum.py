@@ -87,34 +87,35 @@ def lowest(
 ) -> Minimum:
     """Return the lowest objective of several programs.
 
-    Programs are solved in the order of their lower bounds. One whose lower bound exceeds the best
-    value so far is skipped, the others must reach that value. Programs with a choice to make share
-    the time that is left equally.
+    The program that holds `start` comes first, the others follow in the order of their lower
+    bounds. One whose lower bound exceeds the best value so far is skipped, the others must reach
+    that value. Programs with a choice to make share the time that is left equally.
 
     Args:
         minimiser: The library that solves each program.
         programs: One per slice.
-        start: A row that keeps all limits, to begin with in the slices that hold it.
+        start: A row that keeps all limits of the program that holds it, to begin with.
     """
-    best, row = None, None
-    reached: list[tuple[int, Program]] = []
+    best, row = None, start
+    reached: dict[int, Program] = {}
     bounds: list[int] = []
-    queue = sorted(programs, key=lambda program: program.objective.floor)
-    for done, program in enumerate(queue):
+    queue = sorted(programs, key=lambda each: (not each.part.holds(start), each.objective.floor))
+    if start is not None:
+        best, reached = queue[0].objective.at(start), {0: queue[0]}
+    for place, program in enumerate(queue):
         form = program.objective
         if best is not None and form.floor > best:
             bounds.append(form.floor)
             continue
         limits = program.limits if best is None else (*program.limits, (form, best))
-        known = start if start is not None and program.part.has_options(start) else None
-        waiting = sum(other.part.has_choices for other in queue[done:])
+        known = row if program.part.holds(row) else None
+        waiting = sum(other.part.has_choices for other in queue[place:])
         answer = minimiser.minimise(replace(program, limits=limits), known, 1 / max(waiting, 1))
         if answer.row is not None:
             value = form.at(answer.row)
-            reached.append((value, program))
             if best is None or value < best:
-                best, row = value, answer.row
+                best, row, reached = value, answer.row, {}
+            reached[place] = program
         if answer.status is not Status.INFEASIBLE:
             bounds.append(form.floor if answer.bound is None else max(form.floor, answer.bound))
-    ties = tuple(program for value, program in reached if value == best)
-    return Minimum(best, row, min(bounds, default=None), ties)
+    return Minimum(best, row, min(bounds, default=None), tuple(reached.values()))

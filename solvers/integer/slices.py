@@ -81,9 +81,13 @@ class Slice:
         """Whether the slice may have more than one row."""
         return any(len(options) > 1 for options in self.options)
 
-    def has_options(self, row: Sequence[int]) -> bool:
-        """Whether every value index of the row is an option."""
-        return all(i in options for i, options in zip(row, self.options, strict=True))
+    def holds(self, row: Sequence[int] | None) -> bool:
+        """Whether the slice has the value indices of a row and does not exclude it."""
+        return (
+            row is not None
+            and all(i in options for i, options in zip(row, self.options, strict=True))
+            and not any(all(row[k] == i for k, i in absent) for absent in self.excluded)
+        )
 
 
 def slices_of(problem: Problem, terms: IntegerTerms) -> list[Slice]:

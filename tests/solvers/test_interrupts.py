@@ -45,20 +45,23 @@ def test_ctrl_c_ends_all_programs_and_keeps_the_incumbent():
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_before_a_search_begins_is_not_lost(monkeypatch):
+@pytest.mark.parametrize("program", [1, 2, 3])
+def test_ctrl_c_before_a_search_begins_is_not_lost(monkeypatch, program):
+    """The third program is the long one."""
     solve, seen = CpSolver.solve, []
 
     def interrupted(solver, model):
         seen.append(model)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)  # so that the search has not begun when it is first told to stop
+        if len(seen) == program:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # so that the search has not begun when it is first told to stop
         return solve(solver, model)
 
     monkeypatch.setattr(CpSolver, "solve", interrupted)
     solution = CpSat().solve(LONG)
     assert solution.stopped
     assert "was stopped" in solution.note
-    assert len(seen) == 1  # the others are not begun
+    assert len(seen) == program
 
 
 @pytest.mark.usefixtures("ctrl_c")
