@@ -40,8 +40,8 @@ from opsearch.rankers import DECODER_RANKERS, make_ranker
 from opsearch.rankers.spec import parse_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.solution import undisturbed
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.spaces import Space
 from opsearch.verify import EVALUATIONS, PROPOSAL, verify
 

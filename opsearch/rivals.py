@@ -19,10 +19,10 @@ from opsearch.analysis.choice import common_budgets, whole
 from opsearch.analysis.measured import Measured
 from opsearch.problem import KL_DECIMALS, Blackbox, Problem, Separable, Table
 from opsearch.solution import Limit, undisturbed
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.optuna_tpe import Tpe
+from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.threshold import Threshold
-from opsearch.solvers.tpe import Tpe
 
 SEEDS = 20
 

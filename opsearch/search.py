@@ -35,7 +35,7 @@ from opsearch.solvers import SOLVERS
 from opsearch.solvers.greedy import Greedy, require_operations
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.local import Local
-from opsearch.solvers.tpe import Tpe
+from opsearch.solvers.optuna_tpe import Tpe
 from opsearch.spaces import Space
 from opsearch.starts import starts
 from opsearch.verify import EVALUATIONS, require_proxy, verify

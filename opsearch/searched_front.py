@@ -31,7 +31,7 @@ from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store
 from opsearch.runtime.load import load_model
-from opsearch.solvers.nsga2 import nsga2
+from opsearch.solvers.optuna_nsga2 import nsga2
 from opsearch.summed_front import summed_front
 from opsearch.walked_front import front_row
 

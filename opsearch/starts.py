@@ -12,8 +12,8 @@ from opsearch.objectives.ties import with_ties
 from opsearch.policy import KV
 from opsearch.problem import Measure, Problem
 from opsearch.solution import undisturbed
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.ortools_cpsat import CpSat
 
 
 def starts(problem: Problem, measure: Measure, additive: Additive, floor: float) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from opsearch.layer_costs import LayerCosts
 from opsearch.layer_space import LayerSpace
 from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Problem, Separable
-from opsearch.solvers.scaling import IntegerTerms, integer_terms
+from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 
 Ints = NDArray[np.int64]
 

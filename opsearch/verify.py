@@ -16,7 +16,7 @@ from opsearch.objectives import Maker
 from opsearch.objectives.refit import refitted
 from opsearch.problem import Blackbox, Objective, Pairwise, Problem, Separable
 from opsearch.solution import Limit, Solution, Solver, undisturbed
-from opsearch.solvers.asked import Asked
+from opsearch.solvers.evaluated import EvaluatedPoints
 
 EVALUATIONS = 150  # by default
 PROPOSAL = Limit(deterministic_time=5.0)
@@ -34,7 +34,7 @@ def verify(
     started, proxy = perf_counter(), problem.objective
     require_proxy(proxy)
     assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
-    asked, rounds = Asked(replace(problem, objective=joint), evaluations), 0
+    asked, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
     while not asked.spent:
         corrected = replace(problem, objective=_corrected(proxy, asked))
         favourite = _solve(corrected, solver, seed)
@@ -64,7 +64,7 @@ def require_proxy(objective: Objective | Maker) -> None:
         )
 
 
-def _corrected(proxy: Separable | Pairwise, asked: Asked) -> Separable | Pairwise:
+def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable | Pairwise:
     """The proxy, fitted to what was measured."""
     measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
     if not measured:
@@ -73,7 +73,9 @@ def _corrected(proxy: Separable | Pairwise, asked: Asked) -> Separable | Pairwis
     return replace(fitted, quantum=asked.problem.objective.quantum)
 
 
-def _proposals(problem: Problem, solver: Solver, seed: int, asked: Asked, each: int) -> list[int]:
+def _proposals(
+    problem: Problem, solver: Solver, seed: int, asked: EvaluatedPoints, each: int
+) -> list[int]:
     """The points with the lowest values that were not measured yet."""
     found: list[int] = []
     while len(found) < min(each, asked.limit - len(asked.values)):
@@ -92,7 +94,7 @@ def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     return undisturbed(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
 
 
-def _note(proxy: str, asked: Asked, counted: str) -> str:
+def _note(proxy: str, asked: EvaluatedPoints, counted: str) -> str:
     best, values = asked.best(), list(asked.values.values())
     if not values:
         return f"{proxy} proposed no policy within the budget"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from opsearch.problem import Problem
 from opsearch.solution import Limit, Status, undisturbed
-from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.ortools_cpsat import CpSat
 
 _TIME = 30.0  # deterministic, for one point
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from opsearch.solution import Solver
 from opsearch.solvers.bisection import Bisection
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.highs import Highs
 from opsearch.solvers.local import Local
+from opsearch.solvers.optuna_tpe import Tpe
+from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.scipy_highs import Highs
 from opsearch.solvers.threshold import Threshold
-from opsearch.solvers.tpe import Tpe
 
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "grid": Grid,

@@ -20,7 +20,7 @@ from opsearch.layer_space import LayerSpace
 from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, solved
-from opsearch.solvers.asked import Asked
+from opsearch.solvers.evaluated import EvaluatedPoints
 from opsearch.spaces import Space
 
 _EVALUATIONS = 1000
@@ -61,7 +61,7 @@ class Greedy:
 
     def _first_within(self, problem: Problem, space: LayerSpace, evaluations: int) -> Solution:
         """Follow the order up to the budget; one evaluation is kept for the answer."""
-        asked = Asked(problem, evaluations - 1)
+        asked = EvaluatedPoints(problem, evaluations - 1)
         order = _Order(space, asked)
         steps, point = next(
             (steps, point) for steps, point in enumerate(order.points()) if problem.within(point)
@@ -87,7 +87,7 @@ def require_operations(space: Space) -> None:
 class _Order:
     """The order in which a space is pruned, from the original to the text alone."""
 
-    def __init__(self, space: LayerSpace, asked: Asked) -> None:
+    def __init__(self, space: LayerSpace, asked: EvaluatedPoints) -> None:
         self.space, self.asked = space, asked
         self.scorings = 0
         self.scores: dict[int, float] = {}

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, solved
-from opsearch.solvers.asked import Asked
+from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
 _BATCH = 32  # neighbours evaluated together: enough to share work, few enough to follow a good one
@@ -53,7 +53,7 @@ class _Search:
     """One search; `effects`: what each step changed where it was last measured alone."""
 
     def __init__(self, problem: Problem, evaluations: int) -> None:
-        self.problem, self.asked = problem, Asked(problem, evaluations)
+        self.problem, self.asked = problem, EvaluatedPoints(problem, evaluations)
         self.effects: dict[Step, float] = {}
 
     def run(self, start: Iterable[int], solver: str) -> Solution:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,6 +53,17 @@ def flash_attn():
 
     with installed():
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """A test in which SIGINT raises KeyboardInterrupt, here and in the processes that it starts.
+
+    Under nohup or in the background of a script SIGINT is ignored, which child processes inherit.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

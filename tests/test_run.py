@@ -440,6 +440,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("sent", "after"), KILLS, ids=str)
 def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent, after):
     folder = tmp_path / "stopped"

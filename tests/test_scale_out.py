@@ -297,6 +297,7 @@ def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added, 
     assert_all_end(mark, 120)  # two small helpers of Ray notice within a minute
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_workers_and_ray(tmp_path, sent, command):
     folder, mark = tmp_path / "stopped", uuid4().hex

@@ -15,7 +15,7 @@ from opsearch.example_problems import SAMPLES, TINY
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import KV, MLP, Q
 from opsearch.problem import Problem, Separable
-from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.summed_front import summed_front
 
 HALVES = (Fraction(1, 2),)

@@ -9,8 +9,8 @@ from opsearch.errors import OpsearchError
 from opsearch.example_problems import budget, flops_like
 from opsearch.problem import Blackbox, Problem, Separable, Table
 from opsearch.solution import Status
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.spaces import dop_space
 from opsearch.verify import verify
 from tests.said import says

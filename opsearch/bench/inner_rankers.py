@@ -38,7 +38,9 @@ def decoder_ranking(model: Any, name: str, prompt: Prompt) -> Callable[[], Tenso
     rotary = decoder.rotary_emb(stream, positions)
 
     def order() -> Tensor:
-        scores = decoder_scores(decoder.layers[0], plan, reranking, stream, plan.arriving(0), rotary)
+        scores = decoder_scores(
+            decoder.layers[0], plan, reranking, stream, plan.arriving(0), rotary
+        )
         return ranking_from_scores(scores, prompt.visual)
 
     return order

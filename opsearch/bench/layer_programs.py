@@ -1,6 +1,8 @@
-"""Suite `layer-programs`: seconds to prove the best choice per operation of a 32-layer decoder.
+"""Suite `layer-programs`: seconds of CP-SAT and HiGHS on the problems that the command line poses.
 
-Costs of LLaVA-1.5-7B's shape at 30 %, 16 n_v, queries and keys tied; random divergences: lognormal
+First every space of 12 and 32 layers within 20, 30 and 50 % of the FLOPs, without pairs and with
+some (in `layers` and `operations` those of adjacent layers); then ever more pairs in a decoder of
+32 layers at 30 %, queries and keys tied. Costs of LLaVA-1.5-7B's shape; random effects: lognormal
 main effects, normal interactions of a tenth of the geometric mean of the two main effects. Seconds
 are processor time, that of the clock on an idle machine, because one thread computes.
 """
@@ -9,8 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,16 @@ _REPEATS, _ENOUGH = 5, 20.0  # the fastest of so many, or of what takes so many 
 
 
 def layer_programs() -> Iterator[Row]:
-    """One row per number of pairs and solver: fastest seconds, status, gap."""
+    """Yield a row per problem and solver: fastest seconds, status, value."""
     from opsearch.layer_space import LayerSpace, layers_space
-    from opsearch.problem import Pairwise, Problem, Separable
+    from opsearch.problem import Problem
     from opsearch.solution import Limit
-    from opsearch.solvers.cpsat import CpSat
-    from opsearch.solvers.highs import Highs
+    from opsearch.solvers.ortools_cpsat import CpSat
+    from opsearch.solvers.scipy_highs import Highs
 
+    yield from _every_space()
     bits = layers_space(32, tied=True)
-    groups = tuple(Fraction(k, 11) for k in range(12))
-    grouped = LayerSpace("operations", 32, groups, (Fraction(1),), None)
-    every = list(combinations(range(len(bits.operations)), 2))
-    adjacent = [(k, m) for k, m in every if bits.operations[m][0] - bits.operations[k][0] <= 1]
+    every, adjacent = list(combinations(range(len(bits.operations)), 2)), _adjacent(bits)
     random = np.random.default_rng(0)
     some = [every[i] for i in random.choice(len(every), 500, replace=False)]
     cases: list[tuple[str, LayerSpace, list[tuple[int, int]], tuple[type[Any], ...]]] = [
@@ -43,16 +42,10 @@ def layer_programs() -> Iterator[Row]:
         ("adjacent layers", bits, adjacent, (CpSat, Highs)),
         ("500 by chance", bits, some, (CpSat, Highs)),
         ("all", bits, every, (CpSat,)),
-        ("none, 11 groups", grouped, [], (CpSat, Highs)),
     ]
     for name, space, pairs, solvers in cases:
         terms, pairwise = effects(space, pairs)
-        objective = (
-            Pairwise("random", "nats", space, terms, pairwise, 1e-6)
-            if pairs
-            else Separable("random", "nats", space, terms, 1e-6)
-        )
-        problem = Problem(space, objective, (limit(space),))
+        problem = Problem(space, _objective(space, terms, pairwise), (limit(space),))
         for solver in solvers:
             seconds: list[float] = []
             while len(seconds) < _REPEATS and sum(seconds) < _ENOUGH:
@@ -73,8 +66,58 @@ def layer_programs() -> Iterator[Row]:
             }
 
 
+def _every_space() -> Iterator[Row]:
+    """Yield a row per space, number of layers, form and budget: CP-SAT's fastest seconds of two."""
+    from opsearch.layer_space import layers_space, operations_space
+    from opsearch.problem import Problem
+    from opsearch.solvers.ortools_cpsat import CpSat
+    from opsearch.spaces import depth_space, dop_space, tokens_space
+    from opsearch.stage_space import stages_space
+
+    for layers in (12, 32):
+        spaces: list[Any] = [tokens_space(layers), dop_space(layers), depth_space(layers)]
+        spaces += [stages_space(layers), layers_space(layers), operations_space(layers)]
+        for space, with_pairs in product(spaces, (False, True)):
+            terms, pairs = effects(space, _adjacent(space) if with_pairs else [])
+            for budget in ("20%", "30%", "50%"):
+                seconds = []
+                for _ in range(2):
+                    problem = Problem(
+                        space, _objective(space, terms, pairs), (limit(space, budget),)
+                    )
+                    start = time.process_time()
+                    solution = CpSat().solve(problem)
+                    seconds.append(time.process_time() - start)
+                yield {
+                    "solver": solution.solver,
+                    "space": space.name,
+                    "layers": layers,
+                    "pairs": len(pairs),
+                    "budget": budget,
+                    "seconds": round(min(seconds), 3),
+                    "status": str(solution.status),
+                    "value": solution.value,
+                }
+
+
+def _adjacent(space: Any) -> list[tuple[int, int]]:
+    """Return pairs of parameters: those of the same and adjacent layers, or all."""
+    if space.listed:
+        return list(combinations(range(len(space.parameters)), 2))
+    every = combinations(range(len(space.operations)), 2)
+    return [(k, m) for k, m in every if space.operations[m][0] - space.operations[k][0] <= 1]
+
+
+def _objective(space: Any, terms: tuple[Any, ...], pairs: dict[Any, float]) -> Any:
+    from opsearch.problem import Pairwise, Separable
+
+    if pairs:
+        return Pairwise("random", "nats", space, terms, pairs, 1e-6)
+    return Separable("random", "nats", space, terms, 1e-6)
+
+
 def effects(space: Any, pairs: list[tuple[int, int]]) -> tuple[tuple[Any, ...], dict[Any, float]]:
-    """Random divergences of each choice alone, and random interactions of these pairs."""
+    """Return random divergences of each choice alone, and random interactions of these pairs."""
     random = np.random.default_rng(1)
     terms = []
     for parameter in space.parameters:
@@ -89,9 +132,16 @@ def effects(space: Any, pairs: list[tuple[int, int]]) -> tuple[tuple[Any, ...], 
 
 
 def limit(space: Any, budget: str = "30%") -> Any:
-    """A budget of FLOPs for one sample of 576 visual and 65 other tokens."""
+    """Return a budget of FLOPs for one sample of 576 visual and 65 other tokens."""
+    from dataclasses import replace
+
     from opsearch.budget import Budget, constraint
     from opsearch.costs.flops import Flops
     from opsearch.costs.shape import SHAPES
 
-    return constraint(Budget.parse(budget), Flops(SHAPES["llava-1.5-7b"]), space, [(576, 65)])
+    return constraint(
+        Budget.parse(budget),
+        Flops(replace(SHAPES["llava-1.5-7b"], layers=space.num_layers)),
+        space,
+        [(576, 65)],
+    )

@@ -22,8 +22,8 @@ def solvers() -> Iterator[Row]:
     from opsearch.costs.flops import Flops
     from opsearch.costs.shape import SHAPES
     from opsearch.problem import KL_QUANTUM, Problem, Separable
-    from opsearch.solvers.cpsat import CpSat
     from opsearch.solvers.grid import Grid
+    from opsearch.solvers.ortools_cpsat import CpSat
     from opsearch.spaces import dop_space
 
     space = dop_space(32)

@@ -71,7 +71,9 @@ def evaluate_tasks(
 
 
 @contextmanager
-def _ray_workers(workers: Workers | None, source: Source, say: Say) -> Iterator[RayWorkers[Shard] | None]:
+def _ray_workers(
+    workers: Workers | None, source: Source, say: Say
+) -> Iterator[RayWorkers[Shard] | None]:
     """Start Ray workers, which load the model meanwhile; None where this process answers."""
     if workers is None:
         yield None

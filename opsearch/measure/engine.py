@@ -121,9 +121,7 @@ class Engine:
     def _chunks(self, work: Iterable[Missing], memory_budget: MemoryBudget) -> MeasurementPlan:
         chunks: list[Chunk] = []
         for pending in work:
-            batches = group_samples(
-                pending.samples, self.family, self.model.config, self.positions
-            )
+            batches = group_samples(pending.samples, self.family, self.model.config, self.positions)
             chunks += make_chunks(
                 pending.policies, pending.samples[0].n_visual, batches, memory_budget
             )

@@ -206,3 +206,20 @@ def test_the_stock_model_runs_its_mlp_on_pads() -> None:
     counts = np.stack([np.full((3, 3), 5), np.full((3, 3), 8)])
     longest = flops(counts[1], 8, 4, TINY)
     assert executed(counts, [5, 8], [4, 4], TINY) == 2 * longest
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_only_the_exact_convention_counts_the_widths_of_grouped_queries(convention: str) -> None:
+    rule, hidden = CONVENTIONS[convention], TINY.hidden
+    q_width, kv_width = (12, 6) if convention == "exact" else (hidden, hidden)
+    queries, keys = np.array([[5, 0, 0]] * 3), np.array([[0, 5, 0]] * 3)
+    nothing = flops(0 * queries, 5, 0, TINY, convention)
+    assert flops(queries, 5, 0, TINY, convention) - nothing == (
+        3 * 5 * rule.projections * hidden * q_width
+    )
+    assert flops(keys, 5, 0, TINY, convention) - nothing == (
+        3 * 5 * rule.projections * hidden * kv_width
+    )
+    together = flops(queries + keys, 5, 0, TINY, convention) + nothing
+    apart = flops(queries, 5, 0, TINY, convention) + flops(keys, 5, 0, TINY, convention)
+    assert together - apart == 3 * 25 * rule.scores * q_width

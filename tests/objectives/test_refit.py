@@ -49,3 +49,16 @@ def test_what_prunes_nothing_stays_free():
     top = SPACE.index_of([size - 1 for size in SIZES])
     corrected = refitted(proxy(True), [top, *points(5)], np.full(6, 3.0)[: 1 + len(points(5))])
     assert corrected.value(top) == 0.0
+
+
+def test_a_measurement_is_followed_up_to_a_thousandth_of_noise():
+    """With one coefficient in a row the variance of its value is 1 + the noise."""
+    given = proxy(False)
+    row = [size - 1 for size in SIZES]
+    row[1] = 0
+    index = SPACE.index_of(row)
+    row = SPACE.row(index)
+    pruning = sum(place < size - 1 for place, size in zip(row, SIZES, strict=True))
+    before = given.value(index)
+    after = refitted(given, [index], np.array([before + 10.0])).value(index)
+    assert after - before == pytest.approx(10 * pruning / (pruning + 1e-3), abs=2e-6 * pruning)

@@ -108,3 +108,13 @@ def test_an_answer_without_a_value_is_none():
     nothing = Blackbox("none", "nats", lambda points: np.full(len(points), np.nan))
     solution = Greedy().solve(Problem(problem.space, nothing, problem.constraints))
     assert (solution.status, solution.policy) == (Status.UNKNOWN, None)
+
+
+def test_the_key_group_is_a_quarter_of_the_tokens():
+    space = operations_space(2)
+    key = space.decode([1] * len(space.operations) + [0])
+    assert {*key.resolve(576)[:, KV].tolist()} == {144}
+    assert key.resolve(576)[0].tolist() == [144, 144, 144]
+    problem = layers_problem(0, space)
+    cost = problem.constraints[0].cost(space.index_of([1] * len(space.operations) + [0]))
+    assert {*at(problem, cost).policy.resolve(576).ravel().tolist()} <= {0, 144, 576}

@@ -14,18 +14,10 @@ from ortools.sat.python.cp_model import CpSolver
 
 from opsearch.layer_space import layers_space
 from opsearch.solution import Status, undisturbed
-from opsearch.solvers.cpsat import CpSat
-from tests.solvers.test_layers import HALVES, many_pairs, problem
+from opsearch.solvers.ortools_cpsat import CpSat
+from tests.solvers.integer.test_layer_programs import HALVES, many_pairs, problem
 
 LONG = many_pairs(layers_space(24, HALVES, tied=True))  # minutes to the proof
-
-
-@pytest.fixture
-def ctrl_c():
-    """SIGINT raises KeyboardInterrupt, also where these tests were started without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def send(number, seconds):
@@ -91,12 +83,10 @@ def test_one_of_many_solves_that_was_stopped_ends_them_all():
 
 
 MINUTES = """
-import signal
 from opsearch.cli import INTERRUPTED, end
-from opsearch.solvers.highs import Highs
+from opsearch.solvers.scipy_highs import Highs
 from tests.solvers.test_interrupts import LONG
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begins", flush=True)
 try:
     Highs().solve(LONG)
@@ -105,6 +95,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("seconds", [0.5, 2])
 def test_ctrl_c_ends_a_process_whose_solver_cannot_be_stopped(seconds):
     with subprocess.Popen(

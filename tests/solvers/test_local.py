@@ -1,16 +1,18 @@
 """Local search: no neighbour of its answer is better, and no limit is exceeded."""
 
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
 from opsearch.example_problems import layers_problem
 from opsearch.layer_space import layers_space
-from opsearch.problem import Blackbox, Problem, Separable
+from opsearch.policy import Policy, RankerSpec
+from opsearch.problem import Blackbox, Constraint, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.local import Local
+from opsearch.space import Parameter
 from opsearch.testing_checks import recorded, same
 
 
@@ -108,3 +110,54 @@ def test_points_without_a_value_are_not_chosen():
     nothing = Blackbox("none", "nats", lambda points: np.full(len(points), np.nan))
     solution = Local().solve(Problem(problem.space, nothing, problem.constraints))
     assert (solution.status, solution.value) == (Status.UNKNOWN, None)
+
+
+class Box:
+    """A space of some parameters with any values; all its points are the same policy."""
+
+    name, num_layers, listed, parameters_act_alone = "box", 1, True, True
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+        self.parameters = tuple(
+            Parameter(f"p{k}", tuple(Fraction(i, size) for i in range(size)))
+            for k, size in enumerate(sizes)
+        )
+        self.points = np.array([*product(*map(range, sizes))])
+
+    def index_of(self, row):
+        return int(np.ravel_multi_index(tuple(row), self.sizes))
+
+    def row(self, index):
+        return tuple(self.points[index].tolist())
+
+    def decode(self, row):
+        return Policy(((1, 1, 1),), rankers=((0, RankerSpec("uniform")),))
+
+
+def boxed(values, costs, limit):
+    """Two values per parameter: a value of 1 lowers the objective by so much and costs so much."""
+    space = Box(*[2] * len(values))
+    value, cost = -(space.points @ np.array(values)), space.points @ np.array(costs)
+    blackbox = Blackbox("box", "nats", lambda points: value[[*points]], 1e-6)
+    return Problem(space, blackbox, (Constraint("flops", "FLOPs", cost, limit, int(cost.max())),))
+
+
+@pytest.mark.parametrize(
+    ("values", "costs", "start", "end"),
+    [
+        # A dear step up needs two cheap ones down.
+        ((1, 1, 5), (1, 1, 2), (1, 1, 0), (0, 0, 1)),
+        # A step down pays for two up, which together gain more than it loses.
+        ((0.8, 0.8, 1), (1, 1, 2), (0, 0, 1), (1, 1, 0)),
+        # Of the steps down the first and the third lose least for what they save.
+        ((1, 3, 2, 4), (1, 2, 3, 4), (1, 1, 1, 0), (0, 1, 0, 1)),
+        # Of the steps up the first gains least for what it costs.
+        ((1, 1.2, 1.2, 1.2, 3), (2, 1, 1, 1, 3), (0, 0, 0, 0, 1), (0, 1, 1, 1, 0)),
+    ],
+)
+def test_a_step_is_balanced_by_several_others(values, costs, start, end):
+    limit = int(np.dot(costs, start))
+    problem = boxed(values, costs, limit)
+    found = Local(start=(problem.space.index_of(start),)).solve(problem)
+    assert problem.space.row(found.index) == end

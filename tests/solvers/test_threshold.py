@@ -6,7 +6,7 @@ import pytest
 from opsearch.example_problems import N_V_TEST
 from opsearch.problem import Constraint, Problem, Separable
 from opsearch.solution import Status
-from opsearch.solvers.cpsat import CpSat
+from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.threshold import Threshold
 from opsearch.spaces import tokens_space
 from opsearch.testing_layers import presented

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from opsearch.errors import OpsearchError
 from opsearch.problem import Blackbox, Form, Problem
 from opsearch.solution import Limit, Solution, Status, solved
-from opsearch.solvers.asked import Asked
-from opsearch.solvers.study import QuietStudy
+from opsearch.solvers.evaluated import EvaluatedPoints
+from opsearch.solvers.optuna_study import QuietStudy
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -66,7 +66,7 @@ class _Search:
         # All points within the budget, where these can be counted.
         self.most = int(problem.feasible.sum()) if problem.space.listed else None
         limit = evaluations if self.most is None else min(evaluations, self.most)
-        self.seen = Asked(_as_blackbox(problem), limit)
+        self.seen = EvaluatedPoints(_as_blackbox(problem), limit)
         self.study = QuietStudy(problem)
         self.asked = self.over_budget = self.repeated = self.fruitless = 0
 

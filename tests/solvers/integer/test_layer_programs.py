@@ -12,12 +12,13 @@ from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.example_problems import TINY
+from opsearch.layer_costs import LayerCosts
 from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import MLP, Q
 from opsearch.problem import Pairwise, Problem, Separable
 from opsearch.solution import Limit, Status
-from opsearch.solvers.cpsat import CpSat
-from opsearch.solvers.highs import Highs
+from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.scipy_highs import Highs
 
 SAMPLES = [(9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
@@ -57,6 +58,18 @@ def problem(seed, pairs, budgets=("45%",), quantum=1e-6):
     else:
         objective = Separable("terms", "nats", space, terms, quantum)
     return Problem(space, objective, tuple(limits))
+
+
+def with_large_costs(given):
+    """The problem with costs as large as raw FLOPs that have no common divisor."""
+    (limited,) = given.constraints
+    costs, scale = limited.costs, 10**9
+    odd = np.random.default_rng(0).integers(1, 10**6, (*costs.tables.shape[1:2], 1)) | 1
+    odd = odd * np.arange(costs.tables.shape[3])
+    tables = costs.tables * scale + odd[None, :, None, :, None]
+    large = LayerCosts(costs.space, costs.base * scale, tables)
+    limit = limited.limit * scale
+    return given.with_budget([replace(limited, costs=large, limit=limit, stock=limit)])
 
 
 def best(given):

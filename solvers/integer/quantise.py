@@ -1,7 +1,8 @@
 """Objectives in whole numbers, because integer programs prove nothing about floats.
 
-CP-SAT stops at an absolute gap of 1e-4 and calls it optimal, so that a divergence of 1e-5 nat would
-come back wrong. Here values become whole multiples of a step, and what that can hide is recorded.
+CP-SAT stops at an absolute gap of 1e-4 and calls it optimal, so that a divergence of 1e-5 nats
+would come back wrong. Here values become whole multiples of a step, and what that can hide is
+recorded.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ from opsearch.errors import OpsearchError
 from opsearch.problem import Pair, Pairwise, Separable
 from opsearch.spaces import Space
 
-# Sums of coefficients in a row stay below it, see `program.add_row`; larger integers lose exactness
-# as floats, which is how CP-SAT reports bounds.
+# Sums of coefficients in a row stay below it, see `ortools_cpsat.add_row`; larger integers lose
+# exactness as floats, which is how CP-SAT reports bounds.
 ROW_LIMIT = 2**31 - 1
 _FLOAT_LIMIT = 2**53
 
 
 @dataclass(frozen=True)
 class IntegerTerms:
-    """value = offset + step * (sum of coefficients), exactly or within error_bound / 2.
+    """An objective in whole steps: value = offset + step * (sum of coefficients).
 
-    coefficients: int64 per parameter and value; pairs: of pairs of choices, those without effect
-    left out; error_bound: how much worse than the best value that of the smallest sum can be.
+    Attributes:
+        coefficients: int64[n] per parameter, one per value.
+        pairs: Coefficient of each pair of choices; 0 where missing.
+        offset: The value of a sum of 0, in the objective's unit.
+        step: The value of one step, in the objective's unit.
+        error_bound: How far the value of the smallest sum can be above the best value. The equation
+            holds within half of it, exactly where it is 0.
     """
 
     coefficients: tuple[NDArray[np.int64], ...]
@@ -36,11 +42,21 @@ class IntegerTerms:
     step: float
     error_bound: float
 
+    def sums(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sum of coefficients at rows of value indices, int64[R]."""
+        sums = np.zeros(len(rows), np.int64)
+        for term, column in zip(self.coefficients, rows.T, strict=True):
+            sums += term[column]
+        for ((k, i), (m, j)), effect in self.pairs.items():
+            sums += effect * ((rows[:, k] == i) & (rows[:, m] == j))
+        return sums
+
 
 def integer_terms(objective: Separable | Pairwise) -> IntegerTerms:
-    """The objective in multiples of its quantum where it has one, else scaled.
+    """Return the objective in multiples of its quantum, or scaled where it has none.
 
-    Raises OpsearchError when a term that some point uses is not a finite number.
+    Raises:
+        OpsearchError: A term that some point uses is not a finite number.
     """
     used = _used(objective.space)
     terms = [np.asarray(term, float) for term in objective.terms]
@@ -54,7 +70,7 @@ def integer_terms(objective: Separable | Pairwise) -> IntegerTerms:
 
 
 def _used(space: Space) -> list[NDArray[np.int64]]:
-    """The values of each parameter that some point has."""
+    """Return the value indices of each parameter that some point has."""
     if space.listed:
         return [np.unique(column) for column in space.points.T]
     return [np.arange(len(parameter.values)) for parameter in space.parameters]
@@ -62,8 +78,8 @@ def _used(space: Space) -> list[NDArray[np.int64]]:
 
 def _not_finite(what: str, objective: str) -> OpsearchError:
     return OpsearchError(
-        f"{what} of objective {objective!r} is not finite for some value; an integer program needs "
-        "finite terms, use --solver grid or measure them again"
+        f"{what} of objective {objective!r} is not finite, but an integer program needs finite "
+        "terms; use --solver grid or measure them again"
     )
 
 
@@ -73,7 +89,7 @@ def _multiples(
     used: list[NDArray[np.int64]],
     pairs: Mapping[Pair, float],
 ) -> IntegerTerms | None:
-    """Whole multiples of the quantum; None where terms are not, or are too many of them."""
+    """Return whole multiples of the quantum; None where terms are none, or too large."""
     if quantum <= 0:
         return None
     steps = [_at(term / quantum, values) for term, values in zip(terms, used, strict=True)]
@@ -93,7 +109,7 @@ def _scaled(
     used: list[NDArray[np.int64]],
     pairs: Mapping[Pair, float],
 ) -> IntegerTerms:
-    """Terms as multiples of the smallest step that keeps all coefficients within one row.
+    """Return terms in multiples of the smallest step that keeps all coefficients within one row.
 
     Each of the n parameters and pairs adds at most half a step of rounding, so the smallest integer
     sum is at most n steps above the smallest value; float sums themselves add a little.
@@ -118,7 +134,7 @@ def _whole(pairs: Mapping[Pair, float], steps: NDArray[np.float64]) -> dict[Pair
 
 
 def _at(term: NDArray[np.float64], values: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`term` with zero at the values that no point uses."""
+    """Return `term` with zero at the values that no point uses."""
     kept = np.zeros(len(term))
     kept[values] = term[values]
     return kept

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opsearch.problem import Problem
-from opsearch.solvers.asked import Asked
-from opsearch.solvers.study import QuietStudy
+from opsearch.solvers.evaluated import EvaluatedPoints
+from opsearch.solvers.optuna_study import QuietStudy
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -19,7 +19,7 @@ _POPULATION = 20
 _PATIENCE = 200  # proposals in a row without a new point, which end the search
 
 
-def nsga2(problem: Problem, start: Sequence[int], evaluations: int, seed: int) -> Asked:
+def nsga2(problem: Problem, start: Sequence[int], evaluations: int, seed: int) -> EvaluatedPoints:
     """Evaluate `start` together, then generation by generation what descends from the best.
 
     problem: with a Blackbox; minimised beside it is the cost of the first constraint. start: points
@@ -28,7 +28,7 @@ def nsga2(problem: Problem, start: Sequence[int], evaluations: int, seed: int) -
     """
     from optuna.samplers import NSGAIISampler
 
-    asked = Asked(problem, evaluations)
+    asked = EvaluatedPoints(problem, evaluations)
     sampler = NSGAIISampler(population_size=_POPULATION, seed=seed % 2**32)
     study = QuietStudy(problem, objectives=2)
     for index in dict.fromkeys(start):

@@ -19,7 +19,7 @@ from opsearch.example_problems import (
 from opsearch.layer_space import layers_space
 from opsearch.problem import Blackbox, Problem, Separable
 from opsearch.solution import Limit, Status
-from opsearch.solvers.tpe import Tpe
+from opsearch.solvers.optuna_tpe import Tpe
 from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
 from opsearch.testing_checks import recorded, same
 

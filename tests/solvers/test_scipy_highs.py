@@ -18,9 +18,9 @@ from opsearch.example_problems import (
 )
 from opsearch.problem import Constraint, Problem, Separable
 from opsearch.solution import Status
-from opsearch.solvers.cpsat import CpSat
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.highs import Highs
+from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.scipy_highs import Highs
 from opsearch.spaces import Space, depth_space, dop_space
 from opsearch.stage_space import stages_space
 

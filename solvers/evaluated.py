@@ -17,7 +17,7 @@ Key = tuple[float, int, int]
 
 
 @dataclass
-class Asked:
+class EvaluatedPoints:
     """Evaluates points of a blackbox together, none twice, and not more than `limit` in all.
 
     values: by point, in order of evaluation; nan where a point has none.

@@ -11,7 +11,7 @@ from opsearch.analysis.pareto import front
 from opsearch.example_problems import budget, flops_like, layers_problem
 from opsearch.layer_space import layers_space
 from opsearch.problem import Blackbox, Problem
-from opsearch.solvers.nsga2 import nsga2
+from opsearch.solvers.optuna_nsga2 import nsga2
 from opsearch.spaces import dop_space
 from opsearch.summed_front import summed_front
 

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from opsearch.problem import Choice, Form, Pair, Problem
 from opsearch.solution import Limit, Solution, Status, solved
-from opsearch.solvers.decompose import Slice
-from opsearch.solvers.forms import Linear
+from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
+from opsearch.solvers.integer.slices import LinearForm, Slice
+from opsearch.solvers.integer.solve import solve_integer_program
 from opsearch.solvers.interrupts import in_thread
-from opsearch.solvers.program import Answer, ProgramError
-from opsearch.solvers.separable import solve_separable
 
 if TYPE_CHECKING:
     from scipy.optimize import LinearConstraint
@@ -32,9 +31,13 @@ _TRIES = 50
 _OPTIMAL, _INFEASIBLE = 0, 2
 
 
+Columns = dict[Choice | Pair | int, int]
+"""The place of each variable: those of choices and pairs, and by number those of listed rows."""
+
+
 @dataclass(frozen=True)
 class Highs:
-    """The programs of `ortools`, solved by HiGHS; a check of it, proved within float tolerances.
+    """The programs of `ortools`, solved by HiGHS, which proves them within float tolerances.
 
     It is deterministic, needs no seed, and stops at no limit.
     """
@@ -44,70 +47,60 @@ class Highs:
     forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best point; ties go to lower cost, then to the first row."""
-        search = partial(solve_separable, problem, _Programs(), self.name, "HiGHS")
+        """Return the best point; ties go to lower cost, then to the first row."""
+        search = partial(solve_integer_program, problem, _Programs(), self.name, "HiGHS")
         return solved(self, problem, seed, "scipy", search)
 
 
 class _Programs:
-    """Solves the program of one slice."""
+    """Solves programs one by one."""
 
-    def minimise(
-        self,
-        part: Slice,
-        objective: Linear,
-        rows: Sequence[tuple[Linear, int]],
-        start: tuple[int, ...] | None,
-        share: float,
-    ) -> Answer:
-        """The row of a slice with the least objective among those where each form keeps its limit.
+    def minimise(self, program: Program, start: tuple[int, ...] | None, share: float) -> Answer:
+        """Solve one program, without a start and in all the time that it needs.
 
-        It begins with no row and takes all the time it needs. Raises ProgramError when HiGHS ends
-        with neither an optimum nor a proof that there is none.
+        Raises:
+            ProgramError: HiGHS ended with neither an optimum nor a proof that there is none.
         """
         from scipy.optimize import Bounds, milp
 
+        part, objective = program.part, program.objective
         column = _columns(part)
         costs, scale = _scaled(objective, column)
-        limits = [_structure(part, column), *(_limit(*row, column) for row in rows)]
+        rows = [_structure(part, column), *(_limit(*row, column) for row in program.limits)]
         for _ in range(_TRIES):
-            program = partial(
+            call = partial(
                 milp,
                 costs,
-                integrality=np.ones(len(column), np.int64),
+                integrality=np.array([not isinstance(key, int) for key in column], np.int64),
                 bounds=Bounds(0, 1),
-                constraints=limits,
+                constraints=rows,
                 options={"mip_rel_gap": 0.0},
             )
-            result = in_thread(program).result()  # Ctrl-C ends the waiting, not HiGHS
+            result = in_thread(call).result()  # Ctrl-C ends the waiting, not HiGHS
             if result.status == _INFEASIBLE:
-                return Answer(Status.INFEASIBLE, None, None, 0.0)
+                return Answer(Status.INFEASIBLE)
             if result.status != _OPTIMAL or result.x is None:
                 raise ProgramError(f"HiGHS ended without an answer: {result.message}")
             row = tuple(
                 int(options[np.argmax(result.x[[column[k, int(i)] for i in options]])])
                 for k, options in enumerate(part.options)
             )
-            if all(form.at(row) <= limit for form, limit in rows):
+            if all(form.at(row) <= limit for form, limit in program.limits):
                 value = objective.at(row)
-                lowest = ceil(result.mip_dual_bound / scale - 0.5) + objective.constant
-                return Answer(Status.OPTIMAL, row, min(lowest, value), 0.0)
-            limits.append(_without(row, column))
+                bound = ceil(result.mip_dual_bound / scale - 0.5) + objective.constant
+                return Answer(Status.OPTIMAL, row, min(bound, value))
+            rows.append(_without(row, column))
         raise ProgramError(f"HiGHS gave {_TRIES} answers that exceed a limit")
 
 
-Columns = dict[Choice | Pair, int]
-
-
 def _columns(part: Slice) -> Columns:
-    """The place of every choice and of every pair that has an effect."""
     choices = [(k, int(i)) for k, options in enumerate(part.options) for i in options]
-    keys: list[Choice | Pair] = [*choices, *part.pairs]
-    return {key: place for place, key in enumerate(keys)}
+    listed = range(0 if part.rows is None else len(part.rows))
+    return {key: place for place, key in enumerate([*choices, *part.pairs, *listed])}
 
 
-def _scaled(form: Linear, column: Columns) -> tuple[NDArray[np.float64], float]:
-    """The coefficients of a form without its constant, and the factor they were scaled by."""
+def _scaled(form: LinearForm, column: Columns) -> tuple[NDArray[np.float64], float]:
+    """Return the coefficients of a form, scaled, without its constant, and the scale."""
     row = np.zeros(len(column))
     for choice, coefficient in form.choices.items():
         row[column[choice]] = coefficient
@@ -117,7 +110,7 @@ def _scaled(form: Linear, column: Columns) -> tuple[NDArray[np.float64], float]:
     return row * scale, scale
 
 
-def _limit(form: Linear, limit: int, column: Columns) -> LinearConstraint:
+def _limit(form: LinearForm, limit: int, column: Columns) -> LinearConstraint:
     from scipy.optimize import LinearConstraint
 
     row, scale = _scaled(form, column)
@@ -125,7 +118,11 @@ def _limit(form: Linear, limit: int, column: Columns) -> LinearConstraint:
 
 
 def _structure(part: Slice, column: Columns) -> LinearConstraint:
-    """One value per parameter, no excluded combination, and a pair where both its choices hold."""
+    """Return the rules of a slice.
+
+    Each parameter has one value, and no combination is excluded. A pair holds where both its
+    choices do. A choice holds where one of the listed rows that have it does.
+    """
     from scipy.optimize import LinearConstraint
     from scipy.sparse import coo_array
 
@@ -147,10 +144,11 @@ def _structure(part: Slice, column: Columns) -> LinearConstraint:
         add({both: 1.0, first: -1.0}, -np.inf, 0)
         add({both: 1.0, second: -1.0}, -np.inf, 0)
         add({both: -1.0, first: 1.0, second: 1.0}, -np.inf, 1)
-    for choice, bundle in part.bundles():
-        together = {column[pair]: 1.0 for pair in bundle.pairs} | {column[choice]: -1.0}
-        add(together, -np.inf, 0)
-        add(together | {column[other]: 1.0 for other in bundle.others}, 0, np.inf)
+    if part.rows is not None:
+        for k, options in enumerate(part.options):
+            for i in options.tolist():
+                having = np.flatnonzero(part.rows[:, k] == i).tolist()
+                add({column[k, i]: -1.0, **{column[row]: 1.0 for row in having}}, 0, 0)
     rows, columns, coefficients = zip(*entries, strict=True)
     matrix = coo_array((coefficients, (rows, columns)), (len(limits), len(column)))
     low, high = np.array(limits).T
@@ -158,7 +156,7 @@ def _structure(part: Slice, column: Columns) -> LinearConstraint:
 
 
 def _without(row: Sequence[int], column: Columns) -> LinearConstraint:
-    """Forbids one row of value indices."""
+    """Return the constraint that forbids one row of value indices."""
     from scipy.optimize import LinearConstraint
 
     taken = np.zeros(len(column))
