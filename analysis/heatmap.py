@@ -11,7 +11,8 @@ from rich.text import Text
 
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
-from opsearch.policy import MODULES, Policy
+from opsearch.policy.counts import MODULES
+from opsearch.policy.policy import Policy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

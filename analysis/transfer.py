@@ -15,15 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.bootstrap import interval, resamples
-from opsearch.analysis.choice import (
-    Rows,
-    additive,
-    choose,
-    common_budgets,
-    joint,
-    ladder,
-    within,
-)
+from opsearch.analysis.choice import Rows, additive, choose, common_budgets, joint, ladder, within
 from opsearch.analysis.measured import Array, Measured
 from opsearch.analysis.regret import point_name
 from opsearch.errors import OpsearchError

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from opsearch.analysis.style import COLOURS, panels
-from opsearch.builders import depth
+from opsearch.policy.builders import depth
 
 SIDE, LAYERS, KEPT = 6, 12, 15
 POLICY = depth(LAYERS, 7, 12, 6, "21/50")  # the optimum of `depth` at 30 % in benchmarks.md

@@ -11,9 +11,10 @@ from pathlib import Path
 from PIL import Image
 from transformers import pipeline
 
-from opsearch import Policy, builders
-from opsearch.demo import MODEL_DIR
-from opsearch.tasks.embedded import embedded
+from opsearch import Policy
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.embedded import embedded
+from opsearch.policy import builders
 
 
 def main() -> None:

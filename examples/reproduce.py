@@ -23,16 +23,17 @@ from pathlib import Path
 
 from shrunken import checkpoint, questions
 
-from opsearch import Policy, RunConfig, builders, reranked
+from opsearch import Policy, RunConfig
 from opsearch.answers import answer, relative_average
 from opsearch.budget import total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import HUB_IDS, Shape
+from opsearch.data.files import load_jsonl
 from opsearch.measure.samples import Sample, encode
-from opsearch.rankers.spec import parse_ranker
+from opsearch.policy import builders
+from opsearch.policy.ranker import parse_ranker
 from opsearch.run import run
 from opsearch.runtime.load import load_config, load_model, load_processor
-from opsearch.tasks.jsonl import load_jsonl
 
 CLIP = "openai/clip-vit-large-patch14-336"
 LAYERS, VISUAL = 32, {"llava-1.5-7b": 576, "llava-next-7b": 2880}
@@ -58,11 +59,11 @@ class Row:
 
 
 # On average over the layers, these keep the budget's number of tokens.
-FASTV_128 = reranked.fastv(LAYERS, share="23/135")
-FASTV_64 = reranked.fastv(LAYERS, share="7/135")
-PYRAMIDDROP_128 = reranked.pyramiddrop(LAYERS, "87/250", first=2)
+FASTV_128 = builders.fastv(LAYERS, share="23/135")
+FASTV_64 = builders.fastv(LAYERS, share="7/135")
+PYRAMIDDROP_128 = builders.pyramiddrop(LAYERS, "87/250", first=2)
 # These keep 144 and 82 tokens on average.
-SPARSEVLM_128, SPARSEVLM_64 = (reranked.sparsevlm(LAYERS, budget) for budget in (128, 64))
+SPARSEVLM_128, SPARSEVLM_64 = (builders.sparsevlm(LAYERS, budget) for budget in (128, 64))
 
 # "reported" is a secondary source, "abstract" the paper's own; neither was verified here.
 ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
@@ -71,7 +72,7 @@ ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         Row(
             "FitPrune",
             "more than 97.8, reported for a recipe of 192; this is the one of 60 %",
-            policy=reranked.fitprune(reranked.FITPRUNE_60),
+            policy=builders.fitprune(builders.FITPRUNE_60),
         ),
     ),
     ("llava-1.5-7b", "128"): (

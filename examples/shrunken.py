@@ -16,8 +16,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from opsearch.demo import MODEL_DIR
-from opsearch.tasks.embedded import embedded
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.embedded import embedded
 
 SIDE, PATCH = 40, 8  # pixels; a tile has 25 tokens
 TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
 from opsearch.spaces import Parameter, Space
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.policy import resolve_fraction
+from opsearch.policy.counts import resolve_fraction
 from opsearch.problem import Bounded, Form, Measure
 from opsearch.recipe_space import RecipeSpace
 from opsearch.spaces import Space

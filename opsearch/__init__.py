@@ -9,18 +9,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from opsearch.version import __version__
+
 if TYPE_CHECKING:
     from opsearch.config import RunConfig
-    from opsearch.policy import Policy, RankerSpec
+    from opsearch.policy.policy import Policy
+    from opsearch.policy.ranker import RankerSpec
     from opsearch.runtime.graphs import Graphs
 
-__version__ = "0.1.0"
 __all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig"]
 
 _HOMES = {
     "Graphs": "opsearch.runtime.graphs",
-    "Policy": "opsearch.policy",
-    "RankerSpec": "opsearch.policy",
+    "Policy": "opsearch.policy.policy",
+    "RankerSpec": "opsearch.policy.policy",
     "RunConfig": "opsearch.config",
 }
 

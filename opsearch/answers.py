@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsearch.builders import identity
 from opsearch.errors import DataError
 from opsearch.measure.rows import StoredAnswer
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.store import Store
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 from opsearch.runtime.places import device_of_inputs
 
 _MAX_TOKENS = 8192  # positions of one forward

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from opsearch import builders, reranked
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 Fits = Callable[[Policy], bool]
 Missed = Callable[[str, Policy], None]
@@ -58,15 +59,15 @@ def _shortv(order: Sequence[int]) -> Maker:
 
 
 def _fastv(k: int) -> Maker:
-    return lambda layers, share, ranker: reranked.fastv(layers, min(k, layers - 1), share)
+    return lambda layers, share, ranker: builders.fastv(layers, min(k, layers - 1), share)
 
 
 def _pyramiddrop(first: int | None) -> Maker:
-    return lambda layers, share, ranker: reranked.pyramiddrop(layers, share, first)
+    return lambda layers, share, ranker: builders.pyramiddrop(layers, share, first)
 
 
 def _sparsevlm(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
-    return reranked.sparsevlm(layers, share=share)
+    return builders.sparsevlm(layers, share=share)
 
 
 # The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.

@@ -17,13 +17,13 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch import builders
-from opsearch.amounts import format_amount
 from opsearch.costs.cost import Cost, policy_cost
 from opsearch.errors import OpsearchError
+from opsearch.formatting import format_amount
 from opsearch.layer_costs import LayerCosts, layer_costs
 from opsearch.layer_space import LayerSpace
-from opsearch.policy import Policy
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
 from opsearch.problem import Constraint
 from opsearch.recipe_space import RecipeCosts, RecipeSpace
 from opsearch.space import POINTS_AT_ONCE, Space

@@ -16,17 +16,10 @@ from rich.console import Console
 from opsearch.answers import answer
 from opsearch.bench.compared import time_prefills
 from opsearch.bench.fit import place_of
-from opsearch.builders import identity
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
-from opsearch.contenders import (
-    SPACES,
-    Place,
-    Task,
-    fitted_baselines,
-    search,
-    search_task,
-)
+from opsearch.contenders import SPACES, Place, Task, fitted_baselines, search, search_task
+from opsearch.data.item import all_answered
 from opsearch.errors import DataError
 from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
@@ -36,8 +29,10 @@ from opsearch.measure.store import Store
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order
-from opsearch.policy import Policy, RankerSpec
-from opsearch.policy_file import policy_text
+from opsearch.policy.builders import identity
+from opsearch.policy.file import policy_text
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem_setup import limits_time
 from opsearch.progress import Stages
@@ -51,7 +46,6 @@ from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import check_device, fingerprint, load_config, load_model
-from opsearch.tasks.item import all_answered
 from opsearch.unspent import say_unspent
 
 _OTHER_STAGES = 8

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.rankers.spec import parse_ranker
 from opsearch.runtime.adapters import family_for
 
 

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from opsearch import builders
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
+from opsearch.data.item import all_answered
 from opsearch.measure.engine import Engine
-from opsearch.policy import Policy
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.problem_setup import make_cost
 from opsearch.progress import Stages
-from opsearch.tasks.item import all_answered
 
 # Names of the two rows of a cost, and the unit of the first.
 _COST_ROWS = {

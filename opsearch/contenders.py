@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.amounts import format_duration
 from opsearch.baselines import baselines
 from opsearch.budget import total_cost
-from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.cost import Cost
 from opsearch.errors import OpsearchError
+from opsearch.formatting import format_duration
 from opsearch.infeasible import check_budget
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
@@ -25,7 +24,9 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.prepare import Prepared
 from opsearch.problem import Constraint, Measure, Objective, Problem, feasible_points
 from opsearch.problem_setup import (
@@ -37,7 +38,6 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, make_ranker
-from opsearch.rankers.spec import parse_ranker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.solution import undisturbed
 from opsearch.solvers.grid import Grid

@@ -19,11 +19,11 @@ from opsearch.measure.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.planned import CoarseWork, Planned, planned_room
+from opsearch.policy.ranker import parse_ranker
 from opsearch.prepare import prepare
 from opsearch.problem import Constraint
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
-from opsearch.rankers.spec import parse_ranker
 from opsearch.search import Choice, choose_planned
 from opsearch.spaces import Space
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from opsearch import __version__
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
 from opsearch.run_folder import RunFolder
+from opsearch.version import __version__
 
 if TYPE_CHECKING:
     from opsearch.bench.prefill import TimedPrefill

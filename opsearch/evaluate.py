@@ -10,9 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from opsearch.answers import Answers, answer, relative_average
+from opsearch.data.embedded import embedded
+from opsearch.data.files import load_file
+from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.measure.samples import encode
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.runtime.checks import check_fits
@@ -23,9 +26,6 @@ from opsearch.runtime.load import (
     load_model,
     load_processor,
 )
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
-from opsearch.tasks.parquet import load_file
 
 _STAGES = 4
 

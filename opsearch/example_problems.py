@@ -16,7 +16,7 @@ from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import LayerSpace, layers_space
-from opsearch.policy import KV, MLP, Q, live
+from opsearch.policy.counts import KV, MLP, Q, live
 from opsearch.problem import (
     Blackbox,
     Bounded,

@@ -20,8 +20,8 @@ from opsearch.measure.rows import (
     StoredSample,
 )
 from opsearch.measure.store import Store
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem_setup import make_space
-from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.space import PointPolicies, Space
 

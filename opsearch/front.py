@@ -16,9 +16,9 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem import Bounded, Constraint, Problem, Separable, Table
 from opsearch.problem_setup import make_cost, make_maker, make_space
-from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure, stored_table
 from opsearch.summed_front import summed_front

@@ -14,9 +14,11 @@ from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
+from opsearch.data.embedded import embedded
+from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.measure.samples import Sample, encode
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.policy_settings import policy_settings
 from opsearch.progress import Stages
 from opsearch.runtime.checks import check_fits
@@ -27,8 +29,6 @@ from opsearch.runtime.load import (
     load_model,
     load_processor,
 )
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
 
 
 @dataclass(frozen=True)

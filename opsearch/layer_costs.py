@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opsearch.costs.cost import Cost
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import LayerSpace
-from opsearch.policy import KV, MODULES, resolve_fraction
+from opsearch.policy.counts import KV, MODULES, resolve_fraction
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 

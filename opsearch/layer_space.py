@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.policy import KV, MLP, MODULES, Counts, Policy, Q, RankerSpec, live, resolve_fraction
+from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.space import N_V_16, Parameter
 
 PER_OPERATION = ("layers", "operations")

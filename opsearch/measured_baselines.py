@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.baselines import GSOP_POLICIES
-from opsearch.builders import shortv
 from opsearch.layer_space import operations_space
 from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.ties import lazy_joint
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.builders import shortv
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import Prepared
 from opsearch.problem import Problem
 from opsearch.problem_setup import make_constraints, parse_budgets

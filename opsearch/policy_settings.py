@@ -6,7 +6,7 @@ from pathlib import Path
 
 from opsearch.config import RunConfig
 from opsearch.errors import PolicyError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.run_folder import RunFolder
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from opsearch.amounts import format_amount, format_duration
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
-from opsearch.policy import Policy
+from opsearch.formatting import format_amount, format_duration
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import where
 from opsearch.problem import KL_QUANTUM, Constraint, Problem
 from opsearch.run_folder import RunFolder
 from opsearch.solution import Solution
-from opsearch.turns import where
 from opsearch.verdict import cell, verdict
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.amounts import format_amount
+from opsearch.formatting import format_amount
 from opsearch.layer_costs import LayerCosts
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.recipe_space import RecipeCosts
 from opsearch.spaces import Space
 

@@ -19,7 +19,8 @@ from opsearch.measure.memory import on_gpu
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.policy import MODULES, RankerSpec
+from opsearch.policy.counts import MODULES
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import Constraint
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.recipe_space import RecipeSpace

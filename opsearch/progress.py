@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opsearch.amounts import format_amount, format_duration
+from opsearch.formatting import format_amount, format_duration
 
 Tick = Callable[[int, int], None]
 _SECONDS_BETWEEN_LINES = 10.0

@@ -18,10 +18,11 @@ from typing import ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch import reranked
 from opsearch.costs.cost import Cost, policy_cost
 from opsearch.errors import OpsearchError
-from opsearch.policy import Counts, Policy, resolve_fraction
+from opsearch.policy import builders
+from opsearch.policy.counts import Counts, resolve_fraction
+from opsearch.policy.policy import Policy
 from opsearch.space import Parameter
 
 _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 tokens
@@ -59,7 +60,7 @@ class RecipeSpace:
         """The policy of one row of value indices."""
         left = [_STEPS, *accumulate(point, min)]
         deleted = {layer: before - after for layer, (before, after) in enumerate(pairwise(left))}
-        policy = reranked.fitprune(deleted, self.num_layers, _STEPS)
+        policy = builders.fitprune(deleted, self.num_layers, _STEPS)
         return replace(policy, name=f"fitprune({Fraction(left[-1], _STEPS)} left)")
 
     def index_of(self, point: Sequence[int]) -> int:

@@ -8,9 +8,9 @@ from math import inf, isinf
 
 import numpy as np
 
-from opsearch.amounts import format_duration
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
+from opsearch.formatting import format_duration
 from opsearch.layer_space import PER_OPERATION, LayerSpace
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
@@ -19,14 +19,7 @@ from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.planned import Planned
-from opsearch.problem import (
-    Constraint,
-    Form,
-    Measure,
-    Pairwise,
-    Problem,
-    feasible_points,
-)
+from opsearch.problem import Constraint, Form, Measure, Pairwise, Problem, feasible_points
 from opsearch.problem_setup import make_maker
 from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup, registered

@@ -24,7 +24,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import lazy_joint, with_ties
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem import Problem
 from opsearch.progress import Stages

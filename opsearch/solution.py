@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from opsearch.errors import OpsearchError
 from opsearch.infeasible import explain_infeasible
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.problem import Form, Problem
 
 

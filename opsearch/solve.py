@@ -21,10 +21,10 @@ from opsearch.measure.rows import Masses, StoredSample
 from opsearch.measure.store import Store
 from opsearch.objectives import Maker
 from opsearch.objectives.attention import Attention, require_recipes
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem import Measure, Problem, Table
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
-from opsearch.rankers.spec import parse_ranker
 from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder

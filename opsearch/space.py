@@ -15,8 +15,9 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy import KV, MLP, Counts, Policy, Q, live
-from opsearch.turns import Turns
+from opsearch.policy.counts import KV, MLP, Counts, Q, live
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import Turns
 
 POINTS_AT_ONCE = 1_024
 """Points whose counts are computed together: below 1 MB at 40 layers, which caches hold."""

@@ -17,9 +17,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch import builders
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import MLP, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.policy import builders
+from opsearch.policy.counts import MLP, Counts, resolve_fraction
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.recipe_space import RecipeSpace
 from opsearch.space import N_V_8, N_V_16, Parameter, Space
 from opsearch.stage_space import stages_space

@@ -17,10 +17,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch import builders
-from opsearch.policy import KV, MODULES, Counts, Policy, RankerSpec, resolve_fraction
+from opsearch.policy import builders
+from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.schedule import Turns
 from opsearch.space import N_V_16, Parameter
-from opsearch.turns import LAYERS_BACK, Turns
 
 STAGES = 2
 """By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""

@@ -9,7 +9,7 @@ import numpy as np
 from opsearch.layer_space import LayerSpace
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import with_ties
-from opsearch.policy import KV
+from opsearch.policy.counts import KV
 from opsearch.problem import Measure, Problem
 from opsearch.solution import undisturbed
 from opsearch.solvers.grid import Grid

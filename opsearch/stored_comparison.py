@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from opsearch.analysis.equal_cost import Comparison, Entry
 from opsearch.bench.compared import prefill_time
 from opsearch.budget import total_cost
-from opsearch.builders import identity
 from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
 from opsearch.measure.store import Store
-from opsearch.policy import Policy
-from opsearch.policy_file import parse_policy
+from opsearch.policy.builders import identity
+from opsearch.policy.file import parse_policy
+from opsearch.policy.policy import Policy
 from opsearch.reducers import Reduction
 from opsearch.run_folder import RunFolder
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.analysis.measured import Measured
-from opsearch.builders import identity
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
@@ -17,9 +16,10 @@ from opsearch.measure.noise import noise_floor
 from opsearch.measure.rows import COLUMNS, StoredSample
 from opsearch.measure.store import Store
 from opsearch.objectives.additive import alone, require_individual
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-from opsearch.rankers.spec import parse_ranker
 from opsearch.run_folder import RunFolder
 from opsearch.space import PointPolicies, canonical_keys
 

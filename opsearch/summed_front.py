@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from opsearch.analysis.pareto import front
 from opsearch.layer_costs import LayerCosts
 from opsearch.layer_space import LayerSpace
-from opsearch.policy import KV, MLP, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem import Problem, Separable
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 

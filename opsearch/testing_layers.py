@@ -13,7 +13,7 @@ import pytest
 
 from opsearch.example_problems import SCALES, layers_problem
 from opsearch.layer_space import LayerSpace, layers_space, operations_space
-from opsearch.policy import MLP, Q
+from opsearch.policy.counts import MLP, Q
 from opsearch.problem import Form, Problem
 from opsearch.solution import Solver, Status
 from opsearch.space import N_V_8

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from opsearch.budget import total_cost
 from opsearch.contenders import Place, budget_limit
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared
 from opsearch.progress import Stages
 from opsearch.reduced import reduction_cost

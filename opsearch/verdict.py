@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opsearch.amounts import format_amount
+from opsearch.formatting import format_amount
 
 if TYPE_CHECKING:
     import pandas as pd

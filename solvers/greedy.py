@@ -17,7 +17,7 @@ import numpy as np
 
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import LayerSpace
-from opsearch.policy import KV, MLP, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem import Form, Problem
 from opsearch.solution import Limit, Solution, solved
 from opsearch.solvers.evaluated import EvaluatedPoints

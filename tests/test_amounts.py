@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsearch.amounts import format_amount, format_duration
+from opsearch.formatting import format_amount, format_duration
 
 
 @pytest.mark.parametrize(

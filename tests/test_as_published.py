@@ -5,11 +5,12 @@ import shlex
 import pytest
 import typer
 
-from opsearch import Policy, RankerSpec, RunConfig, builders, reranked
+from opsearch import Policy, RankerSpec, RunConfig
 from opsearch.as_published import AS_PUBLISHED
 from opsearch.baselines import BASELINES
 from opsearch.cli import app
 from opsearch.costs.shape import HUB_IDS
+from opsearch.policy import builders
 from opsearch.search import choose
 
 OWN = {"tokens uniform", "tokens random", "tokens cls", "FastV like"}  # baselines of no paper

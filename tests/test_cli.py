@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch import Policy, RankerSpec, builders
+from opsearch import Policy, RankerSpec
 from opsearch.cli import call
 from opsearch.costs.shape import HUB_IDS
-from opsearch.demo.families import FAMILIES
+from opsearch.data.demo.families import FAMILIES
+from opsearch.data.embedded import embedded
+from opsearch.policy import builders
 from opsearch.runtime.load import load_model
-from opsearch.tasks.embedded import embedded
 from tests.said import says
 
 LAYERS = 12

@@ -20,7 +20,7 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure.rows import COMPARED
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run import run

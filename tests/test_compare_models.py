@@ -13,7 +13,7 @@ from opsearch.compare import compare
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
 from opsearch.errors import ModelError, PolicyError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.progress import Stages
 from opsearch.run import run
 from opsearch.runtime.load import load_config

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.answers import Answers
 from opsearch.baselines import BASELINES, baselines
 from opsearch.budget import total_cost
 from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS
 from opsearch.runtime.load import load_config
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from opsearch import RunConfig, builders
+from opsearch import RunConfig
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers.upload import upload
 from opsearch.run import run
 from opsearch.runtime.adapters import family_for
 from opsearch.spaces import dop_space
-from opsearch.upload import upload
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.clip import saved_clip

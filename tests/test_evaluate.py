@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from opsearch import Policy, RankerSpec, RunConfig, builders
+from opsearch import Policy, RankerSpec, RunConfig
 from opsearch.answers import Answers, answer, relative_average
+from opsearch.data.embedded import embedded
 from opsearch.errors import DataError, OpsearchError, PolicyError
 from opsearch.evaluate import evaluate
+from opsearch.policy import builders
 from opsearch.run import run
 from opsearch.runtime.load import load_processor
 from opsearch.solve import solve
-from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 from tests.said import says
 

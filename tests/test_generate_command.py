@@ -4,15 +4,16 @@ import re
 
 import pytest
 
-from opsearch import RankerSpec, RunConfig, builders
+from opsearch import RankerSpec, RunConfig
 from opsearch.answers import answer
 from opsearch.bench.latency import flop_ratio
 from opsearch.cli import call
 from opsearch.costs.shape import Shape
+from opsearch.data.embedded import embedded
 from opsearch.generate import generate
 from opsearch.measure.samples import encode
+from opsearch.policy import builders
 from opsearch.runtime.load import load_model, load_processor
-from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS, model
 from tests.said import says
 

@@ -11,7 +11,7 @@ from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
 from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.policy import MLP
+from opsearch.policy.counts import MLP
 from opsearch.printing import print_dry_run, print_front
 from opsearch.run import run
 from opsearch.solution import Status

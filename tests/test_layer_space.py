@@ -16,7 +16,7 @@ from opsearch.example_problems import TINY
 from opsearch.infeasible import check_budget
 from opsearch.layer_costs import layer_costs
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import KV, MLP, Q, live
+from opsearch.policy.counts import KV, MLP, Q, live
 from opsearch.problem_setup import parse_kept
 from tests.said import says
 

@@ -98,9 +98,9 @@ FLOORS = (
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and
 # knows its rankers.
 EXCEPTIONS = {
-    ("opsearch.policy", "opsearch.runtime.apply"),
-    ("opsearch.policy", "opsearch.policy_file"),
-    ("opsearch.policy", "opsearch.turns"),
+    ("opsearch.policy.policy", "opsearch.runtime.apply"),
+    ("opsearch.policy.policy", "opsearch.policy.file"),
+    ("opsearch.policy.policy", "opsearch.policy.schedule"),
 }
 
 

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.errors import PolicyError
-from opsearch.policy import KV, MLP, MODULES, Policy, Q, RankerSpec, live, resolve_fraction
+from opsearch.policy import builders
+from opsearch.policy.counts import KV, MLP, MODULES, Q, live, resolve_fraction
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from tests import reference, tiny
 from tests.runtime import judge
 from tests.said import says

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from opsearch import Policy, RankerSpec, builders
+from opsearch import Policy, RankerSpec
 from opsearch.errors import PolicyError, RunFolderError
+from opsearch.policy import builders
 from tests.said import says
 
 SPEC = RankerSpec("random", (("seed", 3),))

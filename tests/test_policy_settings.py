@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from opsearch import RunConfig, builders
+from opsearch import RunConfig
 from opsearch.cli import call
+from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, PolicyError
+from opsearch.policy import builders
 from opsearch.policy_settings import policy_settings
-from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS
 from tests.said import says
 

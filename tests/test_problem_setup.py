@@ -14,7 +14,7 @@ from opsearch.measure.room import MemoryBudget
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.planned import Planned
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.runtime.adapters import family_for

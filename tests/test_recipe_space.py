@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import reranked
 from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.example_problems import TINY
 from opsearch.infeasible import check_budget
+from opsearch.policy import builders
 from opsearch.recipe_space import RecipeSpace
 from tests.said import says
 
@@ -50,7 +50,7 @@ def test_a_share_in_thousandths_is_any_number_of_tokens(tokens, data):
 
 
 def test_the_published_recipe_is_a_point():
-    space, published = RecipeSpace(32), reranked.fitprune(reranked.FITPRUNE_60)
+    space, published = RecipeSpace(32), builders.fitprune(builders.FITPRUNE_60)
     row = [space.nearest(after) for after, _, _ in published.counts]
     found = space.decode(space.row(space.index_of(row)))
     assert (found.resolve(576) == published.resolve(576)).all()

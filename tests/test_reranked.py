@@ -5,12 +5,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from opsearch import builders, reranked
 from opsearch.costs.flops import flops
 from opsearch.costs.published import fitprune_macs
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import PolicyError
-from opsearch.policy import KV, Policy, Q
+from opsearch.policy import builders
+from opsearch.policy.counts import KV, Q
+from opsearch.policy.policy import Policy
 from tests.said import says
 
 LLAVA = SHAPES["llava-1.5-7b"]
@@ -28,7 +29,7 @@ def macs(policy, n_visual=576):
 
 
 def test_fastv_as_published():
-    policy = reranked.fastv(32)
+    policy = builders.fastv(32)
     assert policy.counts == builders.stages(32, {0: 1, 2: H}).counts
     assert places(policy) == ([2], {"fastv"})
     assert round(macs(policy) / 1e12, 3) == 2.007
@@ -36,15 +37,15 @@ def test_fastv_as_published():
 
 
 def test_pyramiddrop_as_published():
-    policy = reranked.pyramiddrop()
+    policy = builders.pyramiddrop()
     assert policy.counts == builders.stages(32, {0: 1, 8: H, 16: "1/4", 24: "1/8"}).counts
     assert places(policy) == ([8, 16, 24], {"pyramiddrop"})
     assert round(macs(policy) / 1e12, 3) == 1.777
 
 
 def test_pyramiddrop_of_other_decoders():
-    assert places(reranked.pyramiddrop(12))[0] == [3, 6, 9]
-    policy = reranked.pyramiddrop(12, "1/3", first=1)
+    assert places(builders.pyramiddrop(12))[0] == [3, 6, 9]
+    policy = builders.pyramiddrop(12, "1/3", first=1)
     assert places(policy)[0] == [1, 4, 8]
     assert policy.counts[-1] == (Fraction(1, 27),) * 3
 
@@ -54,23 +55,23 @@ def test_pyramiddrop_of_other_decoders():
 )
 def test_sparsevlm_as_published(budget, mean):
     """Behind layers 2, 6 and 15; more tokens than the name of the budget are left on average."""
-    policy = reranked.sparsevlm(budget=budget)
+    policy = builders.sparsevlm(budget=budget)
     counts = policy.resolve(576)
     assert places(policy) == ([3, 7, 16], {"sparsevlm(heads=0.4375)"})
-    assert tuple(counts[[3, 7, 16], KV].tolist()) == reranked.SPARSEVLM[budget]
+    assert tuple(counts[[3, 7, 16], KV].tolist()) == builders.SPARSEVLM[budget]
     assert (counts[[2, 6, 15], KV] > counts[[3, 7, 16], KV]).all()
     assert counts.mean() == mean > budget
 
 
 def test_sparsevlm_of_another_share_falls_in_proportion():
-    policy = reranked.sparsevlm(12, share=H)
+    policy = builders.sparsevlm(12, share=H)
     assert places(policy)[0] == [1, 3, 6]
     assert policy.resolve(600)[[0, 1, 3, 6], Q].tolist() == [600, 300, 200, 118]
 
 
 @pytest.mark.parametrize("layers", [2, 3, 5])
 def test_in_few_layers_stages_fall_together(layers):
-    for policy in (reranked.pyramiddrop(layers), reranked.sparsevlm(layers)):
+    for policy in (builders.pyramiddrop(layers), builders.sparsevlm(layers)):
         counts = policy.resolve(576)[:, KV]
         assert (np.diff(counts) <= 0).all()
         assert counts[-1] < 576
@@ -78,9 +79,9 @@ def test_in_few_layers_stages_fall_together(layers):
 
 
 def test_the_recipe_of_fitprune():
-    policy = reranked.fitprune(reranked.FITPRUNE_60)
+    policy = builders.fitprune(builders.FITPRUNE_60)
     counts = policy.resolve(576)
-    assert sum(reranked.FITPRUNE_60.values()) == 449
+    assert sum(builders.FITPRUNE_60.values()) == 449
     assert counts[-1].tolist() == [127] * 3
     assert round(counts[:, Q].mean(), 1) == 230.9
     assert round(counts[:, KV].mean(), 1) == 245.0
@@ -94,8 +95,8 @@ def test_the_recipe_of_fitprune():
 
 def test_what_the_recipe_of_fitprune_really_takes():
     """Published: queries and scores of the deleted are computed; here that is the ranker's work."""
-    policy = reranked.fitprune(reranked.FITPRUNE_60)
-    published = fitprune_macs(reranked.FITPRUNE_60, 576, 0, LLAVA)
+    policy = builders.fitprune(builders.FITPRUNE_60)
+    published = fitprune_macs(builders.FITPRUNE_60, 576, 0, LLAVA)
     assert published == 1_538_366_300_160
     assert macs(policy) == 1_529_467_052_032
     before, after = (policy.resolve(576)[:, module].tolist() for module in (KV, Q))
@@ -107,10 +108,10 @@ def test_what_the_recipe_of_fitprune_really_takes():
 @pytest.mark.parametrize(
     "policy",
     [
-        reranked.fastv(12, 3, "1/7"),
-        reranked.pyramiddrop(12),
-        reranked.sparsevlm(12),
-        reranked.fitprune({0: 3, 2: 4}, 12, 100),
+        builders.fastv(12, 3, "1/7"),
+        builders.pyramiddrop(12),
+        builders.sparsevlm(12),
+        builders.fitprune({0: 3, 2: 4}, 12, 100),
     ],
     ids=str,
 )
@@ -125,11 +126,11 @@ def test_files_hold_them(policy, tmp_path):
 @pytest.mark.parametrize(
     ("make", "values"),
     [
-        (lambda: reranked.sparsevlm(budget=100), (100, "192, 128, 96, 64")),
-        (lambda: reranked.fitprune({0: 9, 40: 1}), (10, 576, 0, 40, 32)),
-        (lambda: reranked.fitprune({0: 9}, 4, 8), (9, 8)),
-        (lambda: reranked.fastv(4, 4), ("[4]", "0..3")),
-        (lambda: reranked.fastv(4, 0).live(9), ("fastv", "layer 0", 1)),
+        (lambda: builders.sparsevlm(budget=100), (100, "192, 128, 96, 64")),
+        (lambda: builders.fitprune({0: 9, 40: 1}), (10, 576, 0, 40, 32)),
+        (lambda: builders.fitprune({0: 9}, 4, 8), (9, 8)),
+        (lambda: builders.fastv(4, 4), ("[4]", "0..3")),
+        (lambda: builders.fastv(4, 0).live(9), ("fastv", "layer 0", 1)),
     ],
 )
 def test_what_cannot_be_built(make, values):

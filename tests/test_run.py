@@ -19,22 +19,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from opsearch import Policy, RunConfig, builders
+from opsearch import Policy, RunConfig
 from opsearch.budget import total_cost
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.embedded import embedded
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure import passes
 from opsearch.measure.store import Store
 from opsearch.objectives.joint import Joint
+from opsearch.policy import builders
 from opsearch.prepare import load_items
 from opsearch.printing import print_run
 from opsearch.problem import KL_QUANTUM
 from opsearch.run import run
 from opsearch.runtime.load import load_config
 from opsearch.solution import Status
-from opsearch.tasks.embedded import embedded
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.said import says
 

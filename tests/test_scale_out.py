@@ -29,7 +29,7 @@ from opsearch.measure.store import Store
 from opsearch.measure.tally import PlanProgress
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import KL_QUANTUM
 from opsearch.run import run
 from opsearch.runtime.load import fingerprint

@@ -13,7 +13,8 @@ from opsearch.layer_space import layers_space, operations_space
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
-from opsearch.policy import MLP, Q, RankerSpec
+from opsearch.policy.counts import MLP, Q
+from opsearch.policy.ranker import RankerSpec
 from opsearch.search import choose, search
 from opsearch.spaces import N_V_16, depth_space, dop_space, tokens_space
 from opsearch.starts import plain_points

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, PolicyError, RunFolderError
 from opsearch.run import run
 from opsearch.solution import Status

@@ -9,7 +9,7 @@ from rich.console import Console
 from opsearch.config import RunConfig
 from opsearch.contenders import search_task
 from opsearch.errors import OpsearchError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.problem_setup import make_space
 from opsearch.progress import Stages

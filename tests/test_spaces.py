@@ -6,17 +6,18 @@ from itertools import product
 import numpy as np
 import pytest
 
-from opsearch import builders
 from opsearch.budget import space_costs
 from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import MLP, RankerSpec, live
+from opsearch.policy import builders
+from opsearch.policy.counts import MLP, live
+from opsearch.policy.ranker import RankerSpec
+from opsearch.policy.schedule import Turns
 from opsearch.space import PointPolicies, canonical_keys
 from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
 from opsearch.stage_space import stages_space
-from opsearch.turns import Turns
 from tests.said import says
 
 CLS = RankerSpec("cls")

@@ -9,7 +9,7 @@ from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.export import export
 from opsearch.measure.rows import COLUMNS
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.run import run
 from opsearch.stored_run import stored_run
 from tests.said import says

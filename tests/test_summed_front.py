@@ -13,7 +13,7 @@ from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.example_problems import SAMPLES, TINY
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import KV, MLP, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem import Problem, Separable
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.summed_front import summed_front

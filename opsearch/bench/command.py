@@ -13,9 +13,12 @@ from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
 from opsearch.bench.latency import Row, kv_stored, latency_row
 from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
 from opsearch.measure.samples import batch_inputs, encode
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.schedule import before_decoder
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
 from opsearch.rankers.prompt import PROMPT_NEEDS
@@ -29,8 +32,6 @@ from opsearch.runtime.load import (
     load_model,
     load_processor,
 )
-from opsearch.tasks.embedded import embedded
-from opsearch.turns import LAYERS_BACK, before_decoder
 
 _USUAL_TEXT = 65
 

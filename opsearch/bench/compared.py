@@ -23,7 +23,7 @@ from opsearch.bench.spread import Spread
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
 from opsearch.measure.samples import Sample, batch_inputs
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.reducers import Reducer, Reduction
 
 _PAIRS = 7

@@ -19,9 +19,9 @@ from opsearch.bench.latency import Row, latency_row
 from opsearch.bench.pairs import Pair, timed_pairs
 from opsearch.bench.passes import timed
 from opsearch.bench.rules import by_rule
-from opsearch.builders import identity
 from opsearch.costs.shape import Shape
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 
 SHAPE = Shape(4, 1024, 2816, 16, 16, 64, 32064, kv_bytes_per_element=4)
 TINY = Shape(3, 64, 96, 4, 4, 16, 128, kv_bytes_per_element=4)

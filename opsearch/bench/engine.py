@@ -25,7 +25,8 @@ from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.spaces import N_V_16, DepthSpace, depth_space, dop_space
 from opsearch.stage_space import StageSpace, stages_space
 

@@ -82,9 +82,9 @@ def store_run(folder: Path, layers: int = 32) -> int:
     from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
     from opsearch.measure.rows import CALIBRATION, Measurement, StoredSample
     from opsearch.measure.store import Store
+    from opsearch.policy.ranker import parse_ranker
     from opsearch.problem import feasible_points
     from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-    from opsearch.rankers.spec import parse_ranker
     from opsearch.space import PointPolicies
 
     config = RunConfig.checked(

@@ -25,13 +25,13 @@ from opsearch.bench.roofline import Roofline
 from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.spaces import N_V_16, Space, depth_space, dop_space
-from opsearch.tasks.item import Item
 
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
 BUDGET = 0.3

@@ -23,7 +23,7 @@ from opsearch.bench.roofline import Roofline
 from opsearch.bench.rules import by_rule, usual_budgets
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.errors import OpsearchError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.runtime.graphs import Graphs
 
 _RULES = ("tokens", "dop")

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.bench.narrow import one_by_one, random_llava, random_sample
-from opsearch.builders import identity
 from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.objectives.additive import Additive
+from opsearch.policy.builders import identity
 from opsearch.spaces import DepthSpace
 
 _TIMES = 3

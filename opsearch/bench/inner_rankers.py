@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
 from opsearch.runtime.adapters import family_for

@@ -15,7 +15,7 @@ from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 
 Row = dict[str, Any]
 PARTS = ("tower", "ranking", "prefill", "first_token", "decode")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from opsearch import builders
 from opsearch.bench.checkpoints import random_model, random_workload
 from opsearch.bench.cpu_latency import SHAPE, TINY
 from opsearch.bench.fit import fit_latency
@@ -24,7 +23,9 @@ from opsearch.bench.pairs import Workload
 from opsearch.bench.passes import timed
 from opsearch.costs.latency import Latency
 from opsearch.costs.shape import SHAPES, Shape
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 _POLICIES, _REPEATS = 32, 3
 _RANDOM = RankerSpec("random")

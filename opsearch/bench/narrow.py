@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from opsearch.data.item import Item
 from opsearch.measure.samples import Sample
-from opsearch.policy import Policy
-from opsearch.tasks.item import Item
+from opsearch.policy.policy import Policy
 
 _HEAD, _TAIL, _IMAGE, _VOCAB = 35, 30, 5, 97
 _PATCH = 4  # pixels on a side

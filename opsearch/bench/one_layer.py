@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opsearch.builders import depth
-from opsearch.policy import RankerSpec
+from opsearch.policy.builders import depth
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import pruned_forward

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from opsearch.bench.passes import Pass, timed
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.runtime.graphs import Graphs
 
 

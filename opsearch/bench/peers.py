@@ -9,17 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from opsearch import builders, reranked
 from opsearch.bench.command import Setup, check_place, loaded, rows_to
 from opsearch.bench.latency import Row, latency_row
 from opsearch.bench.pairs import timed_pairs
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
+from opsearch.policy.schedule import before_decoder
 from opsearch.progress import Stages
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.load import load_config
-from opsearch.turns import before_decoder
 
 _SHARE = "2/9"
 
@@ -62,9 +63,9 @@ def peers(config: Any) -> dict[str, Policy]:
         name: builders.tokens(layers, _SHARE, RankerSpec(name))
         for name in family_for(config.model_type).rankers(config)
     }
-    found["FastV"] = reranked.fastv(layers)
-    found["PyramidDrop"] = reranked.pyramiddrop(layers)
-    found["SparseVLM"] = reranked.sparsevlm(layers)
+    found["FastV"] = builders.fastv(layers)
+    found["PyramidDrop"] = builders.pyramiddrop(layers)
+    found["SparseVLM"] = builders.sparsevlm(layers)
     if layers == 32:  # the published recipe's
-        found["FitPrune"] = reranked.fitprune(reranked.FITPRUNE_60)
+        found["FitPrune"] = builders.fitprune(builders.FITPRUNE_60)
     return found

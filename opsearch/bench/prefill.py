@@ -10,7 +10,7 @@ from typing import Any
 from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.costs.cost import Cost, policy_cost
 from opsearch.measure.samples import Sample, batch_inputs
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 
 _PAIRS = 7
 

@@ -25,7 +25,7 @@ from opsearch.bench.latency import Row
 from opsearch.bench.passes import timed
 from opsearch.bench.spread import Spread
 from opsearch.costs.shape import SHAPES, Shape
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.rankers.prompt import Prompt
 

@@ -10,7 +10,7 @@ import torch
 from opsearch.bench.clock import Clock
 from opsearch.costs.flops import flops
 from opsearch.costs.shape import Shape
-from opsearch.policy import Counts
+from opsearch.policy.counts import Counts
 
 _REPEATS = 10
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from opsearch import builders
 from opsearch.bench.latency import flop_ratio
 from opsearch.costs.flops import text_only_floor
 from opsearch.costs.shape import Shape
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 _UNIFORM = RankerSpec("uniform")
 _HALF = Fraction(1, 2)

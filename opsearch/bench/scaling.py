@@ -25,6 +25,7 @@ from opsearch.bench.ceiling import ceiling
 from opsearch.bench.cpu_seconds import cpu_seconds
 from opsearch.bench.narrow import random_llava, random_sample
 from opsearch.bench.spread import Spread
+from opsearch.data.embedded import embedded
 from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
 from opsearch.measure.queue import shared
@@ -32,11 +33,11 @@ from opsearch.measure.samples import Sample, encode
 from opsearch.measure.store import Store
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import make_ranker
 from opsearch.runtime.load import fingerprint, load_config, load_model, load_processor
 from opsearch.spaces import N_V_16, dop_space
-from opsearch.tasks.embedded import embedded
 
 if TYPE_CHECKING:  # an optional package
     from opsearch.measure.pool import MeasureWorkers

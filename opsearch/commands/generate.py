@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsearch.amounts import format_amount
 from opsearch.commands.options import (
     Debug,
     PolicyPath,
@@ -18,6 +17,7 @@ from opsearch.commands.options import (
     err,
     out,
 )
+from opsearch.formatting import format_amount
 
 if TYPE_CHECKING:
     from opsearch.generate import Trial

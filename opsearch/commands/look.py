@@ -19,7 +19,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Draw a policy: layers by operations, and where it came from."""
-    from opsearch.policy import Policy
+    from opsearch.policy.policy import Policy
     from opsearch.printing import print_policy
 
     print_policy(Policy.from_pretrained(policy), visual_tokens, figure, out)

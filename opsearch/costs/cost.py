@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy import Counts, Policy, Pools
+from opsearch.policy.counts import Counts, Pools
+from opsearch.policy.policy import Policy
 
 
 class Cost(Protocol):

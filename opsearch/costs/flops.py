@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy import KV, MLP, Counts, Pools, Q, live
+from opsearch.policy.counts import KV, MLP, Counts, Pools, Q, live
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
-from opsearch.policy import KV, Counts, Pools
+from opsearch.policy.counts import KV, Counts, Pools
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.policy import KV, MLP, Counts, Pools, Q, live
+from opsearch.policy.counts import KV, MLP, Counts, Pools, Q, live
 
 Ints = NDArray[np.int64]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from opsearch.costs.flops import flops
 from opsearch.costs.shape import Shape
-from opsearch.policy import Counts
+from opsearch.policy.counts import Counts
 
 
 def recipe_tokens(recipe: Mapping[int, int], n_visual: int, layers: int) -> list[int]:

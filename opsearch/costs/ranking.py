@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opsearch.costs.shape import Shape
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.look import DecoderRanker
 

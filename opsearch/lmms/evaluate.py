@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from opsearch.data.lmms import lmms_item
 from opsearch.errors import DataError, PolicyError
 from opsearch.evaluate import calibrated_on
 from opsearch.lmms.answerer import Answerer, RemoteAnswerer, Shard, Source
@@ -19,11 +20,10 @@ from opsearch.lmms.log import FILE_NAME, AnswerLog, answer_key, policy_key
 from opsearch.lmms.scores import Evaluation, Scores, TaskScores
 from opsearch.measure.queue import Queue
 from opsearch.measure.workers import Workers, on_ray
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.progress import Stages, Tick
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.load import load_config
-from opsearch.tasks.lmms import lmms_item
 
 if TYPE_CHECKING:  # an optional package
     from opsearch.measure.crew import RayWorkers, Say

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from lmms_eval.api.task import ConfigurableMessagesTask
 
 from opsearch.answers import exact_match
-from opsearch.tasks.embedded import FAMILIES, embedded
+from opsearch.data.embedded import FAMILIES, embedded
 
 
 class Family(ConfigurableMessagesTask):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from opsearch.errors import RunFolderError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 
 FILE_NAME = "lmms_answers.jsonl"
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from opsearch.builders import identity
+from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError
 from opsearch.lmms.answerer import Source
 from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.wrappers import load_wrapper
+from opsearch.policy.builders import identity
 from opsearch.runtime.load import load_config
-from opsearch.tasks.embedded import embedded
 
 _QUESTIONS = 40
 _SIZE = (640, 480)  # of a photograph: far more to decode than the embedded model's pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from opsearch.data.lmms import require_lmms
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.runtime.load import (
     check_attention,
@@ -13,7 +14,6 @@ from opsearch.runtime.load import (
     load_processor,
     resolve_name,
 )
-from opsearch.tasks.lmms import require_lmms
 
 WRAPPERS = {
     "llava": "llava_hf",

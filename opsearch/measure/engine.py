@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opsearch.amounts import format_amount
 from opsearch.costs.shape import Shape
+from opsearch.formatting import format_amount
 from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.crowds import group_samples
 from opsearch.measure.keys import Missing, Requests
@@ -28,10 +28,10 @@ from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.measure.tally import PlanProgress, Progress
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import before_decoder
 from opsearch.rankers import make_ranker
 from opsearch.runtime.adapters import check_supported
-from opsearch.turns import before_decoder
 
 if TYPE_CHECKING:  # workers import this module
     from opsearch.measure.pool import MeasureWorkers

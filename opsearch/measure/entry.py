@@ -12,7 +12,7 @@ from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.nodes import Ints
 from opsearch.measure.trie import Layout
 from opsearch.rankers.prompt import Prompt
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 Pair = tuple[Tensor, Tensor]
 

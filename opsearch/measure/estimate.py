@@ -20,10 +20,10 @@ from opsearch.measure.room import MemoryBudget
 from opsearch.measure.tables import PolicyTables
 from opsearch.measure.trie import ONE, Layout, Size
 from opsearch.measure.work import trie_flops
-from opsearch.policy import live
+from opsearch.policy.counts import live
+from opsearch.policy.schedule import before_decoder
 from opsearch.rankers import make_ranker
 from opsearch.spaces import Space
-from opsearch.turns import before_decoder
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from opsearch.measure.keys import KeyedPolicy
 from opsearch.measure.room import MemoryBudget
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Trie
+from opsearch.policy.schedule import Schedule, before_decoder
 from opsearch.rankers import Ranker
 from opsearch.runtime.ranking import policy_ranker
-from opsearch.turns import Schedule, before_decoder
 
 
 @dataclass(frozen=True, eq=False)

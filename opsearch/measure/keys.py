@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.builders import identity
 from opsearch.measure.samples import Sample
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 from opsearch.space import canonical_keys
 
 

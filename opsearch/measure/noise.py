@@ -12,10 +12,10 @@ from decimal import ROUND_UP, Context
 
 import numpy as np
 
-from opsearch.builders import identity
 from opsearch.measure.keys import KeyedPolicy, Missing
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
+from opsearch.policy.builders import identity
 from opsearch.problem import KL_QUANTUM
 
 TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"

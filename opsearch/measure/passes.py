@@ -28,8 +28,8 @@ from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.sweep import sweep
 from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.upload import upload
 from opsearch.runtime.adapters import check_supported
-from opsearch.upload import upload
 
 _KEPT_BYTES = 2 * 10**9  # of cached references: calls policy by policy do not rerun the original
 _LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.nodes import Ints
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 
 def starts(sizes: Ints) -> Ints:

@@ -18,11 +18,11 @@ from torch.nn import functional
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.upload import upload
 from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.places import device_of_inputs
 from opsearch.runtime.ranking import make_prompt
-from opsearch.upload import upload
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.runtime.adapters import family_for
-from opsearch.tasks.item import Item
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from opsearch.measure.keys import KeyedPolicy
 from opsearch.measure.nodes import Ints
 from opsearch.measure.tables import PolicyTables
 from opsearch.measure.trie import Trie
-from opsearch.policy import Counts
-from opsearch.turns import Schedule, Turns
+from opsearch.policy.counts import Counts
+from opsearch.policy.schedule import Schedule, Turns
 
 
 @dataclass(frozen=True, eq=False)

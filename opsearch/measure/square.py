@@ -17,8 +17,8 @@ from torch import Tensor
 from opsearch.measure.entry import Pair
 from opsearch.measure.nodes import Ints
 from opsearch.measure.stack import gather_rows, nodes_per_call
+from opsearch.rankers.upload import upload
 from opsearch.runtime.heads import attended, causal_mask
-from opsearch.upload import upload
 
 
 @dataclass(frozen=True, eq=False)

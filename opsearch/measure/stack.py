@@ -13,8 +13,8 @@ from torch import Tensor
 
 from opsearch.measure.entry import Pair
 from opsearch.measure.nodes import Ints
+from opsearch.rankers.upload import upload
 from opsearch.runtime.heads import attend
-from opsearch.upload import upload
 
 # Pairs of query and key in one call: enough to saturate a device, few enough that scores and
 # gathered keys stay small compared with the states.

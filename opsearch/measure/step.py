@@ -17,8 +17,8 @@ from opsearch.measure.square import CausalAttention
 from opsearch.measure.stack import MaskedAttention
 from opsearch.measure.states import States
 from opsearch.measure.trie import Level, is_square
+from opsearch.rankers.upload import upload
 from opsearch.runtime.heads import project_keys_values, project_queries
-from opsearch.upload import upload
 
 # Rows of one call over all samples, which bounds the wide activations of the MLP.
 _ROWS_PER_CALL = 2**13

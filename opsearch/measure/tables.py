@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from opsearch.measure.nodes import Ints
 from opsearch.measure.trie import Trie, build_trie
-from opsearch.policy import Counts
-from opsearch.turns import Turns
+from opsearch.policy.counts import Counts
+from opsearch.policy.schedule import Turns
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,10 +41,10 @@ from numpy.typing import NDArray
 
 from opsearch.measure.nodes import Ints, largest, numbered
 from opsearch.measure.turning import NodeReranking, RerankingBuilder
-from opsearch.policy import KV, MLP, Counts, Q
+from opsearch.policy.counts import KV, MLP, Counts, Q
+from opsearch.policy.schedule import Turns
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.look import DecoderRanker
-from opsearch.turns import Turns
 
 
 @dataclass(frozen=True)

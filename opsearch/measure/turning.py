@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opsearch.measure.nodes import Ints, largest, numbered
-from opsearch.turns import Turns
+from opsearch.policy.schedule import Turns
 
 
 @dataclass(frozen=True, eq=False)

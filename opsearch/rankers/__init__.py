@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from opsearch.errors import PolicyError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.divprune import DivPrune

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from opsearch.rankers.prompt import Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 _ROUNDING = 1e-5  # residual below which a token is a combination of the selected ones
 _LOWEST = 1e-6  # keeps the relevance of the least relevant token above 0

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 # Ranker inputs that come from the prompt itself and are not captured in the vision tower.
 PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 
 @dataclass(frozen=True)

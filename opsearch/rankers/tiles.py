@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt, owners
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 
 @dataclass(frozen=True, eq=False)

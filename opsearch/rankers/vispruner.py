@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, ranks_by_score
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 _PER_ROUND = 8  # tokens removed in a round at most
 

@@ -9,16 +9,16 @@ from io import BytesIO
 
 from PIL import Image
 
-from opsearch.builders import identity
 from opsearch.config import RunConfig
+from opsearch.data.embedded import embedded
+from opsearch.data.files import load_file
+from opsearch.data.item import Item
 from opsearch.errors import DataError, RunFolderError
 from opsearch.measure.rows import HELD_OUT, StoredAnswer, StoredSample
 from opsearch.measure.store import Store
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 from opsearch.report.stored import Stored
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
-from opsearch.tasks.parquet import load_file
 
 _SHOWN = 12
 _LONGEST_SIDE = 320

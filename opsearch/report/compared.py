@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from opsearch.amounts import format_amount
 from opsearch.analysis.equal_cost import is_defined
+from opsearch.formatting import format_amount
 from opsearch.report.svg import inline
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from opsearch.analysis.heatmap import shares
 from opsearch.analysis.pareto import draw_front
 from opsearch.errors import OpsearchError
 from opsearch.layer_space import PER_OPERATION
-from opsearch.policy import MODULES, Policy
+from opsearch.policy.counts import MODULES
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import where
 from opsearch.recipe_space import RecipeSpace
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
-from opsearch.turns import where
 
 _FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that a phone shows readable labels
 _OTHER_BUDGETS = (0.15, 0.2, 0.3, 0.5, 0.7)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from opsearch.amounts import format_amount
+from opsearch.formatting import format_amount
 from opsearch.problem import Constraint
 from opsearch.report.stored import Stored
 from opsearch.verdict import (

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.look import DECODER_ATTENTION
 from opsearch.rankers.prompt import PROMPT_NEEDS

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from opsearch.errors import PolicyError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.rankers import Ranker
 from opsearch.rankers.prompt import PROMPT_NEEDS, Prompt
 from opsearch.runtime.adapters import ModelFamily, check_supported

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
 from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.cache import PrunedCache, PrunedLayer
 

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from opsearch.errors import ModelError
 from opsearch.rankers.prompt import Prompt
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
 

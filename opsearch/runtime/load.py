@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.masks import FLASH

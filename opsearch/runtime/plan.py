@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.policy import KV, MLP, Counts, Q
+from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.rankers.look import DecoderRanker
 from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.rankers.upload import upload
 from opsearch.runtime.masks import restrict_mask
 from opsearch.runtime.rows import Rows, RowSubset
-from opsearch.upload import upload
 
 CosSin = tuple[Tensor, Tensor]
 

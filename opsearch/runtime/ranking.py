@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from opsearch.errors import PolicyError
-from opsearch.policy import Policy
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import Schedule, before_decoder
 from opsearch.rankers import Ranker, make_decoder_ranker, make_ranker
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.plan import BatchReranking, PlanInputs
-from opsearch.turns import Schedule, before_decoder
 
 _MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
 

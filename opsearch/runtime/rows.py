@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opsearch.upload import upload
+from opsearch.rankers.upload import upload
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from opsearch.errors import OpsearchError
 from opsearch.layer_costs import LayerCosts
 from opsearch.layer_space import LayerSpace
-from opsearch.policy import KV, MODULES, Q
+from opsearch.policy.counts import KV, MODULES, Q
 from opsearch.problem import Choice, Pair, Problem
 from opsearch.solvers.integer.quantise import IntegerTerms
 

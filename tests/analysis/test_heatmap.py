@@ -5,9 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from opsearch import builders
 from opsearch.analysis.heatmap import draw_heatmap, draw_terminal, save_heatmap, shares
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 DEPTH = builders.depth(6, 3, 5, 4, "1/2")
 

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from opsearch import RankerSpec, builders, reranked
+from opsearch import RankerSpec
 from opsearch.bench.command import Setup, for_shape
 from opsearch.bench.command import bench as bench_policy
 from opsearch.bench.latency import PARTS, kv_stored
@@ -16,6 +16,7 @@ from opsearch.bench.table import print_latency
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError
+from opsearch.policy import builders
 from opsearch.progress import Stages
 from opsearch.rankers import RANKERS
 from tests.runtime.test_graphs import Rerun
@@ -127,7 +128,7 @@ def test_a_policy_is_thinned_evenly():
 
 
 def test_rankers_inside_need_all_layers():
-    policy = reranked.fastv(32)
+    policy = builders.fastv(32)
     setup = Setup(shape="llava-next-7b")
     assert for_shape(policy, setup) == policy
     after = replace(policy, rankers=((0, CLS), *policy.rankers))

@@ -7,7 +7,7 @@ import pytest
 from opsearch.bench.__main__ import SUITES
 from opsearch.bench.engine import compared, shared
 from opsearch.bench.individual import individual
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.spaces import depth_space, dop_space
 from opsearch.stage_space import stages_space
 

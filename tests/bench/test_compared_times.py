@@ -1,10 +1,10 @@
 """Prefills of compared methods: each beside the original's, a reducer's on its smaller prompt."""
 
-from opsearch import builders
 from opsearch.bench import compared, pairs
 from opsearch.bench.compared import prefill_time, time_prefills
 from opsearch.bench.passes import Pass
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.reducers import Reduction
 from opsearch.reducers.pool import Pool
 from tests import tiny

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from opsearch.bench.fronts import store_run
-from opsearch.builders import identity
 from opsearch.export import export
 from opsearch.front import run_front
 from opsearch.measure.store import Store
-from opsearch.policy import Policy
+from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 from opsearch.solve import solve
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opsearch import builders
 from opsearch.bench.clock import Clock
 from opsearch.bench.latency import latency_row
 from opsearch.bench.pairs import Pair, Workload, timed_pairs
@@ -13,7 +12,8 @@ from opsearch.bench.passes import Pass, timed
 from opsearch.bench.spread import Spread
 from opsearch.costs.shape import Shape
 from opsearch.errors import ModelError
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from tests import tiny
 from tests.said import says
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from opsearch import builders
 from opsearch.costs.flops import CONVENTIONS, Flops, executed, flops, text_only_floor
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy import Policy, live
+from opsearch.policy import builders
+from opsearch.policy.counts import live
+from opsearch.policy.policy import Policy
 from tests.messages import refuses
 
 VICUNA = SHAPES["llava-1.5-7b"]

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from opsearch import builders
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import SHAPES
-from opsearch.policy import Policy, live
+from opsearch.policy import builders
+from opsearch.policy.counts import live
+from opsearch.policy.policy import Policy
 
 LLAVA = KVBytes(SHAPES["llava-next-7b"])
 QWEN = KVBytes(SHAPES["qwen2.5-vl-7b"])

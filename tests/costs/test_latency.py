@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.costs import COSTS
 from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.latency_file import read_table, write_table
-from opsearch.policy import live
+from opsearch.policy import builders
+from opsearch.policy.counts import live
 from tests.messages import refuses
 
 LAYERS, VISUAL, OTHER = 4, 100, 10

@@ -7,11 +7,11 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from opsearch import builders
 from opsearch.costs.flops import flops
 from opsearch.costs.published import calflops, fitprune_macs, recipe_tokens
 from opsearch.costs.shape import SHAPES
-from opsearch.policy import Policy
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
 
 # The papers count with Vicuna's own vocabulary; LLaVA's checkpoints on the hub pad it to 32,064.
 VICUNA = replace(SHAPES["llava-1.5-7b"], vocab=32000)

@@ -6,14 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from opsearch.demo import digits
-from opsearch.demo.families import FAMILIES
-from opsearch.demo.generator import SPLITS, Example, item
-from opsearch.demo.scene_chart import ChartScene
-from opsearch.demo.scene_digits import DigitsScene
-from opsearch.demo.scene_shapes import Shape, ShapesScene
-from opsearch.demo.scene_text import TextScene
-from opsearch.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES, TOKENS, WORDS
+from opsearch.data.demo import digits
+from opsearch.data.demo.families import FAMILIES
+from opsearch.data.demo.generator import SPLITS, Example, item
+from opsearch.data.demo.scene_chart import ChartScene
+from opsearch.data.demo.scene_digits import DigitsScene
+from opsearch.data.demo.scene_shapes import Shape, ShapesScene
+from opsearch.data.demo.scene_text import TextScene
+from opsearch.data.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES, TOKENS, WORDS
 from tests.messages import refuses
 
 # A change of this digest changes the data, so that stored results no longer compare.

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from opsearch.demo import MODEL_DIR
-from opsearch.demo.generator import item
-from opsearch.demo.vocabulary import TOKENS
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.demo.generator import item
+from opsearch.data.demo.vocabulary import TOKENS
 
 QUESTION = "what color is the circle?"
 PROMPT = ["<bos>", "user", *["<image>"] * 100, *QUESTION[:-1].split(), "?", "assistant"]
@@ -68,7 +68,7 @@ def test_loads_offline_without_a_word() -> None:
     done = run_python(
         "from transformers.utils import logging; logging.disable_progress_bar()\n"
         "from transformers import AutoModelForImageTextToText, AutoProcessor\n"
-        "from opsearch.demo import MODEL_DIR\n"
+        "from opsearch.data.demo import MODEL_DIR\n"
         "AutoProcessor.from_pretrained(MODEL_DIR)\n"
         "AutoModelForImageTextToText.from_pretrained(MODEL_DIR)\n"
     )
@@ -77,7 +77,7 @@ def test_loads_offline_without_a_word() -> None:
 
 def test_import_is_light() -> None:
     done = run_python(
-        "import sys, opsearch.demo, opsearch.tasks.embedded\n"
+        "import sys, opsearch.data.demo, opsearch.data.embedded\n"
         "print([name for name in ('torch', 'transformers', 'sklearn') if name in sys.modules])\n"
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
@@ -181,7 +181,7 @@ def test_batched_and_single_answers_agree(processor: Any, model: Any) -> None:
 
 
 def test_folder_is_inside_of_the_package() -> None:
-    import opsearch.demo
+    import opsearch.data.demo
 
     assert MODEL_DIR.is_dir()
-    assert MODEL_DIR.parent == Path(opsearch.demo.__file__).parent
+    assert MODEL_DIR.parent == Path(opsearch.data.demo.__file__).parent

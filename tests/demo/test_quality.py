@@ -2,11 +2,11 @@
 
 import pytest
 
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.embedded import embedded
 from opsearch.demo.training.batches import NAMES
 from opsearch.demo.training.evaluate import Subject, accuracy, mean_accuracy, measure
 from opsearch.demo.training.redundancy import KEPT, ending
-from opsearch.tasks.embedded import embedded
 
 LAYERS = 12
 pytestmark = pytest.mark.slow

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch.demo import MODEL_DIR
-from opsearch.demo.scene_shapes import ShapesScene
+from opsearch.data.demo import MODEL_DIR
+from opsearch.data.demo.scene_shapes import ShapesScene
+from opsearch.data.demo.vocabulary import COLORS, TOKENS
 from opsearch.demo.training import model as llava
 from opsearch.demo.training.batches import NAMES, SCENES, Batch, draw, mentioned, spread
 from opsearch.demo.training.card import write_card
@@ -21,7 +22,6 @@ from opsearch.demo.training.redundancy import OPERATIONS, RANKERS, SHARES, depth
 from opsearch.demo.training.schedule import FamilyWeights, Schedule
 from opsearch.demo.training.things import NAMING, VISUAL, things
 from opsearch.demo.training.trainer import Trainer, train
-from opsearch.demo.vocabulary import COLORS, TOKENS
 from tests.messages import naming
 
 EVEN = [1.0] * len(NAMES)

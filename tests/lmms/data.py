@@ -15,8 +15,8 @@ import lmms_eval.tasks
 import yaml
 from PIL import Image
 
-from opsearch.demo.families import FAMILIES
-from opsearch.demo.generator import item
+from opsearch.data.demo.families import FAMILIES
+from opsearch.data.demo.generator import item
 from opsearch.lmms.benchmarks import BENCHMARKS
 
 BUILTIN = Path(lmms_eval.tasks.__file__).parent

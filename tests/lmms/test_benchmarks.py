@@ -2,10 +2,10 @@
 
 import pytest
 
+from opsearch.data.lmms import lmms_item, load_task
 from opsearch.errors import DataError
 from opsearch.lmms.answering import build_requests, results
 from opsearch.lmms.benchmarks import BENCHMARKS, benchmark_of, task_name
-from opsearch.tasks.lmms import lmms_item, load_task
 from tests.lmms.data import PER_TASK, SOURCES, examples, write_task
 from tests.said import says
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from opsearch import RankerSpec, builders
+from opsearch import RankerSpec
 from opsearch.cli import call
+from opsearch.data.embedded import embedded
+from opsearch.data.lmms import load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
 from opsearch.lmms.answerer import Answerer, Source
 from opsearch.lmms.benchmarks import BENCHMARKS, task_name
@@ -17,10 +19,9 @@ from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME
 from opsearch.lmms.scores import Evaluation, TaskScores
 from opsearch.lmms.wrappers import load_wrapper
-from opsearch.policy import Policy
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
 from opsearch.runtime.load import ATTENTIONS
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.lmms import load_task
 from tests.lmms.data import PER_TASK, write_task
 from tests.said import says
 

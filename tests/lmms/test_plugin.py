@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from opsearch import RankerSpec, builders
+from opsearch import RankerSpec
 from opsearch.errors import PolicyError
 from opsearch.lmms.plugin import manifest
+from opsearch.policy import builders
 from tests.said import says
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,9 +35,9 @@ def test_the_entry_point_names_the_manifest():
 
 
 def test_it_answers_as_the_stock_wrapper_under_the_policy(tmp_path, registry):
+    from opsearch.data.lmms import load_task
     from opsearch.lmms.answering import build_requests
     from opsearch.lmms.wrappers import load_wrapper
-    from opsearch.tasks.lmms import load_task
 
     kind = registry.get_model_class("opsearch")
     model = kind.create_from_arg_string(arguments(tmp_path), {"batch_size": 1, "device": "cpu"})

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from rich.console import Console
 
-from opsearch import RankerSpec, builders
+from opsearch import RankerSpec
 from opsearch.cli import call
 from opsearch.errors import ModelError
 from opsearch.lmms.answerer import Source
@@ -18,6 +18,7 @@ from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME, AnswerLog
 from opsearch.measure.cluster import joined
 from opsearch.measure.workers import Workers
+from opsearch.policy import builders
 from tests.test_scale_out import MARK, assert_all_end, marked
 
 pytestmark = [

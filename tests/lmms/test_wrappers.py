@@ -7,15 +7,16 @@ import sys
 import pytest
 import torch
 
-from opsearch import RankerSpec, builders
+from opsearch import RankerSpec
 from opsearch.cli import call
+from opsearch.data.lmms import load_task
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.lmms.answering import build_requests
 from opsearch.lmms.benchmarks import task_name
 from opsearch.lmms.log import FILE_NAME
 from opsearch.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.policy import builders
 from opsearch.runtime.load import load_model
-from opsearch.tasks.lmms import load_task
 from tests.families import FAMILIES
 from tests.families.folder import SPECIAL, WORDS, save
 from tests.lmms.data import write_task

@@ -4,10 +4,10 @@ from functools import cache
 
 import torch
 
+from opsearch.data.embedded import embedded
+from opsearch.data.item import Item
 from opsearch.measure.samples import encode
 from opsearch.runtime.load import load_config, load_model, load_processor
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
 from tests import reference
 from tests.runtime import judge
 

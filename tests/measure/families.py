@@ -6,9 +6,10 @@ from functools import cache
 import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
+from opsearch.data.item import Item
 from opsearch.measure.samples import Sample
-from opsearch.policy import Policy, RankerSpec
-from opsearch.tasks.item import Item
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from tests import tiny
 
 LAYERS = 4

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch import builders
-from opsearch.builders import dop, identity, stages, tokens, vtw
 from opsearch.errors import ModelError, PolicyError
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.builders import dop, identity, stages, tokens, vtw
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from tests.measure import families
-from tests.measure.demo import (
-    LAYERS,
-    TOLERANCE,
-    model,
-    reference_kl,
-    samples,
-    two_pictures,
-)
+from tests.measure.demo import LAYERS, TOLERANCE, model, reference_kl, samples, two_pictures
 from tests.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")

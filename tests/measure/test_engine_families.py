@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.measure.store import Store
 from opsearch.runtime.adapters import family_for
-from opsearch.tasks.item import Item
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.costs.ranking import ranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS
 from tests.measure import demo, families
 from tests.measure.answered import alone

@@ -15,7 +15,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout, build_trie
 from opsearch.measure.work import trie_bytes, trie_flops
-from opsearch.policy import MLP, live
+from opsearch.policy.counts import MLP, live
 from opsearch.spaces import depth_space, dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS, LAYOUTS, of_counts

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch import builders
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS
 from tests.measure import demo
 

@@ -20,7 +20,7 @@ from opsearch.measure.room import MemoryBudget
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.measure.work import held_elements
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.printing import print_dry_run
 from opsearch.progress import Stages

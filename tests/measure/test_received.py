@@ -2,11 +2,11 @@
 
 import pytest
 
+from opsearch.data.item import Item
 from opsearch.measure import attention as measured
 from opsearch.measure.attention import received_attention
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
-from opsearch.tasks.item import Item
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.measure import families

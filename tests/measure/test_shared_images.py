@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Shape
+from opsearch.data.item import Item
 from opsearch.measure.crowds import group_samples
 from opsearch.measure.engine import Engine
 from opsearch.measure.estimate import estimate
@@ -17,12 +18,11 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.measure.trie import Size
 from opsearch.measure.work import trie_bytes, trie_flops
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS
 from opsearch.rankers.prompt import ranking_from_scores
 from opsearch.runtime.adapters import family_for
 from opsearch.spaces import depth_space
-from opsearch.tasks.item import Item
 from tests import tiny
 from tests.measure import families
 from tests.measure.answered import alone

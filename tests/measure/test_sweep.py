@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.spaces import SPACES
 from tests.measure import families
 from tests.measure.answered import alone

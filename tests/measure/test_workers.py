@@ -12,7 +12,7 @@ from opsearch.measure.engine import ENGINE_VERSION, Engine
 from opsearch.measure.store import Store
 from opsearch.measure.worker import Source, Worker
 from opsearch.measure.workers import Workers, started
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.runtime.load import fingerprint
 from opsearch.spaces import dop_space
 from tests.measure.demo import LAYERS, model, samples

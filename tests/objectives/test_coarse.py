@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.amounts import format_duration
 from opsearch.budget import Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
+from opsearch.formatting import format_duration
 from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.engine import Engine
 from opsearch.measure.room import MemoryBudget
@@ -27,7 +27,7 @@ from opsearch.measure.trie import Layout
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.planned import Planned
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import Problem, feasible_points
 from opsearch.run import run
 from opsearch.runtime.load import load_config

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch import builders
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.objectives import OBJECTIVES
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import KL_QUANTUM
 from opsearch.spaces import depth_space, dop_space, tokens_space
 from tests.measure.demo import LAYERS, model, samples

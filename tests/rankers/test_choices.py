@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opsearch.errors import PolicyError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.divprune import DivPrune

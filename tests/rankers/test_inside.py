@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy import RankerSpec
+from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
 from opsearch.rankers.prompt import Prompt
 from opsearch.rankers.sparsevlm import raters
-from opsearch.turns import LAYERS_BACK
 from tests.messages import refuses
 from tests.rankers import literal
 

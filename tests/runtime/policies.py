@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from opsearch import builders
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 LAYERS = 5
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")

@@ -9,9 +9,10 @@ import torch
 from transformers import DynamicCache, GenerationMixin, StaticCache
 from transformers.cache_utils import Cache, QuantizedLayer
 
-from opsearch import builders
 from opsearch.errors import ModelError, OpsearchError, PolicyError
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.runtime.plan import Plan
 from tests import tiny
 from tests.messages import refuses

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, CLIPModel
 
-from opsearch import builders
 from opsearch.errors import ModelError
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import family_for

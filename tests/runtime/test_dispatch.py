@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from opsearch import builders
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.measure.samples import batch_inputs
+from opsearch.policy import builders
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import fingerprint, load_model

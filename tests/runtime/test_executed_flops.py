@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from opsearch import builders
 from opsearch.costs import Flops, Shape
 from opsearch.costs.cost import policy_cost
 from opsearch.costs.flops import executed
 from opsearch.costs.ranking import ranking_flops
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from opsearch import builders
 from opsearch.errors import ModelError, PolicyError
+from opsearch.policy import builders
 from opsearch.runtime.adapters import FAMILIES as SUPPORTED
 from opsearch.runtime.adapters import family_for
 from tests.families import FAMILIES, built

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import GenerationMixin
 
-from opsearch import builders
 from opsearch.errors import ModelError
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.runtime.adapters import FAMILIES as SUPPORTED
 from opsearch.runtime.adapters import family_for

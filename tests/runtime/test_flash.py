@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from opsearch.config import RunConfig
 from opsearch.errors import ModelError
-from opsearch.policy import KV, Q
+from opsearch.policy.counts import KV, Q
 from opsearch.prepare import prepare
 from opsearch.progress import Stages
 from opsearch.runtime.adapters import family_for

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin
 
-from opsearch import builders
 from opsearch.costs import KVBytes, Shape
 from opsearch.errors import PolicyError
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
 from tests.flash import FLASH

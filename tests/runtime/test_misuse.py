@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from opsearch import builders
 from opsearch.errors import ModelError, PolicyError
-from opsearch.policy import RankerSpec
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
 from opsearch.runtime.cache import PrunedLayer
 from tests import tiny
 from tests.messages import naming, refuses

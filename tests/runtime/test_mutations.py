@@ -5,8 +5,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from opsearch import turns
-from opsearch.policy import KV, Policy, RankerSpec
+from opsearch.policy import schedule
+from opsearch.policy.counts import KV
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.random import Random
 from opsearch.runtime import cls_attention, layer, plan
@@ -113,8 +115,8 @@ def scores_upside_down(patch):
 
 
 def attention_of_another_layer(patch):
-    for name, back in turns.LAYERS_BACK.items():
-        patch.setitem(turns.LAYERS_BACK, name, 1 - back)
+    for name, back in schedule.LAYERS_BACK.items():
+        patch.setitem(schedule.LAYERS_BACK, name, 1 - back)
 
 
 @pytest.mark.parametrize("mutate", [scores_upside_down, attention_of_another_layer])

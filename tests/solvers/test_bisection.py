@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import reranked
 from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import TINY, random_problem
 from opsearch.objectives.attention import Attention
+from opsearch.policy import builders
 from opsearch.problem import Problem
 from opsearch.recipe_space import RecipeSpace
 from opsearch.solution import Status
@@ -63,7 +63,7 @@ def test_it_finds_the_recipe_of_the_literal_search(seed, percent):
     (limit,) = asked.constraints
 
     def fits(deleted):
-        policy = reranked.fitprune(dict(enumerate(deleted)), TINY.layers, TOKENS)
+        policy = builders.fitprune(dict(enumerate(deleted)), TINY.layers, TOKENS)
         return total_cost(Flops(TINY), policy, PAIRS) <= limit.limit
 
     wanted = literal_bisection([each.tolist() for each in received(seed)], fits, 0.01)

@@ -9,7 +9,7 @@ import pytest
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import as_form, layers_problem, random_problem
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import KV, MLP, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem import Blackbox, Problem
 from opsearch.solution import Limit, Status
 from opsearch.solvers.greedy import Greedy

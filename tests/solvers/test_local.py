@@ -8,7 +8,8 @@ import pytest
 
 from opsearch.example_problems import layers_problem
 from opsearch.layer_space import layers_space
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem import Blackbox, Constraint, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.local import Local

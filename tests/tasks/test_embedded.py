@@ -2,9 +2,9 @@
 
 import pytest
 
-from opsearch.demo.generator import item
+from opsearch.data.demo.generator import item
+from opsearch.data.embedded import FAMILIES, SPLITS, embedded
 from opsearch.errors import DataError
-from opsearch.tasks.embedded import FAMILIES, SPLITS, embedded
 from tests.messages import refuses
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.tasks.item import Item
 from tests.messages import refuses
 
 

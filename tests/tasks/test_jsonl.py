@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from opsearch.data.files import load_jsonl
 from opsearch.errors import DataError
-from opsearch.tasks.jsonl import load_jsonl
 from tests.messages import refuses
 
 GOOD = {"image": "a.png", "question": "what color?", "answer": "red"}

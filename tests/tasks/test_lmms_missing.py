@@ -3,8 +3,8 @@
 import sys
 
 from opsearch.cli import call
+from opsearch.data.lmms import load_task
 from opsearch.errors import OpsearchError
-from opsearch.tasks.lmms import load_task
 from tests.messages import refuses
 
 

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from opsearch.data.files import load_file, load_jsonl
 from opsearch.errors import DataError
-from opsearch.tasks.jsonl import load_jsonl
-from opsearch.tasks.parquet import load_file
 from tests.messages import refuses
 
 ROWS = [

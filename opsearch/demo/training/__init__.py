@@ -2,7 +2,7 @@
 
     python -m opsearch.demo.training --out FOLDER
 
-draws pictures with `opsearch.demo`, trains for a fixed number of steps, and writes a Hugging Face
+draws pictures with `opsearch.data.demo`, trains for a fixed number of steps, and writes a Hugging Face
 checkpoint with a model card to FOLDER/model. If interrupted, the same command resumes. Nothing here
 is needed to use opsearch.
 

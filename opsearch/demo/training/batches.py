@@ -1,6 +1,6 @@
 """Batches of pictures and questions as tensors, from the package's own generator.
 
-Scenes, pictures and questions are those of `opsearch.demo`, so training and test data have the same
+Scenes, pictures and questions are those of `opsearch.data.demo`, so training and test data have the same
 distribution, except that families with low accuracy are sampled more often.
 """
 
@@ -16,10 +16,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsearch.demo.canvas import develop
-from opsearch.demo.digits import SCANS
-from opsearch.demo.families import FAMILIES
-from opsearch.demo.scene import Scene
+from opsearch.data.demo.canvas import develop
+from opsearch.data.demo.digits import SCANS
+from opsearch.data.demo.families import FAMILIES
+from opsearch.data.demo.scene import Scene
 from opsearch.demo.training.packing import IDS, SLOT, fill_slot, words_of
 from opsearch.demo.training.things import NAMING, PLACES, Thing, label_tokens, things
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from opsearch.data.embedded import embedded
+from opsearch.data.item import Item
 from opsearch.demo.training.batches import NAMES
-from opsearch.policy import Policy
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
+from opsearch.policy.policy import Policy
 
 _BATCH = 50
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from opsearch.demo import MODEL_DIR
+from opsearch.data.demo import MODEL_DIR
 from opsearch.demo.training.packing import IDS
 
 _UNTRAINED = (

@@ -1,7 +1,7 @@
 """The batches of a run, in order.
 
 Step s draws from `default_rng([STREAM, seed, rank, s])`: a resumed run continues with the same
-pictures, and no stream of `opsearch.demo.generator` is used.
+pictures, and no stream of `opsearch.data.demo.generator` is used.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
-from opsearch.demo.scene_chart import ChartScene
-from opsearch.demo.scene_digits import DigitsScene
-from opsearch.demo.scene_shapes import ShapesScene
-from opsearch.demo.scene_text import TextScene
+from opsearch.data.demo.scene_chart import ChartScene
+from opsearch.data.demo.scene_digits import DigitsScene
+from opsearch.data.demo.scene_shapes import ShapesScene
+from opsearch.data.demo.scene_text import TextScene
+from opsearch.data.demo.vocabulary import COLORS
 from opsearch.demo.training.batches import SCENES
 from opsearch.demo.training.model import VISION_WIDTH, WIDTH, slots_of, visual_of
 from opsearch.demo.training.things import KINDS, PLACES
-from opsearch.demo.vocabulary import COLORS
 
 COLOR_AFTER = 2
 KIND_AFTER = {ShapesScene: 3, ChartScene: 5, TextScene: 6, DigitsScene: 10}

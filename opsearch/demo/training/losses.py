@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
+from opsearch.data.demo.vocabulary import COLORS
 from opsearch.demo.training.batches import SCENES, Batch
 from opsearch.demo.training.heads import Predictions
 from opsearch.demo.training.model import logits, slots_of
 from opsearch.demo.training.packing import IDS
 from opsearch.demo.training.things import KINDS
-from opsearch.demo.vocabulary import COLORS
 
 _BACKGROUND = 0.1  # weight of visual tokens of the background
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from opsearch.demo.canvas import SIZE
+from opsearch.data.demo.canvas import SIZE
+from opsearch.data.demo.vocabulary import TOKENS
 from opsearch.demo.training import attention
 from opsearch.demo.training.packing import IDS, PREFIX, PROMPT, positions
 from opsearch.demo.training.things import PATCH, VISUAL
-from opsearch.demo.vocabulary import TOKENS
 
 LAYERS = 12
 WIDTH = 128

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opsearch.data.demo.vocabulary import TOKENS
 from opsearch.demo.training.things import VISUAL
-from opsearch.demo.vocabulary import TOKENS
 
 IDS = {word: index for index, word in enumerate(TOKENS)}
 PROMPT = ("<bos>", "user")

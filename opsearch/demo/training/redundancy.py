@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from opsearch.builders import depth, tokens
+from opsearch.data.embedded import embedded
+from opsearch.data.item import Item
 from opsearch.demo.training.batches import NAMES
 from opsearch.demo.training.evaluate import Subject, accuracy
-from opsearch.policy import Policy, RankerSpec
-from opsearch.tasks.embedded import embedded
-from opsearch.tasks.item import Item
+from opsearch.policy.builders import depth, tokens
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 KEPT = 0.95
 OPERATIONS = ("q", "mlp", "q and mlp", "kv")

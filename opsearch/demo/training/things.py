@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.demo.canvas import SIZE
-from opsearch.demo.scene import Scene
-from opsearch.demo.scene_chart import ChartScene
-from opsearch.demo.scene_digits import DigitsScene
-from opsearch.demo.scene_shapes import ShapesScene
-from opsearch.demo.scene_text import TextScene
-from opsearch.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES
+from opsearch.data.demo.canvas import SIZE
+from opsearch.data.demo.scene import Scene
+from opsearch.data.demo.scene_chart import ChartScene
+from opsearch.data.demo.scene_digits import DigitsScene
+from opsearch.data.demo.scene_shapes import ShapesScene
+from opsearch.data.demo.scene_text import TextScene
+from opsearch.data.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES
 
 PATCH = 8
 GRID = SIZE // PATCH

@@ -14,7 +14,7 @@ from opsearch.costs.shape import Shape
 from opsearch.example_problems import TINY
 from opsearch.layer_costs import LayerCosts
 from opsearch.layer_space import layers_space, operations_space
-from opsearch.policy import MLP, Q
+from opsearch.policy.counts import MLP, Q
 from opsearch.problem import Pairwise, Problem, Separable
 from opsearch.solution import Limit, Status
 from opsearch.solvers.ortools_cpsat import CpSat

@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.random import Generator
 
-from opsearch.demo import scene_chart, scene_digits, scene_shapes, scene_text
-from opsearch.demo.scene import Question, Scene
+from opsearch.data.demo import scene_chart, scene_digits, scene_shapes, scene_text
+from opsearch.data.demo.scene import Question, Scene
 
 
 @dataclass(frozen=True)

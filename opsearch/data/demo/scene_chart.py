@@ -8,8 +8,15 @@ from typing import Self
 
 from numpy.random import Generator
 
-from opsearch.demo.canvas import RGB, SIZE, Picture, blank, tint
-from opsearch.demo.scene import Question, brightness, different_colors, shift, two_of, yes_or_no
+from opsearch.data.demo.canvas import RGB, SIZE, Picture, blank, tint
+from opsearch.data.demo.scene import (
+    Question,
+    brightness,
+    different_colors,
+    shift,
+    two_of,
+    yes_or_no,
+)
 
 
 @dataclass(frozen=True)

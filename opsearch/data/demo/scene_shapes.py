@@ -8,10 +8,10 @@ from typing import Self
 
 from numpy.random import Generator
 
-from opsearch.demo import glyphs
-from opsearch.demo.canvas import RGB, Picture, blank, paint, tint
-from opsearch.demo.scene import Question, brightness, pick, shift
-from opsearch.demo.vocabulary import COLORS, SHAPES
+from opsearch.data.demo import glyphs
+from opsearch.data.demo.canvas import RGB, Picture, blank, paint, tint
+from opsearch.data.demo.scene import Question, brightness, pick, shift
+from opsearch.data.demo.vocabulary import COLORS, SHAPES
 
 _SIDES = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}  # (rows, columns)
 

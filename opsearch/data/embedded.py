@@ -1,8 +1,8 @@
 """Tasks of the demo model: fifteen families of questions about generated images."""
 
-from opsearch.demo import families, generator
+from opsearch.data.demo import families, generator
+from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.tasks.item import Item
 
 SPLITS = generator.SPLITS
 FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)

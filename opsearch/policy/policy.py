@@ -18,32 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opsearch.errors import PolicyError
+from opsearch.policy.counts import MODULES, Counts, resolve_fraction
+from opsearch.policy.ranker import RankerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from opsearch.policy.schedule import Schedule
     from opsearch.runtime.graphs import Graphs
-    from opsearch.turns import Schedule
-
-Counts = NDArray[np.int64]
-Pools = Mapping[int, int | Counts]
-Q, KV, MLP = 0, 1, 2
-MODULES = ("q", "kv", "mlp")
-
-
-@dataclass(frozen=True)
-class RankerSpec:
-    """A ranker by name with its parameters, e.g. RankerSpec("random", (("seed", 3),))."""
-
-    name: str
-    params: tuple[tuple[str, Any], ...] = ()
-
-    def __str__(self) -> str:
-        inner = ", ".join(f"{key}={value}" for key, value in self.params)
-        return f"{self.name}({inner})" if inner else self.name
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,7 @@ class Policy:
 
     def schedule(self, n_visual: int) -> Schedule:
         """Live counts and the rankers that act on a sample of `n_visual` tokens."""
-        from opsearch.turns import schedule
+        from opsearch.policy.schedule import schedule
 
         return schedule(self, n_visual)
 
@@ -161,41 +145,13 @@ class Policy:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (made if missing) and return its path."""
-        from opsearch.policy_file import write_policy
+        from opsearch.policy.file import write_policy
 
         return write_policy(self, Path(folder))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Policy:
         """Read a policy from a folder with policy_config.json or from the file itself."""
-        from opsearch.policy_file import read_policy
+        from opsearch.policy.file import read_policy
 
         return read_policy(Path(path))
-
-
-def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
-    """floor(f N + 1/2), at least 1 when f > 0 and N > 0, at most N."""
-    if fraction <= 0 or n_visual == 0:
-        return 0
-    rounded = (2 * fraction.numerator * n_visual + fraction.denominator) // (
-        2 * fraction.denominator
-    )
-    return min(max(rounded, 1), n_visual)
-
-
-def live(counts: Counts, pools: Pools | None = None) -> Counts:
-    """Counts without dead operations, for int[..., L, 3].
-
-    A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later
-    ranker looks at it (`pools`: tokens that a ranker before layer r reads, by r; int[...] each, or
-    one number for all).
-    """
-    pools = pools or {}
-    result = counts.copy()
-    need = np.zeros(counts.shape[:-2], np.int64)
-    for layer in reversed(range(counts.shape[-2])):
-        need = np.maximum(need, pools.get(layer + 1, 0))
-        result[..., layer, Q] = np.minimum(counts[..., layer, Q], need)
-        result[..., layer, MLP] = np.minimum(counts[..., layer, MLP], need)
-        need = np.maximum(need, counts[..., layer, KV])
-    return result

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from opsearch.errors import DataError
 
-if TYPE_CHECKING:  # Pillow is imported lazily, because timing models does not need it
+if TYPE_CHECKING:
     from PIL import Image
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from opsearch.errors import PolicyError
-from opsearch.policy import RankerSpec
+
+if TYPE_CHECKING:
+    pass
 
 _SPEC = re.compile(r"([\w.-]+)\s*(?:\((.*)\))?")
 
@@ -38,3 +42,19 @@ def _value(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+@dataclass(frozen=True)
+class RankerSpec:
+    """A ranker by name with its parameters, e.g. RankerSpec("random", (("seed", 3),))."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{key}={value}" for key, value in self.params)
+        return f"{self.name}({inner})" if inner else self.name
+
+
+# How many layers before its place the attention stands that a ranker inside the decoder reads.
+LAYERS_BACK = {"fastv": 1, "fitprune": 0, "pyramiddrop": 0, "sparsevlm": 1}

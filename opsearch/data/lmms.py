@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
+from opsearch.data.item import Item
 from opsearch.errors import DataError, OpsearchError, UnknownNameError
-from opsearch.tasks.item import Item
 
 PREFIX = "lmms:"
 EMBEDDED = Path(__file__).parent.parent / "lmms" / "embedded"

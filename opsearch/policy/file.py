@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 import opsearch
 from opsearch.errors import PolicyError
 from opsearch.files import write_text
-from opsearch.policy import Policy, RankerSpec
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 
 FILE_NAME = "policy_config.json"
 FORMAT_VERSION = 1
@@ -62,7 +63,7 @@ def policy_text(policy: Policy) -> str:
     content = {
         "policy_type": "opsearch",
         "format_version": FORMAT_VERSION,
-        "opsearch_version": opsearch.__version__,
+        "opsearch_version": opsearch.version.__version__,
         "model_type": policy.model_type,
         "num_hidden_layers": policy.num_layers,
         "name": policy.name,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.demo.canvas import develop
-from opsearch.demo.digits import SCANS
-from opsearch.demo.families import FAMILIES
-from opsearch.demo.scene import Scene
+from opsearch.data.demo.canvas import develop
+from opsearch.data.demo.digits import SCANS
+from opsearch.data.demo.families import FAMILIES
+from opsearch.data.demo.scene import Scene
 
 SPLITS = tuple(SCANS)
 """The splits: train, calibration, held-out, test."""

@@ -16,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import PolicyError
-from opsearch.policy import KV, MLP, Counts, Q, live
+from opsearch.policy.counts import KV, MLP, Counts, Q, live
+from opsearch.policy.ranker import LAYERS_BACK
 
 if TYPE_CHECKING:
-    from opsearch.policy import Policy, RankerSpec
+    from opsearch.policy.policy import Policy
+    from opsearch.policy.ranker import RankerSpec
 
 Ints = NDArray[np.int64]
-
-# How many layers before its place the attention stands that a ranker inside the decoder reads.
-LAYERS_BACK = {"fastv": 1, "fitprune": 0, "pyramiddrop": 0, "sparsevlm": 1}
 
 
 @dataclass(frozen=True)

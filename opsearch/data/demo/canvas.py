@@ -4,7 +4,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from opsearch.demo.glyphs import Mask
+from opsearch.data.demo.glyphs import Mask
 
 SIZE = 80
 Picture = NDArray[np.float32]

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 
 from numpy.random import Generator
 
-from opsearch.demo.canvas import Picture
-from opsearch.demo.vocabulary import COLORS
+from opsearch.data.demo.canvas import Picture
+from opsearch.data.demo.vocabulary import COLORS
 
 T = TypeVar("T")
 

@@ -8,9 +8,16 @@ from typing import Self
 
 from numpy.random import Generator
 
-from opsearch.demo import digits, glyphs
-from opsearch.demo.canvas import RGB, Picture, blank, paint, tint
-from opsearch.demo.scene import Question, brightness, different_colors, shift, two_of, yes_or_no
+from opsearch.data.demo import digits, glyphs
+from opsearch.data.demo.canvas import RGB, Picture, blank, paint, tint
+from opsearch.data.demo.scene import (
+    Question,
+    brightness,
+    different_colors,
+    shift,
+    two_of,
+    yes_or_no,
+)
 
 
 @dataclass(frozen=True)
