@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import KL_QUANTUM, Constraint
-from opsearch.spaces import Space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.spaces.base import Space
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.files import write_atomic
-from opsearch.problem import Constraint
-from opsearch.spaces import Space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces.base import Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,9 +19,10 @@ from typing import ClassVar
 import numpy as np
 
 from opsearch import RunConfig
-from opsearch.problem import Form, Problem
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, infeasible, require_form, solution_at
 from opsearch.run import run
-from opsearch.solution import Limit, Solution, Status, infeasible, require_form, solution_at
 from opsearch.solve import solve
 from opsearch.solvers import SOLVERS
 

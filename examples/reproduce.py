@@ -25,13 +25,13 @@ from shrunken import checkpoint, questions
 
 from opsearch import Policy, RunConfig
 from opsearch.answers import answer, relative_average
-from opsearch.budget import total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import HUB_IDS, Shape
 from opsearch.data.files import load_jsonl
 from opsearch.measure.samples import Sample, encode
 from opsearch.policy import builders
 from opsearch.policy.ranker import parse_ranker
+from opsearch.problem.budget import total_cost
 from opsearch.run import run
 from opsearch.runtime.load import load_config, load_model, load_processor
 

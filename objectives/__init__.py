@@ -15,8 +15,8 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
-from opsearch.problem import Form, Measure, Objective
-from opsearch.spaces import Space
+from opsearch.problem.objective import Form, Measure, Objective
+from opsearch.problem.spaces.base import Space
 
 
 class Maker(Protocol):

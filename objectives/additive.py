@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.policy.policy import Policy
-from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
-from opsearch.spaces import Parameter, Space
+from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
+from opsearch.problem.spaces.base import Parameter, Space
 
 
 @dataclass(frozen=True)

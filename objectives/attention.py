@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import resolve_fraction
-from opsearch.problem import Bounded, Form, Measure
-from opsearch.recipe_space import RecipeSpace
-from opsearch.spaces import Space
+from opsearch.problem.objective import Bounded, Form, Measure
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.recipes import RecipeSpace
 
 Masses = NDArray[np.float32]
 Mask = NDArray[np.bool_]

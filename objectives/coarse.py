@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
 from opsearch.objectives.joint import rounded_mean
-from opsearch.problem import KL_QUANTUM, Form, Measure, Table
-from opsearch.space import PointPolicies, Space
-from opsearch.spaces import DepthSpace
-from opsearch.stage_space import StageSpace
+from opsearch.problem.objective import KL_QUANTUM, Form, Measure, Table
+from opsearch.problem.spaces.base import PointPolicies, Space
+from opsearch.problem.spaces.depth import DepthSpace
+from opsearch.problem.spaces.stages import StageSpace
 
 _STEP = 4  # layers between the depths that are measured first
 _NEAR = 2

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
-from opsearch.space import PointPolicies, Space
+from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
+from opsearch.problem.spaces.base import PointPolicies, Space
 
 
 @dataclass(frozen=True)

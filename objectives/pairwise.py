@@ -14,10 +14,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.layer_space import LayerSpace
 from opsearch.objectives.additive import Additive, require_individual
-from opsearch.problem import KL_DECIMALS, KL_QUANTUM, Choice, Form, Measure, Pair, Pairwise
-from opsearch.spaces import Space
+from opsearch.problem.objective import (
+    KL_DECIMALS,
+    KL_QUANTUM,
+    Choice,
+    Form,
+    Measure,
+    Pair,
+    Pairwise,
+)
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.operations import LayerSpace
 
 
 @dataclass(frozen=True)

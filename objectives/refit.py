@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import KL_DECIMALS, Choice, Pair, Pairwise, Separable
+from opsearch.problem.objective import KL_DECIMALS, Choice, Pair, Pairwise, Separable
 
 _NOISE = 1e-3  # of the variance that one coefficient gives
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.objectives.joint import Joint
-from opsearch.problem import Blackbox, Measure, Objective, Pairwise, Separable, Table
-from opsearch.spaces import Space
+from opsearch.problem.objective import Blackbox, Measure, Objective, Pairwise, Separable, Table
+from opsearch.problem.spaces.base import Space
 
 
 def with_ties(objective: Objective, floor: float) -> Objective:

@@ -9,8 +9,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from opsearch.version import __version__
-
 if TYPE_CHECKING:
     from opsearch.config import RunConfig
     from opsearch.policy.policy import Policy

@@ -19,9 +19,9 @@ from opsearch.bench.fit import place_of
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
 from opsearch.contenders import SPACES, Place, Task, fitted_baselines, search, search_task
+from opsearch.costs.latency import write_table
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
-from opsearch.latency_file import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared

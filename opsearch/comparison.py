@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from opsearch.answers import Answers, answer, relative_average
 from opsearch.baselines import baselines
-from opsearch.budget import total_cost
 from opsearch.data.item import all_answered
 from opsearch.measure.engine import Engine
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared
+from opsearch.problem.budget import total_cost
 from opsearch.problem_setup import make_cost
 from opsearch.progress import Stages
 

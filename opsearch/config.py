@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
-from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.memory import parse_memory
-from opsearch.stage_space import STAGES
+from opsearch.problem.spaces.operations import PER_OPERATION
+from opsearch.problem.spaces.stages import STAGES
 
 _LAST = "out"  # the setting that a file ends with: one that has it was not cut
 

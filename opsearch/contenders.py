@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.baselines import baselines
-from opsearch.budget import total_cost
 from opsearch.config import RunConfig
-from opsearch.costs.cost import Cost
+from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
-from opsearch.infeasible import check_budget
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
@@ -28,7 +26,13 @@ from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.prepare import Prepared
-from opsearch.problem import Constraint, Measure, Objective, Problem, feasible_points
+from opsearch.problem.budget import total_cost
+from opsearch.problem.constraint import Constraint, check_budget, feasible_points
+from opsearch.problem.objective import Measure, Objective
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import undisturbed
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.problem_setup import (
     make_constraints,
     make_cost,
@@ -38,11 +42,8 @@ from opsearch.problem_setup import (
 )
 from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, make_ranker
-from opsearch.recipe_space import RecipeSpace
-from opsearch.solution import undisturbed
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.spaces import Space
 from opsearch.verify import EVALUATIONS, PROPOSAL, verify
 
 SPACES = ("dop", "depth", "stages")

@@ -11,7 +11,6 @@ from rich.console import Console
 from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
-from opsearch.infeasible import check_budget
 from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.estimate import Estimate
 from opsearch.measure.room import MemoryBudget
@@ -21,11 +20,11 @@ from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.planned import CoarseWork, Planned, planned_room
 from opsearch.policy.ranker import parse_ranker
 from opsearch.prepare import prepare
-from opsearch.problem import Constraint
+from opsearch.problem.constraint import Constraint, check_budget
+from opsearch.problem.spaces.base import Space
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.search import Choice, choose_planned
-from opsearch.spaces import Space
 
 # Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
 _HEAD, _TAIL = 35, 30

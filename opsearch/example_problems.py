@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
-from opsearch.layer_costs import layer_costs
-from opsearch.layer_space import LayerSpace, layers_space
 from opsearch.policy.counts import KV, MLP, Q, live
-from opsearch.problem import (
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import (
     Blackbox,
     Bounded,
-    Constraint,
     Form,
     Objective,
     Pairwise,
-    Problem,
     Separable,
     Table,
 )
-from opsearch.recipe_space import RecipeCosts, RecipeSpace
-from opsearch.spaces import Space, depth_space, dop_space, tokens_space
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.operation_costs import layer_costs
+from opsearch.problem.spaces.operations import LayerSpace, layers_space
+from opsearch.problem.spaces.recipes import RecipeCosts, RecipeSpace
 
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
 SCALES = (1e-9, 1e-6, 1e-3, 1.0, 1e3)

@@ -21,9 +21,9 @@ from opsearch.measure.rows import (
 )
 from opsearch.measure.store import Store
 from opsearch.policy.ranker import parse_ranker
+from opsearch.problem.spaces.base import PointPolicies, Space
 from opsearch.problem_setup import make_space
 from opsearch.run_folder import RunFolder
-from opsearch.space import PointPolicies, Space
 
 _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
 

@@ -10,14 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.pareto import front, front_table
-from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.store import Store
 from opsearch.policy.ranker import parse_ranker
-from opsearch.problem import Bounded, Constraint, Problem, Separable, Table
+from opsearch.problem.budget import Budget, constraint
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Bounded, Separable, Table
+from opsearch.problem.problem import Problem
 from opsearch.problem_setup import make_cost, make_maker, make_space
 from opsearch.run_folder import RunFolder
 from opsearch.solve import stored_measure, stored_table

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from opsearch.answers import greedy, words
-from opsearch.costs.cost import policy_cost
+from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape

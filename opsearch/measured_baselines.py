@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.baselines import GSOP_POLICIES
-from opsearch.layer_space import operations_space
 from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.objectives.attention import Attention
@@ -17,11 +16,12 @@ from opsearch.policy.builders import shortv
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import Prepared
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit
+from opsearch.problem.spaces.operations import operations_space
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.problem_setup import make_constraints, parse_budgets
 from opsearch.progress import Stages
-from opsearch.recipe_space import RecipeSpace
-from opsearch.solution import Limit
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 

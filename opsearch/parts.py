@@ -35,11 +35,11 @@ def _parts() -> dict[str, dict[str, str]]:
     from opsearch.baselines import BASELINES
     from opsearch.costs import COSTS
     from opsearch.objectives import OBJECTIVES
+    from opsearch.problem.spaces import SPACES
     from opsearch.rankers import DECODER_RANKERS, RANKERS
     from opsearch.reducers import REDUCERS
     from opsearch.registry import registered
     from opsearch.solvers import SOLVERS
-    from opsearch.spaces import SPACES
 
     named: dict[str, Mapping[str, Any]] = {
         "solvers": registered("solvers", SOLVERS),

@@ -21,11 +21,12 @@ from opsearch.measure.estimate import Estimate, estimate
 from opsearch.measure.memory import memory_ahead
 from opsearch.measure.room import MemoryBudget
 from opsearch.objectives.coarse import coarsest, near_dearest
-from opsearch.problem import Constraint, feasible_points
+from opsearch.problem.constraint import Constraint, feasible_points
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import DepthSpace
+from opsearch.problem.spaces.stages import StageSpace
 from opsearch.problem_setup import nominal_speed
 from opsearch.runtime.load import DTYPES
-from opsearch.spaces import DepthSpace, Space
-from opsearch.stage_space import StageSpace
 
 
 def planned_room(config: RunConfig, shape: Shape) -> MemoryBudget:

@@ -11,20 +11,19 @@ from typing import Any
 
 from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
-from opsearch.costs.latency import LatencyTable
+from opsearch.costs.latency import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item, all_answered
 from opsearch.data.lmms import PREFIX as LMMS_PREFIX
 from opsearch.data.lmms import lmms_items
-from opsearch.infeasible import check_budget
-from opsearch.latency_file import read_table
 from opsearch.measure.crowds import group_samples
 from opsearch.measure.samples import Sample, encode
 from opsearch.planned import Planned, planned_room
 from opsearch.policy.ranker import RankerSpec, parse_ranker
-from opsearch.problem import Constraint
+from opsearch.problem.constraint import Constraint, check_budget
+from opsearch.problem.spaces.base import Space
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
@@ -33,7 +32,6 @@ from opsearch.run_folder import RunFolder
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.load import check_attention, check_device, load_config, load_processor
 from opsearch.search import Choice, choose, choose_planned
-from opsearch.spaces import Space
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.formatting import format_amount, format_duration
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import where
-from opsearch.problem import KL_QUANTUM, Constraint, Problem
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
 from opsearch.run_folder import RunFolder
-from opsearch.solution import Solution
 from opsearch.verdict import cell, verdict
 
 if TYPE_CHECKING:

@@ -7,25 +7,26 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from opsearch.budget import Budget, constraint
 from opsearch.config import RunConfig
 from opsearch.costs import COSTS
-from opsearch.costs.cost import Cost
+from opsearch.costs.base import Cost
 from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.layer_space import PER_OPERATION
 from opsearch.measure.memory import on_gpu
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MODULES
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import Constraint
+from opsearch.problem.budget import Budget, constraint
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces import SPACES
+from opsearch.problem.spaces.base import N_V_8, N_V_16, Space
+from opsearch.problem.spaces.operations import PER_OPERATION
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
-from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup
-from opsearch.spaces import N_V_8, N_V_16, SPACES, Space
 
 # FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
 # command on the same machine always chooses the same objective.

@@ -13,7 +13,7 @@ import torch
 
 from opsearch.answers import answer_as
 from opsearch.contenders import Place, budget_limit
-from opsearch.costs.cost import Cost
+from opsearch.costs.base import Cost
 from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
 from opsearch.measure.reference import Reference, check_finite, make_reference

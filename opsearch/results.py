@@ -10,9 +10,9 @@ from opsearch.analysis.heatmap import save_heatmap
 from opsearch.analysis.pareto import front_table, save_front_figure
 from opsearch.config import RunConfig
 from opsearch.files import write_atomic, write_text
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
 from opsearch.run_folder import RunFolder
-from opsearch.solution import Solution
 
 
 def save_solution(

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.choice import common_budgets, whole
 from opsearch.analysis.measured import Measured
-from opsearch.problem import KL_DECIMALS, Blackbox, Problem, Separable, Table
-from opsearch.solution import Limit, undisturbed
+from opsearch.problem.objective import KL_DECIMALS, Blackbox, Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, undisturbed
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.optuna_tpe import Tpe
 from opsearch.solvers.ortools_cpsat import CpSat

@@ -15,9 +15,9 @@ from rich.console import Console
 from opsearch.bench.prefill import TimedPrefill, timed_prefill
 from opsearch.comparison import compare, table
 from opsearch.config import RunConfig
+from opsearch.costs.latency import write_table
 from opsearch.environment import save_environment
 from opsearch.files import write_atomic
-from opsearch.latency_file import write_table
 from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
@@ -27,7 +27,9 @@ from opsearch.measure.workers import Workers, started
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
 from opsearch.prepare import Prepared, prepare
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
+from opsearch.problem.spaces.stages import StageSpace
 from opsearch.problem_setup import limits_time, make_cost
 from opsearch.progress import Stages
 from opsearch.report.page import save_report
@@ -36,8 +38,6 @@ from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
-from opsearch.solution import Solution
-from opsearch.stage_space import StageSpace
 
 _STAGES, _STAGES_OF_TIME = 7, 2
 

@@ -11,7 +11,6 @@ import numpy as np
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
-from opsearch.layer_space import PER_OPERATION, LayerSpace
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.attention import Attention, require_recipes
@@ -19,17 +18,20 @@ from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.planned import Planned
-from opsearch.problem import Constraint, Form, Measure, Pairwise, Problem, feasible_points
+from opsearch.problem.constraint import Constraint, feasible_points
+from opsearch.problem.objective import Form, Measure, Pairwise
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Solver, require_form
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.operations import PER_OPERATION, LayerSpace
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.problem_setup import make_maker
-from opsearch.recipe_space import RecipeSpace
 from opsearch.registry import lookup, registered
-from opsearch.solution import Limit, Solution, Solver, require_form
 from opsearch.solvers import SOLVERS
 from opsearch.solvers.greedy import Greedy, require_operations
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.local import Local
 from opsearch.solvers.optuna_tpe import Tpe
-from opsearch.spaces import Space
 from opsearch.starts import starts
 from opsearch.verify import EVALUATIONS, require_proxy, verify
 

@@ -19,14 +19,14 @@ from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.front import Front
-from opsearch.layer_space import LayerSpace
 from opsearch.measure.engine import Engine
 from opsearch.measure.memory import memory_for
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared, prepare
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store

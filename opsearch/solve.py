@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.config import RunConfig
-from opsearch.costs.latency import LatencyTable
+from opsearch.costs.latency import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.infeasible import check_budget
-from opsearch.latency_file import read_table
 from opsearch.measure.noise import noise_floor
 from opsearch.measure.rows import Masses, StoredSample
 from opsearch.measure.store import Store
@@ -23,13 +21,15 @@ from opsearch.objectives import Maker
 from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
-from opsearch.problem import Measure, Problem, Table
+from opsearch.problem.constraint import check_budget
+from opsearch.problem.objective import Measure, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
 from opsearch.problem_setup import limits_time, make_constraints, make_space, parse_budgets
 from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.search import choose, search
-from opsearch.solution import Solution
 from opsearch.stored_run import looked_up
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from opsearch.layer_space import LayerSpace
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import with_ties
 from opsearch.policy.counts import KV
-from opsearch.problem import Measure, Problem
-from opsearch.solution import undisturbed
+from opsearch.problem.objective import Measure
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import undisturbed
+from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 

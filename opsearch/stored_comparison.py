@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.equal_cost import Comparison, Entry
 from opsearch.bench.compared import prefill_time
-from opsearch.budget import total_cost
 from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
@@ -20,6 +19,7 @@ from opsearch.measure.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.file import parse_policy
 from opsearch.policy.policy import Policy
+from opsearch.problem.budget import total_cost
 from opsearch.reducers import Reduction
 from opsearch.run_folder import RunFolder
 

@@ -19,9 +19,9 @@ from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
+from opsearch.problem.spaces.base import PointPolicies, canonical_keys
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run_folder import RunFolder
-from opsearch.space import PointPolicies, canonical_keys
 
 _UNPRUNED = dict.fromkeys(COLUMNS, 0.0) | {"top1": 1.0}
 

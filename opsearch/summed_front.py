@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.analysis.pareto import front
-from opsearch.layer_costs import LayerCosts
-from opsearch.layer_space import LayerSpace
 from opsearch.policy.counts import KV, MLP, Q
-from opsearch.problem import Problem, Separable
+from opsearch.problem.objective import Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operation_costs import LayerCosts
+from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 
 Ints = NDArray[np.int64]

@@ -29,9 +29,12 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem import Constraint, Form, Problem, Separable, Table
-from opsearch.solution import Limit, Solution, Solver, Status
-from opsearch.spaces import Space, depth_space, dop_space, tokens_space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Form, Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Solver, Status
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.testing_checks import AMPLE, SHORT, check_interruption, check_record, recorded, same
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import as_form, random_problem, recipes_problem
-from opsearch.problem import Bounded, Form, Problem
-from opsearch.solution import Solution, Solver, Status
+from opsearch.problem.objective import Bounded, Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution, Solver, Status
 from opsearch.testing_checks import check_record, same
 
 _BOUNDS = [step / 1000 for step in range(1001)]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from opsearch.problem import Blackbox, Problem
-from opsearch.solution import Limit, Solution, Solver, Status, solution_at
+from opsearch.problem.objective import Blackbox
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Solver, Status, solution_at
 
 # An exact solver is stopped by neither; AMPLE lets others evaluate every point.
 AMPLE = Limit(evaluations=2000)

@@ -12,11 +12,12 @@ from itertools import product
 import pytest
 
 from opsearch.example_problems import SCALES, layers_problem
-from opsearch.layer_space import LayerSpace, layers_space, operations_space
 from opsearch.policy.counts import MLP, Q
-from opsearch.problem import Form, Problem
-from opsearch.solution import Solver, Status
-from opsearch.space import N_V_8
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solver, Status
+from opsearch.problem.spaces.base import N_V_8
+from opsearch.problem.spaces.operations import LayerSpace, layers_space, operations_space
 from opsearch.testing_checks import SHORT, check_interruption, check_record, recorded, same
 
 SPACES = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from opsearch.budget import total_cost
 from opsearch.contenders import Place, budget_limit
 from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared
+from opsearch.problem.budget import total_cost
 from opsearch.progress import Stages
 from opsearch.reduced import reduction_cost
 from opsearch.reducers import Reduction

@@ -14,8 +14,9 @@ import numpy as np
 from opsearch.errors import OpsearchError
 from opsearch.objectives import Maker
 from opsearch.objectives.refit import refitted
-from opsearch.problem import Blackbox, Objective, Pairwise, Problem, Separable
-from opsearch.solution import Limit, Solution, Solver, undisturbed
+from opsearch.problem.objective import Blackbox, Objective, Pairwise, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Solver, undisturbed
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 EVALUATIONS = 150  # by default

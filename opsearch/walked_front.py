@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from opsearch.problem import Problem
-from opsearch.solution import Limit, Status, undisturbed
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status, undisturbed
 from opsearch.solvers.ortools_cpsat import CpSat
 
 _TIME = 30.0  # deterministic, for one point

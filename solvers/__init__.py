@@ -1,11 +1,11 @@
-"""Solvers: each turns a Problem into a Solution, see `opsearch.solution`.
+"""Solvers: each turns a Problem into a Solution, see `opsearch.problem.solution`.
 
 Importing them loads no solver library; that happens inside solve().
 """
 
 from collections.abc import Callable
 
-from opsearch.solution import Solver
+from opsearch.problem.solution import Solver
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid

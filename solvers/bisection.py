@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from opsearch.problem import Bounded, Form, Problem
-from opsearch.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.objective import Bounded, Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
 
 _WIDTH = 0.001  # between the bounds at the end: published are 0.01, which leave some of a budget
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Blackbox, Problem
-from opsearch.solution import Solution, Status, solution_at
+from opsearch.problem.objective import Blackbox
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution, Status, solution_at
 
 Key = tuple[float, int, int]
 

@@ -16,12 +16,13 @@ from typing import ClassVar
 import numpy as np
 
 from opsearch.errors import OpsearchError
-from opsearch.layer_space import LayerSpace
 from opsearch.policy.counts import KV, MLP, Q
-from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, solved
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, solved
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.solvers.evaluated import EvaluatedPoints
-from opsearch.spaces import Space
 
 _EVALUATIONS = 1000
 _STRIDES = 15  # of GSOP's released policies

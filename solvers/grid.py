@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Form, Problem, Separable, Table
-from opsearch.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.objective import Form, Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from opsearch.problem import Form, Problem
-from opsearch.solution import Limit, Solution, solved
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, solved
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000

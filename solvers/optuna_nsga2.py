@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
 from opsearch.solvers.evaluated import EvaluatedPoints
 from opsearch.solvers.optuna_study import QuietStudy
 

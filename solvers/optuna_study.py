@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opsearch.problem import Problem
+from opsearch.problem.problem import Problem
 
 if TYPE_CHECKING:
     from optuna import Trial

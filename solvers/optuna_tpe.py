@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Blackbox, Form, Problem
-from opsearch.solution import Limit, Solution, Status, solved
+from opsearch.problem.objective import Blackbox, Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solved
 from opsearch.solvers.evaluated import EvaluatedPoints
 from opsearch.solvers.optuna_study import QuietStudy
 

@@ -13,8 +13,9 @@ from math import gcd
 from threading import Event
 from typing import TYPE_CHECKING, ClassVar
 
-from opsearch.problem import Choice, Form, Pair, Problem
-from opsearch.solution import Limit, Solution, Status, solved
+from opsearch.problem.objective import Choice, Form, Pair
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solved
 from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
 from opsearch.solvers.integer.quantise import ROW_LIMIT
 from opsearch.solvers.integer.slices import LinearForm, Slice

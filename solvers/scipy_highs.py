@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem import Choice, Form, Pair, Problem
-from opsearch.solution import Limit, Solution, Status, solved
+from opsearch.problem.objective import Choice, Form, Pair
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solved
 from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
 from opsearch.solvers.integer.slices import LinearForm, Slice
 from opsearch.solvers.integer.solve import solve_integer_program

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from opsearch.problem import Form, Problem, Separable
-from opsearch.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.objective import Form, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, Run
 from opsearch.measure.rows import COMPARED
 from opsearch.measure.store import Store
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import feasible_points
+from opsearch.problem.constraint import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run import run
 from opsearch.runtime.load import load_config

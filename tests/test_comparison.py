@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from opsearch.answers import Answers
 from opsearch.baselines import BASELINES, baselines
-from opsearch.budget import total_cost
 from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import total_cost
 from opsearch.rankers import DECODER_RANKERS, RANKERS
 from opsearch.runtime.load import load_config
 

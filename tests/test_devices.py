@@ -14,10 +14,10 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers.upload import upload
 from opsearch.run import run
 from opsearch.runtime.adapters import family_for
-from opsearch.spaces import dop_space
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.clip import saved_clip

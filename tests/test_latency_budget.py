@@ -8,7 +8,7 @@ import pytest
 
 from opsearch import run as run_module
 from opsearch.cli import call
-from opsearch.latency_file import read_table
+from opsearch.costs.latency import read_table
 from tests.said import says
 
 SMALL = ["--samples=4", "--heldout=0", "--n-v=.5,.25", "--objective=joint"]

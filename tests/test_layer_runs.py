@@ -13,8 +13,8 @@ from opsearch.front import run_front
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MLP
 from opsearch.printing import print_dry_run, print_front
+from opsearch.problem.solution import Status
 from opsearch.run import run
-from opsearch.solution import Status
 from opsearch.solve import solve
 from tests.said import says
 

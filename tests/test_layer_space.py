@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import TINY
-from opsearch.infeasible import check_budget
-from opsearch.layer_costs import layer_costs
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy.counts import KV, MLP, Q, live
+from opsearch.problem.budget import Budget, constraint, total_cost
+from opsearch.problem.constraint import check_budget
+from opsearch.problem.spaces.operation_costs import layer_costs
+from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.problem_setup import parse_kept
 from tests.said import says
 

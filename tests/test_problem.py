@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from opsearch.example_problems import N_V_TEST
-from opsearch.problem import Pairwise
-from opsearch.spaces import dop_space
+from opsearch.problem.objective import Pairwise
+from opsearch.problem.spaces.depth import dop_space
 
 
 def pairwise(pairs):

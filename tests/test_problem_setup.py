@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from opsearch.budget import Budget
 from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
 from opsearch.errors import UnknownNameError
@@ -15,7 +14,8 @@ from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout
 from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import feasible_points
+from opsearch.problem.budget import Budget
+from opsearch.problem.constraint import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.runtime.adapters import family_for
 from tests.measure import families

@@ -13,8 +13,8 @@ from opsearch.compare import compare
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
 from opsearch.measure.store import Store
+from opsearch.problem.solution import Status
 from opsearch.run import run
-from opsearch.solution import Status
 from opsearch.solve import solve
 from tests.measure.demo import model, samples
 from tests.said import says

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.example_problems import TINY
-from opsearch.infeasible import check_budget
 from opsearch.policy import builders
-from opsearch.recipe_space import RecipeSpace
+from opsearch.problem.budget import Budget, constraint, total_cost
+from opsearch.problem.constraint import check_budget
+from opsearch.problem.spaces.recipes import RecipeSpace
 from tests.said import says
 
 SPACE = RecipeSpace(TINY.layers)

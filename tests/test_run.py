@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
-from opsearch.budget import total_cost
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.data.demo import MODEL_DIR
@@ -32,10 +31,11 @@ from opsearch.objectives.joint import Joint
 from opsearch.policy import builders
 from opsearch.prepare import load_items
 from opsearch.printing import print_run
-from opsearch.problem import KL_QUANTUM
+from opsearch.problem.budget import total_cost
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.solution import Status
 from opsearch.run import run
 from opsearch.runtime.load import load_config
-from opsearch.solution import Status
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.said import says
 

@@ -30,10 +30,10 @@ from opsearch.measure.tally import PlanProgress
 from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import KL_QUANTUM
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.run import run
 from opsearch.runtime.load import fingerprint
-from opsearch.spaces import dop_space
 from tests.measure.demo import LAYERS, TOLERANCE, model, samples
 from tests.said import says
 from tests.test_run import stored, wait_for_measurements

@@ -9,14 +9,15 @@ import pytest
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import N_V_TEST, layers_problem
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.policy.counts import MLP, Q
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.base import N_V_16
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.search import choose, search
-from opsearch.spaces import N_V_16, depth_space, dop_space, tokens_space
 from opsearch.starts import plain_points
 from tests.said import says
 

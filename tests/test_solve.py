@@ -15,8 +15,8 @@ from rich.console import Console
 from opsearch import Policy, RunConfig
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, PolicyError, RunFolderError
+from opsearch.problem.solution import Status
 from opsearch.run import run
-from opsearch.solution import Status
 from opsearch.solve import solve
 from tests.said import says
 

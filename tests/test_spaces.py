@@ -6,18 +6,19 @@ from itertools import product
 import numpy as np
 import pytest
 
-from opsearch.budget import space_costs
-from opsearch.costs.cost import policy_cost
+from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, live
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Turns
-from opsearch.space import PointPolicies, canonical_keys
-from opsearch.spaces import N_V_8, N_V_16, SPACES, depth_space, dop_space, tokens_space
-from opsearch.stage_space import stages_space
+from opsearch.problem.budget import space_costs
+from opsearch.problem.spaces import SPACES
+from opsearch.problem.spaces.base import N_V_8, N_V_16, PointPolicies, canonical_keys
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.operations import layers_space, operations_space
+from opsearch.problem.spaces.stages import stages_space
 from tests.said import says
 
 CLS = RankerSpec("cls")
@@ -141,7 +142,7 @@ def test_keys_of_rows_in_spaces_that_are_not_listed(space):
 def test_keys_do_not_depend_on_how_many_points_are_computed_together(monkeypatch):
     space = SOME["two stages, pyramiddrop"]
     whole = PointPolicies(space, space.points).canonical(9)
-    monkeypatch.setattr("opsearch.space.POINTS_AT_ONCE", 7)
+    monkeypatch.setattr("opsearch.problem.spaces.base.POINTS_AT_ONCE", 7)
     assert PointPolicies(space, space.points).canonical(9) == whole
 
 

@@ -10,8 +10,8 @@ from opsearch import RunConfig
 from opsearch.analyze import analyze
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
+from opsearch.problem.solution import Status
 from opsearch.run import run
-from opsearch.solution import Status
 from opsearch.solve import solve
 from tests.said import says
 

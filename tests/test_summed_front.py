@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from opsearch.analysis.pareto import front
-from opsearch.budget import Budget, constraint
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.example_problems import SAMPLES, TINY
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy.counts import KV, MLP, Q
-from opsearch.problem import Problem, Separable
+from opsearch.problem.budget import Budget, constraint
+from opsearch.problem.objective import Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.summed_front import summed_front
 

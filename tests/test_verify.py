@@ -7,11 +7,12 @@ import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import budget, flops_like
-from opsearch.problem import Blackbox, Problem, Separable, Table
-from opsearch.solution import Status
+from opsearch.problem.objective import Blackbox, Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.spaces import dop_space
 from opsearch.verify import verify
 from tests.said import says
 

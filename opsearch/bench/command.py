@@ -21,7 +21,7 @@ from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
 from opsearch.policy.schedule import before_decoder
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.rankers.prompt import PROMPT_NEEDS
+from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.runtime.checks import check_fits
 from opsearch.runtime.graphs import Graphs
 from opsearch.runtime.load import (

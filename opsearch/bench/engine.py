@@ -19,7 +19,6 @@ import numpy as np
 
 from opsearch.bench.individual import individual
 from opsearch.bench.narrow import one_by_one, random_llava, random_sample
-from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
@@ -27,8 +26,10 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.spaces import N_V_16, DepthSpace, depth_space, dop_space
-from opsearch.stage_space import StageSpace, stages_space
+from opsearch.problem.budget import space_costs
+from opsearch.problem.spaces.base import N_V_16
+from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space
+from opsearch.problem.spaces.stages import StageSpace, stages_space
 
 _LAYERS, _CLS, _FASTV = 32, RankerSpec("cls"), RankerSpec("fastv")
 

@@ -32,8 +32,9 @@ def fronts() -> Iterator[Row]:
     """One row per table or space: seconds, and the points on the front."""
     from opsearch.analysis.pareto import front
     from opsearch.bench.layer_programs import effects, limit
-    from opsearch.layer_space import layers_space
-    from opsearch.problem import Problem, Separable
+    from opsearch.problem.objective import Separable
+    from opsearch.problem.problem import Problem
+    from opsearch.problem.spaces.operations import layers_space
     from opsearch.summed_front import summed_front
 
     random = np.random.default_rng(0)
@@ -83,9 +84,9 @@ def store_run(folder: Path, layers: int = 32) -> int:
     from opsearch.measure.rows import CALIBRATION, Measurement, StoredSample
     from opsearch.measure.store import Store
     from opsearch.policy.ranker import parse_ranker
-    from opsearch.problem import feasible_points
+    from opsearch.problem.constraint import feasible_points
+    from opsearch.problem.spaces.base import PointPolicies
     from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-    from opsearch.space import PointPolicies
 
     config = RunConfig.checked(
         space="depth", ranker="cls", objective="joint", solver="grid", out=folder

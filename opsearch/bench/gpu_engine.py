@@ -22,7 +22,6 @@ from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
 from opsearch.bench.gpu import STOPPED, gpu, machine, measured_speeds
 from opsearch.bench.latency import Row
 from opsearch.bench.roofline import Roofline
-from opsearch.budget import space_costs
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.data.item import Item
@@ -31,7 +30,9 @@ from opsearch.measure.memory import memory_for
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.policy.ranker import RankerSpec
-from opsearch.spaces import N_V_16, Space, depth_space, dop_space
+from opsearch.problem.budget import space_costs
+from opsearch.problem.spaces.base import N_V_16, Space
+from opsearch.problem.spaces.depth import depth_space, dop_space
 
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
 BUDGET = 0.3

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.bench.narrow import one_by_one, random_llava, random_sample
-from opsearch.costs.cost import policy_cost
+from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.objectives.additive import Additive
 from opsearch.policy.builders import identity
-from opsearch.spaces import DepthSpace
+from opsearch.problem.spaces.depth import DepthSpace
 
 _TIMES = 3
 

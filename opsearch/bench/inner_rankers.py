@@ -16,7 +16,7 @@ from torch import Tensor
 
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import make_decoder_ranker
-from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.looking import decoder_scores
 from opsearch.runtime.plan import BatchReranking, Plan, PlanInputs

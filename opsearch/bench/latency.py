@@ -11,7 +11,7 @@ import torch
 from opsearch.bench.pairs import Pair, Workload
 from opsearch.bench.passes import Pass
 from opsearch.bench.spread import Spread
-from opsearch.costs.cost import policy_cost
+from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape

@@ -26,9 +26,9 @@ _REPEATS, _ENOUGH = 5, 20.0  # the fastest of so many, or of what takes so many 
 
 def layer_programs() -> Iterator[Row]:
     """Yield a row per problem and solver: fastest seconds, status, value."""
-    from opsearch.layer_space import LayerSpace, layers_space
-    from opsearch.problem import Problem
-    from opsearch.solution import Limit
+    from opsearch.problem.problem import Problem
+    from opsearch.problem.solution import Limit
+    from opsearch.problem.spaces.operations import LayerSpace, layers_space
     from opsearch.solvers.ortools_cpsat import CpSat
     from opsearch.solvers.scipy_highs import Highs
 
@@ -68,11 +68,11 @@ def layer_programs() -> Iterator[Row]:
 
 def _every_space() -> Iterator[Row]:
     """Yield a row per space, number of layers, form and budget: CP-SAT's fastest seconds of two."""
-    from opsearch.layer_space import layers_space, operations_space
-    from opsearch.problem import Problem
+    from opsearch.problem.problem import Problem
+    from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+    from opsearch.problem.spaces.operations import layers_space, operations_space
+    from opsearch.problem.spaces.stages import stages_space
     from opsearch.solvers.ortools_cpsat import CpSat
-    from opsearch.spaces import depth_space, dop_space, tokens_space
-    from opsearch.stage_space import stages_space
 
     for layers in (12, 32):
         spaces: list[Any] = [tokens_space(layers), dop_space(layers), depth_space(layers)]
@@ -109,7 +109,7 @@ def _adjacent(space: Any) -> list[tuple[int, int]]:
 
 
 def _objective(space: Any, terms: tuple[Any, ...], pairs: dict[Any, float]) -> Any:
-    from opsearch.problem import Pairwise, Separable
+    from opsearch.problem.objective import Pairwise, Separable
 
     if pairs:
         return Pairwise("random", "nats", space, terms, pairs, 1e-6)
@@ -135,9 +135,9 @@ def limit(space: Any, budget: str = "30%") -> Any:
     """Return a budget of FLOPs for one sample of 576 visual and 65 other tokens."""
     from dataclasses import replace
 
-    from opsearch.budget import Budget, constraint
     from opsearch.costs.flops import Flops
     from opsearch.costs.shape import SHAPES
+    from opsearch.problem.budget import Budget, constraint
 
     return constraint(
         Budget.parse(budget),

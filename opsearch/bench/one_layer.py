@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from opsearch.policy.builders import depth
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import pruned_forward
 from opsearch.runtime.plan import Plan, PlanInputs

@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import Any
 
 from opsearch.bench.pairs import Workload, timed_pairs
-from opsearch.costs.cost import Cost, policy_cost
+from opsearch.costs.base import Cost, policy_cost
 from opsearch.measure.samples import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 

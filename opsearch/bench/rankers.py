@@ -27,7 +27,7 @@ from opsearch.bench.spread import Spread
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 
 TILES = {1: "llava-1.5-7b", 5: "llava-next-7b"}
 """Numbers of tiles, and a checkpoint with that number."""

@@ -35,9 +35,10 @@ from opsearch.measure.worker import Source
 from opsearch.measure.workers import Workers, started
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.base import N_V_16
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers import make_ranker
 from opsearch.runtime.load import fingerprint, load_config, load_model, load_processor
-from opsearch.spaces import N_V_16, dop_space
 
 if TYPE_CHECKING:  # an optional package
     from opsearch.measure.pool import MeasureWorkers

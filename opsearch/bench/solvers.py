@@ -18,13 +18,14 @@ Row = dict[str, Any]
 
 def solvers() -> Iterator[Row]:
     """Milliseconds of a solve, median of several, with status and agreement in value."""
-    from opsearch.budget import Budget, constraint
     from opsearch.costs.flops import Flops
     from opsearch.costs.shape import SHAPES
-    from opsearch.problem import KL_QUANTUM, Problem, Separable
+    from opsearch.problem.budget import Budget, constraint
+    from opsearch.problem.objective import KL_QUANTUM, Separable
+    from opsearch.problem.problem import Problem
+    from opsearch.problem.spaces.depth import dop_space
     from opsearch.solvers.grid import Grid
     from opsearch.solvers.ortools_cpsat import CpSat
-    from opsearch.spaces import dop_space
 
     space = dop_space(32)
     rng = np.random.default_rng(0)

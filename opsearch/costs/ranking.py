@@ -5,7 +5,7 @@ from __future__ import annotations
 from opsearch.costs.shape import Shape
 from opsearch.policy.policy import Policy
 from opsearch.rankers import make_decoder_ranker
-from opsearch.rankers.look import DecoderRanker
+from opsearch.rankers.base import DecoderRanker
 
 
 def ranking_flops(policy: Policy, n_visual: int, n_other: int, shape: Shape) -> int:

@@ -16,9 +16,8 @@ from opsearch.measure.rows import Masses
 from opsearch.measure.samples import Sample, batch_inputs, batches
 from opsearch.measure.store import Store
 from opsearch.measure.tally import Progress
-from opsearch.rankers.fitprune import attention_by_source
-from opsearch.rankers.look import AttentionView
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import AttentionView, Prompt
+from opsearch.rankers.decoder import attention_by_source
 from opsearch.runtime.adapters import check_supported
 from opsearch.runtime.heads import project_keys, project_queries
 from opsearch.runtime.places import device_of, device_of_inputs

@@ -23,7 +23,7 @@ from opsearch.measure.samples import Sample
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Size, Trie
 from opsearch.measure.work import held_elements, layer_flops
-from opsearch.rankers import Ranker
+from opsearch.rankers.base import Ranker
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.nodes import Ints
 from opsearch.measure.trie import Layout
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
 Pair = tuple[Tensor, Tensor]

@@ -22,8 +22,8 @@ from opsearch.measure.trie import ONE, Layout, Size
 from opsearch.measure.work import trie_flops
 from opsearch.policy.counts import live
 from opsearch.policy.schedule import before_decoder
+from opsearch.problem.spaces.base import Space
 from opsearch.rankers import make_ranker
-from opsearch.spaces import Space
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from opsearch.measure.room import MemoryBudget
 from opsearch.measure.schedules import Schedules
 from opsearch.measure.trie import Layout, Trie
 from opsearch.policy.schedule import Schedule, before_decoder
-from opsearch.rankers import Ranker
+from opsearch.rankers.base import Ranker
 from opsearch.runtime.ranking import policy_ranker
 
 

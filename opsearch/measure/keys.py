@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opsearch.measure.samples import Sample
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
-from opsearch.space import canonical_keys
+from opsearch.problem.spaces.base import canonical_keys
 
 
 class KeyedPolicy(NamedTuple):

@@ -18,8 +18,7 @@ from opsearch.measure.nodes import Ints
 from opsearch.measure.ragged import spans, starts
 from opsearch.measure.states import States
 from opsearch.measure.turning import NodeReranking
-from opsearch.rankers.look import AttentionView, DecoderRanker
-from opsearch.rankers.prompt import ranking_from_scores
+from opsearch.rankers.base import AttentionView, DecoderRanker, ranking_from_scores
 from opsearch.runtime.heads import project_keys, project_queries
 
 

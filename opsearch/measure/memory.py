@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from opsearch.budget import PREFIXES
+from opsearch.problem.budget import PREFIXES
 from opsearch.runtime.load import AUTO
 
 ON_CPU = 2 * 10**9

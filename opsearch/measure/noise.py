@@ -16,7 +16,7 @@ from opsearch.measure.keys import KeyedPolicy, Missing
 from opsearch.measure.samples import Sample
 from opsearch.measure.store import Store
 from opsearch.policy.builders import identity
-from opsearch.problem import KL_QUANTUM
+from opsearch.problem.objective import KL_QUANTUM
 
 TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
 

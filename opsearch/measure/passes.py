@@ -27,7 +27,7 @@ from opsearch.measure.reference import (
 from opsearch.measure.rows import Measurement
 from opsearch.measure.samples import Sample
 from opsearch.measure.sweep import sweep
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 from opsearch.runtime.adapters import check_supported
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from opsearch.errors import ModelError
 from opsearch.measure.samples import Sample, batch_inputs
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.clip import read_question

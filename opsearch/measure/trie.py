@@ -44,7 +44,7 @@ from opsearch.measure.turning import NodeReranking, RerankingBuilder
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.policy.schedule import Turns
 from opsearch.rankers import make_decoder_ranker
-from opsearch.rankers.look import DecoderRanker
+from opsearch.rankers.base import DecoderRanker
 
 
 @dataclass(frozen=True)

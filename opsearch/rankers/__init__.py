@@ -10,44 +10,14 @@ from torch import Tensor
 
 from opsearch.errors import PolicyError
 from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers.base import DecoderRanker, Prompt, Ranker
 from opsearch.rankers.cdpruner import CDPruner
-from opsearch.rankers.cls import Cls
+from opsearch.rankers.cls import Cls, VisionZip
+from opsearch.rankers.decoder import FastV, FitPrune, PyramidDrop, SparseVLM
 from opsearch.rankers.divprune import DivPrune
-from opsearch.rankers.fastv import FastV
-from opsearch.rankers.fitprune import FitPrune
-from opsearch.rankers.look import DecoderRanker
-from opsearch.rankers.prompt import Prompt
-from opsearch.rankers.pyramiddrop import PyramidDrop
-from opsearch.rankers.random import Random
-from opsearch.rankers.sparsevlm import SparseVLM
-from opsearch.rankers.uniform import Uniform
-from opsearch.rankers.visionzip import VisionZip
+from opsearch.rankers.uniform import Random, Uniform
 from opsearch.rankers.vispruner import VisPruner
 from opsearch.registry import lookup
-
-
-class Ranker(Protocol):
-    """Ranker of visual tokens before the decoder."""
-
-    @property
-    def nested(self) -> bool:
-        """Whether the ranking is the same for all n, so that a policy may use several counts."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Inputs that the ranker reads: entries of `Prompt.captured` or names in PROMPT_NEEDS."""
-
-    def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
-        """Return the rank of each visual token, 0 for the best.
-
-        Args:
-            prompt: The batch.
-            n: Number of tokens to select in each sample; only ranks below it must be exact.
-
-        Returns:
-            int64[B, S], -1 at other positions.
-        """
-
 
 RANKERS: dict[str, type[Any]] = {
     "cdpruner": CDPruner,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opsearch.rankers.prompt import Prompt, owners
+from opsearch.rankers.base import Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 from opsearch.rankers.upload import upload
 

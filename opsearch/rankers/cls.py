@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.rankers.base import Prompt, ranking_from_scores
+from opsearch.rankers.tiles import Tiles, ranks_by_score
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,17 @@ class Cls:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
         scores = prompt.scatter(prompt.captured["cls_attention"])
         return ranking_from_scores(scores, prompt.visual)
+
+
+@dataclass(frozen=True)
+class VisionZip:
+    """Ranking by attention received from [CLS], with the same share of each tile."""
+
+    nested = True
+    needs = frozenset({"cls_attention", "tiles"})
+
+    def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        tiles = Tiles.of(prompt, prompt.captured["tiles"])
+        scores = tiles.gather(prompt.captured["cls_attention"])
+        return tiles.ranking(ranks_by_score(scores, tiles.mask), prompt)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsearch.rankers.prompt import Prompt, owners
+from opsearch.rankers.base import Prompt, owners
 from opsearch.rankers.upload import upload
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.upload import upload
 
 
@@ -37,3 +38,34 @@ def _evenly_spaced(total: int, kept: int) -> Tensor:
     if kept:
         chosen[(2 * torch.arange(kept) + 1) * total // (2 * kept)] = 1.0
     return chosen
+
+
+@dataclass(frozen=True)
+class Random:
+    """Random permutation of N visual tokens.
+
+    Attributes:
+        seed: Seed of the generator, together with N.
+        nested: See `Ranker`.
+        needs: See `Ranker`.
+    """
+
+    seed: int = 0
+    nested = True
+    needs = frozenset[str]()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise TypeError(f"seed {self.seed!r} is no natural number")
+
+    def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
+        """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
+        scores = torch.cat([drawn[total] for total in prompt.n_visual])
+        scores = upload(scores, prompt.visual.device)
+        return ranking_from_scores(prompt.scatter(scores), prompt.visual)
+
+    def _scores(self, total: int) -> Tensor:
+        # NumPy keeps the raw stream stable across releases, but not permutation().
+        drawn = np.random.PCG64([self.seed, total]).random_raw(total)
+        return torch.from_numpy(np.argsort(np.argsort(drawn)).astype(np.float32))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, ranks_by_score
 from opsearch.rankers.upload import upload
 

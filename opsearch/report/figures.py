@@ -13,11 +13,11 @@ from opsearch.analysis import curves, rank, transfer, transfer_figure
 from opsearch.analysis.heatmap import shares
 from opsearch.analysis.pareto import draw_front
 from opsearch.errors import OpsearchError
-from opsearch.layer_space import PER_OPERATION
 from opsearch.policy.counts import MODULES
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import where
-from opsearch.recipe_space import RecipeSpace
+from opsearch.problem.spaces.operations import PER_OPERATION
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opsearch.formatting import format_amount
-from opsearch.problem import Constraint
+from opsearch.problem.constraint import Constraint
 from opsearch.report.stored import Stored
 from opsearch.verdict import (
     ACCURACY,

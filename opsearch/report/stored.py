@@ -17,7 +17,7 @@ from opsearch.config import RunConfig
 from opsearch.environment import load_environment
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
-from opsearch.problem import Constraint
+from opsearch.problem.constraint import Constraint
 from opsearch.run_folder import RunFolder
 from opsearch.stored_run import stored_run
 

@@ -18,8 +18,7 @@ from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
-from opsearch.rankers.look import DECODER_ATTENTION
-from opsearch.rankers.prompt import PROMPT_NEEDS
+from opsearch.rankers.base import DECODER_ATTENTION, PROMPT_NEEDS
 from opsearch.runtime.clip import (
     CLIP_PATCHES,
     CLIP_QUESTION,

@@ -25,8 +25,7 @@ from transformers.utils.generic import ModelOutput
 
 from opsearch.errors import PolicyError
 from opsearch.policy.policy import Policy
-from opsearch.rankers import Ranker
-from opsearch.rankers.prompt import PROMPT_NEEDS, Prompt
+from opsearch.rankers.base import PROMPT_NEEDS, Prompt, Ranker
 from opsearch.runtime.adapters import ModelFamily, check_supported
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.checks import (

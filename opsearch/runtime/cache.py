@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.runtime.masks import FLASH
 from opsearch.runtime.plan import Plan, PlanInputs
 from opsearch.runtime.rows import Rows

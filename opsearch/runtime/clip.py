@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opsearch.errors import ModelError
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opsearch.errors import ModelError, PolicyError
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.places import is_hooked
 from opsearch.runtime.plan import PlanInputs

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.rankers.look import AttentionView
+from opsearch.rankers.base import AttentionView
 from opsearch.runtime.heads import project_keys, project_queries
 from opsearch.runtime.plan import BatchReranking, CosSin, Plan
 from opsearch.runtime.rows import Rows, RowSubset

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from opsearch.policy.counts import KV, MLP, Counts, Q
-from opsearch.rankers.look import DecoderRanker
-from opsearch.rankers.prompt import Prompt, ranking_from_scores
+from opsearch.rankers.base import DecoderRanker, Prompt, ranking_from_scores
 from opsearch.rankers.upload import upload
 from opsearch.runtime.masks import restrict_mask
 from opsearch.runtime.rows import Rows, RowSubset

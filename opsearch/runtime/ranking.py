@@ -13,8 +13,8 @@ from torch import Tensor
 from opsearch.errors import PolicyError
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import Schedule, before_decoder
-from opsearch.rankers import Ranker, make_decoder_ranker, make_ranker
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers import make_decoder_ranker, make_ranker
+from opsearch.rankers.base import Prompt, Ranker
 from opsearch.runtime.adapters import ModelFamily
 from opsearch.runtime.plan import BatchReranking, PlanInputs
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.runtime.cache import PrunedCache
 from opsearch.runtime.layer import prefill
 from opsearch.runtime.plan import Plan, PlanInputs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from opsearch.solution import Status
+from opsearch.problem.solution import Status
 from opsearch.solvers.integer.slices import LinearForm, Slice
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Pair, Pairwise, Separable
-from opsearch.spaces import Space
+from opsearch.problem.objective import Pair, Pairwise, Separable
+from opsearch.problem.spaces.base import Space
 
 # Sums of coefficients in a row stay below it, see `ortools_cpsat.add_row`; larger integers lose
 # exactness as floats, which is how CP-SAT reports bounds.

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.layer_costs import LayerCosts
-from opsearch.layer_space import LayerSpace
 from opsearch.policy.counts import KV, MODULES, Q
-from opsearch.problem import Choice, Pair, Problem
+from opsearch.problem.objective import Choice, Pair
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operation_costs import LayerCosts
+from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.solvers.integer.quantise import IntegerTerms
 
 Ints = NDArray[np.int64]

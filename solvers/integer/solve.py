@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from opsearch.errors import OpsearchError
-from opsearch.problem import Pairwise, Problem, Separable
-from opsearch.solution import Solution, Status, solution_at
+from opsearch.problem.objective import Pairwise, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution, Status, solution_at
 from opsearch.solvers.integer.minimum import Minimiser, Minimum, Program, ProgramError, lowest
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.integer.slices import slices_of
@@ -47,7 +48,7 @@ def _solve(problem: Problem, minimiser: Minimiser, solver: str, library: str) ->
     if not isinstance(objective, Separable | Pairwise):
         raise OpsearchError(
             f"objective {objective.name!r} has form {objective.form} but no terms; "
-            f"make it an opsearch.problem.{objective.form.capitalize()}"
+            f"make it an opsearch.problem.problem.{objective.form.capitalize()}"
         )
     terms = integer_terms(objective)
     limits = [constraint.limit for constraint in problem.constraints]

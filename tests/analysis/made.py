@@ -7,8 +7,8 @@ import numpy as np
 
 from opsearch.analysis.measured import Measured
 from opsearch.objectives.additive import alone
-from opsearch.problem import Constraint
-from opsearch.spaces import dop_space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces.depth import dop_space
 
 LAYERS = 4
 N_V = (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4))

@@ -13,7 +13,8 @@ from opsearch.analysis.choice import additive, choose, draws, joint, ladder, who
 from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
-from opsearch.problem import KL_QUANTUM, Problem
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.problem import Problem
 from opsearch.solvers.grid import Grid
 from tests.said import says
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.analysis.pareto import draw_front, front, front_table, save_front_figure
-from opsearch.problem import Constraint
-from opsearch.spaces import dop_space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces.depth import dop_space
 
 # Few distinct numbers, so that ties of cost, of value and of both are common.
 points = st.lists(

@@ -8,8 +8,8 @@ from opsearch.bench.__main__ import SUITES
 from opsearch.bench.engine import compared, shared
 from opsearch.bench.individual import individual
 from opsearch.policy.ranker import RankerSpec
-from opsearch.spaces import depth_space, dop_space
-from opsearch.stage_space import stages_space
+from opsearch.problem.spaces.depth import depth_space, dop_space
+from opsearch.problem.spaces.stages import stages_space
 
 CLS, FASTV = RankerSpec("cls"), RankerSpec("fastv")
 

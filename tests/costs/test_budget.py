@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch import budget as budget_module
-from opsearch.budget import EXAMPLES, Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import OpsearchError
-from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
+from opsearch.problem import budget as budget_module
+from opsearch.problem.budget import EXAMPLES, Budget, constraint
+from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
 from tests.messages import refuses
 
 TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=3, vocab=11)

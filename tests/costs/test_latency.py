@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
-from opsearch.costs.latency import Latency, LatencyTable
+from opsearch.costs.latency import Latency, LatencyTable, read_table, write_table
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import OpsearchError, RunFolderError
-from opsearch.latency_file import read_table, write_table
 from opsearch.policy import builders
 from opsearch.policy.counts import live
 from tests.messages import refuses

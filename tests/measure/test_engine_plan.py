@@ -16,7 +16,7 @@ from opsearch.measure.store import Store
 from opsearch.measure.trie import Layout, build_trie
 from opsearch.measure.work import trie_bytes, trie_flops
 from opsearch.policy.counts import MLP, live
-from opsearch.spaces import depth_space, dop_space
+from opsearch.problem.spaces.depth import depth_space, dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS, LAYOUTS, of_counts
 from tests.messages import naming

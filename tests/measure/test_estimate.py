@@ -23,9 +23,10 @@ from opsearch.measure.work import held_elements
 from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.printing import print_dry_run
+from opsearch.problem.spaces.base import N_V_16
+from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.progress import Stages
 from opsearch.runtime.load import load_model
-from opsearch.spaces import N_V_16, depth_space, dop_space
 from tests.messages import naming, refuses
 
 

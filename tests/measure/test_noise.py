@@ -13,7 +13,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.store import Store
 from opsearch.printing import print_summary
-from opsearch.problem import KL_QUANTUM
+from opsearch.problem.objective import KL_QUANTUM
 from opsearch.run import run
 from opsearch.solve import solve
 from tests.measure import families

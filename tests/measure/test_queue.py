@@ -9,7 +9,7 @@ from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
 from opsearch.measure.queue import Queue, shared
 from opsearch.measure.store import Store
-from opsearch.spaces import dop_space
+from opsearch.problem.spaces.depth import dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS
 from tests.messages import refuses

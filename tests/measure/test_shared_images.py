@@ -19,10 +19,10 @@ from opsearch.measure.store import Store
 from opsearch.measure.trie import Size
 from opsearch.measure.work import trie_bytes, trie_flops
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.depth import depth_space
 from opsearch.rankers import RANKERS
-from opsearch.rankers.prompt import ranking_from_scores
+from opsearch.rankers.base import ranking_from_scores
 from opsearch.runtime.adapters import family_for
-from opsearch.spaces import depth_space
 from tests import tiny
 from tests.measure import families
 from tests.measure.answered import alone

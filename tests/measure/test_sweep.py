@@ -13,7 +13,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.store import Store
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.spaces import SPACES
+from opsearch.problem.spaces import SPACES
 from tests.measure import families
 from tests.measure.answered import alone
 from tests.measure.families import CLS, DECODERS, LAYERS, LAYOUTS, of_counts

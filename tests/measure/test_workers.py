@@ -13,8 +13,8 @@ from opsearch.measure.store import Store
 from opsearch.measure.worker import Source, Worker
 from opsearch.measure.workers import Workers, started
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.runtime.load import fingerprint
-from opsearch.spaces import dop_space
 from tests.measure.demo import LAYERS, model, samples
 from tests.messages import naming, refuses
 

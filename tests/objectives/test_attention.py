@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.objectives.attention import Attention, lost, recipe
-from opsearch.recipe_space import RecipeSpace
+from opsearch.problem.spaces.recipes import RecipeSpace
 
 LAYERS = 3
 

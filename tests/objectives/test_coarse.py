@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.budget import Budget, constraint
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.dry_run import dry_run
@@ -28,13 +27,15 @@ from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import Problem, feasible_points
+from opsearch.problem.budget import Budget, constraint
+from opsearch.problem.constraint import feasible_points
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.stages import stages_space
 from opsearch.run import run
 from opsearch.runtime.load import load_config
-from opsearch.solution import Status
 from opsearch.solvers.grid import Grid
-from opsearch.spaces import depth_space, dop_space, tokens_space
-from opsearch.stage_space import stages_space
 from tests.measure.demo import LAYERS, model, samples
 from tests.messages import naming, refuses
 

@@ -15,8 +15,8 @@ from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import KL_QUANTUM
-from opsearch.spaces import depth_space, dop_space, tokens_space
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from tests.measure.demo import LAYERS, model, samples
 
 CLS = RankerSpec("cls")

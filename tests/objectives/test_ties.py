@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 
 from opsearch.objectives.ties import with_ties
-from opsearch.problem import KL_QUANTUM, Blackbox, Pairwise, Separable, Table
-from opsearch.spaces import tokens_space
+from opsearch.problem.objective import KL_QUANTUM, Blackbox, Pairwise, Separable, Table
+from opsearch.problem.spaces.depth import tokens_space
 
 VALUES = np.array([0.0, 0.004, 0.006, np.nan, 0.0151])
 STEPS = [0, 0, 1, 2]

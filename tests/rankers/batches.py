@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 
 WIDTH = 16  # of vectors of +-1: length 4, cosines are exact multiples of 1/8
 

@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from opsearch.errors import PolicyError
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
+from opsearch.rankers.cls import VisionZip
 from opsearch.rankers.divprune import DivPrune
-from opsearch.rankers.prompt import Prompt
-from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
 from tests.messages import refuses
 from tests.rankers import batches, literal

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.rankers.look import DECODER_ATTENTION, AttentionView
-from opsearch.rankers.prompt import Prompt
-from opsearch.rankers.sparsevlm import raters
+from opsearch.rankers.base import DECODER_ATTENTION, AttentionView, Prompt
+from opsearch.rankers.decoder import raters
 from tests.messages import refuses
 from tests.rankers import literal
 

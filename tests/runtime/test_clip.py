@@ -8,8 +8,8 @@ from transformers import AutoModelForImageTextToText, CLIPModel
 from opsearch.errors import ModelError
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
-from opsearch.rankers.prompt import Prompt
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.clip import read_question
 from opsearch.runtime.ranking import make_prompt

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from opsearch.costs import Flops, Shape
-from opsearch.costs.cost import policy_cost
+from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import executed
 from opsearch.costs.ranking import ranking_flops
 from opsearch.policy import builders

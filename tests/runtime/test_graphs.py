@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from opsearch.errors import ModelError, PolicyError
-from opsearch.rankers.prompt import Prompt
+from opsearch.rankers.base import Prompt
 from opsearch.runtime.adapters import family_for
 from opsearch.runtime.apply import patched_layers
 from opsearch.runtime.cache import PrunedCache

@@ -10,7 +10,7 @@ from opsearch.policy.counts import KV
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.cls import Cls
-from opsearch.rankers.random import Random
+from opsearch.rankers.uniform import Random
 from opsearch.runtime import cls_attention, layer, plan
 from opsearch.runtime.adapters import family_for
 from tests import tiny

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.budget import Budget, constraint, total_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import TINY, random_problem
 from opsearch.objectives.attention import Attention
 from opsearch.policy import builders
-from opsearch.problem import Problem
-from opsearch.recipe_space import RecipeSpace
-from opsearch.solution import Status
+from opsearch.problem.budget import Budget, constraint, total_cost
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.grid import Grid
 from tests.objectives.test_attention import literal_recipe

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from opsearch.solution import Solver
+from opsearch.problem.solution import Solver
 from opsearch.solvers import SOLVERS
 from opsearch.testing import SolverConformance
 from opsearch.testing_bounded import BoundedConformance

@@ -8,10 +8,11 @@ import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import as_form, layers_problem, random_problem
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy.counts import KV, MLP, Q
-from opsearch.problem import Blackbox, Problem
-from opsearch.solution import Limit, Status
+from opsearch.problem.objective import Blackbox
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status
+from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.greedy import Greedy
 from opsearch.testing_checks import recorded, same
 

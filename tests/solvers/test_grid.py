@@ -16,10 +16,12 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem import Constraint, Problem, Separable, Table
-from opsearch.solution import Status
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.depth import DepthSpace, dop_space, tokens_space
 from opsearch.solvers.grid import Grid, dense_values, lowest
-from opsearch.spaces import DepthSpace, dop_space, tokens_space
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from subprocess import PIPE
 import pytest
 from ortools.sat.python.cp_model import CpSolver
 
-from opsearch.layer_space import layers_space
-from opsearch.solution import Status, undisturbed
+from opsearch.problem.solution import Status, undisturbed
+from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from tests.solvers.integer.test_layer_programs import HALVES, many_pairs, problem
 

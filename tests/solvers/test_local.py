@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from opsearch.example_problems import layers_problem
-from opsearch.layer_space import layers_space
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem import Blackbox, Constraint, Problem, Separable
-from opsearch.solution import Limit, Status
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Blackbox, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status
+from opsearch.problem.spaces.base import Parameter
+from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.local import Local
-from opsearch.space import Parameter
 from opsearch.testing_checks import recorded, same
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from opsearch.analysis.pareto import front
 from opsearch.example_problems import budget, flops_like, layers_problem
-from opsearch.layer_space import layers_space
-from opsearch.problem import Blackbox, Problem
+from opsearch.problem.objective import Blackbox
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.depth import dop_space
+from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.optuna_nsga2 import nsga2
-from opsearch.spaces import dop_space
 from opsearch.summed_front import summed_front
 
 SPACE = layers_space(4, (Fraction(1, 4), Fraction(1, 2), Fraction(1)))

@@ -16,11 +16,12 @@ from opsearch.example_problems import (
     oracle,
     random_terms,
 )
-from opsearch.layer_space import layers_space
-from opsearch.problem import Blackbox, Problem, Separable
-from opsearch.solution import Limit, Status
+from opsearch.problem.objective import Blackbox, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status
+from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.optuna_tpe import Tpe
-from opsearch.spaces import DepthSpace, depth_space, dop_space, tokens_space
 from opsearch.testing_checks import recorded, same
 
 

@@ -23,15 +23,18 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem import Constraint, Problem, Separable
-from opsearch.solution import Limit, Solution, Status
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Status
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.solvers import ortools_cpsat
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.integer.minimum import Program
 from opsearch.solvers.integer.quantise import ROW_LIMIT, integer_terms
 from opsearch.solvers.integer.slices import slices_of
 from opsearch.solvers.ortools_cpsat import STATUS_MAP, Answer, CpSat, add_row
-from opsearch.spaces import Space, depth_space, dop_space, tokens_space
 from opsearch.testing_checks import same
 from tests.solvers.integer.test_layer_programs import best, with_large_costs
 from tests.solvers.integer.test_layer_programs import problem as layer_problem

@@ -18,7 +18,7 @@ SOURCE = '''
 
     import numpy as np
 
-    from opsearch.solution import Status, require_form, solution_at
+    from opsearch.problem.solution import Status, require_form, solution_at
 
 
     class Cheapest:

@@ -16,13 +16,16 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem import Constraint, Problem, Separable
-from opsearch.solution import Status
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import depth_space, dop_space
+from opsearch.problem.spaces.stages import stages_space
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
-from opsearch.spaces import Space, depth_space, dop_space
-from opsearch.stage_space import stages_space
 
 SPACES = {
     "dop": dop_space(8, N_V_TEST),

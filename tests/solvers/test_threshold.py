@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from opsearch.example_problems import N_V_TEST
-from opsearch.problem import Constraint, Problem, Separable
-from opsearch.solution import Status
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.depth import tokens_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.threshold import Threshold
-from opsearch.spaces import tokens_space
 from opsearch.testing_layers import presented
 
 

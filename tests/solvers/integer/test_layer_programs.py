@@ -7,16 +7,17 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from opsearch.budget import Budget, constraint
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.example_problems import TINY
-from opsearch.layer_costs import LayerCosts
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy.counts import MLP, Q
-from opsearch.problem import Pairwise, Problem, Separable
-from opsearch.solution import Limit, Status
+from opsearch.problem.budget import Budget, constraint
+from opsearch.problem.objective import Pairwise, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status
+from opsearch.problem.spaces.operation_costs import LayerCosts
+from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
 

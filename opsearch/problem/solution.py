@@ -15,9 +15,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from opsearch.errors import OpsearchError
-from opsearch.infeasible import explain_infeasible
 from opsearch.policy.policy import Policy
-from opsearch.problem import Form, Problem
+from opsearch.problem.constraint import explain_infeasible
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
 
 
 class Status(StrEnum):

@@ -22,7 +22,7 @@ from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
 from opsearch.policy.schedule import Turns
-from opsearch.space import N_V_16, Parameter
+from opsearch.problem.spaces.base import N_V_16, Parameter
 
 STAGES = 2
 """By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""

@@ -18,12 +18,12 @@ from typing import ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.cost import Cost, policy_cost
+from opsearch.costs.base import Cost, policy_cost
 from opsearch.errors import OpsearchError
 from opsearch.policy import builders
 from opsearch.policy.counts import Counts, resolve_fraction
 from opsearch.policy.policy import Policy
-from opsearch.space import Parameter
+from opsearch.problem.spaces.base import Parameter
 
 _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 tokens
 

@@ -2,8 +2,8 @@
 
 Three of them choose a depth per module and a share of tokens; `dop` ties depths as its paper does,
 `tokens` keeps all layers. Each lists distinct policies only: of points that prune the same live
-operations, the one with the largest depths stands for all. `stages` is in `opsearch.stage_space`,
-`layers` and `operations` are in `opsearch.layer_space`, `recipes` is in `opsearch.recipe_space`.
+operations, the one with the largest depths stands for all. `stages` is in `opsearch.problem.spaces.stages`,
+`layers` and `operations` are in `opsearch.problem.spaces.operations`, `recipes` is in `opsearch.problem.spaces.recipes`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.layer_space import layers_space, operations_space
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.recipe_space import RecipeSpace
-from opsearch.space import N_V_8, N_V_16, Parameter, Space
-from opsearch.stage_space import stages_space
+from opsearch.problem.spaces import SPACES
+from opsearch.problem.spaces.base import N_V_8, N_V_16, Parameter, Space
 
 __all__ = ["N_V_8", "N_V_16", "SPACES", "DepthSpace", "Parameter", "Space"]
 
@@ -145,17 +143,6 @@ def depth_space(
     names = ("d_q", "d_kv", "d_mlp")
     parameters = (*(_depth(name, layers) for name in names), _shares(n_v))
     return DepthSpace("depth", layers, parameters, (0, 1, 2), partial(_build_depth, layers, ranker))
-
-
-SPACES: dict[str, Callable[..., Space]] = {
-    "tokens": tokens_space,
-    "dop": dop_space,
-    "depth": depth_space,
-    "stages": stages_space,
-    "layers": layers_space,
-    "operations": operations_space,
-    "recipes": RecipeSpace,
-}
 
 
 def _build_tokens(layers: int, ranker: RankerSpec | None, n_v: Fraction) -> Policy:

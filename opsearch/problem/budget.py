@@ -17,16 +17,16 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.cost import Cost, policy_cost
+from opsearch.costs.base import Cost, policy_cost
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_amount
-from opsearch.layer_costs import LayerCosts, layer_costs
-from opsearch.layer_space import LayerSpace
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
-from opsearch.problem import Constraint
-from opsearch.recipe_space import RecipeCosts, RecipeSpace
-from opsearch.space import POINTS_AT_ONCE, Space
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces.base import POINTS_AT_ONCE, Space
+from opsearch.problem.spaces.operation_costs import LayerCosts, layer_costs
+from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.spaces.recipes import RecipeCosts, RecipeSpace
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")

@@ -20,7 +20,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.space import N_V_16, Parameter
+from opsearch.problem.spaces.base import N_V_16, Parameter
 
 PER_OPERATION = ("layers", "operations")
 Operation = tuple[int, int]  # layer, module

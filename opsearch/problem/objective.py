@@ -1,24 +1,17 @@
-"""The search problem: what objectives, costs and solvers agree on.
-
-A `Problem` is space + objective + constraints; it is frozen and holds no solver state. What solvers
-make of it is in `opsearch.solution`.
-"""
+"""opsearch/problem/objective.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.formatting import format_amount
-from opsearch.layer_costs import LayerCosts
 from opsearch.policy.policy import Policy
-from opsearch.recipe_space import RecipeCosts
-from opsearch.spaces import Space
+from opsearch.problem.spaces.base import Space
 
 Form = Literal["table", "separable", "pairwise", "blackbox", "bounded"]
 Measure = Callable[[Sequence[Policy]], NDArray[np.float64]]
@@ -157,105 +150,3 @@ class Bounded:
     def value(self, index: int) -> float:
         """The value of point `index`."""
         return self.evaluate(index)
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A cost that must stay within a limit, as exact integers over all measured samples.
-
-    costs: by number of the point; int64[P] in a space whose points are listed; stock: that of the
-    original model; floor: what the text alone costs.
-    """
-
-    name: str
-    unit: str
-    costs: NDArray[np.int64] | LayerCosts | RecipeCosts
-    limit: int
-    stock: int
-    samples: int = 1
-    floor: int = 0
-
-    @property
-    def listed(self) -> NDArray[np.int64]:
-        """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
-        if isinstance(self.costs, LayerCosts | RecipeCosts):
-            self.costs.space.refuse()
-        return self.costs
-
-    def cost(self, index: int) -> int:
-        """The cost of a point by its number."""
-        return int(self.costs[index])
-
-    @property
-    def cheapest(self) -> int:
-        """The number of a point that costs least."""
-        if isinstance(self.costs, LayerCosts | RecipeCosts):
-            return self.costs.cheapest()
-        return int(self.costs.argmin())
-
-    def describe(self, cost: int) -> str:
-        """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
-        return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Choose the point of `space` with the lowest objective within all constraints.
-
-    excluded: points that may not be chosen.
-    """
-
-    space: Space
-    objective: Objective
-    constraints: tuple[Constraint, ...] = ()
-    excluded: frozenset[int] = frozenset()
-
-    @cached_property
-    def feasible(self) -> NDArray[np.bool_]:
-        """Which points keep within every constraint, bool[P]; OpsearchError without a list."""
-        mask = feasible_points(self.space, self.constraints)
-        mask[list(self.excluded)] = False
-        return mask
-
-    @property
-    def solvable(self) -> bool:
-        """Whether some point keeps within every constraint.
-
-        In a space too large to list the excluded points are taken to be not all of these.
-        """
-        if self.space.listed:
-            return bool(self.feasible.any())
-        return some_point_within(self.space, self.constraints)
-
-    def within(self, index: int) -> bool:
-        """Whether a point keeps within every constraint and is not excluded."""
-        return index not in self.excluded and all(
-            c.cost(index) <= c.limit for c in self.constraints
-        )
-
-    @property
-    def cost(self) -> NDArray[np.int64]:
-        """The cost that breaks ties: the first constraint's, zero without constraints."""
-        if self.constraints:
-            return self.constraints[0].listed
-        return np.zeros(len(self.space.points), np.int64)
-
-    def with_budget(self, constraints: Sequence[Constraint]) -> Problem:
-        """The same space and objective under other constraints."""
-        return replace(self, constraints=tuple(constraints))
-
-
-def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """Which points of the space keep within all limits, bool[P]."""
-    mask = np.ones(len(space.points), bool)
-    for constraint in constraints:
-        mask &= constraint.listed <= constraint.limit
-    return mask
-
-
-def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
-    """Whether some point of the space keeps within all limits."""
-    if space.listed:
-        return bool(feasible_points(space, constraints).any())
-    # There one point is the cheapest in every cost.
-    return all(c.cost(c.cheapest) <= c.limit for c in constraints)

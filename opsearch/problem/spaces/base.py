@@ -1,6 +1,6 @@
 """The interface of search spaces, and the policies of their points.
 
-The spaces themselves are in `opsearch.spaces`.
+The spaces themselves are in `opsearch.problem.spaces.depth`.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.cost import Cost
+from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
-from opsearch.layer_space import LayerSpace
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
+from opsearch.problem.spaces.operations import LayerSpace
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 
