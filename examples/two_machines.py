@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from opsearch import RunConfig
-from opsearch.measure.workers import Workers
+from opsearch.measure.workers.cluster import Workers
 from opsearch.run import run
 
 

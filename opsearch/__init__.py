@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opsearch.config import RunConfig
+    from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
-    from opsearch.runtime.graphs import Graphs
 
 __all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig"]
 
 _HOMES = {
-    "Graphs": "opsearch.runtime.graphs",
+    "Graphs": "opsearch.models.pruned.cuda_graphs",
     "Policy": "opsearch.policy.policy",
     "RankerSpec": "opsearch.policy.policy",
     "RunConfig": "opsearch.config",

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.errors import DataError
-from opsearch.measure.rows import StoredAnswer
-from opsearch.measure.samples import Sample, batch_inputs, batches
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import StoredAnswer
+from opsearch.measure.storage.store import Store
+from opsearch.models.devices import device_of_inputs
+from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
-from opsearch.runtime.places import device_of_inputs
 
 _MAX_TOKENS = 8192  # positions of one forward
 MAX_NEW_TOKENS = 16

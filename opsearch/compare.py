@@ -23,12 +23,13 @@ from opsearch.costs.latency import write_table
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
 from opsearch.measure.engine import Engine
-from opsearch.measure.memory import memory_for
-from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared
-from opsearch.measure.store import Store
-from opsearch.measure.worker import Source
-from opsearch.measure.workers import Workers, started
+from opsearch.measure.planning.memory import memory_for
+from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared
+from opsearch.measure.storage.store import Store
+from opsearch.measure.workers.cluster import Workers, started
+from opsearch.measure.workers.worker import Source
 from opsearch.measured_baselines import fitprune_policies, gsop_policies, shortv_order
+from opsearch.models.loading import check_device, fingerprint, load_config, load_model
 from opsearch.policy.builders import identity
 from opsearch.policy.file import policy_text
 from opsearch.policy.policy import Policy
@@ -45,7 +46,6 @@ from opsearch.reduced import (
 from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import check_device, fingerprint, load_config, load_model
 from opsearch.unspent import say_unspent
 
 _OTHER_STAGES = 8

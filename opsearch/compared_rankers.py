@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
-from opsearch.runtime.adapters import family_for
 
 
 def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:

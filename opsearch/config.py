@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
-from opsearch.measure.memory import parse_memory
+from opsearch.measure.planning.memory import parse_memory
 from opsearch.problem.spaces.operations import PER_OPERATION
 from opsearch.problem.spaces.stages import STAGES
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
-from opsearch.measure.crowds import SampleBatch
-from opsearch.measure.estimate import Estimate
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.trie import Layout
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.planning.estimate import Estimate
+from opsearch.measure.planning.memory import MemoryBudget
+from opsearch.measure.sweep.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.planned import CoarseWork, Planned, planned_room

@@ -14,18 +14,18 @@ from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.measure.samples import encode
-from opsearch.policy.policy import Policy
-from opsearch.progress import Stages
-from opsearch.run_folder import RunFolder
-from opsearch.runtime.checks import check_fits
-from opsearch.runtime.load import (
+from opsearch.models.encoding import encode
+from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
     load_model,
     load_processor,
 )
+from opsearch.models.pruned.checks import check_fits
+from opsearch.policy.policy import Policy
+from opsearch.progress import Stages
+from opsearch.run_folder import RunFolder
 
 _STAGES = 4
 

@@ -11,7 +11,7 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
-from opsearch.measure.rows import (
+from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
     COMPARED,
@@ -19,7 +19,7 @@ from opsearch.measure.rows import (
     HELD_OUT,
     StoredSample,
 )
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.spaces.base import PointPolicies, Space
 from opsearch.problem_setup import make_space

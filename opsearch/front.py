@@ -14,7 +14,7 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.constraint import Constraint

@@ -17,18 +17,18 @@ from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.measure.samples import Sample, encode
-from opsearch.policy.policy import Policy
-from opsearch.policy_settings import policy_settings
-from opsearch.progress import Stages
-from opsearch.runtime.checks import check_fits
-from opsearch.runtime.load import (
+from opsearch.models.encoding import Sample, encode
+from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
     load_model,
     load_processor,
 )
+from opsearch.models.pruned.checks import check_fits
+from opsearch.policy.policy import Policy
+from opsearch.policy_settings import policy_settings
+from opsearch.progress import Stages
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.baselines import GSOP_POLICIES
-from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
+from opsearch.measure.received_attention import received_attention
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.ties import lazy_joint
 from opsearch.policy.builders import shortv

@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
-from opsearch.measure.crowds import SampleBatch
-from opsearch.measure.estimate import Estimate, estimate
-from opsearch.measure.memory import memory_ahead
-from opsearch.measure.room import MemoryBudget
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.planning.estimate import Estimate, estimate
+from opsearch.measure.planning.memory import MemoryBudget, memory_ahead
+from opsearch.models.loading import DTYPES
 from opsearch.objectives.coarse import coarsest, near_dearest
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.depth import DepthSpace
 from opsearch.problem.spaces.stages import StageSpace
 from opsearch.problem_setup import nominal_speed
-from opsearch.runtime.load import DTYPES
 
 
 def planned_room(config: RunConfig, shape: Shape) -> MemoryBudget:

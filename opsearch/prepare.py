@@ -18,8 +18,10 @@ from opsearch.data.files import load_file
 from opsearch.data.item import Item, all_answered
 from opsearch.data.lmms import PREFIX as LMMS_PREFIX
 from opsearch.data.lmms import lmms_items
-from opsearch.measure.crowds import group_samples
-from opsearch.measure.samples import Sample, encode
+from opsearch.measure.planning.batches import group_samples
+from opsearch.models.encoding import Sample, encode
+from opsearch.models.families import family_for
+from opsearch.models.loading import check_attention, check_device, load_config, load_processor
 from opsearch.planned import Planned, planned_room
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.constraint import Constraint, check_budget
@@ -29,8 +31,6 @@ from opsearch.progress import Stages
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.load import check_attention, check_device, load_config, load_processor
 from opsearch.search import Choice, choose, choose_planned
 
 

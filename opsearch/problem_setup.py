@@ -13,7 +13,7 @@ from opsearch.costs.base import Cost
 from opsearch.costs.latency import Latency, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.measure.memory import on_gpu
+from opsearch.measure.planning.memory import on_gpu
 from opsearch.objectives import OBJECTIVES, Maker
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.pairwise import MeasuredPairs

@@ -14,16 +14,16 @@ import torch
 from opsearch.answers import answer_as
 from opsearch.contenders import Place, budget_limit
 from opsearch.costs.base import Cost
-from opsearch.measure.divergence import divergence
 from opsearch.measure.engine import Engine
-from opsearch.measure.reference import Reference, check_finite, make_reference
-from opsearch.measure.rows import Measurement
-from opsearch.measure.samples import Sample, batch_inputs, batches
-from opsearch.measure.tally import Progress
+from opsearch.measure.progress import Progress
+from opsearch.measure.storage.records import Measurement
+from opsearch.measure.sweep.divergence import divergence
+from opsearch.measure.sweep.original import Reference, check_finite, make_reference
+from opsearch.models.devices import device_of_inputs
+from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.prepare import Prepared
 from opsearch.progress import Stages
 from opsearch.reducers import Reducer, Reduction, largest_reduction, usable_reducers
-from opsearch.runtime.places import device_of_inputs
 
 _MAX_TOKENS = 8192  # positions of one forward
 

@@ -18,12 +18,13 @@ from opsearch.config import RunConfig
 from opsearch.costs.latency import write_table
 from opsearch.environment import save_environment
 from opsearch.files import write_atomic
-from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
-from opsearch.measure.memory import memory_for
-from opsearch.measure.rows import CALIBRATION, HELD_OUT
-from opsearch.measure.worker import Source
-from opsearch.measure.workers import Workers, started
+from opsearch.measure.planning.memory import memory_for
+from opsearch.measure.received_attention import received_attention
+from opsearch.measure.storage.records import CALIBRATION, HELD_OUT
+from opsearch.measure.workers.cluster import Workers, started
+from opsearch.measure.workers.worker import Source
+from opsearch.models.loading import fingerprint, load_model
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
 from opsearch.prepare import Prepared, prepare
@@ -36,7 +37,6 @@ from opsearch.report.page import save_report
 from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
-from opsearch.runtime.load import fingerprint, load_model
 from opsearch.search import search
 
 _STAGES, _STAGES_OF_TIME = 7, 2

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from opsearch.answers import MAX_NEW_TOKENS
-from opsearch.measure.engine import ENGINE_VERSION
-from opsearch.measure.rows import StoredSample
-from opsearch.measure.samples import Sample, processor_digest
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import StoredSample
+from opsearch.measure.storage.store import ENGINE_VERSION, Store
+from opsearch.models.encoding import Sample, processor_digest
+from opsearch.models.loading import fingerprint
 from opsearch.prepare import Prepared
-from opsearch.runtime.load import fingerprint
 
 
 def run_store(path: Path, prepared: Prepared, model: Any) -> Store:

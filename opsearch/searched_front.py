@@ -20,7 +20,8 @@ from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.front import Front
 from opsearch.measure.engine import Engine
-from opsearch.measure.memory import memory_for
+from opsearch.measure.planning.memory import memory_for
+from opsearch.models.loading import load_model
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.ties import lazy_joint, with_ties
 from opsearch.policy.policy import Policy
@@ -30,7 +31,6 @@ from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.progress import Stages
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store
-from opsearch.runtime.load import load_model
 from opsearch.solvers.optuna_nsga2 import nsga2
 from opsearch.summed_front import summed_front
 from opsearch.walked_front import front_row

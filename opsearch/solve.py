@@ -14,9 +14,9 @@ from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.noise import noise_floor
-from opsearch.measure.rows import Masses, StoredSample
-from opsearch.measure.store import Store
+from opsearch.measure.engine import noise_floor
+from opsearch.measure.storage.records import Masses, StoredSample
+from opsearch.measure.storage.store import Store
 from opsearch.objectives import Maker
 from opsearch.objectives.attention import Attention, require_recipes
 from opsearch.policy.policy import Policy

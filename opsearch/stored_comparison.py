@@ -14,8 +14,8 @@ from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.rows import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
+from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.file import parse_policy
 from opsearch.policy.policy import Policy

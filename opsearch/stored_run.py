@@ -12,9 +12,9 @@ from opsearch.analysis.measured import Measured
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.noise import noise_floor
-from opsearch.measure.rows import COLUMNS, StoredSample
-from opsearch.measure.store import Store
+from opsearch.measure.engine import noise_floor
+from opsearch.measure.storage.records import COLUMNS, StoredSample
+from opsearch.measure.storage.store import Store
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy

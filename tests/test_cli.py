@@ -14,8 +14,8 @@ from opsearch.cli import call
 from opsearch.costs.shape import HUB_IDS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
+from opsearch.models.loading import load_model
 from opsearch.policy import builders
-from opsearch.runtime.load import load_model
 from tests.said import says
 
 LAYERS = 12

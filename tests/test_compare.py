@@ -18,13 +18,13 @@ from opsearch.compare import compare
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
-from opsearch.measure.rows import COMPARED
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import COMPARED
+from opsearch.measure.storage.store import Store
+from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
 from opsearch.run import run
-from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
 from tests.report.page import Page, assert_harmless
 from tests.said import says

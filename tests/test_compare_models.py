@@ -13,10 +13,10 @@ from opsearch.compare import compare
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.progress import Stages
 from opsearch.run import run
-from opsearch.runtime.load import load_config
 from opsearch.stored_comparison import stored_comparison
 from tests.families import FAMILIES, built, folder
 from tests.families.clip import saved_clip

@@ -12,11 +12,11 @@ from opsearch.baselines import BASELINES, baselines
 from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
+from opsearch.models.loading import load_config
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import total_cost
 from opsearch.rankers import DECODER_RANKERS, RANKERS
-from opsearch.runtime.load import load_config
 
 LAYERS = 12
 CLS = RankerSpec("cls")

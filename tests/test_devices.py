@@ -11,13 +11,13 @@ from rich.console import Console
 
 from opsearch import RunConfig
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
+from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers.upload import upload
 from opsearch.run import run
-from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.clip import saved_clip

@@ -12,9 +12,9 @@ from opsearch.answers import Answers, answer, relative_average
 from opsearch.data.embedded import embedded
 from opsearch.errors import DataError, OpsearchError, PolicyError
 from opsearch.evaluate import evaluate
+from opsearch.models.loading import load_processor
 from opsearch.policy import builders
 from opsearch.run import run
-from opsearch.runtime.load import load_processor
 from opsearch.solve import solve
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 from tests.said import says

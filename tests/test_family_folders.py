@@ -11,8 +11,8 @@ from PIL import Image
 from opsearch import Policy
 from opsearch.cli import call
 from opsearch.data.files import load_jsonl
-from opsearch.measure.samples import batch_inputs, batches, encode
-from opsearch.runtime.load import load_config, load_model, load_processor
+from opsearch.models.encoding import batch_inputs, batches, encode
+from opsearch.models.loading import load_config, load_model, load_processor
 from tests.families import FAMILIES, tiles
 from tests.families.folder import save, tokenizer
 from tests.said import says

@@ -11,9 +11,9 @@ from opsearch.cli import call
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.generate import generate
-from opsearch.measure.samples import encode
+from opsearch.models.encoding import encode
+from opsearch.models.loading import load_model, load_processor
 from opsearch.policy import builders
-from opsearch.runtime.load import load_model, load_processor
 from tests.measure.demo import LAYERS, model
 from tests.said import says
 

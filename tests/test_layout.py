@@ -98,7 +98,7 @@ FLOORS = (
 # Imports inside a method that run up or in a circle, so that a Policy can be applied and saved, and
 # knows its rankers.
 EXCEPTIONS = {
-    ("opsearch.policy.policy", "opsearch.runtime.apply"),
+    ("opsearch.policy.policy", "opsearch.models.pruned.apply"),
     ("opsearch.policy.policy", "opsearch.policy.file"),
     ("opsearch.policy.policy", "opsearch.policy.schedule"),
 }

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from opsearch.config import RunConfig
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.loading import check_device, load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import prepare, run_ranker
 from opsearch.progress import Stages
-from opsearch.runtime.load import check_device, load_config
 from tests.families import built
 from tests.said import says
 

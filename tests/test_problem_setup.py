@@ -7,17 +7,17 @@ import pytest
 from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
 from opsearch.errors import UnknownNameError
-from opsearch.measure.crowds import SampleBatch, group_samples
 from opsearch.measure.engine import Engine
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.store import Store
-from opsearch.measure.trie import Layout
+from opsearch.measure.planning.batches import SampleBatch, group_samples
+from opsearch.measure.planning.memory import MemoryBudget
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.trie import Layout
+from opsearch.models.families import family_for
 from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import feasible_points
 from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-from opsearch.runtime.adapters import family_for
 from tests.measure import families
 from tests.said import says
 

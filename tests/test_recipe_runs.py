@@ -12,7 +12,7 @@ from opsearch.analyze import analyze
 from opsearch.compare import compare
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.front import run_front
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.problem.solution import Status
 from opsearch.run import run
 from opsearch.solve import solve

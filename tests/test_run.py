@@ -25,8 +25,9 @@ from opsearch.costs.shape import Shape
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.embedded import embedded
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
-from opsearch.measure import passes
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep import passes
+from opsearch.models.loading import load_config
 from opsearch.objectives.joint import Joint
 from opsearch.policy import builders
 from opsearch.prepare import load_items
@@ -35,7 +36,6 @@ from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.solution import Status
 from opsearch.run import run
-from opsearch.runtime.load import load_config
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.said import says
 

@@ -22,18 +22,17 @@ from opsearch import RunConfig
 from opsearch.bench.scaling import processes, workers
 from opsearch.compare import compare
 from opsearch.errors import ModelError, OpsearchError
-from opsearch.measure.chunks import Chunk
-from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
-from opsearch.measure.tally import PlanProgress
-from opsearch.measure.worker import Source
-from opsearch.measure.workers import Workers, started
+from opsearch.measure.planning.chunks import Chunk
+from opsearch.measure.progress import PlanProgress
+from opsearch.measure.storage.store import Store
+from opsearch.measure.workers.cluster import Workers, joined, started
+from opsearch.measure.workers.worker import Source
+from opsearch.models.loading import fingerprint
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.run import run
-from opsearch.runtime.load import fingerprint
 from tests.measure.demo import LAYERS, TOLERANCE, model, samples
 from tests.said import says
 from tests.test_run import stored, wait_for_measurements

@@ -11,7 +11,7 @@ from opsearch import RunConfig
 from opsearch.analysis.pareto import front
 from opsearch.cli import call
 from opsearch.errors import OpsearchError, UnknownNameError
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.searched_front import searched_front
 from tests.said import says
 

@@ -7,8 +7,8 @@ import pytest
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.export import export
-from opsearch.measure.rows import COLUMNS
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import COLUMNS
+from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import RankerSpec
 from opsearch.run import run
 from opsearch.stored_run import stored_run

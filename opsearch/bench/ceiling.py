@@ -15,8 +15,8 @@ from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 from opsearch.bench.spread import Spread
-from opsearch.measure.chunks import Chunk
-from opsearch.measure.worker import Source, Worker
+from opsearch.measure.planning.chunks import Chunk
+from opsearch.measure.workers.worker import Source, Worker
 
 
 class Seconds(NamedTuple):

@@ -15,16 +15,8 @@ from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
-from opsearch.measure.samples import batch_inputs, encode
-from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
-from opsearch.policy.schedule import before_decoder
-from opsearch.progress import Stages
-from opsearch.rankers import make_ranker
-from opsearch.rankers.base import PROMPT_NEEDS
-from opsearch.runtime.checks import check_fits
-from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.load import (
+from opsearch.models.encoding import batch_inputs, encode
+from opsearch.models.loading import (
     DTYPES,
     check_attention,
     check_device,
@@ -32,6 +24,14 @@ from opsearch.runtime.load import (
     load_model,
     load_processor,
 )
+from opsearch.models.pruned.checks import check_fits
+from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.schedule import before_decoder
+from opsearch.progress import Stages
+from opsearch.rankers import make_ranker
+from opsearch.rankers.base import PROMPT_NEEDS
 
 _USUAL_TEXT = 65
 

@@ -22,7 +22,7 @@ from opsearch.bench.prefill import typical
 from opsearch.bench.spread import Spread
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
-from opsearch.measure.samples import Sample, batch_inputs
+from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 from opsearch.reducers import Reducer, Reduction
 

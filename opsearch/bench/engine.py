@@ -22,8 +22,8 @@ from opsearch.bench.narrow import one_by_one, random_llava, random_sample
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
-from opsearch.measure.samples import Sample
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import Sample
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import space_costs

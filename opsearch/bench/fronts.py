@@ -81,8 +81,8 @@ def store_run(folder: Path, layers: int = 32) -> int:
     """Write a run of the depth space with random divergences; return how many policies it knows."""
     from opsearch.config import RunConfig
     from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
-    from opsearch.measure.rows import CALIBRATION, Measurement, StoredSample
-    from opsearch.measure.store import Store
+    from opsearch.measure.storage.records import CALIBRATION, Measurement, StoredSample
+    from opsearch.measure.storage.store import Store
     from opsearch.policy.ranker import parse_ranker
     from opsearch.problem.constraint import feasible_points
     from opsearch.problem.spaces.base import PointPolicies

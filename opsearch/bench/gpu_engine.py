@@ -26,9 +26,9 @@ from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
-from opsearch.measure.memory import memory_for
-from opsearch.measure.samples import Sample
-from opsearch.measure.store import Store
+from opsearch.measure.planning.memory import memory_for
+from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import Sample
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import space_costs
 from opsearch.problem.spaces.base import N_V_16, Space

@@ -23,8 +23,8 @@ from opsearch.bench.roofline import Roofline
 from opsearch.bench.rules import by_rule, usual_budgets
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.errors import OpsearchError
+from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.policy import Policy
-from opsearch.runtime.graphs import Graphs
 
 _RULES = ("tokens", "dop")
 # The most important checkpoint comes first, in case time runs out.

@@ -15,7 +15,7 @@ from opsearch.bench.narrow import one_by_one, random_llava, random_sample
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.objectives.additive import Additive
 from opsearch.policy.builders import identity
 from opsearch.problem.spaces.depth import DepthSpace

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsearch.models.families import family_for
+from opsearch.models.pruned.plan import BatchReranking, Plan, PlanInputs
+from opsearch.models.pruned.ranking import decoder_scores
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import Prompt, ranking_from_scores
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.looking import decoder_scores
-from opsearch.runtime.plan import BatchReranking, Plan, PlanInputs
 
 
 def decoder_ranking(model: Any, name: str, prompt: Prompt) -> Callable[[], Tensor]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from opsearch.data.item import Item
-from opsearch.measure.samples import Sample
+from opsearch.models.encoding import Sample
 from opsearch.policy.policy import Policy
 
 _HEAD, _TAIL, _IMAGE, _VOCAB = 35, 30, 5, 97

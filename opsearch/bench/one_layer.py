@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.layer import pruned_forward
+from opsearch.models.pruned.plan import Plan, PlanInputs
+from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs, policy_ranker
 from opsearch.policy.builders import depth
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.base import Prompt
-from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.layer import pruned_forward
-from opsearch.runtime.plan import Plan, PlanInputs
-from opsearch.runtime.ranking import ResolvedPolicy, plan_inputs, policy_ranker
 
 _LAYERS, _MIDDLE = 3, 1
 _KEPT = Fraction(1, 10)

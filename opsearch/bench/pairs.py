@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from opsearch.bench.passes import Pass, timed
+from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.policy import Policy
-from opsearch.runtime.graphs import Graphs
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from opsearch.bench.clock import Clock
-from opsearch.runtime.adapters import family_for
+from opsearch.models.families import family_for
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from opsearch.bench.latency import Row, latency_row
 from opsearch.bench.pairs import timed_pairs
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
+from opsearch.models.families import family_for
+from opsearch.models.loading import load_config
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import before_decoder
 from opsearch.progress import Stages
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.load import load_config
 
 _SHARE = "2/9"
 

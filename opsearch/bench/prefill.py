@@ -9,7 +9,7 @@ from typing import Any
 
 from opsearch.bench.pairs import Workload, timed_pairs
 from opsearch.costs.base import Cost, policy_cost
-from opsearch.measure.samples import Sample, batch_inputs
+from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 
 _PAIRS = 7

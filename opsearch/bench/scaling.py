@@ -26,22 +26,21 @@ from opsearch.bench.cpu_seconds import cpu_seconds
 from opsearch.bench.narrow import random_llava, random_sample
 from opsearch.bench.spread import Spread
 from opsearch.data.embedded import embedded
-from opsearch.measure.cluster import joined
 from opsearch.measure.engine import Engine
-from opsearch.measure.queue import shared
-from opsearch.measure.samples import Sample, encode
-from opsearch.measure.store import Store
-from opsearch.measure.worker import Source
-from opsearch.measure.workers import Workers, started
+from opsearch.measure.storage.store import Store
+from opsearch.measure.workers.cluster import Workers, joined, started
+from opsearch.measure.workers.queue import shared
+from opsearch.measure.workers.worker import Source
+from opsearch.models.encoding import Sample, encode
+from opsearch.models.loading import fingerprint, load_config, load_model, load_processor
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers import make_ranker
-from opsearch.runtime.load import fingerprint, load_config, load_model, load_processor
 
 if TYPE_CHECKING:  # an optional package
-    from opsearch.measure.pool import MeasureWorkers
+    from opsearch.measure.workers.ray_workers import MeasureWorkers
 
 _LAYERS, _SIDE = 16, 24
 _REPEATS, _PAIRS = 3, 7

@@ -61,7 +61,7 @@ def asked_workers(count: int | None, address: str | None) -> Any:
     """Who measures, as asked for; None: this process."""
     if count is None and address is None:
         return None
-    from opsearch.measure.workers import Workers
+    from opsearch.measure.workers.cluster import Workers
 
     return Workers(count, address)
 

@@ -19,8 +19,8 @@ from opsearch.data.lmms import load_task
 from opsearch.lmms.answering import build_requests, kept_failures, without_bars
 from opsearch.lmms.benchmarks import task_name
 from opsearch.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.models.loading import fingerprint
 from opsearch.policy.policy import Policy
-from opsearch.runtime.load import fingerprint
 
 
 @dataclass(frozen=True)

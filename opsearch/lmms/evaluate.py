@@ -18,15 +18,15 @@ from opsearch.lmms.answering import results
 from opsearch.lmms.benchmarks import Benchmark, Metrics, benchmark_of
 from opsearch.lmms.log import FILE_NAME, AnswerLog, answer_key, policy_key
 from opsearch.lmms.scores import Evaluation, Scores, TaskScores
-from opsearch.measure.queue import Queue
-from opsearch.measure.workers import Workers, on_ray
+from opsearch.measure.workers.cluster import Workers, on_ray
+from opsearch.measure.workers.queue import Queue
+from opsearch.models.loading import load_config
+from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
 from opsearch.progress import Stages, Tick
-from opsearch.runtime.checks import check_fits
-from opsearch.runtime.load import load_config
 
 if TYPE_CHECKING:  # an optional package
-    from opsearch.measure.crew import RayWorkers, Say
+    from opsearch.measure.workers.ray_workers import RayWorkers, Say
 
 _SHARD = 8  # documents per job of a worker
 
@@ -79,7 +79,7 @@ def _ray_workers(
         yield None
         return
     with on_ray(workers, source.device, say) as count:
-        from opsearch.measure.crew import RayWorkers
+        from opsearch.measure.workers.ray_workers import RayWorkers
 
         with closing(RayWorkers[Shard](count, RemoteAnswerer, source, say)) as remote:
             yield remote

@@ -9,9 +9,9 @@ from lmms_eval.api.model import lmms
 
 from opsearch.lmms.answering import kept_failures
 from opsearch.lmms.wrappers import load_wrapper
+from opsearch.models.loading import load_config
+from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
-from opsearch.runtime.checks import check_fits
-from opsearch.runtime.load import load_config
 
 
 class PrunedModel(lmms):  # type: ignore[misc]

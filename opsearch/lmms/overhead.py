@@ -23,8 +23,8 @@ from opsearch.errors import OpsearchError
 from opsearch.lmms.answerer import Source
 from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.wrappers import load_wrapper
+from opsearch.models.loading import load_config
 from opsearch.policy.builders import identity
-from opsearch.runtime.load import load_config
 
 _QUESTIONS = 40
 _SIZE = (640, 480)  # of a photograph: far more to decode than the embedded model's pictures

@@ -7,7 +7,7 @@ from typing import Any
 
 from opsearch.data.lmms import require_lmms
 from opsearch.errors import ModelError, OpsearchError
-from opsearch.runtime.load import (
+from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from decimal import ROUND_UP, Context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,26 +18,51 @@ from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.formatting import format_amount
-from opsearch.measure.chunks import Chunk, MeasurementPlan, make_chunks
-from opsearch.measure.crowds import group_samples
-from opsearch.measure.keys import Missing, Requests
-from opsearch.measure.memory import ON_CPU
-from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, missing_noise, noise_floor
-from opsearch.measure.passes import Passes
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.rows import Measurement
-from opsearch.measure.samples import Sample
-from opsearch.measure.store import Store
-from opsearch.measure.tally import PlanProgress, Progress
+from opsearch.measure.planning.batches import group_samples
+from opsearch.measure.planning.chunks import Chunk, MeasurementPlan, make_chunks
+from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
+from opsearch.measure.planning.requests import KeyedPolicy, Missing, Requests
+from opsearch.measure.progress import PlanProgress, Progress
+from opsearch.measure.storage.records import Measurement
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.passes import Passes
+from opsearch.models.encoding import Sample
+from opsearch.models.families import check_supported
+from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
+from opsearch.problem.objective import KL_QUANTUM
 from opsearch.rankers import make_ranker
-from opsearch.runtime.adapters import check_supported
 
-if TYPE_CHECKING:  # workers import this module
-    from opsearch.measure.pool import MeasureWorkers
+if TYPE_CHECKING:
+    from opsearch.measure.workers.ray_workers import MeasureWorkers
 
-ENGINE_VERSION = 2
+TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
+
+
+def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Missing]:
+    """Return the samples whose noise under `key` is not stored, by number of visual tokens."""
+    found = store.get([key])
+    original = [KeyedPolicy(key, identity(layers))]
+    missing: dict[int, Missing] = {}
+    for sample in samples:
+        if sample.n_visual and (key, sample.digest) not in found:
+            missing.setdefault(sample.n_visual, Missing(original, [])).samples.append(sample)
+    return list(missing.values())
+
+
+def noise_floor(store: Store, items: Sequence[str]) -> float:
+    """Return the mean KL in nats below which policies tie on these items.
+
+    The larger of the two mean noises, rounded up to one digit. It is at least KL_QUANTUM, also
+    where no noise was measured.
+    """
+    found = store.get([TOGETHER, ONE_BY_ONE])
+    means = [np.mean([found.get((key, i), 0.0) for i in items]) for key in (TOGETHER, ONE_BY_ONE)]
+    one_digit = Context(prec=1, rounding=ROUND_UP)
+    return max(KL_QUANTUM, float(one_digit.create_decimal_from_float(float(max(means)))))
+
+
 Say = Callable[[str], None]
 
 

@@ -26,8 +26,8 @@ from opsearch.policy.ranker import RankerSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.policy.schedule import Schedule
-    from opsearch.runtime.graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Policy:
 
         graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
         """
-        from opsearch.runtime.apply import apply_policy
+        from opsearch.models.pruned.apply import apply_policy
 
         return apply_policy(model, self, graphs)
 

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.problem.constraint import Constraint, feasible_points, some_point_within
-from opsearch.problem.objective import (
-    Objective,
-)
+from opsearch.problem.objective import Objective
 from opsearch.problem.spaces.base import Space
 
 

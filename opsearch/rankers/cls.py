@@ -2,7 +2,7 @@
 
 The score of a patch is the softmax attention from [CLS] to it, averaged over heads, in the layer
 whose output the projector reads. Tokens that are not a single patch get their score when it is
-captured, see opsearch/runtime/vision.py. Sources: VisPruner (ICCV 2025), GSOP (arXiv 2507.02909
+captured, see opsearch/models/vision.py. Sources: VisPruner (ICCV 2025), GSOP (arXiv 2507.02909
 v1).
 """
 

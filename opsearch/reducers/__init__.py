@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from opsearch.errors import ModelError
-from opsearch.measure.samples import Sample
+from opsearch.models.encoding import Sample
 from opsearch.reducers.pool import Pool
 from opsearch.reducers.resize import Resize
 

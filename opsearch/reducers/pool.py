@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from opsearch.errors import ModelError
-from opsearch.measure.samples import Sample
-from opsearch.runtime.adapters import family_for
+from opsearch.models.encoding import Sample
+from opsearch.models.families import family_for
 
 # Families whose projector returns each image or tile as one square grid, in token order.
 _SQUARES = ("internvl", "llava")

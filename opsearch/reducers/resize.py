@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from opsearch.errors import ModelError
-from opsearch.measure.samples import Sample, encode
+from opsearch.models.encoding import Sample, encode
 
 _ANY_SIZE = ("qwen2_5_vl",)  # families that accept images of any size
 

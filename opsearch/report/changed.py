@@ -14,8 +14,8 @@ from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item
 from opsearch.errors import DataError, RunFolderError
-from opsearch.measure.rows import HELD_OUT, StoredAnswer, StoredSample
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import HELD_OUT, StoredAnswer, StoredSample
+from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.report.stored import Stored

@@ -8,9 +8,9 @@ import torch
 from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
 from opsearch.bench.latency import kv_stored
 from opsearch.costs.shape import SHAPES, Shape
+from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.runtime.adapters import family_for
 
 TINY = Shape(3, 64, 96, 4, 2, 16, 128, kv_bytes_per_element=4)
 UNIFORM = RankerSpec("uniform")

@@ -7,7 +7,7 @@ import pytest
 from opsearch.bench.fronts import store_run
 from opsearch.export import export
 from opsearch.front import run_front
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.solve import solve

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS, Shape
-from opsearch.runtime.adapters import FAMILIES as SUPPORTED
+from opsearch.models.families import FAMILIES as SUPPORTED
 
 VICUNA_13B = {
     "model_type": "llama",

@@ -19,9 +19,9 @@ from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME
 from opsearch.lmms.scores import Evaluation, TaskScores
 from opsearch.lmms.wrappers import load_wrapper
+from opsearch.models.loading import ATTENTIONS
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
-from opsearch.runtime.load import ATTENTIONS
 from tests.lmms.data import PER_TASK, write_task
 from tests.said import says
 
@@ -149,7 +149,7 @@ def test_an_error_of_the_model_is_not_an_empty_answer(tmp_path, local, monkeypat
     def broken(*args):
         raise PolicyError("no such ranking")
 
-    monkeypatch.setattr("opsearch.runtime.apply.ordered", broken)
+    monkeypatch.setattr("opsearch.models.pruned.apply.ordered", broken)
     with pytest.raises(PolicyError, match="no such ranking"):
         evaluate(tmp_path / "p", local("pope"), limit=1)
 

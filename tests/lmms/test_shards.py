@@ -16,8 +16,7 @@ from opsearch.errors import ModelError
 from opsearch.lmms.answerer import Source
 from opsearch.lmms.evaluate import evaluate_tasks
 from opsearch.lmms.log import FILE_NAME, AnswerLog
-from opsearch.measure.cluster import joined
-from opsearch.measure.workers import Workers
+from opsearch.measure.workers.cluster import Workers, joined
 from opsearch.policy import builders
 from tests.test_scale_out import MARK, assert_all_end, marked
 

@@ -15,8 +15,8 @@ from opsearch.lmms.answering import build_requests
 from opsearch.lmms.benchmarks import task_name
 from opsearch.lmms.log import FILE_NAME
 from opsearch.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.models.loading import load_model
 from opsearch.policy import builders
-from opsearch.runtime.load import load_model
 from tests.families import FAMILIES
 from tests.families.folder import SPECIAL, WORDS, save
 from tests.lmms.data import write_task

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
-from opsearch.measure.samples import encode
-from opsearch.runtime.load import load_config, load_model, load_processor
+from opsearch.models.encoding import encode
+from opsearch.models.loading import load_config, load_model, load_processor
 from tests import reference
 from tests.runtime import judge
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from opsearch.data.item import Item
-from opsearch.measure.samples import Sample
+from opsearch.models.encoding import Sample
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from tests import tiny

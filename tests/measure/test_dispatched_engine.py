@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch.measure.attention import received_attention
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.received_attention import received_attention
+from opsearch.measure.storage.store import Store
 from tests import tiny
 from tests.measure import families
 from tests.runtime.dispatched import fetched_from_memory, spread

@@ -8,7 +8,7 @@ import torch
 
 from opsearch.errors import ModelError, PolicyError
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.builders import dop, identity, stages, tokens, vtw
 from opsearch.policy.policy import Policy

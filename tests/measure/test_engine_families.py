@@ -6,9 +6,9 @@ import torch
 
 from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
-from opsearch.measure.samples import Sample, batch_inputs
-from opsearch.measure.store import Store
-from opsearch.runtime.adapters import family_for
+from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import Sample, batch_inputs
+from opsearch.models.families import family_for
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts

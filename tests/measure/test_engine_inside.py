@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.costs.ranking import ranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.planning.flops import ranking_flops
+from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec

@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Flops, Shape
 from opsearch.costs.shape import SHAPES
-from opsearch.measure import passes as passes_module
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
-from opsearch.measure.trie import Layout, build_trie
-from opsearch.measure.work import trie_bytes, trie_flops
+from opsearch.measure.planning.flops import trie_bytes, trie_flops
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep import passes as passes_module
+from opsearch.measure.sweep.trie import Layout, build_trie
 from opsearch.policy.counts import MLP, live
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from tests.measure import families

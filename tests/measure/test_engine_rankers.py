@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS

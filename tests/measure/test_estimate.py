@@ -11,22 +11,21 @@ from opsearch.config import RunConfig
 from opsearch.costs.shape import SHAPES
 from opsearch.dry_run import dry_run
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
-from opsearch.measure import tables
-from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.engine import Engine
-from opsearch.measure.estimate import estimate
-from opsearch.measure.memory import memory_for
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.store import Store
-from opsearch.measure.trie import Layout
-from opsearch.measure.work import held_elements
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.planning.estimate import estimate
+from opsearch.measure.planning.flops import held_elements
+from opsearch.measure.planning.memory import MemoryBudget, memory_for
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep import policy_tables
+from opsearch.measure.sweep.trie import Layout
+from opsearch.models.loading import load_model
 from opsearch.policy.ranker import RankerSpec
 from opsearch.prepare import prepare
 from opsearch.printing import print_dry_run
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.progress import Stages
-from opsearch.runtime.load import load_model
 from tests.messages import naming, refuses
 
 
@@ -103,8 +102,8 @@ def test_less_memory_is_more_parts_and_more_work():
 
 
 def test_the_parts_of_a_true_shape_are_known_without_a_trie_for_each(monkeypatch):
-    tries, build = [], tables.build_trie
-    monkeypatch.setattr(tables, "build_trie", lambda *args: tries.append(1) or build(*args))
+    tries, build = [], policy_tables.build_trie
+    monkeypatch.setattr(policy_tables, "build_trie", lambda *args: tries.append(1) or build(*args))
     config = RunConfig(samples=4, space="depth", n_v=("1/4", "1/2"), memory="1GB")
     found = dry_run(config, "llava-next-7b", silent()).estimates["joint"]
     assert found.parts > 100

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opsearch.measure.memory import memory_ahead, memory_for, parse_memory
+from opsearch.measure.planning.memory import memory_ahead, memory_for, parse_memory
 from tests.messages import refuses
 
 

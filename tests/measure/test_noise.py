@@ -9,9 +9,8 @@ import torch
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.measure.engine import Engine
-from opsearch.measure.noise import ONE_BY_ONE, TOGETHER, noise_floor
-from opsearch.measure.store import Store
+from opsearch.measure.engine import ONE_BY_ONE, TOGETHER, Engine, noise_floor
+from opsearch.measure.storage.store import Store
 from opsearch.printing import print_summary
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.run import run

@@ -7,8 +7,8 @@ import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
-from opsearch.measure.queue import Queue, shared
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
+from opsearch.measure.workers.queue import Queue, shared
 from opsearch.problem.spaces.depth import dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS

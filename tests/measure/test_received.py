@@ -3,10 +3,10 @@
 import pytest
 
 from opsearch.data.item import Item
-from opsearch.measure import attention as measured
-from opsearch.measure.attention import received_attention
-from opsearch.measure.samples import Sample
-from opsearch.measure.store import Store
+from opsearch.measure import received_attention as measured
+from opsearch.measure.received_attention import received_attention
+from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import Sample
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.measure import families

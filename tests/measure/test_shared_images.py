@@ -10,19 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Shape
 from opsearch.data.item import Item
-from opsearch.measure.crowds import group_samples
 from opsearch.measure.engine import Engine
-from opsearch.measure.estimate import estimate
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.samples import Sample
-from opsearch.measure.store import Store
-from opsearch.measure.trie import Size
-from opsearch.measure.work import trie_bytes, trie_flops
+from opsearch.measure.planning.batches import group_samples
+from opsearch.measure.planning.estimate import estimate
+from opsearch.measure.planning.flops import trie_bytes, trie_flops
+from opsearch.measure.planning.memory import MemoryBudget
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.trie import Size
+from opsearch.models.encoding import Sample
+from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import depth_space
 from opsearch.rankers import RANKERS
 from opsearch.rankers.base import ranking_from_scores
-from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.measure import families
 from tests.measure.answered import alone

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch.measure.square import CausalAttention
-from opsearch.measure.stack import MaskedAttention
-from opsearch.measure.trie import is_square
+from opsearch.measure.sweep.attention import CausalAttention, MaskedAttention
+from opsearch.measure.sweep.trie import is_square
 from tests.measure import families
 
 ASKING, NODES, BATCH, ORDERS = 16, 3, 2, 2

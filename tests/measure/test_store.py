@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from opsearch.errors import RunFolderError
-from opsearch.measure.rows import Compared, Measurement, StoredAnswer, StoredSample
-from opsearch.measure.store import Store
+from opsearch.measure.storage.records import Compared, Measurement, StoredAnswer, StoredSample
+from opsearch.measure.storage.store import Store
 from tests.messages import naming, refuses
 
 FACTS = {"model": "m", "positions": 1}
@@ -258,7 +258,7 @@ WRITER = """
 import resource, sys
 from pathlib import Path
 from opsearch.errors import RunFolderError
-from opsearch.measure.store import Measurement, Store
+from opsearch.measure.storage.store import Measurement, Store
 store = Store(Path(sys.argv[1]), {"model": "m", "positions": int(sys.argv[2])})
 if len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))

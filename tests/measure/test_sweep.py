@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces import SPACES

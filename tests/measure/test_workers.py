@@ -8,13 +8,13 @@ import pytest
 
 from opsearch.cli import call
 from opsearch.errors import OpsearchError
-from opsearch.measure.engine import ENGINE_VERSION, Engine
-from opsearch.measure.store import Store
-from opsearch.measure.worker import Source, Worker
-from opsearch.measure.workers import Workers, started
+from opsearch.measure.engine import Engine
+from opsearch.measure.storage.store import ENGINE_VERSION, Store
+from opsearch.measure.workers.cluster import Workers, started
+from opsearch.measure.workers.worker import Source, Worker
+from opsearch.models.loading import fingerprint
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
-from opsearch.runtime.load import fingerprint
 from tests.measure.demo import LAYERS, model, samples
 from tests.messages import naming, refuses
 

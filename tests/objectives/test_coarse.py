@@ -18,11 +18,12 @@ from opsearch.costs.shape import Shape
 from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
-from opsearch.measure.crowds import SampleBatch
 from opsearch.measure.engine import Engine
-from opsearch.measure.room import MemoryBudget
-from opsearch.measure.store import Store
-from opsearch.measure.trie import Layout
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.planning.memory import MemoryBudget
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.trie import Layout
+from opsearch.models.loading import load_config
 from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
 from opsearch.planned import Planned
@@ -34,7 +35,6 @@ from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.stages import stages_space
 from opsearch.run import run
-from opsearch.runtime.load import load_config
 from opsearch.solvers.grid import Grid
 from tests.measure.demo import LAYERS, model, samples
 from tests.messages import naming, refuses

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
+from opsearch.measure.storage.store import Store
 from opsearch.objectives import OBJECTIVES
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint

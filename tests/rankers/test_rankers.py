@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.errors import PolicyError, UnknownNameError
+from opsearch.models.vision import cls_attention
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.rankers import make_ranker
 from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.uniform import Random, Uniform
-from opsearch.runtime.cls_attention import cls_attention
 from tests import reference, tiny
 from tests.messages import refuses
 

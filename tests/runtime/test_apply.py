@@ -10,10 +10,10 @@ from transformers import DynamicCache, GenerationMixin, StaticCache
 from transformers.cache_utils import Cache, QuantizedLayer
 
 from opsearch.errors import ModelError, OpsearchError, PolicyError
+from opsearch.models.pruned.plan import Plan
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.runtime.plan import Plan
 from tests import tiny
 from tests.messages import refuses
 from tests.runtime import policies

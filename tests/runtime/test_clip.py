@@ -6,13 +6,13 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText, CLIPModel
 
 from opsearch.errors import ModelError
+from opsearch.models.clip import read_question
+from opsearch.models.families import family_for
+from opsearch.models.pruned.ranking import make_prompt
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.clip import read_question
-from opsearch.runtime.ranking import make_prompt
 from tests import tiny
 from tests.families import FAMILIES, folder
 from tests.families.clip import CONTEXT, saved_clip

@@ -6,12 +6,12 @@ from transformers import AutoModelForImageTextToText
 
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
-from opsearch.measure.samples import batch_inputs
+from opsearch.models.devices import device_of_inputs
+from opsearch.models.encoding import batch_inputs
+from opsearch.models.families import family_for
+from opsearch.models.loading import fingerprint, load_model
+from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy import builders
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.load import fingerprint, load_model
-from opsearch.runtime.places import device_of_inputs
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts

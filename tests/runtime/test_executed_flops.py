@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from opsearch.costs import Flops, Shape
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import executed
-from opsearch.costs.ranking import ranking_flops
+from opsearch.measure.planning.flops import ranking_flops
+from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.families import FAMILIES as SUPPORTED
+from opsearch.models.families import family_for
 from opsearch.policy import builders
-from opsearch.runtime.adapters import FAMILIES as SUPPORTED
-from opsearch.runtime.adapters import family_for
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.flash import FLASH

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import GenerationMixin
 
-from opsearch.runtime.adapters import family_for
+from opsearch.models.families import family_for
 from tests import reference, tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts

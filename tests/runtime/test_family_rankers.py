@@ -7,11 +7,11 @@ import torch
 from transformers import GenerationMixin
 
 from opsearch.errors import ModelError
+from opsearch.models.families import FAMILIES as SUPPORTED
+from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.runtime.adapters import FAMILIES as SUPPORTED
-from opsearch.runtime.adapters import family_for
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
 from tests.messages import refuses

@@ -8,9 +8,9 @@ from transformers import DynamicCache, GenerationMixin
 
 from opsearch.costs import KVBytes, Shape
 from opsearch.errors import PolicyError
+from opsearch.models.pruned.cache import PrunedCache
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.runtime.cache import PrunedCache
 from tests import reference, tiny
 from tests.flash import FLASH
 from tests.messages import refuses

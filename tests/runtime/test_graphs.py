@@ -7,12 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.families import family_for
+from opsearch.models.pruned.apply import patched_layers
+from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
 from opsearch.rankers.base import Prompt
-from opsearch.runtime.adapters import family_for
-from opsearch.runtime.apply import patched_layers
-from opsearch.runtime.cache import PrunedCache
-from opsearch.runtime.graphs import Graphs
-from opsearch.runtime.ranking import ResolvedPolicy, plan_inputs
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.prompt import prompts
@@ -115,7 +115,7 @@ def test_a_cache_survives_the_next_prompt():
 
 
 def test_the_oldest_shape_is_forgotten(monkeypatch):
-    monkeypatch.setattr("opsearch.runtime.graphs._MOST", 2)
+    monkeypatch.setattr("opsearch.models.pruned.cuda_graphs._MOST", 2)
     model, policy, graphs = built("llava", LAYERS), POLICIES["stages"], Rerun()
     for length, captured in ((4, 1), (5, 2), (6, 3), (5, 3), (4, 4)):
         (inputs,) = alike("llava", [[3, length]])

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import DynamicCache
 
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.pruned.cache import PrunedLayer
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.runtime.cache import PrunedLayer
 from tests import tiny
 from tests.messages import naming, refuses
 from tests.runtime.judge import TOLERANCE

@@ -5,14 +5,15 @@ from fractions import Fraction
 import pytest
 import torch
 
+from opsearch.models import vision
+from opsearch.models.families import family_for
+from opsearch.models.pruned import layer, plan
 from opsearch.policy import schedule
 from opsearch.policy.counts import KV
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.uniform import Random
-from opsearch.runtime import cls_attention, layer, plan
-from opsearch.runtime.adapters import family_for
 from tests import tiny
 from tests.families import FAMILIES
 from tests.families.prompt import prompts
@@ -80,8 +81,8 @@ def no_causality(patch):
 
 
 def attention_of_the_next_patch(patch):
-    stock = cls_attention.cls_attention
-    patch.setattr(cls_attention, "cls_attention", lambda *args: stock(*args).roll(1, 1))
+    stock = vision.cls_attention
+    patch.setattr(vision, "cls_attention", lambda *args: stock(*args).roll(1, 1))
 
 
 MUTATIONS = {

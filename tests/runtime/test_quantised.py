@@ -8,8 +8,8 @@ from transformers import LlavaForConditionalGeneration
 
 from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
-from opsearch.measure.store import Store
-from opsearch.runtime.load import fingerprint, load_model
+from opsearch.measure.storage.store import Store
+from opsearch.models.loading import fingerprint, load_model
 from tests import reference, tiny
 from tests.measure import families
 from tests.messages import refuses

@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property, partial
-from typing import ClassVar
+from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from opsearch.policy import builders
-from opsearch.policy.counts import MLP, Counts, resolve_fraction
-from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_8, N_V_16, Parameter, Space
-from opsearch.problem.spaces.depth import (
-    DepthSpace,
-    __all__,
-    _build_depth,
-    _build_dop,
-    _build_tokens,
-    _depth,
-    _shares,
-    depth_space,
-    dop_space,
-    tokens_space,
-)
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.problem.spaces.stages import stages_space

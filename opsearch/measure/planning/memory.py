@@ -1,0 +1,115 @@
+"""Bytes that the states of one pass may take, as given by the user or by the device.
+
+The limit depends on a GPU's total memory, not on what is free at the moment, so that the same
+command on the same machine always makes the same chunks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor, inf
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from opsearch.costs.shape import Shape
+from opsearch.measure.sweep.trie import Ints, Size
+from opsearch.models.loading import AUTO
+from opsearch.problem.budget import PREFIXES
+
+ON_CPU = 2 * 10**9
+ABSENT_GPU = 80 * 10**9
+"""Bytes assumed for a GPU when planning on a machine without one."""
+_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes of an amount such as 8GB (powers of 1000).
+
+    Raises:
+        ValueError: The text is not an amount of memory.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
+    if not amount:
+        raise ValueError("is not an amount of memory such as 8GB or 500MB")
+    return amount
+
+
+def memory_for(model: Any, text: str | None) -> int:
+    """Return the bytes for states: `text` if given, else by the model's devices.
+
+    On a CPU 2 GB, on a GPU half of what the weights leave. States pass through every GPU that holds
+    weights, so the one with the least memory left counts.
+    """
+    if text is not None:
+        return parse_memory(text)
+    weight_bytes = Counter[torch.device]()
+    for tensor in (*model.parameters(), *model.buffers()):
+        weight_bytes[tensor.device] += tensor.nbytes
+    left = [
+        _memory_of(device) - weights
+        for device, weights in weight_bytes.items()
+        if device.type == "cuda"
+    ]
+    return min(left) // 2 if left else ON_CPU
+
+
+def memory_ahead(text: str | None, device: str, weights: int) -> int:
+    """Return about the same as `memory_for` before the model is loaded.
+
+    Vision towers and buffers are left out.
+
+    Args:
+        text: The amount given by the user, if any.
+        device: Value of --device.
+        weights: Bytes of the decoder's weights.
+    """
+    if text is not None:
+        return parse_memory(text)
+    if not on_gpu(device):
+        return ON_CPU
+    all_gpus = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
+    gpus = all_gpus if device == AUTO or not all_gpus else [torch.device(device)]
+    totals = [_memory_of(gpu) for gpu in gpus] or [ABSENT_GPU]
+    # Weights that do not fit are offloaded, which leaves a tenth of each GPU free.
+    return max(min(totals) - weights // len(totals), min(totals) // 10) // 2
+
+
+def on_gpu(device: str) -> bool:
+    """Return whether a model for --device `device` runs on GPUs, here or on another machine."""
+    return device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
+
+
+def _memory_of(gpu: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(gpu).total_memory)
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """Limit on the states of a pass.
+
+    Attributes:
+        shape: Shape of the decoder.
+        itemsize: Bytes of one element.
+        memory: Bytes that all states together may take.
+    """
+
+    shape: Shape
+    itemsize: int = 4
+    memory: float = inf
+
+    def holds(self, elements: Ints, size: Size) -> NDArray[np.bool_]:
+        """Return for each of several passes whether it fits, bool[...].
+
+        Args:
+            elements: Elements held per sample and per image, int64[L + 1, ..., 2].
+            size: Number of samples and images.
+        """
+        widest = (elements @ np.array(size)).max(axis=0)
+        return np.asarray(self.itemsize * widest <= self.memory)

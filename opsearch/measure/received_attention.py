@@ -1,0 +1,91 @@
+"""Attention that visual tokens receive in the original, from one forward per sample (FitPrune).
+
+Each layer's attention is recomputed from the hidden states before it, a few rows at a time, and
+only its sums over rows are kept. Samples that the store already holds are not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsearch.measure.progress import Progress
+from opsearch.measure.storage.records import Masses
+from opsearch.measure.storage.store import Store
+from opsearch.models.attention import project_keys, project_queries
+from opsearch.models.devices import device_of, device_of_inputs
+from opsearch.models.encoding import Sample, batch_inputs, batches
+from opsearch.models.families import check_supported
+from opsearch.models.pruned.ranking import make_prompt
+from opsearch.rankers.base import AttentionView, Prompt
+from opsearch.rankers.decoder import attention_by_source
+
+_MAX_TOKENS = 4096  # of a batch
+
+
+def received_attention(
+    model: Any, store: Store, samples: Sequence[Sample], progress: Progress | None = None
+) -> list[Masses]:
+    """Return the attention that each sample's visual tokens receive, float32[L, 2, N] each.
+
+    Index 0 holds attention from text rows of the question, index 1 that from visual rows, each
+    averaged over its rows. The attention of a row is the maximum over its heads (FitPrune, AAAI
+    2025).
+    """
+    known = store.received([sample.digest for sample in samples])
+    pending = list({s.digest: s for s in samples if s.digest not in known}.values())
+    done = 0
+    for batch in batches(pending, _MAX_TOKENS):
+        store.add_received(zip((s.digest for s in batch), _measured(model, batch), strict=True))
+        done += len(batch)
+        if progress:
+            progress(done, len(pending))
+    found = store.received([sample.digest for sample in samples])
+    return [found[sample.digest] for sample in samples]
+
+
+@torch.no_grad()
+def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
+    """Return float32[L, 2, N] for each of these samples of equal shape."""
+    family = check_supported(model)
+    inputs = batch_inputs(samples, device_of_inputs(model))
+    prompt = make_prompt(model, family, inputs["input_ids"], None)
+    layers: list[Tensor] = []
+
+    def before_layer(layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        device = device_of(layer.input_layernorm)
+        cos, sin = (each.to(device) for each in kwargs["position_embeddings"])
+        received_masses = attention_by_source(
+            _full_view(layer, prompt.to(device), hidden.to(device), (cos, sin))
+        )
+        layers.append(torch.stack(received_masses, 1).to(prompt.visual.device))
+
+    hooks = [
+        layer.register_forward_pre_hook(before_layer, with_kwargs=True)
+        for layer in model.get_submodule(family.decoder).layers
+    ]
+    try:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    stacked = torch.stack(layers, 1)
+    return [
+        masses[..., visual].cpu().numpy()
+        for masses, visual in zip(stacked, prompt.visual, strict=True)
+    ]
+
+
+def _full_view(
+    layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]
+) -> AttentionView:
+    """Return the view of all rows and columns of a layer, from its input [B, S, D]."""
+    normed, attn = layer.input_layernorm(hidden), layer.self_attn
+    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
+    valid = torch.ones_like(positions, dtype=torch.bool)
+    queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
+    return AttentionView(prompt, queries, positions, valid, keys, positions, valid, attn.scaling)

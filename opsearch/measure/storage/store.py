@@ -1,0 +1,246 @@
+"""Store of measurements (measurements.db), keyed by everything they depend on.
+
+One SQLite file with a write-ahead log. Every `add` is one transaction, so that killing the process
+loses at most the chunk in flight. A context is everything besides item and policy that a number
+depends on: model, dtype, attention, processor and template, answer positions, engine version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import RunFolderError
+from opsearch.measure.storage.database import connected, explained, transaction
+from opsearch.measure.storage.records import (
+    CALIBRATION,
+    COLUMNS,
+    Compared,
+    Masses,
+    Measurement,
+    StoredAnswer,
+    StoredSample,
+)
+
+if TYPE_CHECKING:
+    pass
+
+# Much faster than `astuple`, which copies each value of up to hundreds of thousands of rows.
+_FIELDS = attrgetter("policy", "item", *COLUMNS)
+
+
+class Store:
+    """The measurements of one context in a run folder; a context manager that closes the file."""
+
+    def __init__(self, path: Path, facts: dict[str, Any] | None = None) -> None:
+        """Open or create the store.
+
+        Args:
+            path: The database file.
+            facts: Everything the measurements depend on; None selects the context used last.
+
+        Raises:
+            RunFolderError: The file is damaged, foreign, newer or locked; it is never overwritten.
+        """
+        self.path = path
+        if facts is None and not path.exists():
+            raise RunFolderError(
+                f"{path} does not exist; run `opsearch run` into that folder, or give the folder "
+                "of the run that measured"
+            )
+        with explained(self.path):
+            self._db = connected(path)
+            try:
+                self._context = self._open_context(facts)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._db.close()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything that the measurements of this context depend on."""
+        query = "SELECT facts FROM context WHERE id=?"
+        with explained(self.path):
+            facts: dict[str, Any] = json.loads(
+                self._db.execute(query, (self._context,)).fetchone()[0]
+            )
+        return facts
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        """Write one chunk in one transaction; existing values are kept."""
+        rows = [(self._context, *_FIELDS(m)) for m in measurements]
+        with explained(self.path), transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO measurement VALUES (?,?,?,?,?,?,?)", rows)
+
+    def get(self, policies: Sequence[str], column: str = "kl") -> dict[tuple[str, str], float]:
+        """Return stored values of a column by (policy, item) for these canonical keys."""
+        if column not in COLUMNS:
+            raise ValueError(f"{column!r} is no measured column")
+        found: dict[tuple[str, str], float] = {}
+        query = f"SELECT policy, item, {column} FROM measurement WHERE context=? AND policy=?"
+        with explained(self.path):
+            for policy in dict.fromkeys(policies):
+                for key, item, value in self._db.execute(query, (self._context, policy)):
+                    found[key, item] = value
+        return found
+
+    def table(
+        self, policies: Sequence[str], items: Sequence[str], columns: Sequence[str] = ("kl",)
+    ) -> NDArray[np.float64]:
+        """Return stored values of these columns for canonical keys and items, float64[C, P, I].
+
+        They are nan where nothing is stored. Keys and items may repeat.
+        """
+        # In the order of the table, so that SQLite reads each of its pages once.
+        row_of = {policy: row for row, policy in enumerate(sorted(set(policies)))}
+        column_of = {item: column for column, item in enumerate(dict.fromkeys(items))}
+        query = (
+            f"SELECT wanted.key, item, {', '.join(columns)} FROM json_each(?) AS wanted "
+            "CROSS JOIN measurement WHERE context=? AND policy=wanted.value"
+        )
+        with explained(self.path):
+            keys = json.dumps(list(row_of))
+            stored = self._db.execute(query, (keys, self._context)).fetchall()
+        # The last column takes the items that were not asked for.
+        table = np.full((len(columns), len(row_of), len(column_of) + 1), np.nan)
+        if stored:
+            rows, of_item, *values = zip(*stored, strict=True)
+            table[:, rows, [column_of.get(item, -1) for item in of_item]] = values
+        at = np.ix_(
+            range(len(columns)),
+            [row_of[key] for key in policies],
+            [column_of[item] for item in items],
+        )
+        return table[at]
+
+    def everything(self) -> Iterator[Measurement]:
+        """Yield all stored measurements of this context, in no particular order."""
+        query = f"SELECT policy, item, {', '.join(COLUMNS)} FROM measurement WHERE context=?"
+        with explained(self.path):
+            for row in self._db.execute(query, (self._context,)):
+                yield Measurement(*row)
+
+    def add_answers(self, answers: Iterable[StoredAnswer]) -> None:
+        """Write answers in one transaction; existing answers are kept."""
+        rows = [(self._context, *astuple(a)) for a in answers]
+        with explained(self.path), transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?)", rows)
+
+    def answers(self, policies: Iterable[str]) -> dict[tuple[str, str], StoredAnswer]:
+        """Return stored answers by (policy, item) for these canonical keys."""
+        found = {}
+        query = "SELECT policy, item, text, score FROM answer WHERE context=? AND policy=?"
+        with explained(self.path):
+            for policy in dict.fromkeys(policies):
+                for row in self._db.execute(query, (self._context, policy)):
+                    found[row[0], row[1]] = StoredAnswer(*row)
+        return found
+
+    def add_received(self, received: Iterable[tuple[str, Masses]]) -> None:
+        """Write the attention that visual tokens receive, [L, 2, N] by item, in one transaction."""
+        rows = [
+            (self._context, item, len(masses), masses.astype("<f4").tobytes())
+            for item, masses in received
+        ]
+        with explained(self.path), transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO received VALUES (?,?,?,?)", rows)
+
+    def received(self, items: Sequence[str]) -> dict[str, Masses]:
+        """Return the stored attention that visual tokens receive, float32[L, 2, N] by item."""
+        found = {}
+        query = "SELECT layers, masses FROM received WHERE context=? AND item=?"
+        with explained(self.path):
+            for item in items:
+                for layers, masses in self._db.execute(query, (self._context, item)):
+                    found[item] = np.frombuffer(masses, "<f4").reshape(layers, 2, -1)
+        return found
+
+    def put_comparison(
+        self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
+    ) -> None:
+        """Replace the stored comparison: which policies were compared on which samples."""
+        values = [(self._context, *astuple(row)) for row in rows]
+        with explained(self.path), transaction(self._db):
+            for split, samples in splits.items():
+                self._replace_samples(split, samples)
+            self._db.execute("DELETE FROM compared WHERE context=?", (self._context,))
+            self._db.executemany("INSERT INTO compared VALUES (?,?,?,?)", values)
+
+    def compared(self) -> list[Compared]:
+        """Return the policies of the last comparison, in their original order."""
+        query = "SELECT budget, method, policy FROM compared WHERE context=? ORDER BY rowid"
+        with explained(self.path):
+            return [Compared(*row) for row in self._db.execute(query, (self._context,))]
+
+    def count(self) -> int:
+        """Return the number of stored measurements of this context."""
+        query = "SELECT count(*) FROM measurement WHERE context=?"
+        with explained(self.path):
+            return int(self._db.execute(query, (self._context,)).fetchone()[0])
+
+    def put_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
+        """Replace the samples of a split of the run."""
+        with explained(self.path), transaction(self._db):
+            self._replace_samples(split, samples)
+
+    def calibration(self) -> list[StoredSample]:
+        """Return the calibration samples.
+
+        Raises:
+            RunFolderError: No run has finished measuring.
+        """
+        samples = self.samples(CALIBRATION)
+        if not samples:
+            raise RunFolderError(
+                f"{self.path} holds no run that finished measuring; the same `opsearch run` goes "
+                "on where it stopped"
+            )
+        return samples
+
+    def samples(self, split: str) -> list[StoredSample]:
+        """Return the samples of a split, in order."""
+        query = (
+            "SELECT item, name, family, n_visual, n_other FROM sample "
+            "WHERE context=? AND split=? ORDER BY place"
+        )
+        with explained(self.path):
+            return [StoredSample(*row) for row in self._db.execute(query, (self._context, split))]
+
+    def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
+        rows = [(self._context, split, place, *astuple(s)) for place, s in enumerate(samples)]
+        self._db.execute("DELETE FROM sample WHERE context=? AND split=?", (self._context, split))
+        self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def _open_context(self, facts: dict[str, Any] | None) -> int:
+        if facts is None:
+            rows = self._db.execute("SELECT id FROM context ORDER BY used DESC LIMIT 1").fetchall()
+            if not rows:
+                raise RunFolderError(f"{self.path} holds no measurements; run `opsearch run` first")
+            return int(rows[0][0])
+        text = json.dumps(facts, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        with transaction(self._db):
+            self._db.execute(
+                "INSERT OR IGNORE INTO context (digest, facts) VALUES (?,?)", (digest, text)
+            )
+            latest = "SELECT max(used) + 1 FROM context"
+            self._db.execute(f"UPDATE context SET used=({latest}) WHERE digest=?", (digest,))
+        row = self._db.execute("SELECT id FROM context WHERE digest=?", (digest,)).fetchone()
+        return int(row[0])
+
+
+ENGINE_VERSION = 2

@@ -1,0 +1,152 @@
+"""Inputs of the decoder, split into head, visual tokens and tail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.sweep.trie import Ints, Layout
+from opsearch.rankers.base import Prompt
+from opsearch.rankers.upload import upload
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of a batch with their rotary embeddings.
+
+    Attributes:
+        embeds: [B, S, D].
+        cos_sin: Rotary embeddings of all positions, [..., B or 1, S, hd]. Older transformers have a
+            leading dimension for time, height and width.
+    """
+
+    embeds: Tensor
+    cos_sin: Pair
+
+    def to(self, device: torch.device) -> Embeddings:
+        """Move to another device."""
+        cos, sin = self.cos_sin
+        return Embeddings(self.embeds.to(device), (cos.to(device), sin.to(device)))
+
+    def select(self, samples: Tensor) -> Embeddings:
+        """Return the embeddings of some samples, int64[N]."""
+        cos, sin = (t if t.shape[-3] == 1 else t.index_select(-3, samples) for t in self.cos_sin)
+        return Embeddings(self.embeds.index_select(0, samples), (cos, sin))
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Return the embeddings [B, R, D] at positions int64[B, R]."""
+        return self.embeds.gather(1, positions[..., None].expand(-1, -1, self.embeds.shape[-1]))
+
+    def rotary(self, positions: Tensor) -> Pair:
+        """Return cos and sin [..., B, R, hd] at positions int64[B, R]."""
+        leading = self.cos_sin[0].shape[:-3]
+        index = positions[..., None].expand(*leading, -1, -1, self.cos_sin[0].shape[-1])
+        cos, sin = (t.expand(*leading, len(positions), -1, -1) for t in self.cos_sin)
+        return cos.gather(-2, index), sin.gather(-2, index)
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderInputs:
+    """Inputs of B samples of one layout that show G images.
+
+    Attributes:
+        prompt: All samples, as rankers see them.
+        images: Embeddings of one sample per image.
+        head: int64[G, R], positions before the first visual token.
+        order: int64[G, N], positions of visual tokens, best first.
+        samples: Embeddings of all samples.
+        tail: int64[B, R], positions of the other tokens after the first visual one.
+        answer_rows: int64[B, A], rows of the tail whose logits are compared, before padding.
+        image_of: int64[B], image of each sample.
+        layout: Layout of the batch.
+    """
+
+    prompt: Prompt
+    images: Embeddings
+    head: Tensor
+    order: Tensor
+    samples: Embeddings
+    tail: Tensor
+    answer_rows: Tensor
+    image_of: Ints
+    layout: Layout
+
+    def to(self, device: torch.device) -> DecoderInputs:
+        """Move to another device."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("prompt", "images", "head", "order", "samples", "tail", "answer_rows")
+        }
+        return replace(self, **moved)
+
+    @classmethod
+    def from_prompt(
+        cls, prompt: Prompt, cos_sin: Pair, rank: Tensor, batch: SampleBatch
+    ) -> DecoderInputs:
+        """Split the embeddings of a prompt.
+
+        Args:
+            prompt: The prompt with embeddings, padded to the batch's layout.
+            cos_sin: Rotary embeddings of all positions.
+            rank: int64[B, S], rank of each visual token, -1 at other positions.
+            batch: The samples.
+        """
+        visual, embeds = prompt.visual, prompt.embeds
+        assert embeds is not None
+        layout, samples = batch.layout, Embeddings(embeds, cos_sin)
+        _, first, image_of = np.unique(batch.images, return_index=True, return_inverse=True)
+        representative = upload(first, embeds.device)
+        text = (~visual[0]).nonzero().flatten()
+        visual_rank = rank.masked_fill(~visual, torch.iinfo(rank.dtype).max)[representative]
+        order = torch.argsort(visual_rank, dim=1, stable=True)[:, : layout.n_visual]
+        head = text[: layout.head].expand(len(first), -1)
+        tail = text[layout.head :].expand(len(embeds), -1)
+        ends = np.array(batch.tails)[:, None]
+        answer_rows = upload(ends - layout.answers + np.arange(layout.answers), embeds.device)
+        return cls(
+            prompt,
+            samples.select(representative),
+            head,
+            order,
+            samples,
+            tail,
+            answer_rows,
+            image_of,
+            layout,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Hidden states of all nodes.
+
+    Attributes:
+        head: [G, head, D].
+        text: [B, text nodes * tail, D].
+        visual: [G, rows of all visual nodes, D].
+        orders: int64[G, O, N], positions of visual tokens, best first, in each of O orders.
+        pending: int64[G, pool] each, rows of a visual node in orders that apply from now on.
+    """
+
+    head: Tensor
+    text: Tensor
+    visual: Tensor
+    orders: Tensor
+    pending: Sequence[Tensor] = ()
+
+    def to(self, device: torch.device) -> States:
+        """Move to another device."""
+        return States(
+            self.head.to(device),
+            self.text.to(device),
+            self.visual.to(device),
+            self.orders.to(device),
+            [rows.to(device) for rows in self.pending],
+        )

@@ -1,0 +1,74 @@
+"""Worker process: loads the model once and measures the chunks that it receives.
+
+It knows neither the store nor Ray. Its results depend on the chunk alone, so the chunk of a lost
+worker can be measured by any other.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import torch
+
+from opsearch.measure.planning.chunks import Chunk
+from opsearch.measure.storage.records import Measurement
+from opsearch.measure.storage.store import ENGINE_VERSION
+from opsearch.measure.sweep.passes import Passes
+from opsearch.models.loading import fingerprint, load_model
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that a worker loads.
+
+    Attributes:
+        model: Name or folder.
+        dtype: Data type of the weights.
+        device: Device of the weights.
+        attention: Attention implementation.
+        positions: Answer tokens that are compared.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    attention: str
+    positions: int
+
+
+class Worker:
+    """A process with a model; a second thread calls `layer` while `measure` runs."""
+
+    def __init__(self) -> None:
+        self._passes: Passes | None = None
+        self._layer = -1
+
+    def load(self, source: Source) -> tuple[str, int]:
+        """Load the model; return its fingerprint and the engine version for the driver's check."""
+        model = load_model(source.model, source.dtype, source.device, source.attention)
+        self._passes = Passes(model, source.positions)
+        # Exclude the model from garbage collection, which would take 0.2 s each time.
+        gc.freeze()
+        return fingerprint(model), ENGINE_VERSION
+
+    def measure(self, chunk: Chunk, needs: frozenset[str]) -> list[Measurement]:
+        """Return the measurements of the chunk; a model on a CPU uses one thread.
+
+        Raises:
+            ModelError: A logit is not finite.
+            OutOfMemoryError: The states do not fit.
+        """
+        assert self._passes is not None  # load() comes first
+        torch.set_num_threads(1)  # holds for this thread, not for the one that loaded
+        try:
+            return self._passes.run(self._passes.rank(chunk, needs), self._on_layer)
+        finally:
+            self._layer = -1
+
+    def layer(self) -> int:
+        """Return the last finished layer of the current chunk, -1 before the first."""
+        return self._layer
+
+    def _on_layer(self, layer: int) -> None:
+        self._layer = layer

@@ -1,0 +1,164 @@
+"""Encoding of items by a model's processor, one by one and without padding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from opsearch.data.item import Item
+from opsearch.errors import DataError
+from opsearch.models.families import family_for
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An encoded item.
+
+    Attributes:
+        item: The item.
+        digest: Digest of the item.
+        inputs: Inputs of the model, batch size 1.
+        n_visual: Visual tokens.
+        n_other: All other tokens.
+    """
+
+    item: Item
+    digest: str
+    inputs: dict[str, Tensor]
+    n_visual: int
+    n_other: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Token counts; samples of equal shape form a batch without padding."""
+        return self.n_visual, self.n_other
+
+    @cached_property
+    def pictures(self) -> str:
+        """SHA-256 of all inputs that have no entry per position."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.inputs.items()):
+            if tensor.shape != self.inputs["input_ids"].shape:
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+                # As bytes, because NumPy has no bfloat16.
+                digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def encode(
+    items: Sequence[Item],
+    processor: Any,
+    config: Any,
+    progress: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """Encode items with the processor's chat template; needs no weights.
+
+    Args:
+        items: The items.
+        processor: The model's processor.
+        config: The model's configuration.
+        progress: Called with the number of encoded items.
+
+    Raises:
+        DataError: The data set is empty, an image is broken, or the placeholders of a prompt do not
+            match its images.
+    """
+    if not items:
+        raise DataError("the data set is empty; give --data a file with at least one item")
+    family = family_for(config.model_type)
+    samples = []
+    for done, item in enumerate(items, 1):
+        images = item.load_images()
+        prompt = prompt_text(processor, item)
+        try:
+            inputs = _tokenize(processor, prompt, images)
+        except (ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"item {item.id}: its prompt cannot be encoded with {len(images)} images "
+                f"({reason}); take image placeholders out of the question"
+            ) from error
+        n_visual = int(family.visual_positions(config, inputs["input_ids"]).sum())
+        if images and not n_visual:
+            raise DataError(
+                f"item {item.id}: the prompt of its {len(images)} images has no visual tokens; "
+                "check the processor's image token and chat template"
+            )
+        n_other = inputs["input_ids"].shape[1] - n_visual
+        samples.append(Sample(item, item.digest(), inputs, n_visual, n_other))
+        if progress:
+            progress(done)
+    return samples
+
+
+def prompt_text(processor: Any, item: Item) -> str:
+    """Return the prompt of an item in the model's chat template, images first."""
+    content = [{"type": "image"} for _ in item.images] + [{"type": "text", "text": item.question}]
+    messages = [{"role": "user", "content": content}]
+    prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return prompt
+
+
+def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, Tensor]:
+    start = processor.tokenizer.bos_token
+    # Some templates write the start token themselves; do not add a second one.
+    extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
+    # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
+    pictures = [list(images)] if images else None
+    return dict(processor(text=[prompt], images=pictures, return_tensors="pt", **extra))
+
+
+def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
+    """Return the inputs of samples of equal shape, stacked along the batch."""
+    names = samples[0].inputs
+    return {name: _stack([s.inputs[name] for s in samples]).to(device) for name in names}
+
+
+def _stack(inputs: Sequence[Tensor]) -> Tensor:
+    """Concatenate one input of several samples.
+
+    Images [images, tiles, 3, height, width] are padded with empty tiles; models with tiles derive
+    the true number of tiles from the image's size.
+    """
+    if inputs[0].ndim == 5:
+        tiles = max(each.shape[1] for each in inputs)
+        inputs = [pad(each, (0,) * 7 + (tiles - each.shape[1],)) for each in inputs]
+    return torch.cat(list(inputs))
+
+
+def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
+    """Group samples by equal shape, in groups of at most `max_tokens` positions."""
+    by_shape: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        by_shape.setdefault(sample.shape, []).append(sample)
+    groups = []
+    for shape, members in sorted(by_shape.items()):
+        width = max(1, max_tokens // sum(shape))
+        groups += [members[i : i + width] for i in range(0, len(members), width)]
+    return groups
+
+
+def processor_digest(processor: Any) -> str:
+    """Return a SHA-256 of the settings and the chat template that shape a model's inputs."""
+    settings = {
+        "template": processor.chat_template,
+        "image": {k: v for k, v in _settings(processor.image_processor).items() if _is_plain(v)},
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _settings(image_processor: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = image_processor.to_dict()
+    return settings
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, list, dict))

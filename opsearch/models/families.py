@@ -1,0 +1,228 @@
+"""The supported model families and the layout of their modules.
+
+This is the only module that knows families by name. To support another family, add an entry to
+FAMILIES; all other code reaches the parts of a model through its ModelFamily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsearch.data.demo import MODEL_DIR
+from opsearch.errors import ModelError
+from opsearch.models.attention import FLASH
+from opsearch.models.clip import (
+    CLIP_PATCHES,
+    CLIP_QUESTION,
+    clip_unsupported_reason,
+    not_clip_reason,
+)
+from opsearch.models.devices import is_hooked
+from opsearch.models.vision import (
+    TOWER_NEEDS,
+    Capture,
+    Handle,
+    Store,
+    capture_merged_patches,
+    capture_packed_patches,
+    capture_patches,
+    cls_unsupported_reason,
+)
+from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers.base import DECODER_ATTENTION, PROMPT_NEEDS
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Layout of a model family, as attribute paths from the model with its language-model head.
+
+    Attributes:
+        model_type: `model_type` of the family's config.
+        ranker: Default ranker of the family.
+        capture_tower: Installs the hooks that capture ranker inputs in a vision tower with a [CLS]
+            token; None for other vision towers.
+        vision_tower: Module whose output becomes the image features.
+        trunk: Module that merges image features and text and calls the decoder.
+        decoder: Text model with `.layers`.
+        visual_tokens: Config attributes that hold the placeholder ids of visual tokens.
+        positions_from: Input besides input_ids that position ids are computed from, or None.
+    """
+
+    model_type: str
+    ranker: RankerSpec
+    capture_tower: Capture | None = None
+    vision_tower: str = "model.vision_tower"
+    trunk: str = "model"
+    decoder: str = "model.language_model"
+    visual_tokens: tuple[str, ...] = ("image_token_id",)
+    positions_from: str | None = None
+
+    def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
+        """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
+        found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
+        return torch.stack(found).any(0)
+
+    def unsupported_reason(self, config: Any, need: str) -> str | None:
+        """Return why a model of this config cannot provide a ranker input, None if it can."""
+        if need == "question_embeddings":
+            return _question_unsupported_reason(config)
+        if need == DECODER_ATTENTION:
+            decoder = config.get_text_config().model_type
+            return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
+        if need in PROMPT_NEEDS:
+            return None
+        if self.capture_tower is None:
+            return "its vision tower has no [CLS] and is not read"
+        for kind in (CLIP_PATCHES, CLIP_QUESTION):
+            if need.startswith(kind):
+                return clip_unsupported_reason(need.removeprefix(kind), config)
+        if need not in TOWER_NEEDS:
+            return "no adapter captures it"
+        return cls_unsupported_reason(config)
+
+    def check_needs(self, config: Any, needs: Iterable[str]) -> None:
+        """Raise ModelError, naming usable rankers, unless this config provides all `needs`."""
+        for need in sorted(needs):
+            reason = self.unsupported_reason(config, need)
+            if reason is not None:
+                raise ModelError(
+                    f"family {self.model_type!r} cannot provide {need!r}, which the ranker reads: "
+                    f"{reason}; choose another --ranker, e.g. {', '.join(self.rankers(config))}"
+                )
+
+    def unsupported_rankers(self, config: Any) -> dict[str, str]:
+        """Return the built-in rankers that this config cannot run by default, with the reasons."""
+        found = {}
+        for name in RANKERS:
+            needs = sorted(make_ranker(RankerSpec(name)).needs)
+            reasons = [
+                reason for need in needs if (reason := self.unsupported_reason(config, need))
+            ]
+            if reasons:
+                found[name] = reasons[0]
+        return found
+
+    def rankers(self, config: Any) -> list[str]:
+        """Return the built-in rankers that this config can run with their default parameters."""
+        unsupported = self.unsupported_rankers(config)
+        return [name for name in RANKERS if name not in unsupported]
+
+    def capture(self, model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+        """Install hooks that pass ranker inputs to `store` in every forward.
+
+        Returns:
+            Handles that remove the hooks.
+
+        Raises:
+            ModelError: A model of this config cannot provide one of `needs`.
+        """
+        self.check_needs(model.config, needs)
+        if self.capture_tower is None or PROMPT_NEEDS.issuperset(needs):
+            return []
+        return self.capture_tower(model, needs, store)
+
+
+def _question_unsupported_reason(config: Any) -> str | None:
+    """Return why token embeddings cannot be compared with image features, None if they can."""
+    if Path(config.name_or_path).resolve() == MODEL_DIR.resolve():
+        return None
+    reason = "only on the embedded model do its token embeddings stand in for CLIP's texts"
+    return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
+
+
+# Pre-norm layers that add the unscaled outputs of attention and MLP to the residual stream. Models
+# of a family may have any decoder; Gemma 2 and Granite differ here and would be silently wrong.
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3"})
+
+# Attribute that compressed-tensors adds to attention modules whose keys and values it quantizes.
+QUANTIZED_KV = "kv_cache"
+
+_UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
+_IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
+
+FAMILIES: dict[str, ModelFamily] = {
+    "llava": ModelFamily("llava", _CLS, capture_patches),
+    "llava_next": ModelFamily("llava_next", _CLS, capture_packed_patches),
+    # SigLIP has no [CLS].
+    "llava_onevision": ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+    # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is unused.
+    # Training did not shape the attention of [CLS] there, so `cls` works but is not the default.
+    "internvl": ModelFamily("internvl", _UNIFORM, capture_merged_patches),
+    "qwen2_5_vl": ModelFamily(
+        "qwen2_5_vl",
+        _UNIFORM,
+        vision_tower="model.visual",
+        visual_tokens=_IMAGE_AND_VIDEO,
+        positions_from="mm_token_type_ids",
+    ),
+}
+
+
+def family_for(model_type: str) -> ModelFamily:
+    """Return the family of a model type; raise ModelError, listing all families, if unknown."""
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"models of type {model_type!r} are not supported; use one of type "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+def check_supported(model: Any) -> ModelFamily:
+    """Return the family of a loaded model; raise ModelError if the model cannot be pruned."""
+    if not hasattr(model, "config"):
+        raise _wrapped(model)
+    family = family_for(model.config.model_type)
+    if not hasattr(model, "lm_head"):
+        raise ModelError(
+            f"a {type(model).__name__} has no language-model head; load the model with "
+            "AutoModelForImageTextToText"
+        )
+    try:
+        for part in (family.trunk, family.decoder, family.vision_tower):
+            model.get_submodule(part)
+    except AttributeError as error:
+        raise _wrapped(model) from error
+    text = model.config.get_text_config()
+    if text.model_type not in DECODERS:
+        raise ModelError(
+            f"decoders of type {text.model_type!r} are not supported; use a model with one of type "
+            f"{', '.join(sorted(DECODERS))}"
+        )
+    attention = text._attn_implementation
+    if attention not in ("sdpa", "eager", FLASH):
+        raise ModelError(
+            f"attention implementation {attention!r} is not supported; load the model with "
+            f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
+        )
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
+        raise ModelError(
+            f"the decoder uses attention of types {sorted(kinds)} with a window of "
+            f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
+        )
+    for module in model.modules():
+        if hasattr(module, QUANTIZED_KV):
+            raise ModelError(
+                "compressed-tensors rounds the keys and values of this model, which pruned layers "
+                "would not; set kv_cache_scheme in its config.json's quantization_config to null"
+            )
+        if any(own.is_meta for own in module.parameters(recurse=False)) and not is_hooked(module):
+            raise ModelError(
+                "the model has weights on the meta device; load it fully before pruning"
+            )
+    return family
+
+
+def _wrapped(model: Any) -> ModelError:
+    return ModelError(
+        f"a {type(model).__name__} is not itself a model of transformers; apply the policy to the "
+        "model inside, e.g. model.get_base_model() of peft or model.module of torch"
+    )

@@ -1,0 +1,192 @@
+"""Loading of models and processors by name: `demo`, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opsearch.data.demo import MODEL_DIR
+from opsearch.errors import ModelError
+from opsearch.models.attention import FLASH
+from opsearch.models.devices import weight
+from opsearch.models.families import family_for
+
+
+def unpack(model: Any) -> None:
+    """Unpack the weights of a compressed-tensors model; leave other models unchanged.
+
+    The first forward would be too late: generate() runs the vision tower before it, and weights and
+    accelerate's hooks must not change inside a `with` block.
+    """
+    if not hasattr(model, "ct_decompress_hook"):
+        return
+    from compressed_tensors.compressors import ModelCompressor
+
+    ModelCompressor.from_pretrained_model(model).decompress_model(model)
+
+
+AUTO = "auto"  # value of --device: all devices of the machine
+ATTENTIONS = ("sdpa", "eager", FLASH)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_name(name: str) -> str:
+    """Return the folder of the embedded model for `demo`, any other name unchanged."""
+    return str(MODEL_DIR) if name == "demo" else name
+
+
+def load_config(name: str) -> Any:
+    """Load the config only; raise ModelError if it is missing or its family is not supported."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_name(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("model", name, error)) from error
+    family_for(config.model_type)
+    return config
+
+
+def load_processor(name: str) -> Any:
+    """Load the processor: tokenizer, image processor and chat template."""
+    try:
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(resolve_name(name))
+    except (OSError, ValueError, ImportError) as error:
+        if "torchvision" in f"{error} {error.__cause__}".lower():
+            raise ModelError(
+                f"the processor of {name!r} needs torchvision, which is missing or does not fit; "
+                f"install torchvision matching your torch {torch.__version__}"
+            ) from error
+        raise ModelError(_cannot_load("processor", name, error)) from error
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"the processor of {name!r} has no chat template, so prompts cannot be written; "
+            "add chat_template.jinja to its folder"
+        )
+    return processor
+
+
+def check_device(device: str, dtype: str, feature: str | None = None) -> None:
+    """Raise ModelError unless this machine has the device and the dtype is known.
+
+    Args:
+        device: Device of torch, or `auto`.
+        dtype: A key of DTYPES.
+        feature: Feature that supports only one device, as named in the error.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
+    if device == AUTO:
+        if feature is not None:
+            raise ModelError(
+                f"{feature} takes a model on one device, and --device {AUTO} may spread it over "
+                "several; name one, e.g. --device cuda"
+            )
+        if find_spec("accelerate") is None:
+            raise ModelError(
+                f"--device {AUTO} spreads a model by accelerate, which is not installed; "
+                "pip install accelerate, or name one device, e.g. --device cuda"
+            )
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"device {device!r} cannot be used ({reason}); use --device cpu"
+        ) from error
+    if torch.device(device).type == "meta":
+        raise ModelError(
+            f"device {device!r} has shapes but no numbers, so that nothing can be measured or "
+            "answered there; use --device cpu, where --dry-run plans a run without weights"
+        )
+
+
+def check_attention(attention: str, dtype: str, device: str) -> None:
+    """Raise ModelError unless this attention implementation runs with this dtype and device."""
+    if attention not in ATTENTIONS:
+        raise ModelError(f"attention {attention!r} is unknown; use {', '.join(ATTENTIONS)}")
+    if attention != FLASH:
+        return
+    if dtype == "float32":
+        raise ModelError(
+            f"--attention {FLASH} computes in half precision and not in {dtype}; give --dtype "
+            "bfloat16 or float16, or --attention sdpa"
+        )
+    if device.partition(":")[0] not in ("cuda", AUTO):
+        raise ModelError(
+            f"--attention {FLASH} runs on CUDA devices and not on {device!r}; give --device cuda, "
+            "or --attention sdpa"
+        )
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if not is_flash_attn_2_available():
+        raise ModelError(
+            f"--attention {FLASH} needs a GPU and the package flash_attn from 2.3.3 on, which is "
+            "not installed or does not fit; pip install flash-attn, or give --attention sdpa"
+        )
+
+
+def load_model(
+    name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
+) -> Any:
+    """Load the model with its weights, in evaluation mode.
+
+    Args:
+        name: `demo`, a local folder, or a hub id.
+        dtype: A key of DTYPES.
+        device: Device of torch; `auto` spreads the model evenly over the GPUs and keeps the rest
+            in CPU memory.
+        attention: One of ATTENTIONS.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            resolve_name(name),
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            device_map=AUTO if device == AUTO else None,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", name, error)) from error
+    model = model.eval() if device == AUTO else model.eval().to(device)
+    unpack(model)
+    return model
+
+
+def fingerprint(model: Any) -> str:
+    """Return a SHA-256 of the config and a sample of each weight, equal for equal models."""
+    unpack(model)
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        config.pop(volatile, None)
+    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
+    for name, parameter in model.named_parameters():
+        step = max(1, parameter.numel() // 64)
+        sample = weight(model, name).detach().flatten()[::step][:64].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()
+
+
+def _cannot_load(kind: str, name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    if isinstance(error, ImportError):  # a package of the quantization method
+        step = "install what it needs"
+    elif Path(name).exists() or name == "demo":
+        step = "check the files in that folder"
+    else:
+        step = "give 'demo', a local folder, or a hub id that you can reach"
+        step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
+    return f"the {kind} {name!r} cannot be loaded ({reason}); {step}"

@@ -1,0 +1,112 @@
+"""Checks that a policy and a prefill can be pruned correctly; anything else is an error."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from opsearch.errors import PolicyError
+from opsearch.models.families import ModelFamily
+from opsearch.models.pruned.cache import PrunedCache, PrunedLayer
+from opsearch.policy.policy import Policy
+
+
+def check_fits(policy: Policy, config: Any) -> None:
+    """Raise PolicyError unless the policy has the family and number of layers of this config."""
+    family, layers = config.model_type, config.get_text_config().num_hidden_layers
+    if policy.model_type not in (None, family):
+        raise PolicyError(
+            f"the policy was searched for family {policy.model_type!r}, the model is {family!r}; "
+            "search one for this family"
+        )
+    if policy.num_layers != layers:
+        raise PolicyError(
+            f"the policy has {policy.num_layers} layers, the model's decoder has {layers}; "
+            "search a policy for this model, or give the model that it is for (--model)"
+        )
+
+
+def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
+    """Raise PolicyError unless the trunk's arguments describe a prefill that can be pruned."""
+    if input_ids is None:
+        raise PolicyError(
+            "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
+            "input_ids and pixel_values"
+        )
+    plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
+    odd = {type(layer) for layer in getattr(cache, "layers", ())} - {DynamicLayer, PrunedLayer}
+    if cache is not None and (odd or not plain):
+        kind = "n offloaded" if getattr(cache, "offloading", False) else ""
+        of = f" of {', '.join(sorted(each.__name__ for each in odd))}" if odd else ""
+        raise PolicyError(
+            f"a{kind} {type(cache).__name__}{of} cannot hold layers of different length; leave out "
+            "cache_implementation or pass a plain DynamicCache"
+        )
+    mask = kwargs.get("attention_mask")
+    shape = tuple(getattr(mask, "shape", ()))
+    if mask is not None and shape != input_ids.shape:
+        raise PolicyError(
+            f"attention_mask has shape {shape}, pruning needs that of input_ids "
+            f"{tuple(input_ids.shape)}; pass the processor's attention_mask"
+        )
+    for wanted in ("output_hidden_states", "output_attentions"):
+        if kwargs.get(wanted) or getattr(config.get_text_config(), wanted, False):
+            raise PolicyError(
+                f"{wanted}=True is not available under a policy: its layers work on different "
+                "rows; ask the original model"
+            )
+
+
+def has_images(kwargs: dict[str, Any]) -> bool:
+    """Return whether the trunk receives images or videos, as pixels or as features."""
+    encoded = kwargs.get("mm_encoder_outputs") or {}
+    pixels = [kwargs.get(name) for name in ("pixel_values", "pixel_values_videos")]
+    given = [*pixels, *(encoded.get(modality) for modality in ("image", "video"))]
+    return any(each is not None for each in given)
+
+
+@contextmanager
+def checked_placeholders(trunk: Any, family: ModelFamily) -> Iterator[None]:
+    """Raise PolicyError inside the block if the prompt's visual tokens do not match its images."""
+    stock, overridden = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return stock(*args, **kwargs)
+        except ValueError as error:
+            given = inspect.signature(stock).bind(*args, **kwargs).arguments
+            tokens = int(family.visual_positions(trunk.config, given["input_ids"]).sum())
+            found = [given.get(f"{kind}_features") for kind in ("image", "video")]
+            features = sum(each.shape[:-1].numel() for each in found if each is not None)
+            raise PolicyError(
+                f"the prompt has {tokens} visual tokens and its images give {features}; pass "
+                "input_ids and pixel_values of one call of the processor"
+            ) from error
+
+    trunk.get_placeholder_mask = checked
+    try:
+        yield
+    finally:
+        if overridden is None:
+            del trunk.get_placeholder_mask
+        else:
+            trunk.get_placeholder_mask = overridden
+
+
+def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
+    """Raise PolicyError unless a prompt with visual tokens comes with all inputs they need."""
+    if not has_images(kwargs):
+        raise PolicyError(
+            "the prompt has places for images but no image is given; pass pixel_values, or leave "
+            "an assistant model as it is, because generate() gives it no images"
+        )
+    wanted = family.positions_from
+    if wanted is not None and kwargs.get(wanted) is None:
+        raise PolicyError(
+            f"without {wanted} models of type {family.model_type!r} give images the positions of "
+            "text; pass all that the processor returns"
+        )

@@ -1,0 +1,260 @@
+"""CUDA graphs of pruned prefills: one launch for all layers of a prompt.
+
+At batch 1 a GPU finishes a pruned layer before the host has launched the next one. A graph is valid
+for one shape: prompt length, number of visual tokens, and counts of the policy. The vision tower,
+the ranker before the decoder, the lm_head and decoding run eagerly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from opsearch.errors import ModelError, PolicyError
+from opsearch.models.devices import is_hooked
+from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.layer import prefill
+from opsearch.models.pruned.plan import Plan, PlanInputs
+from opsearch.models.pruned.rows import Rows
+from opsearch.rankers.base import Prompt
+
+
+class PrefillInputs(NamedTuple):
+    """Tensors from which the layers of a prefill are computed.
+
+    Attributes:
+        hidden: Inputs of the first layer, [B, S, D].
+        cos: Cosines of the rotary embedding, [..., B or 1, S, hd].
+        sin: Sines of the rotary embedding, [..., B or 1, S, hd].
+        visual: Mask of the visual tokens, bool[B, S].
+        rank: Rank of each visual token, int64[B, S], -1 elsewhere.
+        mask: Attention mask [B or 1, 1, S, S], None for causal attention.
+    """
+
+    hidden: Tensor
+    cos: Tensor
+    sin: Tensor
+    visual: Tensor
+    rank: Tensor
+    mask: Tensor | None
+
+
+class PrefillOutputs(NamedTuple):
+    """Results of the layers of a prefill.
+
+    Attributes:
+        hidden: Outputs of the last layer, [B, S, D].
+        kv: Rows, keys and values that each layer stores.
+    """
+
+    hidden: Tensor
+    kv: list[tuple[Rows, Tensor, Tensor]]
+
+
+class StaticPrefill:
+    """Layers of a prefill for prompts without padding and with equal numbers of tokens.
+
+    Args:
+        layers: Decoder layers.
+        plan_inputs: Plan inputs of one of these prompts.
+        inputs: Tensors of that prompt, for their shapes and dtypes.
+        options: Further keyword arguments of the layers.
+    """
+
+    def __init__(
+        self, layers: nn.ModuleList, plan_inputs: PlanInputs, inputs: PrefillInputs, options: Any
+    ) -> None:
+        self.layers, self.options = layers, options
+        self.counts, self.rerankings = plan_inputs.counts, plan_inputs.rerankings
+        self.n_visual, self.n_other = plan_inputs.prompt.n_visual, plan_inputs.prompt.n_other
+        with torch.inference_mode(False):  # inference tensors cannot be written outside of it
+            static = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs]
+        self.inputs = PrefillInputs._make(static)
+
+    def fill(self, inputs: PrefillInputs) -> None:
+        """Copy the inputs of the next prompt."""
+        for static, new in zip(self.inputs, inputs, strict=True):
+            if static is not None and new is not None:
+                static.copy_(new)
+
+    def run(self) -> PrefillOutputs:
+        """Compute the layers from the copied inputs."""
+        hidden, cos, sin, visual, rank, mask = self.inputs
+        prompt = Prompt(visual, torch.ones_like(visual), self.n_visual, embeds=hidden)
+        prompt.n_other = self.n_other
+        plan = Plan(PlanInputs(prompt, rank, self.counts, self.rerankings))
+        cache = PrunedCache(len(self.layers), plan)
+        kwargs = {**self.options, "past_key_values": cache, "position_embeddings": (cos, sin)}
+        for index, layer in enumerate(self.layers):
+            hidden = prefill(layer, index, plan, hidden, mask, kwargs)
+        kv = []
+        for planned, stored in zip(plan.planned, cache.pruned, strict=True):
+            assert stored.keys is not None
+            assert stored.values is not None
+            kv.append((planned.kv, stored.keys, stored.values))
+        return PrefillOutputs(hidden, kv)
+
+
+def copy_to_cache(outputs: PrefillOutputs, cache: PrunedCache) -> Tensor:
+    """Copy keys and values to a prompt's cache; return a copy of the hidden states."""
+    kept = outputs.kv if cache.pruned[0].store else []
+    written = [outputs.hidden, *(tensor for _, *pair in kept for tensor in pair)]
+    copies = [torch.empty_like(tensor) for tensor in written]
+    torch._foreach_copy_(copies, written)  # a few launches for all tensors
+    indices = {id(rows): rows.index.clone() for rows, *_ in outputs.kv}
+    for layer, (rows, *_) in zip(cache.pruned, outputs.kv, strict=True):
+        layer.begin(Rows(indices[id(rows)], rows.sizes, rows.length))
+    hidden, *pairs = copies
+    for layer, keys, values in zip(cache.pruned, pairs[::2], pairs[1::2], strict=False):
+        layer.update(keys, values)
+    return hidden
+
+
+_MOST = 16  # graphs kept in memory, with their outputs
+_WARM_UPS = 2  # libraries select kernels and allocate workspaces in their first calls
+# Module of the hooks that record hidden states and attentions; idle unless a caller requests them.
+_RECORDERS = "transformers.utils.output_capturing"
+
+
+class Graphs:
+    """CUDA graphs for `policy.apply(model, graphs=Graphs())`, reusable in later blocks.
+
+    The first prompt of each shape is captured, which costs a few prefills. At most 16 graphs are
+    kept; the oldest is dropped first. Weights may change in place but not be replaced.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._graphs: dict[Any, tuple[StaticPrefill, Callable[[], None], PrefillOutputs]] = {}
+        self._pool: Any = None
+        self._last: torch.cuda.Event | None = None
+
+    def check(self, model: Any) -> None:
+        """Raise ModelError unless the whole model is on one CUDA device."""
+        if any(map(is_hooked, model.modules())):
+            raise ModelError(
+                "accelerate moves this model's weights or inputs between devices, which a CUDA "
+                "graph cannot; load the model on one device without offloading or leave out graphs"
+            )
+        if model.device.type != "cuda":
+            raise ModelError(
+                f"CUDA graphs need a model on a CUDA device, this one is on {model.device}; move "
+                "it there or leave out graphs"
+            )
+
+    def forward(self, layers: nn.ModuleList, index: int, eager: Any) -> Callable[..., Any]:
+        """Return a forward for layer `index`: the first computes all layers, the others none."""
+
+        def forward(hidden: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+            cache = kwargs.get("past_key_values")
+            if not isinstance(cache, PrunedCache) or cache.plan_inputs is None:
+                return eager(hidden, attention_mask=attention_mask, **kwargs)
+            if index == 0:
+                hidden = self._prefill(layers, cache.plan_inputs, hidden, attention_mask, kwargs)
+            if index + 1 == len(layers):
+                cache.plan_inputs = None
+            return hidden
+
+        return forward
+
+    def capture(
+        self, run: Callable[[], PrefillOutputs]
+    ) -> tuple[Callable[[], None], PrefillOutputs]:
+        """Capture `run`; return a function that replays it and the outputs that it overwrites."""
+        current, warm_up = torch.cuda.current_stream(), torch.cuda.Stream()
+        warm_up.wait_stream(current)
+        with torch.cuda.stream(warm_up):
+            for _ in range(_WARM_UPS):
+                run()
+        current.wait_stream(warm_up)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outputs = run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PolicyError(
+                f"this prefill cannot be captured as a CUDA graph ({reason}); leave out graphs"
+            ) from error
+        return graph.replay, outputs
+
+    def _prefill(
+        self, layers: nn.ModuleList, plan_inputs: PlanInputs, hidden: Tensor, mask: Any, kwargs: Any
+    ) -> Tensor:
+        """Return the outputs of the last layer [B, S, D]; store keys and values in the cache."""
+        prompt = plan_inputs.prompt
+        _check_replay(layers, prompt)
+        cos, sin = kwargs["position_embeddings"]
+        inputs = PrefillInputs(hidden, cos, sin, prompt.visual, plan_inputs.rank, mask)
+        key = _key(layers, plan_inputs, inputs)
+        with self._exclusive(hidden.device):
+            if key not in self._graphs:
+                if len(self._graphs) == _MOST:
+                    del self._graphs[next(iter(self._graphs))]
+                options = {k: v for k, v in kwargs.items() if isinstance(v, (bool, int, float))}
+                static = StaticPrefill(layers, plan_inputs, inputs, options)
+                static.fill(inputs)
+                self._graphs[key] = (static, *self.capture(static.run))
+            static, replay, outputs = self._graphs[key]
+            static.fill(inputs)
+            replay()
+            return copy_to_cache(outputs, kwargs["past_key_values"])
+
+    @contextmanager
+    def _exclusive(self, device: torch.device) -> Iterator[None]:
+        """Serialize prefills of all threads and streams, because the graphs share memory."""
+        with self._lock:
+            if device.type != "cuda":
+                yield
+                return
+            with torch.cuda.device(device):
+                if self._last is not None:
+                    self._last.wait()
+                yield
+                self._last = torch.cuda.current_stream().record_event()
+
+
+def _key(layers: Any, plan_inputs: PlanInputs, inputs: PrefillInputs) -> Any:
+    """Return everything that is constant in a graph.
+
+    The layers' id is not reused while the graph exists, because its StaticPrefill references them.
+    """
+    shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in inputs]
+    rerankings = [
+        (layer, each.ranker, each.attention_layer, each.candidates.tobytes())
+        for layer, each in plan_inputs.rerankings.items()
+    ]
+    counts, n_visual = plan_inputs.counts.tobytes(), plan_inputs.prompt.n_visual
+    attention = layers[0].self_attn.config._attn_implementation
+    return id(layers), counts, n_visual, *rerankings, *shapes, attention
+
+
+def _check_replay(layers: nn.ModuleList, prompt: Prompt) -> None:
+    """Raise PolicyError unless a graph can compute the layers for this batch."""
+    if torch.is_grad_enabled():
+        raise PolicyError(
+            "a CUDA graph computes no gradients; call the model inside torch.no_grad() or leave "
+            "out graphs"
+        )
+    sizes = set(zip(prompt.n_visual, prompt.n_other, strict=True))
+    if len(sizes) > 1 or sum(next(iter(sizes))) != prompt.visual.shape[1]:
+        raise PolicyError(
+            "CUDA graphs take batches without padding and of equally many visual tokens, these "
+            f"have {', '.join(map(str, prompt.n_visual))}; give prompts one by one or leave out "
+            "graphs"
+        )
+    for name, module in layers.named_modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if any(hook.__module__ != _RECORDERS for hook in hooks):
+            raise PolicyError(
+                f"a CUDA graph runs no hooks, and layer {name} has some; remove them or leave out "
+                "graphs"
+            )

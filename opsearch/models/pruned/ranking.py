@@ -1,0 +1,168 @@
+"""Inputs of a plan from a prompt and a policy: rankers, ranks and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsearch.errors import PolicyError
+from opsearch.models.attention import project_keys, project_queries
+from opsearch.models.families import ModelFamily
+from opsearch.models.pruned.plan import BatchReranking, CosSin, Plan, PlanInputs
+from opsearch.models.pruned.rows import Rows, RowSubset
+from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import Schedule, before_decoder
+from opsearch.rankers import make_decoder_ranker, make_ranker
+from opsearch.rankers.base import AttentionView, Prompt, Ranker
+
+_MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
+
+
+def policy_ranker(policy: Policy) -> Ranker | None:
+    """Return the ranker before the decoder, None if the policy needs no ranking."""
+    kept = policy.schedule(_MANY_TOKENS).kept
+    if not kept:
+        return None
+    spec = before_decoder(policy)
+    if spec is None:
+        raise PolicyError(
+            f"policy {policy.name} keeps a part of the visual tokens but names no ranker that says "
+            "which; give it one, e.g. RankerSpec('uniform')"
+        )
+    ranker = make_ranker(spec)
+    if len(kept) > 1 and not ranker.nested:
+        raise PolicyError(
+            f"ranker {spec} gives another order for each count, but the policy uses {len(kept)} "
+            "different ones; use a nested one such as cls, divprune or random"
+        )
+    return ranker
+
+
+def decoder_needs(policy: Policy) -> frozenset[str]:
+    """Return the inputs of the policy's rankers inside the decoder.
+
+    Raises:
+        PolicyError: A ranker that the policy names inside the decoder does not work there.
+    """
+    specs = {turn.spec for turn in policy.schedule(_MANY_TOKENS).turns}
+    return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
+
+
+def make_prompt(
+    model: Any, family: ModelFamily, input_ids: Any, attention_mask: Tensor | None
+) -> Prompt:
+    """Find the visual and real positions of a batch; the only synchronization with the device."""
+    visual = family.visual_positions(model.config, input_ids)
+    real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
+    last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
+    other, ends = (real & ~visual).sum(1), visual.gather(1, last).sum()[None]
+    *sizes, at_end = torch.cat([visual.sum(1), other, ends]).tolist()
+    if at_end:
+        raise PolicyError(
+            "a prompt ends with an image, where a policy computes no answer; put the text after "
+            "the image, and leave out prefill_chunk_size, which cuts prompts"
+        )
+    prompt = Prompt(visual, real, tuple(sizes[: len(visual)]))
+    prompt.n_other = tuple(sizes[len(visual) :])
+    return prompt
+
+
+class ResolvedPolicy:
+    """A policy resolved for samples, cached by number of visual tokens."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.is_identity = cache(policy.is_identity)
+        self.schedule = cache(policy.schedule)
+        self.executed = cache(policy.executed)
+
+
+def plan_inputs(prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None) -> PlanInputs:
+    """Return the inputs of a batch's plan; `ranker` is the one before the decoder."""
+    schedules = [policy.schedule(n) for n in prompt.n_visual]
+    rank = torch.where(prompt.visual, 0, -1)
+    if ranker is not None:
+        rank = ranker.rank(prompt, [max(schedule.kept, default=0) for schedule in schedules])
+    counts = np.stack([policy.executed(n) for n in prompt.n_visual])
+    return PlanInputs(prompt, rank, counts, _rerankings(schedules))
+
+
+def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
+    """Return the rerankings of any sample, by the first layer that uses the new ranking."""
+    by_layer: dict[int, BatchReranking] = {}
+    for row, schedule in enumerate(schedules):
+        for turn in schedule.turns:
+            if turn.layer not in by_layer:
+                ranker = make_decoder_ranker(turn.spec)
+                candidates = np.zeros(len(schedules), np.int64)
+                by_layer[turn.layer] = BatchReranking(ranker, turn.look, candidates)
+            by_layer[turn.layer].candidates[row] = turn.pool
+    return by_layer
+
+
+def repeat_for_beams(values: Tensor, n_visual: Sequence[int]) -> Tensor:
+    """Repeat values of all visual tokens as generate() repeats the samples for beam search."""
+    copies = sum(n_visual) // len(values)
+    if copies == 1:
+        return values
+    parts = values.split(list(n_visual[::copies]))
+    return torch.cat([part for part in parts for _ in range(copies)])
+
+
+def decoder_scores(
+    layer: Any,
+    plan: Plan,
+    reranking: BatchReranking,
+    stream: Tensor,
+    stream_rows: Rows,
+    position_embeddings: CosSin,
+) -> Tensor:
+    """Return the scores of a ranker from the attention of one layer.
+
+    Args:
+        layer: Decoder layer whose attention the ranker reads.
+        plan: Plan of the batch.
+        reranking: Ranker and its candidates.
+        stream: Inputs of the layer, [R, D].
+        stream_rows: Positions of the rows of `stream`.
+        position_embeddings: cos and sin of all positions.
+
+    Returns:
+        float32[B, S]; values at positions that are not candidates are meaningless.
+    """
+    keys = plan.rows(reranking.candidates)
+    text = plan.rows(reranking.candidates * 0)
+    choices = {"last": _last_rows(keys, plan), "text": text, "all": keys}
+    queries = choices[reranking.ranker.query_rows]
+    normed = layer.input_layernorm(RowSubset.of(keys, stream_rows).take(stream))
+
+    def project(projection: Any, rows: Rows) -> Tensor:
+        cos, sin = position_embeddings
+        states = RowSubset.of(rows, keys).pad(normed, rows.sizes)
+        heads: Tensor = projection(layer.self_attn, states, (rows.gather(cos), rows.gather(sin)))
+        return heads
+
+    view = AttentionView(
+        plan.prompt,
+        project(project_queries, queries),
+        queries.index,
+        queries.valid,
+        project(project_keys, keys),
+        keys.index,
+        keys.valid,
+        layer.self_attn.scaling,
+    )
+    scores = reranking.ranker.scores(view)
+    return scores.new_zeros(plan.rank.shape).scatter(1, keys.index, scores)
+
+
+def _last_rows(keys: Rows, plan: Plan) -> Rows:
+    """Return the last row of each prompt."""
+    real = plan.prompt.real
+    columns = torch.arange(real.shape[1], device=real.device)
+    index = (columns * real).amax(1, keepdim=True)
+    return Rows(index, (1,) * len(index), keys.length)
