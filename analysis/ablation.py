@@ -2,19 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from opsearch.analysis.calibration import SAMPLES, within_run
-from opsearch.analysis.choice import common_budgets, reported_budget
-from opsearch.analysis.measured import Measured
-from opsearch.analysis.settings import between_runs
+from opsearch.analysis.bootstrap import interval, resamples
+from opsearch.analysis.choice import (
+    Rows,
+    additive,
+    choose,
+    common_budgets,
+    draws,
+    joint,
+    ladder,
+    reported_budget,
+    whole,
+    within,
+)
+from opsearch.analysis.measured import Array, Measured
 from opsearch.analysis.style import COLOURS, DASHES, MARKERS, legend, panels
+from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SAMPLES, POINTS, DIVERGENCE = "calibration samples", "interpolation points", "divergence"
+COUNTS = (5, 10, 20, 50, 100, 200)
+MEASURED_POINTS = (3, 4, 5, 7, 9)
+DIVERGENCES = ("kl", "reverse_kl", "js")
+DRAWS = 200
+EVALUATED = 1 / 4
+"""Least share of the samples to evaluate on; a mean over fewer is too noisy."""
+
+
+def within_run(run: Measured, budgets: Rows, seed: int) -> Iterator[pd.DataFrame]:
+    """Yield a block of rows per level and objective, see `opsearch.analysis.ablation.table`."""
+    samples, rows = len(run.items), ladder(run)
+    sizes = within(run, rows, budgets)
+    kl, top1 = run.tables["kl"][rows], run.tables["top1"][rows]
+    for factor, level, count in _factor_levels(samples):
+        drawn, rest = draws(samples, count, DRAWS, seed)
+        for objective, values in _objectives(run, rows, drawn, factor, level):
+            chosen = choose(values, sizes)
+            chosen_kl = np.take_along_axis(kl @ rest, chosen, axis=0)
+            low, high = interval(chosen_kl)
+            agreed = np.take_along_axis(top1 @ rest, chosen, axis=0)
+            yield pd.DataFrame(
+                {
+                    "factor": factor,
+                    "level": level,
+                    "objective": objective,
+                    "budget": budgets,
+                    "kl": chosen_kl.mean(axis=1),
+                    "low": low,
+                    "high": high,
+                    "top1": agreed.mean(axis=1),
+                    "draws": DRAWS,
+                }
+            )
+
+
+def _factor_levels(samples: int) -> Iterator[tuple[str, str, int]]:
+    """Yield factor, level, and the number of samples to select on."""
+    for count in COUNTS:
+        if samples - count >= EVALUATED * samples:
+            yield SAMPLES, str(count), count
+    for points in (*MEASURED_POINTS, "all"):
+        yield POINTS, str(points), samples // 2
+    for divergence in DIVERGENCES:
+        yield DIVERGENCE, divergence, samples // 2
+
+
+def _objectives(
+    run: Measured, rows: Rows, drawn: Array, factor: str, level: str
+) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of each objective that selects at a level.
+
+    The joint objective does not interpolate.
+    """
+    divergence = level if factor == DIVERGENCE else "kl"
+    points = int(level) if factor == POINTS and level != "all" else None
+    yield "additive", additive(run, rows, drawn, divergence, points)
+    if factor != POINTS:
+        yield "joint", joint(run, rows, drawn, divergence)
+
+
+SETTINGS = (
+    "model", "dtype", "attention", "data", "samples", "seed", "space", "kv", "stages", "n_v",
+    "ranker", "positions",
+)  # fmt: skip
+"""Settings of a run on which its measurements depend."""
+
+
+def between_runs(runs: Sequence[Measured], budgets: Rows, seed: int) -> Iterator[pd.DataFrame]:
+    """Yield blocks of rows that compare each further run with the first.
+
+    The columns are described in `opsearch.analysis.ablation.table`.
+
+    Raises:
+        OpsearchError: A run has the same settings as the first.
+    """
+    base, *others = runs
+    seen: set[str] = set()
+    for run in others:
+        differ = [s for s in SETTINGS if run.settings.get(s) != base.settings.get(s)]
+        if not differ:
+            raise OpsearchError(
+                f"{run.label} has the same settings as {base.label}; an ablation needs runs that "
+                f"differ in one of {', '.join(SETTINGS)}"
+            )
+        factor = " + ".join(differ)
+        for member in (run,) if factor in seen else (base, run):
+            level = " + ".join(str(member.settings.get(s)) for s in differ)
+            for objective in ("additive", "joint"):
+                block = _evaluated_choices(member, base, objective, budgets, seed)
+                yield block.assign(factor=factor, level=level, objective=objective)
+        seen.add(factor)
+
+
+def _evaluated_choices(
+    run: Measured, base: Measured, objective: str, budgets: Rows, seed: int
+) -> pd.DataFrame:
+    """Tabulate the choices of a run on its own samples, and the difference to those of `base`."""
+    kl, top1 = _chosen(run, objective, budgets)
+    redrawn = resamples(len(run.items), seed)
+    low, high = interval(kl @ redrawn)
+    columns = {"budget": budgets, "kl": kl.mean(axis=1), "low": low, "high": high}
+    block = pd.DataFrame(columns | {"top1": top1.mean(axis=1), "draws": 1})
+    if run.items != base.items:
+        return block
+    paired = kl - _chosen(base, objective, budgets)[0]
+    low, high = interval(paired @ redrawn)
+    return block.assign(difference=paired.mean(axis=1), difference_low=low, difference_high=high)
+
+
+def _chosen(run: Measured, objective: str, budgets: Rows) -> tuple[Array, Array]:
+    """Return KL and top1 of the policy chosen at each budget, on every sample, [K, S] each."""
+    rows = ladder(run)
+    values = (joint if objective == "joint" else additive)(run, rows, whole(len(run.items)))
+    at = rows[choose(values, within(run, rows, budgets))[:, 0]]
+    return run.tables["kl"][at], run.tables["top1"][at]
+
 
 COLUMNS = [
     "factor", "level", "objective", "budget", "kl", "low", "high", "top1", "draws", "difference",

@@ -96,7 +96,7 @@ def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
 
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     """Costs against Rel. Avg. of the methods that `opsearch compare` measured, run by run."""
-    from opsearch.analysis import equal_cost, equal_cost_figure, equal_cost_words
+    from opsearch.analysis import equal_cost
 
     names = [folder.name for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
@@ -106,8 +106,8 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     gaps = {label: _gaps(comparison) for label, comparison in found.items()}
     files = {"pareto.csv": tables, "families.csv": families, "differences.csv": gaps}
     whole = {name: _together(parts) for name, parts in files.items()}
-    figure = equal_cost_figure.draw(tables, found[labels[0]].unit)
-    texts = {label: equal_cost_words.describe(table) for label, table in tables.items()}
+    figure = equal_cost.draw(tables, found[labels[0]].unit)
+    texts = {label: equal_cost.describe(table) for label, table in tables.items()}
     if len(found) == 1:
         text = texts[labels[0]]
         model = RunConfig.load(RunFolder(folders[0]).config).model
@@ -153,11 +153,11 @@ def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
 
 def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
     """What a policy loses on another family, or on the model or the data of another run."""
-    from opsearch.analysis import transfer, transfer_figure
+    from opsearch.analysis import transfer
 
     found = transfer.table([stored_run(folder, space) for folder in folders])
-    figure = transfer_figure.draw(found)
-    return Analysis({"transfer.csv": found}, figure, transfer_figure.describe(found))
+    figure = transfer.draw(found)
+    return Analysis({"transfer.csv": found}, figure, transfer.describe(found))
 
 
 def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:

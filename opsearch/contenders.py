@@ -19,9 +19,9 @@ from opsearch.formatting import format_duration
 from opsearch.measure.engine import Engine
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
-from opsearch.objectives.ties import lazy_joint, with_ties
+from opsearch.objectives.joint_coarse import CoarseJoint
+from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker

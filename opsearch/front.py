@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from opsearch.analysis.pareto import front, front_table
+from opsearch.analysis.front import front, front_table
 from opsearch.config import RunConfig
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError

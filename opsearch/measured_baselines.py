@@ -11,7 +11,7 @@ from opsearch.baselines import GSOP_POLICIES
 from opsearch.measure.engine import Engine
 from opsearch.measure.received_attention import received_attention
 from opsearch.objectives.attention import Attention
-from opsearch.objectives.ties import lazy_joint
+from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.builders import shortv
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec

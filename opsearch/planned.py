@@ -20,7 +20,7 @@ from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import Estimate, estimate
 from opsearch.measure.planning.memory import MemoryBudget, memory_ahead
 from opsearch.models.loading import DTYPES
-from opsearch.objectives.coarse import coarsest, near_dearest
+from opsearch.objectives.joint_coarse import coarsest, near_dearest
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.depth import DepthSpace

@@ -6,8 +6,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
-from opsearch.analysis.pareto import front_table, save_front_figure
 from opsearch.config import RunConfig
 from opsearch.files import write_atomic, write_text
 from opsearch.problem.problem import Problem

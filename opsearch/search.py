@@ -14,9 +14,9 @@ from opsearch.formatting import format_duration
 from opsearch.objectives import Maker
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.objectives.attention import Attention, require_recipes
-from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
-from opsearch.objectives.ties import lazy_joint, with_ties
+from opsearch.objectives.joint_coarse import CoarseJoint
+from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.planned import Planned
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Form, Measure, Pairwise

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from opsearch.analysis.pareto import front
+from opsearch.analysis.front import front
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
@@ -23,7 +23,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.models.loading import load_model
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.ties import lazy_joint, with_ties
+from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.policy.policy import Policy
 from opsearch.prepare import Prepared, prepare
 from opsearch.problem.problem import Problem

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.ties import with_ties
+from opsearch.objectives.rounding import with_ties
 from opsearch.policy.counts import KV
 from opsearch.problem.objective import Measure
 from opsearch.problem.problem import Problem

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.analysis.pareto import front
+from opsearch.analysis.front import front
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem

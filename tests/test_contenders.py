@@ -8,8 +8,8 @@ from rich.console import Console
 
 from opsearch.config import RunConfig
 from opsearch.contenders import search_task
-from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.prepare import prepare
 from opsearch.progress import Stages
 

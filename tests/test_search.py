@@ -10,8 +10,8 @@ from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.example_problems import N_V_TEST, layers_problem
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.policy.counts import MLP, Q
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.analysis.pareto import front
+from opsearch.analysis.front import front
 from opsearch.cli import call
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.storage.store import Store

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from opsearch.analysis.pareto import front
+from opsearch.analysis.front import front
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.example_problems import SAMPLES, TINY

@@ -30,7 +30,7 @@ _SHAPE, _OTHER, _SAMPLES = "llava-next-7b", 65, 4
 
 def fronts() -> Iterator[Row]:
     """One row per table or space: seconds, and the points on the front."""
-    from opsearch.analysis.pareto import front
+    from opsearch.analysis.front import front
     from opsearch.bench.layer_programs import effects, limit
     from opsearch.problem.objective import Separable
     from opsearch.problem.problem import Problem

@@ -9,9 +9,9 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from opsearch.analysis import curves, rank, transfer, transfer_figure
+from opsearch.analysis import curves, rank, transfer
+from opsearch.analysis.front import draw_front
 from opsearch.analysis.heatmap import shares
-from opsearch.analysis.pareto import draw_front
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import MODULES
 from opsearch.policy.policy import Policy
@@ -161,5 +161,5 @@ def _rank(title: str, stored: Stored) -> Figure:
 
 def _transfer(title: str, stored: Stored) -> Figure:
     table = transfer.table([stored.measured])
-    drawn = inline(transfer_figure.draw(table), "transfer", title)
-    return Figure(title, drawn, transfer_figure.describe(table))
+    drawn = inline(transfer.draw(table), "transfer", title)
+    return Figure(title, drawn, transfer.describe(table))

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import made
 
-from opsearch.analysis.ablation import COLUMNS, describe, draw, table
-from opsearch.analysis.calibration import DRAWS
+from opsearch.analysis.ablation import COLUMNS, DRAWS, describe, draw, table
 from opsearch.analysis.choice import choose, draws, joint, ladder, within
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch.analysis.equal_cost import Comparison, Entry, differences, table
-from opsearch.analysis.equal_cost_figure import draw
-from opsearch.analysis.equal_cost_words import describe
+from opsearch.analysis.equal_cost import Comparison, Entry, describe, differences, draw, table
 
 FAMILIES = ("a", "a", "a", "a", "b", "b", "c", "c")
 ONES = np.ones(len(FAMILIES))

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch.analysis.pareto import draw_front, front, front_table, save_front_figure
+from opsearch.analysis.front import draw_front, front, front_table, save_front_figure
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.depth import dop_space
 

@@ -12,8 +12,7 @@ from made import made
 from scipy.stats import kendalltau, spearmanr
 
 from opsearch.analysis.choice import ladder
-from opsearch.analysis.correlation import overlap
-from opsearch.analysis.rank import describe, draw, policies, table
+from opsearch.analysis.rank import describe, draw, overlap, policies, table
 from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
 from opsearch.run import run

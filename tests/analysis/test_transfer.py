@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from made import made
 
-from opsearch.analysis.transfer import ALL, FEWEST, table
-from opsearch.analysis.transfer_figure import describe, draw
+from opsearch.analysis.transfer import ALL, FEWEST, describe, draw, table
 from opsearch.errors import OpsearchError
 from tests.said import says
 

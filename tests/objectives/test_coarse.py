@@ -24,8 +24,8 @@ from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.trie import Layout
 from opsearch.models.loading import load_config
-from opsearch.objectives.coarse import CoarseJoint
 from opsearch.objectives.joint import Joint
+from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget, constraint

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from opsearch.objectives.ties import with_ties
+from opsearch.objectives.rounding import with_ties
 from opsearch.problem.objective import KL_QUANTUM, Blackbox, Pairwise, Separable, Table
 from opsearch.problem.spaces.depth import tokens_space
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from opsearch.analysis.pareto import front
+from opsearch.analysis.front import front
 from opsearch.example_problems import budget, flops_like, layers_problem
 from opsearch.problem.objective import Blackbox
 from opsearch.problem.problem import Problem
