@@ -15,7 +15,6 @@ from rich.console import Console
 
 from opsearch.answers import answer
 from opsearch.bench.compared import time_prefills
-from opsearch.bench.fit import place_of
 from opsearch.compared_rankers import asked_rankers, say_left_out
 from opsearch.config import RunConfig
 from opsearch.contenders import SPACES, Place, Task, fitted_baselines, search, search_task
@@ -46,6 +45,7 @@ from opsearch.reduced import (
 from opsearch.reducers import Reducer, Reduction
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
+from opsearch.timing.latency_table import place_of
 from opsearch.unspent import say_unspent
 
 _OTHER_STAGES = 8

@@ -17,7 +17,7 @@ from opsearch.run_folder import RunFolder
 from opsearch.version import __version__
 
 if TYPE_CHECKING:
-    from opsearch.bench.prefill import TimedPrefill
+    from opsearch.timing.policy_latency import TimedPrefill
 
 _PACKAGES = ("torch", "transformers", "numpy")
 

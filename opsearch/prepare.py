@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from opsearch.bench.fit import fit_latency, place_of
 from opsearch.config import RunConfig
 from opsearch.costs.latency import LatencyTable, read_table
 from opsearch.costs.shape import Shape
@@ -32,6 +31,7 @@ from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make
 from opsearch.registry import lookup
 from opsearch.run_folder import RunFolder
 from opsearch.search import Choice, choose, choose_planned
+from opsearch.timing.latency_table import fit_latency, place_of
 
 
 @dataclass(frozen=True)

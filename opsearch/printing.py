@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from opsearch.analyze import Analysis
-    from opsearch.bench.prefill import TimedPrefill
     from opsearch.config import RunConfig
     from opsearch.dry_run import DryRun
     from opsearch.evaluate import Scores
     from opsearch.front import Front
     from opsearch.planned import CoarseWork
     from opsearch.run import RunResult
+    from opsearch.timing.policy_latency import TimedPrefill
 
 _TABLE_WIDTH = 80
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from opsearch.bench.prefill import TimedPrefill, timed_prefill
 from opsearch.comparison import compare, table
 from opsearch.config import RunConfig
 from opsearch.costs.latency import write_table
@@ -38,6 +37,7 @@ from opsearch.results import save_solution
 from opsearch.run_folder import RunFolder
 from opsearch.run_store import run_store, stored_samples
 from opsearch.search import search
+from opsearch.timing.policy_latency import TimedPrefill, timed_prefill
 
 _STAGES, _STAGES_OF_TIME = 7, 2
 

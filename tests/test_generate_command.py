@@ -6,7 +6,6 @@ import pytest
 
 from opsearch import RankerSpec, RunConfig
 from opsearch.answers import answer
-from opsearch.bench.latency import flop_ratio
 from opsearch.cli import call
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
@@ -14,6 +13,7 @@ from opsearch.generate import generate
 from opsearch.models.encoding import encode
 from opsearch.models.loading import load_model, load_processor
 from opsearch.policy import builders
+from opsearch.timing.policy_latency import flop_ratio
 from tests.measure.demo import LAYERS, model
 from tests.said import says
 

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from benchmarks.scaling import processes, workers
 from opsearch import RunConfig
-from opsearch.bench.scaling import processes, workers
 from opsearch.compare import compare
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.engine import Engine

@@ -17,14 +17,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from opsearch.bench.pairs import Side, alternated
-from opsearch.bench.prefill import typical
-from opsearch.bench.spread import Spread
 from opsearch.errors import RunFolderError
 from opsearch.files import write_text
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 from opsearch.reducers import Reducer, Reduction
+from opsearch.timing.generation import Side, Spread, alternated
+from opsearch.timing.policy_latency import typical
 
 _PAIRS = 7
 

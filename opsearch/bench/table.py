@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from opsearch.bench.latency import PARTS, Row
 from opsearch.formatting import format_amount
+from opsearch.timing.policy_latency import PARTS, Row
 
 _PART_TITLES = {
     "tower": "vision tower, ms",

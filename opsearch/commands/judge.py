@@ -126,12 +126,11 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Time the original against a policy: prefill, first token, decode, memory."""
-    from opsearch.bench.command import Setup
-    from opsearch.bench.command import bench as bench_policy
-    from opsearch.bench.peers import bench_peers
     from opsearch.bench.table import print_latency, print_peers
     from opsearch.policy_settings import policy_settings
     from opsearch.progress import Stages
+    from opsearch.timing.bench import Setup, bench_peers
+    from opsearch.timing.bench import bench as bench_policy
 
     _check_peers(context, policy, peers, graphs)
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}

@@ -9,9 +9,6 @@ import pytest
 from rich.console import Console
 
 from opsearch import RankerSpec
-from opsearch.bench.command import Setup, for_shape
-from opsearch.bench.command import bench as bench_policy
-from opsearch.bench.latency import PARTS, kv_stored
 from opsearch.bench.table import print_latency
 from opsearch.cli import call
 from opsearch.costs.shape import SHAPES, Shape
@@ -19,6 +16,9 @@ from opsearch.errors import PolicyError
 from opsearch.policy import builders
 from opsearch.progress import Stages
 from opsearch.rankers import RANKERS
+from opsearch.timing.bench import Setup, for_shape
+from opsearch.timing.bench import bench as bench_policy
+from opsearch.timing.policy_latency import PARTS, kv_stored
 from tests.runtime.test_graphs import Rerun
 from tests.said import says
 
@@ -82,7 +82,7 @@ def test_a_shape_with_fewer_layers_and_other_lengths(bench, tmp_path, tiny_shape
 
 def test_times_with_graphs_stand_beside_those_without(tmp_path, monkeypatch):
     """Without a GPU what a graph holds is computed anew, as in the tests of graphs."""
-    monkeypatch.setattr("opsearch.bench.command.Graphs", Rerun)
+    monkeypatch.setattr("opsearch.timing.bench.Graphs", Rerun)
     console, rows = Console(quiet=True), tmp_path / "rows.jsonl"
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     setup = Setup(new_tokens=1, repeats=1, graphs=True)
@@ -108,7 +108,7 @@ def test_the_model_has_the_attention_that_is_asked_for(
         seen.append(model.config.get_text_config()._attn_implementation)
         return kv_stored(model, work, policy)
 
-    monkeypatch.setattr("opsearch.bench.command.kv_stored", noted)
+    monkeypatch.setattr("opsearch.timing.bench.kv_stored", noted)
     policy = builders.vtw(4 if options else 12, 2).save_pretrained(tmp_path)
     few = ["--repeats=1", "--new-tokens=1", "--attention=eager", "--out", tmp_path / "rows.jsonl"]
     assert bench(policy, *options, *few)[0] == 0

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from opsearch.bench.__main__ import SUITES
-from opsearch.bench.engine import compared, shared
-from opsearch.bench.individual import individual
+from benchmarks.__main__ import SUITES
+from benchmarks.engine import compared, shared
+from benchmarks.individual import individual
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.problem.spaces.stages import stages_space

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opsearch.bench.latency import flop_ratio
-from opsearch.bench.roofline import Roofline
-from opsearch.bench.rules import by_rule, usual_budgets
+from benchmarks.roofline import Roofline
+from benchmarks.rules import by_rule, usual_budgets
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.timing.policy_latency import flop_ratio
 
 NEXT = SHAPES["llava-next-7b"]
 

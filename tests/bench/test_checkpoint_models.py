@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opsearch.bench.checkpoints import FAMILIES, random_model, random_workload
-from opsearch.bench.latency import kv_stored
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.timing.policy_latency import kv_stored
+from opsearch.timing.random_models import FAMILIES, random_model, random_workload
 
 TINY = Shape(3, 64, 96, 4, 2, 16, 128, kv_bytes_per_element=4)
 UNIFORM = RankerSpec("uniform")

@@ -1,12 +1,13 @@
 """Prefills of compared methods: each beside the original's, a reducer's on its smaller prompt."""
 
-from opsearch.bench import compared, pairs
+from opsearch.bench import compared
 from opsearch.bench.compared import prefill_time, time_prefills
-from opsearch.bench.passes import Pass
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.reducers import Reduction
 from opsearch.reducers.pool import Pool
+from opsearch.timing import generation
+from opsearch.timing.generation import Pass
 from tests import tiny
 from tests.measure.families import sample
 
@@ -24,7 +25,7 @@ def test_a_reducer_is_timed_on_the_prompt_that_it_makes(tmp_path, monkeypatch):
         seen.append((length, pooled))
         return Pass(1.0, None, 0.0, length / 1000, None, None)
 
-    monkeypatch.setattr(pairs, "timed", note)
+    monkeypatch.setattr(generation, "timed", note)
     given = [POLICY], [(pool, REDUCTION)], [prompt], "here", path, lambda done, total: None
     time_prefills(model, *given)
     whole, small = 7 + tiny.PATCHES, 7 + 4

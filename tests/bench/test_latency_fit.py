@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from opsearch.bench.fit import fit_latency, place_of
-from opsearch.bench.one_layer import OneLayer
 from opsearch.costs.latency import Latency
 from opsearch.costs.shape import Shape
+from opsearch.timing.latency_table import OneLayer, fit_latency, place_of
 from tests import families
 
 SETTINGS = ("float32", "cpu", "sdpa")
@@ -60,12 +59,12 @@ def test_a_table_covers_its_samples_and_more_rows_take_longer(config):
 
 def test_when_time_is_up_a_table_has_fewer_points_and_still_covers_all(monkeypatch):
     config, ticks = families.built("llava", 3).config, []
-    monkeypatch.setattr("opsearch.bench.fit._SECONDS", 0.0)
+    monkeypatch.setattr("opsearch.timing.latency_table._SECONDS", 0.0)
     table = fit_latency(config, [(400, 9)], SETTINGS, lambda *tick: ticks.append(tick))
     assert (table.rows, table.coarse) == ((9, 57, 209, 409), (9, 169, 409))
     assert ticks == [(1, 12)]
-    monkeypatch.setattr("opsearch.bench.fit._SECONDS", 60.0)
-    monkeypatch.setattr("opsearch.bench.fit._ROUNDS", 1)
+    monkeypatch.setattr("opsearch.timing.latency_table._SECONDS", 60.0)
+    monkeypatch.setattr("opsearch.timing.latency_table._ROUNDS", 1)
     table = fit_latency(config, [(400, 9)], SETTINGS)
     assert (len(table.rows), len(table.coarse)) == (7, 4)
 

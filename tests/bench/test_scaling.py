@@ -2,8 +2,8 @@
 
 import pytest
 
-from opsearch.bench.__main__ import SUITES
-from opsearch.bench.scaling import grown
+from benchmarks.__main__ import SUITES
+from benchmarks.scaling import grown
 
 
 @pytest.fixture(scope="module")

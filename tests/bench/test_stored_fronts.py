@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opsearch.bench.fronts import store_run
+from benchmarks.fronts import store_run
 from opsearch.export import export
 from opsearch.front import run_front
 from opsearch.measure.storage.store import Store

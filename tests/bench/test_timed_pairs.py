@@ -5,15 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opsearch.bench.clock import Clock
-from opsearch.bench.latency import latency_row
-from opsearch.bench.pairs import Pair, Workload, timed_pairs
-from opsearch.bench.passes import Pass, timed
-from opsearch.bench.spread import Spread
 from opsearch.costs.shape import Shape
 from opsearch.errors import ModelError
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.timing.generation import Clock, Pair, Pass, Spread, Workload, timed, timed_pairs
+from opsearch.timing.policy_latency import latency_row
 from tests import tiny
 from tests.said import says
 
@@ -62,7 +59,7 @@ def test_sides_alternate_and_swap(model, work, monkeypatch):
         seen.append("policy" if "forward" in vars(model.model.language_model.layers[0]) else "-")
         return PASS
 
-    monkeypatch.setattr("opsearch.bench.pairs.timed", note)
+    monkeypatch.setattr("opsearch.timing.generation.timed", note)
     pairs = list(timed_pairs(model, work, policy, 2, repeats=2, warmups=1))
     assert seen == ["policy", "-", "-", "policy", "policy", "-"]
     assert len(pairs) == 2

@@ -4,9 +4,9 @@ import pytest
 
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.embedded import embedded
-from opsearch.demo.training.batches import NAMES
-from opsearch.demo.training.evaluate import Subject, accuracy, mean_accuracy, measure
-from opsearch.demo.training.redundancy import KEPT, ending
+from training.batches import NAMES
+from training.evaluate import Subject, accuracy, mean_accuracy, measure
+from training.redundancy import KEPT, ending
 
 LAYERS = 12
 pytestmark = pytest.mark.slow

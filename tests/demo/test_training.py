@@ -10,19 +10,19 @@ import torch
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.demo.scene_shapes import ShapesScene
 from opsearch.data.demo.vocabulary import COLORS, TOKENS
-from opsearch.demo.training import model as llava
-from opsearch.demo.training.batches import NAMES, SCENES, Batch, draw, mentioned, spread
-from opsearch.demo.training.card import write_card
-from opsearch.demo.training.evaluate import Score, measure
-from opsearch.demo.training.optimiser import orthogonal
-from opsearch.demo.training.options import Cost, Options
-from opsearch.demo.training.packing import PREFIX, PROMPT
-from opsearch.demo.training.processes import Group
-from opsearch.demo.training.redundancy import OPERATIONS, RANKERS, SHARES, depth_needed
-from opsearch.demo.training.schedule import FamilyWeights, Schedule
-from opsearch.demo.training.things import NAMING, VISUAL, things
-from opsearch.demo.training.trainer import Trainer, train
 from tests.messages import naming
+from training import model as llava
+from training.batches import NAMES, SCENES, Batch, draw, mentioned, spread
+from training.card import write_card
+from training.evaluate import Score, measure
+from training.optimiser import orthogonal
+from training.options import Cost, Options
+from training.packing import PREFIX, PROMPT
+from training.processes import Group
+from training.redundancy import OPERATIONS, RANKERS, SHARES, depth_needed
+from training.schedule import FamilyWeights, Schedule
+from training.things import NAMING, VISUAL, things
+from training.trainer import Trainer, train
 
 EVEN = [1.0] * len(NAMES)
 

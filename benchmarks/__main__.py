@@ -1,0 +1,68 @@
+"""`python -m opsearch.timing --suite NAME`: a timed suite; prints a JSON row per measurement.
+
+The latency and ranker suites need only torch, transformers and numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+from benchmarks.cpu_latency import cpu_latency
+from benchmarks.engine import engine
+from benchmarks.fronts import fronts
+from benchmarks.gpu_engine import gpu_engine
+from benchmarks.gpu_latency import gpu_latency
+from benchmarks.gpu_rankers import gpu_rankers
+from benchmarks.latency_table import latency_table
+from benchmarks.layer_programs import layer_programs
+from benchmarks.rankers import rankers
+from benchmarks.scaling import scaling
+from benchmarks.solvers import solvers
+from opsearch.errors import OpsearchError
+from opsearch.timing.policy_latency import Row
+
+SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
+    "solvers": lambda tiny, limit: solvers(),
+    "layer-programs": lambda tiny, limit: layer_programs(),
+    "fronts": lambda tiny, limit: fronts(),
+    "engine": lambda tiny, limit: engine(),
+    "gpu-engine": gpu_engine,
+    "scaling": lambda tiny, limit: scaling(),
+    "gpu-latency": gpu_latency,
+    "cpu-latency": lambda tiny, limit: cpu_latency(tiny),
+    "rankers": lambda tiny, limit: rankers(tiny),
+    "gpu-rankers": gpu_rankers,
+    "latency-table": lambda tiny, limit: latency_table(tiny),
+}
+
+
+def main() -> int:
+    """Run a suite, print its rows as they come and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m opsearch.timing")
+    parser.add_argument("--suite", choices=sorted(SUITES), required=True)
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="latency and gpu suites, rankers: models of a few weights, on any device",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=420.0,
+        help="gpu suites: begin nothing new after so many seconds (420)",
+    )
+    options = parser.parse_args()
+    try:
+        for row in SUITES[options.suite](options.tiny, options.seconds):
+            print(json.dumps({"suite": options.suite, **row}), flush=True)
+    except OpsearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""One timed generation: hooks take timestamps where its parts begin and end.
+
+All times come from a single call of generate(), as users call it; nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsearch.errors import ModelError
+from opsearch.models.families import family_for
+from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.policy.policy import Policy
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Takes timestamps on a CPU, or in the stream of a CUDA device.
+
+    Where torch computes with one thread, a timestamp on a CPU is the processor time of this
+    process: equal to wall time on an idle machine, and not affected by other processes on a busy
+    one.
+
+    Attributes:
+        device: A CPU or CUDA device; ModelError for any other.
+    """
+
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.device.type not in ("cpu", "cuda"):
+            raise ModelError(
+                f"times on device {str(self.device)!r} cannot be taken; use --device cpu or cuda"
+            )
+
+    @property
+    def cuda(self) -> bool:
+        """True if timestamps are events of a CUDA device."""
+        return self.device.type == "cuda"
+
+    def now(self) -> Any:
+        """Return a timestamp; on CUDA, of when the device reaches it, without waiting."""
+        if not self.cuda:
+            one_thread = torch.get_num_threads() == 1
+            return time.process_time() if one_thread else time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Return the time between two timestamps that have both passed."""
+        return float(start.elapsed_time(end)) / 1e3 if self.cuda else end - start
+
+    def wait(self) -> None:
+        """Wait until the device has finished all its work."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Times of the parts of one generation, in seconds.
+
+    Attributes:
+        first_token: The whole call up to the first token's logits.
+        tower: The vision tower, None where it did not run.
+        ranking: Ranking of the visual tokens and building of the index sets.
+        prefill: Decoder and lm_head, including `ranking`.
+        decode: Per token after the first, None without any.
+        peak_bytes: Peak memory allocated on a CUDA device, None elsewhere.
+    """
+
+    first_token: float
+    tower: float | None
+    ranking: float
+    prefill: float
+    decode: float | None
+    peak_bytes: int | None
+
+
+def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Pass:
+    """Generate exactly `new_tokens` greedily and return the times."""
+    clock = Clock(model.device)
+    if clock.cuda:
+        torch.cuda.reset_peak_memory_stats(clock.device)
+    clock.wait()
+    with _timestamps(model, clock) as at:
+        start = clock.now()
+        model.generate(
+            **inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens
+        )
+    clock.wait()
+    first, last = at["token"][0], at["token"][-1]
+    tower = clock.seconds(at["tower"][0], at["tower_end"][0]) if at["tower"] else None
+    return Pass(
+        first_token=clock.seconds(start, first),
+        tower=tower,
+        ranking=clock.seconds(at["decoder"][0], at["ranked"][0]),
+        prefill=clock.seconds(at["decoder"][0], first),
+        decode=clock.seconds(first, last) / (new_tokens - 1) if new_tokens > 1 else None,
+        peak_bytes=torch.cuda.max_memory_allocated(clock.device) if clock.cuda else None,
+    )
+
+
+@contextmanager
+def _timestamps(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
+    """Collect timestamps by name: one per token, and per call of the decoder or the vision tower.
+
+    Within a policy's block, its ranking hook runs between the decoder's first hook and its last
+    one.
+    """
+    family = family_for(model.config.model_type)
+    tower = model.get_submodule(family.vision_tower)
+    decoder = model.get_submodule(family.decoder)
+    found: dict[str, list[Any]] = defaultdict(list)
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: found[name].append(clock.now())
+
+    handles = (
+        tower.register_forward_pre_hook(note("tower")),
+        tower.register_forward_hook(note("tower_end")),
+        decoder.register_forward_pre_hook(note("decoder"), prepend=True),
+        decoder.register_forward_pre_hook(note("ranked")),
+        model.lm_head.register_forward_hook(note("token")),
+    )
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A batch of prompts of equal shape without padding.
+
+    Attributes:
+        inputs: Inputs of the model.
+        batch: Number of prompts.
+        n_visual: Visual tokens of each prompt.
+        n_other: Other tokens of each prompt.
+    """
+
+    inputs: dict[str, Tensor]
+    batch: int
+    n_visual: int
+    n_other: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two consecutive generations.
+
+    Attributes:
+        original: The original's.
+        policy: The policy's or the reducer's.
+    """
+
+    original: Pass
+    policy: Pass
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side of the alternation.
+
+    Attributes:
+        block: Context manager around its generations.
+        inputs: Inputs of the model.
+    """
+
+    block: Callable[[], AbstractContextManager[Any]]
+    inputs: dict[str, Tensor]
+
+
+def timed_pairs(
+    model: Any,
+    work: Workload,
+    policy: Policy,
+    new_tokens: int,
+    repeats: int,
+    warmups: int = 2,
+    graphs: Graphs | None = None,
+) -> Iterator[Pair]:
+    """Yield pairs of the original and the policy on the same inputs, see `alternated`.
+
+    Args:
+        model: The model.
+        work: The inputs.
+        policy: The policy.
+        new_tokens: Tokens to generate.
+        repeats: Pairs to measure.
+        warmups: Pairs before these.
+        graphs: CUDA graphs for the policy to replay; None to launch its layers one by one.
+    """
+    pruned = Side(partial(policy.apply, model, graphs=graphs), work.inputs)
+    return alternated(model, work.inputs, pruned, new_tokens, repeats, warmups)
+
+
+@torch.inference_mode()
+def alternated(
+    model: Any,
+    inputs: dict[str, Tensor],
+    other: Side,
+    new_tokens: int,
+    repeats: int,
+    warmups: int = 2,
+) -> Iterator[Pair]:
+    """Yield every pair as it is measured, after warm-ups; the order alternates from pair to pair.
+
+    Args:
+        model: The model.
+        inputs: The original's inputs.
+        other: The other side.
+        new_tokens: Tokens to generate.
+        repeats: Pairs to measure.
+        warmups: Pairs before these.
+    """
+    sides = Side(nullcontext, inputs), other
+    for repeat in range(-warmups, repeats):
+        order = (0, 1) if repeat % 2 == 0 else (1, 0)
+        found = {}
+        for side in order:
+            with sides[side].block():
+                found[side] = timed(model, sides[side].inputs, new_tokens)
+        if repeat >= 0:
+            yield Pair(found[0], found[1])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of repeated measurements between their quartiles.
+
+    Attributes:
+        low: Lower quartile.
+        median: Median.
+        high: Upper quartile.
+    """
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of at least one value."""
+        return cls(*(float(q) for q in np.quantile(values, (0.25, 0.5, 0.75))))
+
+    def row(self, scale: float = 1.0) -> list[float]:
+        """Return [low, median, high] times `scale`, to five digits."""
+        return [float(f"{scale * each:.5g}") for each in (self.low, self.median, self.high)]
