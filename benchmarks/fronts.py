@@ -35,7 +35,7 @@ def fronts() -> Iterator[Row]:
     from opsearch.problem.objective import Separable
     from opsearch.problem.problem import Problem
     from opsearch.problem.spaces.operations import layers_space
-    from opsearch.summed_front import summed_front
+    from opsearch.runs.exact_front import summed_front
 
     random = np.random.default_rng(0)
     shape = 33, 33, 16
@@ -63,7 +63,7 @@ def _stored_run() -> Row:
         folder = Path(name)
         known = store_run(folder)
         command = [_child_seconds("-m", "opsearch", "front", name) for _ in range(_REPEATS)]
-        imports = [_child_seconds("-c", "import opsearch.front") for _ in range(_REPEATS)]
+        imports = [_child_seconds("-c", "import opsearch.commands.front") for _ in range(_REPEATS)]
         size = len((folder / "front.csv").read_text().splitlines()) - 1
     seconds = {"seconds": round(min(command), 2), "imports": round(min(imports), 2)}
     return {"of": "run", "points": known, "front": size, **seconds}
@@ -79,14 +79,14 @@ def _child_seconds(*arguments: str) -> float:
 
 def store_run(folder: Path, layers: int = 32) -> int:
     """Write a run of the depth space with random divergences; return how many policies it knows."""
-    from opsearch.config import RunConfig
     from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
     from opsearch.measure.storage.records import CALIBRATION, Measurement, StoredSample
     from opsearch.measure.storage.store import Store
     from opsearch.policy.ranker import parse_ranker
     from opsearch.problem.constraint import feasible_points
     from opsearch.problem.spaces.base import PointPolicies
-    from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+    from opsearch.runs.config import RunConfig
+    from opsearch.runs.setup import make_constraints, make_space, parse_budgets
 
     config = RunConfig.checked(
         space="depth", ranker="cls", objective="joint", solver="grid", out=folder

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError
-from opsearch.lmms.answerer import Source
-from opsearch.lmms.evaluate import evaluate_tasks
-from opsearch.lmms.wrappers import load_wrapper
+from opsearch.evaluation.lmms.answerer import Source
+from opsearch.evaluation.lmms.evaluate import evaluate_tasks
+from opsearch.evaluation.lmms.wrappers import load_wrapper
 from opsearch.models.loading import load_config
 from opsearch.policy.builders import identity
 
@@ -74,8 +74,8 @@ def _write(folder: Path) -> None:
         f"task: {_NAME}\noutput_type: generate_until\ntest_split: test\ndataset_path: parquet\n"
         f"dataset_kwargs: {{data_files: {{test: {folder}/made.parquet}}}}\n"
         "doc_to_text: question\ndoc_to_target: answer\n"
-        "doc_to_visual: !function opsearch.lmms.families.picture\n"
-        "process_results: !function opsearch.lmms.families.score\n"
+        "doc_to_visual: !function opsearch.evaluation.lmms.families.picture\n"
+        "process_results: !function opsearch.evaluation.lmms.families.score\n"
         "generation_kwargs: {max_new_tokens: 16}\n"
         "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
     )

@@ -15,8 +15,8 @@ from shrunken import checkpoint, questions
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from opsearch import Policy, RunConfig
+from opsearch.commands.run import run
 from opsearch.data.files import load_jsonl
-from opsearch.run import run
 
 
 def main() -> None:

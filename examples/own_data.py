@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from opsearch import RunConfig
-from opsearch.evaluate import evaluate
-from opsearch.run import run
-from opsearch.solve import solve
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
+from opsearch.evaluation.evaluate import evaluate
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from typing import ClassVar
 import numpy as np
 
 from opsearch import RunConfig
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, infeasible, require_form, solution_at
-from opsearch.run import run
-from opsearch.solve import solve
 from opsearch.solvers import SOLVERS
 
 

@@ -24,16 +24,16 @@ from pathlib import Path
 from shrunken import checkpoint, questions
 
 from opsearch import Policy, RunConfig
-from opsearch.answers import answer, relative_average
+from opsearch.commands.run import run
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import HUB_IDS, Shape
 from opsearch.data.files import load_jsonl
+from opsearch.evaluation.answers import answer, relative_average
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.loading import load_config, load_model, load_processor
 from opsearch.policy import builders
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import total_cost
-from opsearch.run import run
 
 CLIP = "openai/clip-vit-large-patch14-336"
 LAYERS, VISUAL = 32, {"llava-1.5-7b": 576, "llava-next-7b": 2880}

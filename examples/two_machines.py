@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 
 from opsearch import RunConfig
+from opsearch.commands.run import run
 from opsearch.measure.workers.cluster import Workers
-from opsearch.run import run
 
 
 def main() -> None:

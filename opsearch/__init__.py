@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opsearch.config import RunConfig
     from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
+    from opsearch.runs.config import RunConfig
 
 __all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig"]
 
@@ -21,7 +21,7 @@ _HOMES = {
     "Graphs": "opsearch.models.pruned.cuda_graphs",
     "Policy": "opsearch.policy.policy",
     "RankerSpec": "opsearch.policy.policy",
-    "RunConfig": "opsearch.config",
+    "RunConfig": "opsearch.runs.config",
 }
 
 

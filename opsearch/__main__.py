@@ -1,5 +1,5 @@
 """`python -m opsearch` is the command `opsearch`."""
 
-from opsearch.cli import main
+from opsearch.commands.cli import main
 
 main()

@@ -6,12 +6,11 @@ import pytest
 import typer
 
 from opsearch import Policy, RankerSpec, RunConfig
-from opsearch.as_published import AS_PUBLISHED
-from opsearch.baselines import BASELINES
-from opsearch.cli import app
+from opsearch.commands.cli import app
 from opsearch.costs.shape import HUB_IDS
+from opsearch.evaluation.baselines import AS_PUBLISHED, BASELINES
 from opsearch.policy import builders
-from opsearch.search import choose
+from opsearch.runs.choose import choose
 
 OWN = {"tokens uniform", "tokens random", "tokens cls", "FastV like"}  # baselines of no paper
 CALLS = {label: call for label, call in AS_PUBLISHED.items() if not call.startswith("opsearch ")}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from opsearch import Policy, RankerSpec
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.costs.shape import HUB_IDS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
@@ -190,7 +190,7 @@ def test_every_command_has_help(opsearch, command):
 
 def test_help_loads_no_heavy_library():
     check = (
-        "import sys; sys.argv = ['opsearch', '--help']; from opsearch.cli import call;"
+        "import sys; sys.argv = ['opsearch', '--help']; from opsearch.commands.cli import call;"
         "assert call(['--help']) == 0;"
         "heavy = {'torch', 'transformers', 'ortools', 'optuna', 'pandas', 'matplotlib', 'numpy'};"
         "sys.exit(sorted(heavy & sys.modules.keys()) or 0)"
@@ -201,7 +201,7 @@ def test_help_loads_no_heavy_library():
 
 def test_show_loads_no_model_library(folder):
     check = (
-        "import sys; from opsearch.cli import call;"
+        "import sys; from opsearch.commands.cli import call;"
         "assert call(['show', sys.argv[1]]) == 0;"
         "sys.exit(sorted({'torch', 'transformers'} & sys.modules.keys()) or 0)"
     )
@@ -484,7 +484,7 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, 
 def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "opsearch.evaluate.load_model",
+        "opsearch.evaluation.evaluate.load_model",
         lambda *asked: loaded.append(load_model(*asked)) or loaded[0],
     )
     code, printed, _ = opsearch("eval", folder, "--samples=5", "--attention=eager")

@@ -10,22 +10,22 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from opsearch import compare as comparing
-from opsearch.analyze import analyze
-from opsearch.answers import answer
-from opsearch.bench import compared
-from opsearch.compare import compare
-from opsearch.config import RunConfig
+from opsearch.commands import compare as comparing
+from opsearch.commands.analyze import analyze
+from opsearch.commands.compare import compare
+from opsearch.commands.run import run
 from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
+from opsearch.evaluation import prefill_times
+from opsearch.evaluation.answers import answer
+from opsearch.evaluation.stored import stored_comparison
 from opsearch.measure.storage.records import COMPARED
 from opsearch.measure.storage.store import Store
 from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import feasible_points
-from opsearch.problem_setup import make_constraints, make_space, parse_budgets
-from opsearch.run import run
-from opsearch.stored_comparison import stored_comparison
+from opsearch.runs.config import RunConfig
+from opsearch.runs.setup import make_constraints, make_space, parse_budgets
 from tests.report.page import Page, assert_harmless
 from tests.said import says
 
@@ -197,11 +197,11 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     with Store(path / "measurements.db") as store:
         measured = store.count()
     monkeypatch.setattr(comparing, "answer", answer)
-    take = compared._timed
-    monkeypatch.setattr(compared, "_timed", lambda *args: _until(timed, 3, take, args))
+    take = prefill_times._timed
+    monkeypatch.setattr(prefill_times, "_timed", lambda *args: _until(timed, 3, take, args))
     with pytest.raises(KeyboardInterrupt):
         compare(path, ["20%"], **given)
-    monkeypatch.setattr(compared, "_timed", lambda *args: timed.append(0) or take(*args))
+    monkeypatch.setattr(prefill_times, "_timed", lambda *args: timed.append(0) or take(*args))
     compare(path, ["20%"], **given)
     with Store(path / "measurements.db") as store:
         assert store.count() == measured

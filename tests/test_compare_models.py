@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from opsearch.cli import call
-from opsearch.compare import compare
-from opsearch.compared_rankers import asked_rankers, say_left_out
-from opsearch.config import RunConfig
+from opsearch.commands.cli import call
+from opsearch.commands.compare import compare
+from opsearch.commands.run import run
 from opsearch.errors import ModelError, PolicyError
+from opsearch.evaluation.contenders import asked_rankers, say_left_out
+from opsearch.evaluation.stored import stored_comparison
 from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.progress import Stages
-from opsearch.run import run
-from opsearch.stored_comparison import stored_comparison
+from opsearch.runs.config import RunConfig
 from tests.families import FAMILIES, built, folder
 from tests.families.clip import saved_clip
 from tests.report.page import Page

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.answers import Answers
-from opsearch.baselines import BASELINES, baselines
-from opsearch.comparison import Row, table
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
+from opsearch.evaluation.answers import Answers
+from opsearch.evaluation.baselines import BASELINES, baselines
+from opsearch.evaluation.run_table import Row, table
 from opsearch.models.loading import load_config
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.runs.config import RunConfig
 from tests.said import says
 
 FULL = RunConfig(

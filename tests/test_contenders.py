@@ -6,12 +6,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from opsearch.config import RunConfig
-from opsearch.contenders import search_task
+from opsearch.evaluation.contenders import search_task
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.prepare import prepare
 from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare
 
 BUDGETS = "30%", "50% kv"  # neither holds all policies of the other
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.run import run
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
 from opsearch.models.families import family_for
@@ -17,7 +18,6 @@ from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers.upload import upload
-from opsearch.run import run
 from tests import tiny
 from tests.families import FAMILIES, built
 from tests.families.clip import saved_clip

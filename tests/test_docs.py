@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from opsearch.analyze import KINDS
-from opsearch.cli import app
+from opsearch.commands.analyze import KINDS
+from opsearch.commands.cli import app
 
 ROOT = Path(__file__).parent.parent
 FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("opsearch/demo/model/*.md")]

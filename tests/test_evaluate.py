@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from opsearch import Policy, RankerSpec, RunConfig
-from opsearch.answers import Answers, answer, relative_average
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.data.embedded import embedded
 from opsearch.errors import DataError, OpsearchError, PolicyError
-from opsearch.evaluate import evaluate
+from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.evaluate import evaluate
 from opsearch.models.loading import load_processor
 from opsearch.policy import builders
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 from tests.said import says
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from opsearch import Policy
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.data.files import load_jsonl
 from opsearch.models.encoding import batch_inputs, batches, encode
 from opsearch.models.loading import load_config, load_model, load_processor

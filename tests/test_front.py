@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.cli.printing import print_front
+from opsearch.commands.front import proof, run_front
+from opsearch.commands.run import run
 from opsearch.errors import RunFolderError, UnknownNameError
-from opsearch.front import proof, run_front
-from opsearch.printing import print_front
-from opsearch.run import run
 from tests.said import says
 
 SETTINGS = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "tokens"}

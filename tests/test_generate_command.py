@@ -5,11 +5,11 @@ import re
 import pytest
 
 from opsearch import RankerSpec, RunConfig
-from opsearch.answers import answer
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
-from opsearch.generate import generate
+from opsearch.evaluation.answers import answer
+from opsearch.evaluation.generate import generate
 from opsearch.models.encoding import encode
 from opsearch.models.loading import load_model, load_processor
 from opsearch.policy import builders
@@ -56,7 +56,7 @@ def loaded(monkeypatch):
         asked.append(place)
         return load_model(*place)
 
-    monkeypatch.setattr("opsearch.generate.load_model", noted)
+    monkeypatch.setattr("opsearch.evaluation.generate.load_model", noted)
     return asked
 
 

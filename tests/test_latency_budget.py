@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from opsearch import run as run_module
-from opsearch.cli import call
+from opsearch.commands import run as run_module
+from opsearch.commands.cli import call
 from opsearch.costs.latency import read_table
 from tests.said import says
 
@@ -84,7 +84,7 @@ def test_an_impossible_time_is_answered_with_the_range(copy, capsys):
 
 def test_a_refused_run_leaves_the_folder_as_it_was(copy, monkeypatch):
     table = read_table(copy / "latency.json")
-    monkeypatch.setattr("opsearch.prepare.fit_latency", lambda *given: table)
+    monkeypatch.setattr("opsearch.runs.prepare.fit_latency", lambda *given: table)
     (copy / "latency.json").unlink()
     before = sorted(copy.iterdir())
     assert call(["run", *SMALL, "--budget=1us", f"--out={copy}"]) == 1

@@ -7,15 +7,15 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.dry_run import dry_run
+from opsearch.commands.cli.printing import print_dry_run, print_front
+from opsearch.commands.dry_run import dry_run
+from opsearch.commands.front import run_front
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError, RunFolderError
-from opsearch.front import run_front
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MLP
-from opsearch.printing import print_dry_run, print_front
 from opsearch.problem.solution import Status
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.said import says
 
 SETTINGS = {"space": "layers", "n_v": ("1/4",), "samples": 2, "heldout": 0, "budget": ("40%",)}

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import TINY
 from opsearch.policy.counts import KV, MLP, Q, live
 from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.spaces.operation_costs import layer_costs
 from opsearch.problem.spaces.operations import layers_space, operations_space
-from opsearch.problem_setup import parse_kept
+from opsearch.runs.setup import parse_kept
+from opsearch.testing.example_problems import TINY
 from tests.said import says
 
 SAMPLES = [(9, 5), (9, 5), (20, 7)]

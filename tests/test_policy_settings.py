@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from opsearch import RunConfig
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, PolicyError
 from opsearch.policy import builders
-from opsearch.policy_settings import policy_settings
+from opsearch.runs.config import policy_settings
 from tests.measure.demo import LAYERS
 from tests.said import says
 

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 import pytest
 from rich.console import Console
 
-from opsearch.config import RunConfig
 from opsearch.errors import ModelError, PolicyError
 from opsearch.models.loading import check_device, load_config
 from opsearch.policy.ranker import RankerSpec
-from opsearch.prepare import prepare, run_ranker
 from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare, run_ranker
 from tests.families import built
 from tests.said import says
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from opsearch.example_problems import N_V_TEST
 from opsearch.problem.objective import Pairwise
 from opsearch.problem.spaces.depth import dop_space
+from opsearch.testing.example_problems import N_V_TEST
 
 
 def pairwise(pairs):

@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from opsearch.config import RunConfig
 from opsearch.costs import Flops, Shape
 from opsearch.errors import UnknownNameError
 from opsearch.measure.engine import Engine
@@ -13,11 +12,12 @@ from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.trie import Layout
 from opsearch.models.families import family_for
-from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import feasible_points
-from opsearch.problem_setup import make_constraints, make_space, parse_budgets
+from opsearch.runs.config import RunConfig
+from opsearch.runs.effort import Planned
+from opsearch.runs.setup import make_constraints, make_space, parse_budgets
 from tests.measure import families
 from tests.said import says
 

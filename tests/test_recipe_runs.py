@@ -8,14 +8,14 @@ import torch
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
-from opsearch.analyze import analyze
-from opsearch.compare import compare
+from opsearch.commands.analyze import analyze
+from opsearch.commands.compare import compare
+from opsearch.commands.front import run_front
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError, RunFolderError
-from opsearch.front import run_front
 from opsearch.measure.storage.store import Store
 from opsearch.problem.solution import Status
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.measure.demo import model, samples
 from tests.said import says
 

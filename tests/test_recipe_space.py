@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from opsearch.costs.flops import Flops
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
-from opsearch.example_problems import TINY
 from opsearch.policy import builders
 from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.spaces.recipes import RecipeSpace
+from opsearch.testing.example_problems import TINY
 from tests.said import says
 
 SPACE = RecipeSpace(TINY.layers)

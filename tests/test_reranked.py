@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from opsearch.costs.flops import flops
-from opsearch.costs.published import fitprune_macs
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import PolicyError
 from opsearch.policy import builders
 from opsearch.policy.counts import KV, Q
 from opsearch.policy.policy import Policy
+from tests.costs.published import fitprune_macs
 from tests.said import says
 
 LLAVA = SHAPES["llava-1.5-7b"]

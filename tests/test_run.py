@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
+from opsearch.commands.cli.printing import print_run
+from opsearch.commands.run import run
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.data.demo import MODEL_DIR
@@ -30,12 +32,10 @@ from opsearch.measure.sweep import passes
 from opsearch.models.loading import load_config
 from opsearch.objectives.joint import Joint
 from opsearch.policy import builders
-from opsearch.prepare import load_items
-from opsearch.printing import print_run
 from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.solution import Status
-from opsearch.run import run
+from opsearch.runs.prepare import load_items
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.said import says
 
@@ -88,7 +88,7 @@ def additive(tmp_path_factory):
 
 def test_the_public_names_are_what_they_are_called():
     check = (
-        "from opsearch import Policy, RankerSpec, RunConfig; from opsearch.run import run;"
+        "from opsearch import Policy, RankerSpec, RunConfig; from opsearch.commands.run import run;"
         "assert all(map(callable, (Policy, RankerSpec, RunConfig, run))), run"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from benchmarks.scaling import processes, workers
 from opsearch import RunConfig
-from opsearch.compare import compare
+from opsearch.commands.compare import compare
+from opsearch.commands.run import run
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.chunks import Chunk
@@ -32,7 +33,6 @@ from opsearch.models.loading import fingerprint
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import dop_space
-from opsearch.run import run
 from tests.measure.demo import LAYERS, TOLERANCE, model, samples
 from tests.said import says
 from tests.test_run import stored, wait_for_measurements

@@ -6,9 +6,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from opsearch.config import RunConfig
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import N_V_TEST, layers_problem
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
@@ -17,8 +15,10 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
-from opsearch.search import choose, search
-from opsearch.starts import plain_points
+from opsearch.runs.choose import choose
+from opsearch.runs.config import RunConfig
+from opsearch.runs.search import plain_points, search
+from opsearch.testing.example_problems import N_V_TEST, layers_problem
 from tests.said import says
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from opsearch import RunConfig
 from opsearch.analysis.front import front
-from opsearch.cli import call
+from opsearch.commands.cli import call
+from opsearch.commands.front import searched_front
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.storage.store import Store
-from opsearch.searched_front import searched_front
 from tests.said import says
 
 SETTINGS = {"samples": 1, "heldout": 0, "n_v": ("1/4", "1"), "budget": ("40%",)}

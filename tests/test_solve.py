@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, PolicyError, RunFolderError
 from opsearch.problem.solution import Status
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.said import says
 
 NEEDED = ("run.yaml", "measurements.db")

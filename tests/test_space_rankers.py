@@ -6,13 +6,13 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from opsearch.config import RunConfig
-from opsearch.contenders import search_task
 from opsearch.errors import OpsearchError
+from opsearch.evaluation.contenders import search_task
 from opsearch.policy.ranker import RankerSpec
-from opsearch.prepare import prepare
-from opsearch.problem_setup import make_space
 from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare
+from opsearch.runs.setup import make_space
 from tests.said import says
 
 

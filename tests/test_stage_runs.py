@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
-from opsearch.analyze import analyze
-from opsearch.dry_run import dry_run
+from opsearch.commands.analyze import analyze
+from opsearch.commands.dry_run import dry_run
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError
 from opsearch.problem.solution import Status
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.said import says
 
 SETTINGS = {"space": "stages", "stages": 1, "n_v": ("1/4", "1/10"), "samples": 4, "heldout": 0}

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opsearch.config import RunConfig
+from opsearch.commands.export import export
+from opsearch.commands.run import run
 from opsearch.errors import OpsearchError, RunFolderError
-from opsearch.export import export
 from opsearch.measure.storage.records import COLUMNS
 from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import RankerSpec
-from opsearch.run import run
-from opsearch.stored_run import stored_run
+from opsearch.runs.config import RunConfig
+from opsearch.runs.stored import stored_run
 from tests.said import says
 
 SETTINGS = {"samples": 5, "heldout": 0, "budget": ("15%",), "n_v": ("1/4", "1/2", "1")}

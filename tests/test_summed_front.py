@@ -10,14 +10,14 @@ import pytest
 from opsearch.analysis.front import front
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
-from opsearch.example_problems import SAMPLES, TINY
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.operations import layers_space, operations_space
+from opsearch.runs.exact_front import summed_front
 from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.summed_front import summed_front
+from opsearch.testing.example_problems import SAMPLES, TINY
 
 HALVES = (Fraction(1, 2),)
 SPACES = {

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from opsearch.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
+from opsearch.report.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
 from tests.said import says
 
 ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import budget, flops_like
 from opsearch.problem.objective import Blackbox, Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import dop_space
+from opsearch.runs.verify import verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.verify import verify
+from opsearch.testing.example_problems import budget, flops_like
 from tests.said import says
 
 SPACE = dop_space(6)

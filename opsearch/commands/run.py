@@ -1,151 +1,130 @@
-"""`opsearch run`."""
+"""The one entry: a RunConfig becomes measurements, a solution, a policy file and a table.
+
+Everything measured is in the run folder's store before it is used, so an interrupted run goes on
+where it stopped when it is started again with the same settings.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
+import pandas as pd
+from rich.console import Console
 
-from opsearch.commands.options import (
-    Attention,
-    Budgets,
-    Data,
-    Debug,
-    Device,
-    Dtype,
-    Model,
-    RayAddress,
-    WorkerCount,
-    asked_workers,
-    err,
-    out,
-    was_typed,
-)
+from opsearch.costs.latency import write_table
+from opsearch.evaluation.run_table import compare, table
+from opsearch.files import write_atomic
+from opsearch.measure.engine import Engine
+from opsearch.measure.planning.memory import memory_for
+from opsearch.measure.received_attention import received_attention
+from opsearch.measure.storage.records import CALIBRATION, HELD_OUT
+from opsearch.measure.workers.cluster import Workers, started
+from opsearch.measure.workers.worker import Source
+from opsearch.models.loading import fingerprint, load_model
+from opsearch.objectives.additive import Additive
+from opsearch.objectives.attention import Attention
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
+from opsearch.problem.spaces.stages import StageSpace
+from opsearch.progress import Stages
+from opsearch.report.page import save_report
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import Prepared, prepare
+from opsearch.runs.results import save_solution
+from opsearch.runs.run_folder import RunFolder, save_environment
+from opsearch.runs.search import search
+from opsearch.runs.session import run_store, stored_samples
+from opsearch.runs.setup import limits_time, make_cost
+from opsearch.timing.policy_latency import TimedPrefill, timed_prefill
 
-if TYPE_CHECKING:
-    from opsearch.config import RunConfig
+_STAGES, _STAGES_OF_TIME = 7, 2
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: settings as completed, problem, solution, table, folder.
+
+    prefill: predicted and real time of the policy, None without a budget of time.
+    """
+
+    config: RunConfig
+    problem: Problem
+    solution: Solution
+    comparison: pd.DataFrame
+    folder: Path
+    prefill: TimedPrefill | None = None
 
 
 def run(
-    context: typer.Context,
-    model: Model = "demo",
-    data: Data = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
-    heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
-    space: Annotated[
-        str, typer.Option(help="tokens, dop, depth, stages, layers, operations or recipes.")
-    ] = "dop",
-    kv: Annotated[
-        str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
-    ] = "leaves",
-    stages: Annotated[
-        int, typer.Option(min=1, max=3, help="stages: how often tokens are dropped, at most.")
-    ] = 2,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="layers, operations: never pruned, e.g. 0,1:mlp: layer 0, MLP of 1."),
-    ] = None,
-    tie: Annotated[
-        str | None, typer.Option(help="layers: q=kv for one bit for attention in each layer.")
-    ] = None,
-    n_v: Annotated[
-        str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
-    ] = "16",
-    ranker: Annotated[
-        str | None,
-        typer.Option(
-            help="cls, vispruner, divprune, ... or with parameters, 'vispruner(important=0.3)'; "
-            "default: that of the model family."
-        ),
-    ] = None,
-    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="joint, additive, pairwise or attention; default: joint where it fits --effort, "
-            "attention for recipes."
-        ),
-    ] = None,
-    points: Annotated[
-        int | None, typer.Option(help="additive: values measured per parameter; default: all.")
-    ] = None,
-    pairs: Annotated[
-        str, typer.Option(help="pairwise: interactions of adjacent layers, all, or so many, drawn.")
-    ] = "adjacent",
-    positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
-    solver: Annotated[
-        str | None,
-        typer.Option(help="grid, ortools, scipy, optuna, local, greedy, bisection or threshold."),
-    ] = None,
-    verify: Annotated[
-        int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")
-    ] = 0,
-    evaluations: Annotated[
-        int | None,
-        typer.Option(
-            help="Policies measured as they run, at most; default: optuna and --verify 150, local "
-            "and greedy 1000."
-        ),
-    ] = None,
-    effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="For the states of one pass, e.g. 8GB; default: 2GB on a CPU, half of what the "
-            "weights leave on a GPU."
-        ),
-    ] = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    attention: Attention = "sdpa",
-    seed: Annotated[int, typer.Option(help="Governs the samples and the solver.")] = 0,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="run.yaml of an earlier run; other options override it.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be measured, and for how long.")
-    ] = False,
-    shape: Annotated[
-        str | None, typer.Option(help="With --dry-run: of a checkpoint, e.g. llava-next-7b.")
-    ] = None,
-    workers: WorkerCount = None,
-    ray_address: RayAddress = None,
-    debug: Debug = False,
-) -> None:
-    """Search a policy within a budget, verify it, compare it with baselines, save it."""
-    from opsearch.printing import print_dry_run, print_run
+    config: RunConfig,
+    console: Console | None = None,
+    command: str | None = None,
+    workers: Workers | None = None,
+) -> RunResult:
+    """Search a policy and compare it; raises OpsearchError with one sentence for anything wrong.
 
-    asked = asked_workers(workers, ray_address)
-    settings = _settings(context)
-    if shape and not dry_run:
-        raise typer.BadParameter("--shape goes with --dry-run: it has no weights to run")
-    if dry_run:
-        from opsearch.dry_run import dry_run as plan
-
-        return print_dry_run(plan(settings, shape, err), settings, out)
-    from opsearch.run import run as run_config
-
-    print_run(run_config(settings, err, context.obj, asked), out)
+    command: the command line as typed, for the report; workers: None: this process measures.
+    """
+    total = _STAGES + (_STAGES_OF_TIME if limits_time(config.budget) else 0)
+    total -= config.space == StageSpace.name  # where no parameter is measured alone
+    stages = Stages(console or Console(stderr=True, markup=False), total)
+    prepared = prepare(config, stages, if_answered=1)
+    config, choice = prepared.config, prepared.choice
+    if choice.reason:
+        stages.say(choice.reason)
+    model_of = (config.model, config.dtype, config.device, config.attention)
+    source = Source(*model_of, config.positions)
+    with RunFolder(config.out).locked() as folder, started(workers, source, stages.say) as pool:
+        config.save(folder.config)
+        if prepared.table is not None:  # so that runs and solves in this folder use the same
+            write_table(prepared.table, folder.latency)
+        with stages.stage("loading the model"):
+            model = load_model(*model_of)
+            if pool:
+                pool.meet(fingerprint(model))
+        with run_store(folder.measurements, prepared, model) as store:
+            memory = memory_for(model, config.memory)
+            engine = Engine(model, store, config.positions, memory, stages.say, pool)
+            problem, solution = _searched(prepared, engine, stages)
+            assert solution.policy is not None  # search() raises otherwise
+            # Only now, so that an interrupted run leaves an earlier one as it was.
+            store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
+            store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
+            comparison = table(compare(prepared, solution.policy, engine, stages))
+        prefill = None
+        if prepared.table is not None:
+            latency = make_cost("latency", prepared.shape, prepared.table)
+            with stages.stage("timing the policy"):
+                prefill = timed_prefill(model, prepared.calibration, latency, solution.policy)
+        items = [sample.digest for sample in prepared.calibration]
+        with stages.stage("drawing figures, writing the report"):
+            save_solution(config, problem, solution, prepared.model_type, items, folder)
+            write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
+            save_environment(folder, config.device, stages.seconds, command, prefill)
+            save_report(folder.path)
+        return RunResult(config, problem, solution, comparison, folder.path, prefill)
 
 
-def _settings(context: typer.Context) -> RunConfig:
-    """The options as settings; with --config those of that file, and what was typed instead."""
-    from opsearch.config import RunConfig
-
-    given = dict(context.params)
-    for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
-        del given[name]
-    config, n_v = given.pop("config"), given["n_v"]
-    given["out"] = given.pop("out_folder") or Path("runs") / Path(given["model"]).name
-    given["budget"] = tuple(given["budget"])
-    given["n_v"] = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
-    if config is not None:
-        typed = {name for name in context.params if was_typed(context, name)}
-        typed |= {"out"} if "out_folder" in typed else set()
-        changed = {name: value for name, value in given.items() if name in typed}
-        given = RunConfig.load(config).model_dump() | changed
-    return RunConfig.checked(**given)
+def _searched(prepared: Prepared, engine: Engine, stages: Stages) -> tuple[Problem, Solution]:
+    """Measure the objective and solve; then measure what figures show of each parameter alone."""
+    config, choice = prepared.config, prepared.choice
+    if isinstance(choice.maker, Attention):
+        with stages.stage("reading the original's attention") as tick:
+            read = received_attention(engine.model, engine.store, prepared.calibration, tick)
+        choice = replace(choice, maker=Attention(read))
+    with stages.stage(f"measuring {choice.maker.name}, solving", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+        found = search(
+            choice,
+            prepared.space,
+            prepared.constraints,
+            lambda policies: engine.measure(policies, prepared.calibration, tick),
+            config,
+            floor,
+        )
+    if prepared.space.parameters_act_alone:
+        with stages.stage("measuring each parameter alone", "FLOPs") as tick:
+            single = Additive(config.points).policies(prepared.space)
+            engine.measure(single, prepared.calibration, tick)
+    return found

@@ -9,7 +9,6 @@ from io import BytesIO
 
 from PIL import Image
 
-from opsearch.config import RunConfig
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item
@@ -19,6 +18,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.report.stored import Stored
+from opsearch.runs.config import RunConfig
 
 _SHOWN = 12
 _LONGEST_SIDE = 320

@@ -10,7 +10,7 @@ import pandas as pd
 from opsearch.formatting import format_amount
 from opsearch.problem.constraint import Constraint
 from opsearch.report.stored import Stored
-from opsearch.verdict import (
+from opsearch.report.verdict import (
     ACCURACY,
     CHOSEN,
     NOTHING_RIGHT,

@@ -16,8 +16,8 @@ from opsearch.report.changed import changed_answers
 from opsearch.report.figures import figures, heat_map
 from opsearch.report.headline import headline
 from opsearch.report.stored import Stored, read_stored
-from opsearch.run_folder import RunFolder
-from opsearch.verdict import CHOSEN, best_methods, cell
+from opsearch.report.verdict import CHOSEN, best_methods, cell
+from opsearch.runs.run_folder import RunFolder
 
 
 def save_report(folder: Path) -> Path:

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from opsearch.analysis.measured import Measured
-from opsearch.config import RunConfig
-from opsearch.environment import load_environment
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import Constraint
-from opsearch.run_folder import RunFolder
-from opsearch.stored_run import stored_run
+from opsearch.runs.config import RunConfig
+from opsearch.runs.run_folder import RunFolder, load_environment
+from opsearch.runs.stored import stored_run
 
 
 @dataclass(frozen=True, eq=False)

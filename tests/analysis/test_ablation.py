@@ -12,10 +12,10 @@ from made import made
 
 from opsearch.analysis.ablation import COLUMNS, DRAWS, describe, draw, table
 from opsearch.analysis.choice import choose, draws, joint, ladder, within
-from opsearch.config import RunConfig
+from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
-from opsearch.run import run
-from opsearch.stored_run import stored_run
+from opsearch.runs.config import RunConfig
+from opsearch.runs.stored import stored_run
 from tests.said import says
 
 

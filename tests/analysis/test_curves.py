@@ -9,10 +9,10 @@ import pytest
 from made import made
 
 from opsearch.analysis.curves import ALL, FREE, describe, draw, free_from, table
-from opsearch.config import RunConfig
+from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
-from opsearch.run import run
-from opsearch.stored_run import stored_run
+from opsearch.runs.config import RunConfig
+from opsearch.runs.stored import stored_run
 from tests.said import says
 
 

@@ -9,9 +9,9 @@ import pytest
 from opsearch import RunConfig
 from opsearch.analysis import outcomes
 from opsearch.analysis.outcomes import SAME, Outcome
-from opsearch.analyze import analyze
+from opsearch.commands.analyze import analyze
 from opsearch.errors import OpsearchError, RunFolderError
-from opsearch.stored_outcome import stored_outcome
+from opsearch.runs.stored import stored_outcome
 from tests.said import says
 
 ALIKE = dict.fromkeys(SAME, 1)

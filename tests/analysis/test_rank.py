@@ -13,10 +13,10 @@ from scipy.stats import kendalltau, spearmanr
 
 from opsearch.analysis.choice import ladder
 from opsearch.analysis.rank import describe, draw, overlap, policies, table
-from opsearch.config import RunConfig
+from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
-from opsearch.run import run
-from opsearch.stored_run import stored_run
+from opsearch.runs.config import RunConfig
+from opsearch.runs.stored import stored_run
 from tests.said import says
 
 seeds = st.integers(0, 10**6)

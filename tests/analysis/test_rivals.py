@@ -5,7 +5,7 @@ import pytest
 from made import made
 
 from opsearch.analysis.choice import joint, ladder, whole, within
-from opsearch.rivals import describe, table
+from opsearch.commands.rivals import describe, table
 
 
 @pytest.fixture(scope="module")

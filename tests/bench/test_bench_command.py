@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from opsearch import RankerSpec
-from opsearch.bench.table import print_latency
-from opsearch.cli import call
+from opsearch.commands.cli import call
+from opsearch.commands.cli.printing import print_latency
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError
 from opsearch.policy import builders

@@ -1,11 +1,11 @@
 """Prefills of compared methods: each beside the original's, a reducer's on its smaller prompt."""
 
-from opsearch.bench import compared
-from opsearch.bench.compared import prefill_time, time_prefills
+from opsearch.evaluation import prefill_times
+from opsearch.evaluation.prefill_times import prefill_time, time_prefills
+from opsearch.evaluation.reducers import Reduction
+from opsearch.evaluation.reducers.pool import Pool
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.reducers import Reduction
-from opsearch.reducers.pool import Pool
 from opsearch.timing import generation
 from opsearch.timing.generation import Pass
 from tests import tiny
@@ -32,5 +32,5 @@ def test_a_reducer_is_timed_on_the_prompt_that_it_makes(tmp_path, monkeypatch):
     assert set(seen) == {(whole, False), (small, True)}
     assert prefill_time(REDUCTION, path).policy == small
     assert prefill_time(REDUCTION, path).original == prefill_time(POLICY, path).policy == whole
-    monkeypatch.setattr(compared, "_timed", None)
+    monkeypatch.setattr(prefill_times, "_timed", None)
     time_prefills(model, *given)  # all of it is known

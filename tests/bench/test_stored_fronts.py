@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from benchmarks.fronts import store_run
-from opsearch.export import export
-from opsearch.front import run_front
+from opsearch.commands.export import export
+from opsearch.commands.front import run_front
+from opsearch.commands.solve import solve
 from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
-from opsearch.solve import solve
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from opsearch.costs.flops import flops
-from opsearch.costs.published import calflops, fitprune_macs, recipe_tokens
 from opsearch.costs.shape import SHAPES
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
+from tests.costs.published import calflops, fitprune_macs, recipe_tokens
 
 # The papers count with Vicuna's own vocabulary; LLaVA's checkpoints on the hub pad it to 32,064.
 VICUNA = replace(SHAPES["llava-1.5-7b"], vocab=32000)

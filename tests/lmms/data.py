@@ -17,7 +17,7 @@ from PIL import Image
 
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.demo.generator import item
-from opsearch.lmms.benchmarks import BENCHMARKS
+from opsearch.evaluation.lmms.benchmarks import BENCHMARKS
 
 BUILTIN = Path(lmms_eval.tasks.__file__).parent
 PER_TASK = 4

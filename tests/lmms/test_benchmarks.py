@@ -4,8 +4,8 @@ import pytest
 
 from opsearch.data.lmms import lmms_item, load_task
 from opsearch.errors import DataError
-from opsearch.lmms.answering import build_requests, results
-from opsearch.lmms.benchmarks import BENCHMARKS, benchmark_of, task_name
+from opsearch.evaluation.lmms.answering import build_requests, results
+from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, benchmark_of, task_name
 from tests.lmms.data import PER_TASK, SOURCES, examples, write_task
 from tests.said import says
 

@@ -9,16 +9,16 @@ import pytest
 from rich.console import Console
 
 from opsearch import RankerSpec
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.data.embedded import embedded
 from opsearch.data.lmms import load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
-from opsearch.lmms.answerer import Answerer, Source
-from opsearch.lmms.benchmarks import BENCHMARKS, task_name
-from opsearch.lmms.evaluate import evaluate_tasks
-from opsearch.lmms.log import FILE_NAME
-from opsearch.lmms.scores import Evaluation, TaskScores
-from opsearch.lmms.wrappers import load_wrapper
+from opsearch.evaluation.lmms.answerer import Answerer, Source
+from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, task_name
+from opsearch.evaluation.lmms.evaluate import evaluate_tasks
+from opsearch.evaluation.lmms.log import FILE_NAME
+from opsearch.evaluation.lmms.scores import Evaluation, TaskScores
+from opsearch.evaluation.lmms.wrappers import load_wrapper
 from opsearch.models.loading import ATTENTIONS
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
@@ -173,7 +173,7 @@ def test_rel_avg_and_its_interval_are_paired():
     [("demo", "other/demo", True), ("llava-hf/llava-1.5-7b-hf", "demo", False)],
 )
 def test_a_policy_of_another_model_is_refused(tmp_path, searched, model, ok):
-    from opsearch.lmms.evaluate import _check_model
+    from opsearch.evaluation.lmms.evaluate import _check_model
 
     policy = Policy(HALF.counts, rankers=HALF.rankers, provenance={"model": searched})
     if ok:

@@ -7,7 +7,7 @@ import pytest
 
 from opsearch import RankerSpec
 from opsearch.errors import PolicyError
-from opsearch.lmms.plugin import manifest
+from opsearch.evaluation.lmms.plugin import manifest
 from opsearch.policy import builders
 from tests.said import says
 
@@ -36,8 +36,8 @@ def test_the_entry_point_names_the_manifest():
 
 def test_it_answers_as_the_stock_wrapper_under_the_policy(tmp_path, registry):
     from opsearch.data.lmms import load_task
-    from opsearch.lmms.answering import build_requests
-    from opsearch.lmms.wrappers import load_wrapper
+    from opsearch.evaluation.lmms.answering import build_requests
+    from opsearch.evaluation.lmms.wrappers import load_wrapper
 
     kind = registry.get_model_class("opsearch")
     model = kind.create_from_arg_string(arguments(tmp_path), {"batch_size": 1, "device": "cpu"})

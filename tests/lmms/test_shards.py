@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from opsearch import RankerSpec
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.errors import ModelError
-from opsearch.lmms.answerer import Source
-from opsearch.lmms.evaluate import evaluate_tasks
-from opsearch.lmms.log import FILE_NAME, AnswerLog
+from opsearch.evaluation.lmms.answerer import Source
+from opsearch.evaluation.lmms.evaluate import evaluate_tasks
+from opsearch.evaluation.lmms.log import FILE_NAME, AnswerLog
 from opsearch.measure.workers.cluster import Workers, joined
 from opsearch.policy import builders
 from tests.test_scale_out import MARK, assert_all_end, marked
@@ -62,7 +62,7 @@ def lines(folder):
 def test_a_killed_worker_is_replaced_and_every_answer_is_there_once(ray, folders, monkeypatch):
     alone, shared = folders
     expected, _ = evaluate(alone)
-    monkeypatch.setattr("opsearch.lmms.evaluate._SHARD", 2)
+    monkeypatch.setattr("opsearch.evaluation.lmms.evaluate._SHARD", 2)
     killed, add = [], AnswerLog.add
 
     def killing(self, *args, **facts):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from opsearch import RankerSpec
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.data.lmms import load_task
 from opsearch.errors import ModelError, OpsearchError
-from opsearch.lmms.answering import build_requests
-from opsearch.lmms.benchmarks import task_name
-from opsearch.lmms.log import FILE_NAME
-from opsearch.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.evaluation.lmms.answering import build_requests
+from opsearch.evaluation.lmms.benchmarks import task_name
+from opsearch.evaluation.lmms.log import FILE_NAME
+from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
 from opsearch.models.loading import load_model
 from opsearch.policy import builders
 from tests.families import FAMILIES

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from opsearch.config import RunConfig
+from opsearch.commands.cli.printing import print_dry_run
+from opsearch.commands.dry_run import dry_run
 from opsearch.costs.shape import SHAPES
-from opsearch.dry_run import dry_run
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.batches import SampleBatch
@@ -21,11 +21,11 @@ from opsearch.measure.sweep import policy_tables
 from opsearch.measure.sweep.trie import Layout
 from opsearch.models.loading import load_model
 from opsearch.policy.ranker import RankerSpec
-from opsearch.prepare import prepare
-from opsearch.printing import print_dry_run
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare
 from tests.messages import naming, refuses
 
 

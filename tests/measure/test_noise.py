@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.cli.printing import print_summary
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.measure.engine import ONE_BY_ONE, TOGETHER, Engine, noise_floor
 from opsearch.measure.storage.store import Store
-from opsearch.printing import print_summary
 from opsearch.problem.objective import KL_QUANTUM
-from opsearch.run import run
-from opsearch.solve import solve
 from tests.measure import families
 
 SAMPLES = [families.sample(runs, seed) for runs in ([3, 4], [2, 3, 4]) for seed in range(3)]

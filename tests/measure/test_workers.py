@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import ENGINE_VERSION, Store

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.dry_run import dry_run
+from opsearch.commands.run import run
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
-from opsearch.dry_run import dry_run
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
 from opsearch.measure.engine import Engine
@@ -26,7 +27,6 @@ from opsearch.measure.sweep.trie import Layout
 from opsearch.models.loading import load_config
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.planned import Planned
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.constraint import feasible_points
@@ -34,7 +34,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.stages import stages_space
-from opsearch.run import run
+from opsearch.runs.effort import Planned
 from opsearch.solvers.grid import Grid
 from tests.measure.demo import LAYERS, model, samples
 from tests.messages import naming, refuses

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from opsearch.objectives.refit import refitted
 from opsearch.problem.objective import Pairwise, Separable
 from opsearch.problem.spaces.operations import layers_space
+from opsearch.runs.verify import refitted
 
 SPACE = layers_space(3)
 SIZES = [len(parameter.values) for parameter in SPACE.parameters]

@@ -12,11 +12,11 @@ from opsearch.data.embedded import embedded
 from opsearch.data.files import load_jsonl
 from opsearch.data.item import Item
 from opsearch.errors import ModelError
+from opsearch.evaluation.reducers import Reduction, largest_reduction, usable_reducers
+from opsearch.evaluation.reducers.pool import Pool, coarse_grid, pooled
+from opsearch.evaluation.reducers.resize import Resize
 from opsearch.models.encoding import Sample, batch_inputs, encode
 from opsearch.models.loading import load_config, load_model, load_processor
-from opsearch.reducers import Reduction, largest_reduction, usable_reducers
-from opsearch.reducers.pool import Pool, coarse_grid, pooled
-from opsearch.reducers.resize import Resize
 from tests import tiny
 from tests.families import internvl, qwen2_5_vl
 from tests.families.folder import save

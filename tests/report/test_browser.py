@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from opsearch import RunConfig
-from opsearch.run import run
+from opsearch.commands.run import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

@@ -12,13 +12,13 @@ from PIL import Image
 from rich.console import Console
 
 from opsearch import Policy, RunConfig
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.embedded import embedded
 from opsearch.errors import RunFolderError
 from opsearch.report.page import save_report
-from opsearch.run import run
-from opsearch.solve import solve
-from opsearch.verdict import NOTHING_RIGHT
+from opsearch.report.verdict import NOTHING_RIGHT
 from tests.report.page import Page, assert_harmless
 from tests.said import says
 

@@ -10,14 +10,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations import flash_attention
 from transformers.utils import is_flash_attn_2_available
 
-from opsearch.config import RunConfig
 from opsearch.errors import ModelError
 from opsearch.models.families import family_for
 from opsearch.models.loading import check_attention
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.counts import KV, Q
-from opsearch.prepare import prepare
 from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare
 from tests import tiny
 from tests.flash import FLASH, flash_attn_func, flash_attn_varlen_func, installed
 from tests.messages import refuses

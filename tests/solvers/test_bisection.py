@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import TINY, random_problem
 from opsearch.objectives.attention import Attention
 from opsearch.policy import builders
 from opsearch.problem.budget import Budget, constraint, total_cost
@@ -20,6 +19,7 @@ from opsearch.problem.solution import Status
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.grid import Grid
+from opsearch.testing.example_problems import TINY, random_problem
 from tests.objectives.test_attention import literal_recipe
 
 TOKENS, PAIRS = 24, [(24, 11), (24, 5)]

@@ -8,8 +8,8 @@ import pytest
 from opsearch.problem.solution import Solver
 from opsearch.solvers import SOLVERS
 from opsearch.testing import SolverConformance
-from opsearch.testing_bounded import BoundedConformance
-from opsearch.testing_layers import LargeSpaceConformance
+from opsearch.testing.bounded import BoundedConformance
+from opsearch.testing.layers import LargeSpaceConformance
 
 
 class TestEverySolver(SolverConformance):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import as_form, layers_problem, random_problem
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Blackbox
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.greedy import Greedy
-from opsearch.testing_checks import recorded, same
+from opsearch.testing.checks import recorded, same
+from opsearch.testing.example_problems import as_form, layers_problem, random_problem
 
 SPACES = (layers_space(4, (Fraction(1, 2), Fraction(1, 4))), operations_space(4))
 

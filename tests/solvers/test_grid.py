@@ -7,7 +7,13 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.example_problems import (
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Separable, Table
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Status
+from opsearch.problem.spaces.depth import DepthSpace, dop_space, tokens_space
+from opsearch.solvers.grid import Grid, dense_values, lowest
+from opsearch.testing.example_problems import (
     N_V_TEST,
     as_form,
     budget,
@@ -16,12 +22,6 @@ from opsearch.example_problems import (
     random_problem,
     random_terms,
 )
-from opsearch.problem.constraint import Constraint
-from opsearch.problem.objective import Separable, Table
-from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Status
-from opsearch.problem.spaces.depth import DepthSpace, dop_space, tokens_space
-from opsearch.solvers.grid import Grid, dense_values, lowest
 
 
 @dataclass(frozen=True)

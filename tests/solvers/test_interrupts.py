@@ -83,7 +83,7 @@ def test_one_of_many_solves_that_was_stopped_ends_them_all():
 
 
 MINUTES = """
-from opsearch.cli import INTERRUPTED, end
+from opsearch.commands.cli import INTERRUPTED, end
 from opsearch.solvers.scipy_highs import Highs
 from tests.solvers.test_interrupts import LONG
 

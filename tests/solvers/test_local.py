@@ -6,7 +6,6 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from opsearch.example_problems import layers_problem
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint
@@ -16,7 +15,8 @@ from opsearch.problem.solution import Limit, Status
 from opsearch.problem.spaces.base import Parameter
 from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.local import Local
-from opsearch.testing_checks import recorded, same
+from opsearch.testing.checks import recorded, same
+from opsearch.testing.example_problems import layers_problem
 
 
 def test_no_neighbour_of_its_answer_is_better():

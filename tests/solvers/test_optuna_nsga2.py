@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from opsearch.analysis.front import front
-from opsearch.example_problems import budget, flops_like, layers_problem
 from opsearch.problem.objective import Blackbox
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.problem.spaces.operations import layers_space
+from opsearch.runs.exact_front import summed_front
 from opsearch.solvers.optuna_nsga2 import nsga2
-from opsearch.summed_front import summed_front
+from opsearch.testing.example_problems import budget, flops_like, layers_problem
 
 SPACE = layers_space(4, (Fraction(1, 4), Fraction(1, 2), Fraction(1)))
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import (
+from opsearch.problem.objective import Blackbox, Separable
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Status
+from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.operations import layers_space
+from opsearch.solvers.optuna_tpe import Tpe
+from opsearch.testing.checks import recorded, same
+from opsearch.testing.example_problems import (
     N_V_TEST,
     budget,
     flops_like,
@@ -16,13 +23,6 @@ from opsearch.example_problems import (
     oracle,
     random_terms,
 )
-from opsearch.problem.objective import Blackbox, Separable
-from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Status
-from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
-from opsearch.problem.spaces.operations import layers_space
-from opsearch.solvers.optuna_tpe import Tpe
-from opsearch.testing_checks import recorded, same
 
 
 @dataclass

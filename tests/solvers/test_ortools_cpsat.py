@@ -13,16 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.errors import OpsearchError
-from opsearch.example_problems import (
-    N_V_TEST,
-    SCALES,
-    budget,
-    flops_like,
-    kv_like,
-    oracle,
-    random_problem,
-    random_terms,
-)
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
@@ -35,7 +25,17 @@ from opsearch.solvers.integer.minimum import Program
 from opsearch.solvers.integer.quantise import ROW_LIMIT, integer_terms
 from opsearch.solvers.integer.slices import slices_of
 from opsearch.solvers.ortools_cpsat import STATUS_MAP, Answer, CpSat, add_row
-from opsearch.testing_checks import same
+from opsearch.testing.checks import same
+from opsearch.testing.example_problems import (
+    N_V_TEST,
+    SCALES,
+    budget,
+    flops_like,
+    kv_like,
+    oracle,
+    random_problem,
+    random_terms,
+)
 from tests.solvers.integer.test_layer_programs import best, with_large_costs
 from tests.solvers.integer.test_layer_programs import problem as layer_problem
 

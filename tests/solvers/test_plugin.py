@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.registry import registered
-from opsearch.run import run
 from opsearch.solvers import SOLVERS
 
 SOURCE = '''

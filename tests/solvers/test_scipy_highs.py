@@ -7,15 +7,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from opsearch.example_problems import (
-    N_V_TEST,
-    SCALES,
-    budget,
-    flops_like,
-    kv_like,
-    random_problem,
-    random_terms,
-)
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
@@ -26,6 +17,15 @@ from opsearch.problem.spaces.stages import stages_space
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
+from opsearch.testing.example_problems import (
+    N_V_TEST,
+    SCALES,
+    budget,
+    flops_like,
+    kv_like,
+    random_problem,
+    random_terms,
+)
 
 SPACES = {
     "dop": dop_space(8, N_V_TEST),

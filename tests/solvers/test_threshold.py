@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from opsearch.example_problems import N_V_TEST
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
@@ -11,7 +10,8 @@ from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import tokens_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.threshold import Threshold
-from opsearch.testing_layers import presented
+from opsearch.testing.example_problems import N_V_TEST
+from opsearch.testing.layers import presented
 
 
 def at(problem, threshold):

@@ -2,7 +2,7 @@
 
 import sys
 
-from opsearch.cli import call
+from opsearch.commands.cli import call
 from opsearch.data.lmms import load_task
 from opsearch.errors import OpsearchError
 from tests.messages import refuses

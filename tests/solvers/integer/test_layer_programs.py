@@ -10,7 +10,6 @@ import pytest
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
-from opsearch.example_problems import TINY
 from opsearch.policy.counts import MLP, Q
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.objective import Pairwise, Separable
@@ -20,6 +19,7 @@ from opsearch.problem.spaces.operation_costs import LayerCosts
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
+from opsearch.testing.example_problems import TINY
 
 SAMPLES = [(9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.example_problems import N_V_TEST, random_pairs, random_problem
 from opsearch.problem.objective import Pairwise, Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.depth import dop_space, tokens_space
 from opsearch.solvers.integer.quantise import ROW_LIMIT, integer_terms
 from opsearch.solvers.integer.slices import slices_of
+from opsearch.testing.example_problems import N_V_TEST, random_pairs, random_problem
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -1,0 +1,204 @@
+"""`opsearch analyze`: a tidy table, a figure and a paragraph from what runs have stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from opsearch.errors import OpsearchError, UnknownNameError
+from opsearch.evaluation.stored import stored_comparison
+from opsearch.files import write_atomic, write_text
+from opsearch.report.compared import comparison_page
+from opsearch.runs.config import RunConfig
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.stored import stored_outcome, stored_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from opsearch.analysis.equal_cost import Comparison
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Tables by file name, the figure, and the paragraph that says what they show.
+
+    figure: None where the text itself is the result, in Markdown; page: all of it as HTML, empty
+    where there is none.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    figure: Figure | None
+    text: str
+    page: str = ""
+
+
+def analyze(
+    kind: str, folders: Sequence[Path], space: str | None = None, out: Path | None = None
+) -> tuple[Analysis, list[Path]]:
+    """Make one kind of analysis of these runs, write it to `out`, and return it with its files.
+
+    space: another one than that of the run; out: default the first run's folder. Raises
+    RunFolderError when a run lacks the measurements, naming the command that makes them.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("analysis", kind, list(KINDS))
+    if len(folders) > 1 and kind not in SEVERAL:
+        raise OpsearchError(
+            f"analyze {kind} takes one run, not {len(folders)}; several take {', '.join(SEVERAL)}"
+        )
+    if space is not None and kind in _OF_WHAT_WAS_CHOSEN:
+        raise OpsearchError(f"--space {space} does not go with analyze {kind}; leave it out")
+    result = KINDS[kind](folders, space)
+    target = out or folders[0]
+    files = [_write_table(target / name, table) for name, table in result.tables.items()]
+    if result.figure is None:
+        files.append(write_text(target / f"{kind}.md", result.text + "\n"))
+    else:
+        figure = result.figure
+        files.append(write_atomic(target / f"{kind}.svg", lambda file: figure.savefig(file)))
+    if result.page:
+        files.append(write_text(target / f"{kind}.html", result.page))
+    return result, files
+
+
+def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Proxy against true joint divergence: rank correlation, and the regret at every budget."""
+    from opsearch.analysis import rank
+
+    measured = stored_run(folders[0], space)
+    policies, found = rank.policies(measured), rank.table(measured)
+    tables = {"rank.csv": found, "policies.csv": policies}
+    return Analysis(tables, rank.draw(policies, found), rank.describe(found))
+
+
+def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What each parameter costs alone, per family."""
+    from opsearch.analysis import curves
+
+    found = curves.table(stored_run(folders[0], space))
+    return Analysis({"curves.csv": found}, curves.draw(found), curves.describe(found))
+
+
+def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What two parameters cost together beyond what each costs alone."""
+    from opsearch.analysis import interactions
+
+    found = interactions.table(stored_run(folders[0], space))
+    tables = {"interactions.csv": found}
+    return Analysis(tables, interactions.draw(found), interactions.describe(found))
+
+
+def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Costs against Rel. Avg. of the methods that `opsearch compare` measured, run by run."""
+    from opsearch.analysis import equal_cost
+
+    names = [folder.name for folder in folders]
+    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    found = dict(zip(labels, map(stored_comparison, folders), strict=True))
+    tables = {label: equal_cost.table(comparison) for label, comparison in found.items()}
+    families = {label: equal_cost.by_family(comparison) for label, comparison in found.items()}
+    gaps = {label: _gaps(comparison) for label, comparison in found.items()}
+    files = {"pareto.csv": tables, "families.csv": families, "differences.csv": gaps}
+    whole = {name: _together(parts) for name, parts in files.items()}
+    figure = equal_cost.draw(tables, found[labels[0]].unit)
+    texts = {label: equal_cost.describe(table) for label, table in tables.items()}
+    if len(found) == 1:
+        text = texts[labels[0]]
+        model = RunConfig.load(RunFolder(folders[0]).config).model
+        parts = whole["pareto.csv"], whole["families.csv"], figure, text
+        page = comparison_page(model, *parts)
+    else:
+        text, page = "\n".join(f"{label}: {said}" for label, said in texts.items()), ""
+    kept = {name: table for name, table in whole.items() if not table.empty}
+    return Analysis(kept, figure, text, page)
+
+
+def _gaps(comparison: Comparison) -> pd.DataFrame:
+    """Paired differences of searched methods from each other and from the strong baselines."""
+    from opsearch.analysis import equal_cost
+
+    pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
+    pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
+    pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
+    best = "operations verified"
+    pairs += [(best, other) for other in ("operations additive", "GSOP", "FastV like")]
+    pairs += [(best, other) for other in ("depth joint", "stages joint")]
+    return pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
+
+
+def _together(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table; of several runs with the name of each in front."""
+    if len(parts) == 1:
+        (table,) = parts.values()
+        return table
+    return pd.concat(
+        [table.assign(run=label)[["run", *table.columns]] for label, table in parts.items()],
+        ignore_index=True,
+    )
+
+
+def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What the choice depends on: samples, interpolation, direction, and where the runs differ."""
+    from opsearch.analysis import ablation
+
+    found = ablation.table([stored_run(folder, space) for folder in folders])
+    return Analysis({"ablation.csv": found}, ablation.draw(found), ablation.describe(found))
+
+
+def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What a policy loses on another family, or on the model or the data of another run."""
+    from opsearch.analysis import transfer
+
+    found = transfer.table([stored_run(folder, space) for folder in folders])
+    figure = transfer.draw(found)
+    return Analysis({"transfer.csv": found}, figure, transfer.describe(found))
+
+
+def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What each of several runs chose, beside what the others did."""
+    from opsearch.analysis import outcomes
+
+    found = outcomes.table([stored_outcome(folder) for folder in folders])
+    return Analysis({"outcomes.csv": found}, outcomes.draw(found), outcomes.describe(found))
+
+
+def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What other ways to choose lose against the true optimum, at equal evaluations."""
+    from opsearch.commands import rivals
+
+    found = rivals.table(stored_run(folders[0], space))
+    return Analysis({"rivals.csv": found}, None, rivals.describe(found))
+
+
+def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
+    """What `opsearch compare` measured, in the layout of papers."""
+    from opsearch.analysis import paper_tables
+
+    frames = [paper_tables.table(stored_comparison(folder), folder.name) for folder in folders]
+    text = "\n\n".join(paper_tables.markdown(frame) for frame in frames)
+    return Analysis({"tables.csv": pd.concat(frames, ignore_index=True)}, None, text)
+
+
+KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
+    "rank": _rank,
+    "curves": _curves,
+    "interactions": _interactions,
+    "pareto": _pareto,
+    "ablation": _ablation,
+    "transfer": _transfer,
+    "outcomes": _outcomes,
+    "rivals": _rivals,
+    "tables": _tables,
+}
+SEVERAL = ("pareto", "ablation", "transfer", "outcomes", "tables")
+"""Kinds that take more than one run."""
+_OF_WHAT_WAS_CHOSEN = ("pareto", "outcomes", "tables")  # measured in no space but that of the run
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> Path:
+    return write_atomic(path, lambda file: table.to_csv(file, index=False))

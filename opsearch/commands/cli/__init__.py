@@ -1,0 +1,117 @@
+"""The command line: its commands, its exit codes, and one sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import typer
+
+from opsearch.commands.cli.generate import generate
+from opsearch.commands.cli.judge import analyze, bench, compare, evaluate
+from opsearch.commands.cli.look import export, list_parts, report, show
+from opsearch.commands.cli.options import err
+from opsearch.commands.cli.run import run
+from opsearch.commands.cli.search import front, solve
+
+INTERRUPTED = 130
+_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # torch's words in a mere RuntimeError
+
+app = typer.Typer(
+    help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(solve)
+app.command()(front)
+app.command()(show)
+app.command()(generate)
+app.command("eval")(evaluate)
+app.command()(bench)
+app.command()(compare)
+app.command()(analyze)
+app.command()(export)
+app.command()(report)
+app.command("list")(list_parts)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 1 for errors, 130 for Ctrl-C."""
+    end(call(sys.argv[1:]))
+
+
+def end(code: int) -> NoReturn:
+    """Exit; after Ctrl-C at once, without what Python does at its end.
+
+    A solver that nothing can stop may still run in a thread, and would crash there.
+    """
+    if code == INTERRUPTED:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be left to read
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def call(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    from opsearch.errors import OpsearchError
+
+    debug = "--debug" in arguments
+    try:
+        line = shlex.join(["opsearch", *arguments])
+        result: Any = app(arguments, standalone_mode=False, obj=line)
+    except typer.Exit as stop:
+        result = stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        result = INTERRUPTED
+    except OpsearchError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", soft_wrap=True)
+        return 1
+    except Exception as error:
+        return _usage_or_crash(error, debug)
+    if result == INTERRUPTED:
+        err.print(
+            "interrupted: every finished measurement is kept, the same command goes on from there",
+            soft_wrap=True,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _usage_or_crash(error: Exception, debug: bool) -> int:
+    """Click's usage errors print themselves; anything else is a defect and says so."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
+    if debug:
+        raise error
+    reason = " ".join(str(error).split()) or "no message"
+    if _ran_out_of_memory(error):
+        reason = reason.rpartition(_NO_MEMORY[0])[2]  # what stands before is a line of its source
+        err.print(
+            f"error: memory ran out ({reason}); take --dtype bfloat16, a smaller "
+            "--memory or --batch, or another --device",
+            soft_wrap=True,
+        )
+        return 1
+    err.print(
+        f"error: unexpected {type(error).__name__}: {reason}; run again with --debug and report it",
+        soft_wrap=True,
+    )
+    return 1
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch got no memory, on a CPU or another device."""
+    # By its name: importing torch here would take seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

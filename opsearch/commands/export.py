@@ -1,0 +1,94 @@
+"""`opsearch export`: a run's measurements as one tidy table, for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from opsearch.costs.shape import Shape
+from opsearch.errors import OpsearchError
+from opsearch.files import write_atomic
+from opsearch.measure.storage.records import (
+    CALIBRATION,
+    COLUMNS,
+    COMPARED,
+    COMPARED_CALIBRATION,
+    HELD_OUT,
+    StoredSample,
+)
+from opsearch.measure.storage.store import Store
+from opsearch.policy.ranker import parse_ranker
+from opsearch.problem.spaces.base import PointPolicies, Space
+from opsearch.runs.config import RunConfig
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.setup import make_space
+
+_SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
+
+
+def export(folder: Path, path: Path) -> pd.DataFrame:
+    """Write every stored divergence to a .parquet or .csv file and return the table.
+
+    A row per policy and sample: the policy's canonical key and, where it is a point of the run's
+    space, its parameters; the sample and the first split that
+    holds it; the divergences in nats, top1 as a share.
+    Raises OpsearchError for another kind of file, or where Parquet needs pyarrow.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise OpsearchError(f"{path} is of an unknown kind; name it .parquet or .csv")
+    run = RunFolder(folder)
+    config = RunConfig.load(run.config)
+    with Store(run.measurements) as store:
+        shape = Shape(**store.facts["shape"])
+        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
+        samples = {split: store.samples(split) for split in _SPLITS}
+        points = _points(space, {s.n_visual for listed in samples.values() for s in listed})
+        measured = pd.DataFrame(
+            [
+                (m.policy, m.item, *(getattr(m, name) for name in COLUMNS))
+                for m in store.everything()
+            ],
+            columns=["policy", "item", *COLUMNS],
+        )
+    table = measured.merge(points, on="policy", how="left").merge(_listed(samples), on="item")
+    names = [parameter.name for parameter in space.parameters]
+    about = ["split", "sample", "family", "n_visual", "n_other", "item"]
+    table = table[["policy", *names, *about, *COLUMNS]]
+    table = table.sort_values(["split", "sample", "policy"], ignore_index=True)
+    write_atomic(path, lambda file: _write(table, file))
+    return table
+
+
+def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
+    """Return the parameters of the space's points by canonical key, a row per key."""
+    columns = zip(space.parameters, space.points.T, strict=True)
+    named = pd.DataFrame({p.name: np.array(list(map(str, p.values)))[at] for p, at in columns})
+    policies = PointPolicies(space, space.points)
+    keys = [key for n_visual in sorted(sizes) for key in policies.canonical(n_visual)]
+    repeated = named.loc[np.tile(named.index, len(sizes))].assign(policy=keys)
+    return repeated.drop_duplicates("policy", keep="last")
+
+
+def _listed(samples: dict[str, list[StoredSample]]) -> pd.DataFrame:
+    """A row per sample, with the first split that holds it."""
+    rows = [
+        (split, s.name, s.family, s.n_visual, s.n_other, s.item)
+        for split, listed in samples.items()
+        for s in listed
+    ]
+    columns = ["split", "sample", "family", "n_visual", "n_other", "item"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("item")
+
+
+def _write(table: pd.DataFrame, file: Path) -> None:
+    if file.suffix == ".csv":
+        table.to_csv(file, index=False)
+        return
+    try:
+        table.to_parquet(file, index=False)
+    except ImportError as error:
+        raise OpsearchError(
+            "writing Parquet needs pyarrow; `pip install pyarrow`, or name the file .csv"
+        ) from error

@@ -1,0 +1,76 @@
+"""What `opsearch list` prints: the parts that can be named, each with its first sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from opsearch.errors import UnknownNameError
+
+_SEARCHED = {
+    "dop additive": "DOP: attention and MLP up to a depth each, on the first tokens of the run's "
+    "ranking; divergences are added up.",
+    "SPACE joint": "opsearch's own policies: the lowest true divergence in dop, depth and stages; "
+    "in layers and operations SPACE verified.",
+}
+"""Methods of `compare` that are searched, in the spaces that --space names."""
+
+
+def print_parts(kind: str | None, console: Console) -> None:
+    """Names of parts with the first sentence of their description."""
+    kinds = _parts()
+    if kind is not None and kind not in kinds:
+        raise UnknownNameError("kind of part", kind, list(kinds))
+    for name in [kind] if kind else kinds:
+        console.print(name, style="bold")
+        width = max(map(len, kinds[name]))
+        for part, description in kinds[name].items():
+            console.print(f"  {part:<{width}}  {description}", soft_wrap=True)
+
+
+def _parts() -> dict[str, dict[str, str]]:
+    from opsearch.costs import COSTS
+    from opsearch.evaluation.baselines import AS_PUBLISHED, BASELINES
+    from opsearch.evaluation.reducers import REDUCERS
+    from opsearch.objectives import OBJECTIVES
+    from opsearch.problem.spaces import SPACES
+    from opsearch.rankers import DECODER_RANKERS, RANKERS
+    from opsearch.registry import registered
+    from opsearch.solvers import SOLVERS
+
+    named: dict[str, Mapping[str, Any]] = {
+        "solvers": registered("solvers", SOLVERS),
+        "objectives": registered("objectives", OBJECTIVES),
+        "spaces": SPACES,
+        "costs": registered("costs", COSTS),
+        "rankers": registered("rankers", {**RANKERS, **DECODER_RANKERS}),
+    }
+    described = {
+        kind: {name: _first_sentence(part) for name, part in parts.items()}
+        for kind, parts in named.items()
+    }
+    methods = _SEARCHED | {label: method.description for label, method in BASELINES.items()}
+    methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
+    for label, call in AS_PUBLISHED.items():
+        methods[label] += f" As published: {call}"
+    return described | {"baselines": methods, "models": _models()}
+
+
+def _models() -> dict[str, str]:
+    from opsearch.costs.flops import text_only_floor
+    from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS
+
+    models = {"demo": "the embedded model"}
+    for name, hub_id in HUB_IDS.items():
+        shape, visual = SHAPES[name], VISUAL_TOKENS[name]
+        models[hub_id] = (
+            f"{shape.layers} layers x {shape.hidden}, {visual} visual tokens, text-only floor "
+            f"{100 * text_only_floor(shape, visual, 65):.1f}%"
+        )
+    return models
+
+
+def _first_sentence(part: Any) -> str:
+    return (part.__doc__ or "").strip().splitlines()[0]

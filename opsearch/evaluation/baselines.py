@@ -1,0 +1,193 @@
+"""Simple methods at equal cost: each turns up its own knob until the budget is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
+
+Fits = Callable[[Policy], bool]
+Missed = Callable[[str, Policy], None]
+Maker = Callable[[int, Fraction, RankerSpec], Policy]
+GSOP_POLICIES = 300  # that its search may measure
+_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method as policies of rising cost, of (layers, share of its knob, ranker).
+
+    description: with what was published; makers: the first one that can meet the budget counts,
+    none where they are made of what is measured; ranker: its own one, None for the run's; least:
+    the lowest share, in thousandths.
+    """
+
+    description: str
+    makers: tuple[Maker, ...]
+    ranker: str | None = None
+    least: int = 1
+
+
+def _reduction(ranker: str | None, description: str) -> Baseline:
+    return Baseline(description, (builders.tokens,), ranker)
+
+
+def _vtw(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+    return builders.vtw(layers, int(share * layers))
+
+
+def _fastv_like(k: int) -> Maker:
+    """All tokens in the first k layers, a share after."""
+
+    def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.stages(layers, {0: 1, min(k, layers - 1): share}, ranker)
+
+    return make
+
+
+def _shortv(order: Sequence[int]) -> Maker:
+    """All but a share of the layers frozen, the first of `order` first."""
+
+    def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.shortv(layers, order[: layers - int(share * layers)])
+
+    return make
+
+
+def _fastv(k: int) -> Maker:
+    return lambda layers, share, ranker: builders.fastv(layers, min(k, layers - 1), share)
+
+
+def _pyramiddrop(first: int | None) -> Maker:
+    return lambda layers, share, ranker: builders.pyramiddrop(layers, share, first)
+
+
+def _sparsevlm(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+    return builders.sparsevlm(layers, share=share)
+
+
+# The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
+BASELINES: dict[str, Baseline] = {
+    "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
+    "tokens random": _reduction("random", "Tokens drawn by chance."),
+    "tokens cls": _reduction("cls", "The tokens that [CLS] attends to most."),
+    "tokens vispruner": _reduction("vispruner", "VisPruner; published: 128, 64, 32 of 576 tokens."),
+    "tokens divprune": _reduction("divprune", "DivPrune; published: 0.098 of the tokens."),
+    "tokens visionzip": _reduction(
+        "visionzip",
+        "VisionZip's dominant tokens; published: 54 of 576 and 10 averages, here 64 for both.",
+    ),
+    "tokens cdpruner": _reduction("cdpruner", "CDPruner; published: 128, 64, 32 of 576 tokens."),
+    "VTW": Baseline("No visual tokens from layer K on; published: 15 of 32.", (_vtw,), least=0),
+    "ShortV": Baseline(
+        "Visual tokens stay as they are in the layers that matter least alone, measured on the "
+        "calibration items; published: 19 of 32 layers, 20 items.",
+        (),
+        least=0,
+    ),
+    "FastV like": Baseline(
+        "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
+        (_fastv_like(2), _fastv_like(1)),
+    ),
+    "FastV": Baseline(
+        "By attention inside the decoder, from layer 2 (else 1) on; published: half of the tokens.",
+        (_fastv(2), _fastv(1)),
+        "fastv",
+    ),
+    "PyramidDrop": Baseline(
+        "Falling shares from a quarter of the layers (else 2 or 1) on; published: halves.",
+        (_pyramiddrop(None), _pyramiddrop(2), _pyramiddrop(1)),
+        "pyramiddrop",
+        least=100,
+    ),
+    "FitPrune": Baseline(
+        "As many tokens in each layer as a bound on lost attention allows, by its own search on "
+        "the calibration items; published: 60% of the MACs saved.",
+        (),
+        "fitprune",
+    ),
+    "SparseVLM": Baseline(
+        "By the attention of words, in three steps; published: 300, 200 and 118 of 576 tokens.",
+        (_sparsevlm,),
+        "sparsevlm",
+    ),
+    "GSOP": Baseline(
+        "Queries, keys and MLPs of two groups of tokens, by [CLS], pruned one after the other, the "
+        f"least missed first; at most {GSOP_POLICIES} policies (--evaluations) are measured; "
+        "published: 144 and 432 tokens, by accuracy, 30% of the FLOPs.",
+        (),
+    ),
+}
+
+
+def baselines(
+    layers: int,
+    ranker: RankerSpec,
+    fits: Fits,
+    usable: Collection[str] = ("random", "uniform"),
+    frozen_first: Sequence[int] = (),
+    missed: Missed = lambda label, cheapest: None,
+    further: Sequence[RankerSpec] = (),
+) -> dict[str, Policy]:
+    """The methods by their label; one that cannot meet the budget at all is left out.
+
+    ranker: the run's, which counts as a method too; usable: names of rankers that the model serves;
+    frozen_first: layers in ShortV's order, without which it takes no part; missed: is told each
+    method that is left out, with its cheapest policy; further: rankers that count as methods too.
+    """
+    asked = {f"tokens {spec}": spec for spec in (ranker, *further)}
+    methods = {label: _reduction(None, "Asked for by name.") for label in asked}
+    for label, method in BASELINES.items():
+        if label not in methods and method.ranker in (None, *usable):
+            methods[label] = method
+    if frozen_first:
+        methods["ShortV"] = replace(methods["ShortV"], makers=(_shortv(frozen_first),))
+    found = {}
+    for label, method in methods.items():
+        spec = RankerSpec(method.ranker) if method.ranker else asked.get(label, ranker)
+        policies = (_dearest(make, layers, spec, method.least, fits) for make in method.makers)
+        policy = next((policy for policy in policies if policy is not None), None)
+        if policy is not None:
+            found[label] = policy
+        elif method.makers:
+            share = Fraction(method.least, _STEPS)
+            missed(label, method.makers[-1](layers, share, spec))
+    return found
+
+
+def _dearest(make: Maker, layers: int, ranker: RankerSpec, least: int, fits: Fits) -> Policy | None:
+    """The policy of the largest share that fits, in thousandths from `least` on."""
+    low, high = least - 1, _STEPS
+    while low < high:
+        middle = (low + high + 1) // 2
+        fit = fits(make(layers, Fraction(middle, _STEPS), ranker))
+        low, high = (middle, high) if fit else (low, middle - 1)
+    return make(layers, Fraction(low, _STEPS), ranker) if low >= least else None
+
+
+_TOKENS = 'builders.tokens(32, "{share}", RankerSpec("{ranker}"))'
+_RUN = "opsearch run --space {search} --model llava-hf/{model} --data calib.jsonl"
+_SHORTV = "31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19"
+
+AS_PUBLISHED = {
+    "tokens vispruner": _TOKENS.format(share="128/576", ranker="vispruner"),
+    "tokens divprune": _TOKENS.format(share="0.098", ranker="divprune"),
+    "tokens visionzip": _TOKENS.format(share="64/576", ranker="visionzip"),
+    "tokens cdpruner": (
+        'builders.tokens(32, "128/576", RankerSpec("cdpruner", (("clip", "FOLDER"),)))'
+    ),
+    "VTW": "builders.vtw(32, 15)",
+    "ShortV": f"builders.shortv(32, [{_SHORTV}])",
+    "FastV": "reranked.fastv(32)",
+    "PyramidDrop": "reranked.pyramiddrop()",
+    "FitPrune": "reranked.fitprune(reranked.FITPRUNE_60)",
+    "SparseVLM": "reranked.sparsevlm()",
+    "GSOP": _RUN.format(search="operations --solver greedy --budget 30%", model="llava-1.5-7b-hf"),
+    "dop additive": _RUN.format(
+        search="dop --objective additive --budget 14%", model="llava-v1.6-vicuna-7b-hf"
+    ),
+}

@@ -1,0 +1,124 @@
+"""A model in its stock wrapper and its tasks, in this process or in a Ray worker.
+
+This module knows neither the log nor Ray. An answer depends on the job alone, so that documents of
+a lost worker can be answered by any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import opsearch
+from opsearch.data.lmms import load_task
+from opsearch.evaluation.lmms.answering import build_requests, kept_failures, without_bars
+from opsearch.evaluation.lmms.benchmarks import task_name
+from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.models.loading import fingerprint
+from opsearch.policy.policy import Policy
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model to answer with.
+
+    Attributes:
+        model: As for `load_wrapper`.
+        dtype: As for `load_wrapper`.
+        device: As for `load_wrapper`.
+        limit: Documents per task, None for all.
+        attention: Attention implementation.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    limit: int | None
+    attention: str = "sdpa"
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Documents of a task to answer.
+
+    Attributes:
+        task: Name of the task.
+        documents: Their numbers.
+        policy: The policy to answer under, None for the original.
+    """
+
+    task: str
+    documents: tuple[int, ...]
+    policy: Policy | None
+
+    @property
+    def affinity(self) -> str:
+        """Name of the task, which a worker loads once."""
+        return self.task
+
+    @property
+    def content(self) -> str:
+        """Description of the job."""
+        return f"{len(self.documents)} documents of {self.task}"
+
+
+class Answerer:
+    """Loads tasks on first use and the model by `load`, and answers documents."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._wrapper: Any = None
+        self._tasks: dict[str, tuple[Any, list[Any]]] = {}
+
+    def task(self, name: str) -> tuple[Any, list[Any]]:
+        """Return a task and its requests up to the limit, by document.
+
+        Args:
+            name: A benchmark, a task of lmms-eval, or FOLDER/TASK.
+        """
+        if name not in self._tasks:
+            task = load_task(task_name(name), wrapper_name(self.source.model))
+            self._tasks[name] = task, build_requests(task, self.source.limit)
+        return self._tasks[name]
+
+    def load(self) -> str:
+        """Load the model and return a fingerprint of all that its answers depend on."""
+        source = self.source
+        self._wrapper = load_wrapper(source.model, source.dtype, source.device, source.attention)
+        versions = [opsearch.version.__version__, version("lmms-eval"), version("transformers")]
+        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), source.attention]
+        return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
+
+    def answers(self, shard: Shard) -> Iterator[str]:
+        """Yield one answer per document at batch size 1; errors of `generate` are raised."""
+        task, requests = self.task(shard.task)
+        wrapper, policy = self._wrapper, shard.policy
+        wrapper.task_dict[task.config.task] = task.dataset
+        with ExitStack() as stack:
+            stack.enter_context(policy.apply(wrapper.model) if policy else nullcontext())
+            stack.enter_context(without_bars(type(wrapper).__module__))
+            failures = stack.enter_context(kept_failures(wrapper.model))
+            for document in shard.documents:
+                output = wrapper.generate_until([requests[document]])[0]
+                if failures:
+                    raise failures[0]
+                yield output if isinstance(output, str) else str(output.text)
+
+
+class RemoteAnswerer:
+    """An Answerer as a Ray worker."""
+
+    def load(self, source: Source) -> str:
+        """Load the model and return its fingerprint, to compare with other workers."""
+        self._answerer = Answerer(source)
+        return self._answerer.load()
+
+    def answer(self, shard: Shard) -> list[str]:
+        """Return all answers of a shard; in one thread where the model is on a CPU."""
+        torch.set_num_threads(1)  # per thread: this is not the thread that loaded the model
+        return list(self._answerer.answers(shard))

@@ -1,0 +1,41 @@
+"""The embedded families of questions as tasks of lmms-eval; their settings are in embedded/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from lmms_eval.api.task import ConfigurableMessagesTask
+
+from opsearch.data.embedded import FAMILIES, embedded
+from opsearch.evaluation.answers import exact_match
+
+
+class Family(ConfigurableMessagesTask):  # type: ignore[misc]
+    """Test items of one family; `metadata.samples` of its YAML file is their number."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Read the settings of a YAML file of embedded/."""
+        super().__init__(config={k: v for k, v in config.items() if k != "class"})
+
+    def download(self, dataset_kwargs: Any = None) -> None:
+        """Generate the items; nothing is downloaded."""
+        family = self.config.dataset_name
+        items = embedded("test", self.config.metadata["samples"] * len(FAMILIES))
+        rows = [
+            {"image": item.load_images()[0], "question": item.question, "answer": item.answers[0]}
+            for item in items
+            if item.family == family
+        ]
+        self.dataset = DatasetDict(test=Dataset.from_list(rows))
+        self.dataset_no_image = DatasetDict(test=self.dataset["test"].remove_columns("image"))
+
+
+def picture(doc: dict[str, Any]) -> list[Any]:
+    """Return the document's picture."""
+    return [doc["image"]]
+
+
+def score(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
+    """Score by exact match, as `opsearch eval` does."""
+    return {"exact_match": exact_match(answers[0], [doc["answer"]])}

@@ -1,0 +1,138 @@
+"""Reducers replace the visual tokens by fewer ones before an unmodified decoder.
+
+Policies only select tokens, so they cannot express a reducer; comparisons treat reducers as
+separate methods. The new tokens have consecutive positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from opsearch.costs.base import Cost
+from opsearch.errors import ModelError
+from opsearch.evaluation.answers import answer_as
+from opsearch.evaluation.contenders import Place, budget_limit
+from opsearch.evaluation.reducers.compared import (
+    _MAX_TOKENS,
+    _measured,
+    answer_reductions,
+    fitted_reductions,
+    measure_reductions,
+    served_reducers,
+)
+from opsearch.evaluation.reducers.pool import Pool
+from opsearch.evaluation.reducers.resize import Resize
+from opsearch.measure.engine import Engine
+from opsearch.measure.progress import Progress
+from opsearch.measure.storage.records import Measurement
+from opsearch.measure.sweep.divergence import divergence
+from opsearch.measure.sweep.original import Reference, check_finite, make_reference
+from opsearch.models.devices import device_of_inputs
+from opsearch.models.encoding import Sample, batch_inputs, batches
+from opsearch.progress import Stages
+from opsearch.runs.prepare import Prepared
+
+
+class Reducer(Protocol):
+    """Reduction of samples to a maximum number of visual tokens per image.
+
+    Reduced samples keep the digest of their item.
+    """
+
+    def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
+        """Return the inputs of the reduced samples, with at most `tokens` per image."""
+
+    def applied(self, model: Any, tokens: int) -> AbstractContextManager[None]:
+        """Return a context manager in which the model accepts the reduced samples."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Reducer with a maximum number of tokens per image.
+
+    Attributes:
+        reducer: Name of the reducer.
+        tokens: Maximum number of visual tokens per image.
+        n_visual: Visual tokens of each reduced calibration sample.
+    """
+
+    reducer: str
+    tokens: int
+    n_visual: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name in comparisons."""
+        return f"{self.reducer}(up to {self.tokens} tokens a picture)"
+
+    @property
+    def key(self) -> str:
+        """Key of its stored measurements, like the canonical key of a policy."""
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """JSON form in stored comparisons."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Reduction | None:
+        """Parse the JSON form; return None for that of a policy."""
+        raw = json.loads(text)
+        if "reducer" not in raw:
+            return None
+        return cls(raw["reducer"], raw["tokens"], tuple(raw["n_visual"]))
+
+
+REDUCERS: dict[str, Callable[[Any, Any], Reducer]] = {"pool": Pool, "resize": Resize}
+"""Factories (config, processor) by name; ModelError if the family is not supported."""
+
+
+def usable_reducers(config: Any, processor: Any) -> tuple[dict[str, Reducer], list[str]]:
+    """Return the reducers that a model supports, and the errors of the others."""
+    found, refusals = {}, []
+    for name, factory in REDUCERS.items():
+        try:
+            found[name] = factory(config, processor)
+        except ModelError as error:
+            refusals.append(str(error))
+    return found, refusals
+
+
+def largest_reduction(
+    name: str, reducer: Reducer, samples: Sequence[Sample], fits: Callable[[Sequence[int]], bool]
+) -> Reduction | None:
+    """Find the largest number of tokens per image whose samples fit, by bisection.
+
+    Args:
+        name: Name of the reducer.
+        reducer: The reducer.
+        samples: Calibration samples.
+        fits: Whether the given visual tokens of each sample are within the budget.
+
+    Returns:
+        The reduction, None if even one token per image is too many.
+    """
+    low, high = 0, max(sample.n_visual for sample in samples)
+    best = None
+    while low < high:
+        tokens = (low + high + 1) // 2
+        n_visual = tuple(sample.n_visual for sample in reducer.reduced(samples, tokens))
+        if fits(n_visual):
+            low, best = tokens, Reduction(name, tokens, n_visual)
+        else:
+            high = tokens - 1
+    return best
+
+
+def reduction_cost(cost: Cost, n_visual: Sequence[int], samples: Sequence[Sample]) -> int:
+    """The original's cost on samples of which so many visual tokens are left."""
+    pairs = zip(n_visual, samples, strict=True)
+    return sum(cost.stock(n, sample.n_other) for n, sample in pairs)

@@ -1,0 +1,127 @@
+"""Reducers in a comparison: as many tokens as a budget leaves, divergences and answers.
+
+What is measured is stored like that of policies. The original runs on the sample as it is, once
+for all reductions, the model under a reducer on the smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from opsearch.evaluation.answers import answer_as
+from opsearch.evaluation.contenders import Place, budget_limit
+from opsearch.evaluation.reducers import (
+    Reducer,
+    Reduction,
+    largest_reduction,
+    reduction_cost,
+    usable_reducers,
+)
+from opsearch.measure.engine import Engine
+from opsearch.measure.progress import Progress
+from opsearch.measure.storage.records import Measurement
+from opsearch.measure.sweep.divergence import divergence
+from opsearch.measure.sweep.original import Reference, check_finite, make_reference
+from opsearch.models.devices import device_of_inputs
+from opsearch.models.encoding import Sample, batch_inputs, batches
+from opsearch.progress import Stages
+from opsearch.runs.prepare import Prepared
+
+_MAX_TOKENS = 8192  # positions of one forward
+
+
+def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
+    """The reducers that can be compared; why the others cannot is said."""
+    if prepared.config.positions > 1:
+        stages.say("pool and resize are left out: they are compared at one answer position alone")
+        return {}
+    found, refusals = usable_reducers(config, prepared.processor)
+    for refusal in refusals:
+        stages.say(refusal)
+    return found
+
+
+def fitted_reductions(
+    text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
+) -> dict[Place, Reduction]:
+    """Each reducer with as many tokens as the budget leaves."""
+    cost, limit, _ = budget_limit(text, prepared)
+
+    def fits(n_visual: Sequence[int]) -> bool:
+        return reduction_cost(cost, n_visual, prepared.calibration) <= limit
+
+    found = {}
+    for name, reducer in reducers.items():
+        reduction = largest_reduction(name, reducer, prepared.calibration, fits)
+        if reduction is None:
+            stages.say(f"{name} is not compared at {text}: one token per picture is too much")
+        else:
+            found[text, name] = reduction
+    return found
+
+
+def measure_reductions(
+    engine: Engine,
+    reducers: dict[str, Reducer],
+    reductions: Sequence[Reduction],
+    samples: Sequence[Sample],
+    progress: Progress | None = None,
+) -> None:
+    """Store the divergence of each on every sample at the answer's first token."""
+    known = engine.store.get([reduction.key for reduction in reductions])
+    groups = batches(samples, _MAX_TOKENS)
+    for done, batch in enumerate(groups, 1):
+        todo = [r for r in reductions if any((r.key, s.digest) not in known for s in batch)]
+        if todo:
+            reference = make_reference(engine.model, engine.family, batch, (), positions=1)
+        for reduction in todo:
+            reducer = reducers[reduction.reducer]
+            engine.store.add(_measured(engine, reducer, reduction, batch, reference))
+        if progress:
+            progress(done, len(groups))
+
+
+def answer_reductions(
+    engine: Engine,
+    processor: object,
+    reducers: dict[str, Reducer],
+    reductions: Sequence[Reduction],
+    samples: Sequence[Sample],
+) -> None:
+    """Store what the model answers to every sample under each."""
+    for reduction in reductions:
+        reducer = reducers[reduction.reducer]
+        small = reducer.reduced(samples, reduction.tokens)
+        keys = [reduction.key] * len(small)
+        block = reducer.applied(engine.model, reduction.tokens)
+        answer_as(keys, block, engine.model, processor, small, engine.store)
+
+
+@torch.no_grad()
+def _measured(
+    engine: Engine,
+    reducer: Reducer,
+    reduction: Reduction,
+    samples: Sequence[Sample],
+    reference: Reference,
+) -> list[Measurement]:
+    """The divergences on samples of equal shape, which resizing may make different."""
+    place = {sample.digest: row for row, sample in enumerate(samples)}
+    found = []
+    for batch in batches(reducer.reduced(samples, reduction.tokens), _MAX_TOKENS):
+        with reducer.applied(engine.model, reduction.tokens):
+            inputs = batch_inputs(batch, device_of_inputs(engine.model))
+            logits = engine.model(**inputs, use_cache=False, logits_to_keep=1).logits
+        check_finite(logits[:, None], batch, [reduction.name])
+        rows = torch.tensor([place[sample.digest] for sample in batch], device=logits.device)
+        told = divergence(reference.logits[rows], logits, reference.counted[rows])
+        columns = (told.kl, told.reverse_kl, told.js, told.top1)
+        numbers = torch.stack(columns, -1).tolist()
+        found += [
+            Measurement(reduction.key, sample.digest, *values)
+            for sample, values in zip(batch, numbers, strict=True)
+        ]
+    return found

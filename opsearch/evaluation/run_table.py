@@ -1,0 +1,117 @@
+"""The table a run ends with: the original, the chosen policy and baselines at equal cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from opsearch.data.item import all_answered
+from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.baselines import baselines
+from opsearch.measure.engine import Engine
+from opsearch.policy import builders
+from opsearch.policy.policy import Policy
+from opsearch.problem.budget import total_cost
+from opsearch.progress import Stages
+from opsearch.runs.prepare import Prepared
+from opsearch.runs.setup import make_cost
+
+# Names of the two rows of a cost, and the unit of the first.
+_COST_ROWS = {
+    "flops": ("FLOPs, mean", "% of stock", 1.0),
+    "kv": ("KV bytes, mean", "KV, %", 1.0),
+    "latency": ("prefill ms", "prefill, %", 1e6),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy of the table with what was measured of it.
+
+    costs: by name, mean per calibration sample and share of the stock model: FLOPs and whatever the
+    run has a budget for; kl, heldout_kl: float64[S] per sample in nats; answers: to the held-out
+    questions, None where there are none.
+    """
+
+    label: str
+    policy: Policy
+    costs: dict[str, tuple[float, float]]
+    kl: NDArray[np.float64]
+    heldout_kl: NDArray[np.float64]
+    answers: Answers | None
+
+
+def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) -> list[Row]:
+    """Measure the original, the chosen policy and the baselines on calibration and held-out."""
+    pairs = [sample.shape for sample in prepared.calibration]
+    names = ["flops", *(constraint.name for constraint in prepared.constraints)]
+    costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
+
+    def fits(policy: Policy) -> bool:
+        limits = prepared.constraints
+        return all(total_cost(costs[c.name], policy, pairs) <= c.limit for c in limits)
+
+    layers = prepared.shape.layers
+    policies = {"original": builders.identity(layers), "opsearch": chosen}
+    policies |= baselines(layers, prepared.ranker, fits)
+    everything = list(policies.values())
+    with stages.stage("measuring the comparison", "FLOPs") as tick:
+        kl = engine.measure(everything, prepared.calibration, tick)
+        heldout = np.zeros((len(everything), 0))
+        if prepared.heldout:
+            heldout = engine.measure(everything, prepared.heldout, tick)
+    answers = _answers(prepared, everything, engine, stages)
+    stock = {name: total_cost(cost, everything[0], pairs) for name, cost in costs.items()}
+    rows = []
+    for i, (label, policy) in enumerate(policies.items()):
+        totals = {name: total_cost(cost, policy, pairs) for name, cost in costs.items()}
+        spent = {name: (total / len(pairs), total / stock[name]) for name, total in totals.items()}
+        rows.append(Row(label, policy, spent, kl[i], heldout[i], answers[i]))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Methods as columns; costs per sample, KL in nats, Rel. Avg. and accuracies as rows.
+
+    Families are set in by two spaces, so that none can take the name of another row.
+    """
+    original = rows[0].answers
+    columns = {}
+    for row in rows:
+        column: dict[str, float] = {}
+        for name, (mean, share) in row.costs.items():
+            amount, percent, unit = _COST_ROWS.get(name, (name, f"{name}, %", 1))
+            column |= {amount: mean / unit, percent: 100 * share}
+        column |= {
+            "KL calibration": float(row.kl.mean()),
+            "KL held-out": float(row.heldout_kl.mean()) if row.heldout_kl.size else np.nan,
+        }
+        if row.answers and original:
+            families = row.answers.by_family()
+            column["Rel. Avg., %"] = 100 * relative_average(families, original.by_family())
+            column["accuracy, %"] = 100 * float(np.mean(list(families.values())))
+            column |= {f"  {name}": 100 * score for name, score in families.items()}
+        columns[row.label] = column
+    return pd.DataFrame(columns)
+
+
+def _answers(
+    prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Stages
+) -> list[Answers | None]:
+    """Answers of every policy to the held-out questions, where these have known answers."""
+    samples, processor = prepared.heldout, prepared.processor
+    if not all_answered([sample.item for sample in samples]):
+        unanswered = sum(not sample.item.answers for sample in samples)
+        lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
+        stages.say(f"no accuracies: {lacking if samples else 'there are no held-out samples'}")
+        return [None] * len(policies)
+    found: list[Answers | None] = []
+    with stages.stage(f"answering {len(samples)} held-out questions") as tick:
+        for policy in policies:
+            found.append(answer(engine.model, processor, samples, policy, engine.store))
+            tick(len(found), len(policies))
+    return found

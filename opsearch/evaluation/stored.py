@@ -1,0 +1,136 @@
+"""Reads the last `opsearch compare` of a run for the analyses; loads no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.analysis.equal_cost import Comparison, Entry
+from opsearch.costs.flops import Flops, flops
+from opsearch.costs.kv import KVBytes
+from opsearch.costs.shape import Shape
+from opsearch.errors import RunFolderError
+from opsearch.evaluation.prefill_times import prefill_time
+from opsearch.evaluation.reducers import Reduction
+from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
+from opsearch.measure.storage.store import Store
+from opsearch.policy.builders import identity
+from opsearch.policy.file import parse_policy
+from opsearch.policy.policy import Policy
+from opsearch.problem.budget import total_cost
+from opsearch.runs.run_folder import RunFolder
+
+
+def stored_comparison(folder: Path) -> Comparison:
+    """The compared methods of the run in `folder`; RunFolderError when nothing was compared."""
+    run = RunFolder(folder)
+    with Store(run.measurements) as store:
+        compared = store.compared()
+        if not compared:
+            raise RunFolderError(
+                f"{folder} holds no comparison; `opsearch compare {folder} --budget 20% "
+                "--budget 30%` makes one"
+            )
+        shape = Shape(**store.facts["shape"])
+        splits = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
+        entries = tuple(_entry(row, run, store, shape, *splits) for row in compared[1:])
+        families = tuple(sample.family for sample in splits[1])
+        original = _scores(store, _keys(identity(shape.layers), splits[1]), splits[1])
+        return Comparison("FLOPs", families, original, entries)
+
+
+def _entry(
+    row: Compared,
+    run: RunFolder,
+    store: Store,
+    shape: Shape,
+    calibration: Sequence[StoredSample],
+    judged: Sequence[StoredSample],
+) -> Entry:
+    """A method's costs, divergences and scores."""
+    pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
+    reduction = Reduction.parse(row.policy)
+    if reduction is None:
+        policy = parse_policy(row.policy, run.measurements)
+        name, costs = policy.name, _costs(policy, shape, pairs)
+        costs |= _times(policy, run.prefill)
+        keys = [_keys(policy, samples) for samples in (calibration, judged)]
+    else:
+        left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
+        name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
+        costs |= _times(reduction, run.prefill)
+        keys = [[reduction.key] * len(samples) for samples in (calibration, judged)]
+    cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
+    costs["macs_share"] = costs["macs"] / stock["macs"]
+    costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
+    return Entry(
+        row.budget,
+        row.method,
+        name,
+        cost,
+        cost / stock["flops"],
+        _divergences(store, keys[0], calibration),
+        _divergences(store, keys[1], judged),
+        _scores(store, keys[1], judged),
+        costs,
+    )
+
+
+def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Means per sample: FLOPs, MACs as papers count them, and bytes of the KV cache.
+
+    MACs are those of the visual tokens alone, of all operations that the policy lists, dead ones
+    too.
+    """
+    macs = sum(int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs)
+    totals = {
+        "flops": total_cost(Flops(shape), policy, pairs),
+        "macs": macs,
+        "kv_bytes": total_cost(KVBytes(shape), policy, pairs),
+    }
+    return {kind: total / len(pairs) for kind, total in totals.items()}
+
+
+def _times(method: Policy | Reduction, path: Path) -> dict[str, float]:
+    """Milliseconds of the prefill where they were taken, and their ratio to the original's."""
+    time = prefill_time(method, path)
+    if time is None:
+        return {}
+    return {
+        "prefill_ms": time.policy,
+        "ranking_ms": time.ranking,
+        "original_ms": time.original,
+        "prefill_ratio": time.ratio,
+    }
+
+
+def _keys(policy: Policy, samples: Sequence[StoredSample]) -> list[str]:
+    """What the policy's measurements are stored under, for each sample."""
+    return [policy.canonical(sample.n_visual) for sample in samples]
+
+
+def _divergences(
+    store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
+) -> NDArray[np.float64]:
+    """KL under these keys; that of the original is 0 and not stored."""
+    layers = Shape(**store.facts["shape"]).layers
+    stock = {n: identity(layers).canonical(n) for n in {s.n_visual for s in samples}}
+    found = store.get(keys)
+    return np.array(
+        [
+            0.0 if key == stock[sample.n_visual] else found[key, sample.item]
+            for key, sample in zip(keys, samples, strict=True)
+        ]
+    )
+
+
+def _scores(
+    store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
+) -> NDArray[np.float64]:
+    found = store.answers(keys)
+    return np.array(
+        [found[key, sample.item].score for key, sample in zip(keys, samples, strict=True)]
+    )

@@ -1,0 +1,192 @@
+"""RunConfig: what `opsearch run` is told, as one checked file to run again with --config."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from opsearch.errors import OpsearchError, PolicyError, RunFolderError
+from opsearch.files import write_text
+from opsearch.measure.planning.memory import parse_memory
+from opsearch.policy.policy import Policy
+from opsearch.problem.spaces.operations import PER_OPERATION
+from opsearch.problem.spaces.stages import STAGES
+from opsearch.runs.run_folder import RunFolder
+
+_LAST = "out"  # the setting that a file ends with: one that has it was not cut
+
+
+class RunConfig(BaseModel):
+    """What to search, on which data, with which solver; written to run.yaml.
+
+    objective and solver None: chosen from what fits, and then written down. ranker None: that of
+    the model's family. evaluations None: as many as the solver makes by default. effort: seconds of
+    measurement that the joint objective may take by default, by all policies or coarse to fine.
+    memory: for the states of one pass, e.g. 8GB; None: by what the device has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "demo"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    data: Path | None = None
+    samples: int = Field(64, ge=1)
+    heldout: int = Field(300, ge=0)
+    seed: int = Field(0, ge=0)
+    space: str = "dop"
+    kv: Literal["leaves", "stays"] = "leaves"
+    stages: int = Field(STAGES, ge=1, le=3)
+    keep: str | None = None
+    tie: Literal["q=kv"] | None = None
+    n_v: tuple[str, ...] | Literal["16", "8"] = "16"
+    ranker: str | None = None
+    budget: tuple[str, ...] = ("30%",)
+    objective: str | None = None
+    points: int | None = Field(None, ge=2)
+    pairs: str = "adjacent"
+    positions: int = Field(1, ge=1)
+    solver: str | None = None
+    verify: int = Field(0, ge=0)
+    evaluations: int | None = Field(None, ge=1)
+    effort: float = Field(60.0, ge=0)
+    memory: str | None = None
+    out: Path = Path("runs/demo")
+
+    @field_validator("n_v")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        for text in () if isinstance(value, str) else value:
+            try:
+                share = Fraction(text)
+            except (ValueError, ZeroDivisionError):
+                raise ValueError(f"{text!r} is not a share such as 0.25 or 1/4") from None
+            if not 0 < share <= 1:
+                raise ValueError(f"{text} is not a share between 0 and 1")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _some_budget(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one budget is needed, e.g. 30%")
+        return value
+
+    @field_validator("pairs")
+    @classmethod
+    def _which_pairs(cls, value: str) -> str:
+        if value not in ("adjacent", "all") and not (value.isdecimal() and int(value)):
+            raise ValueError("it is neither adjacent nor all nor a number such as 500")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _an_amount(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_memory(value)
+        return value
+
+    @property
+    def results_of(self) -> dict[str, Any]:
+        """The settings that results depend on: all but where they and the data lie."""
+        settings = self.model_dump(mode="json", exclude={"out"})
+        return settings | {"data": self.data.name if self.data else None}
+
+    def over(self, space: str) -> RunConfig:
+        """These settings in another space, without what to keep or tie where it has no such."""
+        keep = self.keep if space in PER_OPERATION else None
+        tie = self.tie if space == "layers" else None
+        return self.model_copy(update={"space": space, "keep": keep, "tie": tie})
+
+    def save(self, path: Path) -> Path:
+        """Write run.yaml."""
+        return write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        """Read run.yaml; RunFolderError when it is missing, truncated or malformed.
+
+        What an older version or a user did not write down is as on the command line.
+        """
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{path} does not exist; give the folder of an earlier run"
+            ) from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunFolderError(
+                f"{path} cannot be read ({reason}); run `opsearch run` again"
+            ) from error
+        if not isinstance(raw, dict):
+            raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
+        if unknown := [str(name) for name in raw if name not in cls.model_fields]:
+            raise RunFolderError(
+                f"{path} has {', '.join(unknown)}, which is no setting of this opsearch: it is "
+                "misspelt or of another version; remove it and run again"
+            )
+        try:
+            config = cls(**raw)
+        except ValidationError as error:
+            raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
+        # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
+        if _LAST not in raw:
+            raise RunFolderError(
+                f"{path} lacks {_LAST}, which comes last: if it was cut off, run `opsearch run` "
+                f"again, if you wrote it, add the folder of the run, e.g. {_LAST}: runs/mine"
+            )
+        return config
+
+    @classmethod
+    def checked(cls, **values: Any) -> RunConfig:
+        """A config from options; OpsearchError names the option that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise OpsearchError(explain(error, "--")) from error
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """The first of pydantic's complaints as one sentence."""
+    problem = error.errors()[0]
+    name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
+    reason = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = ",".join(map(str, given)) if isinstance(given, tuple) else repr(given)
+    return f"{prefix}{name} {shown}: {reason}; correct it"
+
+
+def policy_settings(
+    path: Path | None,
+    *,
+    model: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    attention: str | None = None,
+) -> RunConfig:
+    """What was asked for, the rest as in the run.yaml beside a policy, by default without one.
+
+    path: of a run folder or a policy's file, None: no policy. Raises PolicyError where the policy
+    was searched on another model than that of the run.yaml, and OpsearchError.
+    """
+    asked = {"model": model, "dtype": dtype, "device": device, "attention": attention}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if path is None or given == asked:
+        return RunConfig.checked(**given)
+    searched = Policy.from_pretrained(path).provenance.get("model")
+    file = RunFolder(path if path.is_dir() else path.parent).config
+    if not file.exists():
+        return RunConfig.checked(**given)
+    run = RunConfig.load(file)
+    if model is None and searched not in (None, run.model):
+        raise PolicyError(
+            f"the policy was searched on {searched!r}, but {file} beside it is of a run on "
+            f"{run.model!r}; give --model, --dtype, --device and --attention"
+        )
+    return RunConfig.checked(**run.model_dump() | given)

@@ -1,0 +1,82 @@
+"""What a solve leaves in a run folder: policy, record, front and their figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from opsearch.analysis.front import front_table, save_front_figure
+from opsearch.analysis.heatmap import save_heatmap
+from opsearch.files import write_atomic, write_text
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
+from opsearch.runs.config import RunConfig
+from opsearch.runs.run_folder import RunFolder
+
+
+def save_solution(
+    config: RunConfig,
+    problem: Problem,
+    solution: Solution,
+    model_type: str,
+    items: Sequence[str],
+    folder: RunFolder,
+) -> None:
+    """Write the files; a front of an earlier solve that this one cannot draw is removed.
+
+    items: digests of the calibration samples, which evaluation leaves out.
+    """
+    if solution.policy is None:
+        raise ValueError("a solution without a policy cannot be saved")
+    facts = {
+        "model": config.model,
+        "space": config.space,
+        "budget": list(config.budget),
+        "status": str(solution.status),
+        "solver": solution.solver,
+        "objective": solution.objective,
+        "value": solution.value,
+        "unit": solution.unit,
+        "samples": problem.constraints[0].samples,
+        "seed": solution.seed,
+    }
+    achieved = [
+        f"{'predicted ' if c.unit == 'ns' else ''}{c.name} {c.describe(solution.costs[c.name])}"
+        for c in problem.constraints
+    ]
+    told = facts | {"cost": achieved}
+    policy = dataclasses.replace(solution.policy, model_type=model_type, provenance=told)
+    policy.save_pretrained(folder.path)
+    save_heatmap(policy, folder.policy_figure)
+    record = facts | {
+        "settings": config.results_of,
+        "sentence": solution.status.sentence,
+        "point": solution.point,
+        "costs": solution.costs,
+        "limits": {c.name: c.limit for c in problem.constraints},
+        "stock": {c.name: c.stock for c in problem.constraints},
+        "units": {c.name: c.unit for c in problem.constraints},
+        "bound": solution.bound,
+        "gap": solution.gap,
+        "error_bound": solution.error_bound,
+        "evaluations": solution.evaluations,
+        "seconds": solution.seconds,
+        "note": solution.note,
+        "versions": solution.versions,
+        "items": list(items),
+    }
+    write_text(folder.solution, json.dumps(record, indent=2) + "\n")
+    _save_front(problem, folder)
+
+
+def _save_front(problem: Problem, folder: RunFolder) -> None:
+    values = getattr(problem.objective, "values", None) if problem.space.listed else None
+    if values is None:
+        folder.front.unlink(missing_ok=True)
+        folder.front_figure.unlink(missing_ok=True)
+        return
+    constraint, objective = problem.constraints[0], problem.objective
+    front = front_table(problem.space, constraint, values)
+    write_atomic(folder.front, lambda file: front.to_csv(file, index=False))
+    save_front_figure(front, constraint, objective.name, objective.unit, folder.front_figure)

@@ -1,0 +1,156 @@
+"""Proxy proposes, joint disposes: the best policies of a proxy are measured as they would run.
+
+The proxy is corrected by what was measured, proposes again, and so on until the policy that it
+likes best is the best that was measured, or the evaluations are spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.errors import OpsearchError
+from opsearch.objectives import Maker
+from opsearch.problem.objective import (
+    KL_DECIMALS,
+    Blackbox,
+    Choice,
+    Objective,
+    Pair,
+    Pairwise,
+    Separable,
+)
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Limit, Solution, Solver, undisturbed
+from opsearch.solvers.evaluated import EvaluatedPoints
+
+_NOISE = 1e-3  # of the variance that one coefficient gives
+
+
+def refitted(
+    proxy: Separable | Pairwise, indices: Sequence[int], values: NDArray[np.float64]
+) -> Separable | Pairwise:
+    """The proxy with coefficients changed so that it takes these values at these points.
+
+    The value of the point that prunes nothing stays: choices that prune nothing have no
+    coefficient.
+    """
+    rows = [proxy.space.row(index) for index in indices]
+    choices = _pruning(proxy)
+    pairs = list(proxy.pairs) if isinstance(proxy, Pairwise) else []
+    present = _present(rows, choices, pairs)
+    missing = values - np.array([proxy.value(index) for index in indices])
+    kernel = present @ present.T + _NOISE * np.eye(len(rows))
+    change = present.T @ np.linalg.solve(kernel, missing)
+    terms = [term.copy() for term in proxy.terms]
+    for (k, i), effect in zip(choices, change, strict=False):
+        terms[k][i] = round(float(terms[k][i] + effect), KL_DECIMALS)
+    if not isinstance(proxy, Pairwise):
+        return replace(proxy, terms=tuple(terms))
+    effects = zip(proxy.pairs.items(), change[len(choices) :], strict=True)
+    together = {p: round(float(old + effect), KL_DECIMALS) for (p, old), effect in effects}
+    return replace(proxy, terms=tuple(terms), pairs=together)
+
+
+def _pruning(proxy: Separable | Pairwise) -> list[Choice]:
+    return [(k, i) for k, term in enumerate(proxy.terms) for i in range(len(term) - 1)]
+
+
+def _present(
+    rows: Sequence[tuple[int, ...]], choices: Sequence[Choice], pairs: Sequence[Pair]
+) -> NDArray[np.float64]:
+    """Which choices and pairs each row has, 1 or 0, float64[rows, coefficients]."""
+    alone = np.array([[row[k] == i for k, i in choices] for row in rows], float)
+    together = [[row[k] == i and row[m] == j for (k, i), (m, j) in pairs] for row in rows]
+    return np.concatenate([alone, np.array(together, float).reshape(len(rows), -1)], axis=1)
+
+
+EVALUATIONS = 150  # by default
+PROPOSAL = Limit(deterministic_time=5.0)
+"""What one proposal may take: it is measured, and needs no proof."""
+
+
+def verify(
+    problem: Problem, solver: Solver, joint: Blackbox, *, each: int, evaluations: int, seed: int
+) -> Solution:
+    """Measure the `each` best policies of a proxy, correct it, repeat: the best measured policy.
+
+    problem: with the proxy as objective; evaluations: most policies that are measured. The Solution
+    is one of `joint`. Raises OpsearchError for an objective that is no sum of terms.
+    """
+    started, proxy = perf_counter(), problem.objective
+    require_proxy(proxy)
+    assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
+    asked, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
+    while not asked.spent:
+        corrected = replace(problem, objective=_corrected(proxy, asked))
+        favourite = _solve(corrected, solver, seed)
+        if favourite is not None and favourite == asked.best():
+            end = "the proxy's favourite is the best of them"
+            break
+        proposed = _proposals(corrected, solver, seed, asked, each)
+        if not proposed:
+            end = "there were no others"
+            break
+        asked.evaluate(proposed)
+        rounds += 1
+    else:
+        end = "the evaluations were spent"
+    counted = f"{rounds} round{'s' if rounds > 1 else ''} until {end}"
+    solution = asked.solution(asked.best(), solver.name, _note(proxy.name, asked, counted))
+    return replace(solution, seed=seed, seconds=perf_counter() - started)
+
+
+def require_proxy(objective: Objective | Maker) -> None:
+    """Raise OpsearchError for an objective that proposes nothing: it is no sum of terms."""
+    if objective.form not in ("separable", "pairwise"):
+        raise OpsearchError(
+            f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
+            "leave it out, or add --objective additive or pairwise in space dop, depth, layers or "
+            "operations"
+        )
+
+
+def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable | Pairwise:
+    """The proxy, fitted to what was measured."""
+    measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
+    if not measured:
+        return proxy
+    fitted = refitted(proxy, list(measured), np.array(list(measured.values())))
+    return replace(fitted, quantum=asked.problem.objective.quantum)
+
+
+def _proposals(
+    problem: Problem, solver: Solver, seed: int, asked: EvaluatedPoints, each: int
+) -> list[int]:
+    """The points with the lowest values that were not measured yet."""
+    found: list[int] = []
+    while len(found) < min(each, asked.limit - len(asked.values)):
+        excluded = frozenset([*asked.values, *found])
+        index = _solve(replace(problem, excluded=excluded), solver, seed)
+        if index is None:
+            break
+        found.append(index)
+    return found
+
+
+def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
+    """The solver's point, None where it finds none."""
+    if not problem.solvable:
+        return None
+    return undisturbed(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
+
+
+def _note(proxy: str, asked: EvaluatedPoints, counted: str) -> str:
+    best, values = asked.best(), list(asked.values.values())
+    if not values:
+        return f"{proxy} proposed no policy within the budget"
+    note = f"{proxy} proposed, joint disposed: {len(values)} policies measured in {counted}"
+    if best is None:
+        return note
+    first, last = values[0], asked.values[best]
+    return f"{note}; true KL {first:.3f} of the proxy's first, {last:.3f} of the best"

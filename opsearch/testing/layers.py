@@ -1,0 +1,111 @@
+"""What solvers of spaces too large to list must satisfy: inherit `LargeSpaceConformance` too.
+
+The spaces have a choice for every operation, so few layers here that a loop over all rows is the
+judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from opsearch.policy.counts import MLP, Q
+from opsearch.problem.objective import Form
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solver, Status
+from opsearch.problem.spaces.base import N_V_8
+from opsearch.problem.spaces.operations import LayerSpace, layers_space, operations_space
+from opsearch.testing.checks import SHORT, check_interruption, check_record, recorded, same
+from opsearch.testing.example_problems import SCALES, layers_problem
+
+SPACES = {
+    "layers": layers_space(3, N_V_8[3:5]),
+    "kept": layers_space(3, N_V_8[3:5], kept=[(0, Q), (1, MLP)]),
+    "tied": layers_space(3, N_V_8[3:5], tied=True),
+    "operations": operations_space(2),
+    "one layer": layers_space(1, N_V_8[3:5]),
+}
+
+
+class LargeSpaceConformance:
+    """Tests that a solver passes in spaces too large to list; override the fixture `solver`."""
+
+    @pytest.fixture
+    def solver(self) -> Solver:
+        raise NotImplementedError("override the fixture `solver` with the solver under test")
+
+    @pytest.mark.parametrize("name", SPACES)
+    def test_nothing_is_better_than_the_best_of_all_rows(self, solver: Solver, name: str) -> None:
+        problem = presented(solver, seed=len(name), space=SPACES[name])
+        solution = solver.solve(problem, limit=SHORT)
+        check_record(problem, solver, solution)
+        assert solution.value is not None
+        value, cost = best(problem)
+        quantum = problem.objective.quantum
+        found = round(solution.value / quantum)
+        assert found >= value
+        if solver.exact:
+            assert (solution.status, found) == (Status.OPTIMAL, value)
+            assert solution.costs["flops"] == cost
+
+    def test_infeasible_states_the_range(self, solver: Solver) -> None:
+        problem = presented(solver)
+        constraint = problem.constraints[0]
+        lowest = constraint.cost(constraint.cheapest)
+        below = replace(constraint, limit=lowest - 1)
+        solution = solver.solve(problem.with_budget([below]))
+        assert solution.status is Status.INFEASIBLE
+        assert f"achievable: {constraint.describe(lowest)}" in solution.note
+        at = solver.solve(problem.with_budget([replace(constraint, limit=lowest)]), limit=SHORT)
+        assert at.costs["flops"] == lowest
+
+    @pytest.mark.parametrize("scale", SCALES)
+    def test_scales(self, solver: Solver, scale: float) -> None:
+        one, scaled = (
+            solver.solve(presented(solver, scale=s), seed=1, limit=SHORT) for s in (1.0, scale)
+        )
+        assert one.value is not None
+        assert scaled.value == pytest.approx(scale * one.value, rel=1e-9)
+
+    def test_same_seed_same_answer(self, solver: Solver) -> None:
+        problem = presented(solver, seed=4)
+        first, again = (solver.solve(problem, seed=3, limit=SHORT) for _ in range(2))
+        assert same(first, again)
+        assert first.seed == 3
+
+    def test_no_point_is_asked_for_twice_or_over_the_limit(self, solver: Solver) -> None:
+        if "blackbox" not in solver.forms:
+            pytest.skip("asks for no points")
+        problem, asked = recorded(layers_problem(5))
+        solution = solver.solve(problem, limit=SHORT)
+        assert 0 < solution.evaluations == len(asked) == len(set(asked)) <= 25
+
+    def test_an_interrupted_search_is_repeated_over_its_cache(self, solver: Solver) -> None:
+        if "blackbox" not in solver.forms:
+            pytest.skip("asks for no points")
+        check_interruption(solver, layers_problem(5))
+
+
+def presented(
+    solver: Solver, seed: int = 0, space: LayerSpace | None = None, scale: float = 1.0
+) -> Problem:
+    """A problem in the hardest form that the solver takes."""
+    share = 0.95 if space is not None and space.num_layers == 1 else 0.5  # the text is most of it
+    forms: tuple[Form, ...] = ("pairwise", "blackbox", "separable")
+    form = next(form for form in forms if form in solver.forms)
+    return layers_problem(seed, space, share, form, scale)
+
+
+def best(problem: Problem) -> tuple[int, int]:
+    """The lowest value, in quanta, and the lowest cost that has it, over all rows."""
+    space, constraint = problem.space, problem.constraints[0]
+    rows = product(*(range(len(parameter.values)) for parameter in space.parameters))
+    points = {space.index_of(row) for row in rows}
+    quantum = problem.objective.quantum
+    return min(
+        (round(problem.objective.value(point) / quantum), constraint.cost(point))
+        for point in points
+        if problem.within(point)
+    )
