@@ -27,13 +27,13 @@ test-lowest: .venv-lowest/ready
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
+	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
 
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
 # among it, and two quantisers; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
 	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/lmms \
-	  tests/runtime/test_quantised.py tests/runtime/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
+	  tests/models/test_quantised.py tests/models/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/lmms $(ARGS)
 

@@ -49,7 +49,7 @@ if importlib.util.find_spec("torchvision"):
 @pytest.fixture(scope="module")
 def flash_attn():
     """A test of models with FlashAttention, by the stand-in for its package."""
-    from tests.flash import installed
+    from tests.support.flash import installed
 
     with installed():
         yield

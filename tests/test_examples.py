@@ -10,8 +10,8 @@ import pytest
 
 from opsearch import Policy
 from opsearch.solvers import SOLVERS
-from tests.families import FAMILIES
-from tests.families.folder import save
+from tests.support.families import FAMILIES
+from tests.support.families.folder import save
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

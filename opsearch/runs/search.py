@@ -17,9 +17,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, undisturbed
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.operations import LayerSpace
-from opsearch.runs.choose import (
-    Choice,
-)
+from opsearch.runs.choose import Choice
 from opsearch.runs.config import RunConfig
 from opsearch.runs.verify import EVALUATIONS, verify
 from opsearch.solvers.grid import Grid

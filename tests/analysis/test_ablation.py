@@ -16,7 +16,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.said import says
+from tests.support.said import says
 
 
 def another(measured, scale=2.0, **changes):

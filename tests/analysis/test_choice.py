@@ -16,7 +16,7 @@ from opsearch.objectives.joint import Joint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
 from opsearch.solvers.grid import Grid
-from tests.said import says
+from tests.support.said import says
 
 
 def measure_from(measured, samples):

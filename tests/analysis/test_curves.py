@@ -13,7 +13,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.said import says
+from tests.support.said import says
 
 
 def curve_of(rows, parameter, family=ALL):

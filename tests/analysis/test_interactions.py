@@ -9,7 +9,7 @@ from made import made
 
 from opsearch.analysis.interactions import describe, draw, table
 from opsearch.errors import OpsearchError
-from tests.said import says
+from tests.support.said import says
 
 
 def of_pair(rows, first, second):

@@ -12,7 +12,7 @@ from opsearch.analysis.outcomes import SAME, Outcome
 from opsearch.commands.analyze import analyze
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.runs.stored import stored_outcome
-from tests.said import says
+from tests.support.said import says
 
 ALIKE = dict.fromkeys(SAME, 1)
 

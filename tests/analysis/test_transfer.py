@@ -10,7 +10,7 @@ from made import made
 
 from opsearch.analysis.transfer import ALL, FEWEST, describe, draw, table
 from opsearch.errors import OpsearchError
-from tests.said import says
+from tests.support.said import says
 
 AWAY, HOME = 1.625, 0.25
 

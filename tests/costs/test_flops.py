@@ -14,7 +14,7 @@ from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
 from opsearch.policy.policy import Policy
-from tests.messages import refuses
+from tests.support.messages import refuses
 
 VICUNA = SHAPES["llava-1.5-7b"]
 QWEN = SHAPES["qwen2.5-vl-7b"]

@@ -14,7 +14,7 @@ from opsearch.costs.shape import SHAPES
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
-from tests.messages import refuses
+from tests.support.messages import refuses
 
 LAYERS, VISUAL, OTHER = 4, 100, 10
 SHAPE = replace(SHAPES["llava-1.5-7b"], layers=LAYERS)

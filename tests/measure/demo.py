@@ -8,8 +8,8 @@ from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.models.encoding import encode
 from opsearch.models.loading import load_config, load_model, load_processor
-from tests import reference
-from tests.runtime import judge
+from tests.models import judge
+from tests.support import reference
 
 # Several threads are slower on matrices this small.
 torch.set_num_threads(1)

@@ -7,10 +7,10 @@ import torch
 from opsearch.measure.engine import Engine
 from opsearch.measure.received_attention import received_attention
 from opsearch.measure.storage.store import Store
-from tests import tiny
 from tests.measure import families
-from tests.runtime.dispatched import fetched_from_memory, spread
-from tests.runtime.policies import LAYERS, POLICIES
+from tests.models.dispatched import fetched_from_memory, spread
+from tests.models.policies import LAYERS, POLICIES
+from tests.support import tiny
 
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),

@@ -15,7 +15,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from tests.measure import families
 from tests.measure.demo import LAYERS, TOLERANCE, model, reference_kl, samples, two_pictures
-from tests.messages import refuses
+from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

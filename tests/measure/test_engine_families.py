@@ -9,14 +9,14 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.models.families import family_for
-from tests import tiny
-from tests.families import FAMILIES
-from tests.families.prompt import prompts
-from tests.flash import FLASH
 from tests.measure.answered import alone
 from tests.measure.test_engine_plan import check_planned_flops
-from tests.runtime.judge import samples as judged
-from tests.runtime.policies import LAYERS, with_rankers_of
+from tests.models.judge import samples as judged
+from tests.models.policies import LAYERS, with_rankers_of
+from tests.support import tiny
+from tests.support.families import FAMILIES
+from tests.support.families.prompt import prompts
+from tests.support.flash import FLASH
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

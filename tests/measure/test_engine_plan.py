@@ -19,8 +19,8 @@ from opsearch.policy.counts import MLP, live
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS, LAYOUTS, of_counts
-from tests.messages import naming
-from tests.runtime.test_executed_flops import CPU_ATTENTION
+from tests.models.test_executed_flops import CPU_ATTENTION
+from tests.support.messages import naming
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

@@ -26,7 +26,7 @@ from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.progress import Stages
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare
-from tests.messages import naming, refuses
+from tests.support.messages import naming, refuses
 
 
 def silent():

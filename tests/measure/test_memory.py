@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opsearch.measure.planning.memory import memory_ahead, memory_for, parse_memory
-from tests.messages import refuses
+from tests.support.messages import refuses
 
 
 @pytest.mark.parametrize(

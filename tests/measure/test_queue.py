@@ -12,7 +12,7 @@ from opsearch.measure.workers.queue import Queue, shared
 from opsearch.problem.spaces.depth import dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS
-from tests.messages import refuses
+from tests.support.messages import refuses
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,12 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import depth_space
 from opsearch.rankers import RANKERS
 from opsearch.rankers.base import ranking_from_scores
-from tests import tiny
 from tests.measure import families
 from tests.measure.answered import alone
 from tests.measure.families import CLS, LAYERS, of_counts
 from tests.measure.test_sweep import TOLERANCE
-from tests.runtime.test_executed_flops import CPU_ATTENTION
+from tests.models.test_executed_flops import CPU_ATTENTION
+from tests.support import tiny
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

@@ -13,7 +13,7 @@ import pytest
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.records import Compared, Measurement, StoredAnswer, StoredSample
 from opsearch.measure.storage.store import Store
-from tests.messages import naming, refuses
+from tests.support.messages import naming, refuses
 
 FACTS = {"model": "m", "positions": 1}
 SAMPLES = [StoredSample(f"i{k}", f"name {k}", "f", 9, k) for k in range(3)]

@@ -16,7 +16,7 @@ from opsearch.models.loading import fingerprint
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
 from tests.measure.demo import LAYERS, model, samples
-from tests.messages import naming, refuses
+from tests.support.messages import naming, refuses
 
 SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
 

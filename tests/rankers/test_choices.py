@@ -18,8 +18,8 @@ from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import VisionZip
 from opsearch.rankers.divprune import DivPrune
 from opsearch.rankers.vispruner import VisPruner
-from tests.messages import refuses
 from tests.rankers import batches, literal
+from tests.support.messages import refuses
 
 ALL = ("cdpruner", "cls", "divprune", "random", "uniform", "visionzip", "vispruner")
 NESTED = tuple(name for name in ALL if name not in ("uniform", "vispruner"))

@@ -12,8 +12,8 @@ from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView, Prompt
 from opsearch.rankers.decoder import raters
-from tests.messages import refuses
 from tests.rankers import literal
+from tests.support.messages import refuses
 
 HEADS, KV_HEADS, DIM, WIDTH = 4, 2, 6, 5
 

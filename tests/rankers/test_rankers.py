@@ -13,8 +13,8 @@ from opsearch.rankers import make_ranker
 from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.uniform import Random, Uniform
-from tests import reference, tiny
-from tests.messages import refuses
+from tests.support import reference, tiny
+from tests.support.messages import refuses
 
 masks = st.integers(1, 4).flatmap(
     lambda rows: st.integers(1, 12).flatmap(

@@ -20,7 +20,7 @@ from opsearch.errors import RunFolderError
 from opsearch.report.page import save_report
 from opsearch.report.verdict import NOTHING_RIGHT
 from tests.report.page import Page, assert_harmless
-from tests.said import says
+from tests.support.said import says
 
 EVIL = "<script>alert(1)</script> \"quoted\" 'single' & {{ 7 * 7 }} \x01 " + "long" * 200
 SMALL = {"samples": 4, "heldout": 15, "n_v": (".5",)}

@@ -13,31 +13,11 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import torch
-
 from opsearch.costs.base import Cost
 from opsearch.errors import ModelError
-from opsearch.evaluation.answers import answer_as
-from opsearch.evaluation.contenders import Place, budget_limit
-from opsearch.evaluation.reducers.compared import (
-    _MAX_TOKENS,
-    _measured,
-    answer_reductions,
-    fitted_reductions,
-    measure_reductions,
-    served_reducers,
-)
 from opsearch.evaluation.reducers.pool import Pool
 from opsearch.evaluation.reducers.resize import Resize
-from opsearch.measure.engine import Engine
-from opsearch.measure.progress import Progress
-from opsearch.measure.storage.records import Measurement
-from opsearch.measure.sweep.divergence import divergence
-from opsearch.measure.sweep.original import Reference, check_finite, make_reference
-from opsearch.models.devices import device_of_inputs
-from opsearch.models.encoding import Sample, batch_inputs, batches
-from opsearch.progress import Stages
-from opsearch.runs.prepare import Prepared
+from opsearch.models.encoding import Sample
 
 
 class Reducer(Protocol):

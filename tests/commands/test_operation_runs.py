@@ -1,0 +1,116 @@
+"""Runs over a choice per operation, whose policies are too many to list."""
+
+import re
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from opsearch import RunConfig
+from opsearch.commands.cli.printing import print_dry_run, print_front
+from opsearch.commands.dry_run import dry_run
+from opsearch.commands.front import run_front
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.objectives.pairwise import MeasuredPairs
+from opsearch.policy.counts import MLP
+from opsearch.problem.solution import Status
+from tests.support.said import says
+
+SETTINGS = {"space": "layers", "n_v": ("1/4",), "samples": 2, "heldout": 0, "budget": ("40%",)}
+
+
+def silent():
+    return Console(file=StringIO(), width=200)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    settings = SETTINGS | {"objective": "pairwise", "keep": "0:mlp", "verify": 2}
+    folder = tmp_path_factory.mktemp("layers") / "run"
+    return run(RunConfig(**settings, evaluations=4, out=folder), silent())
+
+
+def test_pairs_propose_and_joint_disposes(done):
+    assert (done.config.objective, done.config.solver) == ("pairwise", "ortools")
+    assert done.solution.objective == "joint"
+    assert done.solution.status is Status.FEASIBLE
+    assert done.solution.policy.name.startswith("layers(q=")
+    assert done.solution.policy.resolve(100)[0, MLP] > 0
+    assert done.solution.evaluations <= 4
+    assert re.search(r"\binteractions .*\b\d+%", done.solution.note)
+    assert done.solution.costs["flops"] <= done.problem.constraints[0].limit
+
+
+def test_the_report_says_what_it_cannot_draw(done):
+    page = (done.folder / "report.html").read_text()
+    assert f"<code>opsearch front {done.folder}</code>" in page
+    assert not (done.folder / "front.csv").exists()
+
+
+def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
+    problem, solution, _ = solve(done.folder, budget=["60%"], out=tmp_path / "again")
+    assert solution.status is Status.OPTIMAL
+    assert solution.objective == "pairwise"
+    assert re.search(says("--verify", "`opsearch run`"), solution.note)
+    assert solution.costs["flops"] <= problem.constraints[0].limit
+
+
+def test_the_proxy_is_the_default_and_proves_its_optimum(tmp_path):
+    result = run(RunConfig(**SETTINGS, out=tmp_path / "run"), silent())
+    assert (result.config.objective, result.config.solver) == ("additive", "ortools")
+    assert result.solution.status is Status.OPTIMAL
+
+
+def test_the_front_is_walked_and_no_budget_has_a_better_policy(done):
+    found, path = run_front(done.folder)
+    assert found.table["proved"].all()
+    assert re.search(says(len(found.table), "proved"), found.sentence)
+    assert found.table["cost"].is_monotonic_increasing
+    assert found.table["value"].is_monotonic_decreasing
+    shown = Console(file=StringIO(), width=250)
+    print_front(found, path, shown)
+    assert "layers(q=" in shown.file.getvalue()
+    for share in (25, 40, 70):
+        problem, solution, _ = solve(done.folder, [f"{share}%"], out=path.parent / "at")
+        within = found.table[found.table["cost"] <= problem.constraints[0].limit].iloc[-1]
+        assert (within["cost"], within["value"]) == (solution.costs["flops"], solution.value)
+
+
+def test_joint_on_demand_is_not_solved_from_what_is_stored(done, tmp_path):
+    again = r"'layers'.*`opsearch run --config .* --objective joint --budget 60%`"
+    with pytest.raises(RunFolderError, match=again):
+        solve(done.folder, ["60%"], objective="joint", solver="local", out=tmp_path / "again")
+
+
+def test_a_dry_run_knows_the_proxy_alone():
+    config = RunConfig(**SETTINGS)
+    plan = dry_run(config, "llava-1.5-7b", silent())
+    assert list(plan.estimates) == ["additive"]
+    shown = Console(file=StringIO(), width=200)
+    print_dry_run(plan, config, shown)
+    line = next(line for line in shown.file.getvalue().splitlines() if "space layers" in line)
+    assert not re.search(r"\d policies", line)
+
+
+@pytest.mark.parametrize("which", ["adjacent", "40"])
+def test_a_dry_run_counts_the_pairs_that_are_asked_for(which):
+    settings = {**SETTINGS, "objective": "pairwise", "pairs": which}
+    plan = dry_run(RunConfig(**settings), None, silent())
+    single = plan.estimates["additive"].policies
+    space = plan.space
+    pairs = len(MeasuredPairs(which).choices(space))
+    assert plan.estimates["pairwise"].policies == single + pairs
+    assert plan.estimates["pairwise"].flops > plan.estimates["additive"].flops
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    for changes, reason in (
+        ({"space": "dop", "keep": "0"}, ("--keep 0", "'dop'", "--space layers", "run.yaml")),
+        ({"space": "operations", "tie": "q=kv"}, ("--tie q=kv", "--space layers", "run.yaml")),
+        ({"solver": "grid"}, ("'layers'", "--solver ortools", "local")),
+        ({"budget": ("5%",)}, ("5%", "layers", "--budget")),
+    ):
+        with pytest.raises(OpsearchError, match=says(*reason)):
+            run(RunConfig(**{**SETTINGS, **changes}, out=tmp_path / "run"), silent())

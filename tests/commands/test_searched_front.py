@@ -1,0 +1,82 @@
+"""`opsearch front --measure`: a front of what was measured, in a space too large to list."""
+
+import re
+from io import StringIO
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from opsearch import RunConfig
+from opsearch.analysis.front import front
+from opsearch.commands.cli import call
+from opsearch.commands.front import searched_front
+from opsearch.errors import OpsearchError, UnknownNameError
+from opsearch.measure.storage.store import Store
+from tests.support.said import says
+
+SETTINGS = {"samples": 1, "heldout": 0, "n_v": ("1/4", "1"), "budget": ("40%",)}
+
+
+def silent():
+    return Console(file=StringIO(), width=200)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return begun(tmp_path_factory.mktemp("searched"), space="layers")
+
+
+def begun(folder, **settings):
+    """The folder of a run that was stopped before it measured anything."""
+    RunConfig(**{**SETTINGS, **settings}, out=folder).save(folder / "run.yaml")
+    return folder
+
+
+def stored(folder):
+    """The distinct policies that the folder holds."""
+    with Store(folder / "measurements.db") as store:
+        return {measurement.policy for measurement in store.everything()}
+
+
+def test_it_measures_so_many_policies_and_stores_them(folder):
+    searched_front(folder, 1, console=silent())
+    before = stored(folder)
+    found, path = searched_front(folder, 12, console=silent())
+    after = stored(folder)
+    # Some are among those of the proxy, and one is the original.
+    assert 6 < len(after - before) <= 12
+    assert re.search(says(len(found.table), 12, 3, "--measure"), found.sentence)
+    assert not found.table["proved"].any()
+    costs, values = found.table["cost"].to_numpy(), found.table["value"].to_numpy()
+    assert front(costs, values).tolist() == list(range(len(costs)))
+    assert values[-1] < 1e-4 < values[0]
+    written = pd.read_csv(path)
+    assert path.name == "front_joint.csv"
+    assert written["policy"].tolist() == found.table["policy"].tolist()
+    # Started again it measures nothing and finds the same; a larger number goes on.
+    again, _ = searched_front(folder, 12, console=silent())
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert stored(folder) == after
+
+
+def test_the_command_prints_it_with_another_cost_in_a_file_of_its_own(folder, capsys):
+    assert call(["front", str(folder), "--measure", "5", "--cost", "kv"]) == 0
+    printed = capsys.readouterr().out
+    assert "--measure" in printed
+    assert "yes" not in printed.split()
+    assert "front_joint_kv.csv" in printed.replace("\n", "")
+    assert (folder / "front_joint_kv.csv").exists()
+    with pytest.raises(UnknownNameError, match="watts"):
+        searched_front(folder, 5, "watts", silent())
+
+
+def test_a_space_that_can_be_listed_has_an_exact_front(tmp_path):
+    listed = begun(tmp_path, space="dop")
+    with pytest.raises(OpsearchError, match=says("'dop'", "--objective joint --budget 100%`")):
+        searched_front(listed, 5, console=silent())
+
+
+def test_a_run_over_recipes_has_none_to_search(tmp_path):
+    with pytest.raises(OpsearchError, match=says("'recipes'", "layers", "operations")):
+        searched_front(begun(tmp_path, space="recipes"), 5, console=silent())

@@ -1,0 +1,116 @@
+"""JSON Lines files: accepted forms, and an error for each defect."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from opsearch.data.files import load_jsonl
+from opsearch.errors import DataError
+from tests.support.messages import refuses
+
+GOOD = {"image": "a.png", "question": "what color?", "answer": "red"}
+EXAMPLE = '{"image": '  # the start of the example line in every error that gives one
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    (data / "sub").mkdir(parents=True)
+    Image.new("RGB", (3, 3), "red").save(data / "a.png")
+    Image.new("RGB", (3, 3), "blue").save(data / "sub" / "b.png")
+    return data
+
+
+def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
+    path = folder / "items.jsonl"
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(text), encoding="utf-8")
+    return path
+
+
+def test_short_and_long_form(folder: Path) -> None:
+    long = {
+        "images": ["sub/b.png", "./a.png"],
+        "question": "wie weiß?",
+        "answers": ["sehr", "very"],
+        "id": "q7",
+        "family": "compare",
+    }
+    first, second = load_jsonl(write(folder, GOOD, "", long))
+    assert (first.id, first.family, first.answers) == ("items/1", "all", ("red",))
+    assert first.load_images()[0].getpixel((0, 0)) == (255, 0, 0)
+    assert (second.id, second.family, second.answers) == ("q7", "compare", ("sehr", "very"))
+    assert second.question == "wie weiß?"
+    assert [i.getpixel((0, 0)) for i in second.load_images()] == [(0, 0, 255), (255, 0, 0)]
+
+
+def test_a_blank_answer_is_unknown(folder: Path) -> None:
+    blank = {"image": "a.png", "question": "?", "answer": " "}
+    some = {"image": "a.png", "question": "?", "answers": ["", "red"]}
+    items = load_jsonl(write(folder, blank, some))
+    assert [item.answers for item in items] == [(), ("red",)]
+
+
+def test_unknown_answers_are_an_empty_list(folder: Path) -> None:
+    unknown = {"image": "a.png", "question": "?", "answers": []}
+    assert load_jsonl(write(folder, unknown))[0].answers == ()
+
+
+def test_a_relative_path_works_from_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, GOOD)
+    monkeypatch.chdir(folder.parent)
+    (item,) = load_jsonl("data/items.jsonl")
+    monkeypatch.chdir("/")
+    assert item.load_images()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("{", ["JSON", EXAMPLE]),
+        ("[" * 100_000, ["JSON", EXAMPLE]),
+        ("[1]", ["JSON object", EXAMPLE]),
+        ({"image": "a.png", "answer": "red"}, ['"question"', EXAMPLE]),
+        ({**GOOD, "anwser": "x"}, ['"anwser"', "answer, answers"]),
+        ({**GOOD, "question": ""}, ['"question"', "at least 1", EXAMPLE]),
+        ({**GOOD, "answer": 7}, ['"answer"', "valid string", EXAMPLE]),
+        ({**GOOD, "answers": ["red"]}, ['"answer"', '"answers"', "one"]),
+        ({"image": "a.png", "question": "?"}, ['"answer"', '"answers"', "one"]),
+        ({"question": "?", "answer": "x"}, ['"image"', '"images"', "one"]),
+        ({"images": [], "question": "?", "answer": "x"}, ['"images"', "at least 1", EXAMPLE]),
+        ({**GOOD, "image": "../a.png"}, ["'../a.png'", "folder"]),
+        ({**GOOD, "image": "sub/../../x"}, ["'sub/../../x'", "folder"]),
+        ({**GOOD, "image": "/etc/passwd"}, ["'/etc/passwd'", "folder"]),
+        ({**GOOD, "image": "link/x.png"}, ["'link/x.png'", "folder"]),
+        ({**GOOD, "image": "a\0.png"}, [r"'a\x00.png'", "path"]),
+        ({**GOOD, "id": "items/1"}, ['"items/1"', "line 1", "id"]),
+    ],
+)
+def test_a_bad_line_is_named_with_the_next_step(
+    folder: Path, line: str | dict[str, Any], named: list[str]
+) -> None:
+    (folder / "link").symlink_to(folder.parent)
+    path = write(folder, GOOD, "", line)
+    with refuses(DataError, path, "line 3", *named):
+        load_jsonl(path)
+
+
+def test_an_empty_file_is_an_error(folder: Path) -> None:
+    with refuses(DataError, folder / "items.jsonl", EXAMPLE):
+        load_jsonl(write(folder, "", "  "))
+
+
+def test_a_missing_file_is_an_error(folder: Path) -> None:
+    with refuses(DataError, folder / "none.jsonl", "No such file", "path"):
+        load_jsonl(folder / "none.jsonl")
+
+
+def test_a_binary_file_is_an_error(folder: Path) -> None:
+    with refuses(DataError, folder / "a.png") as caught:
+        load_jsonl(folder / "a.png")
+    assert str(caught.value).count("UTF-8") == 2, "what the file is not, and the next step"

@@ -1,0 +1,152 @@
+"""eval answers items with the original and under a policy, and leaves out what was searched on."""
+
+import json
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from opsearch import Policy, RankerSpec, RunConfig
+from opsearch.commands.run import run
+from opsearch.commands.solve import solve
+from opsearch.data.embedded import embedded
+from opsearch.errors import DataError, OpsearchError, PolicyError
+from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.evaluate import evaluate
+from opsearch.models.loading import load_processor
+from opsearch.policy import builders
+from tests.measure.demo import LAYERS, model, samples, two_pictures
+from tests.support.said import says
+
+HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
+SILENT = Console(file=StringIO())
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    builders.vtw(LAYERS, 2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A run whose calibration samples are the first five of the embedded ones."""
+    folder = tmp_path_factory.mktemp("run")
+    config = RunConfig(samples=5, heldout=0, n_v=(".5",), objective="additive", out=folder)
+    run(config, SILENT)
+    return folder
+
+
+def test_answers_are_those_of_generating_one_by_one():
+    wanted = [*samples(15), *two_pictures(2)]
+    for policy in (None, HALF):
+        together = answer(model(), load_processor("demo"), wanted, policy)
+        alone = [answer(model(), load_processor("demo"), [s], policy) for s in wanted]
+        assert together.texts == tuple(a.texts[0] for a in alone)
+        assert together.scores.tolist() == [a.scores[0] for a in alone]
+        assert together.families == tuple(s.item.family for s in wanted)
+    assert 0.5 < together.scores.mean() < 1
+
+
+def test_a_score_is_an_exact_match_but_for_case_and_full_stop():
+    items = {"letter": samples(15)[13]}
+    told = answer(model(), load_processor("demo"), list(items.values()))
+    assert told.texts[0].casefold() == items["letter"].item.answers[0].casefold()
+    assert told.scores.tolist() == [1.0]
+
+
+def test_rel_avg_is_the_mean_ratio_over_families_that_the_original_solves():
+    families = ("a", "a", "b", "c")
+    original = Answers(("",) * 4, np.array([1, 1, 0.5, 0]), families).by_family()
+    pruned = Answers(("",) * 4, np.array([1, 0, 0.5, 1]), families).by_family()
+    assert relative_average(pruned, original) == pytest.approx((0.5 + 1) / 2)
+    assert np.isnan(relative_average({"a": 1.0}, {"a": 0.0}))
+
+
+def test_scores_compare_the_policy_with_the_original(policy):
+    scores = evaluate(policy, samples=15, split="held-out", console=SILENT)
+    assert scores.dropped == 0
+    assert scores.original.families == tuple(i.family for i in embedded("held-out", 15))
+    assert scores.original.scores.mean() > scores.policy.scores.mean()
+    pairs = zip(scores.original.texts, scores.policy.texts, strict=True)
+    assert scores.changed == sum(before != after for before, after in pairs) > 0
+    ratios = [
+        float(p) for p, o in zip(scores.policy.scores, scores.original.scores, strict=True) if o
+    ]
+    assert scores.relative == pytest.approx(np.mean(ratios))
+
+
+def test_the_identity_changes_no_answer(tmp_path):
+    builders.identity(LAYERS).save_pretrained(tmp_path)
+    scores = evaluate(tmp_path, samples=5, console=SILENT)
+    assert (scores.changed, scores.relative) == (0, 1.0)
+
+
+def test_items_that_the_policy_was_searched_on_are_left_out(searched, tmp_path):
+    rows = []
+    for i, item in enumerate([*embedded("calibration", 5), *embedded("train", 3)]):
+        item.images[0].save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "question": item.question, "answer": item.answers[0]})
+    data = tmp_path / "mixed.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    solve(searched, budget=["60%"], out=tmp_path / "again")
+    for path in (searched, searched / "policy_config.json", tmp_path / "again"):
+        scores = evaluate(path, data=data, console=SILENT)
+        assert (scores.dropped, len(scores.original.texts)) == (5, 3)
+
+
+def test_a_policy_that_was_searched_on_unknown_items_is_told(policy):
+    said = StringIO()
+    assert evaluate(policy, samples=1, console=Console(file=said, width=300)).dropped == 0
+    assert str(policy) in said.getvalue()
+
+
+def test_nothing_left_is_an_error(searched):
+    with pytest.raises(DataError, match=says(5)):
+        evaluate(searched, split="calibration", samples=5, console=SILENT)
+
+
+def test_data_without_answers_is_an_error(policy, tmp_path):
+    embedded("train", 1)[0].images[0].save(tmp_path / "a.png")
+    data = tmp_path / "bare.jsonl"
+    data.write_text('{"image": "a.png", "question": "what color?", "answers": []}')
+    with pytest.raises(DataError, match=says("bare/1")):
+        evaluate(policy, data=data, console=SILENT)
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"model_type": "qwen2_5_vl"}, ("'qwen2_5_vl'", "'llava'")),
+        ({"layers": 5}, ("5 layers", 12, "--model")),
+    ],
+    ids=["family", "layers"],
+)
+def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, values):
+    counts = HALF.counts[: change.get("layers", LAYERS)]
+    Policy(counts, model_type=change.get("model_type"), rankers=HALF.rankers).save_pretrained(
+        tmp_path
+    )
+    said = StringIO()
+    with pytest.raises(PolicyError, match=says(*values)):
+        evaluate(tmp_path, samples=3, console=Console(file=said))
+    assert said.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"split": "dev"}, ("'dev'", "train", "calibration", "held-out", "test")),
+        ({"samples": 0}, (0, 1)),
+        ({"seed": -1}, ("-1", 0)),
+        ({"model": "nowhere"}, ("'nowhere'", "demo")),
+        ({"dtype": "int8"}, ("int8", "float32")),
+        ({"device": "abacus"}, ("abacus", "cpu")),
+    ],
+    ids=str,
+)
+def test_bad_options_get_a_sentence(policy, options, values):
+    with pytest.raises(OpsearchError, match=says(*values)):
+        evaluate(policy, console=SILENT, **{"samples": 2, **options})

@@ -1,0 +1,148 @@
+"""Every family gives the reference's logits, for all its images and positions."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from opsearch.errors import ModelError, PolicyError
+from opsearch.models.families import FAMILIES as SUPPORTED
+from opsearch.models.families import family_for
+from opsearch.policy import builders
+from tests.models.judge import TOLERANCE, deviation, samples
+from tests.models.policies import CLS, LAYERS, RANDOM, with_rankers_of
+from tests.support.families import FAMILIES, built
+from tests.support.families.prompt import prompts
+from tests.support.flash import FLASH
+from tests.support.messages import refuses
+
+pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
+
+# Samples with one image, two images, none, and one with text only after the image.
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def test_every_family_is_tested():
+    assert set(FAMILIES) == set(SUPPORTED)
+
+
+def settings():
+    """Yield families x paddings x attentions; pairs beyond one attention each are slow."""
+    quick = {"left": ["sdpa", FLASH], "right": ["eager"], "none": ["sdpa"]}
+    for name, pad, attention in product(FAMILIES, quick, ("sdpa", "eager", FLASH)):
+        marks = () if attention in quick[pad] else (pytest.mark.slow,)
+        yield pytest.param(name, pad, attention, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "pad", "attention"), list(settings()))
+def test_every_policy_gives_the_logits_of_the_reference(name, pad, attention):
+    model, family = built(name, LAYERS, attention), FAMILIES[name]
+    inputs = prompts(family, MIXED, seed=1, pad=pad)
+    rows, given = samples(model, inputs), family.given_positions(inputs)
+    found = {
+        label: deviation(model, inputs, policy, rows, **given)
+        for label, policy in with_rankers_of(family_for(name)).items()
+    }
+    assert {label: worst for label, worst in found.items() if worst > TOLERANCE} == {}
+
+
+@every_family
+def test_every_policy_that_prunes_changes_what_the_model_says(name):
+    model, family = built(name, LAYERS), FAMILIES[name]
+    inputs = prompts(family, [[1, 2, 4]])
+    (row,) = samples(model, inputs)
+    stock, silent = model(**inputs).logits, []
+    for label, policy in with_rankers_of(family_for(name)).items():
+        with policy.apply(model):
+            pruned = model(**inputs).logits
+        if (pruned - stock)[0, ~row.visual].abs().max() < 0.01:
+            silent.append(label)
+    assert silent == ["vtw at the end", "shortv, last layer", "tokens, more than there are"]
+
+
+@every_family
+def test_samples_of_a_batch_have_different_numbers_of_visual_tokens(name):
+    """Images of one size would make the comparison weaker."""
+    inputs = prompts(FAMILIES[name], MIXED, seed=1)
+    numbers = {row.n_visual for row in samples(built(name, LAYERS), inputs)}
+    assert len(numbers) == (3 if name == "llava" else 4)
+
+
+@every_family
+def test_the_identity_changes_no_bit(name):
+    model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED)
+    stock = model(**inputs).logits
+    with builders.identity(LAYERS).apply(model):
+        assert torch.equal(model(**inputs).logits, stock)
+
+
+@every_family
+def test_the_model_is_stock_again_after_the_block(name):
+    model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED)
+    stock, before = model(**inputs).logits, attributes(model)
+    policy = with_rankers_of(family_for(name))["stages"]
+    with policy.apply(model):
+        assert not torch.equal(model(**inputs).logits, stock)
+    assert attributes(model) == before
+    assert torch.equal(model(**inputs).logits, stock)
+
+
+@every_family
+def test_bfloat16_stays_close(name):
+    model = FAMILIES[name].model(LAYERS)
+    inputs = prompts(FAMILIES[name], MIXED)
+    policy = builders.dop(LAYERS, 3, 2, "1/2", RANDOM, kv="stays")
+    given = FAMILIES[name].given_positions(inputs)
+    with policy.apply(model):
+        exact = model(**inputs, **given).logits
+    rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+    with policy.apply(model.to(torch.bfloat16)):
+        found = model(**rounded, **given).logits
+    assert found.dtype == torch.bfloat16
+    real = inputs["attention_mask"].bool()
+    assert (found - exact)[real].abs().max() < 0.15
+
+
+@every_family
+def test_text_alone_runs_as_in_the_stock_model(name):
+    model, inputs = built(name, LAYERS), prompts(FAMILIES[name], [[5], [9]])
+    stock = model(**inputs).logits
+    with with_rankers_of(family_for(name))["stages"].apply(model):
+        assert torch.equal(model(**inputs).logits, stock)
+
+
+def attributes(model):
+    """Return all hooks and callables on the modules that a policy could leave behind."""
+    return {
+        (name, key): list(value) if isinstance(value, dict) else value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if callable(value) or "hook" in key
+    }
+
+
+# Requirements of families
+
+
+def test_positions_of_pictures_cannot_be_left_out():
+    model = built("qwen2_5_vl", LAYERS)
+    inputs = prompts(FAMILIES["qwen2_5_vl"], [[3, 4]])
+    del inputs["mm_token_type_ids"]
+    policy = builders.tokens(LAYERS, "1/2", RANDOM)
+    named = "mm_token_type_ids", "'qwen2_5_vl'", "processor"
+    with policy.apply(model):
+        with refuses(PolicyError, *named):
+            model(**inputs)
+        with refuses(PolicyError, *named):
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
+def test_families_without_cls_refuse_to_rank_by_it(name):
+    policy = builders.tokens(LAYERS, "1/2", CLS)
+    refused = refuses(ModelError, f"'{name}'", "'cls_attention'", "--ranker")
+    with refused, policy.apply(built(name, LAYERS)):
+        pass

@@ -1,0 +1,108 @@
+"""Rankers see the right tokens of every family, or are refused with the reason."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import GenerationMixin
+
+from opsearch.errors import ModelError
+from opsearch.models.families import FAMILIES as SUPPORTED
+from opsearch.models.families import family_for
+from opsearch.policy import builders
+from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
+from tests.models.judge import TOLERANCE, deviation, samples
+from tests.models.policies import LAYERS
+from tests.support.families import FAMILIES, built
+from tests.support.families.prompt import prompts
+from tests.support.messages import refuses
+
+pytestmark = pytest.mark.usefixtures("no_grad")
+
+# Samples with one image, two images, none, and one with text only after the image.
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
+OF_CLS = ("cls", "visionzip", "vispruner")
+
+
+def usable():
+    """Yield each family with each ranker that reads images and works there."""
+    for name, family in SUPPORTED.items():
+        yield name, "divprune"
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if family.capture_tower)
+
+
+@pytest.mark.parametrize("share", ["1/4", "1/2"])
+@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+def test_logits_are_the_references_with_the_tokens_of_the_description(name, ranker, share):
+    model, family = built(name, LAYERS), FAMILIES[name]
+    inputs = prompts(family, MIXED, seed=2, pad="left")
+    policy = builders.tokens(LAYERS, share, RankerSpec(ranker))
+    rows, given = samples(model, inputs), family.given_positions(inputs)
+    assert deviation(model, inputs, policy, rows, **given) <= TOLERANCE
+    by_another = builders.tokens(LAYERS, share, RankerSpec("random"))
+    with policy.apply(model):
+        found = model(**inputs, **given).logits
+    with by_another.apply(model):
+        assert (model(**inputs, **given).logits - found).abs().max() > 0.01
+
+
+@pytest.mark.skipif(
+    not hasattr(GenerationMixin, "_expand_multimodal_outputs"),
+    reason="old transformers mixes up the images of samples that have several",
+)
+@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+def test_beams_rank_as_their_sample_does(name, ranker):
+    model, family = built(name, LAYERS), FAMILIES[name]
+    inputs = prompts(family, [[3, 4], [1, 0, 6]], seed=2)
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
+    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
+    with policy.apply(model):
+        plain = model(**inputs, **family.given_positions(inputs)).logits[:, -1]
+        beams = model.generate(
+            **inputs, **settings, num_beams=2, return_dict_in_generate=True
+        ).logits[0]
+    torch.testing.assert_close(beams[::2], plain, rtol=0, atol=2e-5)
+    torch.testing.assert_close(beams[1::2], plain, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("ranker", OF_CLS)
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
+def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
+    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, random, uniform")
+    with refused, policy.apply(built(name, LAYERS)):
+        pass
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_config_allows_runs(name):
+    """All rankers that the config allows can be captured."""
+    model, family = built(name, LAYERS), family_for(name)
+    names = family.rankers(model.config)
+    assert ("vispruner" in names) == (family.capture_tower is not None)
+    assert set(names) <= set(RANKERS)
+    assert "cdpruner" not in names
+    for ranker in names:
+        family.check_needs(model.config, make_ranker(RankerSpec(ranker)).needs)
+        with builders.tokens(LAYERS, "1/2", RankerSpec(ranker)).apply(model):
+            model(**prompts(FAMILIES[name], [[3, 4]]))
+
+
+def test_cdpruner_asks_for_clip():
+    model = built("llava", LAYERS)
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec("cdpruner"))
+    with refuses(ModelError, "cdpruner(clip=FOLDER)", "--ranker"), policy.apply(model):
+        pass
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_inside_is_read_of_decoders_that_are_known(name):
+    config = deepcopy(built(name, LAYERS).config)
+    for ranker in DECODER_RANKERS:
+        needs = make_decoder_ranker(RankerSpec(ranker)).needs
+        config.get_text_config().model_type = "llama"
+        family_for(name).check_needs(config, needs)
+        config.get_text_config().model_type = "gemma2"
+        with refuses(ModelError, "'decoder_attention'", "'gemma2'", "--ranker"):
+            family_for(name).check_needs(config, needs)

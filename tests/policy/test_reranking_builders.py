@@ -1,0 +1,138 @@
+"""Methods that rank inside the decoder as policies: published defaults, costs and files."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from opsearch.costs.flops import flops
+from opsearch.costs.shape import SHAPES
+from opsearch.errors import PolicyError
+from opsearch.policy import builders
+from opsearch.policy.counts import KV, Q
+from opsearch.policy.policy import Policy
+from tests.costs.published import fitprune_macs
+from tests.support.said import says
+
+LLAVA = SHAPES["llava-1.5-7b"]
+F, H = Fraction(1), Fraction(1, 2)
+
+
+def places(policy):
+    """The layers before which rankers act, and their names."""
+    layers = [layer for layer, _ in policy.rankers]
+    return layers, {str(spec) for _, spec in policy.rankers}
+
+
+def macs(policy, n_visual=576):
+    return int(flops(policy.resolve(n_visual), n_visual, 0, LLAVA, "macs"))
+
+
+def test_fastv_as_published():
+    policy = builders.fastv(32)
+    assert policy.counts == builders.stages(32, {0: 1, 2: H}).counts
+    assert places(policy) == ([2], {"fastv"})
+    assert round(macs(policy) / 1e12, 3) == 2.007
+    assert policy.name == "fastv(k=2, share=1/2)"
+
+
+def test_pyramiddrop_as_published():
+    policy = builders.pyramiddrop()
+    assert policy.counts == builders.stages(32, {0: 1, 8: H, 16: "1/4", 24: "1/8"}).counts
+    assert places(policy) == ([8, 16, 24], {"pyramiddrop"})
+    assert round(macs(policy) / 1e12, 3) == 1.777
+
+
+def test_pyramiddrop_of_other_decoders():
+    assert places(builders.pyramiddrop(12))[0] == [3, 6, 9]
+    policy = builders.pyramiddrop(12, "1/3", first=1)
+    assert places(policy)[0] == [1, 4, 8]
+    assert policy.counts[-1] == (Fraction(1, 27),) * 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "mean"), [(192, 206.75), (128, 144.125), (96, 113.9375), (64, 81.8125)]
+)
+def test_sparsevlm_as_published(budget, mean):
+    """Behind layers 2, 6 and 15; more tokens than the name of the budget are left on average."""
+    policy = builders.sparsevlm(budget=budget)
+    counts = policy.resolve(576)
+    assert places(policy) == ([3, 7, 16], {"sparsevlm(heads=0.4375)"})
+    assert tuple(counts[[3, 7, 16], KV].tolist()) == builders.SPARSEVLM[budget]
+    assert (counts[[2, 6, 15], KV] > counts[[3, 7, 16], KV]).all()
+    assert counts.mean() == mean > budget
+
+
+def test_sparsevlm_of_another_share_falls_in_proportion():
+    policy = builders.sparsevlm(12, share=H)
+    assert places(policy)[0] == [1, 3, 6]
+    assert policy.resolve(600)[[0, 1, 3, 6], Q].tolist() == [600, 300, 200, 118]
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_in_few_layers_stages_fall_together(layers):
+    for policy in (builders.pyramiddrop(layers), builders.sparsevlm(layers)):
+        counts = policy.resolve(576)[:, KV]
+        assert (np.diff(counts) <= 0).all()
+        assert counts[-1] < 576
+        assert policy.live(576).shape == (layers, 3)
+
+
+def test_the_recipe_of_fitprune():
+    policy = builders.fitprune(builders.FITPRUNE_60)
+    counts = policy.resolve(576)
+    assert sum(builders.FITPRUNE_60.values()) == 449
+    assert counts[-1].tolist() == [127] * 3
+    assert round(counts[:, Q].mean(), 1) == 230.9
+    assert round(counts[:, KV].mean(), 1) == 245.0
+    assert (counts[1:, KV] == counts[:-1, Q]).all()
+    assert len(policy.rankers) == 26
+    # One that deletes a single token or none of the next layers' is a ranker all the same.
+    assert [turn.pool for turn in policy.schedule(576).turns] == [
+        int(counts[layer, KV]) for layer, _ in policy.rankers
+    ]
+
+
+def test_what_the_recipe_of_fitprune_really_takes():
+    """Published: queries and scores of the deleted are computed; here that is the ranker's work."""
+    policy = builders.fitprune(builders.FITPRUNE_60)
+    published = fitprune_macs(builders.FITPRUNE_60, 576, 0, LLAVA)
+    assert published == 1_538_366_300_160
+    assert macs(policy) == 1_529_467_052_032
+    before, after = (policy.resolve(576)[:, module].tolist() for module in (KV, Q))
+    d = LLAVA.hidden
+    deleted = sum((n - m) * (d * d + 2 * n * d) for n, m in zip(before, after, strict=True))
+    assert published - macs(policy) == deleted
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        builders.fastv(12, 3, "1/7"),
+        builders.pyramiddrop(12),
+        builders.sparsevlm(12),
+        builders.fitprune({0: 3, 2: 4}, 12, 100),
+    ],
+    ids=str,
+)
+def test_files_hold_them(policy, tmp_path):
+    policy.save_pretrained(tmp_path)
+    again = Policy.from_pretrained(tmp_path)
+    assert again == policy
+    assert again.canonical(576) == policy.canonical(576)
+    assert np.array_equal(again.live(576), policy.live(576))
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (lambda: builders.sparsevlm(budget=100), (100, "192, 128, 96, 64")),
+        (lambda: builders.fitprune({0: 9, 40: 1}), (10, 576, 0, 40, 32)),
+        (lambda: builders.fitprune({0: 9}, 4, 8), (9, 8)),
+        (lambda: builders.fastv(4, 4), ("[4]", "0..3")),
+        (lambda: builders.fastv(4, 0).live(9), ("fastv", "layer 0", 1)),
+    ],
+)
+def test_what_cannot_be_built(make, values):
+    with pytest.raises(PolicyError, match=says(*values)):
+        make()

@@ -1,0 +1,69 @@
+"""The verdict on a comparison names who is better, in what, and nobody else."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from opsearch.report.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
+from tests.support.said import says
+
+ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]
+
+
+def frame(chosen, other, third=(10.0, 30.0, 9.0, 9.0, 1.0, 1.0)):
+    original = (33.0, 100.0, 0.0, 0.0, 100.0, 100.0)
+    columns = {"original": original, "opsearch": chosen, "FastV like": other, "VTW": third}
+    return pd.DataFrame(columns, index=ROWS)
+
+
+def test_nobody_is_better():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.5, 0.7, 90.0, 99.0))
+    assert better_baselines(table) == ""
+    (known,) = verdict(table)
+    assert re.search(r"\bKL\b.*\bnats\b.*\b0\.500\b.* calibration\b.*\b0\.600\b.* held-out", known)
+
+
+def test_who_is_better_is_named_with_both_numbers():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.7, 0.4, 91.0, 99.0))
+    better = better_baselines(table)
+    assert re.match(r"FastV like .*\bKL held-out\b.*0\.400\b.*0\.600\b.*\bRel\. Avg\.", better)
+    assert re.search(r"\bRel\. Avg\. .*\b91\.0 %.*\b90\.0 %", better)
+    assert "VTW" not in better
+    assert verdict(table)[1].startswith(better)
+
+
+def test_without_held_out_data_only_calibration_is_told():
+    table = frame((10.0, 30.0, 0.5, np.nan, 90.0, 80.0), (9.0, 27.0, 0.7, np.nan, 80.0, 99.0))
+    table = table.drop("Rel. Avg., %")
+    table.loc["KL held-out"] = np.nan
+    (known,) = verdict(table)
+    assert re.search(says("0.500", "calibration"), known)
+    assert "held-out" not in known
+
+
+def test_a_difference_that_the_table_does_not_show_is_none():
+    table = frame((10.0, 30.0, 4e-4, 0.6, 90.0, 80.0), (9.0, 27.0, 1e-4, 0.6, 90.01, 99.0))
+    assert better_baselines(table) == ""
+
+
+def test_an_original_without_a_right_answer_judges_nobody():
+    table = frame((10.0, 30.0, 0.5, 0.6, np.nan, 0.0), (9.0, 27.0, 0.7, 0.7, np.nan, 0.0))
+    table.loc["accuracy, %"] = 0.0
+    assert verdict(table)[-1].startswith(NOTHING_RIGHT)
+    table.loc["accuracy, %", "original"] = 5.0
+    assert not verdict(table)[-1].startswith(NOTHING_RIGHT)
+
+
+def test_all_of_the_best_are_best_but_costs_are_no_contest():
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.5, 0.7, 80.0, 99.0))
+    assert best_methods(table, "KL calibration") == ["opsearch", "FastV like"]
+    assert best_methods(table, "  % free") == ["FastV like"]
+    assert best_methods(table, "FLOPs, mean") == best_methods(table, "% of stock") == []
+
+
+def test_cells_read_as_people_write():
+    assert cell("FLOPs, mean", 170.34e6) == "170.3 M"
+    assert (cell("KV bytes, mean", 262144.0), cell("prefill ms", 12.34)) == ("262.1 k", "12.3")
+    assert (cell("KL held-out", 1.23456), cell("  count", 65.0)) == ("1.235", "65.0")
+    assert cell("KL held-out", float("nan")) == "-"

@@ -1,0 +1,154 @@
+"""run.yaml holds everything a run was told, and reading it back says what is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.runs.config import RunConfig
+from tests.support.said import says
+
+FULL = RunConfig(
+    model="some/model",
+    data=Path("data/calib.jsonl"),
+    samples=7,
+    heldout=0,
+    seed=3,
+    space="depth",
+    kv="stays",
+    n_v=(".5", "1/4"),
+    ranker="uniform",
+    budget=("14%", "200MB"),
+    objective="additive",
+    points=4,
+    positions=2,
+    solver="grid",
+    evaluations=9,
+    effort=1.5,
+    memory="8GB",
+    out=Path("runs/x"),
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), FULL], ids=["defaults", "full"])
+def test_a_saved_config_loads_equal(tmp_path, config):
+    assert RunConfig.load(config.save(tmp_path / "run.yaml")) == config
+
+
+def test_the_file_lists_every_setting(tmp_path):
+    lines = FULL.save(tmp_path / "run.yaml").read_text().splitlines()
+    assert {line.split(":")[0] for line in lines if line[0].isalpha()} == set(FULL.model_dump())
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path):
+    """A cut at the end of a line leaves valid YAML; it must not be completed with defaults."""
+    path = RunConfig().save(tmp_path / "run.yaml")
+    lines = path.read_text().splitlines(keepends=True)
+    for end in range(len(lines)):
+        path.write_text("".join(lines[:end]))
+        with pytest.raises(RunFolderError, match=says(path)):
+            RunConfig.load(path)
+
+
+def test_what_an_older_version_did_not_write_is_as_without_the_option(tmp_path):
+    path = FULL.save(tmp_path / "run.yaml")
+    later = ("stages", "keep", "tie", "pairs", "verify")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if line.split(":")[0] not in later))
+    assert len(lines) - len(path.read_text().splitlines()) == len(later)
+    assert RunConfig.load(path) == FULL
+
+
+def test_a_file_of_ones_own_says_what_differs_and_where_it_goes(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("space: depth\nbudget: [14%]\nout: runs/mine\n")
+    expected = RunConfig(space="depth", budget=("14%",), out=Path("runs/mine"))
+    assert RunConfig.load(path) == expected
+    path.write_text("space: depth\n")
+    with pytest.raises(RunFolderError, match=says(path, "`opsearch run`", "out: runs/mine")):
+        RunConfig.load(path)
+
+
+def test_the_file_ends_with_what_shows_that_it_was_not_cut():
+    assert list(RunConfig.model_fields)[-1] == "out"
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("", ("`opsearch run`",)),
+        ("- a\n- b\n", ("`opsearch run`",)),
+        ("model: [demo", ("while parsing", "`opsearch run`")),
+        ("\0\0\0", ("#x0000", "`opsearch run`")),
+        ("samples: many\n", ("samples 'many'",)),
+        ("sample: 3\n", ("sample,",)),
+        ("!!python/object/apply:os.system ['true']", ("os.system", "`opsearch run`")),
+    ],
+)
+def test_a_bad_file_gets_a_sentence(tmp_path, content, values):
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(RunFolderError, match=says(path, *values)):
+        RunConfig.load(path)
+
+
+def test_bytes_that_are_no_text_get_a_sentence(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"model: \xff\xfe\n")
+    with pytest.raises(RunFolderError, match=says(path, "utf-8", "`opsearch run`")):
+        RunConfig.load(path)
+
+
+def test_a_missing_file_gets_a_sentence(tmp_path):
+    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
+        RunConfig.load(tmp_path / "run.yaml")
+
+
+def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
+    with pytest.raises(RunFolderError, match=says(tmp_path, "Is a directory")):
+        RunConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"samples": 0}, ("--samples 0", 1)),
+        ({"heldout": -1}, ("--heldout -1", 0)),
+        ({"seed": -1}, ("--seed -1", 0)),
+        ({"points": 1}, ("--points 1", 2)),
+        ({"positions": 0}, ("--positions 0", 1)),
+        ({"evaluations": 0}, ("--evaluations 0", 1)),
+        ({"effort": -1.0}, ("--effort -1.0", 0)),
+        ({"dtype": "int8"}, ("--dtype 'int8'", "'float32'", "'bfloat16'", "'float16'")),
+        ({"kv": "flees"}, ("--kv 'flees'", "'leaves'", "'stays'")),
+        (
+            {"attention": "flash"},
+            ("--attention 'flash'", "'sdpa'", "'eager'", "'flash_attention_2'"),
+        ),
+        ({"n_v": ("half",)}, ("--n-v half", "'half'", "1/4")),
+        ({"n_v": ("1/0",)}, ("--n-v 1/0", "'1/0'", "1/4")),
+        ({"n_v": ("2",)}, ("--n-v 2", 0, 1)),
+        ({"n_v": ("0",)}, ("--n-v 0", 1)),
+        ({"memory": "8"}, ("--memory '8'", "8GB")),
+        ({"memory": "0GB"}, ("--memory '0GB'", "8GB")),
+        ({"budget": ()}, ("--budget", "30%")),
+    ],
+    ids=str,
+)
+def test_a_bad_option_is_named(options, values):
+    with pytest.raises(OpsearchError, match=says(*values)):
+        RunConfig.checked(**options)
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        FULL.samples = 3
+
+
+def test_another_space_is_told_nothing_that_it_cannot_take():
+    config = RunConfig(space="layers", keep="0:mlp", tie="q=kv", seed=3)
+    other = config.over("operations")
+    assert (other.keep, other.tie) == ("0:mlp", None)
+    dop = config.over("dop")
+    assert (dop.space, dop.keep, dop.tie) == ("dop", None, None)
+    assert config.over("dop").seed == 3

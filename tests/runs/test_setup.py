@@ -1,0 +1,62 @@
+"""What the joint objective would take is counted as the engine would measure it: together."""
+
+import os
+
+import pytest
+
+from opsearch.costs import Flops, Shape
+from opsearch.errors import UnknownNameError
+from opsearch.measure.engine import Engine
+from opsearch.measure.planning.batches import SampleBatch, group_samples
+from opsearch.measure.planning.memory import MemoryBudget
+from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.trie import Layout
+from opsearch.models.families import family_for
+from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import Budget
+from opsearch.problem.constraint import feasible_points
+from opsearch.runs.config import RunConfig
+from opsearch.runs.effort import Planned
+from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+from tests.measure import families
+from tests.support.said import says
+
+
+@pytest.mark.parametrize("name", ["tokens", "dop", "depth", "stages"])
+@pytest.mark.parametrize("positions", [1, 3])
+def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, positions, tmp_path):
+    model = families.model()
+    shape = Shape.from_config(model.config)
+    config = RunConfig(space=name, n_v=("1/3", "2/3"), positions=positions)
+    space = make_space(config, shape.layers, RankerSpec("cls"))
+    # A long system prompt, none at all, text between two images.
+    samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
+    pairs = [sample.shape for sample in samples]
+    gathered = group_samples(samples, family_for("llava"), model.config, positions)
+    constraints = make_constraints([Budget.parse("85%")], shape, space, pairs)
+    policies = [space.decode(p) for p in space.points[feasible_points(space, constraints)].tolist()]
+    with Store(tmp_path / "measurements.db", {}) as store:
+        planned = Engine(model, store, positions).plan(policies, samples).flops
+    seconds = Planned(space, constraints, gathered, MemoryBudget(shape), "cpu").joint_seconds
+    assert seconds == pytest.approx(planned / (15e9 * os.cpu_count()), rel=1e-12)
+
+
+def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
+    """The whole dop table of a 7B model, 528 policies but the original, in 22.5 forwards.
+
+    Text before the image is computed once.
+    """
+    shape = Shape(32, 4096, 11008, 32, 32, 128, 32064)
+    space = make_space(RunConfig(n_v=("1",)), 32, RankerSpec("cls"))
+    assert len(space.points) == 529
+    for head, wanted in ((0, 22.5), (35, 13.4)):
+        crowd = SampleBatch(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
+        seconds = Planned(space, (), [crowd], MemoryBudget(shape), "cuda").joint_seconds
+        forwards = seconds * 100e12 / Flops(shape).stock(576, 65)
+        assert forwards == pytest.approx(wanted, abs=0.1)
+
+
+def test_budgets_of_unknown_costs_are_refused_when_read():
+    assert [budget.cost for budget in parse_budgets(["30%", "50%kv"])] == ["flops", "kv"]
+    with pytest.raises(UnknownNameError, match=says("'joules'", "flops", "kv")):
+        parse_budgets(["30%", "50% joules"])

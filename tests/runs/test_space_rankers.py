@@ -1,0 +1,63 @@
+"""A ranker whose order depends on the count is refused where a space's policies keep several."""
+
+import re
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from opsearch.errors import OpsearchError
+from opsearch.evaluation.contenders import search_task
+from opsearch.policy.ranker import RankerSpec
+from opsearch.progress import Stages
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import prepare
+from opsearch.runs.setup import make_space
+from tests.support.said import says
+
+
+@pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
+def test_stages_need_a_nested_ranker(ranker):
+    with pytest.raises(OpsearchError, match=says(ranker, 2, "--stages 1")):
+        make_space(RunConfig(space="stages"), 4, RankerSpec(ranker))
+
+
+@pytest.mark.parametrize("name", ["dop", "depth", "tokens", "layers"])
+def test_only_stages_rank_inside_the_decoder(name):
+    with pytest.raises(
+        OpsearchError, match=says("fastv", f"space {name}", "--space stages", "cls")
+    ):
+        make_space(RunConfig(space=name), 4, RankerSpec("fastv"))
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
+def test_stages_that_rank_inside_the_decoder_rank_anew(name):
+    space = make_space(RunConfig(space="stages"), 4, RankerSpec(name))
+    ranked = {tuple(layer for layer, _ in space.decode(p).rankers) for p in space.points}
+    assert max(map(len, ranked)) == 2
+
+
+@pytest.mark.parametrize("changes", [{"stages": 1}, {"space": "depth"}])
+def test_one_count_needs_none(changes):
+    config = RunConfig(**{"space": "stages", **changes})
+    space = make_space(config, 4, RankerSpec("vispruner"))
+    counts = space.resolved(space.points, 100)
+    partial = [set(row[(row > 0) & (row < 100)].tolist()) for row in counts]
+    assert max(map(len, partial)) == 1
+
+
+def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp_path):
+    settings = {"space": "stages", "stages": 1, "ranker": "fastv", "n_v": ("1/4",)}
+    config = RunConfig(**settings, samples=1, heldout=0, out=tmp_path)
+    said = StringIO()
+    console = Stages(Console(file=said, width=200), 1)
+    prepared = prepare(config, console)
+    found = {}
+    for name in ("dop", "stages"):
+        space = search_task(name, ["50%"], prepared, console).space
+        policies = [space.decode(point) for point in space.points]
+        found[name] = {spec.name for policy in policies for _, spec in policy.rankers}
+    assert found == {"dop": {"cls"}, "stages": {"fastv"}}
+    (line,) = said.getvalue().splitlines()[-1:]
+    assert re.search(says("dop", "cls", "fastv"), line)
+    assert "stages" not in said.getvalue()
