@@ -23,19 +23,19 @@ test-slow: .venv/ready
 
 # What touches transformers' insides, with the lowest release of it that is supported.
 test-lowest: .venv-lowest/ready
-	$(LOWEST)/python -m $(PYTEST) tests/runtime tests/measure $(ARGS)
+	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure $(ARGS)
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/reducers $(ARGS)
+	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers $(ARGS)
 
 # Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
 # among it, and two quantisers; then the wrappers whose processors need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/lmms \
+	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/evaluation/lmms \
 	  tests/models/test_quantised.py tests/models/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/lmms $(ARGS)
+	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/evaluation/lmms $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -9,18 +9,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from opsearch.version import __version__
+
 if TYPE_CHECKING:
     from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
     from opsearch.runs.config import RunConfig
 
-__all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig"]
+__all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig", "__version__"]
 
 _HOMES = {
     "Graphs": "opsearch.models.pruned.cuda_graphs",
     "Policy": "opsearch.policy.policy",
-    "RankerSpec": "opsearch.policy.policy",
+    "RankerSpec": "opsearch.policy.ranker",
     "RunConfig": "opsearch.runs.config",
 }
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys, opsearch
 names = [m.name for m in pkgutil.walk_packages(opsearch.__path__, "opsearch.")]
-by_lmms_eval = {"opsearch.evaluation.lmms.families", "opsearch.evaluation.lmms.model"}  # loaded by it, so it is there
+by_lmms_eval = {"opsearch.evaluation.lmms.families", "opsearch.evaluation.lmms.model"}
 for name in names:
     if not name.endswith("__main__") and name not in by_lmms_eval:
         importlib.import_module(name)

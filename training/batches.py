@@ -1,7 +1,7 @@
 """Batches of pictures and questions as tensors, from the package's own generator.
 
-Scenes, pictures and questions are those of `opsearch.data.demo`, so training and test data have the same
-distribution, except that families with low accuracy are sampled more often.
+Scenes, pictures and questions are those of `opsearch.data.demo`, so training and test data have
+the same distribution, except that families with low accuracy are sampled more often.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation: answers, scores, baselines and comparisons."""

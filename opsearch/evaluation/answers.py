@@ -19,9 +19,9 @@ from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
+from opsearch.runs.session import MAX_NEW_TOKENS
 
 _MAX_TOKENS = 8192  # positions of one forward
-MAX_NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)

@@ -182,10 +182,10 @@ AS_PUBLISHED = {
     ),
     "VTW": "builders.vtw(32, 15)",
     "ShortV": f"builders.shortv(32, [{_SHORTV}])",
-    "FastV": "reranked.fastv(32)",
-    "PyramidDrop": "reranked.pyramiddrop()",
-    "FitPrune": "reranked.fitprune(reranked.FITPRUNE_60)",
-    "SparseVLM": "reranked.sparsevlm()",
+    "FastV": "builders.fastv(32)",
+    "PyramidDrop": "builders.pyramiddrop()",
+    "FitPrune": "builders.fitprune(builders.FITPRUNE_60)",
+    "SparseVLM": "builders.sparsevlm()",
     "GSOP": _RUN.format(search="operations --solver greedy --budget 30%", model="llava-1.5-7b-hf"),
     "dop additive": _RUN.format(
         search="dop --objective additive --budget 14%", model="llava-v1.6-vicuna-7b-hf"

@@ -18,7 +18,6 @@ from opsearch.evaluation.reducers import Reduction
 from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
-from opsearch.policy.file import parse_policy
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
 from opsearch.runs.run_folder import RunFolder
@@ -54,7 +53,7 @@ def _entry(
     pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
     reduction = Reduction.parse(row.policy)
     if reduction is None:
-        policy = parse_policy(row.policy, run.measurements)
+        policy = Policy.from_text(row.policy, run.measurements)
         name, costs = policy.name, _costs(policy, shape, pairs)
         costs |= _times(policy, run.prefill)
         keys = [_keys(policy, samples) for samples in (calibration, judged)]

@@ -1,1 +1,1 @@
-"""policy."""
+"""Policies: how many ranked visual tokens each decoder operation processes."""

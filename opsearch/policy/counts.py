@@ -1,4 +1,4 @@
-"""opsearch/policy/counts.py."""
+"""Counts of a policy: tokens per decoder layer and module, and which of them are live."""
 
 from __future__ import annotations
 

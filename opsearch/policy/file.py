@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-import opsearch
 from opsearch.errors import PolicyError
 from opsearch.files import write_text
-from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.version import __version__
+
+if TYPE_CHECKING:
+    from opsearch.policy.policy import Policy
 
 FILE_NAME = "policy_config.json"
 FORMAT_VERSION = 1
@@ -63,7 +65,7 @@ def policy_text(policy: Policy) -> str:
     content = {
         "policy_type": "opsearch",
         "format_version": FORMAT_VERSION,
-        "opsearch_version": opsearch.version.__version__,
+        "opsearch_version": __version__,
         "model_type": policy.model_type,
         "num_hidden_layers": policy.num_layers,
         "name": policy.name,
@@ -78,8 +80,8 @@ def policy_text(policy: Policy) -> str:
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
-def read_policy(path: Path) -> Policy:
-    """Read a policy from its folder or file.
+def read_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of the policy in a folder or file.
 
     Raises PolicyError for a missing, truncated or malformed file and for a newer format.
     """
@@ -92,11 +94,14 @@ def read_policy(path: Path) -> Policy:
         raise PolicyError(f"{file} cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise _damaged(file, error) from error
-    return parse_policy(text, file)
+    return parse_fields(text, file)
 
 
-def parse_policy(text: str, file: Path) -> Policy:
-    """The policy of a file's text; raises PolicyError, which names the file, where it is none."""
+def parse_fields(text: str, file: Path) -> dict[str, Any]:
+    """Return the fields of a policy from a file's text.
+
+    Raises PolicyError, which names the file, when the text is no policy.
+    """
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -116,16 +121,16 @@ def parse_policy(text: str, file: Path) -> Policy:
             f"{file} says {content.num_hidden_layers} layers but has counts for "
             f"{len(content.counts)}; save the policy again"
         )
-    return Policy(
-        counts=tuple(content.counts),
-        unit=content.unit,
-        rankers=tuple(
+    return {
+        "counts": tuple(content.counts),
+        "unit": content.unit,
+        "rankers": tuple(
             (r.layer, RankerSpec(r.name, tuple(sorted(r.params.items())))) for r in content.rankers
         ),
-        name=content.name,
-        model_type=content.model_type,
-        provenance=content.provenance,
-    )
+        "name": content.name,
+        "model_type": content.model_type,
+        "provenance": content.provenance,
+    }
 
 
 def _damaged(file: Path, error: Exception) -> PolicyError:

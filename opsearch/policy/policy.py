@@ -21,13 +21,14 @@ import numpy as np
 
 from opsearch.errors import PolicyError
 from opsearch.policy.counts import MODULES, Counts, resolve_fraction
+from opsearch.policy.file import parse_fields, read_fields, write_policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.policy.schedule import Schedule, schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from opsearch.models.pruned.cuda_graphs import Graphs
-    from opsearch.policy.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,6 @@ class Policy:
 
     def schedule(self, n_visual: int) -> Schedule:
         """Live counts and the rankers that act on a sample of `n_visual` tokens."""
-        from opsearch.policy.schedule import schedule
-
         return schedule(self, n_visual)
 
     def is_identity(self, n_visual: int) -> bool:
@@ -145,13 +144,14 @@ class Policy:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (made if missing) and return its path."""
-        from opsearch.policy.file import write_policy
-
         return write_policy(self, Path(folder))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Policy:
         """Read a policy from a folder with policy_config.json or from the file itself."""
-        from opsearch.policy.file import read_policy
+        return cls(**read_fields(Path(path)))
 
-        return read_policy(Path(path))
+    @classmethod
+    def from_text(cls, text: str, file: Path) -> Policy:
+        """Return the policy of a file's text; raises PolicyError, which names the file."""
+        return cls(**parse_fields(text, file))

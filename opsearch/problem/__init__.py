@@ -1,1 +1,1 @@
-"""problem."""
+"""The search problem: spaces, objectives, constraints, solutions."""

@@ -1,4 +1,4 @@
-"""opsearch/problem/objective.py."""
+"""Forms of an objective: what a solver may assume of it."""
 
 from __future__ import annotations
 

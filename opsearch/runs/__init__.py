@@ -1,1 +1,1 @@
-"""runs."""
+"""Runs: from settings to a solution and its folder."""

@@ -1,4 +1,4 @@
-"""opsearch/runs/choose.py."""
+"""Choose what a run leaves open: the objective by the time it takes, the solver by its form."""
 
 from __future__ import annotations
 

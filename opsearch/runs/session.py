@@ -6,12 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from opsearch.evaluation.answers import MAX_NEW_TOKENS
+
 from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
 from opsearch.runs.prepare import Prepared
+
+
+MAX_NEW_TOKENS = 16
+"""Of an answer to a held-out question."""
 
 
 def run_store(path: Path, prepared: Prepared, model: Any) -> Store:

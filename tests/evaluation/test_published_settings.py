@@ -18,7 +18,7 @@ CALLS = {label: call for label, call in AS_PUBLISHED.items() if not call.startsw
 
 @pytest.mark.parametrize("label", CALLS)
 def test_a_call_makes_a_policy(label):
-    names = {"RankerSpec": RankerSpec, "builders": builders, "reranked": reranked}
+    names = {"RankerSpec": RankerSpec, "builders": builders}
     policy = eval(CALLS[label], names)
     assert isinstance(policy, Policy)
     assert policy.num_layers == 32

@@ -32,7 +32,7 @@ LAYOUTS = ([3, 4], [2, 3, 4], [2, 0, 5], [0, 5], [0, 2, 3])
 
 @cache
 def model(decoder="llama", attention="sdpa", dtype=torch.float32):
-    """Return the model of tests/support/tiny.py with another decoder, scaled so that the image matters."""
+    """Return the tiny LLaVA with another decoder, scaled so that the image matters."""
     stock = tiny.llava(LAYERS).config
     text = {name: getattr(stock.text_config, name) for name in _SHARED}
     stock.text_config = AutoConfig.for_model(decoder, sliding_window=None, **text)

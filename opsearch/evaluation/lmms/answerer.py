@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-import opsearch
 from opsearch.data.lmms import load_task
 from opsearch.evaluation.lmms.answering import build_requests, kept_failures, without_bars
 from opsearch.evaluation.lmms.benchmarks import task_name
 from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
 from opsearch.models.loading import fingerprint
 from opsearch.policy.policy import Policy
+from opsearch.version import __version__
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Answerer:
         """Load the model and return a fingerprint of all that its answers depend on."""
         source = self.source
         self._wrapper = load_wrapper(source.model, source.dtype, source.device, source.attention)
-        versions = [opsearch.version.__version__, version("lmms-eval"), version("transformers")]
+        versions = [__version__, version("lmms-eval"), version("transformers")]
         kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), source.attention]
         return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
 

@@ -1,1 +1,1 @@
-"""storage."""
+"""Storage: measurements.db."""

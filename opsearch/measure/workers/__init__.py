@@ -1,1 +1,1 @@
-"""workers."""
+"""Workers: measuring in several processes, by Ray."""

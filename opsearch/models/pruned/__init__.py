@@ -1,1 +1,1 @@
-"""pruned."""
+"""Pruned execution of Hugging Face models."""

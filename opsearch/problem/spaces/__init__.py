@@ -1,4 +1,4 @@
-"""opsearch/problem/spaces/__init__.py."""
+"""Search spaces by name."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Search spaces: named integer parameters and how a point of them becomes a policy.
+"""The spaces `tokens`, `dop` and `depth`: a depth per module and one share of the tokens.
 
-Three of them choose a depth per module and a share of tokens; `dop` ties depths as its paper does,
-`tokens` keeps all layers. Each lists distinct policies only: of points that prune the same live
-operations, the one with the largest depths stands for all. `stages` is in `opsearch.problem.spaces.stages`,
-`layers` and `operations` are in `opsearch.problem.spaces.operations`, `recipes` is in `opsearch.problem.spaces.recipes`.
+`dop` ties depths as its paper does, `tokens` keeps all layers. Each lists distinct policies only:
+of points that prune the same live operations, the one with the largest depths stands for all.
 """
 
 from __future__ import annotations
@@ -21,10 +19,7 @@ from opsearch.policy import builders
 from opsearch.policy.counts import MLP, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces import SPACES
-from opsearch.problem.spaces.base import N_V_8, N_V_16, Parameter, Space
-
-__all__ = ["N_V_8", "N_V_16", "SPACES", "DepthSpace", "Parameter", "Space"]
+from opsearch.problem.spaces.base import N_V_16, Parameter
 
 
 @dataclass(frozen=True)

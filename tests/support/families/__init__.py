@@ -15,6 +15,8 @@ A family is a module with
 
 from functools import cache
 
+from tests.support.families import internvl, llava, llava_next, llava_onevision, qwen2_5_vl
+
 FAMILIES = {
     "internvl": internvl,
     "llava": llava,
