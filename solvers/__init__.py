@@ -1,4 +1,4 @@
-"""Solvers: each turns a Problem into a Solution, see `opsearch.solution`.
+"""Solvers, which turn a Problem into a Solution (`opsearch.solution`).
 
 Importing them loads no solver library; that happens inside solve().
 """
