@@ -1,4 +1,4 @@
-"""Solvers: each turns a Problem into a Solution, see `opsearch.problem.solution`.
+"""Solvers, which turn a Problem into a Solution (`opsearch.problem.solution`).
 
 Importing them loads no solver library; that happens inside solve().
 """

@@ -1,4 +1,4 @@
-"""The points that a search has had evaluated, up to a number, and the best of them."""
+"""The true evaluations of a search: each point once, up to a limit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ Key = tuple[float, int, int]
 
 @dataclass
 class EvaluatedPoints:
-    """Evaluates points of a blackbox together, none twice, and not more than `limit` in all.
+    """Evaluations of a blackbox, in batches, none of them repeated.
 
-    values: by point, in order of evaluation; nan where a point has none.
+    Attributes:
+        problem: A problem with a Blackbox objective.
+        limit: How many points may be evaluated in total.
+        values: The value of each evaluated point, in order of evaluation; nan where it has none.
     """
 
     problem: Problem
@@ -34,7 +37,7 @@ class EvaluatedPoints:
         return len(self.values) >= self.limit
 
     def evaluate(self, points: Iterable[int]) -> None:
-        """Evaluate those points that are new, in their order, as far as the limit reaches."""
+        """Evaluate the new ones among `points`, in their order, up to the limit."""
         new = [point for point in dict.fromkeys(points) if point not in self.values]
         new = new[: self.limit - len(self.values)]
         if new:
@@ -43,24 +46,27 @@ class EvaluatedPoints:
             self.values |= zip(new, objective.evaluate(new).tolist(), strict=True)
 
     def value(self, point: int) -> float:
-        """The value of a point, infinite where it has none or was not evaluated."""
+        """Return the value of a point; infinity where it has none or was not evaluated."""
         value = self.values.get(point, np.nan)
         return np.inf if isnan(value) else value
 
     def key(self, point: int) -> Key:
-        """What the better of two points has less of: value in quanta, then cost, then number."""
+        """Return the sort key of a point: value in quanta, then cost, then number."""
         quantum, value = self.problem.objective.quantum, self.value(point)
         first = self.problem.constraints[:1]
         cost = first[0].cost(point) if first else 0
         return (round(value / quantum) if quantum and np.isfinite(value) else value, cost, point)
 
     def best(self) -> int | None:
-        """The best evaluated point within the budget; None where none has a value."""
+        """Return the best evaluated point within the budget; None where none has a value."""
         found = [p for p in self.values if self.value(p) < np.inf and self.problem.within(p)]
         return min(found, key=self.key, default=None)
 
     def solution(self, point: int | None, solver: str, note: str) -> Solution:
-        """The Solution of an evaluated point, or UNKNOWN; nothing is measured again."""
+        """Return the Solution of an evaluated point, without evaluating it again.
+
+        For None its status is UNKNOWN.
+        """
         missing = sum(map(isnan, self.values.values()))
         if missing:
             note += f"; {missing} of {len(self.values)} evaluated points have no value"

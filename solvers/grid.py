@@ -1,4 +1,4 @@
-"""Exhaustive search over the listed points: the oracle that other solvers are checked against."""
+"""Exhaustive search over the listed points, the reference that other solvers are tested against."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opsearch.problem.solution import Limit, Solution, Status, solution_at, solv
 
 @dataclass(frozen=True)
 class Grid:
-    """Takes the lowest value among the feasible points of a table.
+    """The lowest value among the feasible points of a table.
 
     Points that were not measured (nan) are skipped; the answer is then not called optimal.
     """
@@ -25,7 +25,7 @@ class Grid:
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best feasible point; it needs no seed and keeps within any limit."""
+        """Return the best feasible point; seed and limit have no effect."""
         return solved(self, problem, seed, "numpy", lambda: _least(problem, self.name))
 
 
@@ -41,7 +41,7 @@ def _least(problem: Problem, solver: str) -> Solution:
 
 
 def lowest(problem: Problem, indices: NDArray[np.int64], values: NDArray[np.float64]) -> int:
-    """The point among `indices` with the lowest value, then cost, then index row.
+    """Return the point among `indices` with the lowest value, then cost, then index row.
 
     Values are compared in whole multiples of the objective's quantum where it has one.
     """
@@ -58,7 +58,7 @@ def lowest(problem: Problem, indices: NDArray[np.int64], values: NDArray[np.floa
 
 
 def dense_values(problem: Problem) -> NDArray[np.float64]:
-    """The objective at every point of the space, float64[P]."""
+    """Return the objective at every point of the space, float64[P]."""
     objective = problem.objective
     if isinstance(objective, Table | Separable):
         return objective.values

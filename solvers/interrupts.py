@@ -1,4 +1,4 @@
-"""Ctrl-C while native code runs, which Python's own handler would wait for."""
+"""Ctrl-C while native code runs, whose end Python's own handler would wait for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets inside of the block in place of KeyboardInterrupt.
+    """Yield an event that Ctrl-C sets inside the block instead of raising KeyboardInterrupt.
 
-    It is never set in other threads than the main one, which get no signals, nor where SIGINT does
-    not raise KeyboardInterrupt.
+    The event is never set in threads other than the main one, which receive no signals, nor where
+    SIGINT does not raise KeyboardInterrupt.
     """
     came = threading.Event()
     main = threading.current_thread() is threading.main_thread()
@@ -32,7 +32,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def in_thread(call: Callable[[], T]) -> Future[T]:
-    """A call in a thread that no one has to wait for.
+    """Start a call in a daemon thread and return its result as a future.
 
     If it still runs when Python ends, the process may abort: leave by os._exit then.
     """

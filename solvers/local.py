@@ -1,10 +1,11 @@
-"""Local search: from good points on, the best neighbour as long as there is a better one.
+"""Local search: move to a better neighbour until there is none.
 
-Neighbours have one parameter one value up or down, or one up and another down, so that the budget
-stays used. Where one step does not pay for another (a share of all tokens costs as much as many
-operations), the steps of least loss for what they save, or of most gain for what they cost, follow
-until the budget fits. Of so many neighbours those are evaluated first for which the effects of
-their steps, each measured alone, promise most.
+A neighbour differs by one step, one parameter one value up or down, or by a swap, one up and
+another down, which keeps the budget used. Some steps cost as much as many others: n_v, the share of
+tokens, changes the cost of every operation. Such a step is balanced by several: first the steps
+down that lose least for what they save, until the budget is met, then the steps up that gain most
+for what they cost, as far as they fit. Neighbours are evaluated in the order of the summed effects
+of their steps, each of which was measured alone.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ Step = tuple[int, int]  # a parameter, and +1 or -1 of its value's index
 
 @dataclass(frozen=True)
 class Local:
-    """Goes from the best of its start points to a local optimum, or until evaluations are spent.
+    """Descent from the best start point to a local optimum, or until evaluations are spent.
 
-    start: points (indices), those over budget are brought within it; none: a cheapest point. A
-    point over budget may be evaluated for what its step does, but is never the answer. A longer run
-    extends a shorter one; an interrupted run is repeated over the cache of the measurements.
+    A point over budget may be evaluated for the effect of its step, but is never the answer. A
+    longer run extends a shorter one; an interrupted run is repeated over the cache of measurements.
+
+    Attributes:
+        start: Indices of points; those over budget are brought within it. If empty, the cheapest
+            point of each cost.
     """
 
     name: ClassVar[str] = "local"
@@ -40,7 +44,7 @@ class Local:
     start: tuple[int, ...] = ()
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best point among those evaluated; nothing is drawn, the seed is only recorded."""
+        """Return the best evaluated point; nothing is random, the seed is only recorded."""
 
         def search() -> Solution:
             evaluations = limit.evaluations if limit else None
@@ -51,27 +55,32 @@ class Local:
 
 
 class _Search:
-    """One search; `effects`: what each step changed where it was last measured alone."""
+    """The state of one search.
+
+    Attributes:
+        evaluated: The points evaluated so far.
+        effects: The change in value by each step where it was last measured alone.
+    """
 
     def __init__(self, problem: Problem, evaluations: int) -> None:
-        self.problem, self.asked = problem, EvaluatedPoints(problem, evaluations)
+        self.problem, self.evaluated = problem, EvaluatedPoints(problem, evaluations)
         self.effects: dict[Step, float] = {}
 
     def run(self, start: Iterable[int], solver: str) -> Solution:
         """Descend from the best start point."""
         within = (_brought_within(self.problem, point) for point in start)
-        self.asked.evaluate(point for point in within if point is not None)
-        at, moves = self.asked.best(), 0
+        self.evaluated.evaluate(point for point in within if point is not None)
+        at, moves = self.evaluated.best(), 0
         while at is not None and (better := self._better(at)) is not None:
             at, moves = better, moves + 1
-        ended = "until evaluations were spent" if self.asked.spent else "to a local optimum"
-        note = f"{moves} moves {ended}, {len(self.asked.values)} points evaluated"
+        ended = "until evaluations were spent" if self.evaluated.spent else "to a local optimum"
+        note = f"{moves} moves {ended}, {len(self.evaluated.values)} points evaluated"
         if at is None:
             note = "no start point is within all budgets and has a value"
-        return self.asked.solution(at, solver, note)
+        return self.evaluated.solution(at, solver, note)
 
     def _better(self, at: int) -> int | None:
-        """A better neighbour; None where there is none, or evaluations are spent."""
+        """Return a better neighbour; None where there is none, or evaluations are spent."""
         steps = _steps(self.problem, at)
         self._measure(at, [step for step in steps if step not in self.effects])
         # Effects measured elsewhere mostly still say which neighbours to begin with.
@@ -81,27 +90,27 @@ class _Search:
         return self._look(at)
 
     def _measure(self, at: int, steps: Sequence[Step]) -> None:
-        """What each step alone changes here."""
+        """Measure the effect of each step alone at a point."""
         points = [_after(self.problem, at, [step]) for step in steps]
-        self.asked.evaluate(points)
+        self.evaluated.evaluate(points)
         for step, point in zip(steps, points, strict=True):
-            self.effects[step] = self.asked.value(point) - self.asked.value(at)
+            self.effects[step] = self.evaluated.value(point) - self.evaluated.value(at)
 
     def _look(self, at: int, batches: int | None = None) -> int | None:
-        """The best of the first neighbours among which there is a better one."""
+        """Return the best neighbour of the first batch that holds a better one."""
         promise = dict(self._neighbours(at))
-        known = [point for point in promise if point in self.asked.values]
+        known = [point for point in promise if point in self.evaluated.values]
         new = sorted(promise.keys() - set(known), key=lambda point: (promise[point], point))
         parts = [new[first : first + _BATCH] for first in range(0, len(new), _BATCH)]
         for part in [known, *parts[:batches]]:
-            self.asked.evaluate(part)
-            best = min([at, *part], key=self.asked.key)
+            self.evaluated.evaluate(part)
+            best = min([at, *part], key=self.evaluated.key)
             if best != at:
                 return best
         return None
 
     def _neighbours(self, at: int) -> Iterator[tuple[int, float]]:
-        """Points within the budget, and the change in value that their steps promise."""
+        """Yield points within the budget and the summed effects of their steps."""
         steps = _steps(self.problem, at)
         ups, downs = [s for s in steps if s[1] > 0], [s for s in steps if s[1] < 0]
         ways = [[step] for step in steps]
@@ -118,7 +127,7 @@ class _Search:
     def _balanced(
         self, at: int, first: Step, ups: Sequence[Step], downs: Sequence[Step]
     ) -> list[Step]:
-        """The step, the downs that it needs to be within the budget, the good ups that fit."""
+        """Return a step, the steps down that bring it within the budget, and improving steps up."""
         way = [first]
         for down in downs:
             if self.problem.within(_after(self.problem, at, way)):
@@ -133,7 +142,7 @@ class _Search:
         return way
 
     def _rate(self, at: int, step: Step) -> float:
-        """The effect of a step for what it changes in cost."""
+        """Return the effect of a step per unit of cost."""
         if not self.problem.constraints:
             return self.effects[step]
         cost = self.problem.constraints[0].cost
@@ -141,7 +150,7 @@ class _Search:
 
 
 def _steps(problem: Problem, at: int) -> list[Step]:
-    """One value up or down for each parameter, where that is another policy."""
+    """Return the steps, one value up or down, that lead to another policy."""
     row = problem.space.row(at)
     steps = [
         (k, way)
@@ -153,7 +162,7 @@ def _steps(problem: Problem, at: int) -> list[Step]:
 
 
 def _after(problem: Problem, at: int, steps: Iterable[Step]) -> int:
-    """The point that these steps lead to."""
+    """Return the point that steps lead to."""
     row = list(problem.space.row(at))
     for k, way in steps:
         row[k] += way
@@ -161,7 +170,7 @@ def _after(problem: Problem, at: int, steps: Iterable[Step]) -> int:
 
 
 def _brought_within(problem: Problem, at: int) -> int | None:
-    """A point within all budgets, by steps that exceed them less and less; None where that ends."""
+    """Return a point within all budgets, by steps that each reduce the excess; None if stuck."""
 
     def excess(point: int) -> float:
         over = (max(c.cost(point) - c.limit, 0) / max(abs(c.limit), 1) for c in problem.constraints)
@@ -180,7 +189,7 @@ def _brought_within(problem: Problem, at: int) -> int | None:
 
 
 def _ends(problem: Problem) -> list[int]:
-    """The cheapest point of each cost; without costs that which prunes nothing."""
+    """Return the cheapest point of each cost; without costs the point that prunes nothing."""
     if problem.constraints:
         return [constraint.cheapest for constraint in problem.constraints]
     space = problem.space

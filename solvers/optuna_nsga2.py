@@ -1,4 +1,4 @@
-"""NSGA-II (optuna): points that trade cost against an objective too dear to evaluate everywhere.
+"""NSGA-II (optuna): trade-offs of cost and an objective too expensive to evaluate everywhere.
 
 Deb et al., IEEE Transactions on Evolutionary Computation 6 (2002). Nothing is proved.
 """
@@ -20,28 +20,33 @@ _PATIENCE = 200  # proposals in a row without a new point, which end the search
 
 
 def nsga2(problem: Problem, start: Sequence[int], evaluations: int, seed: int) -> EvaluatedPoints:
-    """Evaluate `start` together, then generation by generation what descends from the best.
+    """Evaluate a first generation and its descendants, and return all evaluated points.
 
-    problem: with a Blackbox; minimised beside it is the cost of the first constraint. start: points
-    within the budget, the first generation, filled up by random ones. evaluations: of different
-    points, at most. A longer search extends a shorter one with the same seed and start.
+    A longer search extends a shorter one with the same seed and start.
+
+    Args:
+        problem: A problem with a Blackbox, which is minimised together with the cost of the first
+            constraint.
+        start: Points within the budget for the first generation, which random ones complete.
+        evaluations: The most points to evaluate.
+        seed: The seed of the sampler.
     """
     from optuna.samplers import NSGAIISampler
 
-    asked = EvaluatedPoints(problem, evaluations)
+    evaluated = EvaluatedPoints(problem, evaluations)
     sampler = NSGAIISampler(population_size=_POPULATION, seed=seed % 2**32)
     study = QuietStudy(problem, objectives=2)
     for index in dict.fromkeys(start):
         study.enqueue(index)
     size = max(len(set(start)), _POPULATION)
-    while not asked.spent:
-        room = min(size, asked.limit - len(asked.values))
+    while not evaluated.spent:
+        wanted = min(size, evaluated.limit - len(evaluated.values))
         waiting: dict[int, Trial] = {}
         fruitless = 0
-        while len(waiting) < room and fruitless < _PATIENCE:
+        while len(waiting) < wanted and fruitless < _PATIENCE:
             trial, index = study.ask(sampler)
-            if index in waiting or index in asked.values or not problem.within(index):
-                # Not told again, so that a generation holds different points.
+            if index in waiting or index in evaluated.values or not problem.within(index):
+                # Pruned, so that a generation holds different points.
                 fruitless += 1
                 study.tell(trial, index)
             else:
@@ -49,8 +54,8 @@ def nsga2(problem: Problem, start: Sequence[int], evaluations: int, seed: int) -
                 waiting[index] = trial
         if not waiting:
             break
-        asked.evaluate(waiting)
+        evaluated.evaluate(waiting)
         for index, trial in waiting.items():
-            study.tell(trial, index, problem.constraints[0].cost(index), asked.values[index])
+            study.tell(trial, index, problem.constraints[0].cost(index), evaluated.values[index])
         size = _POPULATION
-    return asked
+    return evaluated

@@ -1,4 +1,4 @@
-"""Optuna's ask and tell over the points of a problem, without its log lines and notes."""
+"""Optuna's ask and tell over the points of a problem, without log lines and warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class QuietStudy:
     """A study in memory whose trials propose points of `problem.space`.
 
-    objectives: how many values of a point are minimised.
+    Args:
+        problem: The problem.
+        objectives: The number of values per point, all of them minimised.
     """
 
     def __init__(self, problem: Problem, objectives: int = 1) -> None:
@@ -30,14 +32,14 @@ class QuietStudy:
             self._study = optuna.create_study(directions=["minimize"] * objectives)
 
     def enqueue(self, index: int) -> None:
-        """Make a coming trial propose point `index`."""
+        """Make a later trial propose point `index`."""
         names = (parameter.name for parameter in self._problem.space.parameters)
         row = self._problem.space.row(index)
         with _quiet():
             self._study.enqueue_trial(dict(zip(names, row, strict=True)))
 
     def ask(self, sampler: BaseSampler) -> tuple[Trial, int]:
-        """The next trial, and the listed point that stands for what `sampler` proposes."""
+        """Return the next trial and the point with the policy that `sampler` proposes."""
         with _quiet():
             self._study.sampler = sampler
             trial = self._study.ask()
@@ -48,9 +50,10 @@ class QuietStudy:
         return trial, self._problem.space.index_of(row)
 
     def tell(self, trial: Trial, index: int, *values: float) -> None:
-        """Report the values of a point; without any, or with nan, that it has none to learn from.
+        """Report the values of a point.
 
-        That is told as pruned: a failed trial would teach the sampler nothing.
+        Without values, or with nan, the trial is reported as pruned: from a failed one the sampler
+        would learn nothing.
         """
         from optuna.trial import TrialState
 
@@ -66,7 +69,7 @@ class QuietStudy:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without optuna's log lines and its notes on experimental features."""
+    """Suppress optuna's log lines and its warnings on experimental features."""
     import optuna
 
     verbosity = optuna.logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Tree-structured Parzen estimator (optuna): for objectives too dear to evaluate everywhere."""
+"""Tree-structured Parzen estimator (optuna), for objectives too expensive to enumerate."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 _EVALUATIONS = 150
-# So many proposals in a row without a new feasible point are followed by a random one, so that a
-# tight budget cannot keep the sampler busy for ever.
+# Proposals in a row without a new feasible point after which a random one is taken, so that a tight
+# budget cannot keep the sampler busy forever.
 _PATIENCE = 10
 _DRAWS = 1000  # random rows of a space too large to list, until one is within the budget
 
 
 @dataclass(frozen=True)
 class Tpe:
-    """Proposes points by their past values, up to a number of true evaluations (150 by default).
+    """Optuna's TPE sampler, up to a number of true evaluations (150 by default).
 
-    start: points (indices) to evaluate first, e.g. the optimum of a proxy. batch: new points that
-    are evaluated together; the next ones are proposed when all have their values. A longer run
-    extends a shorter one with the same seed; nothing is stored, an interrupted run is repeated over
-    the cache of the measurements.
+    A longer run extends a shorter one with the same seed. Nothing is stored: an interrupted run is
+    repeated over the cache of measurements.
+
+    Attributes:
+        start: Indices of points to evaluate first, e.g. the optimum of a proxy.
+        batch: New points that are evaluated together; the next are proposed when all have values.
     """
 
     name: ClassVar[str] = "optuna"
@@ -45,9 +47,10 @@ class Tpe:
     batch: int = 8
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best point among those evaluated; optimal only when that is all feasible ones.
+        """Return the best evaluated point; optimal only if every feasible point was evaluated.
 
-        Raises OpsearchError when a start point is not in the space or not within the budget.
+        Raises:
+            OpsearchError: A start point is not in the space or not within the budget.
         """
 
         def search() -> Solution:
@@ -60,7 +63,14 @@ class Tpe:
 
 
 class _Search:
-    """One search; asked, over_budget, repeated: what the proposals were."""
+    """The state of one search.
+
+    Attributes:
+        most: How many points are within the budget; None in a space too large to list.
+        seen: The points evaluated so far.
+        proposals, over_budget, repeated: Numbers of proposals: all, over budget, and seen before.
+        fruitless: Proposals since the last new feasible point.
+    """
 
     def __init__(self, problem: Problem, evaluations: int, seed: int) -> None:
         self.problem, self.seed = problem, seed
@@ -69,10 +79,10 @@ class _Search:
         limit = evaluations if self.most is None else min(evaluations, self.most)
         self.seen = EvaluatedPoints(_as_blackbox(problem), limit)
         self.study = QuietStudy(problem)
-        self.asked = self.over_budget = self.repeated = self.fruitless = 0
+        self.proposals = self.over_budget = self.repeated = self.fruitless = 0
 
     def run(self, start: Sequence[int], batch: int, solver: str) -> Solution:
-        """Ask for a batch, evaluate it together, tell, until evaluations are spent."""
+        """Ask for a batch, evaluate it, and tell the sampler, until evaluations are spent."""
         for index in dict.fromkeys(start):
             self.study.enqueue(index)
         while not self.seen.spent:
@@ -83,7 +93,9 @@ class _Search:
             self.seen.evaluate(index for _, index in waiting)
             for trial, index in waiting:
                 self.study.tell(trial, index, self.seen.values[index])
-        note = f"{self.asked} proposals: {self.over_budget} over budget, {self.repeated} repeated"
+        note = (
+            f"{self.proposals} proposals: {self.over_budget} over budget, {self.repeated} repeated"
+        )
         solution = self.seen.solution(self.seen.best(), solver, note)
         known = sum(not isnan(value) for value in self.seen.values.values())
         if solution.index is None or known != self.most:
@@ -91,16 +103,17 @@ class _Search:
         return replace(solution, status=Status.OPTIMAL, bound=solution.value)
 
     def _ask(self, size: int) -> list[tuple[Trial, int]]:
-        """Trials of `size` new points within the budget, and of those that propose one again.
+        """Return trials of `size` new points within the budget, with repeats of these points.
 
-        What is over budget or known already is told at once. Fewer where no new point is found.
+        Points that are over budget or known already are told to the sampler at once. There are
+        fewer trials where no new point is found.
         """
         from optuna.samplers import TPESampler
 
         waiting: list[tuple[Trial, int]] = []
         new: set[int] = set()
         while len(new) < size:
-            generator = np.random.SeedSequence([self.seed, self.asked])
+            generator = np.random.SeedSequence([self.seed, self.proposals])
             if self.fruitless == _PATIENCE:
                 unseen = _unseen(self.problem, new | self.seen.values.keys(), generator)
                 if unseen is None:
@@ -109,7 +122,7 @@ class _Search:
             # A sampler of its own for each trial keeps no state between trials: any run can be
             # continued bit for bit.
             trial, index = self.study.ask(TPESampler(seed=int(generator.generate_state(1)[0])))
-            self.asked += 1
+            self.proposals += 1
             self.fruitless += 1
             if index in new:
                 self.repeated += 1
@@ -128,7 +141,7 @@ class _Search:
 
 
 def _as_blackbox(problem: Problem) -> Problem:
-    """The problem with an objective that is asked for points, whatever its form."""
+    """Return the problem with its objective as a Blackbox, whatever its form."""
     objective = problem.objective
     if isinstance(objective, Blackbox):
         return problem
@@ -136,12 +149,12 @@ def _as_blackbox(problem: Problem) -> Problem:
     def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
         return np.array([objective.value(index) for index in indices])
 
-    asked = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
-    return replace(problem, objective=asked)
+    blackbox = Blackbox(objective.name, objective.unit, evaluate, objective.quantum)
+    return replace(problem, objective=blackbox)
 
 
 def _unseen(problem: Problem, seen: set[int], generator: np.random.SeedSequence) -> int | None:
-    """A random feasible point that was not proposed; None where none is found."""
+    """Return a random feasible point that was not proposed; None where none is found."""
     random = np.random.default_rng(generator)
     if problem.space.listed:
         unseen = problem.feasible.copy()
@@ -150,7 +163,7 @@ def _unseen(problem: Problem, seen: set[int], generator: np.random.SeedSequence)
         return int(random.choice(left)) if len(left) else None
     highest = np.array([len(parameter.values) - 1 for parameter in problem.space.parameters])
     for _ in range(_DRAWS):
-        # Some rows prune little and some nearly everything, so that a tight budget is met too.
+        # Some rows prune little and some nearly everything, so that tight budgets are met too.
         row = np.floor(random.random() * random.random(len(highest)) * (highest + 1))
         index = problem.space.index_of(row.astype(int).tolist())
         if index not in seen and problem.within(index):
@@ -159,7 +172,10 @@ def _unseen(problem: Problem, seen: set[int], generator: np.random.SeedSequence)
 
 
 def _check_start(problem: Problem, start: Sequence[int]) -> None:
-    """Optuna itself accepts values that are out of range."""
+    """Raise OpsearchError for a start point that the budget or the space excludes.
+
+    Optuna itself accepts values that are out of range.
+    """
     space = problem.space
     if space.listed:
         size = len(space.points)
@@ -173,8 +189,8 @@ def _check_start(problem: Problem, start: Sequence[int]) -> None:
             )
         if not problem.within(index):
             over = [c for c in problem.constraints if c.cost(index) > c.limit]
-            told = ", ".join(f"{c.name} {c.describe(c.cost(index))}" for c in over)
+            costs = ", ".join(f"{c.name} {c.describe(c.cost(index))}" for c in over)
             raise OpsearchError(
-                f"start point {index} exceeds the budget ({told}); take the optimum of a proxy "
-                "that was solved within the same budget"
+                f"start point {index} exceeds the budget ({costs}); start from the optimum of "
+                "a proxy within the same budget"
             )

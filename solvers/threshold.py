@@ -1,8 +1,8 @@
-"""One threshold for all operations, bisected until the budget is met: a rival of exact solvers.
+"""One threshold for all operations, found by bisection: a baseline for exact solvers.
 
 From the description of ModelOpt's AutoQuantize on KL: every parameter takes the value that prunes
-most among those whose divergence alone is at most the threshold. What a value spares in cost is
-not weighed against what it loses, which an integer program does.
+most among those whose individual divergence is at most the threshold. Unlike an integer program, it
+does not weigh what a value saves in cost against what it loses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Threshold:
     forms: ClassVar[frozenset[Form]] = frozenset({"separable"})
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The point at the lowest threshold; it needs no seed and keeps within any limit."""
+        """Return the point at the lowest threshold; seed and limit have no effect."""
         return solved(self, problem, seed, "numpy", lambda: _bisected(problem, self.name))
 
 
@@ -51,7 +51,7 @@ def _bisected(problem: Problem, solver: str) -> Solution:
 
 
 def _at(problem: Problem, objective: Separable, threshold: float) -> int:
-    """The point of the first values, which prune most, that cost no more alone than this."""
+    """Return the point whose values prune most with individual divergences up to a threshold."""
     row = []
     for term in objective.terms:
         cheap = np.flatnonzero(term <= threshold)

@@ -97,12 +97,12 @@ def test_beyond_its_reach_it_says_what_it_leaves():
     solution = Bisection().solve(tight)
     assert solution.status is Status.UNKNOWN
     assert solution.policy is None
-    said = f"deletes no more than what leaves flops {limit.describe(lowest)}; raise --budget"
-    assert said in solution.note
+    assert f"flops {limit.describe(lowest)}" in solution.note
+    assert "--budget" in solution.note
 
 
 def test_other_forms_are_refused():
-    with pytest.raises(OpsearchError, match="'bisection' needs an objective of form bounded"):
+    with pytest.raises(OpsearchError, match=r"'bisection'.*bounded"):
         Bisection().solve(random_problem(1))
-    with pytest.raises(OpsearchError, match="'attention' is a bounded"):
+    with pytest.raises(OpsearchError, match=r"'grid'.*'attention'.*bounded"):
         Grid().solve(problem(1, "70%"))

@@ -58,7 +58,7 @@ def test_a_table_with_holes_is_not_called_optimal() -> None:
     costs = Constraint("flops", "FLOPs", np.array([1, 2, 3, 4]), 3, 4)
     solution = Grid().solve(Problem(space, Table("kl", "nats", values), (costs,)))
     assert (solution.status, solution.index, solution.bound) == (Status.FEASIBLE, 1, None)
-    assert solution.note == "2 of 3 feasible points were not measured"
+    assert solution.note.startswith("2 of 3 ")
     assert solution.evaluations == 1
 
 

@@ -220,19 +220,19 @@ def broken_solve(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Solution:
 
 
 @pytest.mark.parametrize(
-    ("answer", "sentence"),
+    ("answer", "named"),
     [
-        (Answer(Status.OPTIMAL, (4, 4, 3), 0), "exceeds the budget"),
-        (Answer(Status.OPTIMAL, (1, 0, 0), 0), "is not a point of dop"),
-        (Answer(Status.INFEASIBLE), "CP-SAT found no point"),
+        (Answer(Status.OPTIMAL, (4, 4, 3), 0), "budget"),
+        (Answer(Status.OPTIMAL, (1, 0, 0), 0), "(1, 0, 0)"),
+        (Answer(Status.INFEASIBLE), "CP-SAT"),
     ],
 )
 def test_a_wrong_answer_is_an_error_never_a_solution(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, sentence: str
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, named: str
 ) -> None:
     solution = broken_solve(monkeypatch, answer)
     assert (solution.status, solution.index, solution.policy) == (Status.ERROR, None, None)
-    assert sentence in solution.note
+    assert named in solution.note
 
 
 def test_objectives_without_terms_are_refused() -> None:
