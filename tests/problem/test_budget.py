@@ -116,7 +116,7 @@ class Rows:
 def test_costs_are_sums_over_samples(
     make: Callable[..., DepthSpace], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget_module, "_POINTS_AT_ONCE", block)
+    monkeypatch.setattr(budget_module, "POINTS_AT_ONCE", block)
     space = make(3, [Fraction(1, 2)])
     samples = [(10, 2), (7, 2), (10, 2), (10, 5), (7, 2)]
     for name, cost in (("flops", COSTS["flops"](TINY)), ("kv", COSTS["kv"](TINY))):
