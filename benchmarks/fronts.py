@@ -84,7 +84,7 @@ def store_run(folder: Path, layers: int = 32) -> int:
     from opsearch.measure.storage.store import Store
     from opsearch.policy.ranker import parse_ranker
     from opsearch.problem.constraint import feasible_points
-    from opsearch.problem.spaces.base import PointPolicies
+    from opsearch.problem.spaces.point_policies import PointPolicies
     from opsearch.runs.config import RunConfig
     from opsearch.runs.setup import make_constraints, make_space, parse_budgets
 

@@ -31,7 +31,7 @@ from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.queue import shared
 from opsearch.measure.workers.worker import Source
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import fingerprint, load_config, load_model, load_processor
+from opsearch.models.loading import fingerprint, load_config, load_weights, load_processor
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
@@ -88,7 +88,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
 
     `one_cpu_s` and `two_cpu_s` are CPU seconds by kind of process, means over all pairs.
     """
-    model, (policies, wanted) = load_model("demo"), _work(samples, n_v)
+    model, (policies, wanted) = load_weights("demo"), _work(samples, n_v)
     with (
         joined(3, None),
         started(Workers(1), _SOURCE, _say) as one,
@@ -124,7 +124,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
 def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
     """Compare one plain process with two on the chunks of two workers, see `ceiling`."""
     policies, wanted = _work(samples, n_v)
-    with _engine(load_model("demo")) as engine:
+    with _engine(load_weights("demo")) as engine:
         chunks = shared(engine.plan(policies, wanted), 2).chunks
     needs = frozenset(make_ranker(_CLS).needs)
     return {"samples": samples, **ceiling(_SOURCE, chunks, needs, _REPEATS)}

@@ -30,7 +30,7 @@ from opsearch.costs.shape import HUB_IDS, Shape
 from opsearch.data.files import load_jsonl
 from opsearch.evaluation.answers import answer, relative_average
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import load_config, load_model, load_processor
+from opsearch.models.loading import load_config, load_weights, load_processor
 from opsearch.policy import builders
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import total_cost
@@ -181,7 +181,7 @@ def reproduce(
             kept(row, budget, name, smoke).save_pretrained(folder)
         policies[row.method] = Policy.from_pretrained(folder)
     samples = encode(load_jsonl(data), processor, config)
-    model = load_model(model_name, dtype, device)
+    model = load_weights(model_name, dtype, device)
     original = answer(model, processor, samples).by_family()
     print(f"{name}, {budget}: Rel. Avg. over {len(original)} families, {len(samples)} questions")
     for row in ROWS[name, budget]:

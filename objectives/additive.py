@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
+from opsearch.objectives.base import ObjectiveSettings, require_any_objective
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
 from opsearch.problem.spaces.base import Parameter, Space
@@ -30,7 +31,17 @@ class Additive:
 
     points: int | None = None
     name: ClassVar[str] = "additive"
+    per_budget: ClassVar[bool] = False
     form: ClassVar[Form] = "separable"
+
+    @classmethod
+    def from_settings(cls, settings: ObjectiveSettings) -> Additive:
+        """Return the proxy of these settings."""
+        return cls(settings.points)
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError where parameters prune nothing alone."""
+        require_individual(space)
 
     def policies(self, space: Space) -> list[Policy]:
         """One policy per measured value of each parameter.
@@ -65,6 +76,7 @@ class Additive:
 
 def require_individual(space: Space) -> None:
     """Raise OpsearchError where parameters prune nothing alone, naming what can be searched."""
+    require_any_objective(Additive.name, space)
     if not space.parameters_act_alone:
         named = f" {', '.join(p.name for p in space.parameters)}" if space.listed else ""
         joint = "--objective joint, or to see each alone " if space.listed else ""

@@ -19,59 +19,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
+from opsearch.objectives.base import ObjectiveSettings
 from opsearch.policy.counts import resolve_fraction
-from opsearch.problem.objective import Bounded, Form, Measure
+from opsearch.problem.objective import Bounded, Form, Masses, Measure
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.recipes import RecipeSpace
 
-Masses = NDArray[np.float32]
+
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Attention:
-    """Largest share of a layer's attention that deleted tokens got, the criterion of FitPrune.
+    """Largest share of a layer's attention that deleted tokens got, the criterion of FitPrune."""
 
-    received: for each sample what its visual tokens get in each layer, float32[L, 2, N]; one pass
-    of the original gives it.
-    """
-
-    received: Sequence[Masses] = ()
     name: ClassVar[str] = "attention"
+    per_budget: ClassVar[bool] = False
     form: ClassVar[Form] = "bounded"
 
-    def make(self, space: Space, measure: Measure, feasible: Mask) -> Bounded:
-        """The criterion over recipes, of what is received; measures nothing more."""
-        assert isinstance(space, RecipeSpace)  # as require_recipes() has it
-        return self.over(space)
+    @classmethod
+    def from_settings(cls, settings: ObjectiveSettings) -> Attention:
+        """Return the objective; it has no settings."""
+        return cls()
 
-    def over(self, space: RecipeSpace) -> Bounded:
-        """The criterion over recipes."""
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space other than FitPrune's recipes."""
+        if space.only_objective != self.name:
+            raise OpsearchError(
+                f"objective 'attention' says how many tokens to delete in each layer, which "
+                f"policies of space {space.name!r} do not; use --space recipes, or another "
+                "--objective"
+            )
+
+    def make(self, space: Space, measure: Measure, feasible: Mask) -> Bounded:
+        """Return the criterion over recipes from one pass of the original."""
+        self.require(space)
+        received = measure.received_attention()
 
         def within(bound: float) -> int:
-            shares = recipe(self.received, bound)
-            return space.index_of([space.nearest(share) for share in shares])
+            size = len(space.parameters[0].values)
+            return space.index_of([nearest(share, size) for share in recipe(received, bound)])
 
         def evaluate(index: int) -> float:
             row = space.row(index)
             shares = [p.values[i] for p, i in zip(space.parameters, row, strict=True)]
-            return float(np.mean([lost(masses, shares) for masses in self.received]))
+            return float(np.mean([lost(masses, shares) for masses in received]))
 
         return Bounded(self.name, "of the attention", within, evaluate)
 
 
-def require_recipes(objective: str, space: str) -> None:
-    """Raise OpsearchError where only one of the two is FitPrune's, naming what fits."""
-    if objective == Attention.name and space != RecipeSpace.name:
-        raise OpsearchError(
-            f"objective 'attention' says how many tokens to delete in each layer, which policies "
-            f"of space {space!r} do not; use --space recipes, or another --objective"
-        )
-    if objective != Attention.name and space == RecipeSpace.name:
-        raise OpsearchError(
-            f"space 'recipes' is searched as FitPrune does and objective {objective!r} cannot be "
-            "had there; use --objective attention, or another space such as stages"
-        )
+def nearest(share: Fraction, values: int) -> int:
+    """Return the index of the value nearest to a share, of so many from 0 to 1."""
+    return floor(share * (values - 1) + Fraction(1, 2))
 
 
 def recipe(received: Sequence[Masses], bound: float) -> list[Fraction]:

@@ -13,8 +13,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.objectives.base import ObjectiveSettings, require_any_objective
 from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
-from opsearch.problem.spaces.base import PointPolicies, Space
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.point_policies import PointPolicies
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,16 @@ class Joint:
 
     lazy: bool = False
     name: ClassVar[str] = "joint"
+    per_budget: ClassVar[bool] = False
+
+    @classmethod
+    def from_settings(cls, settings: ObjectiveSettings) -> Joint:
+        """Return the objective; it has no settings."""
+        return cls()
+
+    def require(self, space: Space) -> None:
+        """Accept any space whose policies can be measured; recipes have their own criterion."""
+        require_any_objective(self.name, space)
 
     @property
     def form(self) -> Form:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
+from opsearch.objectives.base import ObjectiveSettings, require_any_objective
 from opsearch.objectives.joint import rounded_mean
 from opsearch.problem.objective import KL_QUANTUM, Form, Measure, Table
-from opsearch.problem.spaces.base import PointPolicies, Space
-from opsearch.problem.spaces.depth import DepthSpace
-from opsearch.problem.spaces.stages import StageSpace
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.point_policies import PointPolicies
 
 _STEP = 4  # layers between the depths that are measured first
 _NEAR = 2
@@ -33,18 +33,29 @@ class CoarseJoint:
     """Mean KL of the decoded policy over the samples, in nats, where the search comes by."""
 
     name: ClassVar[str] = "joint"
+    per_budget: ClassVar[bool] = True
     form: ClassVar[Form] = "table"
+
+    @classmethod
+    def from_settings(cls, settings: ObjectiveSettings) -> CoarseJoint:
+        """Return the objective; it has no settings."""
+        return cls()
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space without depths."""
+        require_any_objective(self.name, space)
+        if not space.layer_columns:
+            raise OpsearchError(
+                f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
+                "measure all its policies"
+            )
 
     def make(self, space: Space, measure: Measure, feasible: Mask) -> Table:
         """Measure a part of the feasible points; nan elsewhere, and the table says how.
 
         Raises OpsearchError for a space without depths.
         """
-        if not isinstance(space, DepthSpace | StageSpace):
-            raise OpsearchError(
-                f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
-                "measure all its policies"
-            )
+        self.require(space)
         values = np.full(len(space.points), np.nan)
         depths = space.live_depths(space.points)
         step, new = coarsest(space, feasible)
@@ -62,9 +73,9 @@ class CoarseJoint:
         return Table(self.name, "nats", values, KL_QUANTUM, how=how)
 
 
-def coarsest(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]:
+def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
     """The widest step between depths at which some point is feasible, and these points."""
-    depths = space.points[:, space.layer_columns]
+    depths = space.points[:, list(space.layer_columns)]
     step = _STEP
     while True:
         # A point whose queries work in all layers stands for all that differ in dead operations.
@@ -75,7 +86,7 @@ def coarsest(space: DepthSpace | StageSpace, feasible: Mask) -> tuple[int, Mask]
 
 
 def near_dearest(
-    space: DepthSpace | StageSpace, feasible: Mask, first: Mask, costs: NDArray[np.int64]
+    space: Space, feasible: Mask, first: Mask, costs: NDArray[np.int64]
 ) -> Mask:
     """What is near the dearest of the coarse points, for the best are not known beforehand.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.objectives.additive import Additive, require_individual
+from opsearch.objectives.base import ObjectiveSettings
 from opsearch.problem.objective import (
     KL_DECIMALS,
     KL_QUANTUM,
@@ -40,7 +41,17 @@ class MeasuredPairs:
     pairs: str = "adjacent"
     seed: int = 0
     name: ClassVar[str] = "pairwise"
+    per_budget: ClassVar[bool] = False
     form: ClassVar[Form] = "pairwise"
+
+    @classmethod
+    def from_settings(cls, settings: ObjectiveSettings) -> MeasuredPairs:
+        """Return the proxy of these settings."""
+        return cls(settings.pairs, settings.seed)
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError where parameters prune nothing alone."""
+        require_individual(space)
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Pairwise:
         """Measure each choice alone, then each pair of choices (nats, mean over samples).
@@ -67,9 +78,10 @@ class MeasuredPairs:
         if self.pairs.isdecimal():
             drawn = np.random.default_rng(self.seed).permutation(len(every))[: int(self.pairs)]
             return [every[place] for place in sorted(drawn)]
-        if self.pairs == "all" or not isinstance(space, LayerSpace):
+        operations = space.per_operation
+        if self.pairs == "all" or operations is None:
             return every
-        return [((k, i), (m, j)) for (k, i), (m, j) in every if near(space, k, m)]
+        return [((k, i), (m, j)) for (k, i), (m, j) in every if near(operations, k, m)]
 
 
 def pruning_pairs(space: Space) -> Iterator[Pair]:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+from math import floor
+
+PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_MEMORY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
+
 
 def format_amount(amount: float, unit: str) -> str:
     """A number with its SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
@@ -33,3 +40,16 @@ def _format_time(nanoseconds: float) -> str:
         if abs(nanoseconds) >= factor:
             return f"{nanoseconds / factor:.4g} {unit}"
     return f"{nanoseconds:.4g} ns"
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes of an amount such as 8GB (powers of 1000).
+
+    Raises:
+        ValueError: The text is no such amount.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
+    if not amount:
+        raise ValueError("is not an amount of memory such as 8GB or 500MB")
+    return amount

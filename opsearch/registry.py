@@ -1,35 +1,210 @@
-"""Names for parts: the built-in dict of a kind, joined by third parties' entry points."""
+"""Look up parts by name: the built-in ones and those of other packages, by entry point.
+
+A part is a solver, an objective, a space, a cost, a ranker or a baseline. The built-in parts of a
+kind stand in a plain dict of the room that holds them. Another package adds its own with an entry
+point of group `opsearch.<kind>`, and they do all that the built-in ones do:
+
+    [project.entry-points."opsearch.solvers"]
+    mine = "my_package:MySolver"
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
+from types import TracebackType
+from typing import Any
 
-from opsearch.errors import OpsearchError, UnknownNameError
-
-T = TypeVar("T")
+from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
 
 
-def registered(kind: str, builtin: Mapping[str, T]) -> dict[str, T]:
-    """All parts of a kind ("solvers", ...) by name, plug-ins of group opsearch.<kind> included.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part.
 
-    Raises OpsearchError when a plug-in takes the name of another part.
+    Attributes:
+        one: The kind in the singular, as messages name it.
+        table: Where the built-in parts are, as "module:dict".
+        members: What every part of the kind must have.
     """
-    parts = dict(builtin)
-    for point in entry_points(group=f"opsearch.{kind}"):
-        if point.name in parts:
+
+    one: str
+    table: str
+    members: tuple[str, ...]
+
+
+KINDS = {
+    "solvers": Kind(
+        "solver",
+        "opsearch.solvers:SOLVERS",
+        ("name", "exact", "forms", "takes_start", "require", "solve"),
+    ),
+    "objectives": Kind(
+        "objective",
+        "opsearch.objectives:OBJECTIVES",
+        ("name", "form", "per_budget", "from_settings", "require", "make"),
+    ),
+    "spaces": Kind(
+        "space", "opsearch.problem.spaces:SPACES", ("options", "ranks_inside", "from_settings")
+    ),
+    "costs": Kind(
+        "cost",
+        "opsearch.costs:COSTS",
+        ("name", "unit", "label", "timed", "from_settings", "of", "stock"),
+    ),
+    "rankers": Kind("ranker", "opsearch.rankers:RANKERS", ("nested", "needs", "rank")),
+    "decoder_rankers": Kind(
+        "ranker", "opsearch.rankers:DECODER_RANKERS", ("needs", "query_rows", "layers_back", "scores")
+    ),
+    "baselines": Kind(
+        "baseline",
+        "opsearch.evaluation.baselines:BASELINES",
+        ("description", "makers", "ranker", "granularity", "published"),
+    ),
+}
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all parts of a kind without loading those of other packages.
+
+    Raises:
+        OpsearchError: A plug-in takes the name of another part.
+    """
+    found = list(_built_in(kind))
+    for point in _points(kind):
+        if point.name in found:
             raise OpsearchError(
-                f"the plug-in {point.value} registers {point.name!r} in opsearch.{kind}, which is "
-                "taken; rename its entry point"
+                f"{_named(point)} takes the name {point.name!r} of another {KINDS[kind].one}; "
+                "rename the entry point"
             )
-        parts[point.name] = point.load()
+        found.append(point.name)
+    return found
+
+
+def lookup(kind: str, name: str) -> Any:
+    """Return the part of a kind with this name.
+
+    Raises:
+        UnknownNameError: No part has this name; lists those that exist.
+        OpsearchError: The part comes from a plug-in that cannot be loaded or lacks a member.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UnknownNameError(KINDS[kind].one, name, known)
+    built_in = _built_in(kind)
+    if name in built_in:
+        return built_in[name]
+    return _loaded(kind, next(point for point in _points(kind) if point.name == name))
+
+
+def registered(kind: str) -> dict[str, Any]:
+    """Return all parts of a kind by name."""
+    return {name: lookup(kind, name) for name in names(kind)}
+
+
+def split_spec(kind: str, text: str) -> tuple[str, dict[str, int | float | str]]:
+    """Return name and parameters of a part as typed: `cls` or `vispruner(important=0.3)`.
+
+    Values are numbers where they look like numbers, else texts; they cannot hold a comma.
+
+    Raises:
+        PolicyError: The text is neither NAME nor NAME(PARAMETER=VALUE, ...).
+    """
+    found = _SPEC.fullmatch(text.strip())
+    inner = (found[2] or "") if found else ""
+    parts = [part.partition("=") for part in inner.split(",") if part.strip()]
+    if found is None or not all(key.strip() and value.strip() for key, _, value in parts):
+        one = KINDS[kind].one
+        raise PolicyError(
+            f"{one} {text!r} cannot be read; write it as NAME or 'NAME(PARAMETER=VALUE, ...)', "
+            "e.g. 'random(seed=3)'"
+        )
+    return found[1], {key.strip(): _value(value.strip()) for key, _, value in parts}
+
+
+def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
+    """Return `factory(*given, **params)`, where `params` come from the user.
+
+    Raises:
+        PolicyError: The part takes no such parameters, or refuses their values (TypeError).
+    """
+    one, takes = KINDS[kind].one, signature(factory)
+    shown = ", ".join(f"{key}={value}" for key, value in params.items())
+    try:
+        takes.bind(*given, **params)
+    except TypeError:
+        own = ", ".join(list(takes.parameters)[len(given) :]) or "none"
+        raise PolicyError(
+            f"{one} {name}({shown}) has unknown or missing parameters; {name} takes: {own}"
+        ) from None
+    if not params:
+        return factory(*given)
+    try:
+        return factory(*given, **params)
+    except TypeError as error:
+        raise PolicyError(f"{one} {name}({shown}): {error}; correct its parameters") from None
+
+
+def plugin_of(trace: TracebackType | None) -> str | None:
+    """Return the plug-in in whose code an exception was raised, in words; None for our own code."""
+    modules = set()
+    while trace is not None:
+        modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
+        trace = trace.tb_next
+    for kind in KINDS:
+        for point in _points(kind):
+            if point.module.partition(".")[0] in modules:
+                return _named(point)
+    return None
+
+
+_SPEC = re.compile(r"([\w.-]+)\s*(?:\((.*)\))?")
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _built_in(kind: str) -> Mapping[str, Any]:
+    module, _, table = KINDS[kind].table.partition(":")
+    parts: Mapping[str, Any] = getattr(import_module(module), table)
     return parts
 
 
-def lookup(kind: str, name: str, builtin: Mapping[str, T]) -> T:
-    """The part of a kind with this name; UnknownNameError lists what exists otherwise."""
-    parts = registered(kind, builtin)
-    if name not in parts:
-        raise UnknownNameError(kind.removesuffix("s"), name, list(parts))
-    return parts[name]
+@cache
+def _points(kind: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"opsearch.{kind}"))
+
+
+@cache
+def _loaded(kind: str, point: EntryPoint) -> Any:
+    try:
+        part = point.load()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise OpsearchError(
+            f"{_named(point)} cannot be loaded ({type(error).__name__}: {reason}); mend or "
+            "uninstall that package"
+        ) from error
+    lacking = [member for member in KINDS[kind].members if not hasattr(part, member)]
+    if lacking:
+        raise OpsearchError(
+            f"{_named(point)} lacks {', '.join(lacking)}, which every {KINDS[kind].one} has; "
+            "docs/architecture.md lists them"
+        )
+    return part
+
+
+def _named(point: EntryPoint) -> str:
+    package = point.dist.name if point.dist else point.module.partition(".")[0]
+    return f"the plug-in {point.name!r} of package {package} ({point.group}: {point.value})"

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from opsearch.costs.latency import write_table
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import answer
@@ -37,23 +35,20 @@ from opsearch.evaluation.reducers.compared import (
     measure_reductions,
     served_reducers,
 )
-from opsearch.measure.engine import Engine
-from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.storage.store import Store
-from opsearch.measure.workers.cluster import Workers, started
-from opsearch.measure.workers.worker import Source
-from opsearch.models.loading import check_device, fingerprint, load_config, load_model
+from opsearch.measure.workers.cluster import Workers
 from opsearch.policy.builders import identity
 from opsearch.policy.file import policy_text
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import Budget
 from opsearch.progress import Stages
 from opsearch.runs.config import RunConfig
-from opsearch.runs.prepare import Prepared, prepare
+from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.session import run_store, stored_samples
-from opsearch.runs.setup import limits_time
+from opsearch.runs.session import Session, open_session, stored_samples
+from opsearch.runs.setup import parse_budgets
 from opsearch.timing.latency_table import place_of
 
 _OTHER_STAGES = 8
@@ -90,51 +85,40 @@ def compare(
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": samples, "out": folder} | ({} if effort is None else {"effort": effort})
-    config = RunConfig.checked(**{**stored, **given})
+    settled = settle(RunConfig.checked(**{**stored, **given}))
     if times:
-        check_device(config.device, config.dtype, "compare --times")
-    model_config = load_config(config.model)
-    further = asked_rankers(rankers, model_config)
-    total = _OTHER_STAGES + len(spaces) + limits_time(config.budget) + times
+        settled.settings.model.check("compare --times")
+    limits = [parse_budgets([text])[0] for text in budgets]
+    further = asked_rankers(rankers, settled.model_config)
+    total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
     stages = Stages(console or Console(stderr=True, markup=False), total)
-    prepared = prepare(config, stages, split="test")
+    prepared = prepare(settled, stages, split="test")
     if not all_answered([sample.item for sample in prepared.heldout]):
+        data = settled.config.data
         raise DataError(
-            "a comparison needs items with answers that were not calibrated on; add such items to "
-            f"{config.data}"
-            if config.data
-            else "give --samples a number above 0"
+            f"a comparison needs items with answers that were not calibrated on; add some to {data}"
+            if data
+            else "a comparison needs items to judge on; give --samples a number above 0"
         )
-    say_left_out(model_config, (prepared.ranker, *further), stages)
-    tasks = [search_task(name, budgets, prepared, stages) for name in spaces]
-    model_of = (config.model, config.dtype, config.device, config.attention)
-    source = Source(*model_of, config.positions)
-    with run.locked(), started(workers, source, stages.say) as pool:
-        if prepared.table is not None:
-            write_table(prepared.table, run.latency)
-        with stages.stage("loading the model"):
-            model = load_model(*model_of)
-            if pool:
-                pool.meet(fingerprint(model))
-        with run_store(run.measurements, prepared, model) as store:
-            memory = memory_for(model, config.memory)
-            engine = Engine(model, store, config.positions, memory, stages.say, pool)
-            field = _gather(tasks, budgets, further, prepared, engine, stages)
-            _judge(field, prepared, engine, stages)
-            if times:
-                _time(field, prepared, model, run.prefill, stages)
-            _store(field, prepared, store)
+    say_left_out(settled.model_config, (prepared.ranker, *further), stages)
+    tasks = [search_task(name, limits, prepared, stages) for name in spaces]
+    with open_session(prepared, run, stages, workers) as session:
+        field = _gather(tasks, limits, further, prepared, session)
+        _judge(field, prepared, session)
+        if times:
+            _time(field, prepared, session)
+        _store(field, prepared, session.store)
 
 
 def _gather(
     tasks: Sequence[Task],
-    budgets: Sequence[str],
+    budgets: Sequence[Budget],
     further: Sequence[RankerSpec],
     prepared: Prepared,
-    engine: Engine,
-    stages: Stages,
+    session: Session,
 ) -> Field:
-    """The original, the best policies of each space, and the baselines at each budget."""
+    """Return the original, the best policies of each space, and the baselines at each budget."""
+    engine, stages = session.engine, session.progress
     policies = {("100%", "original"): identity(prepared.shape.layers)}
     for task in tasks:
         policies |= search(task, prepared, engine, stages)
@@ -144,18 +128,19 @@ def _gather(
     reducers = served_reducers(engine.model.config, prepared, stages)
     rivals: dict[Place, Policy] = {}
     reductions: dict[Place, Reduction] = {}
-    for text in budgets:
-        rivals |= fitted_baselines(text, prepared, frozen_first, further, stages)
-        rivals[text, "GSOP"] = pruned[text]
-        if text in recipes:
-            rivals[text, "FitPrune"] = recipes[text]
-        reductions |= fitted_reductions(text, prepared, reducers, stages)
-    say_unspent({**rivals, **reductions}, prepared, stages)
+    for budget in budgets:
+        rivals |= fitted_baselines(budget, prepared, frozen_first, further, stages)
+        rivals[budget.text, "GSOP"] = pruned[budget.text]
+        if budget.text in recipes:
+            rivals[budget.text, "FitPrune"] = recipes[budget.text]
+        reductions |= fitted_reductions(budget, prepared, reducers, stages)
+    say_unspent({**rivals, **reductions}, budgets, prepared, stages)
     return Field(policies | rivals, reducers, reductions)
 
 
-def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> None:
+def _judge(field: Field, prepared: Prepared, session: Session) -> None:
     """Measure and answer what the store does not hold."""
+    engine, stages = session.engine, session.progress
     policies, made = list(field.policies.values()), list(field.reductions.values())
     with stages.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
         engine.measure(policies, prepared.calibration, tick)
@@ -171,14 +156,22 @@ def _judge(field: Field, prepared: Prepared, engine: Engine, stages: Stages) -> 
             tick(done, len(policies))
 
 
-def _time(field: Field, prepared: Prepared, model: Any, file: Path, stages: Stages) -> None:
-    """Time the prefills of all that take part, and write them to a file."""
-    config = prepared.config
+def _time(field: Field, prepared: Prepared, session: Session) -> None:
+    """Time the prefills of all that take part, and write them to the run folder."""
+    spec, model = prepared.settings.model, session.model
     policies = list(field.policies.values())
     reductions = [(field.reducers[each.reducer], each) for each in field.reductions.values()]
-    machine = place_of(model.config, config.dtype, config.device, config.attention)
-    with stages.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
-        time_prefills(model, policies, reductions, prepared.calibration, machine, file, tick)
+    machine = place_of(model.config, spec.dtype, spec.device, spec.attention)
+    with session.progress.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
+        time_prefills(
+            model,
+            policies,
+            reductions,
+            prepared.calibration,
+            machine=machine,
+            path=session.folder.prefill,
+            progress=tick,
+        )
 
 
 def _store(field: Field, prepared: Prepared, store: Store) -> None:

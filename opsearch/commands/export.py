@@ -20,7 +20,8 @@ from opsearch.measure.storage.records import (
 )
 from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import parse_ranker
-from opsearch.problem.spaces.base import PointPolicies, Space
+from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.point_policies import PointPolicies
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import make_space

@@ -19,7 +19,7 @@ from opsearch.files import write_atomic
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
-from opsearch.models.loading import load_model
+from opsearch.models.loading import load_weights
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.policy.policy import Policy
@@ -190,7 +190,7 @@ def searched_front(
         )
     with run.locked():
         with stages.stage("loading the model"):
-            model = load_model(config.model, config.dtype, config.device, config.attention)
+            model = load_weights(config.model, config.dtype, config.device, config.attention)
         with run_store(run.measurements, prepared, model) as store:
             memory = memory_for(model, config.memory)
             engine = Engine(model, store, config.positions, memory, stages.say)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from opsearch import registry
 from opsearch.errors import UnknownNameError
 
 _SEARCHED = {
@@ -31,30 +32,23 @@ def print_parts(kind: str | None, console: Console) -> None:
 
 
 def _parts() -> dict[str, dict[str, str]]:
-    from opsearch.costs import COSTS
-    from opsearch.evaluation.baselines import AS_PUBLISHED, BASELINES
+    from opsearch.evaluation.baselines import DOP_AS_PUBLISHED
     from opsearch.evaluation.reducers import REDUCERS
-    from opsearch.objectives import OBJECTIVES
-    from opsearch.problem.spaces import SPACES
-    from opsearch.rankers import DECODER_RANKERS, RANKERS
-    from opsearch.registry import registered
-    from opsearch.solvers import SOLVERS
 
     named: dict[str, Mapping[str, Any]] = {
-        "solvers": registered("solvers", SOLVERS),
-        "objectives": registered("objectives", OBJECTIVES),
-        "spaces": SPACES,
-        "costs": registered("costs", COSTS),
-        "rankers": registered("rankers", {**RANKERS, **DECODER_RANKERS}),
+        kind: registry.registered(kind) for kind in ("solvers", "objectives", "spaces", "costs")
     }
+    named["rankers"] = registry.registered("rankers") | registry.registered("decoder_rankers")
     described = {
         kind: {name: _first_sentence(part) for name, part in parts.items()}
         for kind, parts in named.items()
     }
-    methods = _SEARCHED | {label: method.description for label, method in BASELINES.items()}
+    baselines = registry.registered("baselines")
+    methods = _SEARCHED | {label: method.description for label, method in baselines.items()}
     methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
-    for label, call in AS_PUBLISHED.items():
-        methods[label] += f" As published: {call}"
+    published = {label: method.published for label, method in baselines.items()}
+    for label, call in {**published, "dop additive": DOP_AS_PUBLISHED}.items():
+        methods[label] += f" As published: {call}" if call else ""
     return described | {"baselines": methods, "models": _models()}
 
 

@@ -1,8 +1,9 @@
-"""Protocol of costs."""
+"""The contract of a cost: exact integers from the counts of a policy and a decoder's dimensions."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,61 @@ from numpy.typing import NDArray
 from opsearch.policy.counts import Counts, Pools
 from opsearch.policy.policy import Policy
 
+if TYPE_CHECKING:
+    from opsearch.costs.latency import LatencyTable
+    from opsearch.costs.shape import Shape
+
+
+@dataclass(frozen=True)
+class CostLabel:
+    """How tables name a cost.
+
+    Attributes:
+        amount: The row of the mean per sample.
+        share: The row of the share of the stock model, in percent.
+        scale: What the cost's unit is divided by in the first row.
+    """
+
+    amount: str
+    share: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """What a cost is built from.
+
+    Attributes:
+        shape: The decoder's dimensions.
+        table: Measured times of one layer, for costs of time.
+    """
+
+    shape: Shape
+    table: LatencyTable | None = None
+
 
 class Cost(Protocol):
-    """Cost of the prefill of one sample."""
+    """Maps the counts of a policy on one sample to an exact integer in `unit`.
+
+    The class also has `from_settings(settings: CostSettings)`, which builds it.
+
+    Attributes:
+        name: What a budget names it by, as in `30%kv`.
+        unit: Of the integers; an absolute budget ends with it, as in `200MB`.
+        label: How tables name it.
+        timed: Whether it is time, and takes a measured table.
+    """
 
     @property
     def name(self) -> str:
         """Key of the cost."""
 
     @property
-    def unit(self) -> str:
-        """Unit of the returned integers."""
+    def unit(self) -> str: ...
+    @property
+    def label(self) -> CostLabel: ...
+    @property
+    def timed(self) -> bool: ...
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.counts import KV, MLP, Counts, Pools, Q, live
@@ -119,15 +121,15 @@ class Flops:
     shape: Shape
     convention: str = "exact"
 
-    @property
-    def name(self) -> str:
-        """Key of this cost."""
-        return "flops"
+    name: ClassVar[str] = "flops"
+    unit: ClassVar[str] = "FLOPs"
+    label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock")
+    timed: ClassVar[bool] = False
 
-    @property
-    def unit(self) -> str:
-        """Unit of the returned integers."""
-        return "FLOPs"
+    @classmethod
+    def from_settings(cls, settings: CostSettings) -> Flops:
+        """Return the cost for a decoder of this shape."""
+        return cls(settings.shape)
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.policy.counts import KV, Counts, Pools
 
@@ -24,15 +26,15 @@ class KVBytes:
 
     shape: Shape
 
-    @property
-    def name(self) -> str:
-        """Key of this cost."""
-        return "kv"
+    name: ClassVar[str] = "kv"
+    unit: ClassVar[str] = "B"
+    label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %")
+    timed: ClassVar[bool] = False
 
-    @property
-    def unit(self) -> str:
-        """Unit of the returned integers."""
-        return "B"
+    @classmethod
+    def from_settings(cls, settings: CostSettings) -> KVBytes:
+        """Return the cost for a decoder of this shape."""
+        return cls(settings.shape)
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
@@ -106,15 +108,15 @@ class Latency:
                 "`opsearch run` fits for a --model; without one limit FLOPs, e.g. --budget 30%"
             )
 
-    @property
-    def name(self) -> str:
-        """Key of this cost."""
-        return "latency"
+    name: ClassVar[str] = "latency"
+    unit: ClassVar[str] = "ns"
+    label: ClassVar[CostLabel] = CostLabel("prefill ms", "prefill, %", 1e6)
+    timed: ClassVar[bool] = True
 
-    @property
-    def unit(self) -> str:
-        """Unit of the returned integers."""
-        return "ns"
+    @classmethod
+    def from_settings(cls, settings: CostSettings) -> Latency:
+        """Return the cost for a decoder of this shape."""
+        return cls(settings.shape, settings.table)
 
     def of(self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None) -> Ints:
         """Return the latencies, see `Cost.of`.

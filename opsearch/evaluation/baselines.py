@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from opsearch import registry
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -19,21 +20,34 @@ _STEPS = 1000
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method as policies of rising cost, of (layers, share of its knob, ranker).
+    """A method as policies of rising cost, of (layers, ratio, ranker).
 
-    description: with what was published; makers: the first one that can meet the budget counts,
-    none where they are made of what is measured; ranker: its own one, None for the run's; least:
-    the lowest share, in thousandths.
+    Attributes:
+        description: One sentence, with the published setting.
+        makers: The first one that can meet the budget counts; none where the policies are made from
+            measurements.
+        ranker: Its own ranker; None: the run's.
+        least: The lowest ratio, in thousandths.
+        granularity: Why it may leave a part of a budget unused.
+        published: The call that makes it as published; empty where nothing was published.
     """
 
     description: str
     makers: tuple[Maker, ...]
     ranker: str | None = None
     least: int = 1
+    granularity: str = "no step of its ratio is nearer"
+    published: str = ""
 
 
-def _reduction(ranker: str | None, description: str) -> Baseline:
-    return Baseline(description, (builders.tokens,), ranker)
+_TOKENS = 'builders.tokens(32, "{share}", RankerSpec("{ranker}"))'
+_RUN = "opsearch run --space {search} --model llava-hf/{model} --data calib.jsonl"
+_SHORTV = "31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19"
+_WHOLE_LAYERS = "it prunes whole layers"
+
+
+def _reduction(ranker: str | None, description: str, published: str = "") -> Baseline:
+    return Baseline(description, (builders.tokens,), ranker, published=published)
 
 
 def _vtw(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
@@ -73,21 +87,42 @@ def _sparsevlm(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
 # The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
 BASELINES: dict[str, Baseline] = {
     "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
-    "tokens random": _reduction("random", "Tokens drawn by chance."),
+    "tokens random": _reduction("random", "Tokens drawn at random."),
     "tokens cls": _reduction("cls", "The tokens that [CLS] attends to most."),
-    "tokens vispruner": _reduction("vispruner", "VisPruner; published: 128, 64, 32 of 576 tokens."),
-    "tokens divprune": _reduction("divprune", "DivPrune; published: 0.098 of the tokens."),
+    "tokens vispruner": _reduction(
+        "vispruner",
+        "VisPruner; published: 128, 64, 32 of 576 tokens.",
+        _TOKENS.format(share="128/576", ranker="vispruner"),
+    ),
+    "tokens divprune": _reduction(
+        "divprune",
+        "DivPrune; published: 0.098 of the tokens.",
+        _TOKENS.format(share="0.098", ranker="divprune"),
+    ),
     "tokens visionzip": _reduction(
         "visionzip",
         "VisionZip's dominant tokens; published: 54 of 576 and 10 averages, here 64 for both.",
+        _TOKENS.format(share="64/576", ranker="visionzip"),
     ),
-    "tokens cdpruner": _reduction("cdpruner", "CDPruner; published: 128, 64, 32 of 576 tokens."),
-    "VTW": Baseline("No visual tokens from layer K on; published: 15 of 32.", (_vtw,), least=0),
+    "tokens cdpruner": _reduction(
+        "cdpruner",
+        "CDPruner; published: 128, 64, 32 of 576 tokens.",
+        'builders.tokens(32, "128/576", RankerSpec("cdpruner", (("clip", "FOLDER"),)))',
+    ),
+    "VTW": Baseline(
+        "No visual tokens from layer K on; published: 15 of 32.",
+        (_vtw,),
+        least=0,
+        granularity=_WHOLE_LAYERS,
+        published="builders.vtw(32, 15)",
+    ),
     "ShortV": Baseline(
         "Visual tokens stay as they are in the layers that matter least alone, measured on the "
-        "calibration items; published: 19 of 32 layers, 20 items.",
+        "calibration samples; published: 19 of 32 layers, 20 samples.",
         (),
         least=0,
+        granularity=_WHOLE_LAYERS,
+        published=f"builders.shortv(32, [{_SHORTV}])",
     ),
     "FastV like": Baseline(
         "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
@@ -97,31 +132,43 @@ BASELINES: dict[str, Baseline] = {
         "By attention inside the decoder, from layer 2 (else 1) on; published: half of the tokens.",
         (_fastv(2), _fastv(1)),
         "fastv",
+        published="builders.fastv(32)",
     ),
     "PyramidDrop": Baseline(
         "Falling shares from a quarter of the layers (else 2 or 1) on; published: halves.",
         (_pyramiddrop(None), _pyramiddrop(2), _pyramiddrop(1)),
         "pyramiddrop",
         least=100,
+        published="builders.pyramiddrop()",
     ),
     "FitPrune": Baseline(
         "As many tokens in each layer as a bound on lost attention allows, by its own search on "
-        "the calibration items; published: 60% of the MACs saved.",
+        "the calibration samples; published: 60% of the MACs saved.",
         (),
         "fitprune",
+        published="builders.fitprune(builders.FITPRUNE_60)",
     ),
     "SparseVLM": Baseline(
         "By the attention of words, in three steps; published: 300, 200 and 118 of 576 tokens.",
         (_sparsevlm,),
         "sparsevlm",
+        granularity="its first drop can keep no more than all tokens",
+        published="builders.sparsevlm()",
     ),
     "GSOP": Baseline(
         "Queries, keys and MLPs of two groups of tokens, by [CLS], pruned one after the other, the "
         f"least missed first; at most {GSOP_POLICIES} policies (--evaluations) are measured; "
         "published: 144 and 432 tokens, by accuracy, 30% of the FLOPs.",
         (),
+        granularity="it prunes whole operations",
+        published=_RUN.format(
+            search="operations --solver greedy --budget 30%", model="llava-1.5-7b-hf"
+        ),
     ),
 }
+DOP_AS_PUBLISHED = _RUN.format(
+    search="dop --objective additive --budget 14%", model="llava-v1.6-vicuna-7b-hf"
+)
 
 
 def baselines(
@@ -141,7 +188,7 @@ def baselines(
     """
     asked = {f"tokens {spec}": spec for spec in (ranker, *further)}
     methods = {label: _reduction(None, "Asked for by name.") for label in asked}
-    for label, method in BASELINES.items():
+    for label, method in registry.registered("baselines").items():
         if label not in methods and method.ranker in (None, *usable):
             methods[label] = method
     if frozen_first:
@@ -167,27 +214,3 @@ def _dearest(make: Maker, layers: int, ranker: RankerSpec, least: int, fits: Fit
         fit = fits(make(layers, Fraction(middle, _STEPS), ranker))
         low, high = (middle, high) if fit else (low, middle - 1)
     return make(layers, Fraction(low, _STEPS), ranker) if low >= least else None
-
-
-_TOKENS = 'builders.tokens(32, "{share}", RankerSpec("{ranker}"))'
-_RUN = "opsearch run --space {search} --model llava-hf/{model} --data calib.jsonl"
-_SHORTV = "31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19"
-
-AS_PUBLISHED = {
-    "tokens vispruner": _TOKENS.format(share="128/576", ranker="vispruner"),
-    "tokens divprune": _TOKENS.format(share="0.098", ranker="divprune"),
-    "tokens visionzip": _TOKENS.format(share="64/576", ranker="visionzip"),
-    "tokens cdpruner": (
-        'builders.tokens(32, "128/576", RankerSpec("cdpruner", (("clip", "FOLDER"),)))'
-    ),
-    "VTW": "builders.vtw(32, 15)",
-    "ShortV": f"builders.shortv(32, [{_SHORTV}])",
-    "FastV": "builders.fastv(32)",
-    "PyramidDrop": "builders.pyramiddrop()",
-    "FitPrune": "builders.fitprune(builders.FITPRUNE_60)",
-    "SparseVLM": "builders.sparsevlm()",
-    "GSOP": _RUN.format(search="operations --solver greedy --budget 30%", model="llava-1.5-7b-hf"),
-    "dop additive": _RUN.format(
-        search="dop --objective additive --budget 14%", model="llava-v1.6-vicuna-7b-hf"
-    ),
-}

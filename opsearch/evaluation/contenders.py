@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch import registry
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
-from opsearch.evaluation.baselines import baselines
-from opsearch.evaluation.reducers import Reduction, reduction_cost
+from opsearch.evaluation.baselines import Baseline, baselines
+from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
 from opsearch.formatting import format_duration
-from opsearch.measure.engine import Engine
+from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.models.families import family_for
-from opsearch.objectives import Maker
+from opsearch.objectives import ObjectiveFactory
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
@@ -27,18 +28,16 @@ from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
-from opsearch.problem.budget import total_cost
+from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.constraint import Constraint, check_budget, feasible_points
 from opsearch.problem.objective import Measure, Objective
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import undisturbed
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.progress import Stages
-from opsearch.rankers import DECODER_RANKERS, make_ranker
-from opsearch.runs.config import RunConfig
+from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.setup import make_constraints, make_cost, make_maker, make_space, parse_budgets
+from opsearch.runs.setup import SearchSettings, make_constraints, make_cost, make_objective
 from opsearch.runs.verify import EVALUATIONS, PROPOSAL, verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
@@ -51,66 +50,82 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """A space to search: by which objectives, and within which limits for each budget."""
+    """A space to search.
 
-    space: Space
-    makers: tuple[Maker, ...]
+    Attributes:
+        settings: The run's settings in this space.
+        objectives: What it is searched by.
+        limits: The constraints of each budget, by the budget's text.
+    """
+
+    settings: SearchSettings
+    objectives: tuple[ObjectiveFactory, ...]
     limits: dict[str, tuple[Constraint, ...]]
 
+    @property
+    def space(self) -> Space:
+        """The space."""
+        return self.settings.space
 
-def search_task(name: str, budgets: Sequence[str], prepared: Prepared, stages: Stages) -> Task:
-    """A space with its budgets, and with joint as it can be afforded."""
-    given = parse_ranker(str(prepared.config.ranker))
-    ranker = given if name == "stages" else prepared.ranker
-    nested = ranker.name in DECODER_RANKERS or make_ranker(ranker).nested
-    drops = prepared.config.stages if nested else 1
+
+def search_task(
+    name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Stages
+) -> Task:
+    """Return a space with its budgets, and joint in full or from coarse to fine."""
+    run = prepared.settings
+    given = run.space_settings.ranker or prepared.ranker
+    factory = registry.lookup("spaces", registry.split_spec("spaces", name)[0])
+    ranker = given if factory.ranks_inside else prepared.ranker
     if ranker != given:
         stages.say(f"{name} is ranked by {prepared.ranker}: {given} acts inside the decoder")
-    if name == "stages" and drops < prepared.config.stages:
-        stages.say(f"stages drops tokens once: ranker {ranker} orders for one count alone")
-    if name == RecipeSpace.name:
-        raise OpsearchError("space 'recipes' takes part as the baseline FitPrune; leave it out")
-    config = prepared.config.over(name).model_copy(update={"stages": drops})
+    settings = run.in_space(name, ranker, run.space_settings.stages)
+    nested = ranker.inside or make_ranker(ranker).nested
+    if settings.space.only_objective is None and settings.space.most_counts > 1 and not nested:
+        settings = run.in_space(name, ranker, 1)
+        stages.say(f"{name} drops tokens once: ranker {ranker} orders for one count alone")
+    space = settings.space
+    if space.only_objective is not None:
+        raise OpsearchError(
+            f"space {space.name!r} takes part as the baseline FitPrune; leave it out"
+        )
     pairs = [sample.shape for sample in prepared.calibration]
-    space = make_space(config, prepared.shape.layers, ranker)
     limits = {
-        text: make_constraints(parse_budgets([text]), prepared.shape, space, pairs, prepared.table)
-        for text in budgets
+        budget.text: make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+        for budget in budgets
     }
     for constraints in limits.values():
         check_budget(space, constraints)
     if not space.listed:
-        proxy = "pairwise" if config.objective == "pairwise" else "additive"
-        return Task(space, (make_maker(proxy, config),), limits)
+        chosen = prepared.choice.objective.name
+        proxy = make_objective(chosen if chosen == "pairwise" else "additive", run.proxy)
+        return Task(settings, (proxy,), limits)
     planned = replace(prepared.planned, space=space)
     seconds = planned.seconds(planned.of(space.points[_within_any(space, limits)]))
-    makers: tuple[Maker, ...] = (Additive(config.points),) if space.parameters_act_alone else ()
-    if seconds <= config.effort:
-        return Task(space, (*makers, Joint()), limits)
+    additive = Additive.from_settings(run.proxy)
+    proxies: tuple[ObjectiveFactory, ...] = (additive,) if space.parameters_act_alone else ()
+    if seconds <= run.effort or not space.layer_columns:
+        return Task(settings, (*proxies, Joint()), limits)
     stages.say(
-        f"{name} joint from coarse to fine: measuring every feasible policy would take about "
-        f"{format_duration(seconds)}, more than --effort {config.effort:g}"
+        f"{name} joint from coarse to fine: measuring every feasible policy takes about "
+        f"{format_duration(seconds)}, more than --effort {run.effort:g}"
     )
-    return Task(space, (*makers, CoarseJoint()), limits)
+    return Task(settings, (*proxies, CoarseJoint()), limits)
 
 
 def search(task: Task, prepared: Prepared, engine: Engine, stages: Stages) -> dict[Place, Policy]:
     """The best policy of a space for each budget and objective, by (budget, method)."""
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
-
-        def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
-            return engine.measure(policies, prepared.calibration, tick)
-
+        measure = SampleMeasure(engine, prepared.calibration, tick)
         if not task.space.listed:
-            return _proposed(task, prepared.config, measure, floor)
+            return _proposed(task, measure, floor)
         return _listed(task, measure, floor)
 
 
 def _listed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
     """The optimum of each objective at each budget."""
     found = {}
-    for maker in task.makers:
+    for maker in task.objectives:
         for text, objective in _objectives(maker, task, measure).items():
             problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
             solution = Grid().solve(problem)
@@ -119,18 +134,24 @@ def _listed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
     return found
 
 
-def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> dict[Place, Policy]:
+def _proposed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
     """In a space too large to list, what its proxy chooses, and what joint makes of that."""
     nowhere = np.zeros(0, bool)
     joint = lazy_joint(task.space, measure, floor)
-    effort = {"each": config.verify or _EACH, "evaluations": config.evaluations or EVALUATIONS}
-    found = {}
-    for maker in task.makers:
+    settings, found = task.settings, {}
+    for maker in task.objectives:
         proxy = with_ties(maker.make(task.space, measure, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
-            first = undisturbed(CpSat().solve(problem, seed=config.seed, limit=PROPOSAL))
-            best = verify(problem, CpSat(), joint, **effort, seed=config.seed)
+            first = undisturbed(CpSat().solve(problem, seed=settings.seed, limit=PROPOSAL))
+            best = verify(
+                problem,
+                CpSat(),
+                joint,
+                each=settings.verify or _EACH,
+                evaluations=settings.evaluations or EVALUATIONS,
+                seed=settings.seed,
+            )
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None
             found[text, f"{task.space.name} {maker.name}"] = first.policy
@@ -138,10 +159,10 @@ def _proposed(task: Task, config: RunConfig, measure: Measure, floor: float) -> 
     return found
 
 
-def _objectives(maker: Maker, task: Task, measure: Measure) -> dict[str, Objective]:
+def _objectives(maker: ObjectiveFactory, task: Task, measure: Measure) -> dict[str, Objective]:
     """One for each budget; from coarse to fine ends elsewhere for each, all else serves all."""
     masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
-    if isinstance(maker, CoarseJoint):
+    if maker.per_budget:
         return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
     everything = _within_any(task.space, task.limits)
     return dict.fromkeys(masks, maker.make(task.space, measure, everything))
@@ -153,9 +174,8 @@ def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDA
     return np.asarray(np.logical_or.reduce(masks))
 
 
-def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int, int]:
-    """A budget's cost, and of all calibration samples together its limit and the original's."""
-    (budget,) = parse_budgets([text])
+def budget_limit(budget: Budget, prepared: Prepared) -> tuple[Cost, int, int]:
+    """Return a budget's cost, and its limit and the original's cost over all calibration samples."""
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
     pairs = [sample.shape for sample in prepared.calibration]
     stock = total_cost(cost, identity(prepared.shape.layers), pairs)
@@ -163,17 +183,22 @@ def budget_limit(text: str, prepared: Prepared) -> tuple[Cost, int, int]:
 
 
 def fitted_baselines(
-    text: str,
+    budget: Budget,
     prepared: Prepared,
     frozen_first: Sequence[int],
     further: Sequence[RankerSpec],
     stages: Stages,
 ) -> dict[Place, Policy]:
-    """The baselines that meet a budget; of others it is said what they take at least.
+    """Return the baselines that meet a budget, and say what the others take at least.
 
-    frozen_first, further: as `opsearch.evaluation.baselines.baselines` takes them.
+    Args:
+        budget: What each of them uses as far as it can.
+        prepared: The search.
+        frozen_first: Layers in ShortV's order.
+        further: Rankers that count as methods too.
+        stages: Where the others are named.
     """
-    cost, limit, stock = budget_limit(text, prepared)
+    cost, limit, stock = budget_limit(budget, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
 
     def fits(policy: Policy) -> bool:
@@ -182,13 +207,21 @@ def fitted_baselines(
     def missed(label: str, cheapest: Policy) -> None:
         share = 100 * total_cost(cost, cheapest, pairs) / stock
         stages.say(
-            f"{label} is not compared at {text}: it takes {share:.4g}% of {cost.name} at least"
+            f"{label} is not compared at {budget.text}: it takes {share:.4g}% of {cost.name} at "
+            "least"
         )
 
-    usable = (*prepared.usable_rankers, *DECODER_RANKERS)
-    given = prepared.shape.layers, prepared.ranker, fits, usable
-    found = baselines(*given, frozen_first, missed, further)
-    return {(text, label): policy for label, policy in found.items()}
+    usable = (*prepared.usable_rankers, *registry.names("decoder_rankers"))
+    found = baselines(
+        prepared.shape.layers,
+        prepared.ranker,
+        fits,
+        usable=usable,
+        frozen_first=frozen_first,
+        missed=missed,
+        further=further,
+    )
+    return {(budget.text, label): policy for label, policy in found.items()}
 
 
 def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:
@@ -210,29 +243,28 @@ def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Stage
 
 
 POINTS = 2  # of the stock model's cost in %, below which rows still count as equal
-_REASONS = {
-    "VTW": "its layers are whole",
-    "ShortV": "its layers are whole",
-    "GSOP": "it prunes whole operations",
-    "SparseVLM": "its first drop can keep no more than all tokens",
-    "pool": "its grids have whole rows and columns",
-    "resize": "its pictures have whole rows and columns of tokens",
-}
-_OTHERWISE = "no step of its knob is nearer"
 
 
 def say_unspent(
-    methods: Mapping[Place, Policy | Reduction], prepared: Prepared, stages: Stages
+    methods: Mapping[Place, Policy | Reduction],
+    budgets: Sequence[Budget],
+    prepared: Prepared,
+    stages: Stages,
 ) -> None:
-    """Say of each method that is more than 2 points below its budget what it takes, and why."""
+    """Name each method that is more than 2 points below its budget, what it takes, and why."""
     pairs = [sample.shape for sample in prepared.calibration]
-    for (text, method), found in methods.items():
-        cost, limit, stock = budget_limit(text, prepared)
-        if isinstance(found, Reduction):
-            spent = reduction_cost(cost, found.n_visual, prepared.calibration)
-        else:
-            spent = total_cost(cost, found, pairs)
-        if 100 * (min(limit, stock) - spent) > POINTS * stock:
-            reason = _REASONS.get(method, _OTHERWISE)
-            share = f"{100 * spent / stock:.1f}% of {cost.name}"
-            stages.say(f"{method} takes {share} at {text}: {reason}")
+    reasons = {name: method.granularity for name, method in registry.registered("baselines").items()}
+    reasons |= {name: reducer.granularity for name, reducer in REDUCERS.items()}
+    for budget in budgets:
+        cost, limit, stock = budget_limit(budget, prepared)
+        for (text, method), found in methods.items():
+            if text != budget.text:
+                continue
+            if isinstance(found, Reduction):
+                spent = reduction_cost(cost, found.n_visual, prepared.calibration)
+            else:
+                spent = total_cost(cost, found, pairs)
+            if 100 * (min(limit, stock) - spent) > POINTS * stock:
+                reason = reasons.get(method, Baseline.granularity)
+                share = f"{100 * spent / stock:.1f}% of {cost.name}"
+                stages.say(f"{method} takes {share} at {text}: {reason}")

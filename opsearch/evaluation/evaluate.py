@@ -19,7 +19,7 @@ from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
-    load_model,
+    load_weights,
     load_processor,
 )
 from opsearch.models.pruned.checks import check_fits
@@ -85,7 +85,7 @@ def evaluate(
     with stages.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
-        loaded = load_model(model, dtype, device, attention)
+        loaded = load_weights(model, dtype, device, attention)
     with stages.stage("answering with the original") as tick:
         original = answer(loaded, processor, encoded, progress=tick)
     with stages.stage("answering with the policy") as tick:

@@ -22,7 +22,7 @@ from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
-    load_model,
+    load_weights,
     load_processor,
 )
 from opsearch.models.pruned.checks import check_fits
@@ -77,7 +77,7 @@ def generate(
     check_fits(policy, config)
     (sample,) = encode([item], processor, config)
     with stages.stage("loading the model"):
-        model = load_model(run.model, run.dtype, run.device, run.attention)
+        model = load_weights(run.model, run.dtype, run.device, run.attention)
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)
 
     def answered(title: str, applied: Policy | None) -> Answered:

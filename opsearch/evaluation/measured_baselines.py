@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opsearch.evaluation.baselines import GSOP_POLICIES
-from opsearch.measure.engine import Engine
-from opsearch.measure.received_attention import received_attention
+from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.builders import shortv
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import Budget
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit
 from opsearch.problem.spaces.operations import operations_space
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.progress import Stages
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.setup import make_constraints, parse_budgets
+from opsearch.runs.setup import make_constraints
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 
@@ -37,7 +36,7 @@ def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int
 
 
 def gsop_policies(
-    budgets: Sequence[str], prepared: Prepared, engine: Engine, stages: Stages
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Stages
 ) -> dict[str, Policy]:
     """The first policy within each budget of one order in which GSOP prunes operations.
 
@@ -45,40 +44,36 @@ def gsop_policies(
     """
     ranker = RankerSpec("cls" if "cls" in prepared.usable_rankers else "uniform")
     space = operations_space(prepared.shape.layers, ranker=ranker)
-    limit = Limit(prepared.config.evaluations or GSOP_POLICIES)
+    limit = Limit(prepared.settings.evaluations or GSOP_POLICIES)
     pairs = [sample.shape for sample in prepared.calibration]
     with stages.stage("pruning operation by operation", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
-
-        def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
-            return engine.measure(policies, prepared.calibration, tick)
-
+        measure = SampleMeasure(engine, prepared.calibration, tick)
         joint = lazy_joint(space, measure, floor)
         found = {}
-        for text in budgets:
-            given = parse_budgets([text]), prepared.shape, space, pairs, prepared.table
-            problem = Problem(space, joint, make_constraints(*given))
-            policy = Greedy().solve(problem, limit=limit).policy
+        for budget in budgets:
+            limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+            policy = Greedy().solve(Problem(space, joint, limits), limit=limit).policy
             assert policy is not None  # the text alone is a point of the space
-            found[text] = policy
+            found[budget.text] = policy
     return found
 
 
 def fitprune_policies(
-    budgets: Sequence[str], prepared: Prepared, engine: Engine, stages: Stages
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Stages
 ) -> dict[str, Policy]:
     """FitPrune's recipe for each budget; where its search does not get that far, it is said."""
     space = RecipeSpace(prepared.shape.layers)
     pairs = [sample.shape for sample in prepared.calibration]
     with stages.stage("reading the original's attention") as tick:
-        received = received_attention(engine.model, engine.store, prepared.calibration, tick)
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        criterion = Attention().make(space, measure, np.zeros(0, bool))
     found = {}
-    for text in budgets:
-        given = parse_budgets([text]), prepared.shape, space, pairs, prepared.table
-        problem = Problem(space, Attention(received).over(space), make_constraints(*given))
-        solution = Bisection().solve(problem)
+    for budget in budgets:
+        limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+        solution = Bisection().solve(Problem(space, criterion, limits))
         if solution.policy is None:
-            stages.say(f"FitPrune is not compared at {text}: {solution.note}")
+            stages.say(f"FitPrune is not compared at {budget.text}: {solution.note}")
         else:
-            found[text] = solution.policy
+            found[budget.text] = solution.policy
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from opsearch import registry
 from opsearch.data.item import all_answered
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.evaluation.baselines import baselines
@@ -19,14 +20,6 @@ from opsearch.problem.budget import total_cost
 from opsearch.progress import Stages
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_cost
-
-# Names of the two rows of a cost, and the unit of the first.
-_COST_ROWS = {
-    "flops": ("FLOPs, mean", "% of stock", 1.0),
-    "kv": ("KV bytes, mean", "KV, %", 1.0),
-    "latency": ("prefill ms", "prefill, %", 1e6),
-}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -84,8 +77,8 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     for row in rows:
         column: dict[str, float] = {}
         for name, (mean, share) in row.costs.items():
-            amount, percent, unit = _COST_ROWS.get(name, (name, f"{name}, %", 1))
-            column |= {amount: mean / unit, percent: 100 * share}
+            label = registry.lookup("costs", name).label
+            column |= {label.amount: mean / label.scale, label.share: 100 * share}
         column |= {
             "KL calibration": float(row.kl.mean()),
             "KL held-out": float(row.heldout_kl.mean()) if row.heldout_kl.size else np.nan,

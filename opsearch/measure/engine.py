@@ -8,7 +8,7 @@ the store as soon as it is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Context
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from opsearch.measure.planning.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
 from opsearch.measure.planning.requests import KeyedPolicy, Missing, Requests
 from opsearch.measure.progress import PlanProgress, Progress
+from opsearch.measure.received_attention import received_attention
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.passes import Passes
@@ -31,7 +32,7 @@ from opsearch.models.families import check_supported
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
-from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.objective import KL_QUANTUM, Masses
 from opsearch.rankers import make_ranker
 
 if TYPE_CHECKING:
@@ -64,6 +65,30 @@ def noise_floor(store: Store, items: Sequence[str]) -> float:
 
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SampleMeasure:
+    """Measures on the samples of a search with an engine.
+
+    Attributes:
+        engine: What measures.
+        samples: The calibration samples.
+        progress: Called with the work done and to do.
+    """
+
+    engine: Engine
+    samples: Sequence[Sample]
+    progress: Progress | None = None
+
+    def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the KL of each policy on each sample in nats, float64[P, S]."""
+        return self.engine.measure(policies, self.samples, self.progress)
+
+    def received_attention(self) -> list[Masses]:
+        """Return for each sample the attention that its visual tokens get, float32[L, 2, N]."""
+        engine = self.engine
+        return received_attention(engine.model, engine.store, self.samples, self.progress)
 
 
 class Engine:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.progress import Progress
-from opsearch.measure.storage.records import Masses
+from opsearch.problem.objective import Masses
 from opsearch.measure.storage.store import Store
 from opsearch.models.attention import project_keys, project_queries
 from opsearch.models.devices import device_of, device_of_inputs

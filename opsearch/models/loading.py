@@ -134,7 +134,7 @@ def check_attention(attention: str, dtype: str, device: str) -> None:
         )
 
 
-def load_model(
+def load_weights(
     name: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
 ) -> Any:
     """Load the model with its weights, in evaluation mode.

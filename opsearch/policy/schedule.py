@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from opsearch.errors import PolicyError
 from opsearch.policy.counts import KV, MLP, Counts, Q, live
-from opsearch.policy.ranker import LAYERS_BACK
+from opsearch import registry
 
 if TYPE_CHECKING:
     from opsearch.policy.policy import Policy
@@ -122,20 +122,20 @@ def schedule(policy: Policy, n_visual: int) -> Schedule:
 
 def before_decoder(policy: Policy) -> RankerSpec | None:
     """The ranker that orders the tokens before the decoder, None without one."""
-    found = [s for place, s in policy.rankers if place == 0 and s.name not in LAYERS_BACK]
+    found = [s for place, s in policy.rankers if place == 0 and not s.inside]
     return found[0] if found else None
 
 
 def where(place: int, spec: RankerSpec) -> str:
     """The place of a ranker in words."""
-    return "before the decoder" if spec.name not in LAYERS_BACK else f"before layer {place}"
+    return f"before layer {place}" if spec.inside else "before the decoder"
 
 
 def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Turn]:
     """Rankers inside the decoder, whether they change anything or not, by layer."""
     taken = {0} if before_decoder(policy) else set[int]()
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
-        if place == 0 and spec.name not in LAYERS_BACK:
+        if place == 0 and not spec.inside:
             continue
         look = place - _layers_back(place, spec)
         if look == place:
@@ -153,14 +153,15 @@ def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Turn]:
 
 
 def _layers_back(place: int, spec: RankerSpec) -> int:
-    if spec.name not in LAYERS_BACK:
+    if not spec.inside:
         raise PolicyError(
             f"ranker {spec} cannot act before layer {place}: inside the decoder "
-            f"{', '.join(LAYERS_BACK)} can; give it layer 0 or use one of these"
+            f"{', '.join(registry.names('decoder_rankers'))} can; give it layer 0 or use one of these"
         )
-    if place < LAYERS_BACK[spec.name]:
+    back = spec.layers_back
+    if place < back:
         raise PolicyError(
             f"ranker {spec} reads the attention of the layer before it, so it cannot act before "
-            f"layer {place}; give it a layer from {LAYERS_BACK[spec.name]} on"
+            f"layer {place}; give it a layer from {back} on"
         )
-    return LAYERS_BACK[spec.name]
+    return back

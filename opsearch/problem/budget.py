@@ -13,27 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch import registry
 from opsearch.costs.base import Cost, policy_cost
 from opsearch.errors import OpsearchError
-from opsearch.formatting import format_amount
+from opsearch.formatting import PREFIXES, format_amount
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import Constraint
-from opsearch.problem.spaces.base import POINTS_AT_ONCE, Space
-from opsearch.problem.spaces.operation_costs import LayerCosts, layer_costs
-from opsearch.problem.spaces.operations import LayerSpace
-from opsearch.problem.spaces.recipes import RecipeCosts, RecipeSpace
+from opsearch.problem.spaces.base import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
-_AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])(?:\s*(FLOPs|B))?")
+_AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
-PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class Budget:
     amount: Fraction
     relative: bool
 
+    @property
+    def cost_class(self) -> Any:
+        """The class of the cost; UnknownNameError where there is none of that name."""
+        return registry.lookup("costs", self.cost)
+
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read a budget; raises OpsearchError with examples for anything that is none."""
@@ -56,11 +59,13 @@ class Budget:
         if match := _SHARE.fullmatch(stripped):
             sign, number, symbol, cost = match.groups()
             share = _number(text, number) / (100 if symbol == "%" else 1)
-            return cls(text, cost or "flops", _checked_share(text, sign, symbol, share), True)
+            name = cost or "flops"
+            registry.lookup("costs", name)
+            return cls(text, name, _checked_share(text, sign, symbol, share), True)
         if match := _AMOUNT.fullmatch(stripped):
             sign, number, prefix, unit = match.groups()
             amount = _spent(text, sign, number) * PREFIXES[prefix]
-            return cls(text, "kv" if unit == "B" else "flops", amount, False)
+            return cls(text, _cost_in(unit or "FLOPs", text), amount, False)
         if match := _TIME.fullmatch(stripped):
             sign, number, unit = match.groups()
             return cls(text, "latency", _spent(text, sign, number) * _NANOSECONDS[unit], False)
@@ -92,14 +97,7 @@ def constraint(
             f"budget {budget.text!r} prunes nothing: the stock model takes {mean} per sample; use "
             f"less, or a share such as 30%{unit}"
         )
-    costs: NDArray[np.int64] | LayerCosts | RecipeCosts
-    match space:
-        case LayerSpace():
-            costs = layer_costs(cost, space, samples)
-        case RecipeSpace():
-            costs = RecipeCosts(space, cost, Counter(samples))
-        case _:
-            costs = space_costs(cost, space, samples)
+    costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
     return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
 
@@ -110,21 +108,12 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
     return sum(k * policy_cost(cost, policy, n, t) for (n, t), k in pairs)
 
 
-def space_costs(cost: Cost, space: Space, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Cost of every point summed over the samples, int64[P]; equal samples are computed once."""
-    others: dict[int, Counter[int]] = defaultdict(Counter)
-    for n_visual, n_other in samples:
-        others[n_visual][n_other] += 1
-    total = np.zeros(len(space.points), np.int64)
-    for start in range(0, len(total), POINTS_AT_ONCE):
-        block = slice(start, start + POINTS_AT_ONCE)
-        for n_visual, times in others.items():
-            counts = space.resolved(space.points[block], n_visual)
-            turns = space.turns(space.points[block], n_visual)
-            pools = turns.pools if turns else None
-            for n_other, k in times.items():
-                total[block] += k * cost.of(counts, n_visual, n_other, pools)
-    return total
+def _cost_in(unit: str, text: str) -> str:
+    """Return the name of the cost that is counted in this unit."""
+    for name, cost in registry.registered("costs").items():
+        if unit == cost.unit:
+            return name
+    raise _error(text, f"has a unit that no cost has: {unit!r}")
 
 
 def _number(text: str, number: str) -> Fraction:

@@ -1,4 +1,4 @@
-"""What is said of budgets that no policy of a space keeps within."""
+"""Constraints: a cost that must stay within a limit, and the sentence where no policy can."""
 
 from __future__ import annotations
 
@@ -10,9 +10,62 @@ from numpy.typing import NDArray
 
 from opsearch.errors import InfeasibleBudgetError
 from opsearch.formatting import format_amount
-from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operation_costs import LayerCosts
-from opsearch.problem.spaces.recipes import RecipeCosts
+from opsearch.problem.spaces.base import PointCosts, Space
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A cost that must stay within a limit, as exact integers over all measured samples.
+
+    costs: by number of the point; int64[P] in a space whose points are listed; stock: that of the
+    original model; floor: what the text alone costs.
+    """
+
+    name: str
+    unit: str
+    costs: NDArray[np.int64] | PointCosts
+    limit: int
+    stock: int
+    samples: int = 1
+    floor: int = 0
+
+    @property
+    def listed(self) -> NDArray[np.int64]:
+        """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
+        if not isinstance(self.costs, np.ndarray):
+            self.costs.space.raise_unlistable()
+        return self.costs
+
+    def cost(self, index: int) -> int:
+        """The cost of a point by its number."""
+        return int(self.costs[index])
+
+    @property
+    def cheapest(self) -> int:
+        """The number of a point that costs least."""
+        if isinstance(self.costs, np.ndarray):
+            return int(self.costs.argmin())
+        return self.costs.cheapest()
+
+    def describe(self, cost: int) -> str:
+        """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
+        return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
+
+
+def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
+    """Which points of the space keep within all limits, bool[P]."""
+    mask = np.ones(len(space.points), bool)
+    for constraint in constraints:
+        mask &= constraint.listed <= constraint.limit
+    return mask
+
+
+def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
+    """Whether some point of the space keeps within all limits."""
+    if space.listed:
+        return bool(feasible_points(space, constraints).any())
+    # There one point is the cheapest in every cost.
+    return all(c.cost(c.cheapest) <= c.limit for c in constraints)
 
 
 def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
@@ -60,58 +113,3 @@ def _named(space: Space, index: int) -> str:
     if not space.listed:
         return space.decode(row).name
     return " ".join(f"{p.name}={p.values[i]}" for p, i in zip(space.parameters, row, strict=True))
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A cost that must stay within a limit, as exact integers over all measured samples.
-
-    costs: by number of the point; int64[P] in a space whose points are listed; stock: that of the
-    original model; floor: what the text alone costs.
-    """
-
-    name: str
-    unit: str
-    costs: NDArray[np.int64] | LayerCosts | RecipeCosts
-    limit: int
-    stock: int
-    samples: int = 1
-    floor: int = 0
-
-    @property
-    def listed(self) -> NDArray[np.int64]:
-        """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
-        if isinstance(self.costs, LayerCosts | RecipeCosts):
-            self.costs.space.refuse()
-        return self.costs
-
-    def cost(self, index: int) -> int:
-        """The cost of a point by its number."""
-        return int(self.costs[index])
-
-    @property
-    def cheapest(self) -> int:
-        """The number of a point that costs least."""
-        if isinstance(self.costs, LayerCosts | RecipeCosts):
-            return self.costs.cheapest()
-        return int(self.costs.argmin())
-
-    def describe(self, cost: int) -> str:
-        """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
-        return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
-
-
-def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """Which points of the space keep within all limits, bool[P]."""
-    mask = np.ones(len(space.points), bool)
-    for constraint in constraints:
-        mask &= constraint.listed <= constraint.limit
-    return mask
-
-
-def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
-    """Whether some point of the space keeps within all limits."""
-    if space.listed:
-        return bool(feasible_points(space, constraints).any())
-    # There one point is the cheapest in every cost.
-    return all(c.cost(c.cheapest) <= c.limit for c in constraints)

@@ -14,8 +14,21 @@ from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.base import Space
 
 Form = Literal["table", "separable", "pairwise", "blackbox", "bounded"]
-Measure = Callable[[Sequence[Policy]], NDArray[np.float64]]
-"""Divergence of each policy on each sample, [P, S]; nan where it is not known."""
+Masses = NDArray[np.float32]
+"""Attention that the visual tokens of a sample receive from the question's rows and from visual
+rows, in each layer, float32[L, 2, N]."""
+
+
+class Measure(Protocol):
+    """Measures on the calibration samples of a search, or looks up what was measured."""
+
+    def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the KL of each policy on each sample in nats, float64[P, S]; nan: not known."""
+
+    def received_attention(self) -> list[Masses]:
+        """Return for each sample the attention that its visual tokens get in the original."""
+
+
 KL_DECIMALS = 6
 KL_QUANTUM = 10.0**-KL_DECIMALS
 """Nats: solvers see divergences as whole multiples of it, smaller differences are ties."""

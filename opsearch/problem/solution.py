@@ -19,6 +19,7 @@ from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import explain_infeasible
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.base import Space
 
 
 class Status(StrEnum):
@@ -87,7 +88,14 @@ class Solution:
 
 
 class Solver(Protocol):
-    """Solves problems whose objective has one of the forms it accepts."""
+    """Solves problems whose objective has one of the forms it accepts.
+
+    Attributes:
+        name: As the user types it.
+        exact: Whether it proves its answers optimal.
+        forms: Forms of objectives that it takes.
+        takes_start: Whether it is a dataclass with a field `start`, point numbers to begin from.
+    """
 
     @property
     def name(self) -> str: ...
@@ -95,6 +103,11 @@ class Solver(Protocol):
     def exact(self) -> bool: ...
     @property
     def forms(self) -> frozenset[Form]: ...
+    @property
+    def takes_start(self) -> bool: ...
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space that the solver cannot search."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """The best point found within the limit."""

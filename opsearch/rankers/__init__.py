@@ -1,20 +1,22 @@
-"""Rankers order the visual tokens of a sample, best first; policies keep the first ones."""
+"""Rankers order a sample's visual tokens, best first; policies keep prefixes of that order."""
 
 from __future__ import annotations
 
-from inspect import signature
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from opsearch.errors import PolicyError
+from torch import Tensor
+
+from opsearch import registry
+from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers.base import DecoderRanker, Ranker
+from opsearch.rankers.base import DecoderRanker, Prompt, Ranker
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import Cls, VisionZip
 from opsearch.rankers.decoder import FastV, FitPrune, PyramidDrop, SparseVLM
 from opsearch.rankers.divprune import DivPrune
 from opsearch.rankers.uniform import Random, Uniform
 from opsearch.rankers.vispruner import VisPruner
-from opsearch.registry import lookup
 
 RANKERS: dict[str, type[Any]] = {
     "cdpruner": CDPruner,
@@ -27,7 +29,6 @@ RANKERS: dict[str, type[Any]] = {
 }
 
 
-# Rankers inside the decoder; each reads the attention of one layer (`layers_back`).
 DECODER_RANKERS: dict[str, type[Any]] = {
     "fastv": FastV,
     "fitprune": FitPrune,
@@ -37,32 +38,30 @@ DECODER_RANKERS: dict[str, type[Any]] = {
 
 
 def make_ranker(spec: RankerSpec) -> Ranker:
-    """Create a ranker before the decoder; raise PolicyError if its parameters are wrong."""
-    if spec.name in DECODER_RANKERS:
+    """Return the ranker before the decoder that a policy names.
+
+    Raises PolicyError when it cannot be made, UnknownNameError when there is none of that name.
+    """
+    if spec.inside:
         raise PolicyError(
             f"ranker {spec} acts inside the decoder and orders nothing before it; use one of "
-            f"{', '.join(RANKERS)}"
+            f"{', '.join(registry.names('rankers'))}"
         )
-    ranker: Ranker = _create(lookup("rankers", spec.name, RANKERS), spec)
+    factory = registry.lookup("rankers", spec.name)
+    ranker: Ranker = registry.make("rankers", spec.name, factory, **dict(spec.params))
     return ranker
 
 
 def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
-    """Create a ranker inside the decoder; raise PolicyError if its parameters are wrong."""
-    ranker: DecoderRanker = _create(lookup("rankers", spec.name, DECODER_RANKERS), spec)
+    """Return the ranker inside the decoder that a policy names; raises as `make_ranker` does."""
+    factory = registry.lookup("decoder_rankers", spec.name)
+    ranker: DecoderRanker = registry.make("rankers", spec.name, factory, **dict(spec.params))
     return ranker
 
 
-def _create(factory: type[Any], spec: RankerSpec) -> Any:
-    params, accepted = dict(spec.params), signature(factory)
-    try:
-        accepted.bind(**params)
-    except TypeError:
-        known = ", ".join(accepted.parameters) or f"none; write --ranker {spec.name}"
-        raise PolicyError(
-            f"ranker {spec} has a parameter too many or too few; {spec.name} has {known}"
-        ) from None
-    try:
-        return factory(**params)
-    except TypeError as error:
-        raise PolicyError(f"ranker {spec}: {error}; correct its parameters") from None
+def known_ranker(spec: RankerSpec) -> Ranker | DecoderRanker:
+    """Return the ranker of a spec, before or inside the decoder."""
+    known = [*registry.names("rankers"), *registry.names("decoder_rankers")]
+    if spec.name not in known:
+        raise UnknownNameError("ranker", spec.name, known)
+    return make_decoder_ranker(spec) if spec.inside else make_ranker(spec)

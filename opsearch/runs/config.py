@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from opsearch.errors import OpsearchError, PolicyError, RunFolderError
 from opsearch.files import write_text
-from opsearch.measure.planning.memory import parse_memory
+from opsearch.formatting import parse_memory
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
-from opsearch.problem.spaces.operations import PER_OPERATION
 from opsearch.problem.spaces.stages import STAGES
 from opsearch.runs.run_folder import RunFolder
 
+IN_MEMORY = "items in memory"
+"""`data` of a run whose items came from Python, and not from a file."""
 _LAST = "out"  # the setting that a file ends with: one that has it was not cut
 
 
@@ -92,16 +94,20 @@ class RunConfig(BaseModel):
         return value
 
     @property
+    def model_spec(self) -> ModelSpec:
+        """Which model to load and how."""
+        return ModelSpec(self.model, self.dtype, self.device, self.attention)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Bytes for the states of one pass; None: by what the device has."""
+        return None if self.memory is None else parse_memory(self.memory)
+
+    @property
     def results_of(self) -> dict[str, Any]:
         """The settings that results depend on: all but where they and the data lie."""
         settings = self.model_dump(mode="json", exclude={"out"})
         return settings | {"data": self.data.name if self.data else None}
-
-    def over(self, space: str) -> RunConfig:
-        """These settings in another space, without what to keep or tie where it has no such."""
-        keep = self.keep if space in PER_OPERATION else None
-        tie = self.tie if space == "layers" else None
-        return self.model_copy(update={"space": space, "keep": keep, "tie": tie})
 
     def save(self, path: Path) -> Path:
         """Write run.yaml."""

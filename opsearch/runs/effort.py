@@ -6,6 +6,7 @@ the same answer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,22 +18,28 @@ from numpy.typing import NDArray
 from opsearch.costs.shape import Shape
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import Estimate, estimate
-from opsearch.measure.planning.memory import MemoryBudget, memory_ahead
-from opsearch.models.loading import DTYPES
+from opsearch.measure.planning.memory import MemoryBudget, memory_ahead, on_gpu
+from opsearch.models.spec import ModelSpec
 from opsearch.objectives.joint_coarse import coarsest, near_dearest
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.depth import DepthSpace
-from opsearch.problem.spaces.stages import StageSpace
-from opsearch.runs.config import RunConfig
-from opsearch.runs.setup import nominal_speed
 
 
-def planned_room(config: RunConfig, shape: Shape) -> MemoryBudget:
-    """The memory and the elements that the engine of this run will count with."""
-    itemsize = DTYPES[config.dtype].itemsize
-    memory = memory_ahead(config.memory, config.device, shape.weights * itemsize)
-    return MemoryBudget(shape, itemsize, memory)
+# FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
+# command on the same machine always chooses the same objective.
+_PER_CORE = 15e9
+_PER_GPU = 100e12
+
+
+def planned_room(model: ModelSpec, memory: int | None, shape: Shape) -> MemoryBudget:
+    """Return the memory and the element size that the engine of a run will count with."""
+    available = memory_ahead(memory, model.device, shape.weights * model.itemsize)
+    return MemoryBudget(shape, model.itemsize, available)
+
+
+def nominal_speed(device: str) -> float:
+    """Return the FLOPs per second that estimates of time count with."""
+    return _PER_GPU if on_gpu(device) else _PER_CORE * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Planned:
     def coarse(self) -> CoarseWork | None:
         """The same from coarse to fine, None for a space without depths to take so."""
         space = self.space
-        if not isinstance(space, DepthSpace | StageSpace) or not space.layer_columns:
+        if not space.layer_columns:
             return None
         _, first = coarsest(space, self.feasible)
         later = near_dearest(space, self.feasible, first, self.constraints[0].listed)

@@ -1,4 +1,4 @@
-"""What a run can know before any weights are loaded: samples, space, costs and budgets."""
+"""Prepare a run: samples, space, costs and budgets, all that is known before weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,35 +16,45 @@ from opsearch.data.files import load_file
 from opsearch.data.item import Item, all_answered
 from opsearch.data.lmms import PREFIX as LMMS_PREFIX
 from opsearch.data.lmms import lmms_items
+from opsearch.errors import DataError
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
-from opsearch.models.loading import check_attention, check_device, load_config, load_processor
-from opsearch.policy.ranker import RankerSpec, parse_ranker
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
-from opsearch.problem.spaces.base import Space
 from opsearch.progress import Stages
-from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
-from opsearch.registry import lookup
+from opsearch.rankers import known_ranker
 from opsearch.runs.choose import Choice, choose, choose_planned
-from opsearch.runs.config import RunConfig
+from opsearch.runs.config import IN_MEMORY, RunConfig
 from opsearch.runs.effort import Planned, planned_room
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import limits_time, make_constraints, make_space, parse_budgets
+from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 from opsearch.timing.latency_table import fit_latency, place_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A search that is fully stated, but for the measurements; `config` has nothing left open.
+    """Everything a search needs except measurements.
 
-    ranker: what orders tokens before the decoder for baselines and in other spaces: the run's, or
-    the family's where the run's acts inside. planned: what joint takes on the calibration samples.
-    table: what a budget of time is counted with, None without such a budget.
-    usable_rankers: names of those that the model can serve as they are.
+    Attributes:
+        config: The settings as strings, all defaults resolved.
+        settings: The same in typed parts.
+        choice: Objective and solver.
+        model_type: The model's family.
+        shape: The decoder's dimensions.
+        processor: Tokenizer, image processor and chat template.
+        ranker: Orders tokens before the decoder, for baselines and for other spaces: the run's, or
+            the family's where the run's acts inside the decoder.
+        usable_rankers: Names of those that the model can serve as they are.
+        calibration: The samples that are searched on.
+        heldout: The samples that judge what was found.
+        constraints: The budgets over the calibration samples.
+        planned: The work of the joint objective on the calibration samples.
+        table: Measured times of one layer; None without a budget of time.
     """
 
     config: RunConfig
+    settings: SearchSettings
     choice: Choice
     model_type: str
     shape: Shape
@@ -53,108 +63,160 @@ class Prepared:
     usable_rankers: tuple[str, ...]
     calibration: list[Sample]
     heldout: list[Sample]
-    space: Space
     constraints: tuple[Constraint, ...]
     planned: Planned
     table: LatencyTable | None = None
 
+    @property
+    def item_digests(self) -> list[str]:
+        """Digests of the calibration samples."""
+        return [sample.digest for sample in self.calibration]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Settings that were checked against the config of the model.
+
+    Attributes:
+        config: The settings as strings.
+        settings: The same in typed parts.
+        model_config: The model's config; no weights are loaded.
+    """
+
+    config: RunConfig
+    settings: SearchSettings
+    model_config: Any
+
+
+def settle(config: RunConfig) -> Settled:
+    """Resolve settings for their model, and check all that needs neither data nor weights.
+
+    Raises:
+        OpsearchError: A setting is wrong, or settings do not go together.
+    """
+    model_config = config.model_spec.load_config()
+    layers = Shape.from_config(model_config).layers
+    settings = resolve(config, layers, family_for(model_config.model_type).ranker)
+    check_ranker(settings.space_settings.ranker, model_config)
+    check_nested(settings.space, settings.space_settings.ranker)
+    choose(settings, seconds=0.0)
+    settings.model.check("a budget of time" if settings.timed else None)
+    return Settled(config, settings, model_config)
+
 
 def prepare(
-    config: RunConfig, stages: Stages, split: str = "held-out", if_answered: int = 0
+    settled: Settled, stages: Stages, split: str = "held-out", if_answered: int = 0
 ) -> Prepared:
-    """Load data and processor, state the space and the budgets, choose what was left open.
+    """Load data and processor by name, and state the search.
 
-    split: of the embedded tasks, which the held-out samples are taken from. if_answered: how many
-    of the stages there are only if all of these have answers. Raises InfeasibleBudgetError with the
-    achievable range, UnknownNameError, DataError, ModelError.
+    Args:
+        settled: The settings of the run.
+        stages: Shows progress.
+        split: The split of the embedded tasks that the held-out samples are drawn from.
+        if_answered: How many of the stages take place only if all held-out samples have answers.
+
+    Raises:
+        InfeasibleBudgetError: No policy keeps to the budgets; names the achievable range.
+        OpsearchError: A setting, the data or the model cannot be used.
     """
-    choose(config, seconds=0.0)  # names and forms, before anything is loaded
-    timed = limits_time(config.budget)
-    check_device(config.device, config.dtype, "a budget of time" if timed else None)
-    check_attention(config.attention, config.dtype, config.device)
-    model_config = load_config(config.model)
-    shape = Shape.from_config(model_config)
-    ranker = run_ranker(config, model_config)
-    inside = ranker.name in DECODER_RANKERS
-    space = make_space(config, shape.layers, ranker)
-    budgets = parse_budgets(config.budget)
-    processor = load_processor(config.model)
-    calibration, heldout = _items(config, split, stages)
-    if not all_answered(heldout):
-        stages.total -= if_answered
-    items = [*calibration, *heldout]
-    with stages.stage(f"encoding {len(items)} samples") as tick:
-        encoded = encode(items, processor, model_config, lambda done: tick(done, len(items)))
-    samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
-    pairs = [sample.shape for sample in samples]
-    table = _latency_table(config, model_config, pairs, stages) if timed else None
-    constraints = make_constraints(budgets, shape, space, pairs, table)
-    check_budget(space, constraints)
-    family = family_for(model_config.model_type)
-    gathered = group_samples(samples, family, model_config, config.positions)
-    room = planned_room(config, shape)
-    planned = Planned(space, constraints, gathered, room, config.device)
-    choice = choose_planned(config, planned)
-    return Prepared(
-        _completed(config, choice, ranker),
-        choice,
-        model_config.model_type,
-        shape,
-        processor,
-        family.ranker if inside else ranker,
-        tuple(family.rankers(model_config)),
-        samples,
-        rest,
-        space,
-        constraints,
-        planned,
-        table,
-    )
-
-
-def _items(config: RunConfig, split: str, stages: Stages) -> tuple[list[Item], list[Item]]:
-    """Calibration and held-out items; where they are fewer than asked for, it is said."""
+    config = settled.config
+    processor = settled.settings.model.load_processor()
     calibration, heldout = load_items(config, split)
     if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
         stages.say(_fewer(config, *found))
-    return calibration, heldout
+    if not all_answered(heldout):
+        stages.total -= if_answered
+    return state(settled, processor, (calibration, heldout), stages)
+
+
+def check_ranker(spec: RankerSpec | None, model_config: Any) -> None:
+    """Raise ModelError where a model of this config cannot give what the ranker reads."""
+    if spec is not None:
+        needs = known_ranker(spec).needs
+        family_for(model_config.model_type).check_needs(model_config, needs)
+
+
+def state(
+    settled: Settled,
+    processor: Any,
+    items: tuple[Sequence[Item], Sequence[Item]],
+    stages: Stages,
+) -> Prepared:
+    """Encode calibration and held-out items, count the costs, choose what was left open.
+
+    Raises as `prepare` does.
+    """
+    config, settings, model_config = settled.config, settled.settings, settled.model_config
+    calibration, heldout = items
+    both = [*calibration, *heldout]
+    with stages.stage(f"encoding {len(both)} samples") as tick:
+        encoded = encode(both, processor, model_config, lambda done: tick(done, len(both)))
+    samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
+    shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
+    pairs = [sample.shape for sample in samples]
+    table = _latency_table(config, settings, model_config, pairs, stages)
+    constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)
+    check_budget(settings.space, constraints)
+    gathered = group_samples(samples, family, model_config, settings.positions)
+    room = planned_room(settings.model, settings.memory, shape)
+    planned = Planned(settings.space, constraints, gathered, room, settings.model.device)
+    choice = choose_planned(settings, planned)
+    ranker = settings.space_settings.ranker or family.ranker
+    return Prepared(
+        config=_completed(config, choice, ranker),
+        settings=settings,
+        choice=choice,
+        model_type=model_config.model_type,
+        shape=shape,
+        processor=processor,
+        ranker=family.ranker if ranker.inside else ranker,
+        usable_rankers=tuple(family.rankers(model_config)),
+        calibration=samples,
+        heldout=rest,
+        constraints=constraints,
+        planned=planned,
+        table=table,
+    )
 
 
 def _latency_table(
-    config: RunConfig, model_config: Any, pairs: Sequence[tuple[int, int]], stages: Stages
-) -> LatencyTable:
-    """The table of the run's folder where it holds for these samples here, else a new one."""
-    path = RunFolder(config.out).latency
-    settings = config.dtype, config.device, config.attention
+    config: RunConfig,
+    settings: SearchSettings,
+    model_config: Any,
+    pairs: Sequence[tuple[int, int]],
+    stages: Stages,
+) -> LatencyTable | None:
+    """Return the table of the run's folder where it holds for these samples here, else a new one.
+
+    None without a budget of time.
+    """
+    if not settings.timed:
+        return None
+    path, model = RunFolder(config.out).latency, settings.model
+    loaded_as = model.dtype, model.device, model.attention
     fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
     with stages.stage("latency table") as tick:
         if path.exists():
             table = read_table(path)
-            if table.place == place_of(model_config, *settings) and table.covers(fewest, most):
+            if table.place == place_of(model_config, *loaded_as) and table.covers(fewest, most):
                 return table
-        return fit_latency(model_config, pairs, settings, tick)
+        return fit_latency(model_config, pairs, loaded_as, tick)
 
 
 def _completed(config: RunConfig, choice: Choice, ranker: RankerSpec) -> RunConfig:
-    """The settings with what they left open."""
-    chosen = {"objective": choice.maker.name, "solver": choice.solver.name, "ranker": str(ranker)}
+    """Return the settings with what they left open."""
+    chosen = {
+        "objective": config.objective or choice.objective.name,
+        "solver": config.solver or choice.solver.name,
+        "ranker": str(ranker),
+    }
     return config.model_copy(update=chosen)
 
 
-def run_ranker(config: RunConfig, model_config: Any) -> RankerSpec:
-    """The ranker of a run: the one it names or the family's; ModelError when it cannot serve."""
-    family = family_for(model_config.model_type)
-    spec = parse_ranker(config.ranker) if config.ranker else family.ranker
-    lookup("rankers", spec.name, {**RANKERS, **DECODER_RANKERS})  # to list both kinds
-    made = make_decoder_ranker(spec) if spec.name in DECODER_RANKERS else make_ranker(spec)
-    family.check_needs(model_config, made.needs)
-    return spec
-
-
 def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
-    """Calibration and held-out items, disjoint in content.
+    """Return calibration and held-out items, disjoint in content.
 
-    The embedded tasks have a split for each; a file or a task of lmms-eval is shuffled by the seed
+    The embedded tasks have a split for each. A file or a task of lmms-eval is shuffled by the seed
     and cut, and items that repeat a calibration item are left out of the held-out part.
     """
     if config.data is None:
@@ -168,7 +230,7 @@ def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], 
 
 
 def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
-    """What is used of data that hold less than was asked for."""
+    """Return what is used of data that hold less than was asked for."""
     left = "" if heldout or not config.heldout else "; fewer --samples leave some to judge on"
     return (
         f"{config.data} has items for {calibration} of {config.samples} calibration samples and "
@@ -177,7 +239,11 @@ def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
 
 
 def _shuffled(data: str, seed: int) -> Iterator[Item]:
-    """The items of a file, or of lmms:TASK, whose documents are read only as they are needed."""
+    """Yield the items of a file, or of lmms:TASK, whose documents are read as they are needed."""
+    if data == IN_MEMORY:
+        raise DataError(
+            "this run searched on items in memory, which its folder does not hold; give --data FILE"
+        )
     if data.startswith(LMMS_PREFIX):
         return lmms_items(data.removeprefix(LMMS_PREFIX), seed)
     items = load_file(Path(data))

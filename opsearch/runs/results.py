@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from typing import Protocol
 
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
 from opsearch.files import write_atomic, write_text
+from opsearch.problem.objective import Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 
 
-def save_solution(
-    config: RunConfig,
-    problem: Problem,
-    solution: Solution,
-    model_type: str,
-    items: Sequence[str],
-    folder: RunFolder,
-) -> None:
-    """Write the files; a front of an earlier solve that this one cannot draw is removed.
+class Searched(Protocol):
+    """What the record of a solution says of its search.
 
-    items: digests of the calibration samples, which evaluation leaves out.
+    Attributes:
+        config: The settings, all defaults resolved.
+        model_type: The model's family.
+        item_digests: Digests of the calibration samples, which evaluation leaves out.
     """
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def item_digests(self) -> list[str]: ...
+
+
+def save_solution(
+    searched: Searched, problem: Problem, solution: Solution, folder: RunFolder
+) -> None:
+    """Write policy, record, front and their figures.
+
+    A front of an earlier solve that this one cannot draw is removed.
+    """
+    config = searched.config
     if solution.policy is None:
         raise ValueError("a solution without a policy cannot be saved")
     facts = {
@@ -46,7 +60,7 @@ def save_solution(
         for c in problem.constraints
     ]
     told = facts | {"cost": achieved}
-    policy = dataclasses.replace(solution.policy, model_type=model_type, provenance=told)
+    policy = dataclasses.replace(solution.policy, model_type=searched.model_type, provenance=told)
     policy.save_pretrained(folder.path)
     save_heatmap(policy, folder.policy_figure)
     record = facts | {
@@ -64,19 +78,19 @@ def save_solution(
         "seconds": solution.seconds,
         "note": solution.note,
         "versions": solution.versions,
-        "items": list(items),
+        "items": searched.item_digests,
     }
     write_text(folder.solution, json.dumps(record, indent=2) + "\n")
     _save_front(problem, folder)
 
 
 def _save_front(problem: Problem, folder: RunFolder) -> None:
-    values = getattr(problem.objective, "values", None) if problem.space.listed else None
-    if values is None:
+    objective = problem.objective
+    if not problem.space.listed or not isinstance(objective, Table | Separable):
         folder.front.unlink(missing_ok=True)
         folder.front_figure.unlink(missing_ok=True)
         return
-    constraint, objective = problem.constraints[0], problem.objective
-    front = front_table(problem.space, constraint, values)
+    constraint = problem.constraints[0]
+    front = front_table(problem.space, constraint, objective.values)
     write_atomic(folder.front, lambda file: front.to_csv(file, index=False))
     save_front_figure(front, constraint, objective.name, objective.unit, folder.front_figure)

@@ -1,4 +1,4 @@
-"""From what a run asks for to a solution: which objective, which solver, measure, solve."""
+"""Search: measure the objective, solve, and return the problem with its solution."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from opsearch.errors import OpsearchError
+from opsearch.measure.engine import SampleMeasure
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.rounding import lazy_joint, with_ties
 from opsearch.policy.counts import KV
@@ -15,15 +16,94 @@ from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Measure, Pairwise
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, undisturbed
-from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.operations import LayerSpace
 from opsearch.runs.choose import Choice
-from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import Prepared
+from opsearch.runs.session import Session
+from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
-from opsearch.solvers.grid import Grid
-from opsearch.solvers.local import Local
-from opsearch.solvers.optuna_tpe import Tpe
 from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.grid import Grid
+
+
+def search(
+    choice: Choice,
+    settings: SearchSettings,
+    constraints: Sequence[Constraint],
+    measure: Measure,
+    floor: float,
+) -> tuple[Problem, Solution]:
+    """Measure the objective and solve.
+
+    Args:
+        choice: Objective and solver.
+        settings: The search.
+        constraints: Its budgets over the calibration samples.
+        measure: Measures policies on the calibration samples.
+        floor: Nats; divergences that differ by less are ties to the solver.
+
+    Returns:
+        The problem with its objective, and the solution.
+
+    Raises:
+        OpsearchError: The solver ends without a policy.
+    """
+    space = settings.space
+    feasible = feasible_points(space, constraints) if space.listed else np.zeros(0, bool)
+    objective = with_ties(choice.objective.make(space, measure, feasible), floor)
+    problem = Problem(space, objective, tuple(constraints))
+    solver = choice.solver
+    if solver.takes_start and objective.form == "blackbox":
+        begin = starts(problem, measure, Additive.from_settings(settings.proxy), floor)
+        solver = replace(solver, start=begin)  # type: ignore[type-var]
+    if settings.verify:
+        joint = lazy_joint(space, measure, floor)
+        solution = verify(
+            problem,
+            solver,
+            joint,
+            each=settings.verify,
+            evaluations=settings.evaluations or EVALUATIONS,
+            seed=settings.seed,
+        )
+        problem = replace(problem, objective=joint)
+    else:
+        limit = Limit(evaluations=settings.evaluations)
+        solution = solver.solve(problem, seed=settings.seed, limit=limit)
+    if isinstance(objective, Pairwise):
+        solution = replace(solution, note="; ".join(_pair_notes(objective, solution)))
+    if solution.policy is None:
+        raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
+    return problem, solution
+
+
+def measured_search(prepared: Prepared, session: Session) -> tuple[Problem, Solution]:
+    """Search with the model of a session, then measure each parameter alone for the figures.
+
+    Raises as `search` does.
+    """
+    settings, engine, stages = prepared.settings, session.engine, session.progress
+    with stages.stage(f"measuring {prepared.choice.objective.name}, solving", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        found = search(prepared.choice, settings, prepared.constraints, measure, floor)
+    if settings.space.parameters_act_alone:
+        with stages.stage("measuring each parameter alone", "FLOPs") as tick:
+            single = Additive.from_settings(settings.proxy).policies(settings.space)
+            engine.measure(single, prepared.calibration, tick)
+    return found
+
+
+def _pair_notes(objective: Pairwise, solution: Solution) -> list[str]:
+    """Return the solver's note, how much pairs interact, and where the proxy cannot be right."""
+    notes = [solution.note] if solution.note else []
+    notes.append(f"interactions are {objective.interaction_share:.0%} of what pairs cost alone")
+    if solution.objective == objective.name and solution.value is not None and solution.value < 0:
+        notes.append(
+            "a divergence cannot be below zero: the savings of many pairs add up in the proxy only; "
+            "--verify 8 measures what the proxy proposes"
+        )
+    return notes
 
 
 def starts(problem: Problem, measure: Measure, additive: Additive, floor: float) -> tuple[int, ...]:
@@ -37,7 +117,8 @@ def starts(problem: Problem, measure: Measure, additive: Additive, floor: float)
     proxy = with_ties(additive.make(space, measure, np.zeros(0, bool)), floor)
     solver = Grid() if space.listed else CpSat()
     found = undisturbed(solver.solve(replace(problem, objective=proxy))).index
-    plain = plain_points(problem, space) if isinstance(space, LayerSpace) else ()
+    operations = space.per_operation
+    plain = plain_points(problem, operations) if operations is not None else ()
     return (*(() if found is None else (found,)), *plain)
 
 
@@ -68,50 +149,3 @@ def _plain(space: LayerSpace, full: int, end: int, share: int) -> int:
         level = max(len(space.levels) - 1 - below, int(module == KV))
         row.append(max(level - space.lowest(layer, module), 0))
     return space.index_of([*row, share])
-
-
-def search(
-    choice: Choice,
-    space: Space,
-    constraints: Sequence[Constraint],
-    measure: Measure,
-    config: RunConfig,
-    floor: float,
-) -> tuple[Problem, Solution]:
-    """Measure the objective, solve, and return the problem with its solution.
-
-    floor: nats; divergences that differ by less are ties to the solver.
-    Raises OpsearchError when the solver ends without a policy.
-    """
-    feasible = feasible_points(space, constraints) if space.listed else np.zeros(0, bool)
-    objective = with_ties(choice.maker.make(space, measure, feasible), floor)
-    problem = Problem(space, objective, tuple(constraints))
-    solver = choice.solver
-    if isinstance(solver, Tpe | Local) and objective.form == "blackbox":
-        begin = starts(problem, measure, Additive(config.points), floor)
-        solver = replace(solver, start=begin)
-    if config.verify:
-        joint = lazy_joint(space, measure, floor)
-        effort = {"each": config.verify, "evaluations": config.evaluations or EVALUATIONS}
-        solution = verify(problem, solver, joint, **effort, seed=config.seed)
-        problem = replace(problem, objective=joint)
-    else:
-        limit = Limit(evaluations=config.evaluations)
-        solution = solver.solve(problem, seed=config.seed, limit=limit)
-    if isinstance(objective, Pairwise):
-        solution = replace(solution, note="; ".join(_told_of_pairs(objective, solution)))
-    if solution.policy is None:
-        raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
-    return problem, solution
-
-
-def _told_of_pairs(objective: Pairwise, solution: Solution) -> list[str]:
-    """The solver's note, how much pairs interact, and where the proxy cannot be right."""
-    told = [solution.note] if solution.note else []
-    told.append(f"interactions are {objective.interaction_share:.0%} of what pairs cost alone")
-    if solution.objective == objective.name and solution.value is not None and solution.value < 0:
-        told.append(
-            "below zero there is no divergence: what so many pairs spare adds up on paper only; "
-            "--verify 8 measures what the proxy proposes"
-        )
-    return told

@@ -1,50 +1,118 @@
-"""Opens the store of a run for what its measurements depend on."""
+"""A session: folder, model, store, workers and engine of one search, opened and closed together."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-
+from opsearch.costs.latency import write_table
+from opsearch.measure.engine import Engine
+from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
+from opsearch.measure.workers.cluster import Workers, started
+from opsearch.measure.workers.worker import Source
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
+from opsearch.progress import Stages
 from opsearch.runs.prepare import Prepared
-
+from opsearch.runs.run_folder import RunFolder
 
 MAX_NEW_TOKENS = 16
 """Of an answer to a held-out question."""
 
 
-def run_store(path: Path, prepared: Prepared, model: Any) -> Store:
-    """The store at `path` in the context of this run."""
-    config = prepared.config
-    facts = {
+@dataclass(frozen=True)
+class Session:
+    """What a search works with while its folder is locked.
+
+    Attributes:
+        folder: The run folder.
+        engine: Measures with the model, and writes to the store.
+        progress: Shows the stages.
+    """
+
+    folder: RunFolder
+    engine: Engine
+    progress: Stages
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        return self.engine.model
+
+    @property
+    def store(self) -> Store:
+        """The measurements of the run folder."""
+        return self.engine.store
+
+
+@contextmanager
+def open_session(
+    prepared: Prepared,
+    folder: RunFolder,
+    progress: Stages,
+    workers: Workers | None = None,
+    model: Any = None,
+) -> Iterator[Session]:
+    """Lock the folder, load the model, start the workers, and open the store.
+
+    Args:
+        prepared: The search.
+        folder: Where the store is.
+        progress: Shows the stages.
+        workers: Processes that measure; None: this one does.
+        model: A loaded model; None: loaded as the settings say.
+
+    Raises:
+        RunFolderError: The folder is in use or cannot be written.
+        ModelError: The model cannot be loaded.
+    """
+    settings = prepared.settings
+    spec = settings.model
+    source = Source(spec.name, spec.dtype, spec.device, spec.attention, settings.positions)
+    with folder.locked(), started(workers, source, progress.say) as pool:
+        if prepared.table is not None:  # so that runs and solves in this folder use the same
+            write_table(prepared.table, folder.latency)
+        if model is None:
+            with progress.stage("loading the model"):
+                model = spec.load()
+                if pool:
+                    pool.meet(fingerprint(model))
+        with Store(folder.measurements, _facts(prepared, model)) as store:
+            memory = memory_for(model, settings.memory)
+            engine = Engine(model, store, settings.positions, memory, progress.say, pool)
+            yield Session(folder, engine, progress)
+
+
+def _facts(prepared: Prepared, model: Any) -> dict[str, Any]:
+    """Return what the measurements of a store depend on, and what solving again needs."""
+    spec = prepared.settings.model
+    return {
         "model": fingerprint(model),
-        "dtype": config.dtype,
-        "attention": config.attention,
+        "dtype": spec.dtype,
+        "attention": spec.attention,
         "processor": processor_digest(prepared.processor),
-        "positions": config.positions,
+        "positions": prepared.settings.positions,
         "generation": _generation(model),
         "engine": ENGINE_VERSION,
-        # For solving again without the model.
         "model_type": prepared.model_type,
         "shape": dataclasses.asdict(prepared.shape),
     }
-    return Store(path, facts)
 
 
 def _generation(model: Any) -> dict[str, Any]:
-    """What answers depend on besides the weights."""
+    """Return what answers depend on besides the weights."""
     settings = model.generation_config.to_diff_dict()
     settings.pop("transformers_version", None)
     return {"settings": repr(sorted(settings.items())), "tokens": MAX_NEW_TOKENS}
 
 
-def stored_samples(samples: list[Sample]) -> list[StoredSample]:
-    """Samples as the store keeps them."""
+def stored_samples(samples: Sequence[Sample]) -> list[StoredSample]:
+    """Return samples as the store keeps them."""
     return [
         StoredSample(s.digest, s.item.id, s.item.family, s.n_visual, s.n_other) for s in samples
     ]

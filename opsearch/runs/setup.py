@@ -1,91 +1,184 @@
-"""From settings to a space, its objective and its budgets; loads neither models nor data."""
+"""Resolve a RunConfig: its strings become typed parts here, and nothing below reads a string again.
+
+Neither a model nor data is loaded.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opsearch.costs import COSTS
-from opsearch.costs.base import Cost
-from opsearch.costs.latency import Latency, LatencyTable
+from opsearch import registry
+from opsearch.costs.base import Cost, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
-from opsearch.measure.planning.memory import on_gpu
-from opsearch.objectives import OBJECTIVES, Maker
-from opsearch.objectives.additive import Additive
-from opsearch.objectives.pairwise import MeasuredPairs
+from opsearch.models.spec import ModelSpec
+from opsearch.objectives import ObjectiveFactory, ObjectiveSettings
 from opsearch.policy.counts import MODULES
-from opsearch.policy.ranker import RankerSpec
+from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.constraint import Constraint
-from opsearch.problem.spaces import SPACES
-from opsearch.problem.spaces.base import N_V_8, N_V_16, Space
-from opsearch.problem.spaces.operations import PER_OPERATION
-from opsearch.problem.spaces.recipes import RecipeSpace
-from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
-from opsearch.registry import lookup
+from opsearch.problem.solution import Solver
+from opsearch.problem.spaces.base import N_V_8, N_V_16, Operation, Space, SpaceSettings
+from opsearch.rankers import make_ranker
 from opsearch.runs.config import RunConfig
 
-# FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
-# command on the same machine always chooses the same objective.
-_PER_CORE = 15e9
-_PER_GPU = 100e12
+if TYPE_CHECKING:
+    from opsearch.costs.latency import LatencyTable
+
+_N_V = {"16": N_V_16, "8": N_V_8}
 
 
-def make_space(config: RunConfig, layers: int, ranker: RankerSpec) -> Space:
-    """The space that a run searches; OpsearchError where its ranker cannot serve it."""
-    named = {"16": N_V_16, "8": N_V_8}
-    n_v = named[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
-    factory = lookup("spaces", config.space, SPACES)
-    if config.keep and config.space not in PER_OPERATION:
-        raise OpsearchError(
-            f"--keep {config.keep} needs a space with a choice per operation, not "
-            f"{config.space!r}; add --space layers, or take keep out of the options or run.yaml"
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """A search in typed parts; it still lacks the samples and their measurements.
+
+    Attributes:
+        model: The model that is measured.
+        space: The space that is searched.
+        space_settings: What spaces are built from, for a comparison over several of them.
+        budgets: At most one for each cost.
+        objective: None: chosen by the time that measuring takes.
+        solver: None: chosen by the form of the objective.
+        proxy: What the additive and the pairwise proxy are built from.
+        verify: Policies that a proxy proposes at a time to be measured; 0: none.
+        evaluations: Most policies that are measured on demand; None: the solver's default.
+        effort: Seconds of measurement that the joint objective may take.
+        positions: Answer tokens that are compared.
+        memory: Bytes for the states of one pass; None: by what the device has.
+        seed: Draws the samples and seeds the solver.
+    """
+
+    model: ModelSpec
+    space: Space
+    space_settings: SpaceSettings
+    budgets: tuple[Budget, ...]
+    objective: ObjectiveFactory | None
+    solver: Solver | None
+    proxy: ObjectiveSettings
+    verify: int
+    evaluations: int | None
+    effort: float
+    positions: int
+    memory: int | None
+    seed: int
+
+    @property
+    def timed(self) -> bool:
+        """Whether a budget is of time, so that a latency table is needed."""
+        return any(budget.cost_class.timed for budget in self.budgets)
+
+    def in_space(self, name: str, ranker: RankerSpec, stages: int) -> SearchSettings:
+        """Return these settings for another space, less what that space does not read."""
+        options = registry.lookup("spaces", registry.split_spec("spaces", name)[0]).options
+        settings = replace(
+            self.space_settings,
+            ranker=ranker,
+            stages=stages,
+            keep=self.space_settings.keep if "keep" in options else None,
+            tie=self.space_settings.tie and "tie" in options,
         )
-    if config.tie and config.space != "layers":
-        raise OpsearchError(
-            f"--tie {config.tie} needs a bit for q and one for kv in each layer, which space "
-            f"{config.space!r} has not; add --space layers, or take tie out of the options or "
-            "run.yaml"
-        )
-    if factory is RecipeSpace:  # with shares and a ranker of its own
-        return RecipeSpace(layers)
-    kept = parse_kept(config.keep, layers) if config.keep else ()
-    options: dict[str, dict[str, Any]] = {
-        "dop": {"kv": config.kv},
-        "stages": {"stages": config.stages},
-        "layers": {"kept": kept, "tied": config.tie is not None},
-        "operations": {"kept": kept},
-    }
-    if ranker.name in DECODER_RANKERS:
-        if config.space != "stages":
+        return replace(self, space=make_space(name, settings), space_settings=settings)
+
+
+def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSettings:
+    """Return the typed settings of a run.
+
+    Args:
+        config: The settings as strings.
+        layers: Number of decoder layers of the model.
+        ranker: The model family's, for a run that names none.
+
+    Raises:
+        OpsearchError: A name is unknown, or settings do not go together; names the option.
+    """
+    spec = parse_ranker(config.ranker) if config.ranker else ranker
+    n_v = _N_V[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
+    keep = parse_keep(config.keep, layers) if config.keep else None
+    settings = SpaceSettings(
+        num_layers=layers,
+        ranker=spec,
+        n_v=n_v,
+        kv=config.kv,
+        stages=config.stages,
+        keep=keep,
+        tie=config.tie is not None,
+    )
+    proxy = ObjectiveSettings(points=config.points, pairs=config.pairs, seed=config.seed)
+    return SearchSettings(
+        model=config.model_spec,
+        space=make_space(config.space, settings),
+        space_settings=settings,
+        budgets=parse_budgets(config.budget),
+        objective=make_objective(config.objective, proxy) if config.objective else None,
+        solver=make_solver(config.solver) if config.solver else None,
+        proxy=proxy,
+        verify=config.verify,
+        evaluations=config.evaluations,
+        effort=config.effort,
+        positions=config.positions,
+        memory=config.memory_bytes,
+        seed=config.seed,
+    )
+
+
+def make_space(text: str, settings: SpaceSettings) -> Space:
+    """Return the space of this name, with parameters of its own where `text` gives some.
+
+    Raises:
+        OpsearchError: The space does not exist, or settings do not go with it.
+    """
+    name, params = registry.split_spec("spaces", text)
+    factory = registry.lookup("spaces", name)
+    given = {"keep": settings.keep is not None, "tie": settings.tie}
+    for option, is_given in given.items():
+        if is_given and option not in factory.options:
+            fitting = [n for n, s in registry.registered("spaces").items() if option in s.options]
             raise OpsearchError(
-                f"ranker {ranker} acts inside the decoder, where policies of space {config.space} "
-                f"rank nothing; add --space stages, or use one of {', '.join(RANKERS)}"
+                f"--{option} requires --space {' or '.join(fitting)}, not {name!r}; change the "
+                f"space, or remove {option} from the options or run.yaml"
             )
-    elif config.space == "stages" and config.stages > 1 and not make_ranker(ranker).nested:
+    ranker = settings.ranker
+    if ranker is not None and ranker.inside and not factory.ranks_inside:
         raise OpsearchError(
-            f"ranker {ranker} gives another order for each count, but policies of space stages "
-            f"keep up to {config.stages} different ones; use --stages 1, or a nested ranker such "
-            "as cls, divprune or random"
+            f"ranker {ranker} acts inside the decoder, and policies of space {name!r} rank only "
+            f"before it; add --space stages, or use one of {', '.join(registry.names('rankers'))}"
         )
-    space: Space = factory(layers, n_v=n_v, ranker=ranker, **options.get(config.space, {}))
+    space: Space = registry.make("spaces", name, factory.from_settings, settings, **params)
     return space
 
 
-def parse_kept(text: str, layers: int) -> frozenset[tuple[int, int]]:
-    """The (layer, module) pairs of `0,1:mlp`: all of layer 0, and the MLP of layer 1.
+def check_nested(space: Space, ranker: RankerSpec | None) -> None:
+    """Raise OpsearchError where policies keep several counts of an order that depends on the count.
 
-    Raises OpsearchError for what is no layer or module of the decoder.
+    Args:
+        space: The space that is searched.
+        ranker: What orders the tokens of its policies.
+    """
+    if ranker is None or ranker.inside or space.most_counts <= 1:
+        return
+    if not make_ranker(ranker).nested:
+        raise OpsearchError(
+            f"ranker {ranker} gives another order for each count, but policies of space "
+            f"{space.name} keep up to {space.most_counts} different counts; use --stages 1, or a "
+            "nested ranker such as cls, divprune or random"
+        )
+
+
+def parse_keep(text: str, layers: int) -> frozenset[Operation]:
+    """Return the (layer, module) pairs of `0,1:mlp`: all of layer 0, and the MLP of layer 1.
+
+    Raises:
+        OpsearchError: A part is no layer or module of the decoder.
     """
     kept = set()
     for part in text.split(","):
         layer, _, module = part.strip().partition(":")
         if not layer.isdecimal() or int(layer) >= layers or module not in ("", *MODULES):
             raise OpsearchError(
-                f"--keep {text}: {part.strip()!r} is no operation; write a layer from 0 to "
+                f"--keep {text}: {part.strip()!r} is not an operation; write a layer from 0 to "
                 f"{layers - 1}, or one with {', '.join(MODULES)}, e.g. --keep 0,1:mlp"
             )
         modules = [MODULES.index(module)] if module else range(len(MODULES))
@@ -93,38 +186,48 @@ def parse_kept(text: str, layers: int) -> frozenset[tuple[int, int]]:
     return frozenset(kept)
 
 
-def parse_budgets(texts: Sequence[str]) -> list[Budget]:
-    """The budgets of a run; OpsearchError for an unknown cost, and when two limit the same."""
-    budgets = [Budget.parse(text) for text in texts]
+def parse_budgets(texts: Sequence[str | Budget]) -> tuple[Budget, ...]:
+    """Return the budgets of a run.
+
+    Raises:
+        OpsearchError: A text is no budget, a cost is unknown, or two budgets limit the same cost.
+    """
+    budgets = tuple(Budget.parse(text) if isinstance(text, str) else text for text in texts)
     costs = [budget.cost for budget in budgets]
-    for cost in costs:
-        lookup("costs", cost, COSTS)
     twice = sorted({cost for cost in costs if costs.count(cost) > 1})
     if twice:
-        raise OpsearchError(f"{twice[0]} has more than one budget ({', '.join(texts)}); give one")
+        given = ", ".join(budget.text for budget in budgets)
+        raise OpsearchError(f"{twice[0]} has more than one budget ({given}); give one")
     return budgets
 
 
-def limits_time(texts: Sequence[str]) -> bool:
-    """Whether one of the budgets is of time, so that a latency table is needed."""
-    return any(Budget.parse(text).cost == "latency" for text in texts)
+def make_objective(text: str, settings: ObjectiveSettings) -> ObjectiveFactory:
+    """Return the factory of an objective by name, with parameters where `text` gives some."""
+    name, params = registry.split_spec("objectives", text)
+    factory = registry.lookup("objectives", name)
+    made: ObjectiveFactory = registry.make(
+        "objectives", name, factory.from_settings, settings, **params
+    )
+    return made
+
+
+def make_solver(text: str) -> Solver:
+    """Return a solver by name, with parameters where `text` gives some."""
+    name, params = registry.split_spec("solvers", text)
+    solver: Solver = registry.make("solvers", name, registry.lookup("solvers", name), **params)
+    return solver
 
 
 def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cost:
-    """The cost of this name; table: what `latency` adds up, OpsearchError where it is missing."""
-    if name == "latency":
-        return Latency(shape, table)
-    return lookup("costs", name, COSTS)(shape)
+    """Return a cost by name.
 
-
-def make_maker(name: str, config: RunConfig) -> Maker:
-    """What makes the objective of this name from measurements, with the run's options."""
-    if name == "additive":
-        return Additive(config.points)
-    if name == "pairwise":
-        return MeasuredPairs(config.pairs, config.seed)
-    maker: Maker = lookup("objectives", name, OBJECTIVES)()
-    return maker
+    Args:
+        name: A registered cost.
+        shape: The decoder's dimensions.
+        table: What costs of time add up; OpsearchError for these without it.
+    """
+    cost: Cost = registry.lookup("costs", name).from_settings(CostSettings(shape, table))
+    return cost
 
 
 def make_constraints(
@@ -134,13 +237,8 @@ def make_constraints(
     pairs: Sequence[tuple[int, int]],
     table: LatencyTable | None = None,
 ) -> tuple[Constraint, ...]:
-    """The budgets as limits over samples of these (visual, other) token numbers."""
-    costs = (make_cost(budget.cost, shape, table) for budget in budgets)
+    """Return the budgets as limits over samples of these (visual, other) token counts."""
     return tuple(
-        constraint(budget, cost, space, pairs) for budget, cost in zip(budgets, costs, strict=True)
+        constraint(budget, make_cost(budget.cost, shape, table), space, pairs)
+        for budget in budgets
     )
-
-
-def nominal_speed(device: str) -> float:
-    """FLOPs per second that estimates of time count with."""
-    return _PER_GPU if on_gpu(device) else _PER_CORE * (os.cpu_count() or 1)

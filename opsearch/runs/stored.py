@@ -21,7 +21,7 @@ from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
-from opsearch.problem.spaces.base import PointPolicies, canonical_keys
+from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import make_constraints, make_space, parse_budgets

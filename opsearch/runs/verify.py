@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.objectives import Maker
+from opsearch.objectives import ObjectiveFactory
 from opsearch.problem.objective import (
     KL_DECIMALS,
     Blackbox,
@@ -105,7 +105,7 @@ def verify(
     return replace(solution, seed=seed, seconds=perf_counter() - started)
 
 
-def require_proxy(objective: Objective | Maker) -> None:
+def require_proxy(objective: Objective | ObjectiveFactory) -> None:
     """Raise OpsearchError for an objective that proposes nothing: it is no sum of terms."""
     if objective.form not in ("separable", "pairwise"):
         raise OpsearchError(

@@ -19,14 +19,14 @@ from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
-    load_model,
+    load_weights,
     load_processor,
 )
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import before_decoder
 from opsearch.progress import Stages
 from opsearch.rankers import make_ranker
@@ -149,7 +149,7 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
         PolicyError: Layers are left out, and the policy ranks inside the decoder.
     """
     first = before_decoder(policy)
-    inside = tuple(pair for pair in policy.rankers if pair[1].name in LAYERS_BACK)
+    inside = tuple(pair for pair in policy.rankers if pair[1].inside)
     if setup.layers is not None:
         if inside:
             raise PolicyError(
@@ -174,7 +174,7 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
         check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
     inputs = batch_inputs([sample] * setup.batch, setup.device)
-    model = load_model(setup.model, setup.dtype, setup.device, setup.attention)
+    model = load_weights(setup.model, setup.dtype, setup.device, setup.attention)
     return model, Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
 
 

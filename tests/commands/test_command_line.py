@@ -14,7 +14,7 @@ from opsearch.commands.cli import call
 from opsearch.costs.shape import HUB_IDS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
-from opsearch.models.loading import load_model
+from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from tests.support.said import says
 
@@ -484,8 +484,8 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, 
 def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "opsearch.evaluation.evaluate.load_model",
-        lambda *asked: loaded.append(load_model(*asked)) or loaded[0],
+        "opsearch.evaluation.evaluate.load_weights",
+        lambda *asked: loaded.append(load_weights(*asked)) or loaded[0],
     )
     code, printed, _ = opsearch("eval", folder, "--samples=5", "--attention=eager")
     assert code == 0

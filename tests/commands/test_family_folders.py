@@ -12,7 +12,7 @@ from opsearch import Policy
 from opsearch.commands.cli import call
 from opsearch.data.files import load_jsonl
 from opsearch.models.encoding import batch_inputs, batches, encode
-from opsearch.models.loading import load_config, load_model, load_processor
+from opsearch.models.loading import load_config, load_weights, load_processor
 from tests.support.families import FAMILIES, tiles
 from tests.support.families.folder import save, tokenizer
 from tests.support.said import says
@@ -66,7 +66,7 @@ def data(tmp_path):
 def test_items_are_encoded_as_the_model_takes_them(family, folder, data):
     samples = encode(load_jsonl(data), load_processor(str(folder)), load_config(str(folder)))
     assert [sample.n_visual for sample in samples] == TOKENS[family]
-    model = load_model(str(folder))
+    model = load_weights(str(folder))
     with torch.inference_mode():
         for batch in batches(samples, max_tokens=1000):
             together = model(**batch_inputs(batch, "cpu")).logits
@@ -82,7 +82,7 @@ def test_a_run_ends_with_a_policy_for_the_family(family, folder, data, tmp_path,
     assert re.search(r"\boptimal\b", capsys.readouterr().out)
     policy = Policy.from_pretrained(out)
     assert policy.model_type == family
-    with policy.apply(load_model(str(folder))):
+    with policy.apply(load_weights(str(folder))):
         pass
 
 

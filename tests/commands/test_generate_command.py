@@ -11,7 +11,7 @@ from opsearch.data.embedded import embedded
 from opsearch.evaluation.answers import answer
 from opsearch.evaluation.generate import generate
 from opsearch.models.encoding import encode
-from opsearch.models.loading import load_model, load_processor
+from opsearch.models.loading import load_weights, load_processor
 from opsearch.policy import builders
 from opsearch.timing.policy_latency import flop_ratio
 from tests.measure.demo import LAYERS, model
@@ -49,14 +49,14 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """What the command asks `load_model` for."""
+    """What the command asks `load_weights` for."""
     asked = []
 
     def noted(*place):
         asked.append(place)
-        return load_model(*place)
+        return load_weights(*place)
 
-    monkeypatch.setattr("opsearch.evaluation.generate.load_model", noted)
+    monkeypatch.setattr("opsearch.evaluation.generate.load_weights", noted)
     return asked
 
 

@@ -63,7 +63,7 @@ def test_another_decoder_gets_a_table_of_its_own(copy):
 
 
 def test_solving_again_takes_the_stored_table_and_no_model(copy, capsys, monkeypatch):
-    monkeypatch.setattr(run_module, "load_model", None)
+    monkeypatch.setattr(run_module, "load_weights", None)
     stock = json.loads((copy / "solution.json").read_text())["stock"]["latency"] / 4 / 1e6
     assert call(["solve", str(copy), f"--budget={0.97 * stock:.6f}ms"]) == 0
     assert f" 97% ({0.97 * stock:.4g} ms)" in said(capsys)

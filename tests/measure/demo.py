@@ -7,7 +7,7 @@ import torch
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.models.encoding import encode
-from opsearch.models.loading import load_config, load_model, load_processor
+from opsearch.models.loading import load_config, load_weights, load_processor
 from tests.models import judge
 from tests.support import reference
 
@@ -21,7 +21,7 @@ TOLERANCE = 5e-6
 
 @cache
 def model():
-    return load_model("demo")
+    return load_weights("demo")
 
 
 @cache

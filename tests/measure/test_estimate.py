@@ -19,7 +19,7 @@ from opsearch.measure.planning.memory import MemoryBudget, memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep import policy_tables
 from opsearch.measure.sweep.trie import Layout
-from opsearch.models.loading import load_model
+from opsearch.models.loading import load_weights
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import depth_space, dop_space
@@ -35,7 +35,7 @@ def silent():
 
 def engine_plan(config, folder):
     """Return the engine's plan for all policies within the budget, with the same memory."""
-    prepared, model = prepare(config, Stages(silent(), 1)), load_model("demo")
+    prepared, model = prepare(config, Stages(silent(), 1)), load_weights("demo")
     points = prepared.space.points[prepared.planned.feasible]
     policies = [prepared.space.decode(point) for point in points.tolist()]
     memory = memory_for(model, config.memory)

@@ -9,7 +9,7 @@ from opsearch.errors import ModelError
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import batch_inputs
 from opsearch.models.families import family_for
-from opsearch.models.loading import fingerprint, load_model
+from opsearch.models.loading import fingerprint, load_weights
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy import builders
 from tests.measure.demo import samples
@@ -93,8 +93,8 @@ def test_a_checkpoint_larger_than_memory(tmp_path):
         MODEL_DIR, device_map="auto", max_memory=room, offload_folder=tmp_path, dtype=dtype
     )
     assert "disk" in model.hf_device_map.values()
-    whole = load_model("demo", "bfloat16", "auto")
-    assert fingerprint(model) == fingerprint(whole) != fingerprint(load_model("demo"))
+    whole = load_weights("demo", "bfloat16", "auto")
+    assert fingerprint(model) == fingerprint(whole) != fingerprint(load_weights("demo"))
     policy = builders.dop(whole.config.text_config.num_hidden_layers, 8, 6, "1/4", CLS)
     inputs = batch_inputs(samples(2), device_of_inputs(model))
     said = [answers(each, policy, inputs) for each in (model, whole)]

@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration
 from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
-from opsearch.models.loading import fingerprint, load_model
+from opsearch.models.loading import fingerprint, load_weights
 from tests.measure import families
 from tests.models.judge import TOLERANCE, deviation, inside, rank, samples
 from tests.models.policies import LAYERS, POLICIES
@@ -32,7 +32,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    model = load_model(str(folder))
+    model = load_weights(str(folder))
     model.generation_config.suppress_tokens = [tiny.IMAGE]
     model.generation_config.eos_token_id = None
     linear = model.model.language_model.layers[1].mlp.up_proj
@@ -58,7 +58,7 @@ def test_rounded_weights_are_pruned_as_others_are(model, label):
 def test_they_are_measured_as_one_model(model, folder, tmp_path):
     """A second load has the same fingerprint; the exact weights have another."""
     known = fingerprint(model)
-    assert fingerprint(load_model(str(folder))) == known != fingerprint(tiny.llava(LAYERS))
+    assert fingerprint(load_weights(str(folder))) == known != fingerprint(tiny.llava(LAYERS))
     with Store(tmp_path / "m.db", {}) as store:
         found = Engine(model, store).measure([POLICIES["tokens, cls"]], [families.sample([3, 4])])
     assert found > 0
@@ -79,7 +79,7 @@ def test_a_model_that_has_not_run_yet_is_pruned(model, folder):
 
 def test_rounded_keys_and_values_are_refused(tmp_path):
     scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
-    model = load_model(str(compressed("W8A16", kv_cache_scheme=scheme)(tmp_path)))
+    model = load_weights(str(compressed("W8A16", kv_cache_scheme=scheme)(tmp_path)))
     with (
         refuses(ModelError, "keys and values", "kv_cache_scheme", "null"),
         POLICIES["two at once"].apply(model),
@@ -93,4 +93,4 @@ def test_a_missing_quantiser_is_named(tmp_path):
     quantised = {"quant_method": "gptq", "bits": 4}
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantised}))
     with refuses(ModelError, tmp_path, "optimum", "install"):
-        load_model(str(tmp_path))
+        load_weights(str(tmp_path))

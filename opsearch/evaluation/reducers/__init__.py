@@ -26,6 +26,9 @@ class Reducer(Protocol):
     Reduced samples keep the digest of their item.
     """
 
+    @property
+    def granularity(self) -> str: ...
+
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
         """Return the inputs of the reduced samples, with at most `tokens` per image."""
 
@@ -71,7 +74,7 @@ class Reduction:
         return cls(raw["reducer"], raw["tokens"], tuple(raw["n_visual"]))
 
 
-REDUCERS: dict[str, Callable[[Any, Any], Reducer]] = {"pool": Pool, "resize": Resize}
+REDUCERS: dict[str, type[Any]] = {"pool": Pool, "resize": Resize}
 """Factories (config, processor) by name; ModelError if the family is not supported."""
 
 

@@ -27,6 +27,7 @@ from opsearch.measure.sweep.divergence import divergence
 from opsearch.measure.sweep.original import Reference, check_finite, make_reference
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
+from opsearch.problem.budget import Budget
 from opsearch.progress import Stages
 from opsearch.runs.prepare import Prepared
 
@@ -35,7 +36,7 @@ _MAX_TOKENS = 8192  # positions of one forward
 
 def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
     """The reducers that can be compared; why the others cannot is said."""
-    if prepared.config.positions > 1:
+    if prepared.settings.positions > 1:
         stages.say("pool and resize are left out: they are compared at one answer position alone")
         return {}
     found, refusals = usable_reducers(config, prepared.processor)
@@ -45,10 +46,10 @@ def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str
 
 
 def fitted_reductions(
-    text: str, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
+    budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
 ) -> dict[Place, Reduction]:
     """Each reducer with as many tokens as the budget leaves."""
-    cost, limit, _ = budget_limit(text, prepared)
+    cost, limit, _ = budget_limit(budget, prepared)
 
     def fits(n_visual: Sequence[int]) -> bool:
         return reduction_cost(cost, n_visual, prepared.calibration) <= limit
@@ -57,9 +58,9 @@ def fitted_reductions(
     for name, reducer in reducers.items():
         reduction = largest_reduction(name, reducer, prepared.calibration, fits)
         if reduction is None:
-            stages.say(f"{name} is not compared at {text}: one token per picture is too much")
+            stages.say(f"{name} is not compared at {budget.text}: one token per picture is too much")
         else:
-            found[text, name] = reduction
+            found[budget.text, name] = reduction
     return found
 
 

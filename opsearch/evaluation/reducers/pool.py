@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ _PROJECTOR = "model.multi_modal_projector"
 
 class Pool:
     """Average pooling of the tokens of an image, for LLaVA-1.5 and InternVL3."""
+
+    granularity: ClassVar[str] = "its grids have whole rows and columns"
 
     def __init__(self, config: Any, processor: Any) -> None:
         if config.model_type not in _SQUARES:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from opsearch.errors import ModelError
 from opsearch.models.encoding import Sample, encode
@@ -19,6 +19,8 @@ _ANY_SIZE = ("qwen2_5_vl",)  # families that accept images of any size
 
 class Resize:
     """Resizing of images to fewer pixels, for Qwen2.5-VL."""
+
+    granularity: ClassVar[str] = "its images have whole rows and columns of tokens"
 
     def __init__(self, config: Any, processor: Any) -> None:
         if config.model_type not in _ANY_SIZE:

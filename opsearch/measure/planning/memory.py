@@ -6,11 +6,9 @@ command on the same machine always makes the same chunks.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
-from math import floor, inf
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,35 +18,20 @@ from numpy.typing import NDArray
 from opsearch.costs.shape import Shape
 from opsearch.measure.sweep.trie import Ints, Size
 from opsearch.models.loading import AUTO
-from opsearch.problem.budget import PREFIXES
 
 ON_CPU = 2 * 10**9
 ABSENT_GPU = 80 * 10**9
 """Bytes assumed for a GPU when planning on a machine without one."""
-_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
-def parse_memory(text: str) -> int:
-    """Return the bytes of an amount such as 8GB (powers of 1000).
-
-    Raises:
-        ValueError: The text is not an amount of memory.
-    """
-    match = _AMOUNT.fullmatch(text.strip())
-    amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
-    if not amount:
-        raise ValueError("is not an amount of memory such as 8GB or 500MB")
-    return amount
-
-
-def memory_for(model: Any, text: str | None) -> int:
-    """Return the bytes for states: `text` if given, else by the model's devices.
+def memory_for(model: Any, given: int | None) -> int:
+    """Return the bytes for states: `given`, else by the model's devices.
 
     On a CPU 2 GB, on a GPU half of what the weights leave. States pass through every GPU that holds
     weights, so the one with the least memory left counts.
     """
-    if text is not None:
-        return parse_memory(text)
+    if given is not None:
+        return given
     weight_bytes = Counter[torch.device]()
     for tensor in (*model.parameters(), *model.buffers()):
         weight_bytes[tensor.device] += tensor.nbytes
@@ -60,18 +43,18 @@ def memory_for(model: Any, text: str | None) -> int:
     return min(left) // 2 if left else ON_CPU
 
 
-def memory_ahead(text: str | None, device: str, weights: int) -> int:
+def memory_ahead(given: int | None, device: str, weights: int) -> int:
     """Return about the same as `memory_for` before the model is loaded.
 
     Vision towers and buffers are left out.
 
     Args:
-        text: The amount given by the user, if any.
+        given: The amount given by the user, if any.
         device: Value of --device.
         weights: Bytes of the decoder's weights.
     """
-    if text is not None:
-        return parse_memory(text)
+    if given is not None:
+        return given
     if not on_gpu(device):
         return ON_CPU
     all_gpus = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opsearch.models.encoding import Sample
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
-from opsearch.problem.spaces.base import canonical_keys
+from opsearch.problem.spaces.point_policies import canonical_keys
 
 
 class KeyedPolicy(NamedTuple):

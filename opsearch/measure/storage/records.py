@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 CALIBRATION, HELD_OUT = "calibration", "held-out"
 COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
 """Names of splits; a comparison has splits of its own, which outlive changes of the run's."""
 COLUMNS = ("kl", "reverse_kl", "js", "top1")
-Masses = NDArray[np.float32]
-"""Attention that visual tokens receive, float32[L, 2, N]; see `received_attention`."""
 
 
 @dataclass(frozen=True)

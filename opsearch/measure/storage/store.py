@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.database import connected, explained, transaction
+from opsearch.problem.objective import Masses
 from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
     Compared,
-    Masses,
     Measurement,
     StoredAnswer,
     StoredSample,

@@ -15,7 +15,7 @@ from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.sweep.passes import Passes
-from opsearch.models.loading import fingerprint, load_model
+from opsearch.models.loading import fingerprint, load_weights
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Worker:
 
     def load(self, source: Source) -> tuple[str, int]:
         """Load the model; return its fingerprint and the engine version for the driver's check."""
-        model = load_model(source.model, source.dtype, source.device, source.attention)
+        model = load_weights(source.model, source.dtype, source.device, source.attention)
         self._passes = Passes(model, source.positions)
         # Exclude the model from garbage collection, which would take 0.2 s each time.
         gc.freeze()

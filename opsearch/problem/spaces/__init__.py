@@ -1,21 +1,19 @@
-"""Search spaces by name."""
+"""Search spaces: named integer parameters, and how a point of them becomes a policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
-from opsearch.problem.spaces.operations import layers_space, operations_space
+from opsearch.problem.spaces.base import SpaceFactory
+from opsearch.problem.spaces.depth import Depth, Dop, Tokens
+from opsearch.problem.spaces.operations import Layers, Operations
 from opsearch.problem.spaces.recipes import RecipeSpace
-from opsearch.problem.spaces.stages import stages_space
+from opsearch.problem.spaces.stages import StageSpace
 
-SPACES: dict[str, Callable[..., Space]] = {
-    "tokens": tokens_space,
-    "dop": dop_space,
-    "depth": depth_space,
-    "stages": stages_space,
-    "layers": layers_space,
-    "operations": operations_space,
+SPACES: dict[str, SpaceFactory] = {
+    "tokens": Tokens(),
+    "dop": Dop(),
+    "depth": Depth(),
+    "stages": StageSpace,
+    "layers": Layers(),
+    "operations": Operations(),
     "recipes": RecipeSpace,
 }

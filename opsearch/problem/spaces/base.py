@@ -1,26 +1,28 @@
-"""The interface of search spaces, and the policies of their points.
-
-The spaces themselves are in `opsearch.problem.spaces.depth`.
-"""
+"""The contract of a search space, and what listed spaces have in common."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from hashlib import sha256
-from json import dumps
-from typing import Protocol, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy.counts import KV, MLP, Counts, Q, live
+from opsearch.costs.base import Cost
+from opsearch.policy.counts import Counts
 from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Turns
 
-POINTS_AT_ONCE = 1_024
-"""Points whose counts are computed together: below 1 MB at 40 layers, which caches hold."""
+if TYPE_CHECKING:
+    from opsearch.problem.spaces.operations import LayerSpace
+
+Operation = tuple[int, int]
+"""A decoder layer and a module of it."""
 
 _PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
 N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
@@ -35,12 +37,72 @@ class Parameter:
     values: tuple[Fraction, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpaceSettings:
+    """What a space is built from; each space reads what it has a use for.
+
+    Attributes:
+        num_layers: Decoder layers of the model.
+        ranker: What orders the tokens of the space's policies; None: they need no order.
+        n_v: Shares of the visual tokens to choose from.
+        kv: Whether keys and values leave with the queries in `dop`.
+        stages: How often `stages` drops tokens, at most.
+        keep: Operations that are never pruned; None: all may be.
+        tie: Whether queries and keys of a layer are chosen together.
+    """
+
+    num_layers: int
+    ranker: RankerSpec | None = None
+    n_v: tuple[Fraction, ...] = N_V_16
+    kv: Literal["leaves", "stays"] = "leaves"
+    stages: int = 2
+    keep: frozenset[Operation] | None = None
+    tie: bool = False
+
+
+class SpaceFactory(Protocol):
+    """Builds a space, as the registry holds it.
+
+    Attributes:
+        options: Which of `keep` and `tie` of the settings the space reads; others are refused.
+        ranks_inside: Whether its policies can rank inside the decoder.
+    """
+
+    @property
+    def options(self) -> frozenset[str]: ...
+    @property
+    def ranks_inside(self) -> bool: ...
+
+    def from_settings(self, settings: SpaceSettings) -> Space:
+        """Return the space; further keyword parameters come from `--space 'name(key=value)'`."""
+
+
+class PointCosts(Protocol):
+    """Costs of the points of a space too large to list, computed when asked for."""
+
+    @property
+    def space(self) -> Space: ...
+
+    def __getitem__(self, index: int) -> int:
+        """Return the cost of a point by its number."""
+
+    def cheapest(self) -> int:
+        """Return the number of a point that costs least."""
+
+
 class Space(Protocol):
     """Named integer parameters; points are rows of value indices, known by their numbers.
 
-    parameters_act_alone: whether each parameter prunes something while all others prune nothing, so
-    that its individual divergence says anything. listed: whether `points`, the rows of all distinct
-    policies by number, int[P, K], are few enough to be listed; OpsearchError where they are not.
+    Attributes:
+        parameters_act_alone: Whether each parameter prunes something while all others prune
+            nothing, so that individual divergences and proxies of them exist.
+        listed: Whether `points` can be listed.
+        points: The rows of all distinct policies by number, int[P, K]; OpsearchError unless listed.
+        layer_columns: The columns of points that hold a layer, for the search from coarse to fine;
+            empty where it cannot be had.
+        most_counts: How many different counts of one order a policy keeps, at most.
+        only_objective: The one objective that the space can be searched by; None: any.
+        per_operation: The space itself where it has a choice per operation, else None.
     """
 
     @property
@@ -55,6 +117,14 @@ class Space(Protocol):
     def listed(self) -> bool: ...
     @property
     def points(self) -> NDArray[np.int64]: ...
+    @property
+    def layer_columns(self) -> tuple[int, ...]: ...
+    @property
+    def most_counts(self) -> int: ...
+    @property
+    def only_objective(self) -> str | None: ...
+    @property
+    def per_operation(self) -> LayerSpace | None: ...
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
@@ -74,86 +144,107 @@ class Space(Protocol):
         A ranker before the decoder is the same at all points.
         """
 
+    def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return depths and places of shares without dead operations: how near points are."""
 
-class PointPolicies(Sequence[Policy]):
-    """The policies of points of a space; each is decoded when it is taken.
+    def costs(
+        self, cost: Cost, samples: Sequence[tuple[int, int]]
+    ) -> NDArray[np.int64] | PointCosts:
+        """Return the cost of every point summed over samples of (visual, other) tokens."""
 
-    Attributes:
-        space: The space of the points.
-        points: Rows of value indices, int64[P, K].
+    def raise_unlistable(self) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
+
+
+class ListedSpace:
+    """What spaces have in common whose points are listed.
+
+    A subclass gives `name`, `num_layers`, `parameters`, `points` and `decode`. What follows from
+    these is here, point by point; a subclass may do it faster for many points at once.
     """
 
-    def __init__(self, space: Space, points: NDArray[np.int64]) -> None:
-        self.space, self.points = space, points
+    listed: ClassVar[bool] = True
+    parameters_act_alone: ClassVar[bool] = True
+    only_objective: ClassVar[str | None] = None
+    per_operation: ClassVar[None] = None
+    name: str
+    num_layers: int
+    parameters: tuple[Parameter, ...]
 
-    def __len__(self) -> int:
-        return len(self.points)
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """The rows of all distinct policies by number, int64[P, K]."""
+        raise NotImplementedError
 
-    @overload
-    def __getitem__(self, index: int) -> Policy: ...
-    @overload
-    def __getitem__(self, index: slice) -> PointPolicies: ...
-    def __getitem__(self, index: int | slice) -> Policy | PointPolicies:
-        if isinstance(index, slice):
-            return PointPolicies(self.space, self.points[index])
-        return self.space.decode(self.points[index].tolist())
+    @property
+    def layer_columns(self) -> tuple[int, ...]:
+        """No columns that hold a layer."""
+        return ()
 
-    def canonical(self, n_visual: int) -> list[str]:
-        """Return `Policy.canonical` of every policy, computed from arrays."""
-        blocks = (
-            self.points[start : start + POINTS_AT_ONCE]
-            for start in range(0, len(self.points), POINTS_AT_ONCE)
-        )
-        return [key for block in blocks for key in _block_keys(self.space, block, n_visual)]
+    @property
+    def most_counts(self) -> int:
+        """Any number of counts, so that only a nested ranker serves."""
+        return self.num_layers
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """Return the policy of one row of value indices."""
+        raise NotImplementedError
+
+    def index_of(self, point: Sequence[int]) -> int:
+        """Return the number of a listed row of value indices."""
+        return self._numbers[tuple(map(int, point))]
+
+    def row(self, index: int) -> tuple[int, ...]:
+        """Return the value indices of a point by its number."""
+        return tuple(self.points[index].tolist())
+
+    def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
+        """Return the counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
+
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+        """Return what rankers inside the decoder do at these points, None for nothing."""
+        schedules = [self.decode(point).schedule(n_visual).turns for point in points.tolist()]
+        return Turns.of(schedules, self.num_layers)
+
+    def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows themselves."""
+        return points
+
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        """Return the cost of every point summed over the samples, int64[P]."""
+        return space_costs(cost, self, samples)
+
+    def raise_unlistable(self) -> NoReturn:
+        """Raise AssertionError: the points are listed."""
+        raise AssertionError(f"space {self.name!r} is listed")
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, ...], int]:
+        return {tuple(row): number for number, row in enumerate(self.points.tolist())}
 
 
-def canonical_keys(policies: Sequence[Policy], n_visual: int) -> list[str]:
-    """Return the canonical key of every policy for samples of `n_visual` tokens."""
-    if isinstance(policies, PointPolicies):
-        return policies.canonical(n_visual)
-    return [policy.canonical(n_visual) for policy in policies]
+POINTS_AT_ONCE = 1_024
+"""Points whose counts are computed together: below 1 MB at 40 layers, which caches hold."""
 
 
-def _block_keys(space: Space, points: NDArray[np.int64], n_visual: int) -> list[str]:
-    turns = space.turns(points, n_visual)
-    alive = live(space.resolved(points, n_visual), turns.pools if turns else None)
-    rankers = _ranker_texts(space, points, alive, turns, n_visual)
-    payloads = [
-        f"[{n_visual}, [{counts}], {acting}]"
-        for counts, acting in zip(_count_texts(alive), rankers, strict=True)
-    ]
-    keys = {payload: sha256(payload.encode()).hexdigest() for payload in set(payloads)}
-    return [keys[payload] for payload in payloads]
+def space_costs(
+    cost: Cost, space: ListedSpace | Space, samples: Sequence[tuple[int, int]]
+) -> NDArray[np.int64]:
+    """Return the cost of every listed point summed over the samples, int64[P].
 
-
-def _count_texts(alive: Counts) -> list[str]:
-    """Return the layers of each policy as JSON, without the outer brackets."""
-    sizes = (int(alive.max(initial=0)) + 1,) * 3
-    codes = np.ravel_multi_index((alive[..., Q], alive[..., KV], alive[..., MLP]), sizes)
-    found = np.unique(codes)
-    triples = zip(*(column.tolist() for column in np.unravel_index(found, sizes)), strict=True)
-    named = [f"[{q}, {kv}, {mlp}]" for q, kv, mlp in triples]
-    texts = dict(zip(found.tolist(), named, strict=True))
-    return [", ".join([texts[code] for code in row]) for row in codes.tolist()]
-
-
-def _ranker_texts(
-    space: Space, points: NDArray[np.int64], alive: Counts, turns: Turns | None, n_visual: int
-) -> list[str]:
-    """Return the rankers that each policy's order depends on, as JSON."""
-    partial = ((alive > 0) & (alive < n_visual)).any(axis=2)
-    acting = turns.ranker >= 0 if turns else np.zeros_like(partial)
-    first = np.arange(len(points)), acting.argmax(axis=1)
-    # The order from before the decoder holds up to the first turn and says what that one orders.
-    kept = (partial & ~np.logical_or.accumulate(acting, axis=1)).any(axis=1)
-    kept |= (turns.pool[first] > 0) & (turns.pool[first] < n_visual) if turns else False
-    before = space.decode(points[kept.argmax()].tolist()).rankers if kept.any() else ()
-    ordered = {(place, str(spec)) for place, spec in before if place == 0}
-    tables = (turns.place, turns.ranker) if turns else ()
-    rows, of_point = np.unique(np.column_stack([kept, *tables]), axis=0, return_inverse=True)
-    texts = []
-    for is_kept, *row in rows.tolist():
-        turned = zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)
-        named = {(place, str(turns.specs[k])) for place, k in turned if k >= 0} if turns else set()
-        texts.append(dumps(sorted(named | ordered if is_kept else named)))
-    return [texts[k] for k in of_point.ravel().tolist()]
+    Equal samples are computed once.
+    """
+    others: dict[int, Counter[int]] = defaultdict(Counter)
+    for n_visual, n_other in samples:
+        others[n_visual][n_other] += 1
+    total = np.zeros(len(space.points), np.int64)
+    for start in range(0, len(total), POINTS_AT_ONCE):
+        block = slice(start, start + POINTS_AT_ONCE)
+        for n_visual, times in others.items():
+            counts = space.resolved(space.points[block], n_visual)
+            turns = space.turns(space.points[block], n_visual)
+            pools = turns.pools if turns else None
+            for n_other, k in times.items():
+                total[block] += k * cost.of(counts, n_visual, n_other, pools)
+    return total

@@ -19,11 +19,11 @@ from opsearch.policy import builders
 from opsearch.policy.counts import MLP, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_16, Parameter
+from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
 
 
 @dataclass(frozen=True)
-class DepthSpace:
+class DepthSpace(ListedSpace):
     """Points that say up to which layer each module works, and on which share of the tokens.
 
     depths: for q, kv and mlp the column of the parameter that gives its depth, None = all layers.
@@ -35,8 +35,7 @@ class DepthSpace:
     parameters: tuple[Parameter, ...]
     depths: tuple[int | None, int | None, int | None]
     build: Callable[..., Policy]
-    parameters_act_alone: ClassVar[bool] = True
-    listed: ClassVar[bool] = True
+    most_counts: ClassVar[int] = 1  # n_v; keys and values that stay are all tokens
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
@@ -64,10 +63,6 @@ class DepthSpace:
     def index_of(self, point: Sequence[int]) -> int:
         """The number of the point that is the same policy as any row of value indices."""
         return self._rows[tuple(self.live_depths(np.array([point]))[0].tolist())]
-
-    def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
-        return tuple(self.points[index].tolist())
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
@@ -109,6 +104,42 @@ class DepthSpace:
         read = np.maximum(d_kv - 1, 0)
         n_v = np.where(d_kv > 0, points[:, -1], -1)
         return np.stack([np.minimum(d_q, read), d_kv, np.minimum(d_mlp, read), n_v], axis=1)
+
+
+class Tokens:
+    """Uniform token reduction: one share of the tokens in all layers, n_v."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> DepthSpace:
+        """Return the space of these settings."""
+        return tokens_space(settings.num_layers, settings.n_v, settings.ranker)
+
+
+class Dop:
+    """DOP's depths for attention and MLP, and a share of the tokens: (d_attn, d_mlp, n_v)."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> DepthSpace:
+        """Return the space of these settings."""
+        return dop_space(settings.num_layers, settings.n_v, settings.ranker, settings.kv)
+
+
+class Depth:
+    """A depth of its own for q, kv and mlp, and a share of the tokens: (d_q, d_kv, d_mlp, n_v)."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> DepthSpace:
+        """Return the space of these settings."""
+        return depth_space(settings.num_layers, settings.n_v, settings.ranker)
 
 
 def tokens_space(

@@ -11,19 +11,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_16, Parameter
+from opsearch.problem.spaces.base import N_V_16, Operation, Parameter, SpaceSettings
 
-PER_OPERATION = ("layers", "operations")
-Operation = tuple[int, int]  # layer, module
+if TYPE_CHECKING:
+    from opsearch.problem.spaces.operation_costs import LayerCosts
+
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
 """Shares of the tokens: nothing, GSOP's key group (144 of 576), key group and the rest."""
@@ -49,6 +51,18 @@ class LayerSpace:
     tied: bool = False
     parameters_act_alone: ClassVar[bool] = True
     listed: ClassVar[bool] = False
+    layer_columns: ClassVar[tuple[int, ...]] = ()
+    only_objective: ClassVar[str | None] = None
+
+    @property
+    def most_counts(self) -> int:
+        """A count for each level above zero."""
+        return len(self.levels) - 1
+
+    @property
+    def per_operation(self) -> LayerSpace:
+        """The space itself: it has a choice per operation."""
+        return self
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
@@ -76,7 +90,7 @@ class LayerSpace:
     @property
     def points(self) -> NDArray[np.int64]:
         """Raises OpsearchError: they are too many."""
-        self.refuse()
+        self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
@@ -134,13 +148,50 @@ class LayerSpace:
             places[-1, KV] = len(self.levels) - 1
         return live(places)
 
-    def refuse(self) -> NoReturn:
-        """Say why there is no list of points, and what to do."""
+    def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
+        self.raise_unlistable()
+
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> LayerCosts:
+        """Return the cost of every point as tables per layer, summed over the samples."""
+        from opsearch.problem.spaces.operation_costs import layer_costs
+
+        return layer_costs(cost, self, samples)
+
+    def raise_unlistable(self) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
         raise OpsearchError(
             f"space {self.name!r} has {len(self.levels)}^{len(self.operations)} x "
             f"{len(self.shares)} points, too many to list; search it with --solver ortools or "
             "scipy, with local, greedy or optuna for --objective joint, and use another space for "
             "what needs a list"
+        )
+
+
+class Layers:
+    """Each of q, kv and mlp of each layer on n_v tokens or none."""
+
+    options: ClassVar[frozenset[str]] = frozenset({"keep", "tie"})
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> LayerSpace:
+        """Return the space of these settings."""
+        given = settings.num_layers, settings.n_v, settings.ranker
+        return layers_space(*given, settings.keep or (), settings.tie)
+
+
+class Operations:
+    """Each of q, kv and mlp of each layer on no token, GSOP's key quarter, or all."""
+
+    options: ClassVar[frozenset[str]] = frozenset({"keep"})
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> LayerSpace:
+        """Return the space of these settings."""
+        return operations_space(
+            settings.num_layers, settings.n_v, settings.ranker, settings.keep or ()
         )
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import floor
 from typing import ClassVar, NoReturn
 
 import numpy as np
@@ -23,7 +22,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy import builders
 from opsearch.policy.counts import Counts, resolve_fraction
 from opsearch.policy.policy import Policy
-from opsearch.problem.spaces.base import Parameter
+from opsearch.problem.spaces.base import Parameter, SpaceSettings
 
 _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 tokens
 
@@ -40,6 +39,17 @@ class RecipeSpace:
     name: ClassVar[str] = "recipes"
     parameters_act_alone: ClassVar[bool] = False  # what is left behind one is left behind all later
     listed: ClassVar[bool] = False
+    layer_columns: ClassVar[tuple[int, ...]] = ()
+    most_counts: ClassVar[int] = 1  # its ranker is its own
+    only_objective: ClassVar[str | None] = "attention"
+    per_operation: ClassVar[None] = None
+    options: ClassVar[frozenset[str]] = frozenset()
+    ranks_inside: ClassVar[bool] = True
+
+    @classmethod
+    def from_settings(cls, settings: SpaceSettings) -> RecipeSpace:
+        """Return the space of these settings, of which shares and ranker are its own."""
+        return cls(settings.num_layers)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -50,11 +60,7 @@ class RecipeSpace:
     @property
     def points(self) -> NDArray[np.int64]:
         """Raises OpsearchError: they are too many."""
-        self.refuse()
-
-    def nearest(self, share: Fraction) -> int:
-        """The value index of a share."""
-        return floor(share * _STEPS + Fraction(1, 2))
+        self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
@@ -87,10 +93,18 @@ class RecipeSpace:
 
     def turns(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
         """Raises OpsearchError: `RecipeCosts` asks each policy for its own."""
-        self.refuse()
+        self.raise_unlistable()
 
-    def refuse(self) -> NoReturn:
-        """Say why there is no list of points, and what to do."""
+    def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
+        self.raise_unlistable()
+
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> RecipeCosts:
+        """Return the cost of every point, computed when asked for."""
+        return RecipeCosts(self, cost, Counter(samples))
+
+    def raise_unlistable(self) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
         raise OpsearchError(
             f"space {self.name!r} has a share for each of {self.num_layers} layers, too many "
             "points to list; search it with --objective attention, and use another space for what "

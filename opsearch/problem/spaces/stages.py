@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from opsearch.policy import builders
 from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Turns
-from opsearch.problem.spaces.base import N_V_16, Parameter
+from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
 
 STAGES = 2
 """By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""
 
 
 @dataclass(frozen=True)
-class StageSpace:
+class StageSpace(ListedSpace):
     """Points that say where each stage begins, `d_k`, and the share kept from there on, `n_k`.
 
     A stage prunes nothing when it begins after the last layer or keeps all tokens. Listed are rows
@@ -46,17 +46,30 @@ class StageSpace:
     name: ClassVar[str] = "stages"
     # A layer without its share prunes nothing, neither does a share without its layer.
     parameters_act_alone: ClassVar[bool] = False
-    listed: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset()
+    ranks_inside: ClassVar[bool] = True
+
+    @classmethod
+    def from_settings(cls, settings: SpaceSettings) -> StageSpace:
+        """Return the space of these settings."""
+        return stages_space(
+            settings.num_layers, settings.n_v, settings.ranker, settings.stages
+        )
+
+    @property
+    def most_counts(self) -> int:
+        """A count for each stage."""
+        return self.stages
 
     @property
     def inside(self) -> RankerSpec | None:
         """The ranker if it acts inside the decoder, at each stage anew."""
-        return self.ranker if self.ranker and self.ranker.name in LAYERS_BACK else None
+        return self.ranker if self.ranker and self.ranker.inside else None
 
     @property
     def first(self) -> int:
         """The first layer at which a stage can begin."""
-        return LAYERS_BACK[self.inside.name] if self.inside else 0
+        return self.inside.layers_back if self.inside else 0
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -103,10 +116,6 @@ class StageSpace:
         row = np.array([[*used, *self._unused[len(used) :]]])
         return int(np.searchsorted(self._listed, self._places(row))[0])
 
-    def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
-        return tuple(self.points[index].tolist())
-
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
         kept = np.array([resolve_fraction(share, n_visual) for share in self.shares], np.int64)
@@ -130,13 +139,6 @@ class StageSpace:
         if not pool.any():
             return None
         return Turns((self.inside,), np.where(pool, 0, -1), pool, np.zeros_like(pool))
-
-    def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the stages of listed points begin, and the places of their shares, int64[P, 2 K].
-
-        Equal rows are the same policy, as listed points have no two rows for one.
-        """
-        return points
 
     def _pruning(self, point: Sequence[int]) -> list[tuple[int, int]]:
         """(layer, index of share) of the stages that prune, by rising layer and falling share."""

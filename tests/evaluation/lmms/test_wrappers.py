@@ -15,7 +15,7 @@ from opsearch.evaluation.lmms.answering import build_requests
 from opsearch.evaluation.lmms.benchmarks import task_name
 from opsearch.evaluation.lmms.log import FILE_NAME
 from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
-from opsearch.models.loading import load_model
+from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from tests.evaluation.lmms.data import write_task
 from tests.support.families import FAMILIES
@@ -32,7 +32,7 @@ def folder(request, tmp_path):
     # lmms-eval enlarges Qwen's pictures to 1,024 patches of 14 x 14 pixels at least.
     sizes = {"patch": 14} if request.param == "qwen2_5_vl" else {}
     save(FAMILIES[request.param], tmp_path / "model", LAYERS, **sizes)
-    model = load_model(str(tmp_path / "model"))
+    model = load_weights(str(tmp_path / "model"))
     with torch.no_grad():
         model.lm_head.weight[: len(SPECIAL)] = 0
         model.lm_head.weight[len(SPECIAL) + len(WORDS) :] = 0

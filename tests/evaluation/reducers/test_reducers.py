@@ -16,7 +16,7 @@ from opsearch.evaluation.reducers import Reduction, largest_reduction, usable_re
 from opsearch.evaluation.reducers.pool import Pool, coarse_grid, pooled
 from opsearch.evaluation.reducers.resize import Resize
 from opsearch.models.encoding import Sample, batch_inputs, encode
-from opsearch.models.loading import load_config, load_model, load_processor
+from opsearch.models.loading import load_config, load_weights, load_processor
 from tests.support import tiny
 from tests.support.families import internvl, qwen2_5_vl
 from tests.support.families.folder import save
@@ -87,7 +87,7 @@ def test_pooling_to_all_tokens_changes_nothing():
 def demo():
     """Return the embedded model, its config and processor, and samples."""
     config, processor = load_config("demo"), load_processor("demo")
-    return load_model("demo"), config, processor, encode(embedded("train", 3), processor, config)
+    return load_weights("demo"), config, processor, encode(embedded("train", 3), processor, config)
 
 
 @torch.no_grad()
@@ -202,6 +202,6 @@ def test_resizing_makes_as_many_tokens_as_the_rule_says(tmp_path, tokens):
     assert [s.digest for s in small] == [s.digest for s in samples]
     # The processor itself is unchanged.
     assert resize.reduced(samples, 9)[0].n_visual == samples[0].n_visual
-    model = load_model(name)
+    model = load_weights(name)
     with resize.applied(model, tokens):
         assert torch.isfinite(logits(model, small[0])).all()
