@@ -31,7 +31,7 @@ from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.queue import shared
 from opsearch.measure.workers.worker import Source
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import fingerprint, load_config, load_weights, load_processor
+from opsearch.models.loading import fingerprint, load_config, load_processor, load_weights
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16

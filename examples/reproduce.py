@@ -30,7 +30,7 @@ from opsearch.costs.shape import HUB_IDS, Shape
 from opsearch.data.files import load_jsonl
 from opsearch.evaluation.answers import answer, relative_average
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import load_config, load_weights, load_processor
+from opsearch.models.loading import load_config, load_processor, load_weights
 from opsearch.policy import builders
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import total_cost

@@ -24,7 +24,6 @@ from opsearch.policy.counts import resolve_fraction
 from opsearch.problem.objective import Bounded, Form, Masses, Measure
 from opsearch.problem.spaces.base import Space
 
-
 Mask = NDArray[np.bool_]
 
 

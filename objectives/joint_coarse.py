@@ -85,9 +85,7 @@ def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
         step //= 2
 
 
-def near_dearest(
-    space: Space, feasible: Mask, first: Mask, costs: NDArray[np.int64]
-) -> Mask:
+def near_dearest(space: Space, feasible: Mask, first: Mask, costs: NDArray[np.int64]) -> Mask:
     """What is near the dearest of the coarse points, for the best are not known beforehand.
 
     Within a budget the best are mostly those that spend it. costs: by which the dearest are told,

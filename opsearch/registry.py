@@ -59,7 +59,9 @@ KINDS = {
     ),
     "rankers": Kind("ranker", "opsearch.rankers:RANKERS", ("nested", "needs", "rank")),
     "decoder_rankers": Kind(
-        "ranker", "opsearch.rankers:DECODER_RANKERS", ("needs", "query_rows", "layers_back", "scores")
+        "ranker",
+        "opsearch.rankers:DECODER_RANKERS",
+        ("needs", "query_rows", "layers_back", "scores"),
     ),
     "baselines": Kind(
         "baseline",

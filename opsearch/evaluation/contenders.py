@@ -68,9 +68,7 @@ class Task:
         return self.settings.space
 
 
-def search_task(
-    name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Stages
-) -> Task:
+def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Stages) -> Task:
     """Return a space with its budgets, and joint in full or from coarse to fine."""
     run = prepared.settings
     given = run.space_settings.ranker or prepared.ranker
@@ -253,7 +251,9 @@ def say_unspent(
 ) -> None:
     """Name each method that is more than 2 points below its budget, what it takes, and why."""
     pairs = [sample.shape for sample in prepared.calibration]
-    reasons = {name: method.granularity for name, method in registry.registered("baselines").items()}
+    reasons = {
+        name: method.granularity for name, method in registry.registered("baselines").items()
+    }
     reasons |= {name: reducer.granularity for name, reducer in REDUCERS.items()}
     for budget in budgets:
         cost, limit, stock = budget_limit(budget, prepared)

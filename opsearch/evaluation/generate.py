@@ -22,8 +22,8 @@ from opsearch.models.loading import (
     check_attention,
     check_device,
     load_config,
-    load_weights,
     load_processor,
+    load_weights,
 )
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy

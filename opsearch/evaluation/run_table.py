@@ -21,6 +21,7 @@ from opsearch.progress import Stages
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_cost
 
+
 @dataclass(frozen=True)
 class Row:
     """One policy of the table with what was measured of it.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.progress import Progress
-from opsearch.problem.objective import Masses
 from opsearch.measure.storage.store import Store
 from opsearch.models.attention import project_keys, project_queries
 from opsearch.models.devices import device_of, device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.families import check_supported
 from opsearch.models.pruned.ranking import make_prompt
+from opsearch.problem.objective import Masses
 from opsearch.rankers.base import AttentionView, Prompt
 from opsearch.rankers.decoder import attention_by_source
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch import registry
 from opsearch.errors import PolicyError
 from opsearch.policy.counts import KV, MLP, Counts, Q, live
-from opsearch import registry
 
 if TYPE_CHECKING:
     from opsearch.policy.policy import Policy

@@ -8,15 +8,12 @@ of 1000). All arithmetic is in integers and exact fractions.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from opsearch import registry
 from opsearch.costs.base import Cost, policy_cost

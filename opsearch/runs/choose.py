@@ -121,9 +121,7 @@ def _objective(
     return make_objective(name, settings.proxy), f"objective {name}{reason}"
 
 
-def _objective_name(
-    settings: SearchSettings, seconds: float, coarse: float
-) -> tuple[str, str]:
+def _objective_name(settings: SearchSettings, seconds: float, coarse: float) -> tuple[str, str]:
     space, solver, effort = settings.space, settings.solver, settings.effort
     if space.only_objective is not None:
         return space.only_objective, f": space {space.name} has no other"

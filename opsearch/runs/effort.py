@@ -24,7 +24,6 @@ from opsearch.objectives.joint_coarse import coarsest, near_dearest
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.spaces.base import Space
 
-
 # FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
 # command on the same machine always chooses the same objective.
 _PER_CORE = 15e9

@@ -22,8 +22,8 @@ from opsearch.runs.prepare import Prepared
 from opsearch.runs.session import Session
 from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
-from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.grid import Grid
+from opsearch.solvers.ortools_cpsat import CpSat
 
 
 def search(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opsearch import registry
 from opsearch.costs.base import Cost, CostSettings
@@ -239,6 +239,5 @@ def make_constraints(
 ) -> tuple[Constraint, ...]:
     """Return the budgets as limits over samples of these (visual, other) token counts."""
     return tuple(
-        constraint(budget, make_cost(budget.cost, shape, table), space, pairs)
-        for budget in budgets
+        constraint(budget, make_cost(budget.cost, shape, table), space, pairs) for budget in budgets
     )

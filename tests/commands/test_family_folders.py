@@ -12,7 +12,7 @@ from opsearch import Policy
 from opsearch.commands.cli import call
 from opsearch.data.files import load_jsonl
 from opsearch.models.encoding import batch_inputs, batches, encode
-from opsearch.models.loading import load_config, load_weights, load_processor
+from opsearch.models.loading import load_config, load_processor, load_weights
 from tests.support.families import FAMILIES, tiles
 from tests.support.families.folder import save, tokenizer
 from tests.support.said import says

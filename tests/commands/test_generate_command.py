@@ -11,7 +11,7 @@ from opsearch.data.embedded import embedded
 from opsearch.evaluation.answers import answer
 from opsearch.evaluation.generate import generate
 from opsearch.models.encoding import encode
-from opsearch.models.loading import load_weights, load_processor
+from opsearch.models.loading import load_processor, load_weights
 from opsearch.policy import builders
 from opsearch.timing.policy_latency import flop_ratio
 from tests.measure.demo import LAYERS, model

@@ -7,7 +7,7 @@ import torch
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.models.encoding import encode
-from opsearch.models.loading import load_config, load_weights, load_processor
+from opsearch.models.loading import load_config, load_processor, load_weights
 from tests.models import judge
 from tests.support import reference
 

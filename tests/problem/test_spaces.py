@@ -16,9 +16,9 @@ from opsearch.policy.schedule import Turns
 from opsearch.problem.budget import space_costs
 from opsearch.problem.spaces import SPACES
 from opsearch.problem.spaces.base import N_V_8, N_V_16
-from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
+from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.problem.spaces.stages import stages_space
 from tests.support.said import says
 

@@ -58,7 +58,9 @@ def fitted_reductions(
     for name, reducer in reducers.items():
         reduction = largest_reduction(name, reducer, prepared.calibration, fits)
         if reduction is None:
-            stages.say(f"{name} is not compared at {budget.text}: one token per picture is too much")
+            stages.say(
+                f"{name} is not compared at {budget.text}: one token per picture is too much"
+            )
         else:
             found[budget.text, name] = reduction
     return found

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.database import connected, explained, transaction
-from opsearch.problem.objective import Masses
 from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
@@ -29,6 +28,7 @@ from opsearch.measure.storage.records import (
     StoredAnswer,
     StoredSample,
 )
+from opsearch.problem.objective import Masses
 
 if TYPE_CHECKING:
     pass

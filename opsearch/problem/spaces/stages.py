@@ -52,9 +52,7 @@ class StageSpace(ListedSpace):
     @classmethod
     def from_settings(cls, settings: SpaceSettings) -> StageSpace:
         """Return the space of these settings."""
-        return stages_space(
-            settings.num_layers, settings.n_v, settings.ranker, settings.stages
-        )
+        return stages_space(settings.num_layers, settings.n_v, settings.ranker, settings.stages)
 
     @property
     def most_counts(self) -> int:

@@ -16,7 +16,7 @@ from opsearch.evaluation.reducers import Reduction, largest_reduction, usable_re
 from opsearch.evaluation.reducers.pool import Pool, coarse_grid, pooled
 from opsearch.evaluation.reducers.resize import Resize
 from opsearch.models.encoding import Sample, batch_inputs, encode
-from opsearch.models.loading import load_config, load_weights, load_processor
+from opsearch.models.loading import load_config, load_processor, load_weights
 from tests.support import tiny
 from tests.support.families import internvl, qwen2_5_vl
 from tests.support.families.folder import save
