@@ -28,7 +28,7 @@ def layer_programs() -> Iterator[Row]:
     """Yield a row per problem and solver: fastest seconds, status, value."""
     from opsearch.problem.problem import Problem
     from opsearch.problem.solution import Limit
-    from opsearch.problem.spaces.operations import LayerSpace, layers_space
+    from opsearch.problem.spaces.operations import OperationSpace, layers_space
     from opsearch.solvers.ortools_cpsat import CpSat
     from opsearch.solvers.scipy_highs import Highs
 
@@ -37,7 +37,7 @@ def layer_programs() -> Iterator[Row]:
     every, adjacent = list(combinations(range(len(bits.operations)), 2)), _adjacent(bits)
     random = np.random.default_rng(0)
     some = [every[i] for i in random.choice(len(every), 500, replace=False)]
-    cases: list[tuple[str, LayerSpace, list[tuple[int, int]], tuple[type[Any], ...]]] = [
+    cases: list[tuple[str, OperationSpace, list[tuple[int, int]], tuple[type[Any], ...]]] = [
         ("none", bits, [], (CpSat, Highs)),
         ("adjacent layers", bits, adjacent, (CpSat, Highs)),
         ("500 by chance", bits, some, (CpSat, Highs)),

@@ -26,7 +26,7 @@ from opsearch.problem.objective import (
     Pairwise,
 )
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.spaces.operations import OperationSpace
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def pruning_pairs(space: Space) -> Iterator[Pair]:
                 yield (k, i), (m, j)
 
 
-def near(space: LayerSpace, k: int, m: int) -> bool:
+def near(space: OperationSpace, k: int, m: int) -> bool:
     """Whether two parameters belong to the same or adjacent layers, or one of them is n_v."""
     if m == len(space.operations):
         return True

@@ -12,7 +12,7 @@ from opsearch.problem.objective import Blackbox, Measure, Objective, Pairwise, S
 from opsearch.problem.spaces.base import Space
 
 
-def with_ties(objective: Objective, floor: float) -> Objective:
+def rounded(objective: Objective, floor: float) -> Objective:
     """The objective in whole multiples of `floor` nats, so that smaller differences are ties.
 
     Unchanged where its own quantum is no finer, and where it is no divergence.
@@ -20,29 +20,29 @@ def with_ties(objective: Objective, floor: float) -> Objective:
     if objective.unit != "nats" or objective.quantum >= floor:
         return objective
 
-    def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def to_floor(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.rint(values / floor) * floor)
 
     match objective:
         case Table():
-            return replace(objective, values=rounded(objective.values), quantum=floor)
+            return replace(objective, values=to_floor(objective.values), quantum=floor)
         case Separable():
-            terms = tuple(rounded(term) for term in objective.terms)
+            terms = tuple(to_floor(term) for term in objective.terms)
             return replace(objective, terms=terms, quantum=floor)
         case Blackbox():
             measured = objective.evaluate
             return replace(
-                objective, evaluate=lambda indices: rounded(measured(indices)), quantum=floor
+                objective, evaluate=lambda indices: to_floor(measured(indices)), quantum=floor
             )
         case Pairwise():
-            terms = tuple(rounded(term) for term in objective.terms)
-            pairs = {pair: float(rounded(np.array(w))) for pair, w in objective.pairs.items()}
+            terms = tuple(to_floor(term) for term in objective.terms)
+            pairs = {pair: float(to_floor(np.array(w))) for pair, w in objective.pairs.items()}
             return replace(objective, terms=terms, pairs=pairs, quantum=floor)
     return objective
 
 
 def lazy_joint(space: Space, measure: Measure, floor: float) -> Blackbox:
     """The true divergence, measured point by point, in whole multiples of `floor` nats."""
-    made = with_ties(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
+    made = rounded(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
     assert isinstance(made, Blackbox)  # lazily made, and rounded as it was
     return made

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from opsearch.formatting import format_amount, format_duration
 
@@ -15,7 +15,7 @@ Tick = Callable[[int, int], None]
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Stages:
+class Progress:
     """Announces the stages of a run on `console`; the number of stages is known before.
 
     seconds: of each finished stage by its title.
@@ -58,12 +58,12 @@ def _shown(done: int, total: int, unit: str) -> str:
 @contextmanager
 def _bar(console: Console, label: str, unit: str) -> Iterator[Tick]:
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[shown]}"),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with bars.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=1, shown="")
 
         def tick(done: int, total: int) -> None:

@@ -3,9 +3,8 @@
 Importing them loads no solver library; that happens inside solve().
 """
 
-from collections.abc import Callable
+from typing import Any
 
-from opsearch.problem.solution import Solver
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
@@ -15,7 +14,7 @@ from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
 from opsearch.solvers.threshold import Threshold
 
-SOLVERS: dict[str, Callable[[], Solver]] = {
+SOLVERS: dict[str, type[Any]] = {
     "grid": Grid,
     "ortools": CpSat,
     "scipy": Highs,

@@ -13,6 +13,7 @@ from typing import ClassVar
 from opsearch.problem.objective import Bounded, Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.spaces.base import Space
 
 _WIDTH = 0.001  # of the last interval; the published 0.01 leaves some of the budget unused
 
@@ -29,6 +30,10 @@ class Bisection:
     name: ClassVar[str] = "bisection"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"bounded"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the point of the lowest bound within the budget; seed and limit have no effect."""

@@ -22,7 +22,7 @@ from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, solved
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
@@ -43,6 +43,11 @@ class Greedy:
     name: ClassVar[str] = "greedy"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"blackbox"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space without a choice per operation."""
+        require_operations(space)
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the first policy of the order within the budget; the seed has no effect.
@@ -52,9 +57,7 @@ class Greedy:
         """
 
         def search() -> Solution:
-            space = problem.space
-            require_operations(space)
-            assert isinstance(space, LayerSpace)  # as required
+            space = require_operations(problem.space)
             evaluations = limit.evaluations if limit else None
             return self._first_within(
                 problem, space, _EVALUATIONS if evaluations is None else evaluations
@@ -62,7 +65,7 @@ class Greedy:
 
         return solved(self, problem, seed, "numpy", search)
 
-    def _first_within(self, problem: Problem, space: LayerSpace, evaluations: int) -> Solution:
+    def _first_within(self, problem: Problem, space: OperationSpace, evaluations: int) -> Solution:
         """Follow the order up to the budget; one evaluation is reserved for the answer."""
         evaluated = EvaluatedPoints(problem, evaluations - 1)
         order = _Order(space, evaluated)
@@ -80,19 +83,20 @@ class Greedy:
         )
 
 
-def require_operations(space: Space) -> None:
-    """Raise OpsearchError for a space without a parameter per operation."""
-    if not isinstance(space, LayerSpace):
+def require_operations(space: Space) -> OperationSpace:
+    """Return the space as one with a choice per operation; OpsearchError for any other."""
+    if space.per_operation is None:
         raise OpsearchError(
             f"solver {Greedy.name!r} prunes operation by operation, but space {space.name!r} has "
             "no parameter for each; use --space layers or operations, or --solver local"
         )
+    return space.per_operation
 
 
 class _Order:
     """The order in which a space is pruned, from the original model to the text alone."""
 
-    def __init__(self, space: LayerSpace, evaluated: EvaluatedPoints) -> None:
+    def __init__(self, space: OperationSpace, evaluated: EvaluatedPoints) -> None:
         self.space, self.evaluated = space, evaluated
         self.scorings = 0
         self.scores: dict[int, float] = {}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from opsearch.problem.objective import Form, Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.spaces.base import Space
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Grid:
     name: ClassVar[str] = "grid"
     exact: ClassVar[bool] = True
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space too large to list."""
+        if not space.listed:
+            space.raise_unlistable()
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best feasible point; seed and limit have no effect."""

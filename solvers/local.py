@@ -18,6 +18,7 @@ from typing import ClassVar
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, solved
+from opsearch.problem.spaces.base import Space
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
@@ -40,8 +41,12 @@ class Local:
     name: ClassVar[str] = "local"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"blackbox"})
+    takes_start: ClassVar[bool] = True
 
     start: tuple[int, ...] = ()
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best evaluated point; nothing is random, the seed is only recorded."""

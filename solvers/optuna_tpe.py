@@ -14,6 +14,7 @@ from opsearch.errors import OpsearchError
 from opsearch.problem.objective import Blackbox, Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solved
+from opsearch.problem.spaces.base import Space
 from opsearch.solvers.evaluated import EvaluatedPoints
 from opsearch.solvers.optuna_study import QuietStudy
 
@@ -42,9 +43,13 @@ class Tpe:
     name: ClassVar[str] = "optuna"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable", "pairwise", "blackbox"})
+    takes_start: ClassVar[bool] = True
 
     start: tuple[int, ...] = ()
     batch: int = 8
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best evaluated point; optimal only if every feasible point was evaluated.

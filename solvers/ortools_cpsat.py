@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from opsearch.problem.objective import Choice, Form, Pair
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solved
+from opsearch.problem.spaces.base import Space
 from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
 from opsearch.solvers.integer.quantise import ROW_LIMIT
 from opsearch.solvers.integer.slices import LinearForm, Slice
@@ -45,6 +46,10 @@ class CpSat:
     name: ClassVar[str] = "ortools"
     exact: ClassVar[bool] = True
     forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best point with a proof.

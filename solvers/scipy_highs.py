@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from opsearch.problem.objective import Choice, Form, Pair
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solved
+from opsearch.problem.spaces.base import Space
 from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
 from opsearch.solvers.integer.slices import LinearForm, Slice
 from opsearch.solvers.integer.solve import solve_integer_program
@@ -46,6 +47,10 @@ class Highs:
     name: ClassVar[str] = "scipy"
     exact: ClassVar[bool] = True
     forms: ClassVar[frozenset[Form]] = frozenset({"separable", "pairwise"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best point; ties go to lower cost, then to the first row."""

@@ -15,6 +15,7 @@ import numpy as np
 from opsearch.problem.objective import Form, Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.spaces.base import Space
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Threshold:
     name: ClassVar[str] = "threshold"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"separable"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Accept any space."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the point at the lowest threshold; seed and limit have no effect."""

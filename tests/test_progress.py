@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import progress
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def clock(monkeypatch):
 )
 def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown):
     said = StringIO()
-    with Stages(Console(file=said, width=200), 2).stage("measuring", unit) as tick:
+    with Progress(Console(file=said, width=200), 2).stage("measuring", unit) as tick:
         for clock[0], done in ((5.0, 1000), (20.0, 3000), (21.0, 4000), (80.0, 12000)):
             tick(done, 12000)
     during, end = said.getvalue().splitlines()
@@ -34,7 +34,7 @@ def test_a_line_says_what_is_done_and_how_long_the_rest_takes(clock, unit, shown
 @pytest.mark.parametrize("second", [40, 100])
 def test_several_measurements_of_a_stage_are_timed_without_what_is_between_them(clock, second):
     said = StringIO()
-    with Stages(Console(file=said, width=200), 1).stage("measuring") as tick:
+    with Progress(Console(file=said, width=200), 1).stage("measuring") as tick:
         for clock[0], done in ((50.0, 50), (100.0, 100)):
             tick(done, 100)
         for clock[0], done in ((900.0, 10), (920.0, 20)):
@@ -48,6 +48,6 @@ def test_several_measurements_of_a_stage_are_timed_without_what_is_between_them(
 def test_a_terminal_gets_a_bar_with_the_same_words():
     said = StringIO()
     console = Console(file=said, width=200, force_terminal=True)
-    with Stages(console, 1).stage("measuring", "FLOPs") as tick:
+    with Progress(console, 1).stage("measuring", "FLOPs") as tick:
         tick(3 * 10**12, 4 * 10**12)
     assert re.search(r"\b3 TFLOPs .*4 TFLOPs", said.getvalue())

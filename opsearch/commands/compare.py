@@ -17,12 +17,12 @@ from opsearch.errors import DataError
 from opsearch.evaluation.answers import answer
 from opsearch.evaluation.contenders import (
     SPACES,
-    Place,
+    MethodKey,
     Task,
     asked_rankers,
     fitted_baselines,
     say_left_out,
-    say_unspent,
+    say_unused_budget,
     search,
     search_task,
 )
@@ -43,7 +43,7 @@ from opsearch.policy.file import policy_text
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
@@ -58,9 +58,9 @@ _OTHER_STAGES = 8
 class Field:
     """All that take part, by (budget, method); reducers: by name, those of the reductions."""
 
-    policies: dict[Place, Policy]
+    policies: dict[MethodKey, Policy]
     reducers: dict[str, Reducer]
-    reductions: dict[Place, Reduction]
+    reductions: dict[MethodKey, Reduction]
 
 
 def compare(
@@ -91,7 +91,7 @@ def compare(
     limits = [parse_budgets([text])[0] for text in budgets]
     further = asked_rankers(rankers, settled.model_config)
     total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
-    stages = Stages(console or Console(stderr=True, markup=False), total)
+    stages = Progress(console or Console(stderr=True, markup=False), total)
     prepared = prepare(settled, stages, split="test")
     if not all_answered([sample.item for sample in prepared.heldout]):
         data = settled.config.data
@@ -126,15 +126,15 @@ def _gather(
     pruned = gsop_policies(budgets, prepared, engine, stages)
     recipes = fitprune_policies(budgets, prepared, engine, stages)
     reducers = served_reducers(engine.model.config, prepared, stages)
-    rivals: dict[Place, Policy] = {}
-    reductions: dict[Place, Reduction] = {}
+    rivals: dict[MethodKey, Policy] = {}
+    reductions: dict[MethodKey, Reduction] = {}
     for budget in budgets:
         rivals |= fitted_baselines(budget, prepared, frozen_first, further, stages)
         rivals[budget.text, "GSOP"] = pruned[budget.text]
         if budget.text in recipes:
             rivals[budget.text, "FitPrune"] = recipes[budget.text]
         reductions |= fitted_reductions(budget, prepared, reducers, stages)
-    say_unspent({**rivals, **reductions}, budgets, prepared, stages)
+    say_unused_budget({**rivals, **reductions}, budgets, prepared, stages)
     return Field(policies | rivals, reducers, reductions)
 
 

@@ -16,15 +16,15 @@ from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.sweep.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
-from opsearch.policy.ranker import parse_ranker
+from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.choose import Choice, choose_planned
 from opsearch.runs.config import RunConfig
-from opsearch.runs.effort import CoarseWork, Planned, planned_room
-from opsearch.runs.prepare import prepare
-from opsearch.runs.setup import limits_time, make_constraints, make_space, parse_budgets
+from opsearch.runs.effort import CoarseWork, Planned, planned_memory
+from opsearch.runs.prepare import prepare, settle
+from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 
 # Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
 _HEAD, _TAIL = 35, 30
@@ -56,36 +56,39 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     another one, 35 tokens before it and 30 behind.
     """
     if shape_name is None:
-        prepared = prepare(config, Stages(console, 1 + limits_time(config.budget)))
-        return _plan(config, prepared.planned, prepared.choice)
+        settled = settle(config)
+        prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
+        return _plan(settled.settings, prepared.planned, prepared.choice)
     if shape_name not in SHAPES:
         raise UnknownNameError("shape", shape_name, list(SHAPES))
     shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
-    space = make_space(config, shape.layers, parse_ranker(config.ranker or "cls"))
+    settings = resolve(config, shape.layers, RankerSpec("cls"))
+    if config.ranker:
+        check_nested(settings.space, settings.space_settings.ranker)
     pairs = [(n_visual, _HEAD + _TAIL)] * config.samples
-    constraints = make_constraints(parse_budgets(config.budget), shape, space, pairs)
-    check_budget(space, constraints)
-    tail = _TAIL + config.positions - 1
-    layout = Layout(n_visual, _HEAD, tail, 0, config.positions)
-    crowd = SampleBatch(layout, (), images=tuple(range(config.samples)))
-    room = planned_room(config, shape)
-    planned = Planned(space, constraints, [crowd], room, config.device)
-    return _plan(config, planned, choose_planned(config, planned))
+    constraints = make_constraints(settings.budgets, shape, settings.space, pairs)
+    check_budget(settings.space, constraints)
+    tail = _TAIL + settings.positions - 1
+    layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
+    batch = SampleBatch(layout, (), images=tuple(range(config.samples)))
+    room = planned_memory(settings.model, settings.memory, shape)
+    planned = Planned(settings.space, constraints, [batch], room, settings.model.device)
+    return _plan(settings, planned, choose_planned(settings, planned))
 
 
-def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
+def _plan(settings: SearchSettings, planned: Planned, choice: Choice) -> DryRun:
     space, feasible, estimates = planned.space, None, {}
     if space.listed:
         feasible, estimates["joint"] = int(planned.feasible.sum()), planned.joint
     if space.parameters_act_alone:
-        single = _single(space, Additive(config.points))
+        single = _single(space, Additive.from_settings(settings.proxy))
         estimates["additive"] = planned.of(single)
-        if choice.maker.name == "pairwise":
-            pairs = MeasuredPairs(config.pairs, config.seed).choices(space)
+        if choice.objective.name == MeasuredPairs.name:
+            pairs = MeasuredPairs.from_settings(settings.proxy).choices(space)
             both = [together(space, pair) for pair in pairs]
             estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
     seconds = {name: planned.seconds(found) for name, found in estimates.items()}
-    coarse = planned.coarse if planned.joint_seconds > config.effort else None
+    coarse = planned.coarse if planned.joint_seconds > settings.effort else None
     if coarse:
         seconds["coarse"] = planned.seconds(coarse)
     return DryRun(
@@ -96,7 +99,7 @@ def _plan(config: RunConfig, planned: Planned, choice: Choice) -> DryRun:
         seconds,
         coarse,
         planned.room,
-        choice.reason or f"objective {choice.maker.name}, as asked for",
+        choice.reason or f"objective {choice.objective.name}, as given",
     )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.storage.records import (
@@ -18,13 +17,9 @@ from opsearch.measure.storage.records import (
     HELD_OUT,
     StoredSample,
 )
-from opsearch.measure.storage.store import Store
-from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies
-from opsearch.runs.config import RunConfig
-from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import make_space
+from opsearch.runs.stored import open_stored
 
 _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
 
@@ -39,11 +34,8 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
     """
     if path.suffix not in (".parquet", ".csv"):
         raise OpsearchError(f"{path} is of an unknown kind; name it .parquet or .csv")
-    run = RunFolder(folder)
-    config = RunConfig.load(run.config)
-    with Store(run.measurements) as store:
-        shape = Shape(**store.facts["shape"])
-        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
+    with open_stored(folder) as run:
+        store, space = run.store, run.settings.space
         samples = {split: store.samples(split) for split in _SPLITS}
         points = _points(space, {s.n_visual for listed in samples.values() for s in listed})
         measured = pd.DataFrame(

@@ -12,30 +12,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from opsearch.analysis.front import front, front_table
-from opsearch.commands.solve import stored_measure, stored_table
-from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
-from opsearch.measure.engine import Engine
-from opsearch.measure.planning.memory import memory_for
-from opsearch.measure.storage.store import Store
-from opsearch.models.loading import load_weights
+from opsearch.measure.engine import SampleMeasure
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.rounding import lazy_joint, with_ties
-from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import parse_ranker
-from opsearch.problem.budget import Budget, constraint
+from opsearch.objectives.rounding import lazy_joint, rounded
+from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Bounded, Separable, Table
 from opsearch.problem.problem import Problem
-from opsearch.problem.spaces.operations import LayerSpace
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.exact_front import front_row, summed_front, walked_front
-from opsearch.runs.prepare import Prepared, prepare
+from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.session import run_store
-from opsearch.runs.setup import make_cost, make_maker, make_space
+from opsearch.runs.session import Session, open_session
+from opsearch.runs.stored import open_stored
 from opsearch.solvers.optuna_nsga2 import nsga2
 
 
@@ -73,20 +65,16 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
     lacks the measurements, UnknownNameError for a cost that does not exist, OpsearchError for an
     objective without a value per point.
     """
-    run = RunFolder(folder)
-    config = RunConfig.load(run.config)
-    with Store(run.measurements) as store:
-        shape = Shape(**store.facts["shape"])
-        space = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
-        pairs = [(s.n_visual, s.n_other) for s in store.calibration()]
-        counted = make_cost(cost, shape, stored_table(run) if cost == "latency" else None)
-        whole = constraint(Budget.parse(f"100% {cost}"), counted, space, pairs)
-        maker = make_maker(str(config.objective), config)
-        measure = stored_measure(store, folder, maker)
+    with open_stored(folder) as run:
+        settings = run.settings
+        assert settings.objective is not None  # a stored run names it
+        space, measure = settings.space, run.measure(settings.objective)
+        (whole,) = run.constraints([Budget.parse(f"100% {cost}")])
         every = np.ones(len(space.points) if space.listed else 0, bool)
-        objective = maker.make(space, measure, every)
+        objective = settings.objective.make(space, measure, every)
     found = _front(Problem(space, objective, (whole,)))
-    path = run.front if cost == "flops" else run.front.with_name(f"front_{cost}.csv")
+    file = run.folder.front
+    path = file if cost == "flops" else file.with_name(f"front_{cost}.csv")
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 
@@ -175,45 +163,41 @@ def searched_front(
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": 0, "out": folder, "budget": (f"100% {cost}",)}
-    config = RunConfig.checked(**{**stored, **given})
-    stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
-    prepared = prepare(config, stages)
-    if not isinstance(prepared.space, LayerSpace):
+    settled = settle(RunConfig.checked(**{**stored, **given}))
+    space = settled.settings.space
+    if space.per_operation is None:
         step = (
             f"`opsearch run --config {run.config} --objective joint --budget 100%` with enough "
             "--effort measures its exact front"
         )
         raise OpsearchError(
             f"--measure {evaluations} searches a front in the spaces layers and operations, but "
-            f"{folder} is a run over {config.space!r}; "
-            f"{step if prepared.space.listed else 'use a run of space layers or operations'}"
+            f"{folder} is a run over {space.name!r}; "
+            f"{step if space.listed else 'use a run of space layers or operations'}"
         )
-    with run.locked():
-        with stages.stage("loading the model"):
-            model = load_weights(config.model, config.dtype, config.device, config.attention)
-        with run_store(run.measurements, prepared, model) as store:
-            memory = memory_for(model, config.memory)
-            engine = Engine(model, store, config.positions, memory, stages.say)
-            found = _searched(prepared, evaluations, engine, stages)
-        suffix = "" if cost == "flops" else f"_{cost}"
-        path = run.front.with_name(f"front_joint{suffix}.csv")
-        return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
+    stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    prepared = prepare(settled, stages)
+    with open_session(prepared, run, stages) as session:
+        found = _searched(prepared, evaluations, session)
+    suffix = "" if cost == "flops" else f"_{cost}"
+    path = run.front.with_name(f"front_joint{suffix}.csv")
+    return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 
-def _searched(prepared: Prepared, evaluations: int, engine: Engine, stages: Stages) -> Front:
-    """Measure the proxy, take its exact front, search on from there."""
-    config, space, (whole,) = prepared.config, prepared.space, prepared.constraints
+def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
+    """Measure the proxy, take its exact front, and search on from there."""
+    settings, (whole,) = prepared.settings, prepared.constraints
+    space, engine, stages = settings.space, session.engine, session.progress
     with stages.stage("measuring the additive proxy", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
-
-        def measure(policies: Sequence[Policy]) -> NDArray[np.float64]:
-            return engine.measure(policies, prepared.calibration, tick)
-
-        proxy = with_ties(Additive(config.points).make(space, measure, np.zeros(0, bool)), floor)
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        additive = Additive.from_settings(settings.proxy)
+        proxy = rounded(additive.make(space, measure, np.zeros(0, bool)), floor)
         start = _spread(summed_front(Problem(space, proxy, (whole,))), -(-evaluations // _STARTS))
     with stages.stage(f"measuring {evaluations} policies", "FLOPs") as tick:
+        measure = SampleMeasure(engine, prepared.calibration, tick)
         problem = Problem(space, lazy_joint(space, measure, floor), (whole,))
-        asked = nsga2(problem, start, evaluations, config.seed)
+        asked = nsga2(problem, start, evaluations, settings.seed)
         points = list(asked.values)
         costs = np.array([whole.cost(point) for point in points])
         best = front(costs, np.array(list(asked.values.values())))

@@ -19,7 +19,7 @@ from opsearch.analysis.choice import common_budgets, whole
 from opsearch.analysis.measured import Measured
 from opsearch.problem.objective import KL_DECIMALS, Blackbox, Separable, Table
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, undisturbed
+from opsearch.problem.solution import Limit, reraise_interrupt
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.optuna_tpe import Tpe
 from opsearch.solvers.ortools_cpsat import CpSat
@@ -59,7 +59,7 @@ def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]
     alone = sum(len(parameter.values) for parameter in measured.space.parameters)
     chosen = {
         "optimum": ([best], best.evaluations),
-        "additive, ortools": ([undisturbed(CpSat().solve(proxy))], alone),
+        "additive, ortools": ([reraise_interrupt(CpSat().solve(proxy))], alone),
         "additive, threshold": ([Threshold().solve(proxy)], alone),
     }
 

@@ -18,7 +18,7 @@ from opsearch.measure.storage.records import CALIBRATION, HELD_OUT
 from opsearch.measure.workers.cluster import Workers
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare, settle
@@ -73,7 +73,7 @@ def run(
     settled = settle(config)
     settings = settled.settings
     total = _STAGES + settings.space.parameters_act_alone + _STAGES_OF_TIME * settings.timed
-    stages = Stages(console or Console(stderr=True, markup=False), total)
+    stages = Progress(console or Console(stderr=True, markup=False), total)
     prepared = prepare(settled, stages, if_answered=1)
     if prepared.choice.reason:
         stages.say(prepared.choice.reason)

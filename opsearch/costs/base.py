@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.policy.counts import Counts, Pools
+from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Cost(Protocol):
     def timed(self) -> bool: ...
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the costs of policies on one sample.
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy.counts import KV, MLP, Counts, Pools, Q, live
+from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Flops:
         return cls(settings.shape)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the FLOPs of all operations whose output is used, see `Cost.of`.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
-from opsearch.policy.counts import KV, Counts, Pools
+from opsearch.policy.counts import KV, Candidates, Counts
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KVBytes:
         return cls(settings.shape)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None
+        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the stored bytes, see `Cost.of`."""
         rows = (counts[..., KV] + n_other).sum(axis=-1)

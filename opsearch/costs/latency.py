@@ -21,7 +21,7 @@ from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
-from opsearch.policy.counts import KV, MLP, Counts, Pools, Q, live
+from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 Ints = NDArray[np.int64]
 
@@ -118,7 +118,9 @@ class Latency:
         """Return the cost for a decoder of this shape."""
         return cls(settings.shape, settings.table)
 
-    def of(self, counts: Counts, n_visual: int, n_other: int, pools: Pools | None = None) -> Ints:
+    def of(
+        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+    ) -> Ints:
         """Return the latencies, see `Cost.of`.
 
         Dead operations are not executed, except by the identity, which runs the stock model.

@@ -13,7 +13,7 @@ from opsearch.policy.ranker import RankerSpec
 
 Fits = Callable[[Policy], bool]
 Missed = Callable[[str, Policy], None]
-Maker = Callable[[int, Fraction, RankerSpec], Policy]
+PolicyMaker = Callable[[int, Fraction, RankerSpec], Policy]
 GSOP_POLICIES = 300  # that its search may measure
 _STEPS = 1000
 
@@ -33,7 +33,7 @@ class Baseline:
     """
 
     description: str
-    makers: tuple[Maker, ...]
+    makers: tuple[PolicyMaker, ...]
     ranker: str | None = None
     least: int = 1
     granularity: str = "no step of its ratio is nearer"
@@ -54,7 +54,7 @@ def _vtw(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
     return builders.vtw(layers, int(share * layers))
 
 
-def _fastv_like(k: int) -> Maker:
+def _fastv_like(k: int) -> PolicyMaker:
     """All tokens in the first k layers, a share after."""
 
     def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
@@ -63,7 +63,7 @@ def _fastv_like(k: int) -> Maker:
     return make
 
 
-def _shortv(order: Sequence[int]) -> Maker:
+def _shortv(order: Sequence[int]) -> PolicyMaker:
     """All but a share of the layers frozen, the first of `order` first."""
 
     def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
@@ -72,11 +72,11 @@ def _shortv(order: Sequence[int]) -> Maker:
     return make
 
 
-def _fastv(k: int) -> Maker:
+def _fastv(k: int) -> PolicyMaker:
     return lambda layers, share, ranker: builders.fastv(layers, min(k, layers - 1), share)
 
 
-def _pyramiddrop(first: int | None) -> Maker:
+def _pyramiddrop(first: int | None) -> PolicyMaker:
     return lambda layers, share, ranker: builders.pyramiddrop(layers, share, first)
 
 
@@ -206,7 +206,9 @@ def baselines(
     return found
 
 
-def _dearest(make: Maker, layers: int, ranker: RankerSpec, least: int, fits: Fits) -> Policy | None:
+def _dearest(
+    make: PolicyMaker, layers: int, ranker: RankerSpec, least: int, fits: Fits
+) -> Policy | None:
     """The policy of the largest share that fits, in thousandths from `least` on."""
     low, high = least - 1, _STEPS
     while low < high:

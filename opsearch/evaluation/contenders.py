@@ -24,7 +24,7 @@ from opsearch.objectives import ObjectiveFactory
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.objectives.rounding import lazy_joint, with_ties
+from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
@@ -32,9 +32,9 @@ from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.constraint import Constraint, check_budget, feasible_points
 from opsearch.problem.objective import Measure, Objective
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import undisturbed
+from opsearch.problem.solution import reraise_interrupt
 from opsearch.problem.spaces.base import Space
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import SearchSettings, make_constraints, make_cost, make_objective
@@ -44,7 +44,7 @@ from opsearch.solvers.ortools_cpsat import CpSat
 
 SPACES = ("dop", "depth", "stages")
 _EACH = 8  # policies that are verified at a time where the run says no number
-Place = tuple[str, str]
+MethodKey = tuple[str, str]
 """Budget and method: where a policy stands in the comparison."""
 
 
@@ -68,7 +68,7 @@ class Task:
         return self.settings.space
 
 
-def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Stages) -> Task:
+def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Progress) -> Task:
     """Return a space with its budgets, and joint in full or from coarse to fine."""
     run = prepared.settings
     given = run.space_settings.ranker or prepared.ranker
@@ -110,7 +110,9 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     return Task(settings, (*proxies, CoarseJoint()), limits)
 
 
-def search(task: Task, prepared: Prepared, engine: Engine, stages: Stages) -> dict[Place, Policy]:
+def search(
+    task: Task, prepared: Prepared, engine: Engine, stages: Progress
+) -> dict[MethodKey, Policy]:
     """The best policy of a space for each budget and objective, by (budget, method)."""
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
@@ -120,28 +122,28 @@ def search(task: Task, prepared: Prepared, engine: Engine, stages: Stages) -> di
         return _listed(task, measure, floor)
 
 
-def _listed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
+def _listed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
     """The optimum of each objective at each budget."""
     found = {}
     for maker in task.objectives:
         for text, objective in _objectives(maker, task, measure).items():
-            problem = Problem(task.space, with_ties(objective, floor), task.limits[text])
+            problem = Problem(task.space, rounded(objective, floor), task.limits[text])
             solution = Grid().solve(problem)
             assert solution.policy is not None  # check_budget() raises otherwise
             found[text, f"{task.space.name} {maker.name}"] = solution.policy
     return found
 
 
-def _proposed(task: Task, measure: Measure, floor: float) -> dict[Place, Policy]:
+def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
     """In a space too large to list, what its proxy chooses, and what joint makes of that."""
     nowhere = np.zeros(0, bool)
     joint = lazy_joint(task.space, measure, floor)
     settings, found = task.settings, {}
     for maker in task.objectives:
-        proxy = with_ties(maker.make(task.space, measure, nowhere), floor)
+        proxy = rounded(maker.make(task.space, measure, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
-            first = undisturbed(CpSat().solve(problem, seed=settings.seed, limit=PROPOSAL))
+            first = reraise_interrupt(CpSat().solve(problem, seed=settings.seed, limit=PROPOSAL))
             best = verify(
                 problem,
                 CpSat(),
@@ -185,8 +187,8 @@ def fitted_baselines(
     prepared: Prepared,
     frozen_first: Sequence[int],
     further: Sequence[RankerSpec],
-    stages: Stages,
-) -> dict[Place, Policy]:
+    stages: Progress,
+) -> dict[MethodKey, Policy]:
     """Return the baselines that meet a budget, and say what the others take at least.
 
     Args:
@@ -230,7 +232,7 @@ def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, 
     return specs
 
 
-def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Stages) -> None:
+def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Progress) -> None:
     """Say why each built-in ranker that the model cannot serve is missing, unless it is present."""
     names = {spec.name for spec in present}
     for name, reason in (
@@ -243,11 +245,11 @@ def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Stage
 POINTS = 2  # of the stock model's cost in %, below which rows still count as equal
 
 
-def say_unspent(
-    methods: Mapping[Place, Policy | Reduction],
+def say_unused_budget(
+    methods: Mapping[MethodKey, Policy | Reduction],
     budgets: Sequence[Budget],
     prepared: Prepared,
-    stages: Stages,
+    stages: Progress,
 ) -> None:
     """Name each method that is more than 2 points below its budget, what it takes, and why."""
     pairs = [sample.shape for sample in prepared.calibration]

@@ -24,7 +24,7 @@ from opsearch.models.loading import (
 )
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.run_folder import RunFolder
 
 _STAGES = 4
@@ -70,7 +70,7 @@ def evaluate(
     Items are the first `samples` of a JSONL file, or of a split of the embedded tasks; those that
     the policy was searched on are left out.
     """
-    stages = Stages(console or Console(stderr=True, markup=False), _STAGES)
+    stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
     check_device(device, dtype)
     check_attention(attention, dtype, device)

@@ -27,7 +27,7 @@ from opsearch.models.loading import (
 )
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import policy_settings
 
 
@@ -68,7 +68,7 @@ def generate(
     model alone. loaded_as: model, dtype, device and attention; what is None is as in the run, and
     as by default where the policy is no run's. Raises DataError, PolicyError, ModelError.
     """
-    stages = Stages(console or Console(stderr=True, markup=False), 3)
+    stages = Progress(console or Console(stderr=True, markup=False), 3)
     policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
     check_device(run.device, run.dtype)
     check_attention(run.attention, run.dtype, run.device)

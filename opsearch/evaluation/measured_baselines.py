@@ -18,14 +18,14 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit
 from opsearch.problem.spaces.operations import operations_space
 from opsearch.problem.spaces.recipes import RecipeSpace
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_constraints
 from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 
 
-def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int]:
+def shortv_order(prepared: Prepared, engine: Engine, stages: Progress) -> list[int]:
     """Layers in the order in which ShortV freezes them: by the divergence of each frozen alone."""
     layers = prepared.shape.layers
     alone = [shortv(layers, {layer}) for layer in range(layers)]
@@ -36,7 +36,7 @@ def shortv_order(prepared: Prepared, engine: Engine, stages: Stages) -> list[int
 
 
 def gsop_policies(
-    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Stages
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
 ) -> dict[str, Policy]:
     """The first policy within each budget of one order in which GSOP prunes operations.
 
@@ -60,7 +60,7 @@ def gsop_policies(
 
 
 def fitprune_policies(
-    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Stages
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
 ) -> dict[str, Policy]:
     """FitPrune's recipe for each budget; where its search does not get that far, it is said."""
     space = RecipeSpace(prepared.shape.layers)

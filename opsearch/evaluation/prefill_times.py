@@ -58,7 +58,8 @@ def time_prefills(
     policies: Sequence[Policy],
     reductions: Sequence[tuple[Reducer, Reduction]],
     samples: Sequence[Sample],
-    place: str,
+    *,
+    machine: str,
     path: Path,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -70,14 +71,14 @@ def time_prefills(
         reductions: Reductions to time, each with its reducer, on its reduction of the typical
             sample.
         samples: Samples to choose the typical one from.
-        place: Description of the machine.
+        machine: Description of the machine.
         path: The file.
         progress: Called with the numbers of finished methods and of all.
     """
     sample = typical(samples)
     known = _read(path) if path.exists() else None
-    if known is None or (known.place, known.item) != (place, sample.digest):
-        known = _File(place=place, item=sample.digest, n_visual=sample.n_visual, times={})
+    if known is None or (known.place, known.item) != (machine, sample.digest):
+        known = _File(place=machine, item=sample.digest, n_visual=sample.n_visual, times={})
     inputs = batch_inputs([sample], model.device)
     sides: list[tuple[Policy | Reduction, Side]] = [
         *((policy, Side(partial(policy.apply, model), inputs)) for policy in policies),

@@ -17,7 +17,7 @@ from opsearch.measure.engine import Engine
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_cost
 
@@ -39,7 +39,7 @@ class Row:
     answers: Answers | None
 
 
-def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Stages) -> list[Row]:
+def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Progress) -> list[Row]:
     """Measure the original, the chosen policy and the baselines on calibration and held-out."""
     pairs = [sample.shape for sample in prepared.calibration]
     names = ["flops", *(constraint.name for constraint in prepared.constraints)]
@@ -94,7 +94,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _answers(
-    prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Stages
+    prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Progress
 ) -> list[Answers | None]:
     """Answers of every policy to the held-out questions, where these have known answers."""
     samples, processor = prepared.heldout, prepared.processor

@@ -22,7 +22,7 @@ from opsearch.measure.planning.batches import group_samples
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
 from opsearch.measure.planning.requests import KeyedPolicy, Missing, Requests
-from opsearch.measure.progress import PlanProgress, Progress
+from opsearch.measure.progress import PlanProgress
 from opsearch.measure.received_attention import received_attention
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import Store
@@ -33,6 +33,7 @@ from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.objective import KL_QUANTUM, Masses
+from opsearch.progress import Tick
 from opsearch.rankers import make_ranker
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class SampleMeasure:
 
     engine: Engine
     samples: Sequence[Sample]
-    progress: Progress | None = None
+    progress: Tick | None = None
 
     def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
         """Return the KL of each policy on each sample in nats, float64[P, S]."""
@@ -125,7 +126,7 @@ class Engine:
         self,
         policies: Sequence[Policy],
         samples: Sequence[Sample],
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> NDArray[np.float64]:
         """Return the KL divergence in nats of every policy on every sample, float64[P, S].
 
@@ -149,7 +150,7 @@ class Engine:
         self._run_plan(plan, needs, progress)
         return requests.values(self.store.get(requests.all_keys))
 
-    def noise_floor(self, samples: Sequence[Sample], progress: Progress | None = None) -> float:
+    def noise_floor(self, samples: Sequence[Sample], progress: Tick | None = None) -> float:
         """Return the mean KL in nats below which policies tie on these samples in half precision.
 
         Noise that the store lacks is measured first.
@@ -179,7 +180,7 @@ class Engine:
         return MeasurementPlan(tuple(chunks), memory_budget.shape)
 
     def _run_plan(
-        self, plan: MeasurementPlan, needs: frozenset[str], progress: Progress | None
+        self, plan: MeasurementPlan, needs: frozenset[str], progress: Tick | None
     ) -> None:
         """Measure and store the plan chunk by chunk."""
         plan_progress = PlanProgress(plan, progress)

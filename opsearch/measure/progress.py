@@ -9,8 +9,7 @@ from collections.abc import Callable
 from itertools import accumulate
 
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan
-
-Progress = Callable[[int, int], None]
+from opsearch.progress import Tick
 
 
 class PlanProgress:
@@ -21,7 +20,7 @@ class PlanProgress:
         progress: Called with both numbers at every change.
     """
 
-    def __init__(self, plan: MeasurementPlan, progress: Progress | None) -> None:
+    def __init__(self, plan: MeasurementPlan, progress: Tick | None) -> None:
         self.done, self.total, self.shape = 0, plan.flops, plan.shape
         self._partial: dict[Chunk, int] = {}
         self._progress = progress or (lambda done, total: None)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.measure.progress import Progress
 from opsearch.measure.storage.store import Store
 from opsearch.models.attention import project_keys, project_queries
 from opsearch.models.devices import device_of, device_of_inputs
@@ -20,6 +19,7 @@ from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.families import check_supported
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.problem.objective import Masses
+from opsearch.progress import Tick
 from opsearch.rankers.base import AttentionView, Prompt
 from opsearch.rankers.decoder import attention_by_source
 
@@ -27,7 +27,7 @@ _MAX_TOKENS = 4096  # of a batch
 
 
 def received_attention(
-    model: Any, store: Store, samples: Sequence[Sample], progress: Progress | None = None
+    model: Any, store: Store, samples: Sequence[Sample], progress: Tick | None = None
 ) -> list[Masses]:
     """Return the attention that each sample's visual tokens receive, float32[L, 2, N] each.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 Counts = NDArray[np.int64]
-Pools = Mapping[int, int | Counts]
+Candidates = Mapping[int, int | Counts]
 Q, KV, MLP = 0, 1, 2
 MODULES = ("q", "kv", "mlp")
 
@@ -28,7 +28,7 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
     return min(max(rounded, 1), n_visual)
 
 
-def live(counts: Counts, pools: Pools | None = None) -> Counts:
+def live(counts: Counts, pools: Candidates | None = None) -> Counts:
     """Counts without dead operations, for int[..., L, 3].
 
     A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later

@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Reranking:
     """A ranker at work inside the decoder.
 
     place: the layer that the policy names; look: the layer whose attention it reads; layer: the
@@ -52,11 +52,11 @@ class Schedule:
 
     live: Counts
     kept: frozenset[int]
-    turns: tuple[Turn, ...]
+    turns: tuple[Reranking, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class RerankingTable:
     """The turns of P policies as tables, by the layer that the order holds from.
 
     ranker: int64[P, L], the number in `specs`, -1 where the order stays; pool: int64[P, L], how
@@ -70,7 +70,7 @@ class Turns:
     back: Ints
 
     @classmethod
-    def of(cls, policies: Sequence[Sequence[Turn]], layers: int) -> Turns | None:
+    def of(cls, policies: Sequence[Sequence[Reranking]], layers: int) -> RerankingTable | None:
         """The turns of each policy; None where there are none at all."""
         specs = list(dict.fromkeys(turn.spec for turns in policies for turn in turns))
         if not specs:
@@ -87,7 +87,7 @@ class Turns:
     @property
     def place(self) -> Ints:
         """The layer that the policy names for each turn, int64[P, L]; -1 where the order stays."""
-        layers_back = np.array([LAYERS_BACK[spec.name] for spec in self.specs])
+        layers_back = np.array([spec.layers_back for spec in self.specs])
         named = np.arange(self.ranker.shape[1]) - self.back + layers_back[self.ranker]
         return np.where(self.ranker < 0, -1, named)
 
@@ -96,16 +96,16 @@ class Turns:
         """How many tokens are ordered before each layer, int64[P]."""
         return dict(enumerate(self.pool.T))
 
-    def part(self, policies: slice | Ints) -> Turns:
+    def part(self, policies: slice | Ints) -> RerankingTable:
         """Those of some of the policies."""
         tables = (table[policies] for table in (self.ranker, self.pool, self.back))
-        return Turns(self.specs, *tables)
+        return RerankingTable(self.specs, *tables)
 
 
 def schedule(policy: Policy, n_visual: int) -> Schedule:
     """The schedule of a policy; PolicyError for a ranker that cannot stand where it does."""
     counts = policy.resolve(n_visual)
-    acting: list[Turn] = []
+    acting: list[Reranking] = []
     for turn in reversed(list(_turns(policy, counts, n_visual))):
         alive = live(counts, {t.layer: t.pool for t in acting})
         end = acting[0].layer if acting else len(counts)
@@ -131,7 +131,7 @@ def where(place: int, spec: RankerSpec) -> str:
     return f"before layer {place}" if spec.inside else "before the decoder"
 
 
-def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Turn]:
+def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
     """Rankers inside the decoder, whether they change anything or not, by layer."""
     taken = {0} if before_decoder(policy) else set[int]()
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
@@ -149,14 +149,14 @@ def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Turn]:
             if look not in taken and all(count == 0 or count >= kv for count in (q, mlp)):
                 layer = look
         taken.add(layer)
-        yield Turn(place, spec, look, layer, pool)
+        yield Reranking(place, spec, look, layer, pool)
 
 
 def _layers_back(place: int, spec: RankerSpec) -> int:
     if not spec.inside:
         raise PolicyError(
-            f"ranker {spec} cannot act before layer {place}: inside the decoder "
-            f"{', '.join(registry.names('decoder_rankers'))} can; give it layer 0 or use one of these"
+            f"ranker {spec} cannot act before layer {place}; give it layer 0, or use one that acts "
+            f"inside the decoder: {', '.join(registry.names('decoder_rankers'))}"
         )
     back = spec.layers_back
     if place < back:

@@ -147,7 +147,7 @@ def infeasible(problem: Problem, solver: str) -> Solution:
     )
 
 
-def undisturbed(solution: Solution) -> Solution:
+def reraise_interrupt(solution: Solution) -> Solution:
     """The solution where it is one of many, so that Ctrl-C is meant for all: KeyboardInterrupt."""
     if solution.stopped:
         raise KeyboardInterrupt

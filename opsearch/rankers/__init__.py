@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from opsearch import registry
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers.base import DecoderRanker, Prompt, Ranker
+from opsearch.rankers.base import DecoderRanker, Ranker
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.cls import Cls, VisionZip
 from opsearch.rankers.decoder import FastV, FitPrune, PyramidDrop, SparseVLM

@@ -16,8 +16,6 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import MODULES
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import where
-from opsearch.problem.spaces.operations import PER_OPERATION
-from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
 
@@ -123,11 +121,10 @@ def _front(title: str, stored: Stored) -> Figure:
 def _other_budgets(stored: Stored) -> str:
     """Say how to see other budgets without a front."""
     folder = shlex.quote(str(stored.folder.path))
-    if stored.config.space == RecipeSpace.name:
-        return (
-            f"space recipes has none, `opsearch solve {folder} --budget ...` takes another budget"
-        )
-    if stored.config.space in PER_OPERATION:
+    space = stored.space
+    if space.only_objective is not None:
+        return f"space {space.name} has none, `opsearch solve {folder} --budget ...` takes another budget"
+    if space.per_operation is not None:
         searched = " --measure 1000" if stored.config.objective == "joint" else ""
         return f"`opsearch front {folder}{searched}` finds one"
     return f"`{stored.again} --solver grid` measures all of them"

@@ -15,9 +15,12 @@ import pandas as pd
 from opsearch.analysis.measured import Measured
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.constraint import Constraint
+from opsearch.problem.spaces.base import Space
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder, load_environment
+from opsearch.runs.setup import resolve
 from opsearch.runs.stored import stored_run
 
 
@@ -53,6 +56,12 @@ class Stored:
             RunFolderError: They are missing or incomplete.
         """
         return stored_run(self.folder.path)
+
+    @cached_property
+    def space(self) -> Space:
+        """The space that was searched."""
+        ranker = parse_ranker(str(self.config.ranker))
+        return resolve(self.config, self.policy.num_layers, ranker).space
 
     @property
     def again(self) -> str:

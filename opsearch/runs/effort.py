@@ -30,7 +30,7 @@ _PER_CORE = 15e9
 _PER_GPU = 100e12
 
 
-def planned_room(model: ModelSpec, memory: int | None, shape: Shape) -> MemoryBudget:
+def planned_memory(model: ModelSpec, memory: int | None, shape: Shape) -> MemoryBudget:
     """Return the memory and the element size that the engine of a run will count with."""
     available = memory_ahead(memory, model.device, shape.weights * model.itemsize)
     return MemoryBudget(shape, model.itemsize, available)

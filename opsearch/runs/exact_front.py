@@ -20,9 +20,9 @@ from opsearch.analysis.front import front
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Status, undisturbed
-from opsearch.problem.spaces.operation_costs import LayerCosts
-from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.solution import Limit, Status, reraise_interrupt
+from opsearch.problem.spaces.operation_costs import OperationCosts
+from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.ortools_cpsat import CpSat
 
@@ -50,13 +50,17 @@ class _Ways:
 def summed_front(problem: Problem) -> list[int]:
     """The numbers of the front's points within the problem's one budget, by rising cost.
 
-    Complete, and exact within the error bound of `integer_terms`; the space is a LayerSpace and the
+    Complete, and exact within the error bound of `integer_terms`; the space is a OperationSpace and the
     objective Separable.
     """
-    space, objective, (limited,) = problem.space, problem.objective, problem.constraints
-    assert isinstance(space, LayerSpace)
+    space, objective, (limited,) = (
+        problem.space.per_operation,
+        problem.objective,
+        problem.constraints,
+    )
+    assert space is not None
     assert isinstance(objective, Separable)
-    assert isinstance(limited.costs, LayerCosts)
+    assert isinstance(limited.costs, OperationCosts)
     terms = integer_terms(objective)
     shares = [
         _of_share(space, limited.costs, terms, n_v, limited.limit)
@@ -67,7 +71,7 @@ def summed_front(problem: Problem) -> list[int]:
 
 
 def _of_share(
-    space: LayerSpace, costs: LayerCosts, terms: IntegerTerms, n_v: int, limit: int
+    space: OperationSpace, costs: OperationCosts, terms: IntegerTerms, n_v: int, limit: int
 ) -> _Ways:
     """The best ways with one share of tokens."""
     row = np.zeros((1, len(space.parameters)), np.int8)
@@ -99,7 +103,7 @@ def _joined(parts: list[_Ways]) -> _Ways:
     )
 
 
-def _choices(space: LayerSpace, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
+def _choices(space: OperationSpace, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
     """The parameters of a layer, and every choice of places in `levels` by module."""
     mine = [k for k, (at, _) in enumerate(space.operations) if at == layer]
     modules = [space.operations[k][1] for k in mine]
@@ -109,7 +113,7 @@ def _choices(space: LayerSpace, layer: int) -> Iterator[tuple[list[int], dict[in
 
 
 def _live(
-    space: LayerSpace, layer: int, place: dict[int, int], read: int
+    space: OperationSpace, layer: int, place: dict[int, int], read: int
 ) -> tuple[int, int, int] | None:
     """What runs where later layers have kv up to level `read`; None where not all would be read."""
     kv, mlp = place[KV], place.get(MLP, 0)
@@ -132,7 +136,7 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     limit, ended = constraint.limit, False
     while len(rows) < most:
         asked = replace(problem, constraints=(replace(constraint, limit=limit),))
-        solution = undisturbed(CpSat().solve(asked, limit=Limit(deterministic_time=_TIME)))
+        solution = reraise_interrupt(CpSat().solve(asked, limit=Limit(deterministic_time=_TIME)))
         if solution.index is None:
             # A solver that stopped without a policy has not said that there are no others.
             ended = solution.status is Status.INFEASIBLE

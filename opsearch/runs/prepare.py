@@ -22,11 +22,11 @@ from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
 from opsearch.runs.choose import Choice, choose, choose_planned
 from opsearch.runs.config import IN_MEMORY, RunConfig
-from opsearch.runs.effort import Planned, planned_room
+from opsearch.runs.effort import Planned, planned_memory
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 from opsearch.timing.latency_table import fit_latency, place_of
@@ -105,7 +105,7 @@ def settle(config: RunConfig) -> Settled:
 
 
 def prepare(
-    settled: Settled, stages: Stages, split: str = "held-out", if_answered: int = 0
+    settled: Settled, stages: Progress, split: str = "held-out", if_answered: int = 0
 ) -> Prepared:
     """Load data and processor by name, and state the search.
 
@@ -140,7 +140,7 @@ def state(
     settled: Settled,
     processor: Any,
     items: tuple[Sequence[Item], Sequence[Item]],
-    stages: Stages,
+    stages: Progress,
 ) -> Prepared:
     """Encode calibration and held-out items, count the costs, choose what was left open.
 
@@ -158,7 +158,7 @@ def state(
     constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)
     check_budget(settings.space, constraints)
     gathered = group_samples(samples, family, model_config, settings.positions)
-    room = planned_room(settings.model, settings.memory, shape)
+    room = planned_memory(settings.model, settings.memory, shape)
     planned = Planned(settings.space, constraints, gathered, room, settings.model.device)
     choice = choose_planned(settings, planned)
     ranker = settings.space_settings.ranker or family.ranker
@@ -184,7 +184,7 @@ def _latency_table(
     settings: SearchSettings,
     model_config: Any,
     pairs: Sequence[tuple[int, int]],
-    stages: Stages,
+    stages: Progress,
 ) -> LatencyTable | None:
     """Return the table of the run's folder where it holds for these samples here, else a new one.
 

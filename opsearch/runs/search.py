@@ -10,13 +10,13 @@ import numpy as np
 from opsearch.errors import OpsearchError
 from opsearch.measure.engine import SampleMeasure
 from opsearch.objectives.additive import Additive
-from opsearch.objectives.rounding import lazy_joint, with_ties
+from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.policy.counts import KV
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Measure, Pairwise
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, undisturbed
-from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.solution import Limit, Solution, reraise_interrupt
+from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.choose import Choice
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.session import Session
@@ -50,7 +50,7 @@ def search(
     """
     space = settings.space
     feasible = feasible_points(space, constraints) if space.listed else np.zeros(0, bool)
-    objective = with_ties(choice.objective.make(space, measure, feasible), floor)
+    objective = rounded(choice.objective.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
     if solver.takes_start and objective.form == "blackbox":
@@ -114,15 +114,15 @@ def starts(problem: Problem, measure: Measure, additive: Additive, floor: float)
     space = problem.space
     if not space.parameters_act_alone or not problem.solvable:
         return ()
-    proxy = with_ties(additive.make(space, measure, np.zeros(0, bool)), floor)
+    proxy = rounded(additive.make(space, measure, np.zeros(0, bool)), floor)
     solver = Grid() if space.listed else CpSat()
-    found = undisturbed(solver.solve(replace(problem, objective=proxy))).index
+    found = reraise_interrupt(solver.solve(replace(problem, objective=proxy))).index
     operations = space.per_operation
     plain = plain_points(problem, operations) if operations is not None else ()
     return (*(() if found is None else (found,)), *plain)
 
 
-def plain_points(problem: Problem, space: LayerSpace) -> tuple[int, ...]:
+def plain_points(problem: Problem, space: OperationSpace) -> tuple[int, ...]:
     """Policies that end all operations but reading at some layer: for each layer the dearest.
 
     Before it every token passes every operation. From there on the others are as high as the budget
@@ -141,7 +141,7 @@ def plain_points(problem: Problem, space: LayerSpace) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain(space: LayerSpace, full: int, end: int, share: int) -> int:
+def _plain(space: OperationSpace, full: int, end: int, share: int) -> int:
     """All levels before layer `full`, one less before `end`, then two less; kv at least one."""
     row = []
     for layer, module in space.operations:

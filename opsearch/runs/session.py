@@ -17,7 +17,7 @@ from opsearch.measure.workers.cluster import Workers, started
 from opsearch.measure.workers.worker import Source
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
 
@@ -37,7 +37,7 @@ class Session:
 
     folder: RunFolder
     engine: Engine
-    progress: Stages
+    progress: Progress
 
     @property
     def model(self) -> Any:
@@ -54,7 +54,7 @@ class Session:
 def open_session(
     prepared: Prepared,
     folder: RunFolder,
-    progress: Stages,
+    progress: Progress,
     workers: Workers | None = None,
     model: Any = None,
 ) -> Iterator[Session]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,60 +14,211 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.measured import Measured
 from opsearch.analysis.outcomes import Outcome
+from opsearch.costs.latency import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.engine import noise_floor
 from opsearch.measure.storage.records import COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
+from opsearch.objectives import ObjectiveFactory
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
+from opsearch.problem.budget import Budget
+from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective import Masses
+from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+from opsearch.runs.setup import SearchSettings, make_constraints, resolve
 
 _UNPRUNED = dict.fromkeys(COLUMNS, 0.0) | {"top1": 1.0}
 
 
-def stored_run(folder: Path, space: str | None = None) -> Measured:
-    """What the run in `folder` measured on its calibration samples, over its space or another one.
+@dataclass(frozen=True, kw_only=True)
+class StoredSearch:
+    """A search as a run folder holds it, open for looking up.
 
-    Raises RunFolderError when a parameter was not measured alone at each of its values, and
-    OpsearchError for a space where that says nothing.
+    Attributes:
+        folder: The run folder.
+        config: The settings as strings.
+        settings: The same in typed parts.
+        shape: The decoder's dimensions.
+        store: The measurements.
+        samples: The calibration samples.
     """
-    run = RunFolder(folder)
-    config = RunConfig.load(run.config)
-    if space is not None:
-        config = config.over(space)
-    with Store(run.measurements) as store:
+
+    folder: RunFolder
+    config: RunConfig
+    settings: SearchSettings
+    shape: Shape
+    store: Store
+    samples: list[StoredSample]
+
+    @property
+    def model_type(self) -> str:
+        """The model's family."""
+        return str(self.store.facts["model_type"])
+
+    @property
+    def item_digests(self) -> list[str]:
+        """Digests of the calibration samples."""
+        return [sample.item for sample in self.samples]
+
+    @property
+    def noise_floor(self) -> float:
+        """Nats below which divergences tie."""
+        return noise_floor(self.store, self.item_digests)
+
+    def constraints(
+        self, budgets: Sequence[Budget], space: Space | None = None
+    ) -> tuple[Constraint, ...]:
+        """Return budgets as limits over the calibration samples.
+
+        Args:
+            budgets: At most one for each cost.
+            space: The space whose points are counted; None: the run's.
+
+        Raises:
+            RunFolderError: A budget is of time, and the run fitted no latency table.
+        """
+        table = self.latency_table() if any(b.cost_class.timed for b in budgets) else None
+        pairs = [(sample.n_visual, sample.n_other) for sample in self.samples]
+        return make_constraints(budgets, self.shape, space or self.settings.space, pairs, table)
+
+    def latency_table(self) -> LatencyTable:
+        """Return the latency table that the run fitted.
+
+        Raises:
+            RunFolderError: The run had no budget of time.
+        """
+        if not self.folder.latency.exists():
+            raise RunFolderError(
+                f"{self.folder.path} holds no latency table, because its run had no budget of "
+                f"time; `opsearch run --config {self.folder.config} --budget 50%latency` fits one"
+            )
+        return read_table(self.folder.latency)
+
+    def measure(self, objective: ObjectiveFactory) -> StoredMeasure:
+        """Return what looks up the measurements of an objective."""
+        return StoredMeasure(self, objective)
+
+
+@contextmanager
+def open_stored(path: Path, config: RunConfig | None = None) -> Iterator[StoredSearch]:
+    """Open the search of a run folder; no model is loaded.
+
+    Args:
+        path: The run folder.
+        config: Its settings, changed; None: as they are.
+
+    Raises:
+        RunFolderError: The folder holds no run, or a damaged one.
+    """
+    folder = RunFolder(path)
+    config = config or RunConfig.load(folder.config)
+    with Store(folder.measurements) as store:
         shape = Shape(**store.facts["shape"])
-        searched = make_space(config, shape.layers, parse_ranker(str(config.ranker)))
+        settings = resolve(config, shape.layers, parse_ranker(str(config.ranker)))
+        yield StoredSearch(
+            folder=folder,
+            config=config,
+            settings=settings,
+            shape=shape,
+            store=store,
+            samples=store.calibration(),
+        )
+
+
+@dataclass(frozen=True)
+class StoredMeasure:
+    """Looks up the measurements of a run; what was not measured is nan.
+
+    Attributes:
+        run: The stored search.
+        objective: The objective that asks.
+    """
+
+    run: StoredSearch
+    objective: ObjectiveFactory
+
+    def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the KL of each policy on each sample in nats, float64[P, S].
+
+        Raises:
+            RunFolderError: Policies that a sum of terms needs, or all that a table asks for, were
+                not measured.
+        """
+        tables, pruned = looked_up(self.run.store, self.run.samples, policies, ("kl",))
+        table: NDArray[np.float64] = tables[0]
+        missing = np.asarray(np.isnan(table).any(axis=1))
+        summed = self.objective.form in ("separable", "pairwise")
+        if missing.all() or (summed and missing.any()) or missing[pruned].all():
+            folder, name = self.run.folder, self.objective.name
+            raise RunFolderError(
+                f"{folder.path} does not hold the measurements for objective {name}; `opsearch "
+                f"run --config {folder.config} --objective {name}` makes them"
+            )
+        return table
+
+    def received_attention(self) -> list[Masses]:
+        """Return for each sample the attention that its visual tokens get, float32[L, 2, N].
+
+        Raises:
+            RunFolderError: The attention was not read.
+        """
+        items, folder = self.run.item_digests, self.run.folder
+        found = self.run.store.received(items)
+        if any(item not in found for item in items):
+            raise RunFolderError(
+                f"{folder.path} does not hold the original's attention; `opsearch run --config "
+                f"{folder.config} --space recipes --objective attention` reads it"
+            )
+        return [found[item] for item in items]
+
+
+def stored_run(path: Path, space: str | None = None) -> Measured:
+    """Return what a run measured on its calibration samples.
+
+    Args:
+        path: The run folder.
+        space: The space whose points are looked up; None: the run's.
+
+    Raises:
+        RunFolderError: A parameter was not measured alone at each of its values.
+        OpsearchError: Individual divergences do not exist in the space.
+    """
+    with open_stored(path) as run:
+        searched = run.settings.space
+        if space is not None:
+            given = run.settings.space_settings
+            assert given.ranker is not None  # a stored run names it
+            searched = run.settings.in_space(space, given.ranker, given.stages).space
         require_individual(searched)
-        samples = store.calibration()
-        pairs = [(s.n_visual, s.n_other) for s in samples]
-        flops = make_constraints(parse_budgets(["100%"]), shape, searched, pairs)[0]
+        flops = run.constraints([Budget.parse("100%")], searched)[0]
         single = [np.array(alone(searched, k)) for k in range(len(searched.parameters))]
         rows = [searched.points, *single]
-        quantum = noise_floor(store, [s.item for s in samples])
+        quantum = run.noise_floor
         policies = PointPolicies(searched, np.concatenate(rows))
-        found, _ = looked_up(store, samples, policies, COLUMNS)
+        found, _ = looked_up(run.store, run.samples, policies, COLUMNS)
     ends = np.cumsum([len(group) for group in rows])[:-1]
     tables = {name: np.split(table, ends) for name, table in zip(COLUMNS, found, strict=True)}
     for parameter, kl in zip(searched.parameters, tables["kl"][1:], strict=True):
         if np.isnan(kl).any():
             raise RunFolderError(
-                f"{folder} does not hold the individual divergences of {parameter.name}; "
-                f"`opsearch run --config {run.config} --space {searched.name}` measures them"
+                f"{path} does not hold the individual divergences of {parameter.name}; "
+                f"`opsearch run --config {run.folder.config} --space {searched.name}` measures them"
             )
+    settings = run.config.model_dump(mode="json") | {"space": searched.name}
     return Measured(
-        label=folder.name,
-        settings={name: str(value) for name, value in config.model_dump(mode="json").items()},
+        label=path.name,
+        settings={name: str(value) for name, value in settings.items()},
         space=searched,
         flops=flops,
-        items=tuple(s.item for s in samples),
-        families=tuple(s.family for s in samples),
+        items=tuple(run.item_digests),
+        families=tuple(sample.family for sample in run.samples),
         tables={name: parts[0] for name, parts in tables.items()},
         alone={name: tuple(parts[1:]) for name, parts in tables.items()},
         quantum=quantum,

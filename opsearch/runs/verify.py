@@ -25,13 +25,13 @@ from opsearch.problem.objective import (
     Separable,
 )
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Solver, undisturbed
+from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _NOISE = 1e-3  # of the variance that one coefficient gives
 
 
-def refitted(
+def corrected_proxy(
     proxy: Separable | Pairwise, indices: Sequence[int], values: NDArray[np.float64]
 ) -> Separable | Pairwise:
     """The proxy with coefficients changed so that it takes these values at these points.
@@ -120,7 +120,7 @@ def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable
     measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
     if not measured:
         return proxy
-    fitted = refitted(proxy, list(measured), np.array(list(measured.values())))
+    fitted = corrected_proxy(proxy, list(measured), np.array(list(measured.values())))
     return replace(fitted, quantum=asked.problem.objective.quantum)
 
 
@@ -142,7 +142,7 @@ def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     """The solver's point, None where it finds none."""
     if not problem.solvable:
         return None
-    return undisturbed(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
+    return reraise_interrupt(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
 
 
 def _note(proxy: str, asked: EvaluatedPoints, counted: str) -> str:

@@ -37,8 +37,8 @@ def recorded(problem: Problem) -> tuple[Problem, list[int]]:
 
 def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None:
     """A search that is stopped asks for the same points again, and ends as if never stopped."""
-    undisturbed, expected = recorded(problem)
-    best = solver.solve(undisturbed, seed=2, limit=SHORT)
+    reraise_interrupt, expected = recorded(problem)
+    best = solver.solve(reraise_interrupt, seed=2, limit=SHORT)
     interrupted, asked = recorded(problem)
     objective = interrupted.objective
     assert isinstance(objective, Blackbox)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
+from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ from opsearch.problem.objective import (
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
-from opsearch.problem.spaces.operation_costs import layer_costs
-from opsearch.problem.spaces.operations import LayerSpace, layers_space
+from opsearch.problem.spaces.operation_costs import operation_costs
+from opsearch.problem.spaces.operations import OperationSpace, layers_space
 from opsearch.problem.spaces.recipes import RecipeCosts, RecipeSpace
 
 N_V_TEST = tuple(Fraction(v) for v in ("1", ".6", ".3", ".1"))
@@ -171,7 +172,7 @@ def as_form(problem: Problem, form: Form) -> Problem:
 
 def layers_problem(
     seed: int,
-    space: LayerSpace | None = None,
+    space: OperationSpace | None = None,
     share: float = 0.4,
     form: Form = "blackbox",
     scale: float = 1.0,
@@ -197,7 +198,7 @@ def layers_problem(
     def evaluate(points: Sequence[int]) -> NDArray[np.float64]:
         return np.array([summed.value(point) for point in points])
 
-    costs = layer_costs(Flops(TINY), space, SAMPLES)
+    costs = operation_costs(Flops(TINY), space, SAMPLES)
     stock = costs[costs.dearest()]
     limit = Constraint("flops", "FLOPs", costs, int(share * stock), stock, len(SAMPLES))
     asked = Blackbox("pairs", "nats", evaluate, quantum)
@@ -214,7 +215,7 @@ def recipes_problem(seed: int, share: float = 0.7) -> Problem:
     most = random.uniform(0.2, 1.0, space.num_layers)  # of the tokens, that are gone at bound 1
 
     def within(bound: float) -> int:
-        return space.index_of([space.nearest(Fraction(1 - bound * gone)) for gone in most])
+        return space.index_of([floor(1000 * (1 - bound * gone) + 0.5) for gone in most])
 
     def evaluate(index: int) -> float:
         left = np.array(space.row(index)) / space.row(within(0.0))

@@ -16,7 +16,7 @@ from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solver, Status
 from opsearch.problem.spaces.base import N_V_8
-from opsearch.problem.spaces.operations import LayerSpace, layers_space, operations_space
+from opsearch.problem.spaces.operations import OperationSpace, layers_space, operations_space
 from opsearch.testing.checks import SHORT, check_interruption, check_record, recorded, same
 from opsearch.testing.example_problems import SCALES, layers_problem
 
@@ -89,7 +89,7 @@ class LargeSpaceConformance:
 
 
 def presented(
-    solver: Solver, seed: int = 0, space: LayerSpace | None = None, scale: float = 1.0
+    solver: Solver, seed: int = 0, space: OperationSpace | None = None, scale: float = 1.0
 ) -> Problem:
     """A problem in the hardest form that the solver takes."""
     share = 0.95 if space is not None and space.num_layers == 1 else 0.5  # the text is most of it

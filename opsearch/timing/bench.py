@@ -28,7 +28,7 @@ from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import before_decoder
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.timing.generation import Workload, timed_pairs
@@ -81,7 +81,7 @@ class Setup:
             raise UnknownNameError("shape", self.shape, list(SHAPES))
 
 
-def bench(path: Path, setup: Setup, stages: Stages, out: Path | None = None) -> Row:
+def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -> Row:
     """Time the original and the policy of a run folder or file in alternation.
 
     Args:
@@ -197,7 +197,7 @@ def rows_to(path: Path | None) -> Iterator[Any]:
 _SHARE = "2/9"
 
 
-def bench_peers(setup: Setup, stages: Stages, out: Path | None = None) -> list[Row]:
+def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list[Row]:
     """Time every rule that the model supports in alternation with the original.
 
     Args:

@@ -16,7 +16,7 @@ from opsearch.evaluation.contenders import asked_rankers, say_left_out
 from opsearch.evaluation.stored import stored_comparison
 from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from tests.report.page import Page
 from tests.support.families import FAMILIES, built, folder
@@ -28,7 +28,7 @@ QUESTIONS = ("what colour is it", "how many", "what is the red")
 
 def said(model_config, *present):
     console = Console(file=io.StringIO(), width=500)
-    say_left_out(model_config, present, Stages(console, 0))
+    say_left_out(model_config, present, Progress(console, 0))
     return console.file.getvalue().splitlines()
 
 

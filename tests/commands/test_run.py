@@ -427,7 +427,7 @@ def wait_for_measurements(process, folder, count):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def reraise_interrupt(tmp_path_factory):
     result, _ = start(tmp_path_factory.mktemp("run") / "whole", **SLOW)
     return result
 
@@ -443,13 +443,13 @@ KILLS = [
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("sent", "after"), KILLS, ids=str)
-def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent, after):
+def test_a_stopped_run_goes_on_where_it_stopped(reraise_interrupt, tmp_path, sent, after):
     folder = tmp_path / "stopped"
     process = started(folder)
     wait_for_measurements(process, folder, after)
     process.send_signal(sent)
     printed, said = process.communicate(timeout=60)
-    kept, whole = stored(folder), stored(undisturbed.folder)
+    kept, whole = stored(folder), stored(reraise_interrupt.folder)
     assert after <= len(kept) < len(whole)
     assert printed == ""
     if sent == signal.SIGINT:
@@ -462,8 +462,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(undisturbed, tmp_path, sent, aft
     assert kept.items() <= resumed.items()
     assert resumed.keys() == whole.keys()
     assert max(abs(resumed[key] - whole[key]) / max(1, whole[key]) for key in whole) <= TOLERANCE
-    assert result.solution.policy == undisturbed.solution.policy
-    assert result.solution.value == pytest.approx(undisturbed.solution.value, abs=5 * KL_QUANTUM)
+    assert result.solution.policy == reraise_interrupt.solution.policy
+    assert result.solution.value == pytest.approx(
+        reraise_interrupt.solution.value, abs=5 * KL_QUANTUM
+    )
 
 
 def test_a_stopped_guided_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from rich.console import Console
 from opsearch.evaluation.contenders import search_task
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare
 
@@ -19,13 +19,13 @@ BUDGETS = "30%", "50% kv"  # neither holds all policies of the other
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     config = RunConfig(samples=1, heldout=0, n_v=("1/4", "1"), out=tmp_path_factory.mktemp("run"))
-    return prepare(config, Stages(Console(file=StringIO()), 1))
+    return prepare(config, Progress(Console(file=StringIO()), 1))
 
 
 def chosen(prepared, effort, budgets):
     """The objective of `depth` within this effort."""
     within = replace(prepared, config=prepared.config.model_copy(update={"effort": effort}))
-    return search_task("depth", budgets, within, Stages(Console(file=StringIO()), 1)).makers[-1]
+    return search_task("depth", budgets, within, Progress(Console(file=StringIO()), 1)).makers[-1]
 
 
 def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
@@ -39,5 +39,5 @@ def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
 
 def task_of(prepared):
     """The space and, for each budget, its limits."""
-    task = search_task("depth", BUDGETS, prepared, Stages(Console(file=StringIO()), 1))
+    task = search_task("depth", BUDGETS, prepared, Progress(Console(file=StringIO()), 1))
     return task.space, task.limits

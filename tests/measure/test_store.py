@@ -318,7 +318,7 @@ def test_killed_writers_leave_what_an_undisturbed_one_writes(path):
             total, rest = divmod(store.count(), 7)
             assert rest == 0
             assert total in (printed, printed + 1)  # killed before it printed the last one
-            undisturbed = {(m.policy, m.item): m.kl for n in range(total) for m in chunk(n)}
-            assert store.get(policies(total)) == undisturbed
+            reraise_interrupt = {(m.policy, m.item): m.kl for n in range(total) for m in chunk(n)}
+            assert store.get(policies(total)) == reraise_interrupt
         finished[positions] = total
     assert min(finished.values()) >= 12

@@ -15,7 +15,7 @@ from opsearch.models.families import family_for
 from opsearch.models.loading import check_attention
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.counts import KV, Q
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare
 from tests.models.judge import TOLERANCE
@@ -118,7 +118,7 @@ def test_a_run_with_it_needs_the_package(device):
 
 def test_a_run_says_so_before_anything_is_loaded():
     with refuses(ModelError, f"--attention {FLASH}", "float32", "--dtype bfloat16"):
-        prepare(RunConfig(attention=FLASH), Stages(Console(quiet=True), 1))
+        prepare(RunConfig(attention=FLASH), Progress(Console(quiet=True), 1))
 
 
 # Tests on a GPU with the package itself, in half precision. Rounding changes rankings by

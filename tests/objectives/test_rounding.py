@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from opsearch.objectives.rounding import with_ties
+from opsearch.objectives.rounding import rounded
 from opsearch.problem.objective import KL_QUANTUM, Blackbox, Pairwise, Separable, Table
 from opsearch.problem.spaces.depth import tokens_space
 
@@ -21,7 +21,7 @@ def test_every_form_comes_in_steps_of_the_floor():
         Blackbox("joint", "nats", lambda indices: VALUES[list(indices)], KL_QUANTUM),
     )
     for objective in forms:
-        tied = with_ties(objective, 0.01)
+        tied = rounded(objective, 0.01)
         assert tied.quantum == 0.01
         assert [tied.value(i) for i in (0, 1, 2, 4)] == [0.01 * step for step in STEPS]
         assert list(getattr(tied, "pairs", {}).values()) in ([], [0.01])
@@ -29,6 +29,6 @@ def test_every_form_comes_in_steps_of_the_floor():
 
 def test_what_is_no_finer_or_no_divergence_stays():
     objective = Table("joint", "nats", VALUES, KL_QUANTUM)
-    assert with_ties(objective, KL_QUANTUM) is objective
+    assert rounded(objective, KL_QUANTUM) is objective
     other = Table("errors", "questions", VALUES)
-    assert with_ties(other, 0.01) is other
+    assert rounded(other, 0.01) is other

@@ -14,7 +14,7 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MLP, Q, live
 from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
-from opsearch.problem.spaces.operation_costs import layer_costs
+from opsearch.problem.spaces.operation_costs import operation_costs
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.setup import parse_kept
 from opsearch.testing.example_problems import TINY
@@ -67,7 +67,7 @@ def test_the_last_row_prunes_nothing_that_is_read():
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("cost", [Flops(TINY), KVBytes(TINY)], ids=["flops", "kv"])
 def test_the_sum_over_layers_is_the_cost_of_the_policy(space, cost):
-    costs = layer_costs(cost, space, SAMPLES)
+    costs = operation_costs(cost, space, SAMPLES)
     random = np.random.default_rng(1)
     sizes = [len(parameter.values) for parameter in space.parameters]
     for row in random.integers(0, sizes, (100, len(sizes))).tolist():
@@ -80,7 +80,7 @@ def test_the_sum_over_layers_is_the_cost_of_the_policy(space, cost):
 def test_no_point_is_cheaper_than_the_cheapest_or_dearer_than_the_dearest(data):
     space = data.draw(st.sampled_from(list(SPACES.values())))
     row = [data.draw(st.integers(0, len(p.values) - 1)) for p in space.parameters]
-    costs = layer_costs(Flops(TINY), space, SAMPLES)
+    costs = operation_costs(Flops(TINY), space, SAMPLES)
     assert costs[costs.cheapest()] <= costs[space.index_of(row)] <= costs[costs.dearest()]
 
 
@@ -130,7 +130,7 @@ def test_a_cost_that_is_no_sum_over_layers_is_refused():
             return super().of(counts, n_visual, n_other) ** 2
 
     with pytest.raises(OpsearchError, match=says("flops")):
-        layer_costs(Squared(TINY), SPACES["layers"], SAMPLES)
+        operation_costs(Squared(TINY), SPACES["layers"], SAMPLES)
 
 
 def test_points_are_not_listed():

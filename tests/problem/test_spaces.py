@@ -12,7 +12,7 @@ from opsearch.costs.shape import SHAPES
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, live
 from opsearch.policy.ranker import RankerSpec
-from opsearch.policy.schedule import Turns
+from opsearch.policy.schedule import RerankingTable
 from opsearch.problem.budget import space_costs
 from opsearch.problem.spaces import SPACES
 from opsearch.problem.spaces.base import N_V_8, N_V_16
@@ -106,7 +106,7 @@ def test_points_resolve_as_their_policies_do(space, n_visual):
 def test_rankers_turn_the_order_as_those_of_the_policies_do(space, n_visual):
     schedules = [space.decode(point).schedule(n_visual) for point in space.points]
     found = space.turns(space.points, n_visual)
-    wanted = Turns.of([each.turns for each in schedules], space.num_layers)
+    wanted = RerankingTable.of([each.turns for each in schedules], space.num_layers)
     assert (found is None) == (wanted is None)
     if wanted is not None:
         for table in ("ranker", "pool", "back"):

@@ -8,7 +8,7 @@ from rich.console import Console
 from opsearch.errors import ModelError, PolicyError
 from opsearch.models.loading import check_device, load_config
 from opsearch.policy.ranker import RankerSpec
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare, run_ranker
 from tests.support.families import built
@@ -40,7 +40,7 @@ def test_a_ranker_that_the_model_cannot_serve_is_refused(name):
 def test_time_is_of_one_device():
     timed = RunConfig(device="auto", budget=("120ms",))
     with pytest.raises(ModelError, match=says("--device auto")):
-        prepare(timed, Stages(Console(quiet=True), 1))
+        prepare(timed, Progress(Console(quiet=True), 1))
 
 
 @pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")

@@ -5,7 +5,7 @@ import pytest
 
 from opsearch.problem.objective import Pairwise, Separable
 from opsearch.problem.spaces.operations import layers_space
-from opsearch.runs.verify import refitted
+from opsearch.runs.verify import corrected_proxy
 
 SPACE = layers_space(3)
 SIZES = [len(parameter.values) for parameter in SPACE.parameters]
@@ -30,7 +30,7 @@ def points(count):
 def test_it_takes_the_measured_values(pairs):
     given, at = proxy(pairs), points(12)
     measured = np.random.default_rng(2).exponential(size=len(at))
-    corrected = refitted(given, at, measured)
+    corrected = corrected_proxy(given, at, measured)
     said = [corrected.value(index) for index in at]
     before = [given.value(index) for index in at]
     assert np.abs(said - measured).max() < 0.02 * np.abs(before - measured).max()
@@ -39,7 +39,7 @@ def test_it_takes_the_measured_values(pairs):
 @pytest.mark.parametrize("pairs", [False, True])
 def test_it_stays_where_it_was_right(pairs):
     given, at = proxy(pairs), points(12)
-    corrected = refitted(given, at, np.array([given.value(index) for index in at]))
+    corrected = corrected_proxy(given, at, np.array([given.value(index) for index in at]))
     for old, new in zip(given.terms, corrected.terms, strict=True):
         assert np.abs(old - new).max() <= 1e-6
     assert getattr(corrected, "pairs", {}) == getattr(given, "pairs", {})
@@ -47,7 +47,9 @@ def test_it_stays_where_it_was_right(pairs):
 
 def test_what_prunes_nothing_stays_free():
     top = SPACE.index_of([size - 1 for size in SIZES])
-    corrected = refitted(proxy(True), [top, *points(5)], np.full(6, 3.0)[: 1 + len(points(5))])
+    corrected = corrected_proxy(
+        proxy(True), [top, *points(5)], np.full(6, 3.0)[: 1 + len(points(5))]
+    )
     assert corrected.value(top) == 0.0
 
 
@@ -60,5 +62,5 @@ def test_a_measurement_is_followed_up_to_a_thousandth_of_noise():
     row = SPACE.row(index)
     pruning = sum(place < size - 1 for place, size in zip(row, SIZES, strict=True))
     before = given.value(index)
-    after = refitted(given, [index], np.array([before + 10.0])).value(index)
+    after = corrected_proxy(given, [index], np.array([before + 10.0])).value(index)
     assert after - before == pytest.approx(10 * pruning / (pruning + 1e-3), abs=2e-6 * pruning)

@@ -9,7 +9,7 @@ from rich.console import Console
 from opsearch.errors import OpsearchError
 from opsearch.evaluation.contenders import search_task
 from opsearch.policy.ranker import RankerSpec
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare
 from opsearch.runs.setup import make_space
@@ -50,7 +50,7 @@ def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp
     settings = {"space": "stages", "stages": 1, "ranker": "fastv", "n_v": ("1/4",)}
     config = RunConfig(**settings, samples=1, heldout=0, out=tmp_path)
     said = StringIO()
-    console = Stages(Console(file=said, width=200), 1)
+    console = Progress(Console(file=said, width=200), 1)
     prepared = prepare(config, console)
     found = {}
     for name in ("dop", "stages"):

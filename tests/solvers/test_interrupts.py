@@ -12,7 +12,7 @@ from subprocess import PIPE
 import pytest
 from ortools.sat.python.cp_model import CpSolver
 
-from opsearch.problem.solution import Status, undisturbed
+from opsearch.problem.solution import Status, reraise_interrupt
 from opsearch.problem.spaces.operations import layers_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from tests.solvers.integer.test_layer_programs import HALVES, many_pairs, problem
@@ -77,9 +77,9 @@ def test_what_another_signal_raises_ends_the_search_too():
 
 def test_one_of_many_solves_that_was_stopped_ends_them_all():
     solution = CpSat().solve(problem(0, 0))
-    assert undisturbed(solution) is solution
+    assert reraise_interrupt(solution) is solution
     with pytest.raises(KeyboardInterrupt):
-        undisturbed(replace(solution, stopped=True))
+        reraise_interrupt(replace(solution, stopped=True))
 
 
 MINUTES = """

@@ -14,7 +14,7 @@ from opsearch.commands.cli.printing import print_latency
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import PolicyError
 from opsearch.policy import builders
-from opsearch.progress import Stages
+from opsearch.progress import Progress
 from opsearch.rankers import RANKERS
 from opsearch.timing.bench import Setup, for_shape
 from opsearch.timing.bench import bench as bench_policy
@@ -86,7 +86,7 @@ def test_times_with_graphs_stand_beside_those_without(tmp_path, monkeypatch):
     console, rows = Console(quiet=True), tmp_path / "rows.jsonl"
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     setup = Setup(new_tokens=1, repeats=1, graphs=True)
-    row = bench_policy(policy, setup, Stages(console, 3), rows)
+    row = bench_policy(policy, setup, Progress(console, 3), rows)
     first, second, result = map(json.loads, rows.read_text().splitlines())
     assert (first["graphs"], second["graphs"]) == (False, True)
     assert result == json.loads(json.dumps(row))

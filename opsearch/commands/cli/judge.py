@@ -127,7 +127,7 @@ def bench(
 ) -> None:
     """Time the original against a policy: prefill, first token, decode, memory."""
     from opsearch.commands.cli.printing import print_latency, print_peers
-    from opsearch.progress import Stages
+    from opsearch.progress import Progress
     from opsearch.runs.config import policy_settings
     from opsearch.timing.bench import Setup, bench_peers
     from opsearch.timing.bench import bench as bench_policy
@@ -143,7 +143,7 @@ def bench(
         )
     size = (layers, visual, text, batch)
     setup = Setup(run.model, shape, *size, *place, new_tokens, repeats, graphs)
-    stages = Stages(err, 2 + graphs)
+    stages = Progress(err, 2 + graphs)
     if policy is not None:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)
     print_peers(bench_peers(setup, stages, out_file), out)

@@ -23,7 +23,7 @@ from opsearch.measure.workers.queue import Queue
 from opsearch.models.loading import load_config
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
-from opsearch.progress import Stages, Tick
+from opsearch.progress import Progress, Tick
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import RayWorkers, Say
@@ -56,7 +56,7 @@ def evaluate_tasks(
     _check_model(policy, source.model)
     if source.limit is not None and source.limit < 1:
         raise DataError(f"{source.limit} documents were asked for; give a --limit of at least 1")
-    stages, answerer = Stages(console, 2 + 3 * len(names)), Answerer(source)
+    stages, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
     used = calibrated_on(path, stages.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
     located = [_absolute(name) for name in names]
@@ -101,7 +101,7 @@ class _Passes:
         model: str,
         policy: Policy,
         log: AnswerLog,
-        stages: Stages,
+        stages: Progress,
         used: set[str],
     ) -> None:
         self.answerer, self.remote, self.model = answerer, remote, model

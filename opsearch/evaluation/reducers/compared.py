@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from opsearch.evaluation.answers import answer_as
-from opsearch.evaluation.contenders import Place, budget_limit
+from opsearch.evaluation.contenders import MethodKey, budget_limit
 from opsearch.evaluation.reducers import (
     Reducer,
     Reduction,
@@ -21,20 +21,19 @@ from opsearch.evaluation.reducers import (
     usable_reducers,
 )
 from opsearch.measure.engine import Engine
-from opsearch.measure.progress import Progress
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.sweep.divergence import divergence
 from opsearch.measure.sweep.original import Reference, check_finite, make_reference
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.problem.budget import Budget
-from opsearch.progress import Stages
+from opsearch.progress import Progress, Tick
 from opsearch.runs.prepare import Prepared
 
 _MAX_TOKENS = 8192  # positions of one forward
 
 
-def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str, Reducer]:
+def served_reducers(config: Any, prepared: Prepared, stages: Progress) -> dict[str, Reducer]:
     """The reducers that can be compared; why the others cannot is said."""
     if prepared.settings.positions > 1:
         stages.say("pool and resize are left out: they are compared at one answer position alone")
@@ -46,8 +45,8 @@ def served_reducers(config: Any, prepared: Prepared, stages: Stages) -> dict[str
 
 
 def fitted_reductions(
-    budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], stages: Stages
-) -> dict[Place, Reduction]:
+    budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], stages: Progress
+) -> dict[MethodKey, Reduction]:
     """Each reducer with as many tokens as the budget leaves."""
     cost, limit, _ = budget_limit(budget, prepared)
 
@@ -71,7 +70,7 @@ def measure_reductions(
     reducers: dict[str, Reducer],
     reductions: Sequence[Reduction],
     samples: Sequence[Sample],
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Store the divergence of each on every sample at the answer's first token."""
     known = engine.store.get([reduction.key for reduction in reductions])

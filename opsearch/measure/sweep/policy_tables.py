@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from opsearch.measure.planning.requests import KeyedPolicy
 from opsearch.measure.sweep.trie import Ints, Trie, build_trie
 from opsearch.policy.counts import Counts
-from opsearch.policy.schedule import Schedule, Turns
+from opsearch.policy.schedule import RerankingTable, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class PolicyTables:
     """
 
     counts: Counts
-    rerankings: Turns | None
+    rerankings: RerankingTable | None
 
     def part(self, policies: slice | Ints) -> PolicyTables:
         """Return the tables of some of the policies."""
@@ -68,14 +68,14 @@ class Schedules:
 
     policies: tuple[KeyedPolicy, ...]
     counts: Counts
-    rerankings: Turns | None
+    rerankings: RerankingTable | None
     kept: Ints
 
     @classmethod
     def from_members(cls, members: Sequence[tuple[KeyedPolicy, Schedule]]) -> Schedules:
         """Sort policies with their schedules; there is at least one."""
         counts = np.stack([schedule.live for _, schedule in members])
-        rerankings = Turns.of([schedule.turns for _, schedule in members], counts.shape[1])
+        rerankings = RerankingTable.of([schedule.turns for _, schedule in members], counts.shape[1])
         kept = np.array([max(schedule.kept, default=0) for _, schedule in members])
         order = PolicyTables(counts, rerankings).sorted_order()
         keyed = tuple(members[i][0] for i in order)

@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.policy.counts import KV, MLP, Counts, Q
-from opsearch.policy.schedule import Turns
+from opsearch.policy.schedule import RerankingTable
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import DecoderRanker
 
@@ -101,7 +101,7 @@ class RerankingBuilder:
         trees: Visual nodes before the first layer, all in the order from before the decoder.
     """
 
-    def __init__(self, rerankings: Turns | None, passing: Ints, trees: int) -> None:
+    def __init__(self, rerankings: RerankingTable | None, passing: Ints, trees: int) -> None:
         self._rerankings, self._passing = rerankings, passing
         self._pending = np.full(len(passing), -1)
         self._order = np.zeros(trees, np.int64)
@@ -293,7 +293,10 @@ class Trie:
 
 
 def build_trie(
-    counts: Counts, coupled: bool, rerankings: Turns | None = None, roots: Ints | None = None
+    counts: Counts,
+    coupled: bool,
+    rerankings: RerankingTable | None = None,
+    roots: Ints | None = None,
 ) -> Trie:
     """Build the trie of policies.
 
@@ -332,7 +335,7 @@ def build_trie(
     return Trie(tuple(levels), text, rankers, trees)
 
 
-def _widths(counts: Counts, rerankings: Turns | None) -> tuple[Ints, Ints]:
+def _widths(counts: Counts, rerankings: RerankingTable | None) -> tuple[Ints, Ints]:
     """Return visual rows through each layer, int64[P, L], and before it, int64[P, L + 1].
 
     A ranker's whole pool exists before the layer.

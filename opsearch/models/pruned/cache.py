@@ -188,7 +188,7 @@ class PrunedCache(DynamicCache):
 
     @classmethod
     def convert(cls, cache: Any, num_layers: int, store: bool) -> PrunedCache:
-        """Turn the caller's empty cache into a PrunedCache in place; make a new one for None.
+        """Reranking the caller's empty cache into a PrunedCache in place; make a new one for None.
 
         Args:
             cache: Empty DynamicCache or PrunedCache, or None.

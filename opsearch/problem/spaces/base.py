@@ -16,10 +16,10 @@ from opsearch.costs.base import Cost
 from opsearch.policy.counts import Counts
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.policy.schedule import Turns
+from opsearch.policy.schedule import RerankingTable
 
 if TYPE_CHECKING:
-    from opsearch.problem.spaces.operations import LayerSpace
+    from opsearch.problem.spaces.operations import OperationSpace
 
 Operation = tuple[int, int]
 """A decoder layer and a module of it."""
@@ -124,7 +124,7 @@ class Space(Protocol):
     @property
     def only_objective(self) -> str | None: ...
     @property
-    def per_operation(self) -> LayerSpace | None: ...
+    def per_operation(self) -> OperationSpace | None: ...
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
@@ -138,7 +138,7 @@ class Space(Protocol):
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """What rankers inside the decoder do at these points, None for nothing at any of them.
 
         A ranker before the decoder is the same at all points.
@@ -167,9 +167,14 @@ class ListedSpace:
     parameters_act_alone: ClassVar[bool] = True
     only_objective: ClassVar[str | None] = None
     per_operation: ClassVar[None] = None
-    name: str
-    num_layers: int
-    parameters: tuple[Parameter, ...]
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def num_layers(self) -> int: ...
+        @property
+        def parameters(self) -> tuple[Parameter, ...]: ...
 
     @property
     def points(self) -> NDArray[np.int64]:
@@ -202,10 +207,10 @@ class ListedSpace:
         """Return the counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
         return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """Return what rankers inside the decoder do at these points, None for nothing."""
         schedules = [self.decode(point).schedule(n_visual).turns for point in points.tolist()]
-        return Turns.of(schedules, self.num_layers)
+        return RerankingTable.of(schedules, self.num_layers)
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows themselves."""

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
-from opsearch.problem.spaces.operations import LayerSpace
+from opsearch.problem.spaces.operations import OperationSpace
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 
 
 @dataclass(frozen=True, eq=False)
-class LayerCosts:
+class OperationCosts:
     """base + the sum over layers of what q, kv and mlp at these levels cost there.
 
     tables: int64[n_v, L, levels of q, of kv, of mlp], 0 where all three are 0. Dead operations are
     not counted: a point has none.
     """
 
-    space: LayerSpace
+    space: OperationSpace
     base: int
     tables: NDArray[np.int64]
 
@@ -46,7 +46,9 @@ class LayerCosts:
         return self.space.index_of([len(p.values) - 1 for p in self.space.parameters])
 
 
-def layer_costs(cost: Cost, space: LayerSpace, samples: Sequence[tuple[int, int]]) -> LayerCosts:
+def operation_costs(
+    cost: Cost, space: OperationSpace, samples: Sequence[tuple[int, int]]
+) -> OperationCosts:
     """A cost as tables per layer, summed over samples of (visual, other) tokens.
 
     Raises OpsearchError for a cost that is no sum over layers.
@@ -62,13 +64,13 @@ def layer_costs(cost: Cost, space: LayerSpace, samples: Sequence[tuple[int, int]
             for n_v in range(len(space.shares))
         ]
     )
-    found = LayerCosts(space, base, tables)
+    found = OperationCosts(space, base, tables)
     _check(cost, found, pairs)
     return found
 
 
 def _tables(
-    cost: Cost, space: LayerSpace, n_v: int, n_visual: int, n_other: int
+    cost: Cost, space: OperationSpace, n_v: int, n_visual: int, n_other: int
 ) -> NDArray[np.int64]:
     """What levels of q, kv and mlp cost in each layer of one sample, int64[L, q, kv, mlp].
 
@@ -97,7 +99,7 @@ def _last(
     return np.asarray(costs - costs[0])
 
 
-def _check(cost: Cost, found: LayerCosts, pairs: Counter[tuple[int, int]]) -> None:
+def _check(cost: Cost, found: OperationCosts, pairs: Counter[tuple[int, int]]) -> None:
     """Compare with the cost itself on rows drawn by chance and on that which prunes nothing."""
     space = found.space
     random = np.random.default_rng(0)

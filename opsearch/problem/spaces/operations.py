@@ -24,7 +24,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16, Operation, Parameter, SpaceSettings
 
 if TYPE_CHECKING:
-    from opsearch.problem.spaces.operation_costs import LayerCosts
+    from opsearch.problem.spaces.operation_costs import OperationCosts
 
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
@@ -32,7 +32,7 @@ GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
 
 
 @dataclass(frozen=True)
-class LayerSpace:
+class OperationSpace:
     """A level for each operation, and one share of tokens, n_v, that multiplies all of them.
 
     levels: ascending shares from 0 to 1. kept: operations that always have the highest level, and
@@ -60,7 +60,7 @@ class LayerSpace:
         return len(self.levels) - 1
 
     @property
-    def per_operation(self) -> LayerSpace:
+    def per_operation(self) -> OperationSpace:
         """The space itself: it has a choice per operation."""
         return self
 
@@ -152,11 +152,11 @@ class LayerSpace:
         """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
-    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> LayerCosts:
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> OperationCosts:
         """Return the cost of every point as tables per layer, summed over the samples."""
-        from opsearch.problem.spaces.operation_costs import layer_costs
+        from opsearch.problem.spaces.operation_costs import operation_costs
 
-        return layer_costs(cost, self, samples)
+        return operation_costs(cost, self, samples)
 
     def raise_unlistable(self) -> NoReturn:
         """Raise OpsearchError: the space is too large to list."""
@@ -175,7 +175,7 @@ class Layers:
     ranks_inside: ClassVar[bool] = False
 
     @staticmethod
-    def from_settings(settings: SpaceSettings) -> LayerSpace:
+    def from_settings(settings: SpaceSettings) -> OperationSpace:
         """Return the space of these settings."""
         given = settings.num_layers, settings.n_v, settings.ranker
         return layers_space(*given, settings.keep or (), settings.tie)
@@ -188,7 +188,7 @@ class Operations:
     ranks_inside: ClassVar[bool] = False
 
     @staticmethod
-    def from_settings(settings: SpaceSettings) -> LayerSpace:
+    def from_settings(settings: SpaceSettings) -> OperationSpace:
         """Return the space of these settings."""
         return operations_space(
             settings.num_layers, settings.n_v, settings.ranker, settings.keep or ()
@@ -201,13 +201,13 @@ def layers_space(
     ranker: RankerSpec | None = None,
     kept: Collection[Operation] = (),
     tied: bool = False,
-) -> LayerSpace:
+) -> OperationSpace:
     """A bit for each of q, kv and mlp of each layer, and n_v; tied: one bit for q and kv."""
     shares = tuple(sorted({*n_v, Fraction(1)}))
     if tied:
         attention = {layer for layer, module in kept if module != MLP}
         kept = {*kept, *((layer, module) for layer in attention for module in (Q, KV))}
-    return LayerSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept), tied)
+    return OperationSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept), tied)
 
 
 def operations_space(
@@ -215,14 +215,14 @@ def operations_space(
     n_v: Sequence[Fraction] = N_V_16,
     ranker: RankerSpec | None = None,
     kept: Collection[Operation] = (),
-) -> LayerSpace:
+) -> OperationSpace:
     """GSOP's operations: q, kv and mlp of each layer on no token, the key quarter or all.
 
     Its groups are fixed shares of the tokens, so that n_v is 1. A group is pruned only with the
     less important one: counts are prefixes of the ranking.
     """
     kept = searchable(layers, kept)
-    return LayerSpace("operations", layers, GROUPS, (Fraction(1),), ranker, kept)
+    return OperationSpace("operations", layers, GROUPS, (Fraction(1),), ranker, kept)
 
 
 def searchable(layers: int, kept: Collection[Operation]) -> frozenset[Operation]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from opsearch.policy.counts import KV, MLP, Counts, Q, live
 from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import Turns
+from opsearch.policy.schedule import RerankingTable
 from opsearch.problem.spaces.base import POINTS_AT_ONCE, Space
 
 
@@ -79,7 +79,11 @@ def _count_texts(alive: Counts) -> list[str]:
 
 
 def _ranker_texts(
-    space: Space, points: NDArray[np.int64], alive: Counts, turns: Turns | None, n_visual: int
+    space: Space,
+    points: NDArray[np.int64],
+    alive: Counts,
+    turns: RerankingTable | None,
+    n_visual: int,
 ) -> list[str]:
     """Return the rankers that each policy's order depends on, as JSON."""
     partial = ((alive > 0) & (alive < n_visual)).any(axis=2)

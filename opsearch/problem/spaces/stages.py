@@ -21,7 +21,7 @@ from opsearch.policy import builders
 from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.policy.schedule import Turns
+from opsearch.policy.schedule import RerankingTable
 from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
 
 STAGES = 2
@@ -125,7 +125,7 @@ class StageSpace(ListedSpace):
             counts = np.minimum(counts, stage)
         return np.repeat(counts[:, :, None], len(MODULES), axis=2)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> Turns | None:
+    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """What the ranker does inside the decoder at these points: it orders at each stage anew."""
         if self.inside is None:
             return None
@@ -136,7 +136,7 @@ class StageSpace(ListedSpace):
         pool = np.roll(pool, -self.first, axis=1)
         if not pool.any():
             return None
-        return Turns((self.inside,), np.where(pool, 0, -1), pool, np.zeros_like(pool))
+        return RerankingTable((self.inside,), np.where(pool, 0, -1), pool, np.zeros_like(pool))
 
     def _pruning(self, point: Sequence[int]) -> list[tuple[int, int]]:
         """(layer, index of share) of the stages that prune, by rising layer and falling share."""

@@ -15,7 +15,7 @@ from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.objective import Pairwise, Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status
-from opsearch.problem.spaces.operation_costs import LayerCosts
+from opsearch.problem.spaces.operation_costs import OperationCosts
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.solvers.scipy_highs import Highs
@@ -68,7 +68,7 @@ def with_large_costs(given):
     odd = np.random.default_rng(0).integers(1, 10**6, (*costs.tables.shape[1:2], 1)) | 1
     odd = odd * np.arange(costs.tables.shape[3])
     tables = costs.tables * scale + odd[None, :, None, :, None]
-    large = LayerCosts(costs.space, costs.base * scale, tables)
+    large = OperationCosts(costs.space, costs.base * scale, tables)
     limit = limited.limit * scale
     return given.with_budget([replace(limited, costs=large, limit=limit, stock=limit)])
 
