@@ -1,7 +1,7 @@
 """Latency of a decoder's prefill at batch 1, from a table measured on one device.
 
 The time of a pruned layer is the sum of two independent parts: attention, a function of its query
-and key rows, and the MLP, a function of its rows. `opsearch/timing/latency_table.py` measures both on
+and key rows, and the MLP, a function of its rows. `opsearch.timing.latency_table` measures both on
 pruned layers for a small grid of row counts. Here they are interpolated and summed over the layers.
 """
 

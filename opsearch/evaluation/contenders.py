@@ -175,7 +175,7 @@ def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDA
 
 
 def budget_limit(budget: Budget, prepared: Prepared) -> tuple[Cost, int, int]:
-    """Return a budget's cost, and its limit and the original's cost over all calibration samples."""
+    """Return a budget's cost, its limit and the original's cost over all calibration samples."""
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
     pairs = [sample.shape for sample in prepared.calibration]
     stock = total_cost(cost, identity(prepared.shape.layers), pairs)

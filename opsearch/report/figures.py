@@ -123,7 +123,10 @@ def _other_budgets(stored: Stored) -> str:
     folder = shlex.quote(str(stored.folder.path))
     space = stored.space
     if space.only_objective is not None:
-        return f"space {space.name} has none, `opsearch solve {folder} --budget ...` takes another budget"
+        return (
+            f"space {space.name} has none; `opsearch solve {folder} --budget ...` takes another "
+            "budget"
+        )
     if space.per_operation is not None:
         searched = " --measure 1000" if stored.config.objective == "joint" else ""
         return f"`opsearch front {folder}{searched}` finds one"

@@ -50,8 +50,8 @@ class _Ways:
 def summed_front(problem: Problem) -> list[int]:
     """The numbers of the front's points within the problem's one budget, by rising cost.
 
-    Complete, and exact within the error bound of `integer_terms`; the space is a OperationSpace and the
-    objective Separable.
+    Complete, and exact within the error bound of `integer_terms`; the space has a choice
+    per operation, and the objective is Separable.
     """
     space, objective, (limited,) = (
         problem.space.per_operation,

@@ -100,7 +100,7 @@ def _pair_notes(objective: Pairwise, solution: Solution) -> list[str]:
     notes.append(f"interactions are {objective.interaction_share:.0%} of what pairs cost alone")
     if solution.objective == objective.name and solution.value is not None and solution.value < 0:
         notes.append(
-            "a divergence cannot be below zero: the savings of many pairs add up in the proxy only; "
+            "a divergence cannot be below zero: the savings of many pairs add up in the proxy; "
             "--verify 8 measures what the proxy proposes"
         )
     return notes

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
-from opsearch.problem.spaces.operations import OperationSpace
+
+if TYPE_CHECKING:
+    from opsearch.problem.spaces.operations import OperationSpace
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,7 @@ from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fr
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16, Operation, Parameter, SpaceSettings
-
-if TYPE_CHECKING:
-    from opsearch.problem.spaces.operation_costs import OperationCosts
+from opsearch.problem.spaces.operation_costs import OperationCosts, operation_costs
 
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
@@ -154,8 +152,6 @@ class OperationSpace:
 
     def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> OperationCosts:
         """Return the cost of every point as tables per layer, summed over the samples."""
-        from opsearch.problem.spaces.operation_costs import operation_costs
-
         return operation_costs(cost, self, samples)
 
     def raise_unlistable(self) -> NoReturn:
