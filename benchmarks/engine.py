@@ -26,8 +26,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.budget import space_costs
-from opsearch.problem.spaces.base import N_V_16
+from opsearch.problem.spaces.base import N_V_16, space_costs
 from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space
 from opsearch.problem.spaces.stages import StageSpace, stages_space
 

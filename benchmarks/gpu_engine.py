@@ -28,8 +28,7 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.budget import space_costs
-from opsearch.problem.spaces.base import N_V_16, Space
+from opsearch.problem.spaces.base import N_V_16, Space, space_costs
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.timing.policy_latency import Row
 from opsearch.timing.random_models import FAMILIES, random_model, random_workload

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from opsearch.costs import Flops, Shape
-from opsearch.costs.shape import SHAPES
+from opsearch.costs import Flops
+from opsearch.costs.shape import SHAPES, Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.flops import trie_bytes, trie_flops
 from opsearch.measure.storage.store import Store

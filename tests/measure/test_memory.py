@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opsearch.measure.planning.memory import memory_ahead, memory_for, parse_memory
+from opsearch.formatting import parse_memory
+from opsearch.measure.planning.memory import memory_ahead, memory_for
 from tests.support.messages import refuses
 
 

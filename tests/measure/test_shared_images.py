@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from opsearch.costs import Shape
+from opsearch.costs.shape import Shape
 from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.batches import group_samples

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from opsearch.costs import Flops, Shape
+from opsearch.costs import Flops
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import executed
+from opsearch.costs.shape import Shape
 from opsearch.measure.planning.flops import ranking_flops
 from opsearch.models.families import family_for
 from opsearch.policy import builders

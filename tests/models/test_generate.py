@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin
 
-from opsearch.costs import KVBytes, Shape
+from opsearch.costs import KVBytes
+from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.policy import builders

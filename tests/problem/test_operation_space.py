@@ -16,7 +16,7 @@ from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.spaces.operation_costs import operation_costs
 from opsearch.problem.spaces.operations import layers_space, operations_space
-from opsearch.runs.setup import parse_kept
+from opsearch.runs.setup import parse_keep
 from opsearch.testing.example_problems import TINY
 from tests.support.said import says
 
@@ -111,10 +111,10 @@ def test_what_is_kept_of_tied_operations_is_both():
 
 
 def test_the_operations_that_are_kept_are_read_from_the_option():
-    assert parse_kept("0,1:mlp", 4) == {(0, Q), (0, KV), (0, MLP), (1, MLP)}
+    assert parse_keep("0,1:mlp", 4) == {(0, Q), (0, KV), (0, MLP), (1, MLP)}
     for text in ("4", "1:attn", "x", "0;1"):
         with pytest.raises(OpsearchError, match=says(f"--keep {text}", 0, 3, "q, kv, mlp")):
-            parse_kept(text, 4)
+            parse_keep(text, 4)
 
 
 def test_a_budget_below_what_is_kept_names_it():

@@ -13,9 +13,8 @@ from opsearch.policy import builders
 from opsearch.policy.counts import MLP, live
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import RerankingTable
-from opsearch.problem.budget import space_costs
 from opsearch.problem.spaces import SPACES
-from opsearch.problem.spaces.base import N_V_8, N_V_16
+from opsearch.problem.spaces.base import N_V_8, N_V_16, space_costs
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys

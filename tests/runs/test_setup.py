@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from opsearch.costs import Flops, Shape
+from opsearch.costs import Flops
+from opsearch.costs.shape import Shape
 from opsearch.errors import UnknownNameError
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.batches import SampleBatch, group_samples
