@@ -1,34 +1,95 @@
 """opsearch: decide, per decoder layer and module, which visual tokens are worth computing.
 
->>> from opsearch import Policy
->>> policy = Policy.from_pretrained("runs/demo")
->>> with policy.apply(model):
-...     model.generate(**inputs)
+    import opsearch
+
+    model, processor = opsearch.load_model("llava-hf/llava-1.5-7b-hf", dtype="bfloat16", device="cuda")
+    items = opsearch.load_items("calib.jsonl")
+    result = opsearch.search(model, processor, items, budget="30%")
+    result.save("runs/llava")
+    with result.policy.apply(model):
+        model.generate(**inputs)
+
+Those who write parts of their own import from `opsearch.problem` and `opsearch.testing` too.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opsearch.version import __version__
 
 if TYPE_CHECKING:
+    from opsearch.commands.python_api import (
+        compare,
+        evaluate,
+        front,
+        measure_kl,
+        search,
+        solve,
+    )
+    from opsearch.commands.run_view import Run
+    from opsearch.commands.search_result import SearchResult
+    from opsearch.data.item import Item
+    from opsearch.data.load import load_items
+    from opsearch.errors import OpsearchError
     from opsearch.models.pruned.cuda_graphs import Graphs
+    from opsearch.models.spec import load_model
+    from opsearch.policy import builders
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
+    from opsearch.problem.budget import Budget
     from opsearch.runs.config import RunConfig
 
-__all__ = ["Graphs", "Policy", "RankerSpec", "RunConfig", "__version__"]
+__all__ = [
+    "Budget",
+    "Graphs",
+    "Item",
+    "OpsearchError",
+    "Policy",
+    "RankerSpec",
+    "Run",
+    "RunConfig",
+    "SearchResult",
+    "__version__",
+    "builders",
+    "compare",
+    "evaluate",
+    "front",
+    "load_items",
+    "load_model",
+    "measure_kl",
+    "search",
+    "solve",
+]
 
 _HOMES = {
+    "Budget": "opsearch.problem.budget",
     "Graphs": "opsearch.models.pruned.cuda_graphs",
+    "Item": "opsearch.data.item",
+    "OpsearchError": "opsearch.errors",
     "Policy": "opsearch.policy.policy",
     "RankerSpec": "opsearch.policy.ranker",
+    "Run": "opsearch.commands.run_view",
     "RunConfig": "opsearch.runs.config",
+    "SearchResult": "opsearch.commands.search_result",
+    "builders": "opsearch.policy",
+    "compare": "opsearch.commands.python_api",
+    "evaluate": "opsearch.commands.python_api",
+    "front": "opsearch.commands.python_api",
+    "load_items": "opsearch.data.load",
+    "load_model": "opsearch.models.spec",
+    "measure_kl": "opsearch.commands.python_api",
+    "search": "opsearch.commands.python_api",
+    "solve": "opsearch.commands.python_api",
 }
+
+# What the console tells others reaches a library's user where a handler is set.
+logging.getLogger("opsearch").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
     """Import public names on first use: `opsearch --help` must not wait for torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'opsearch' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    return import_module("opsearch.policy.builders") if name == "builders" else getattr(home, name)

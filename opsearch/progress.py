@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich import progress as bars
 from rich.console import Console
@@ -12,16 +13,24 @@ from rich.console import Console
 from opsearch.formatting import format_amount, format_duration
 
 Tick = Callable[[int, int], None]
+_LOGGER = logging.getLogger("opsearch")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Announces the stages of a run on `console`; the number of stages is known before.
+    """Announce the stages of a run, whose number is known beforehand.
 
-    seconds: of each finished stage by its title.
+    Every line also goes to the logger "opsearch", at level INFO.
+
+    Args:
+        console: Where they are shown; None: nowhere.
+        total: Number of stages.
+
+    Attributes:
+        seconds: Of each finished stage by its title.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console | None, total: int) -> None:
         self.console, self.total, self.current = console, total, 0
         self.seconds: dict[str, float] = {}
 
@@ -34,19 +43,23 @@ class Progress:
         self.current += 1
         label = f"{self.current}/{self.total} {title}"
         start = time.perf_counter()
-        drawn = (
-            _bar(self.console, label, unit)
-            if self.console.is_terminal
-            else _lines(self.console, label, unit)
-        )
-        with drawn as tick:
+        with self._drawn(label, unit) as tick:
             yield tick
         self.seconds[title] = time.perf_counter() - start
         self.say(f"{label}: {self.seconds[title]:.1f} s")
 
     def say(self, text: str) -> None:
         """A line between the stages."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        _LOGGER.info(text)
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _drawn(self, label: str, unit: str) -> AbstractContextManager[Tick]:
+        if self.console is None:
+            return nullcontext(lambda done, total: None)
+        if self.console.is_terminal or self.console.is_jupyter:
+            return _bar(self.console, label, unit)
+        return _lines(self.console, label, unit)
 
 
 def _shown(done: int, total: int, unit: str) -> str:

@@ -34,6 +34,16 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
     """
     if path.suffix not in (".parquet", ".csv"):
         raise OpsearchError(f"{path} is of an unknown kind; name it .parquet or .csv")
+    table = measurements(folder)
+    write_atomic(path, lambda file: _write(table, file))
+    return table
+
+
+def measurements(folder: Path) -> pd.DataFrame:
+    """Return every stored divergence of a run, a row per policy and sample.
+
+    The columns are those of `export`.
+    """
     with open_stored(folder) as run:
         store, space = run.store, run.settings.space
         samples = {split: store.samples(split) for split in _SPLITS}
@@ -49,9 +59,7 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
     names = [parameter.name for parameter in space.parameters]
     about = ["split", "sample", "family", "n_visual", "n_other", "item"]
     table = table[["policy", *names, *about, *COLUMNS]]
-    table = table.sort_values(["split", "sample", "policy"], ignore_index=True)
-    write_atomic(path, lambda file: _write(table, file))
-    return table
+    return table.sort_values(["split", "sample", "policy"], ignore_index=True)
 
 
 def _points(space: Space, sizes: set[int]) -> pd.DataFrame:

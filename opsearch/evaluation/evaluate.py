@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from opsearch.data.files import load_file
 from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import Answers, answer, relative_average
-from opsearch.models.encoding import encode
+from opsearch.models.encoding import Sample, encode
 from opsearch.models.loading import (
     check_attention,
     check_device,
@@ -86,10 +87,31 @@ def evaluate(
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
         loaded = load_weights(model, dtype, device, attention)
-    with stages.stage("answering with the original") as tick:
-        original = answer(loaded, processor, encoded, progress=tick)
-    with stages.stage("answering with the policy") as tick:
-        pruned = answer(loaded, processor, encoded, policy, progress=tick)
+    return answer_both(loaded, processor, encoded, policy, stages, dropped)
+
+
+def answer_both(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    policy: Policy,
+    progress: Progress,
+    dropped: int = 0,
+) -> Scores:
+    """Generate answers to encoded samples with the original and with the policy.
+
+    Args:
+        model: The loaded model.
+        processor: Its processor.
+        samples: Samples with answers to score against.
+        policy: The policy.
+        progress: Shows two stages.
+        dropped: Items that were left out, for the result.
+    """
+    with progress.stage("answering with the original") as tick:
+        original = answer(model, processor, samples, progress=tick)
+    with progress.stage("answering with the policy") as tick:
+        pruned = answer(model, processor, samples, policy, progress=tick)
     return Scores(original, pruned, dropped)
 
 

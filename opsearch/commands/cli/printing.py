@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from opsearch.commands.analyze import Analysis
     from opsearch.commands.dry_run import DryRun
     from opsearch.commands.front import Front
-    from opsearch.commands.run import RunResult
+    from opsearch.commands.search_result import SearchResult
     from opsearch.evaluation.evaluate import Scores
     from opsearch.runs.config import RunConfig
     from opsearch.runs.effort import CoarseWork
@@ -43,16 +43,18 @@ if TYPE_CHECKING:
 _TABLE_WIDTH = 80
 
 
-def print_run(result: RunResult, console: Console) -> None:
+def print_run(result: SearchResult, console: Console) -> None:
     """The solution, the comparison, and where the files are."""
     print_summary(result.problem, result.solution, console)
     if result.prefill is not None:
         _print_prefill(result.prefill, result.problem.constraints, console)
-    for line in verdict(result.comparison):
+    comparison = result.comparison
+    assert comparison is not None  # a run makes one
+    for line in verdict(comparison):
         console.print(line, soft_wrap=True)
     # Wider than a narrow terminal, where columns that find no room would be left out.
     width = max(console.width, _TABLE_WIDTH)
-    console.print(comparison_table(result.comparison), width=width, crop=False)
+    console.print(comparison_table(comparison), width=width, crop=False)
     told = {
         "FLOPs": "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
         "operations, mean per calibration sample.",
@@ -61,7 +63,7 @@ def print_run(result: RunResult, console: Console) -> None:
         "KL": "KL in nats.",
         "accuracy": "Accuracies: held-out items.",
     }
-    shown = [words for row, words in told.items() if _has_row(result.comparison, row)]
+    shown = [words for row, words in told.items() if _has_row(comparison, row)]
     console.print(" ".join(shown), style="dim")
     folder = RunFolder(result.folder)
     lines = [f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}"]

@@ -1,0 +1,309 @@
+"""The functions of `import opsearch`: what the commands do, on models and items in memory.
+
+Errors are exceptions of `opsearch.errors`. Progress is drawn in terminals and notebooks, and also
+goes to the logger "opsearch". Ctrl-C keeps every finished measurement; a solver that already holds
+an answer returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+
+from opsearch.commands.analyze import analyze
+from opsearch.commands.compare import compare as compare_run
+from opsearch.commands.front import Front, run_front
+from opsearch.commands.run import search_and_save, search_progress
+from opsearch.commands.search_result import SearchResult
+from opsearch.commands.solve import solve as solve_run
+from opsearch.costs.shape import Shape
+from opsearch.data.item import Item, all_answered
+from opsearch.evaluation.contenders import SPACES
+from opsearch.evaluation.evaluate import Scores, answer_both
+from opsearch.measure.engine import Engine
+from opsearch.measure.planning.memory import memory_for
+from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import encode
+from opsearch.models.families import family_for
+from opsearch.models.pruned.checks import check_fits
+from opsearch.objectives import ObjectiveFactory
+from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import Budget
+from opsearch.problem.solution import Solver
+from opsearch.problem.spaces.base import Space
+from opsearch.progress import Progress
+from opsearch.runs.choose import choose
+from opsearch.runs.config import IN_MEMORY, RunConfig
+from opsearch.runs.prepare import Settled, check_ranker, state
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.setup import check_nested, parse_budgets, resolve
+
+Budgets = str | Budget | Sequence[str | Budget]
+
+
+def search(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    *,
+    budget: Budgets = "30%",
+    space: str | Space = "dop",
+    objective: str | ObjectiveFactory | None = None,
+    solver: str | Solver | None = None,
+    ranker: str | RankerSpec | None = None,
+    heldout: Sequence[Item] = (),
+    out: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> SearchResult:
+    """Search a policy for a loaded model on items in memory.
+
+    The result is that of `opsearch run` with the same settings on the same items.
+
+    Args:
+        model: A multimodal LLM of a supported family; patched or quantised ones are measured as
+            they are.
+        processor: Its processor, with a chat template.
+        items: The calibration items.
+        budget: One or several budgets, e.g. "30%" or ["20%", "50%kv"].
+        space: A space's name, with parameters where it takes some, or a space.
+        objective: An objective's name or an objective factory; None: chosen by the time it takes.
+        solver: A solver's name or a solver; None: chosen by the form of the objective.
+        ranker: A ranker's name, "name(parameter=value)", or a spec; None: the family's.
+        heldout: Items that judge what was found; without them the table has no accuracies.
+        out: The run folder; an interrupted search resumes there. None: a temporary one.
+        progress: Whether progress is shown.
+        **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
+            positions, n_v, kv, stages, keep, tie, points, pairs.
+
+    Raises:
+        OpsearchError: A setting, an item or the model cannot be used; one sentence says why.
+    """
+    temporary = None if out else TemporaryDirectory(prefix="opsearch-")
+    folder = Path(out or Path(temporary.name if temporary else "") / "run")
+    named = {"space": space, "objective": objective, "solver": solver}
+    given = {name: part for name, part in named.items() if isinstance(part, str)}
+    config = RunConfig.checked(
+        **_loaded_as(model),
+        **given,
+        data=Path(IN_MEMORY),
+        samples=len(items),
+        heldout=len(heldout),
+        budget=tuple(b if isinstance(b, str) else b.text for b in _several(budget)),
+        ranker=None if ranker is None else str(ranker),
+        out=folder,
+        **settings,
+    )
+    settled = _settled(config, model, budget, space, objective, solver)
+    shown = search_progress(Console() if progress else None, settled.settings, loading=0)
+    if not all_answered(heldout):
+        shown.total -= 1
+    prepared = state(settled, processor, (items, heldout), shown)
+    result = search_and_save(prepared, shown, model)
+    return replace(result, temporary=temporary)
+
+
+def _settled(
+    config: RunConfig,
+    model: Any,
+    budget: Budgets,
+    space: str | Space,
+    objective: str | ObjectiveFactory | None,
+    solver: str | Solver | None,
+) -> Settled:
+    """Return the settings with parts that were given as objects in their place."""
+    family = family_for(model.config.model_type)
+    settings = resolve(config, Shape.from_config(model.config).layers, family.ranker)
+    settings = replace(
+        settings,
+        budgets=parse_budgets(_several(budget)),
+        space=settings.space if isinstance(space, str) else space,
+        objective=settings.objective if isinstance(objective, str) else objective,
+        solver=settings.solver if isinstance(solver, str) else solver,
+    )
+    check_ranker(settings.space_settings.ranker, model.config)
+    check_nested(settings.space, settings.space_settings.ranker)
+    choose(settings, seconds=0.0)
+    names = {
+        "space": config.space if isinstance(space, str) else space.name,
+        "objective": objective if isinstance(objective, str | None) else objective.name,
+        "solver": solver if isinstance(solver, str | None) else solver.name,
+    }
+    return Settled(config.model_copy(update=names), settings, model.config)
+
+
+def _loaded_as(model: Any) -> dict[str, str]:
+    """Return how a loaded model would be named and loaded on the command line."""
+    return {
+        "model": str(model.config.name_or_path or model.config.model_type),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention": str(model.config._attn_implementation),
+    }
+
+
+def _several(budget: Budgets) -> list[str | Budget]:
+    return [budget] if isinstance(budget, str | Budget) else list(budget)
+
+
+def solve(
+    run: str | Path,
+    *,
+    budget: Budgets | None = None,
+    objective: str | None = None,
+    solver: str | None = None,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+) -> SearchResult:
+    """Solve a run again from its measurements; no model is loaded.
+
+    Args:
+        run: The run folder.
+        budget: One or several budgets; None, here and below: as the run had it.
+        objective: An objective whose measurements the run holds.
+        solver: A solver that takes the objective.
+        evaluations: Most points that the solver evaluates.
+        seed: Seeds the solver.
+        out: Where to write; None: the run folder.
+
+    Raises:
+        RunFolderError: The run lacks the measurements; names the command that makes them.
+    """
+    texts = None
+    if budget is not None:
+        texts = [b if isinstance(b, str) else b.text for b in _several(budget)]
+    target = None if out is None else Path(out)
+    problem, solution, folder = solve_run(
+        Path(run), texts, objective, solver, evaluations, seed, target
+    )
+    config = RunConfig.load(RunFolder(folder).config)
+    return SearchResult(
+        config=config, problem=problem, solution=solution, comparison=None, folder=folder
+    )
+
+
+def front(run: str | Path, *, cost: str = "flops") -> Front:
+    """Return the exact Pareto front of what a run measured.
+
+    Args:
+        run: The run folder, which also gets it as front.csv.
+        cost: flops, kv, latency, or another package's cost.
+
+    Returns:
+        The front: `table` (a DataFrame by rising cost), and in `sentence` what is proved of it.
+
+    Raises:
+        RunFolderError: The run lacks the measurements.
+        OpsearchError: The objective has no front.
+    """
+    return run_front(Path(run), cost)[0]
+
+
+def compare(
+    run: str | Path,
+    budgets: Sequence[str] = ("15%", "20%", "30%", "50%"),
+    *,
+    samples: int = 300,
+    spaces: Sequence[str] = SPACES,
+    rankers: Sequence[str] = (),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compare searched policies and baselines at several budgets, on items of their own.
+
+    Args:
+        run: The run folder, whose model and data are loaded again.
+        budgets: Each method uses each of them as far as it can.
+        samples: Items to judge on.
+        spaces: Spaces to search.
+        rankers: Further rankers that take part.
+        progress: Whether progress is shown.
+
+    Returns:
+        A row per budget and method: costs, KL, Rel. Avg. and accuracy, with intervals.
+
+    Raises:
+        OpsearchError: The run, its model or its data cannot be used.
+    """
+    console = Console() if progress else Console(quiet=True)
+    compare_run(
+        Path(run), budgets, samples=samples, console=console, spaces=spaces, rankers=rankers
+    )
+    analysis, _ = analyze("pareto", [Path(run)])
+    return analysis.tables["pareto.csv"]
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    policy: Policy,
+    *,
+    progress: bool = True,
+) -> Scores:
+    """Answer items with the original and with a policy.
+
+    Args:
+        model: A loaded model.
+        processor: Its processor.
+        items: Items with answers; leave out those that the policy was searched on.
+        policy: The policy.
+        progress: Whether progress is shown.
+
+    Returns:
+        Both sides' answers, `relative` (Rel. Avg.) and `changed` (number of other answers).
+
+    Raises:
+        DataError: An item has no answer.
+        PolicyError: The policy does not fit the model.
+    """
+    check_fits(policy, model.config)
+    shown = Progress(Console() if progress else None, 2)
+    samples = encode(list(items), processor, model.config)
+    return answer_both(model, processor, samples, policy, shown)
+
+
+def measure_kl(
+    model: Any,
+    processor: Any,
+    items: Sequence[Item],
+    policies: Sequence[Policy],
+    *,
+    positions: int = 1,
+    memory: int | None = None,
+    store: str | Path | None = None,
+) -> NDArray[np.float64]:
+    """Measure the KL divergence of policies from the original, all in shared passes.
+
+    Args:
+        model: A loaded model.
+        processor: Its processor.
+        items: S items.
+        policies: P policies; what they have in common is computed once.
+        positions: Answer tokens that are compared.
+        memory: Bytes for the states of one pass; None: by what the device has.
+        store: A file that keeps the measurements for the next call; None: nothing is kept.
+
+    Returns:
+        Nats, float64[P, S].
+
+    Raises:
+        ModelError: A logit is not finite; names policy and item.
+    """
+    samples = encode(list(items), processor, model.config)
+    kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
+    with kept as place:
+        path = Path(place) if store else Path(place) / "measurements.db"
+        with Store(path, {}) as opened:
+            engine = Engine(model, opened, positions, memory_for(model, memory))
+            return engine.measure(policies, samples)
