@@ -2,7 +2,7 @@
 
     import opsearch
 
-    model, processor = opsearch.load_model("llava-hf/llava-1.5-7b-hf", dtype="bfloat16", device="cuda")
+    model, processor = opsearch.load_model("llava-hf/llava-1.5-7b-hf", dtype="bfloat16")
     items = opsearch.load_items("calib.jsonl")
     result = opsearch.search(model, processor, items, budget="30%")
     result.save("runs/llava")
