@@ -7,12 +7,14 @@ an answer returns it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pandas as pd
@@ -89,8 +91,7 @@ def search(
     Raises:
         OpsearchError: A setting, an item or the model cannot be used; one sentence says why.
     """
-    temporary = None if out else TemporaryDirectory(prefix="opsearch-")
-    folder = Path(out or Path(temporary.name if temporary else "") / "run")
+    folder = Path(out or mkdtemp(prefix="opsearch-"))
     named = {"space": space, "objective": objective, "solver": solver}
     given = {name: part for name, part in named.items() if isinstance(part, str)}
     config = RunConfig.checked(
@@ -110,7 +111,9 @@ def search(
         shown.total -= 1
     prepared = state(settled, processor, (items, heldout), shown)
     result = search_and_save(prepared, shown, model)
-    return replace(result, temporary=temporary)
+    if out is None:  # the folder goes with the result
+        finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
 
 
 def _settled(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -43,7 +42,6 @@ class SearchResult:
     comparison: pd.DataFrame | None
     folder: Path
     prefill: TimedPrefill | None = None
-    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @property
     def policy(self) -> Policy:
