@@ -25,8 +25,7 @@ from opsearch.problem.objective import (
     Pair,
     Pairwise,
 )
-from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.base import PerOperation, Space
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def pruning_pairs(space: Space) -> Iterator[Pair]:
                 yield (k, i), (m, j)
 
 
-def near(space: OperationSpace, k: int, m: int) -> bool:
+def near(space: PerOperation, k: int, m: int) -> bool:
     """Whether two parameters belong to the same or adjacent layers, or one of them is n_v."""
     if m == len(space.operations):
         return True

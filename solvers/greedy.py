@@ -21,8 +21,7 @@ from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, solved
-from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.base import PerOperation, Space
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
@@ -65,7 +64,7 @@ class Greedy:
 
         return solved(self, problem, seed, "numpy", search)
 
-    def _first_within(self, problem: Problem, space: OperationSpace, evaluations: int) -> Solution:
+    def _first_within(self, problem: Problem, space: PerOperation, evaluations: int) -> Solution:
         """Follow the order up to the budget; one evaluation is reserved for the answer."""
         evaluated = EvaluatedPoints(problem, evaluations - 1)
         order = _Order(space, evaluated)
@@ -83,7 +82,7 @@ class Greedy:
         )
 
 
-def require_operations(space: Space) -> OperationSpace:
+def require_operations(space: Space) -> PerOperation:
     """Return the space as one with a choice per operation; OpsearchError for any other."""
     if space.per_operation is None:
         raise OpsearchError(
@@ -96,7 +95,7 @@ def require_operations(space: Space) -> OperationSpace:
 class _Order:
     """The order in which a space is pruned, from the original model to the text alone."""
 
-    def __init__(self, space: OperationSpace, evaluated: EvaluatedPoints) -> None:
+    def __init__(self, space: PerOperation, evaluated: EvaluatedPoints) -> None:
         self.space, self.evaluated = space, evaluated
         self.scorings = 0
         self.scores: dict[int, float] = {}

@@ -12,7 +12,7 @@ from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
 
 if TYPE_CHECKING:
-    from opsearch.costs.latency import LatencyTable
+    from opsearch.costs.latency_table import LatencyTable
     from opsearch.costs.shape import Shape
 
 

@@ -21,8 +21,8 @@ from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status, reraise_interrupt
+from opsearch.problem.spaces.base import PerOperation
 from opsearch.problem.spaces.operation_costs import OperationCosts
-from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.ortools_cpsat import CpSat
 
@@ -71,7 +71,7 @@ def summed_front(problem: Problem) -> list[int]:
 
 
 def _of_share(
-    space: OperationSpace, costs: OperationCosts, terms: IntegerTerms, n_v: int, limit: int
+    space: PerOperation, costs: OperationCosts, terms: IntegerTerms, n_v: int, limit: int
 ) -> _Ways:
     """The best ways with one share of tokens."""
     row = np.zeros((1, len(space.parameters)), np.int8)
@@ -103,7 +103,7 @@ def _joined(parts: list[_Ways]) -> _Ways:
     )
 
 
-def _choices(space: OperationSpace, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
+def _choices(space: PerOperation, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
     """The parameters of a layer, and every choice of places in `levels` by module."""
     mine = [k for k, (at, _) in enumerate(space.operations) if at == layer]
     modules = [space.operations[k][1] for k in mine]
@@ -113,7 +113,7 @@ def _choices(space: OperationSpace, layer: int) -> Iterator[tuple[list[int], dic
 
 
 def _live(
-    space: OperationSpace, layer: int, place: dict[int, int], read: int
+    space: PerOperation, layer: int, place: dict[int, int], read: int
 ) -> tuple[int, int, int] | None:
     """What runs where later layers have kv up to level `read`; None where not all would be read."""
     kv, mlp = place[KV], place.get(MLP, 0)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from opsearch.costs.latency import LatencyTable, read_table
+from opsearch.costs.latency_table import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file

@@ -16,7 +16,7 @@ from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Measure, Pairwise
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, reraise_interrupt
-from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.base import PerOperation
 from opsearch.runs.choose import Choice
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.session import Session
@@ -122,7 +122,7 @@ def starts(problem: Problem, measure: Measure, additive: Additive, floor: float)
     return (*(() if found is None else (found,)), *plain)
 
 
-def plain_points(problem: Problem, space: OperationSpace) -> tuple[int, ...]:
+def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
     """Policies that end all operations but reading at some layer: for each layer the dearest.
 
     Before it every token passes every operation. From there on the others are as high as the budget
@@ -141,7 +141,7 @@ def plain_points(problem: Problem, space: OperationSpace) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain(space: OperationSpace, full: int, end: int, share: int) -> int:
+def _plain(space: PerOperation, full: int, end: int, share: int) -> int:
     """All levels before layer `full`, one less before `end`, then two less; kv at least one."""
     row = []
     for layer, module in space.operations:

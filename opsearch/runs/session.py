@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from opsearch.costs.latency import write_table
+from opsearch.costs.latency_table import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import StoredSample

@@ -26,7 +26,7 @@ from opsearch.rankers import make_ranker
 from opsearch.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from opsearch.costs.latency import LatencyTable
+    from opsearch.costs.latency_table import LatencyTable
 
 _N_V = {"16": N_V_16, "8": N_V_8}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.measured import Measured
 from opsearch.analysis.outcomes import Outcome
-from opsearch.costs.latency import LatencyTable, read_table
+from opsearch.costs.latency_table import LatencyTable, read_table
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.engine import noise_floor

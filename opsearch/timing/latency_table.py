@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opsearch.costs.latency import LatencyTable
+from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.layer import pruned_forward

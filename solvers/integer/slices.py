@@ -18,8 +18,8 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, Q
 from opsearch.problem.objective import Choice, Pair
 from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.base import PerOperation
 from opsearch.problem.spaces.operation_costs import OperationCosts
-from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.solvers.integer.quantise import IntegerTerms
 
 Ints = NDArray[np.int64]
@@ -134,7 +134,7 @@ def _linear(
     return LinearForm(constant, choices, pairs)
 
 
-def _layer_slices(problem: Problem, space: OperationSpace, terms: IntegerTerms) -> list[Slice]:
+def _layer_slices(problem: Problem, space: PerOperation, terms: IntegerTerms) -> list[Slice]:
     """Return the slices of each share of tokens."""
     costs = [c.costs for c in problem.constraints if isinstance(c.costs, OperationCosts)]
     absent = [tuple(enumerate(space.row(index))) for index in sorted(problem.excluded)]
@@ -163,7 +163,7 @@ def _layer_slices(problem: Problem, space: OperationSpace, terms: IntegerTerms) 
 
 
 def _cost(
-    space: OperationSpace, cost: OperationCosts, n_v: int, options: Sequence[Ints]
+    space: PerOperation, cost: OperationCosts, n_v: int, options: Sequence[Ints]
 ) -> LinearForm:
     """Return a cost of the rows with one share of tokens; tied, of those with some kv."""
     tables = cost.tables[n_v]
@@ -198,7 +198,7 @@ def _dead_queries(tables: Ints) -> int:
     return int(queries[0]) if len(queries) else 0
 
 
-def _score_pairs(space: OperationSpace, tables: Ints) -> Iterator[tuple[Pair, int]]:
+def _score_pairs(space: PerOperation, tables: Ints) -> Iterator[tuple[Pair, int]]:
     """Yield what queries and keys of a layer cost together, beyond what each costs alone."""
     place = {operation: k for k, operation in enumerate(space.operations)}
     alone = tables[:, :, :1, :1] + tables[:, :1, :, :1] + tables[:, :1, :1, :]
@@ -214,7 +214,7 @@ def _score_pairs(space: OperationSpace, tables: Ints) -> Iterator[tuple[Pair, in
             yield ((place[layer, Q], i), (place[layer, KV], j)), int(scores[i, j])
 
 
-def _needs(space: OperationSpace) -> Iterator[tuple[Choice, tuple[Choice, ...]]]:
+def _needs(space: PerOperation) -> Iterator[tuple[Choice, tuple[Choice, ...]]]:
     """Yield the rules of liveness.
 
     Queries or MLP at a level need a later kv at that level or above; where queries and keys are

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
-from opsearch.costs.latency import Latency, LatencyTable, read_table, write_table
+from opsearch.costs.latency import Latency
+from opsearch.costs.latency_table import LatencyTable, read_table, write_table
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy import builders

@@ -18,9 +18,6 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import RerankingTable
 
-if TYPE_CHECKING:
-    from opsearch.problem.spaces.operations import OperationSpace
-
 Operation = tuple[int, int]
 """A decoder layer and a module of it."""
 
@@ -124,7 +121,7 @@ class Space(Protocol):
     @property
     def only_objective(self) -> str | None: ...
     @property
-    def per_operation(self) -> OperationSpace | None: ...
+    def per_operation(self) -> PerOperation | None: ...
 
     def decode(self, point: Sequence[int]) -> Policy:
         """The policy of one row of value indices."""
@@ -154,6 +151,35 @@ class Space(Protocol):
 
     def raise_unlistable(self) -> NoReturn:
         """Raise OpsearchError: the space is too large to list."""
+
+
+class PerOperation(Space, Protocol):
+    """A space with a choice for every operation, and one share of tokens, n_v, for all of them.
+
+    Attributes:
+        levels: Ascending shares of n_v tokens that an operation can process, from 0 to 1.
+        shares: Values of n_v.
+        operations: (layer, module) of each parameter but the last, which is n_v.
+        kept: Operations that always have the highest level.
+        tied: Whether queries and keys of a layer have one choice.
+    """
+
+    @property
+    def levels(self) -> tuple[Fraction, ...]: ...
+    @property
+    def shares(self) -> tuple[Fraction, ...]: ...
+    @property
+    def operations(self) -> tuple[Operation, ...]: ...
+    @property
+    def kept(self) -> frozenset[Operation]: ...
+    @property
+    def tied(self) -> bool: ...
+
+    def lowest(self, layer: int, module: int) -> int:
+        """Return the index in `levels` of an operation's first value."""
+
+    def live_levels(self, point: Sequence[int]) -> Counts:
+        """Return the indices in `levels` without dead operations, int64[L, 3]."""
 
 
 class ListedSpace:

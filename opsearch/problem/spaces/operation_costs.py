@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from numpy.typing import NDArray
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
-
-if TYPE_CHECKING:
-    from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.base import PerOperation
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 
@@ -29,7 +26,7 @@ class OperationCosts:
     not counted: a point has none.
     """
 
-    space: OperationSpace
+    space: PerOperation
     base: int
     tables: NDArray[np.int64]
 
@@ -50,7 +47,7 @@ class OperationCosts:
 
 
 def operation_costs(
-    cost: Cost, space: OperationSpace, samples: Sequence[tuple[int, int]]
+    cost: Cost, space: PerOperation, samples: Sequence[tuple[int, int]]
 ) -> OperationCosts:
     """A cost as tables per layer, summed over samples of (visual, other) tokens.
 
@@ -73,7 +70,7 @@ def operation_costs(
 
 
 def _tables(
-    cost: Cost, space: OperationSpace, n_v: int, n_visual: int, n_other: int
+    cost: Cost, space: PerOperation, n_v: int, n_visual: int, n_other: int
 ) -> NDArray[np.int64]:
     """What levels of q, kv and mlp cost in each layer of one sample, int64[L, q, kv, mlp].
 
