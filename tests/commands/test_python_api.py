@@ -43,7 +43,8 @@ def found(demo, items, heldout):
 
 
 def test_the_result_is_that_of_the_command_line(found, tmp_path):
-    options = ["--space", "tokens", "--n-v", ".5,.25", "--seed", "3", "--budget", "80%", "--samples", "4", "--heldout", "6"]
+    options = ["--space", "tokens", "--n-v", ".5,.25", "--seed", "3", "--budget", "80%"]
+    options += ["--samples", "4", "--heldout", "6"]
     assert call(["run", *options, "--out", str(tmp_path / "run")]) == 0
     run = opsearch.Run(tmp_path / "run")
     assert run.solution["value"] == found.value
