@@ -21,7 +21,6 @@ import numpy as np
 
 from opsearch.errors import PolicyError
 from opsearch.policy.counts import MODULES, Counts, resolve_fraction
-from opsearch.policy.file import parse_fields, read_fields, write_policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Schedule, schedule
 
@@ -144,14 +143,20 @@ class Policy:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (made if missing) and return its path."""
+        from opsearch.policy.file import write_policy  # which needs pydantic, applying does not
+
         return write_policy(self, Path(folder))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Policy:
         """Read a policy from a folder with policy_config.json or from the file itself."""
+        from opsearch.policy.file import read_fields
+
         return cls(**read_fields(Path(path)))
 
     @classmethod
     def from_text(cls, text: str, file: Path) -> Policy:
         """Return the policy of a file's text; raises PolicyError, which names the file."""
+        from opsearch.policy.file import parse_fields
+
         return cls(**parse_fields(text, file))

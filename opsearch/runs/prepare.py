@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from opsearch.costs.latency_table import LatencyTable, read_table
+from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
@@ -27,6 +27,7 @@ from opsearch.rankers import known_ranker
 from opsearch.runs.choose import Choice, choose, choose_planned
 from opsearch.runs.config import IN_MEMORY, RunConfig
 from opsearch.runs.effort import Planned, planned_memory
+from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 from opsearch.timing.latency_table import fit_latency, place_of

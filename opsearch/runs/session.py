@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from opsearch.costs.latency_table import write_table
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import StoredSample
@@ -18,6 +17,7 @@ from opsearch.measure.workers.worker import Source
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
 from opsearch.progress import Progress
+from opsearch.runs.latency_file import write_table
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.measured import Measured
 from opsearch.analysis.outcomes import Outcome
-from opsearch.costs.latency_table import LatencyTable, read_table
+from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.measure.engine import noise_floor
@@ -31,6 +31,7 @@ from opsearch.problem.objective import Masses
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.runs.config import RunConfig
+from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, make_constraints, resolve
 

@@ -8,7 +8,7 @@ import pytest
 
 from opsearch.commands import run as run_module
 from opsearch.commands.cli import call
-from opsearch.costs.latency_table import read_table
+from opsearch.runs.latency_file import read_table
 from tests.support.said import says
 
 SMALL = ["--samples=4", "--heldout=0", "--n-v=.5,.25", "--objective=joint"]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
 from opsearch.costs.latency import Latency
-from opsearch.costs.latency_table import LatencyTable, read_table, write_table
+from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
+from opsearch.runs.latency_file import read_table, write_table
 from tests.support.messages import refuses
 
 LAYERS, VISUAL, OTHER = 4, 100, 10
