@@ -10,13 +10,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
 from shrunken import checkpoint, questions
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from opsearch import Policy, RunConfig
-from opsearch.commands.run import run
-from opsearch.data.files import load_jsonl
+import opsearch
 
 
 def main() -> None:
@@ -39,7 +35,7 @@ def main() -> None:
         parser.error("give --data, or --smoke")
 
     # Search on 64 samples, judge on 300 others; the smoke run has fewer.
-    config = RunConfig(
+    config = opsearch.RunConfig(
         model=given.model,
         data=given.data,
         device=given.device,
@@ -50,22 +46,21 @@ def main() -> None:
         n_v=("1/4", "1") if given.smoke else "16",
         out=given.out,
     )
-    result = run(config)
-    print(result.solution.policy.name, "-", result.solution.status.sentence)
+    result = opsearch.run(config)
+    print(result)
     print(result.comparison.to_string(float_format="{:.3f}".format))
 
     # Any Hugging Face program can apply the policy like this; outside the block nothing changes.
-    policy = Policy.from_pretrained(given.out)
-    dtype = getattr(torch, given.dtype)
-    model = AutoModelForImageTextToText.from_pretrained(given.model, dtype=dtype).to(given.device)
-    processor = AutoProcessor.from_pretrained(given.model)
-    item = load_jsonl(given.data)[0]
+    policy = opsearch.Policy.from_pretrained(given.out)
+    loaded_as = {"dtype": given.dtype, "device": given.device}
+    model, processor = opsearch.load_model(given.model, **loaded_as)
+    item = opsearch.load_items(given.data)[0]
     content = [{"type": "image"}, {"type": "text", "text": item.question}]
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     inputs = processor(images=item.load_images(), text=prompt, return_tensors="pt").to(
-        given.device, dtype
+        model.device, model.dtype
     )
     with policy.apply(model):
         output = model.generate(**inputs, max_new_tokens=16, do_sample=False)

@@ -10,10 +10,7 @@ tokens; a policy holds shares of them. `opsearch analyze transfer` on the run gi
 import argparse
 from pathlib import Path
 
-from opsearch import RunConfig
-from opsearch.commands.run import run
-from opsearch.commands.solve import solve
-from opsearch.evaluation.evaluate import evaluate
+import opsearch
 
 
 def main() -> None:
@@ -31,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/qwen2.5-vl-7b"))
     given = parser.parse_args()
 
-    config = RunConfig(
+    config = opsearch.RunConfig(
         model=given.model,
         data=given.data,
         device=given.device,
@@ -43,18 +40,22 @@ def main() -> None:
         heldout=0,
         out=given.out,
     )
-    run(config)
+    found = opsearch.run(config)
 
     # No model from here on: the measurements within the first budget cover all lower budgets.
     for budget in given.budgets[1:]:
         folder = given.out / budget.removesuffix("%")
-        _, solution, _ = solve(given.out, budget=[budget], out=folder)
-        print(budget, solution.policy.name, f"{solution.value:.3f} {solution.unit}")
+        cheaper = opsearch.solve(given.out, budget=budget, out=folder)
+        print(budget, cheaper.policy.name, f"{cheaper.value:.3f} {cheaper.solution.unit}")
 
-    # Samples that the search used are left out here, and counted.
-    scores = evaluate(given.out, given.model, given.data, dtype=given.dtype, device=given.device)
-    print(f"{scores.changed} of {len(scores.policy.texts)} answers changed; not judged: ", end="")
-    print(f"{scores.dropped} questions that were searched on")
+    # Judge on the items that the search did not use.
+    used = set(opsearch.Run(given.out).solution["items"])
+    items = opsearch.load_items(given.data)
+    unseen = [item for item in items if item.digest() not in used]
+    model, processor = opsearch.load_model(given.model, dtype=given.dtype, device=given.device)
+    scores = opsearch.evaluate(model, processor, unseen, found.policy)
+    print(f"{scores.changed} of {len(unseen)} answers changed; not judged: ", end="")
+    print(f"{len(items) - len(unseen)} items that were searched on")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A solver of your own: one class, selected by its name at the command line.
+"""A solver of your own: one class.
 
     python examples/own_solver.py
 
-In your own package, these lines of pyproject.toml replace `SOLVERS[...]` below, and
-`opsearch run --solver luck` finds the solver once the package is installed:
+`opsearch.search` takes the object, as below. In a package of your own, these lines of
+pyproject.toml give it a name, and `opsearch run --solver luck` finds it once that is installed:
 
     [project.entry-points."opsearch.solvers"]
     luck = "my_package:Luck"
@@ -18,13 +18,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from opsearch import RunConfig
-from opsearch.commands.run import run
-from opsearch.commands.solve import solve
-from opsearch.problem.objective import Form
-from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, infeasible, require_form, solution_at
-from opsearch.solvers import SOLVERS
+import opsearch
+from opsearch.problem import (
+    Form,
+    Limit,
+    Problem,
+    Solution,
+    Space,
+    Status,
+    infeasible,
+    require_form,
+    solution_at,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Luck:
     name: ClassVar[str] = "luck"
     exact: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset({"table", "separable", "blackbox"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space: Space) -> None:
+        """Raise OpsearchError for a space too large to list."""
+        if not space.listed:
+            space.raise_unlistable()
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best of as many random points as the limit allows, 100 by default."""
@@ -56,13 +67,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/luck"))
     given = parser.parse_args()
 
-    SOLVERS["luck"] = Luck
-    settings = {"samples": given.samples, "heldout": 0, "n_v": ("1/4", "1/2"), "budget": ("30%",)}
-    run(RunConfig(**settings, objective="additive", solver="ortools", out=given.out))
-    for name in ("ortools", "luck"):
-        _, solution, _ = solve(given.out, solver=name, evaluations=20, out=given.out / name)
-        print(f"{name}: {solution.value:.3f} {solution.unit}, {solution.status}: ", end="")
-        print(solution.policy.name)
+    model, processor = opsearch.load_model("demo")
+    items = opsearch.load_items("demo", samples=given.samples)
+    settings = {"n_v": ("1/4", "1/2"), "objective": "additive", "evaluations": 20}
+    for solver in ("ortools", Luck()):
+        # The same folder: what one search has measured, the other looks up.
+        found = opsearch.search(
+            model, processor, items, solver=solver, out=given.out, progress=False, **settings
+        )
+        print(f"{found.solution.solver}: {found.value:.3f} {found.solution.unit}, ", end="")
+        print(f"{found.status}: {found.policy.name}")
 
 
 if __name__ == "__main__":

@@ -11,23 +11,20 @@ from pathlib import Path
 from PIL import Image
 from transformers import pipeline
 
-from opsearch import Policy
-from opsearch.data.demo import MODEL_DIR
-from opsearch.data.embedded import embedded
-from opsearch.policy import builders
+import opsearch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", default=str(MODEL_DIR))
+    parser.add_argument("--model", default="demo")
     parser.add_argument("--policy", type=Path, help="run folder; default: no image after 11 layers")
     parser.add_argument("--image", type=Path)
     parser.add_argument("--question")
     given = parser.parse_args()
 
-    item = embedded("test", 1)[0]
+    item = opsearch.load_items("demo", samples=1, split="test")[0]
     image = Image.open(given.image) if given.image else item.load_images()[0]
     content = [
         {"type": "image", "image": image},
@@ -35,8 +32,11 @@ def main() -> None:
     ]
     chat = [{"role": "user", "content": content}]
 
-    pipe = pipeline("image-text-to-text", model=given.model)
-    policy = Policy.from_pretrained(given.policy) if given.policy else builders.vtw(12, 11)
+    model, processor = opsearch.load_model(given.model)
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    policy = opsearch.builders.vtw(12, 11)
+    if given.policy:
+        policy = opsearch.Policy.from_pretrained(given.policy)
     print("original:", _answer(pipe, chat))
     with policy.apply(pipe.model):
         print(f"{policy.name}:", _answer(pipe, chat))

@@ -16,26 +16,21 @@ saved in --out, one folder per row.
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from shrunken import checkpoint, questions
 
-from opsearch import Policy, RunConfig
-from opsearch.commands.run import run
-from opsearch.costs.flops import Flops
-from opsearch.costs.shape import HUB_IDS, Shape
-from opsearch.data.files import load_jsonl
-from opsearch.evaluation.answers import answer, relative_average
-from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import load_config, load_processor, load_weights
-from opsearch.policy import builders
-from opsearch.policy.ranker import parse_ranker
-from opsearch.problem.budget import total_cost
+import opsearch
+from opsearch import Policy, RankerSpec, builders
 
+HUB_IDS = {
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "llava-next-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
+}
 CLIP = "openai/clip-vit-large-patch14-336"
+CDPRUNER = RankerSpec("cdpruner", (("clip", CLIP),))
 LAYERS, VISUAL = 32, {"llava-1.5-7b": 576, "llava-next-7b": 2880}
 
 
@@ -53,7 +48,7 @@ class Row:
 
     method: str
     expected: str
-    ranker: str | None = None
+    ranker: RankerSpec | None = None
     searched: str | None = None
     policy: Policy | None = None
 
@@ -67,7 +62,7 @@ SPARSEVLM_128, SPARSEVLM_64 = (builders.sparsevlm(LAYERS, budget) for budget in 
 
 # "reported" is a secondary source, "abstract" the paper's own; neither was verified here.
 ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
-    ("llava-1.5-7b", "144"): (Row("random", "95.0, reported", "random"),),
+    ("llava-1.5-7b", "144"): (Row("random", "95.0, reported", RankerSpec("random")),),
     ("llava-1.5-7b", "231"): (
         Row(
             "FitPrune",
@@ -79,22 +74,38 @@ ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         Row("FastV", "92.3, reported", policy=FASTV_128),
         Row("PyramidDrop", "95.2, reported; its layers are not known", policy=PYRAMIDDROP_128),
         Row("SparseVLM", "96.6, reported; its version is not known", policy=SPARSEVLM_128),
-        Row("VisPruner", "98.0, reported", "vispruner"),
-        Row("DivPrune", "97.3, reported; its scores as quoted do not average to it", "divprune"),
-        Row("VisionZip", "97.2, reported; with its averaged tokens, left out here", "visionzip"),
+        Row("VisPruner", "98.0, reported", RankerSpec("vispruner")),
+        Row(
+            "DivPrune",
+            "97.3, reported; its scores as quoted do not average to it",
+            RankerSpec("divprune"),
+        ),
+        Row(
+            "VisionZip",
+            "97.2, reported; with its averaged tokens, left out here",
+            RankerSpec("visionzip"),
+        ),
     ),
     ("llava-1.5-7b", "64"): (
         Row("FastV", "76.9, reported", policy=FASTV_64),
         Row("SparseVLM", "88.6, reported; its version is not known", policy=SPARSEVLM_64),
-        Row("VisPruner", "95.1, reported", "vispruner"),
-        Row("DivPrune", "95.0, reported", "divprune"),
-        Row("VisionZip", "94.5, reported; with its averaged tokens, left out here", "visionzip"),
+        Row("VisPruner", "95.1, reported", RankerSpec("vispruner")),
+        Row("DivPrune", "95.0, reported", RankerSpec("divprune")),
+        Row(
+            "VisionZip",
+            "94.5, reported; with its averaged tokens, left out here",
+            RankerSpec("visionzip"),
+        ),
     ),
     ("llava-1.5-7b", "32"): (
-        Row("CDPruner", "94.3, reported", f"cdpruner(clip={CLIP})"),
-        Row("DivPrune", "92.2, reported", "divprune"),
-        Row("VisPruner", "90.8, reported", "vispruner"),
-        Row("VisionZip", "89.4, reported; with its averaged tokens, left out here", "visionzip"),
+        Row("CDPruner", "94.3, reported", CDPRUNER),
+        Row("DivPrune", "92.2, reported", RankerSpec("divprune")),
+        Row("VisPruner", "90.8, reported", RankerSpec("vispruner")),
+        Row(
+            "VisionZip",
+            "89.4, reported; with its averaged tokens, left out here",
+            RankerSpec("visionzip"),
+        ),
     ),
     ("llava-1.5-7b", "576"): (
         Row(
@@ -104,10 +115,10 @@ ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         ),
     ),
     ("llava-next-7b", "160"): (
-        Row("CDPruner", "96.0, reported; newline tokens stripped there", f"cdpruner(clip={CLIP})"),
+        Row("CDPruner", "96.0, reported; newline tokens stripped there", CDPRUNER),
     ),
-    ("llava-next-7b", "14%"): (Row("DOP", "about 99, abstract", "vispruner", "dop"),),
-    ("llava-next-7b", "23%"): (Row("DOP", "about 100, reported", "vispruner", "dop"),),
+    ("llava-next-7b", "14%"): (Row("DOP", "about 99, abstract", RankerSpec("vispruner"), "dop"),),
+    ("llava-next-7b", "23%"): (Row("DOP", "about 100, reported", RankerSpec("vispruner"), "dop"),),
 }
 
 
@@ -171,25 +182,27 @@ def reproduce(
         smoke: Whether to search on two samples with small settings.
     """
     model_name, device, dtype = where
-    config, processor = load_config(model_name), load_processor(model_name)
-    policies = {}
+    model, processor = opsearch.load_model(model_name, dtype=dtype, device=device)
+    items, original = opsearch.load_items(data), None
+    print(f"{name}, {budget}: {len(items)} questions")
     for row in ROWS[name, budget]:
         folder = out / name / budget / row.method.split(",")[0].lower()
         if row.searched:
-            search(row, budget, where, calibration, folder, smoke)
+            given = opsearch.load_items(calibration)
+            policy = search(row, budget, (model, processor, given), smoke)
         else:
-            kept(row, budget, name, smoke).save_pretrained(folder)
-        policies[row.method] = Policy.from_pretrained(folder)
-    samples = encode(load_jsonl(data), processor, config)
-    model = load_weights(model_name, dtype, device)
-    original = answer(model, processor, samples).by_family()
-    print(f"{name}, {budget}: Rel. Avg. over {len(original)} families, {len(samples)} questions")
-    for row in ROWS[name, budget]:
-        policy = policies[row.method]
-        scores = answer(model, processor, samples, policy).by_family()
-        share, average = cost(policy, config, samples), relative_average(scores, original)
-        print(f"  {row.method}: {100 * average:.1f} % at {share:.1%} of the FLOPs", end="")
-        print(f" (expected: {row.expected})")
+            policy = kept(row, budget, name, smoke)
+        policy.save_pretrained(folder)
+        scores = opsearch.evaluate(
+            model, processor, items, policy, original=original, progress=False
+        )
+        original = scores.original
+        share = opsearch.cost_share(model, processor, items, policy)
+        print(
+            f"  {row.method}: Rel. Avg. {100 * scores.relative:.1f} % at {share:.1%} of the ",
+            end="",
+        )
+        print(f"FLOPs (expected: {row.expected})")
 
 
 def kept(row: Row, budget: str, name: str, smoke: bool) -> Policy:
@@ -197,43 +210,17 @@ def kept(row: Row, budget: str, name: str, smoke: bool) -> Policy:
     if row.policy is not None:
         return row.policy
     # A shrunken checkpoint has no CLIP: use another ranker that reads the image.
-    ranker = "divprune" if smoke and "clip" in row.ranker else row.ranker
-    return builders.tokens(LAYERS, Fraction(int(budget), VISUAL[name]), parse_ranker(ranker))
+    ranker = RankerSpec("divprune") if smoke and row.ranker == CDPRUNER else row.ranker
+    return builders.tokens(LAYERS, Fraction(int(budget), VISUAL[name]), ranker)
 
 
-def search(
-    row: Row,
-    budget: str,
-    where: tuple[str, str, str],
-    calibration: Path | None,
-    folder: Path,
-    smoke: bool,
-) -> None:
-    """Search a policy within the budget on the calibration samples."""
-    model, device, dtype = where
-    fewer = {"samples": 2, "n_v": ("1/9",), "effort": 0.0} if smoke else {"effort": 3600.0}
-    run(
-        RunConfig(
-            model=model,
-            device=device,
-            dtype=dtype,
-            data=calibration,
-            space=row.searched,
-            ranker=row.ranker,
-            budget=(budget,),
-            heldout=0,
-            out=folder,
-            **fewer,
-        )
+def search(row: Row, budget: str, given: tuple, smoke: bool) -> Policy:
+    """Search a policy within the budget with a model and its processor on items."""
+    fewer = {"n_v": ("1/9",), "effort": 0.0} if smoke else {"effort": 3600.0}
+    found = opsearch.search(
+        *given, budget=budget, space=row.searched, ranker=row.ranker, progress=False, **fewer
     )
-
-
-def cost(policy: Policy, config, samples: Sequence[Sample]) -> float:
-    """Return the FLOPs relative to the original's, by the convention `exact`."""
-    pairs = [sample.shape for sample in samples]
-    flops = Flops(Shape.from_config(config))
-    stock = builders.identity(policy.num_layers)
-    return total_cost(flops, policy, pairs) / total_cost(flops, stock, pairs)
+    return found.policy
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import (
     AutoModelForImageTextToText,
-    AutoTokenizer,
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
@@ -16,8 +15,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from opsearch.data.demo import MODEL_DIR
-from opsearch.data.embedded import embedded
+import opsearch
 
 SIDE, PATCH = 40, 8  # pixels; a tile has 25 tokens
 TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
@@ -25,7 +23,8 @@ TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
 def checkpoint(name: str, folder: Path, layers: int = 32) -> str:
     """Write a LLaVA-1.5 or LLaVA-NeXT with few weights per layer; return its folder as a name."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    _, demo = opsearch.load_model("demo")
+    tokenizer = demo.tokenizer
     parts = {
         "vision_config": CLIPVisionConfig(
             hidden_size=32,
@@ -52,7 +51,7 @@ def checkpoint(name: str, folder: Path, layers: int = 32) -> str:
         "patch_size": PATCH,
         "num_additional_image_tokens": 1,
         "vision_feature_select_strategy": "default",
-        "chat_template": (MODEL_DIR / "chat_template.jinja").read_text(),
+        "chat_template": demo.chat_template,
     }
     if name.startswith("llava-next"):
         config = LlavaNextConfig(**parts, image_grid_pinpoints=TILES)
@@ -73,7 +72,7 @@ def questions(folder: Path, count: int) -> Path:
     """Write `count` embedded samples as a data file with its images; return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for i, item in enumerate(embedded("train", count)):
+    for i, item in enumerate(opsearch.load_items("demo", samples=count, split="train")):
         item.load_images()[0].save(folder / f"{i}.png")
         answers = list(item.answers)
         line = {"image": f"{i}.png", "question": item.question, "answers": answers}

@@ -15,9 +15,7 @@ Then on the first, which reads the data and writes the run folder:
 import argparse
 from pathlib import Path
 
-from opsearch import RunConfig
-from opsearch.commands.run import run
-from opsearch.measure.workers.cluster import Workers
+import opsearch
 
 
 def main() -> None:
@@ -35,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/two-machines"))
     given = parser.parse_args()
 
-    config = RunConfig(
+    config = opsearch.RunConfig(
         model=given.model,
         data=given.data,
         device=given.device,
@@ -47,8 +45,9 @@ def main() -> None:
         out=given.out,
     )
     # Each chunk of samples goes to the next free worker; a lost worker's chunk goes to another.
-    result = run(config, workers=Workers(given.workers, given.ray_address))
-    print(result.solution.policy.name, f"{result.solution.value:.6f} {result.solution.unit}")
+    workers = opsearch.Workers(given.workers, given.ray_address)
+    result = opsearch.run(config, workers=workers)
+    print(result.policy.name, f"{result.value:.6f} {result.solution.unit}")
 
 
 if __name__ == "__main__":

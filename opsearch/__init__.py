@@ -21,9 +21,11 @@ from opsearch.version import __version__
 if TYPE_CHECKING:
     from opsearch.commands.python_api import (
         compare,
+        cost_share,
         evaluate,
         front,
         measure_kl,
+        run,
         search,
         solve,
     )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from opsearch.data.item import Item
     from opsearch.data.load import load_items
     from opsearch.errors import OpsearchError
+    from opsearch.measure.workers.cluster import Workers
     from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.models.spec import load_model
     from opsearch.policy import builders
@@ -50,14 +53,17 @@ __all__ = [
     "Run",
     "RunConfig",
     "SearchResult",
+    "Workers",
     "__version__",
     "builders",
     "compare",
+    "cost_share",
     "evaluate",
     "front",
     "load_items",
     "load_model",
     "measure_kl",
+    "run",
     "search",
     "solve",
 ]
@@ -72,13 +78,16 @@ _HOMES = {
     "Run": "opsearch.commands.run_view",
     "RunConfig": "opsearch.runs.config",
     "SearchResult": "opsearch.commands.search_result",
+    "Workers": "opsearch.measure.workers.cluster",
     "builders": "opsearch.policy",
     "compare": "opsearch.commands.python_api",
+    "cost_share": "opsearch.commands.python_api",
     "evaluate": "opsearch.commands.python_api",
     "front": "opsearch.commands.python_api",
     "load_items": "opsearch.data.load",
     "load_model": "opsearch.models.spec",
     "measure_kl": "opsearch.commands.python_api",
+    "run": "opsearch.commands.python_api",
     "search": "opsearch.commands.python_api",
     "solve": "opsearch.commands.python_api",
 }

@@ -1,5 +1,6 @@
 """What the documentation promises is there: files, headings, and commands that parse."""
 
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 import pytest
 import typer
 
+import opsearch
 from opsearch.commands.analyze import KINDS
 from opsearch.commands.cli import app
 
 ROOT = Path(__file__).parent.parent
-FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("opsearch/demo/model/*.md")]
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("opsearch/data/demo/model/*.md")]
 PAGES = [pytest.param(file, id=str(file.relative_to(ROOT))) for file in sorted(FILES)]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:time )?opsearch [^`]+)`")
 COMMAND = re.compile(r"^(?:\$ |time )*opsearch (.*)$", re.MULTILINE)
 
@@ -76,3 +79,31 @@ def test_readme_leads_to_every_page():
     linked = set(LINK.findall((ROOT / "README.md").read_text()))
     pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
     assert pages <= linked
+
+
+def test_the_api_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False)
+    assert found.attempted > 20
+    assert not found.failed
+
+
+SHOWN = [*(ROOT / "examples").glob("*.py"), ROOT / "README.md", ROOT / "docs" / "api.md"]
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_public_names_are_imported(path):
+    """Examples and pages import from `opsearch`, authors of parts from two rooms more."""
+    blocks = [path.read_text()] if path.suffix == ".py" else PYTHON.findall(path.read_text())
+    for block in blocks:
+        code = "\n".join(
+            line.removeprefix(">>> ").removeprefix("... ") for line in block.split("\n")
+        )
+        modules = re.findall(r"^(?:from|import) (opsearch[\w.]*)", code, re.MULTILINE)
+        assert set(modules) <= {"opsearch", "opsearch.problem", "opsearch.testing"}
+        for names in re.findall(
+            r"^from opsearch import (?:\(([^)]*)\)|([^\n]*))", code, re.MULTILINE
+        ):
+            imported = {name.strip() for name in "".join(names).split(",") if name.strip()}
+            assert imported <= set(opsearch.__all__)
+        assert set(re.findall(r"\bopsearch\.([A-Za-z]\w*)\(", code)) <= set(opsearch.__all__)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from opsearch import Policy
-from opsearch.solvers import SOLVERS
 from tests.support.families import FAMILIES
 from tests.support.families.folder import save
 
@@ -65,8 +64,7 @@ def test_own_data_are_searched_once_and_solved_often(example, family, tmp_path):
 
 
 @pytest.mark.slow
-def test_own_solver_is_never_better_than_the_optimum(example, monkeypatch):
-    monkeypatch.setitem(SOLVERS, "luck", None)  # what the example puts there goes with the test
+def test_own_solver_is_never_better_than_the_optimum(example):
     ortools, luck = example("own_solver.py", "--samples", 3).splitlines()
     value = {line.split(":")[0]: float(line.split()[1]) for line in (ortools, luck)}
     assert value["ortools"] <= value["luck"]
@@ -92,5 +90,5 @@ def test_the_reproduction_kit_runs_every_row(example):
         where, expected = line.split(": ", 1)
         assert f"(expected: {expected.split(', ', 1)[1]})" in out or "VTW" in expected
         name, budget = where.split()
-        assert f"{name}, {budget}: Rel. Avg." in out
+        assert f"{name}, {budget}: " in out
     assert Policy.from_pretrained("run/llava-1.5-7b/128/vispruner").num_layers == 32

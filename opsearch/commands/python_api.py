@@ -24,23 +24,27 @@ from rich.console import Console
 from opsearch.commands.analyze import analyze
 from opsearch.commands.compare import compare as compare_run
 from opsearch.commands.front import Front, run_front
+from opsearch.commands.run import run as run_config
 from opsearch.commands.run import search_and_save, search_progress
 from opsearch.commands.search_result import SearchResult
 from opsearch.commands.solve import solve as solve_run
 from opsearch.costs.shape import Shape
 from opsearch.data.item import Item, all_answered
+from opsearch.evaluation.answers import Answers
 from opsearch.evaluation.contenders import SPACES
 from opsearch.evaluation.evaluate import Scores, answer_both
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
+from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
 from opsearch.models.families import family_for
 from opsearch.models.pruned.checks import check_fits
 from opsearch.objectives import ObjectiveFactory
+from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.budget import Budget
+from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
@@ -48,7 +52,7 @@ from opsearch.runs.choose import choose
 from opsearch.runs.config import IN_MEMORY, RunConfig
 from opsearch.runs.prepare import Settled, check_ranker, state
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import check_nested, parse_budgets, resolve
+from opsearch.runs.setup import check_nested, make_cost, parse_budgets, resolve
 
 Budgets = str | Budget | Sequence[str | Budget]
 
@@ -106,7 +110,7 @@ def search(
         **settings,
     )
     settled = _settled(config, model, budget, space, objective, solver)
-    shown = search_progress(Console() if progress else None, settled.settings, loading=0)
+    shown = search_progress(Console(stderr=True) if progress else None, settled.settings, loading=0)
     if not all_answered(heldout):
         shown.total -= 1
     prepared = state(settled, processor, (items, heldout), shown)
@@ -157,6 +161,22 @@ def _loaded_as(model: Any) -> dict[str, str]:
 
 def _several(budget: Budgets) -> list[str | Budget]:
     return [budget] if isinstance(budget, str | Budget) else list(budget)
+
+
+def run(
+    config: RunConfig, *, workers: Workers | None = None, progress: bool = True
+) -> SearchResult:
+    """Run what a run.yaml says: model and data are loaded by name.
+
+    Args:
+        config: The settings, e.g. `RunConfig.load(Path("runs/demo/run.yaml"))`.
+        workers: Processes or a Ray cluster that measure; None: this process.
+        progress: Whether progress is shown.
+
+    Raises:
+        OpsearchError: Anything is wrong; one sentence says what and what to do.
+    """
+    return run_config(config, Console(stderr=True, quiet=not progress), workers=workers)
 
 
 def solve(
@@ -238,7 +258,7 @@ def compare(
     Raises:
         OpsearchError: The run, its model or its data cannot be used.
     """
-    console = Console() if progress else Console(quiet=True)
+    console = Console(stderr=True, quiet=not progress)
     compare_run(
         Path(run), budgets, samples=samples, console=console, spaces=spaces, rankers=rankers
     )
@@ -252,6 +272,7 @@ def evaluate(
     items: Sequence[Item],
     policy: Policy,
     *,
+    original: Answers | None = None,
     progress: bool = True,
 ) -> Scores:
     """Answer items with the original and with a policy.
@@ -261,6 +282,8 @@ def evaluate(
         processor: Its processor.
         items: Items with answers; leave out those that the policy was searched on.
         policy: The policy.
+        original: The original's answers to these items, as `scores.original` of an earlier call;
+            None: generated.
         progress: Whether progress is shown.
 
     Returns:
@@ -271,9 +294,28 @@ def evaluate(
         PolicyError: The policy does not fit the model.
     """
     check_fits(policy, model.config)
-    shown = Progress(Console() if progress else None, 2)
+    shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(list(items), processor, model.config)
-    return answer_both(model, processor, samples, policy, shown)
+    return answer_both(model, processor, samples, policy, shown, original=original)
+
+
+def cost_share(
+    model: Any, processor: Any, items: Sequence[Item], policy: Policy, *, cost: str = "flops"
+) -> float:
+    """Return the cost of a policy on items as a share of the original's.
+
+    Args:
+        model: A loaded model, for the dimensions of its decoder.
+        processor: Its processor.
+        items: Items to count.
+        policy: The policy.
+        cost: flops, kv, or another package's cost.
+    """
+    shape = Shape.from_config(model.config)
+    pairs = [sample.shape for sample in encode(list(items), processor, model.config)]
+    counted = make_cost(cost, shape)
+    stock = total_cost(counted, identity(shape.layers), pairs)
+    return total_cost(counted, policy, pairs) / stock
 
 
 def measure_kl(

@@ -97,6 +97,7 @@ def answer_both(
     policy: Policy,
     progress: Progress,
     dropped: int = 0,
+    original: Answers | None = None,
 ) -> Scores:
     """Generate answers to encoded samples with the original and with the policy.
 
@@ -107,9 +108,11 @@ def answer_both(
         policy: The policy.
         progress: Shows two stages.
         dropped: Items that were left out, for the result.
+        original: The original's answers; None: generated.
     """
-    with progress.stage("answering with the original") as tick:
-        original = answer(model, processor, samples, progress=tick)
+    if original is None:
+        with progress.stage("answering with the original") as tick:
+            original = answer(model, processor, samples, progress=tick)
     with progress.stage("answering with the policy") as tick:
         pruned = answer(model, processor, samples, policy, progress=tick)
     return Scores(original, pruned, dropped)
