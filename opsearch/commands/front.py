@@ -1,4 +1,4 @@
-"""`opsearch front`: the exact Pareto front of what a run stored; no model is loaded."""
+"""`opsearch front`: the Pareto front of cost and objective, from the measurements of a run."""
 
 from __future__ import annotations
 
@@ -33,13 +33,17 @@ from opsearch.solvers.optuna_nsga2 import nsga2
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The points of a space that no other known one beats in both cost and value.
+    """Points of a space that no other known point beats in both cost and objective.
 
-    constraint: the cost, with the stock model's as limit. table: by rising cost the parameters,
-    `cost` (an exact integer over all samples), its mean per sample and share of the stock model's,
-    `value` in `unit`, `proved`: no other point can beat it. limit: the lowest cost of a listed
-    point without a value, None where there are none. sentence: what is proved and how, and what
-    would prove the rest.
+    Attributes:
+        objective: Name of the objective.
+        unit: Unit of its values.
+        constraint: The cost; its limit is the original model's cost.
+        table: One row per point, by rising cost: parameters, `cost` (exact integer over all
+            samples), its mean per sample and share of the original's, `value` in `unit`, and
+            `proved`: no other point can beat it.
+        limit: Lowest cost of a listed point without a value, None if all have one.
+        sentence: How the front was found, which points are proved, and the next step for the rest.
     """
 
     objective: str
@@ -51,19 +55,27 @@ class Front:
 
     @property
     def per_sample(self) -> str:
-        """The column of the mean cost per sample."""
+        """Name of the column with the mean cost per sample."""
         return f"{self.constraint.name}_per_sample"
 
 
-_MOST_WALKED = 500  # points of a front that has to be walked
+_MOST_WALKED = 500  # points of a front that is found by successive integer programs
 
 
 def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
-    """The front of a run's objective over its space, also written as front.csv to its folder.
+    """Compute the front of a run's objective over its space and write it to the run folder.
 
-    With another cost than flops the file is named after it. Raises RunFolderError when the run
-    lacks the measurements, UnknownNameError for a cost that does not exist, OpsearchError for an
-    objective without a value per point.
+    Args:
+        folder: The run folder.
+        cost: Name of the cost.
+
+    Returns:
+        The front and its file: front.csv, or front_COST.csv for costs other than flops.
+
+    Raises:
+        RunFolderError: The run lacks measurements.
+        UnknownNameError: The cost does not exist.
+        OpsearchError: The objective has no value per point.
     """
     with open_stored(folder) as run:
         settings = run.settings
@@ -79,28 +91,29 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
 
 
 def _front(problem: Problem) -> Front:
-    """The front of what is known of a problem: listed, summed up, or walked."""
+    """Return the front by enumeration, dynamic programming or successive integer programs."""
     objective, (whole,) = problem.objective, problem.constraints
     if isinstance(objective, Bounded):
         raise OpsearchError(
-            f"objective {objective.name!r} has one policy for each budget and no front; solve the "
-            "run for several, e.g. --budget 20%, or use --objective joint in another space"
+            f"objective {objective.name!r} defines one policy per budget and therefore has no "
+            "front; solve the run at several budgets, e.g. `opsearch solve RUN --budget 20%`, or "
+            "use --objective joint in another space"
         )
     if not problem.space.listed and isinstance(objective, Separable):
         rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
-        words = (
-            f"{len(rows)} policies on the front, by dynamic programming: every point is proved, "
-            "and there are no others."
+        sentence = (
+            f"{len(rows)} policies on the front, by dynamic programming: the front is complete and "
+            "every point is proved."
         )
-        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, words)
+        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, sentence)
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
-        words = _walked(table, everything)
-        return Front(objective.name, objective.unit, whole, table, None, words)
+        sentence = _walked(table, everything)
+        return Front(objective.name, objective.unit, whole, table, None, sentence)
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
-            f"objective {objective.name!r} is a {objective.form} and has no front by enumeration; "
-            "solve the run with --objective joint"
+            f"objective {objective.name!r} has form {objective.form}, which has no front by "
+            "enumeration; solve the run with --objective joint"
         )
     exact, limit = proof(whole.listed, objective.values)
     named = front_table(problem.space, whole, objective.values)
@@ -111,34 +124,43 @@ def _front(problem: Problem) -> Front:
 
 
 def _listed(found: Front, policies: int, known: int) -> str:
-    """What is proved of a front by enumeration, and what would prove the rest."""
+    """Describe which points of a front by enumeration are proved, and how to prove the rest."""
     size, proved = len(found.table), int(found.table["proved"].sum())
-    of = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
-    of += ", by enumeration"
+    start = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
+    start += ", by enumeration"
     if found.limit is None:
-        return f"{of}: all {policies:,} of the space are known, every point is proved."
+        return f"{start}: all {policies:,} policies of the space are known; every point is proved."
     return (
-        f"{of}, the first {proved} proved: {known:,} of the space's {policies:,} are known, and "
-        f"the cheapest unknown one costs {found.constraint.describe(found.limit)}; `opsearch run` "
-        "with a larger --budget and --effort measures more."
+        f"{start}; the {proved} cheapest are proved: {known:,} of {policies:,} policies of the "
+        f"space are known, and the cheapest unknown policy costs "
+        f"{found.constraint.describe(found.limit)}; `opsearch run` with a larger --budget and "
+        "--effort measures more."
     )
 
 
 def _walked(table: pd.DataFrame, everything: bool) -> str:
-    """What is proved of a front that was walked down from the original model."""
+    """Describe which points of a front by successive integer programs are proved."""
     size, proved = len(table), int(table["proved"].sum())
-    of = f"{size} policies on the front, by integer programs from the top down"
+    start = f"{size} policies on the front, by integer programs from the highest cost down"
     if everything:
-        return f"{of}: every point is proved, and there are no others."
+        return f"{start}: the front is complete and every point is proved."
     if proved == size:
-        return f"{of}: every point is proved; below the cheapest one there are more."
-    return f"{of}: {proved} are proved, others may lie between the rest."
+        return f"{start}: every point is proved; cheaper points exist but were not computed."
+    return f"{start}: {proved} are proved; the front may have further points between the others."
 
 
 def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
-    """Exact cost of each point of the front, whether it is proved, and up to which cost all are.
+    """Find the front of measured points.
 
-    A point without value (nan) may have any: it can beat every point that costs as much or more.
+    A point without a value (nan) could beat every point that costs as much or more.
+
+    Args:
+        costs: Cost of each point, int64[P].
+        values: Value of each point, nan where unknown, float64[P].
+
+    Returns:
+        A table with the exact `cost` of each point of the front and whether it is `proved`, and the
+        lowest cost of an unknown point, None if all are known.
     """
     rows = front(costs, values)
     unknown = np.isnan(values)
@@ -148,17 +170,26 @@ def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.Dat
 
 
 _STAGES = 4
-_STARTS = 5  # one in so many policies is of the proxy's front
+_STARTS = 5  # one policy in five is taken from the proxy's front
 
 
 def searched_front(
     folder: Path, evaluations: int, cost: str = "flops", console: Console | None = None
 ) -> tuple[Front, Path]:
-    """The front of at most `evaluations` policies of a run's space, measured on its samples.
+    """Search a front of the joint objective in a space that cannot be listed.
 
-    Also written as front_joint.csv to its folder, with another cost than flops named after that
-    too. Raises OpsearchError for a space whose policies can be listed, UnknownNameError for a cost
-    that does not exist.
+    Args:
+        folder: The run folder; the model is loaded again and measured on the run's samples.
+        evaluations: Maximum number of policies to measure.
+        cost: Name of the cost.
+        console: Console for progress; None: standard error.
+
+    Returns:
+        The front and its file: front_joint.csv, or front_joint_COST.csv for costs other than flops.
+
+    Raises:
+        UnknownNameError: The cost does not exist.
+        OpsearchError: The policies of the space can be listed.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -167,13 +198,13 @@ def searched_front(
     space = settled.settings.space
     if space.per_operation is None:
         step = (
-            f"`opsearch run --config {run.config} --objective joint --budget 100%` with enough "
+            f"`opsearch run --config {run.config} --objective joint --budget 100%` with a larger "
             "--effort measures its exact front"
         )
         raise OpsearchError(
             f"--measure {evaluations} searches a front in the spaces layers and operations, but "
-            f"{folder} is a run over {space.name!r}; "
-            f"{step if space.listed else 'use a run of space layers or operations'}"
+            f"{folder} is a run over space {space.name!r}; "
+            f"{step if space.listed else 'give a run over space layers or operations'}"
         )
     stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(settled, stages)
@@ -185,7 +216,7 @@ def searched_front(
 
 
 def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
-    """Measure the proxy, take its exact front, and search on from there."""
+    """Measure the proxy and start the search from its exact front."""
     settings, (whole,) = prepared.settings, prepared.constraints
     space, engine, stages = settings.space, session.engine, session.progress
     with stages.stage("measuring the additive proxy", "FLOPs") as tick:
@@ -197,20 +228,20 @@ def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
     with stages.stage(f"measuring {evaluations} policies", "FLOPs") as tick:
         measure = SampleMeasure(engine, prepared.calibration, tick)
         problem = Problem(space, lazy_joint(space, measure, floor), (whole,))
-        asked = nsga2(problem, start, evaluations, settings.seed)
-        points = list(asked.values)
+        evaluated = nsga2(problem, start, evaluations, settings.seed)
+        points = list(evaluated.values)
         costs = np.array([whole.cost(point) for point in points])
-        best = front(costs, np.array(list(asked.values.values())))
+        best = front(costs, np.array(list(evaluated.values.values())))
         rows = [front_row(problem, points[i], proved=False) for i in best]
-    words = (
-        f"{len(rows)} policies on the front of {len(points)} measured: {len(start)} of the front "
-        f"of the additive proxy, {len(points) - len(start)} that NSGA-II proposed from there; "
-        "nothing is proved, and a larger --measure may find better ones."
+    sentence = (
+        f"{len(rows)} policies on the front of {len(points)} measured: {len(start)} from the front "
+        f"of the additive proxy, {len(points) - len(start)} proposed by NSGA-II; no point is "
+        "proved, and a larger --measure may find better ones."
     )
-    return Front("joint", "nats", whole, pd.DataFrame(rows), None, words)
+    return Front("joint", "nats", whole, pd.DataFrame(rows), None, sentence)
 
 
 def _spread(points: Sequence[int], most: int) -> list[int]:
-    """At most so many of the points, evenly from first to last."""
+    """Return at most `most` points, evenly spaced from the first to the last."""
     chosen = np.linspace(0, len(points) - 1, min(most, len(points)))
     return [points[i] for i in chosen.round().astype(int)]
