@@ -348,8 +348,8 @@ def measure_kl(
     """
     samples = encode(list(items), processor, model.config)
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
-    with kept as opened_folder:
-        path = Path(opened_folder) if store else Path(opened_folder) / "measurements.db"
+    with kept as location:
+        path = Path(location) if store else Path(location) / "measurements.db"
         with Store(path, {}) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
             return engine.measure(policies, samples)
