@@ -48,7 +48,7 @@ def _parts() -> dict[str, dict[str, str]]:
     methods |= {name: _first_sentence(reducer) for name, reducer in REDUCERS.items()}
     published = {label: method.published for label, method in baselines.items()}
     for label, call in {**published, "dop additive": DOP_AS_PUBLISHED}.items():
-        methods[label] += f" Published setting: {call}" if call else ""
+        methods[label] += f" As published: {call}" if call else ""
     return described | {"baselines": methods, "models": _models()}
 
 

@@ -30,10 +30,10 @@ _PAIRS = 7
 
 @dataclass(frozen=True)
 class PrefillTime:
-    """Medians over generations in alternation.
+    """Medians over generations of original and policy in alternation.
 
     Attributes:
-        original: The original's decoder and lm_head up to the first token, ms.
+        original: Decoder and lm_head of the original up to the first token, ms.
         policy: The same for the policy, including `ranking`, ms.
         ratio: Policy to original, pair by pair.
         ranking: Selection of the visual tokens, ms; about 0 for a reducer.

@@ -69,9 +69,9 @@ def _print(trial: Trial) -> None:
         )
     )
     lines += [
-        f"The prompt has {n_visual} visual and {n_other} text tokens. The policy processes on "
-        f"average per layer {q:.1f} visual tokens as queries (q), {kv:.1f} as keys and values "
-        f"(kv), and {mlp:.1f} in the MLP (mlp).",
+        f"The prompt has {n_visual} visual and {n_other} text tokens. Visual tokens processed per "
+        f"layer, on average: {q:.1f} as queries (q), {kv:.1f} as keys and values (kv), {mlp:.1f} "
+        "in the MLP (mlp).",
         f"Prefill with the policy: {100 * after.flops / before.flops:.4g}% of the original's FLOPs "
         f"({flops}); KV cache: {cache}.",
         f"New tokens: {before.new_tokens} by the original, {after.new_tokens} by the policy.",

@@ -80,8 +80,8 @@ RunDtype = Annotated[
 RunDevice = Annotated[
     str | None,
     typer.Option(
-        help="Device of the model: cpu, cuda, cuda:1, ..., or auto to use all GPUs; default: that of "
-        "the run.",
+        help="Device of the model: cpu, cuda, cuda:1, ..., or auto to use all GPUs; default: that "
+        "of the run.",
         rich_help_panel=MODEL_AND_DATA,
     ),
 ]

@@ -56,7 +56,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     width = max(console.width, _TABLE_WIDTH)
     console.print(comparison_table(comparison), width=width, crop=False)
     captions = {
-        "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live\n"
+        "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live "
         "operations of all tokens, one lm_head row).",
         "KV": "KV: size of the cache after the prefill.",
         "prefill": "Prefill: predicted by the latency table.",
@@ -134,8 +134,8 @@ def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork, config: RunConfig) ->
     first = coarse.first
     return (
         f"joint from coarse to fine: first {first.policies:,} policies, equal to "
-        f"{first.forwards:.1f} forwards of the original per sample; with the policies near the best "
-        f"of them about {coarse.forwards:.1f} forwards and "
+        f"{first.forwards:.1f} forwards of the original per sample; including the policies near "
+        f"the best of them about {coarse.forwards:.1f} forwards and "
         f"{format_duration(plan.seconds['coarse'])} on {config.device}"
     )
 
