@@ -51,5 +51,5 @@ def parse_memory(text: str) -> int:
     match = _MEMORY.fullmatch(text.strip())
     amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
     if not amount:
-        raise ValueError("is not an amount of memory such as 8GB or 500MB")
+        raise ValueError("not an amount of memory such as 8GB or 500MB")
     return amount

@@ -168,11 +168,11 @@ def _judge(field: Field, prepared: Prepared, session: Session) -> None:
     with stages.stage(f"measuring {len(reductions)} token reductions") as tick:
         both = [*prepared.calibration, *prepared.heldout]
         measure_reductions(engine, field.reducers, reductions, both, tick)
-    processor, judged = prepared.processor, prepared.heldout
-    with stages.stage(f"answering {len(judged)} test questions") as tick:
-        answer_reductions(engine, processor, field.reducers, reductions, judged)
+    processor, questions = prepared.processor, prepared.heldout
+    with stages.stage(f"answering {len(questions)} test questions") as tick:
+        answer_reductions(engine, processor, field.reducers, reductions, questions)
         for done, policy in enumerate(policies, 1):
-            answer(engine.model, processor, judged, policy, engine.store)
+            answer(engine.model, processor, questions, policy, engine.store)
             tick(done, len(policies))
 
 
@@ -196,7 +196,7 @@ def _time(field: Field, prepared: Prepared, session: Session) -> None:
 
 def _store(field: Field, prepared: Prepared, store: Store) -> None:
     """Store the compared methods and the samples they were compared on."""
-    rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
-    rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
+    rows = [Compared(*key, policy_text(each)) for key, each in field.policies.items()]
+    rows += [Compared(*key, each.text) for key, each in field.reductions.items()]
     splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
     store.put_comparison(rows, {split: stored_samples(each) for split, each in splits.items()})

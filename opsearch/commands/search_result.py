@@ -110,6 +110,6 @@ class SearchResult:
             f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
             for name, text in facts.items()
         )
-        picture = inline(draw_heatmap(self.policy), "policy", "Share of the visual tokens")
+        figure = inline(draw_heatmap(self.policy), "policy", "Share of the visual tokens")
         table = "" if self.comparison is None else self.comparison.round(2).to_html(na_rep="")
-        return f"<table>{rows}</table>{picture}{table}"
+        return f"<table>{rows}</table>{figure}{table}"

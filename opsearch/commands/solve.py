@@ -95,9 +95,9 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
 def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]:
     """Return the solver's note, and the command that measures points without stored values."""
     notes = [solution.note] if solution.note else []
-    made = problem.objective
-    if isinstance(made, Table) and np.isnan(made.values[problem.feasible]).any():
-        options = f"--objective {made.name} --budget {' --budget '.join(run.config.budget)}"
+    objective = problem.objective
+    if isinstance(objective, Table) and np.isnan(objective.values[problem.feasible]).any():
+        options = f"--objective {objective.name} --budget {' --budget '.join(run.config.budget)}"
         more = f"`opsearch run --config {run.folder.config} {options}` measures more"
         notes.append(f"{more}; with a larger --effort it measures all policies")
     return notes

@@ -51,7 +51,7 @@ def _entry(
     store: Store,
     shape: Shape,
     calibration: Sequence[StoredSample],
-    judged: Sequence[StoredSample],
+    tested: Sequence[StoredSample],
 ) -> Entry:
     """Return the costs, divergences and scores of a method."""
     pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
@@ -60,12 +60,12 @@ def _entry(
         policy = Policy.from_text(row.policy, run.measurements)
         name, costs = policy.name, _costs(policy, shape, pairs)
         costs |= _times(policy, run.prefill)
-        keys = [_keys(policy, samples) for samples in (calibration, judged)]
+        keys = [_keys(policy, samples) for samples in (calibration, tested)]
     else:
         left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
         name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
         costs |= _times(reduction, run.prefill)
-        keys = [[reduction.key] * len(samples) for samples in (calibration, judged)]
+        keys = [[reduction.key] * len(samples) for samples in (calibration, tested)]
     cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
@@ -76,8 +76,8 @@ def _entry(
         cost,
         cost / stock["flops"],
         _divergences(store, keys[0], calibration),
-        _divergences(store, keys[1], judged),
-        _scores(store, keys[1], judged),
+        _divergences(store, keys[1], tested),
+        _scores(store, keys[1], tested),
         costs,
     )
 

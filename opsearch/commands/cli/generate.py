@@ -48,8 +48,8 @@ def generate(
     """Answer a prompt with the original and with a policy, and show the costs of both."""
     from opsearch.evaluation.generate import generate as answer_prompt
 
-    place = {"model": model, "dtype": dtype, "device": device, "attention": attention}
-    _print(answer_prompt(policy, image or (), prompt, max_new_tokens, err, **place))
+    loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
+    _print(answer_prompt(policy, image or (), prompt, max_new_tokens, err, **loaded_as))
 
 
 def _print(trial: Trial) -> None:

@@ -110,8 +110,8 @@ def evaluate(
     from opsearch.runs.config import policy_settings
 
     run = policy_settings(policy, **loaded_as)
-    place = (run.dtype, run.device, run.attention)
-    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *place, err), out)
+    loading = (run.dtype, run.device, run.attention)
+    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *loading, err), out)
 
 
 def bench(
@@ -209,14 +209,14 @@ def bench(
     _check_peers(context, policy, peers, graphs)
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     run = policy_settings(policy, **loaded_as)
-    place = run.device, run.dtype, run.attention
+    loading = run.device, run.dtype, run.attention
     if graphs and not run.device.startswith("cuda"):
         raise OpsearchError(
             f"--graphs requires CUDA, which --device {run.device} does not have; use --device cuda "
             "or remove --graphs"
         )
     size = (layers, visual, text, batch)
-    setup = Setup(run.model, shape, *size, *place, new_tokens, repeats, graphs)
+    setup = Setup(run.model, shape, *size, *loading, new_tokens, repeats, graphs)
     stages = Progress(err, 2 + graphs)
     if policy is not None:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)

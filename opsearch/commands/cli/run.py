@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
+    budget: Budgets = ["30%"],  # noqa: B006 - typer only reads the default
     space: Annotated[
         str, typer.Option(help="Space of policies: {spaces}.", rich_help_panel=SEARCH)
     ] = "dop",
