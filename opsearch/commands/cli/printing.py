@@ -247,11 +247,11 @@ def print_scores(scores: Scores, console: Console) -> None:
         table.add_row(family, f"{100 * score:.1f}%", f"{100 * policy[family]:.1f}%", ratio)
     console.print(table)
     count, changed = len(scores.original.texts), scores.changed
-    relative = f"Rel. Avg. {100 * scores.relative:.1f}%:"
+    relative = f"Rel. Avg. {100 * scores.relative:.1f}%"
     if not any(original.values()):
-        relative = "Rel. Avg. is undefined, because the original answers no question correctly:"
+        relative = "Rel. Avg. is undefined, because the original answers no question correctly"
     console.print(
-        f"{relative} {len(original)} families, {count} samples, {changed} answers changed",
+        f"{relative} ({len(original)} families, {count} samples); {changed} answers changed",
         soft_wrap=True,
     )
     if scores.dropped:
@@ -321,7 +321,7 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
     changed = sum(task.changed for task in evaluation.tasks)
     average = _ratio_cell(evaluation.relative, *evaluation.interval())
     console.print(
-        f"Rel. Avg. {average} of mean scores: {len(evaluation.tasks)} tasks, {count} documents, "
+        f"Rel. Avg. {average} of mean scores ({len(evaluation.tasks)} tasks, {count} documents); "
         f"{changed} answers changed",
         soft_wrap=True,
     )
