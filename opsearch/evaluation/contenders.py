@@ -109,8 +109,8 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     if seconds <= run.effort or not space.layer_columns:
         return Task(settings, (*proxies, Joint()), limits)
     stages.say(
-        f"space {name}: joint is measured from coarse to fine, because all feasible policies would "
-        f"take about {format_duration(seconds)}, more than --effort {run.effort:g}"
+        f"{name} joint is measured from coarse to fine, because measuring all feasible policies "
+        f"takes about {format_duration(seconds)}, more than --effort {run.effort:g}"
     )
     return Task(settings, (*proxies, CoarseJoint()), limits)
 

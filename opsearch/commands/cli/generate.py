@@ -73,7 +73,7 @@ def _print(trial: Trial) -> None:
         f"layer, on average: {q:.1f} as queries (q), {kv:.1f} as keys and values (kv), {mlp:.1f} "
         "in the MLP (mlp).",
         f"Prefill with the policy: {100 * after.flops / before.flops:.4g}% of the original's FLOPs "
-        f"({flops}); KV cache: {cache}.",
+        f"({flops}) and {cache} of KV cache.",
         f"New tokens: {before.new_tokens} by the original, {after.new_tokens} by the policy.",
     ]
     for line in lines:

@@ -113,7 +113,7 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         lines = [
             f"{name}: {found.policies:,} policies on {found.samples} samples",
             *([f"in {found.parts:,} parts to fit the memory"] if found.parts > 1 else []),
-            f"{found.nodes:,} distinct layer states",
+            f"{found.nodes:,} nodes",
             format_amount(found.flops, "FLOPs"),
             f"equal to {found.forwards:.1f} forwards of the original per sample",
             f"{states} of states per sample",
@@ -164,7 +164,7 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
         word = "predicted " if constraint.unit == "ns" else ""
         console.print(
-            f"{word}{constraint.name} {cost}, budget {limit}, text tokens alone {floor}",
+            f"{word}{constraint.name} {cost} within budget {limit}; text tokens alone {floor}",
             soft_wrap=True,
         )
     bound = ""
@@ -374,8 +374,8 @@ def print_latency(row: Row, console: Console) -> None:
         console.print("With the layers of the policy run as CUDA graphs", style="bold")
         console.print(_latency_table(row["graphs"], row["kv_bytes"]))
     console.print(
-        f"Batch size {row['batch']}, {row['visual']} visual and {row['other']} text tokens, "
-        f"{row['pairs']} pairs in alternation: median (quartiles). Ratios are computed per pair. "
+        f"Measured at batch {row['batch']} with {row['visual']} visual and {row['other']} text "
+        f"tokens, in {row['pairs']} alternating pairs: median (quartiles). Ratios are per pair. "
         "Prefill: decoder with ranking and lm_head.",
         soft_wrap=True,
         style="dim",
@@ -403,9 +403,9 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
     first = rows[0]
     console.print(
-        f"Batch size {first['batch']}, {first['visual']} visual and {first['other']} text tokens, "
-        f"{first['pairs']} pairs in alternation: median (quartiles). Prefill of the original: "
-        f"{_spread(first['original']['prefill_ms'])} ms. Ratios are computed per pair and include "
+        f"Measured at batch {first['batch']} with {first['visual']} visual and {first['other']} "
+        f"text tokens, in {first['pairs']} alternating pairs: median (quartiles). Prefill of the "
+        f"original: {_spread(first['original']['prefill_ms'])} ms. Ratios are per pair and include "
         "the selection; features that a method reads from the vision tower are computed there.",
         soft_wrap=True,
         style="dim",
