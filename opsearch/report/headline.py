@@ -121,7 +121,7 @@ def _cost(
         real = (environment or {}).get("prefill_ms")
         beside = f"predicted {beside}"
         if real:
-            beside += f"; measured {real['real']:.4g} of {real['original_real']:.4g} ms"
+            beside += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms"
     name = _COST_NAMES.get(constraint.name, constraint.name)
     return Fact(name, f"{100 * cost / constraint.stock:.1f} %", beside)
 

@@ -81,15 +81,15 @@ def _print_prefill(
     found: TimedPrefill, constraints: Sequence[Constraint], console: Console
 ) -> None:
     console.print(
-        f"prefill of {found.n_visual} visual and {found.n_other} text tokens: policy "
-        f"{found.predicted:.4g} ms predicted, {found.real:.4g} ms measured; original "
-        f"{found.original_predicted:.4g} ms predicted, {found.original_real:.4g} ms measured",
+        f"prefill of {found.n_visual} visual and {found.n_other} text tokens: predicted "
+        f"{found.predicted:.4g} ms, real {found.real:.4g} ms; original: predicted "
+        f"{found.original_predicted:.4g} ms, real {found.original_real:.4g} ms",
         soft_wrap=True,
     )
     limit = next(c.limit / c.samples / 1e6 for c in constraints if c.unit == "ns")
     if found.real > limit:
         console.print(
-            f"The measured time exceeds the budget of {limit:.4g} ms by "
+            f"The real time exceeds the budget of {limit:.4g} ms by "
             f"{found.real / limit - 1:.0%}; if no other process was running, use a smaller budget.",
             soft_wrap=True,
         )
