@@ -1,4 +1,4 @@
-"""`python -m opsearch.timing --suite NAME`: a timed suite; prints a JSON row per measurement.
+"""`python -m benchmarks --suite NAME`: a timed suite; prints a JSON row per measurement.
 
 The latency and ranker suites need only torch, transformers and numpy.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
+from benchmarks.code_size import code_size
 from benchmarks.cpu_latency import cpu_latency
 from benchmarks.engine import engine
 from benchmarks.fronts import fronts
@@ -36,12 +37,13 @@ SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
     "rankers": lambda tiny, limit: rankers(tiny),
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
+    "code-size": lambda tiny, limit: code_size(),
 }
 
 
 def main() -> int:
     """Run a suite, print its rows as they come and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m opsearch.timing")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument(
         "--tiny",
@@ -52,7 +54,7 @@ def main() -> int:
         "--seconds",
         type=float,
         default=420.0,
-        help="gpu suites: begin nothing new after so many seconds (420)",
+        help="gpu suites: start no further measurement after this many seconds (420)",
     )
     options = parser.parse_args()
     try:
