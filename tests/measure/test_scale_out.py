@@ -35,7 +35,7 @@ from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import dop_space
 from tests.commands.test_run import stored, wait_for_measurements
 from tests.measure.demo import LAYERS, TOLERANCE, model, samples
-from tests.support.said import says
+from tests.support.messages import naming
 
 # Ray itself is imported by what is tested, which sets its environment before.
 pytestmark = [
@@ -249,7 +249,7 @@ def test_the_suite_times_two_plain_processes_against_one():
 def test_a_worker_with_another_model_is_refused(ray):
     source = Source("demo", "float32", "cpu", "sdpa", 1)
     with (
-        pytest.raises(ModelError, match=says("'demo'")),
+        pytest.raises(ModelError, match=naming("'demo'")),
         started(Workers(1), source, print) as pool,
     ):
         pool.meet("another")
@@ -258,7 +258,7 @@ def test_a_worker_with_another_model_is_refused(ray):
 def test_what_a_worker_cannot_load_is_one_sentence(ray):
     source = Source("no/such", "float32", "cpu", "sdpa", 1)
     with (
-        pytest.raises(ModelError, match=says("'no/such'")),
+        pytest.raises(ModelError, match=naming("'no/such'")),
         started(Workers(1), source, print) as pool,
     ):
         pool.meet("another")
@@ -269,10 +269,10 @@ def test_there_are_not_more_workers_than_places(ray):
     source = Source("demo", "float32", "cpu", "sdpa", 1)
     with started(Workers(5), source, said.append) as pool:
         assert pool.count == 3
-    assert re.search(says(3, 5), said[-1])
+    assert re.search(naming(3, 5), said[-1])
     gpu = Source("demo", "float32", "cuda", "sdpa", 1)
     with (
-        pytest.raises(OpsearchError, match=says("--device cuda")),
+        pytest.raises(OpsearchError, match=naming("--device cuda")),
         started(Workers(1), gpu, said.append),
     ):
         pass

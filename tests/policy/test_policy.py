@@ -16,7 +16,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from tests.models import judge
 from tests.support import reference, tiny
-from tests.support.said import says
+from tests.support.messages import naming
 
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
 FASTV, DROP = RankerSpec("fastv"), RankerSpec("pyramiddrop")
@@ -254,9 +254,9 @@ def test_the_order_from_before_the_decoder_is_for_what_stands_before_others():
 
 
 def test_rankers_that_cannot_stand_where_they_do():
-    with pytest.raises(PolicyError, match=says("cls", "layer 1", "fastv")):
+    with pytest.raises(PolicyError, match=naming("cls", "layer 1", "fastv")):
         in_tokens([[9, 9, 9], [3, 3, 3]], [(1, CLS)]).live(9)
-    with pytest.raises(PolicyError, match=says("fastv", "layer 0", 1)):
+    with pytest.raises(PolicyError, match=naming("fastv", "layer 0", 1)):
         in_tokens([[9, 9, 9], [3, 3, 3]], [(0, FASTV)]).live(9)
 
 
@@ -487,5 +487,5 @@ ERRORS = {
 
 @pytest.mark.parametrize(("make", "values"), ERRORS.values(), ids=ERRORS.keys())
 def test_malformed_policies_are_refused(make, values):
-    with pytest.raises(PolicyError, match=says(*values)):
+    with pytest.raises(PolicyError, match=naming(*values)):
         make()

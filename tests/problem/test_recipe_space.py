@@ -14,7 +14,7 @@ from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.testing.example_problems import TINY
-from tests.support.said import says
+from tests.support.messages import naming
 
 SPACE = RecipeSpace(TINY.layers)
 PAIRS = [(9, 5), (9, 5), (20, 7)]
@@ -59,13 +59,13 @@ def test_the_published_recipe_is_a_point():
 
 
 def test_it_has_no_list():
-    with pytest.raises(OpsearchError, match=says("4 layers", "--objective attention")):
+    with pytest.raises(OpsearchError, match=naming("4 layers", "--objective attention")):
         len(SPACE.points)
 
 
 def test_a_budget_below_its_first_layer_is_refused_with_its_range():
     limit = constraint(Budget.parse("1%"), Flops(TINY), SPACE, PAIRS)
     with pytest.raises(
-        InfeasibleBudgetError, match=says("recipes", "fitprune(0 left)", "--budget 29.2%")
+        InfeasibleBudgetError, match=naming("recipes", "fitprune(0 left)", "--budget 29.2%")
     ):
         check_budget(SPACE, [limit])

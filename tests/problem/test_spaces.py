@@ -19,7 +19,7 @@ from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.problem.spaces.stages import stages_space
-from tests.support.said import says
+from tests.support.messages import naming
 
 CLS = RankerSpec("cls")
 FASTV, PYRAMIDDROP = RankerSpec("fastv"), RankerSpec("pyramiddrop")
@@ -257,7 +257,7 @@ def test_stages_hold_in_any_order_and_those_that_prune_nothing_do_not_count():
 
 
 def test_a_point_of_another_number_of_stages_is_an_error():
-    with pytest.raises(ValueError, match=says("2 stages", 4)):
+    with pytest.raises(ValueError, match=naming("2 stages", 4)):
         stages_space(4, SHARES).decode((1, 1))
 
 

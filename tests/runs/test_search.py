@@ -19,7 +19,7 @@ from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
 from opsearch.runs.search import plain_points, search
 from opsearch.testing.example_problems import N_V_TEST, layers_problem
-from tests.support.said import says
+from tests.support.messages import naming
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))
 
@@ -53,19 +53,21 @@ def test_solvers_that_ask_for_points_get_the_true_divergence():
     for name in ("local", "greedy"):
         choice = choose(RunConfig(space="layers", solver=name), inf, SPACES[0])
         assert (choice.maker.name, choice.solver.name) == ("joint", name)
-        assert re.search(says("joint", name), choice.reason)
+        assert re.search(naming("joint", name), choice.reason)
 
 
 def test_a_solver_that_needs_a_list_names_those_that_do_not():
     config = RunConfig(space="layers", objective="joint", solver="grid")
-    with pytest.raises(OpsearchError, match=says("local", "greedy", "optuna", "--objective joint")):
+    with pytest.raises(
+        OpsearchError, match=naming("local", "greedy", "optuna", "--objective joint")
+    ):
         choose(config, inf, SPACES[0])
 
 
 def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
     choice = choose(RunConfig(space="layers"), inf, SPACES[0])
     assert choice.maker.name == "additive"
-    assert re.search(says("additive"), choice.reason)
+    assert re.search(naming("additive"), choice.reason)
 
 
 @pytest.mark.parametrize(
@@ -80,31 +82,31 @@ def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
 def test_the_dearest_that_is_within_the_effort_is_taken(every, coarse, taken, times):
     choice = choose(RunConfig(space="depth"), every, depth_space(4), coarse=coarse)
     assert type(choice.maker) is taken
-    assert re.search(says(choice.maker.name, "--effort 60", *times), choice.reason)
+    assert re.search(naming(choice.maker.name, "--effort 60", *times), choice.reason)
     assert len(re.findall(r"\d s\b", choice.reason)) == len(times)
 
 
 def test_who_names_joint_gets_it_from_coarse_to_fine_however_long_that_takes():
     choice = choose(RunConfig(objective="joint"), 90, dop_space(4), coarse=80)
     assert isinstance(choice.maker, CoarseJoint)
-    assert re.search(says("joint", "--effort", "80 s"), choice.reason)
+    assert re.search(naming("joint", "--effort", "80 s"), choice.reason)
 
 
 def test_a_solver_that_takes_no_table_gets_the_proxy_which_is_said():
     choice = choose(RunConfig(solver="ortools"), 0.0, dop_space(4))
     assert choice.maker.name == "additive"
-    assert re.search(says("additive", "ortools", "joint"), choice.reason)
+    assert re.search(naming("additive", "ortools", "joint"), choice.reason)
 
 
 def test_joint_cannot_be_verified_which_is_said_before_anything_is_measured():
-    with pytest.raises(OpsearchError, match=says("'joint'", "--objective additive", "pairwise")):
+    with pytest.raises(OpsearchError, match=naming("'joint'", "--objective additive", "pairwise")):
         choose(RunConfig(verify=4, objective="joint"), 0.0, dop_space(4))
 
 
 def test_what_is_to_be_verified_is_a_proxy():
     choice = choose(RunConfig(verify=4), 0.0, dop_space(4))
     assert (choice.maker.name, choice.solver.name) == ("additive", "ortools")
-    assert re.search(says("additive", "--verify"), choice.reason)
+    assert re.search(naming("additive", "--verify"), choice.reason)
 
 
 def test_a_proxy_below_zero_is_said_to_be_wrong():
@@ -120,12 +122,12 @@ def test_a_proxy_below_zero_is_said_to_be_wrong():
     choice = choose(config, inf, space)
     _, solution = search(choice, space, limits, measure, config, 1e-6)
     assert solution.value < 0
-    assert re.search(says("--verify 8"), solution.note)
+    assert re.search(naming("--verify 8"), solution.note)
 
 
 def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
     with pytest.raises(
-        OpsearchError, match=says("greedy", "--space layers", "operations", "--solver local")
+        OpsearchError, match=naming("greedy", "--space layers", "operations", "--solver local")
     ):
         choose(RunConfig(solver="greedy"), 0.0, dop_space(4))
 

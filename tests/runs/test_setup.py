@@ -20,7 +20,7 @@ from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import Planned
 from opsearch.runs.setup import make_constraints, make_space, parse_budgets
 from tests.measure import families
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 @pytest.mark.parametrize("name", ["tokens", "dop", "depth", "stages"])
@@ -59,5 +59,5 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
 
 def test_budgets_of_unknown_costs_are_refused_when_read():
     assert [budget.cost for budget in parse_budgets(["30%", "50%kv"])] == ["flops", "kv"]
-    with pytest.raises(UnknownNameError, match=says("'joules'", "flops", "kv")):
+    with pytest.raises(UnknownNameError, match=naming("'joules'", "flops", "kv")):
         parse_budgets(["30%", "50% joules"])

@@ -13,19 +13,19 @@ from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare
 from opsearch.runs.setup import make_space
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 @pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
 def test_stages_need_a_nested_ranker(ranker):
-    with pytest.raises(OpsearchError, match=says(ranker, 2, "--stages 1")):
+    with pytest.raises(OpsearchError, match=naming(ranker, 2, "--stages 1")):
         make_space(RunConfig(space="stages"), 4, RankerSpec(ranker))
 
 
 @pytest.mark.parametrize("name", ["dop", "depth", "tokens", "layers"])
 def test_only_stages_rank_inside_the_decoder(name):
     with pytest.raises(
-        OpsearchError, match=says("fastv", f"space {name}", "--space stages", "cls")
+        OpsearchError, match=naming("fastv", f"space {name}", "--space stages", "cls")
     ):
         make_space(RunConfig(space=name), 4, RankerSpec("fastv"))
 
@@ -59,5 +59,5 @@ def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp
         found[name] = {spec.name for policy in policies for _, spec in policy.rankers}
     assert found == {"dop": {"cls"}, "stages": {"fastv"}}
     (line,) = said.getvalue().splitlines()[-1:]
-    assert re.search(says("dop", "cls", "fastv"), line)
+    assert re.search(naming("dop", "cls", "fastv"), line)
     assert "stages" not in said.getvalue()

@@ -23,7 +23,7 @@ from opsearch.models.loading import ATTENTIONS
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from tests.evaluation.lmms.data import PER_TASK, write_task
-from tests.support.said import says
+from tests.support.messages import naming
 
 LAYERS = 12
 HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
@@ -65,7 +65,7 @@ def test_all_thirteen_run_end_to_end_and_answer_nothing_twice(policy, local):
 def test_the_wrapper_loads_the_attention_that_is_asked_for():
     wrapper = load_wrapper("demo", "float32", "cpu", "eager")
     assert wrapper.model.config.get_text_config()._attn_implementation == "eager"
-    with pytest.raises(ModelError, match=says("'flash'", "sdpa", "eager", "flash_attention_2")):
+    with pytest.raises(ModelError, match=naming("'flash'", "sdpa", "eager", "flash_attention_2")):
         load_wrapper("demo", "float32", "cpu", "flash")
     names = [
         Answerer(Source("demo", "float32", "cpu", 1, attention)).load()
@@ -214,7 +214,7 @@ def test_data_that_cannot_be_reached_are_named(tmp_path, monkeypatch, settings, 
     monkeypatch.setattr(ConfigurableTask.download.retry, "wait", wait_none())
     gone = {"dataset_kwargs": {"data_files": {"validation": str(tmp_path / "gone.parquet")}}}
     name = write_task(tmp_path, "vqav2", **(gone | settings))
-    with pytest.raises(DataError, match=says(*values)):
+    with pytest.raises(DataError, match=naming(*values)):
         load_task(task_name(name))
 
 
@@ -222,7 +222,7 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
     local("pope")
     with pytest.raises(UnknownNameError, match=r"pop'.*\bpope\b"):
         load_task(f"{tmp_path}/pop")
-    with pytest.raises(DataError, match=says("nowhere", "FOLDER/TASK")):
+    with pytest.raises(DataError, match=naming("nowhere", "FOLDER/TASK")):
         load_task("nowhere/pope")
 
 
@@ -238,7 +238,7 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
 )
 def test_options_that_do_not_go_together(policy, capsys, options, values):
     assert call(["eval", str(policy), *options]) == 1
-    assert re.search(says(*values), capsys.readouterr().err)
+    assert re.search(naming(*values), capsys.readouterr().err)
 
 
 def test_the_command_prints_scores_and_official_figures(policy, local, capsys):
