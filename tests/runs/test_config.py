@@ -143,12 +143,3 @@ def test_a_bad_option_is_named(options, values):
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         FULL.samples = 3
-
-
-def test_another_space_is_told_nothing_that_it_cannot_take():
-    config = RunConfig(space="layers", keep="0:mlp", tie="q=kv", seed=3)
-    other = config.over("operations")
-    assert (other.keep, other.tie) == ("0:mlp", None)
-    dop = config.over("dop")
-    assert (dop.space, dop.keep, dop.tie) == ("dop", None, None)
-    assert config.over("dop").seed == 3
