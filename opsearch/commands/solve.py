@@ -79,6 +79,7 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
         settings = replace(settings, seed=RunConfig.checked(seed=seed).seed)
     space, objective = settings.space, settings.objective
     assert objective is not None  # a stored run names it
+    objective.require(space)
     if objective.name == "joint" and not space.listed:
         again = " --budget ".join(run.config.budget)
         raise RunFolderError(

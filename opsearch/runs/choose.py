@@ -71,8 +71,6 @@ def choose(
     space, solver = settings.space, settings.solver
     objective, reason = _objective(settings, seconds, coarse)
     objective.require(space)
-    if solver is not None:
-        solver.require(space)
     if objective.name == Joint.name:
         on_demand = lazy and _on_demand(solver, space)
         objective = Joint(on_demand)

@@ -132,13 +132,13 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
     """
     name, params = registry.split_spec("spaces", text)
     factory = registry.lookup("spaces", name)
-    given = {"keep": settings.keep is not None, "tie": settings.tie}
-    for option, is_given in given.items():
-        if is_given and option not in factory.options:
+    keep = None if settings.keep is None else _keep_text(settings.keep)
+    for option, value in {"keep": keep, "tie": "q=kv" if settings.tie else None}.items():
+        if value is not None and option not in factory.options:
             fitting = [n for n, s in registry.registered("spaces").items() if option in s.options]
             raise OpsearchError(
-                f"--{option} requires --space {' or '.join(fitting)}, not {name!r}; change the "
-                f"space, or remove {option} from the options or run.yaml"
+                f"--{option} {value} requires --space {' or '.join(fitting)}, not {name!r}; "
+                f"change the space, or remove {option} from the options or run.yaml"
             )
     ranker = settings.ranker
     if ranker is not None and ranker.inside and not factory.ranks_inside:
@@ -184,6 +184,13 @@ def parse_keep(text: str, layers: int) -> frozenset[Operation]:
         modules = [MODULES.index(module)] if module else range(len(MODULES))
         kept |= {(int(layer), place) for place in modules}
     return frozenset(kept)
+
+
+def _keep_text(kept: frozenset[Operation]) -> str:
+    """Return operations as `parse_keep` reads them."""
+    whole = {layer for layer, _ in kept if all((layer, m) in kept for m in range(len(MODULES)))}
+    parts = (f"{n}" if n in whole else f"{n}:{MODULES[m]}" for n, m in sorted(kept))
+    return ",".join(dict.fromkeys(parts))
 
 
 def parse_budgets(texts: Sequence[str | Budget]) -> tuple[Budget, ...]:
