@@ -25,7 +25,7 @@ from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import feasible_points
 from opsearch.runs.config import RunConfig
-from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+from opsearch.runs.setup import make_constraints, parse_budgets, resolve
 from tests.report.page import Page, assert_harmless
 from tests.support.messages import naming
 
@@ -103,7 +103,7 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
     with Store(path / "measurements.db") as store:
         (sample,) = store.samples("calibration")
         measured = sum(found.item == sample.item for found in store.everything())
-    space = make_space(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls"))
+    space = resolve(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls")).space
     shape = Shape.from_config(load_config("demo"))
     pairs = [(sample.n_visual, sample.n_other)]
     limits = make_constraints(parse_budgets(["20%"]), shape, space, pairs)

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from opsearch.commands import run as run_module
 from opsearch.commands.cli import call
+from opsearch.models.spec import ModelSpec
 from opsearch.runs.latency_file import read_table
 from tests.support.messages import naming
 
@@ -63,7 +63,7 @@ def test_another_decoder_gets_a_table_of_its_own(copy):
 
 
 def test_solving_again_takes_the_stored_table_and_no_model(copy, capsys, monkeypatch):
-    monkeypatch.setattr(run_module, "load_weights", None)
+    monkeypatch.setattr(ModelSpec, "load", None)
     stock = json.loads((copy / "solution.json").read_text())["stock"]["latency"] / 4 / 1e6
     assert call(["solve", str(copy), f"--budget={0.97 * stock:.6f}ms"]) == 0
     assert f" 97% ({0.97 * stock:.4g} ms)" in said(capsys)
