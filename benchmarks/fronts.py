@@ -86,14 +86,14 @@ def store_run(folder: Path, layers: int = 32) -> int:
     from opsearch.problem.constraint import feasible_points
     from opsearch.problem.spaces.point_policies import PointPolicies
     from opsearch.runs.config import RunConfig
-    from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+    from opsearch.runs.setup import make_constraints, parse_budgets, resolve
 
     config = RunConfig.checked(
         space="depth", ranker="cls", objective="joint", solver="grid", out=folder
     )
     config.save(folder / "run.yaml")
     shape = dataclasses.replace(SHAPES[_SHAPE], layers=layers)
-    space = make_space(config, layers, parse_ranker("cls"))
+    space = resolve(config, layers, parse_ranker("cls")).space
     samples = [
         StoredSample(f"{i:064}", f"sample {i}", "none", VISUAL_TOKENS[_SHAPE], _OTHER)
         for i in range(_SAMPLES)
