@@ -88,4 +88,13 @@ def _full_view(
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
     valid = torch.ones_like(positions, dtype=torch.bool)
     queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
-    return AttentionView(prompt, queries, positions, valid, keys, positions, valid, attn.scaling)
+    return AttentionView(
+        prompt=prompt,
+        queries=queries,
+        query_positions=positions,
+        query_valid=valid,
+        keys=keys,
+        key_positions=positions,
+        key_valid=valid,
+        scaling=attn.scaling,
+    )
