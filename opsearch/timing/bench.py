@@ -211,7 +211,7 @@ def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list
     if setup.shape:
         raise OpsearchError(
             f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
-            "have none; leave it out, or run `python -m opsearch.timing --suite rankers`"
+            "have none; leave it out, or run `python -m benchmarks --suite rankers`"
         )
     check_place(setup)
     rules, rows = peers(load_config(setup.model)), []
