@@ -7,7 +7,7 @@ only its sums over rows are kept. Samples that the store already holds are not r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.families import check_supported
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.problem.objective import Masses
-from opsearch.progress import Tick
 from opsearch.rankers.base import AttentionView, Prompt
 from opsearch.rankers.decoder import attention_by_source
+
+if TYPE_CHECKING:
+    from opsearch.progress import Tick
 
 _MAX_TOKENS = 4096  # of a batch
 
