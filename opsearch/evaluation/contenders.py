@@ -101,7 +101,7 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     seconds = planned.seconds(planned.of(space.points[_within_any(space, limits)]))
     additive = Additive.from_settings(run.proxy)
     proxies: tuple[ObjectiveFactory, ...] = (additive,) if space.parameters_act_alone else ()
-    if seconds <= run.effort or space.layer_columns is None:
+    if seconds <= run.effort or not space.layer_columns:
         return Task(settings, (*proxies, Joint()), limits)
     stages.say(
         f"{name} joint from coarse to fine: measuring every feasible policy takes about "

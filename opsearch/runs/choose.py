@@ -74,7 +74,7 @@ def choose(
     if objective.name == Joint.name:
         on_demand = lazy and _on_demand(solver, space)
         objective = Joint(on_demand)
-        if not on_demand and seconds > settings.effort and space.layer_columns is not None:
+        if not on_demand and seconds > settings.effort and space.layer_columns:
             objective = CoarseJoint()
             words = _effort_words(seconds, coarse, settings.effort)
             reason = f"objective joint from coarse to fine: {words}"

@@ -87,7 +87,7 @@ class Planned:
     def coarse(self) -> CoarseWork | None:
         """The same from coarse to fine, None for a space without depths to take so."""
         space = self.space
-        if space.layer_columns is None:
+        if not space.layer_columns:
             return None
         _, first = coarsest(space, self.feasible)
         later = near_dearest(space, self.feasible, first, self.constraints[0].listed)

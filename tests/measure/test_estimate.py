@@ -36,8 +36,9 @@ def silent():
 def engine_plan(config, folder):
     """Return the engine's plan for all policies within the budget, with the same memory."""
     prepared, model = prepare(settle(config), Progress(silent(), 1)), load_weights("demo")
-    points = prepared.space.points[prepared.planned.feasible]
-    policies = [prepared.space.decode(point) for point in points.tolist()]
+    space = prepared.settings.space
+    points = space.points[prepared.planned.feasible]
+    policies = [space.decode(point) for point in points.tolist()]
     memory = memory_for(model, config.memory_bytes)
     with Store(folder / "m.db", {}) as store:
         engine = Engine(model, store, config.positions, memory)

@@ -96,7 +96,7 @@ class Space(Protocol):
         listed: Whether `points` can be listed.
         points: The rows of all distinct policies by number, int[P, K]; OpsearchError unless listed.
         layer_columns: The columns of points that hold a layer, for the search from coarse to fine;
-            None for a space that cannot be searched so.
+            empty where none does, None for a space that cannot be searched so.
         most_counts: How many different counts of one order a policy keeps, at most.
         only_objective: The one objective that the space can be searched by; None: any.
         per_operation: The space itself where it has a choice per operation, else None.
