@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from benchmarks.rows import BenchmarkRow
 
 _REPEATS = 5
 _LOWEST, _HIGHEST = "15%", "60%"
 _SHAPE, _OTHER, _SAMPLES = "llava-next-7b", 65, 4
 
 
-def fronts() -> Iterator[Row]:
+def fronts() -> Iterator[BenchmarkRow]:
     """One row per table or space: seconds, and the points on the front."""
     from benchmarks.layer_programs import effects, limit
     from opsearch.analysis.front import front
@@ -57,7 +57,7 @@ def fronts() -> Iterator[Row]:
     yield _stored_run()
 
 
-def _stored_run() -> Row:
+def _stored_run() -> BenchmarkRow:
     """Time the front of a stored run."""
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -140,7 +140,7 @@ def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
     try:
         takes.bind(*given, **params)
     except TypeError:
-        own = ", ".join(list(takes.parameters)[len(given) :]) or "none"
+        own = ", ".join(list(takes.parameters)[len(given) :]) or f"none; write --{one} {name}"
         raise PolicyError(
             f"{one} {name}({shown}) has unknown or missing parameters; {name} takes: {own}"
         ) from None

@@ -96,7 +96,15 @@ def constraint(
         )
     costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
-    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
+    return Constraint(
+        name=cost.name,
+        unit=cost.unit,
+        costs=costs,
+        limit=limit,
+        stock=stock,
+        samples=len(samples),
+        floor=floor,
+    )
 
 
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
