@@ -25,7 +25,7 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.base import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
-_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
+_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([A-Za-z_][\w.-]*)?")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}

@@ -52,7 +52,9 @@ def make_ranker(spec: RankerSpec) -> Ranker:
 def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
     """Return the ranker inside the decoder that a policy names; raises as `make_ranker` does."""
     factory = registry.lookup("decoder_rankers", spec.name)
-    ranker: DecoderRanker = registry.make("rankers", spec.name, factory, **dict(spec.params))
+    ranker: DecoderRanker = registry.make(
+        "decoder_rankers", spec.name, factory, **dict(spec.params)
+    )
     return ranker
 
 
