@@ -29,7 +29,8 @@ class Kind:
 
     Attributes:
         one: The kind in the singular, as messages name it.
-        table: Where the built-in parts are, as "module:dict".
+        table: Where the built-in parts are, as "module:dict"; its values are parts, or paths of
+            parts as "module:name".
         members: What every part of the kind must have.
         builds: The contract of what a part builds from settings, as "module:Protocol"; empty where
             `members` name all of it.
@@ -98,7 +99,8 @@ def lookup(kind: str, name: str) -> Any:
         raise UnknownNameError(KINDS[kind].one, name, known)
     built_in = _built_in(kind)
     if name in built_in:
-        return built_in[name]
+        part = built_in[name]
+        return _at(part) if isinstance(part, str) else part
     return _loaded(kind, _point(kind, name))
 
 

@@ -13,7 +13,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 class CommandNamingParts(TyperCommand):
     """Command whose options may name parts in their help as `{solvers}` or another kind.
 
-    The names are looked up when the help is shown, because the built-in rankers import torch.
+    The names are looked up when the help is shown, so that other commands start without them.
     """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
