@@ -109,6 +109,13 @@ def registered(kind: str) -> dict[str, Any]:
     return {name: lookup(kind, name) for name in names(kind)}
 
 
+def described(kind: str, name: str) -> str:
+    """Return a part in words; of a plug-in's also the package and the entry point."""
+    if name in _built_in(kind):
+        return f"{KINDS[kind].one} {name!r}"
+    return _named(_point(kind, name))
+
+
 def split_spec(kind: str, text: str) -> tuple[str, dict[str, int | float | str]]:
     """Return name and parameters of a part as typed: `cls` or `vispruner(important=0.3)`.
 

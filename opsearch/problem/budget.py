@@ -107,10 +107,10 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
 
 def _cost_in(unit: str, text: str) -> str:
     """Return the name of the cost that is counted in this unit."""
-    for name, cost in registry.registered("costs").items():
-        if unit == cost.unit:
-            return name
-    raise _error(text, f"has a unit that no cost has: {unit!r}")
+    units = {cost.unit: name for name, cost in reversed(registry.registered("costs").items())}
+    if unit not in units:
+        raise _error(text, f"has a unit that no cost has: {unit!r}, not {', '.join(sorted(units))}")
+    return units[unit]
 
 
 def _number(text: str, number: str) -> Fraction:
