@@ -222,7 +222,7 @@ def make_solver(text: str) -> Solver:
     """Return a solver by name, with parameters where `text` gives some."""
     name, params = registry.split_spec("solvers", text)
     solver: Solver = registry.make("solvers", name, registry.lookup("solvers", name), **params)
-    known = [field.name for field in fields(solver)] if is_dataclass(solver) else []
+    known = {field.name for field in fields(solver)} if is_dataclass(solver) else set[str]()
     if solver.takes_start and "start" not in known:
         raise OpsearchError(
             f"{registry.described('solvers', name)} takes a start, but is no dataclass with a "

@@ -11,8 +11,7 @@ from tests.support.messages import naming
 SOLVER = """
 from opsearch.solvers import SOLVERS
 class Part(SOLVERS["grid"]):
-    "A solver."
-    name = "broken"
+    name = "{name}"
 """
 RANKER = """
 class Part:
@@ -60,9 +59,9 @@ CASES = {
     ),
     "it is not where its entry point says": Case(
         "objectives",
-        "broken",
+        "absent",
         "",
-        ("run", "--objective=broken"),
+        ("run", "--objective=absent"),
         ("AttributeError", "Part"),
     ),
     "it lacks methods": Case(
@@ -71,24 +70,19 @@ CASES = {
     "what it builds lacks methods": Case(
         "spaces", "broken", SPACE, ("run", "--space=broken"), ("lacks", "decode", "index_of")
     ),
-    "a baseline that nobody asked for is broken": Case(
-        "baselines", "broken", BARE, tuple(FEW), ("lacks", "makers")
-    ),
     "it takes a start but has no field for it": Case(
         "solvers",
-        "broken",
-        SOLVER + "    takes_start = True",
-        ("run", "--solver=broken"),
+        "startless",
+        SOLVER.format(name="startless") + "    takes_start = True",
+        ("run", "--solver=startless"),
         ("takes a start", "`start`"),
     ),
-    "it takes the name of a built-in part": Case(
-        "solvers", "grid", SOLVER, ("list", "solvers"), ("'grid'", "another solver", "rename")
-    ),
-    "it takes the name of a ranker of the other kind": Case(
-        "decoder_rankers", "cls", RANKER, ("run", "--ranker=cls"), ("'cls'", "another ranker")
-    ),
     "it has another name than its entry point": Case(
-        "costs", "broken", COST.format(name="other"), ("run", "--budget=50%broken"), ("'other'",)
+        "costs",
+        "misnamed",
+        COST.format(name="other"),
+        ("run", "--budget=50%misnamed"),
+        ("'other'",),
     ),
     "a ranker raises in the middle of a run": Case(
         "rankers",
@@ -105,18 +99,52 @@ CASES = {
         ("failed: KeyError", "'stock'", "authors"),
     ),
 }
+ALONE = {
+    "a baseline that nobody asked for is broken": Case(
+        "baselines", "broken", BARE, tuple(FEW), ("lacks", "makers")
+    ),
+    "it takes the name of a built-in part": Case(
+        "solvers",
+        "grid",
+        SOLVER.format(name="grid"),
+        ("list", "solvers"),
+        ("'grid'", "another solver", "rename"),
+    ),
+    "it takes the name of a ranker of the other kind": Case(
+        "decoder_rankers", "cls", RANKER, ("run", "--ranker=cls"), ("'cls'", "another ranker")
+    ),
+}
+"""Cases that end every command, so that each has a package of its own."""
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_one_sentence_names_the_package_and_the_entry_point(case, tmp_path):
-    site = tmp_path / "site"
-    info = site / "broken_parts-1.0.dist-info"
+def installed(folder, cases):
+    """Install a package with an entry point for each case, and a module behind each."""
+    info = folder / "broken_parts-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "broken_parts.py").write_text(case.source)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-parts\nVersion: 1.0\n")
-    points = f"[opsearch.{case.kind}]\n{case.name} = broken_parts:Part\n"
+    points = ""
+    for number, case in enumerate(cases):
+        (folder / f"broken{number}.py").write_text(case.source)
+        points += f"[opsearch.{case.kind}]\n{case.name} = broken{number}:Part\n"
     (info / "entry_points.txt").write_text(points)
-    out = ("--out", tmp_path / "run") if case.command[0] == "run" else ()
-    (said,) = opsearch(site, [*case.command, *out])
-    named = (repr(case.name), "broken-parts", f"opsearch.{case.kind}: broken_parts:Part")
-    assert re.search(naming(*named, *case.words), said.error), said.error
+    return folder
+
+
+def check(folder, cases):
+    """Run the command of each case in one process, and check the sentence that it ends in."""
+    site = installed(folder / "site", cases)
+    out = {"run": ["--out", folder / "run"], "list": []}
+    said = opsearch(site, *([*case.command, *out[case.command[0]]] for case in cases))
+    for number, (case, each) in enumerate(zip(cases, said, strict=True)):
+        point = f"opsearch.{case.kind}: broken{number}:Part"
+        pattern = naming(repr(case.name), "broken-parts", point, *case.words)
+        assert re.search(pattern, each.error), each.error
+
+
+@pytest.mark.parametrize("case", ALONE.values(), ids=ALONE)
+def test_one_sentence_names_the_package_and_the_entry_point(case, tmp_path):
+    check(tmp_path, [case])
+
+
+def test_broken_parts_are_named_when_they_are_asked_for(tmp_path):
+    check(tmp_path, list(CASES.values()))
