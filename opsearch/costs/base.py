@@ -24,11 +24,13 @@ class CostLabel:
         amount: The row of the mean per sample.
         share: The row of the share of the stock model, in percent.
         scale: What the cost's unit is divided by in the first row.
+        words: How a sentence names it; empty: by the cost's name.
     """
 
     amount: str
     share: str
     scale: float = 1.0
+    words: str = ""
 
 
 @dataclass(frozen=True)

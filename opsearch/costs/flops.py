@@ -123,7 +123,7 @@ class Flops:
 
     name: ClassVar[str] = "flops"
     unit: ClassVar[str] = "FLOPs"
-    label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock")
+    label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock", words="prefill compute")
     timed: ClassVar[bool] = False
 
     @classmethod

@@ -28,7 +28,7 @@ class KVBytes:
 
     name: ClassVar[str] = "kv"
     unit: ClassVar[str] = "B"
-    label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %")
+    label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %", words="KV cache")
     timed: ClassVar[bool] = False
 
     @classmethod

@@ -43,7 +43,7 @@ class Latency:
 
     name: ClassVar[str] = "latency"
     unit: ClassVar[str] = "ns"
-    label: ClassVar[CostLabel] = CostLabel("prefill ms", "prefill, %", 1e6)
+    label: ClassVar[CostLabel] = CostLabel("prefill ms", "prefill, %", 1e6, "prefill time")
     timed: ClassVar[bool] = True
 
     @classmethod
