@@ -1,4 +1,4 @@
-"""`python -m opsearch.timing --suite NAME`: a timed suite; prints a JSON row per measurement.
+"""`python -m benchmarks --suite NAME`: a timed suite; prints a JSON row per measurement.
 
 The latency and ranker suites need only torch, transformers and numpy.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
+from benchmarks.code_size import code_size
 from benchmarks.cpu_latency import cpu_latency
 from benchmarks.engine import engine
 from benchmarks.fronts import fronts
@@ -19,12 +20,12 @@ from benchmarks.gpu_rankers import gpu_rankers
 from benchmarks.latency_table import latency_table
 from benchmarks.layer_programs import layer_programs
 from benchmarks.rankers import rankers
+from benchmarks.rows import BenchmarkRow
 from benchmarks.scaling import scaling
 from benchmarks.solvers import solvers
 from opsearch.errors import OpsearchError
-from opsearch.timing.policy_latency import Row
 
-SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
+SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "solvers": lambda tiny, limit: solvers(),
     "layer-programs": lambda tiny, limit: layer_programs(),
     "fronts": lambda tiny, limit: fronts(),
@@ -36,12 +37,13 @@ SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
     "rankers": lambda tiny, limit: rankers(tiny),
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
+    "code-size": lambda tiny, limit: code_size(),
 }
 
 
 def main() -> int:
     """Run a suite, print its rows as they come and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m opsearch.timing")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument(
         "--tiny",
@@ -52,7 +54,7 @@ def main() -> int:
         "--seconds",
         type=float,
         default=420.0,
-        help="gpu suites: begin nothing new after so many seconds (420)",
+        help="gpu suites: start no further measurement after this many seconds (420)",
     )
     options = parser.parse_args()
     try:

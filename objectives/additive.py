@@ -41,6 +41,7 @@ class Additive:
 
     def require(self, space: Space) -> None:
         """Raise OpsearchError where parameters prune nothing alone."""
+        require_any_objective(self.name, space)
         require_individual(space)
 
     def policies(self, space: Space) -> list[Policy]:
@@ -76,7 +77,6 @@ class Additive:
 
 def require_individual(space: Space) -> None:
     """Raise OpsearchError where parameters prune nothing alone, naming what can be searched."""
-    require_any_objective(Additive.name, space)
     if not space.parameters_act_alone:
         named = f" {', '.join(p.name for p in space.parameters)}" if space.listed else ""
         joint = "--objective joint, or to see each alone " if space.listed else ""

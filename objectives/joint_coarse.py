@@ -44,7 +44,7 @@ class CoarseJoint:
     def require(self, space: Space) -> None:
         """Raise OpsearchError for a space without depths."""
         require_any_objective(self.name, space)
-        if not space.layer_columns:
+        if space.layer_columns is None:
             raise OpsearchError(
                 f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
                 "measure all its policies"
@@ -75,7 +75,7 @@ class CoarseJoint:
 
 def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
     """The widest step between depths at which some point is feasible, and these points."""
-    depths = space.points[:, list(space.layer_columns)]
+    depths = space.points[:, list(space.layer_columns or ())]
     step = _STEP
     while True:
         # A point whose queries work in all layers stands for all that differ in dead operations.

@@ -105,11 +105,25 @@ def _front(problem: Problem) -> Front:
             f"{len(rows)} policies on the front, by dynamic programming: the front is complete and "
             "every point is proved."
         )
-        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, sentence)
+        return Front(
+            objective=objective.name,
+            unit=objective.unit,
+            constraint=whole,
+            table=pd.DataFrame(rows),
+            limit=None,
+            sentence=sentence,
+        )
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
         sentence = _walked(table, everything)
-        return Front(objective.name, objective.unit, whole, table, None, sentence)
+        return Front(
+            objective=objective.name,
+            unit=objective.unit,
+            constraint=whole,
+            table=table,
+            limit=None,
+            sentence=sentence,
+        )
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
             f"objective {objective.name!r} has form {objective.form}, which has no front by "
@@ -119,7 +133,14 @@ def _front(problem: Problem) -> Front:
     named = front_table(problem.space, whole, objective.values)
     table = pd.concat([named, exact], axis=1)
     known = int((~np.isnan(objective.values)).sum())
-    found = Front(objective.name, objective.unit, whole, table, limit, "")
+    found = Front(
+        objective=objective.name,
+        unit=objective.unit,
+        constraint=whole,
+        table=table,
+        limit=limit,
+        sentence="",
+    )
     return replace(found, sentence=_listed(found, len(objective.values), known))
 
 
@@ -238,7 +259,14 @@ def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
         f"of the additive proxy, {len(points) - len(start)} proposed by NSGA-II; no point is "
         "proved, and a larger --measure may find better ones."
     )
-    return Front("joint", "nats", whole, pd.DataFrame(rows), None, sentence)
+    return Front(
+        objective="joint",
+        unit="nats",
+        constraint=whole,
+        table=pd.DataFrame(rows),
+        limit=None,
+        sentence=sentence,
+    )
 
 
 def _spread(points: Sequence[int], most: int) -> list[int]:

@@ -74,9 +74,12 @@ def solve(
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     """Return the problem of the settings, made from stored measurements, and its solution."""
-    settings = run.settings if seed is None else replace(run.settings, seed=seed)
+    settings = run.settings
+    if seed is not None:
+        settings = replace(settings, seed=RunConfig.checked(seed=seed).seed)
     space, objective = settings.space, settings.objective
     assert objective is not None  # a stored run names it
+    objective.require(space)
     if objective.name == "joint" and not space.listed:
         again = " --budget ".join(run.config.budget)
         raise RunFolderError(

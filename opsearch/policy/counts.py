@@ -28,18 +28,18 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
     return min(max(rounded, 1), n_visual)
 
 
-def live(counts: Counts, pools: Candidates | None = None) -> Counts:
+def live(counts: Counts, candidates: Candidates | None = None) -> Counts:
     """Counts without dead operations, for int[..., L, 3].
 
     A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later
-    ranker looks at it (`pools`: tokens that a ranker before layer r reads, by r; int[...] each, or
-    one number for all).
+    ranker looks at it (`candidates`: tokens that a ranker before layer r reads, by r; int[...]
+    each, or one number for all).
     """
-    pools = pools or {}
+    candidates = candidates or {}
     result = counts.copy()
     need = np.zeros(counts.shape[:-2], np.int64)
     for layer in reversed(range(counts.shape[-2])):
-        need = np.maximum(need, pools.get(layer + 1, 0))
+        need = np.maximum(need, candidates.get(layer + 1, 0))
         result[..., layer, Q] = np.minimum(counts[..., layer, Q], need)
         result[..., layer, MLP] = np.minimum(counts[..., layer, MLP], need)
         need = np.maximum(need, counts[..., layer, KV])

@@ -106,12 +106,12 @@ class Policy:
         """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
         return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
 
-    def pools(self, n_visual: int) -> dict[int, int]:
+    def candidates(self, n_visual: int) -> dict[int, int]:
         """Number of tokens that rankers inside the decoder order, by the layer they do it before.
 
         Rankers whose order changes nothing are left out.
         """
-        return {turn.layer: turn.pool for turn in self.schedule(n_visual).turns}
+        return {each.layer: each.candidates for each in self.schedule(n_visual).rerankings}
 
     def schedule(self, n_visual: int) -> Schedule:
         """Live counts and the rankers that act on a sample of `n_visual` tokens."""
@@ -124,7 +124,7 @@ class Policy:
     def canonical(self, n_visual: int) -> str:
         """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
         found = self.schedule(n_visual)
-        rankers = [(turn.place, str(turn.spec)) for turn in found.turns]
+        rankers = [(each.place, str(each.spec)) for each in found.rerankings]
         if found.kept:
             rankers += [(r, str(spec)) for r, spec in self.rankers if r == 0]
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])

@@ -31,14 +31,14 @@ class Reranking:
     """A ranker at work inside the decoder.
 
     place: the layer that the policy names; look: the layer whose attention it reads; layer: the
-    first one that its order holds for; pool: how many tokens it orders, the best so far.
+    first one that its order holds for; candidates: how many tokens it orders, the best so far.
     """
 
     place: int
     spec: RankerSpec
     look: int
     layer: int
-    pool: int
+    candidates: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,59 +46,59 @@ class Schedule:
     """What a policy does to samples of some number of visual tokens.
 
     live: counts without dead operations, int64[L, 3]; kept: numbers of tokens, fewer than all, that
-    are chosen in the order from before the decoder; turns: rankers inside it, whose order is looked
-    at, by layer.
+    are chosen in the order from before the decoder; rerankings: rankers inside it whose order
+    has an effect, by layer.
     """
 
     live: Counts
     kept: frozenset[int]
-    turns: tuple[Reranking, ...]
+    rerankings: tuple[Reranking, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class RerankingTable:
-    """The turns of P policies as tables, by the layer that the order holds from.
+    """The rerankings of P policies as tables, by the layer that the order holds from.
 
-    ranker: int64[P, L], the number in `specs`, -1 where the order stays; pool: int64[P, L], how
-    many tokens are ordered, 0 there; back: int64[P, L], 0 or 1, how many layers before that the
-    ranker looks.
+    ranker: int64[P, L], the number in `specs`, -1 where the order stays; candidates: int64[P, L],
+    how many tokens are ordered, 0 there; back: int64[P, L], 0 or 1, how many layers before that
+    the ranker looks.
     """
 
     specs: tuple[RankerSpec, ...]
     ranker: Ints
-    pool: Ints
+    candidates: Ints
     back: Ints
 
     @classmethod
     def of(cls, policies: Sequence[Sequence[Reranking]], layers: int) -> RerankingTable | None:
-        """The turns of each policy; None where there are none at all."""
-        specs = list(dict.fromkeys(turn.spec for turns in policies for turn in turns))
+        """Return the rerankings of each policy as one table, None where there are none."""
+        specs = list(dict.fromkeys(each.spec for rerankings in policies for each in rerankings))
         if not specs:
             return None
-        ranker, pool, back = np.zeros((3, len(policies), layers), np.int64)
+        ranker, candidates, back = np.zeros((3, len(policies), layers), np.int64)
         ranker -= 1
-        for row, turns in enumerate(policies):
-            for turn in turns:
-                ranker[row, turn.layer] = specs.index(turn.spec)
-                pool[row, turn.layer] = turn.pool
-                back[row, turn.layer] = turn.layer - turn.look
-        return cls(tuple(specs), ranker, pool, back)
+        for row, rerankings in enumerate(policies):
+            for each in rerankings:
+                ranker[row, each.layer] = specs.index(each.spec)
+                candidates[row, each.layer] = each.candidates
+                back[row, each.layer] = each.layer - each.look
+        return cls(tuple(specs), ranker, candidates, back)
 
     @property
     def place(self) -> Ints:
-        """The layer that the policy names for each turn, int64[P, L]; -1 where the order stays."""
+        """Layers that the policies name, int64[P, L]; -1 where the order stays."""
         layers_back = np.array([spec.layers_back for spec in self.specs])
         named = np.arange(self.ranker.shape[1]) - self.back + layers_back[self.ranker]
         return np.where(self.ranker < 0, -1, named)
 
     @property
-    def pools(self) -> dict[int, Ints]:
+    def candidates_by_layer(self) -> dict[int, Ints]:
         """How many tokens are ordered before each layer, int64[P]."""
-        return dict(enumerate(self.pool.T))
+        return dict(enumerate(self.candidates.T))
 
     def part(self, policies: slice | Ints) -> RerankingTable:
-        """Those of some of the policies."""
-        tables = (table[policies] for table in (self.ranker, self.pool, self.back))
+        """Return the rerankings of some of the policies."""
+        tables = (table[policies] for table in (self.ranker, self.candidates, self.back))
         return RerankingTable(self.specs, *tables)
 
 
@@ -106,16 +106,16 @@ def schedule(policy: Policy, n_visual: int) -> Schedule:
     """The schedule of a policy; PolicyError for a ranker that cannot stand where it does."""
     counts = policy.resolve(n_visual)
     acting: list[Reranking] = []
-    for turn in reversed(list(_turns(policy, counts, n_visual))):
-        alive = live(counts, {t.layer: t.pool for t in acting})
+    for reranking in reversed(list(_rerankings(policy, counts, n_visual))):
+        alive = live(counts, {each.layer: each.candidates for each in acting})
         end = acting[0].layer if acting else len(counts)
-        chosen = {acting[0].pool} if acting else set[int]()
-        chosen |= set(alive[turn.layer : end].ravel().tolist())
-        if any(0 < count < turn.pool for count in chosen):
-            acting.insert(0, turn)
-    alive = live(counts, {t.layer: t.pool for t in acting})
+        chosen = {acting[0].candidates} if acting else set[int]()
+        chosen |= set(alive[reranking.layer : end].ravel().tolist())
+        if any(0 < count < reranking.candidates for count in chosen):
+            acting.insert(0, reranking)
+    alive = live(counts, {each.layer: each.candidates for each in acting})
     first = alive[: acting[0].layer] if acting else alive
-    kept = {acting[0].pool} if acting else set[int]()
+    kept = {acting[0].candidates} if acting else set[int]()
     kept |= set(first[(first > 0) & (first < n_visual)].tolist())
     return Schedule(alive, frozenset(kept - {n_visual}), tuple(acting))
 
@@ -131,7 +131,7 @@ def where(place: int, spec: RankerSpec) -> str:
     return f"before layer {place}" if spec.inside else "before the decoder"
 
 
-def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
+def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
     """Rankers inside the decoder, whether they change anything or not, by layer."""
     taken = {0} if before_decoder(policy) else set[int]()
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
@@ -139,17 +139,17 @@ def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]
             continue
         look = place - _layers_back(place, spec)
         if look == place:
-            layer, pool = place, n_visual
+            layer, candidates = place, n_visual
             if place:
                 updated = counts[place - 1, [Q, MLP]].max()
-                pool = int(max(updated, counts[place:].max()))
+                candidates = int(max(updated, counts[place:].max()))
         else:
-            layer, pool = place, int(counts[look, KV])
+            layer, candidates = place, int(counts[look, KV])
             q, kv, mlp = policy.counts[look]
             if look not in taken and all(count == 0 or count >= kv for count in (q, mlp)):
                 layer = look
         taken.add(layer)
-        yield Reranking(place, spec, look, layer, pool)
+        yield Reranking(place, spec, look, layer, candidates)
 
 
 def _layers_back(place: int, spec: RankerSpec) -> int:

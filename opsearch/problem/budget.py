@@ -25,7 +25,7 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.base import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
-_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
+_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([A-Za-z_][\w.-]*)?")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
@@ -96,7 +96,15 @@ def constraint(
         )
     costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
-    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
+    return Constraint(
+        name=cost.name,
+        unit=cost.unit,
+        costs=costs,
+        limit=limit,
+        stock=stock,
+        samples=len(samples),
+        floor=floor,
+    )
 
 
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
@@ -107,10 +115,10 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
 
 def _cost_in(unit: str, text: str) -> str:
     """Return the name of the cost that is counted in this unit."""
-    for name, cost in registry.registered("costs").items():
-        if unit == cost.unit:
-            return name
-    raise _error(text, f"has a unit that no cost has: {unit!r}")
+    units = {cost.unit: name for name, cost in reversed(registry.registered("costs").items())}
+    if unit not in units:
+        raise _error(text, f"has a unit that no cost has: {unit!r}, not {', '.join(sorted(units))}")
+    return units[unit]
 
 
 def _number(text: str, number: str) -> Fraction:

@@ -139,7 +139,14 @@ class _Items:
                     )
             except DataError as error:
                 missing = str(error)
-        return Example(sample, item, original, policy, picture, missing)
+        return Example(
+            sample=sample,
+            item=item,
+            original=original,
+            policy=policy,
+            picture=picture,
+            missing=missing,
+        )
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -6,7 +6,7 @@ Neither a model nor data is loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -132,13 +132,13 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
     """
     name, params = registry.split_spec("spaces", text)
     factory = registry.lookup("spaces", name)
-    given = {"keep": settings.keep is not None, "tie": settings.tie}
-    for option, is_given in given.items():
-        if is_given and option not in factory.options:
+    keep = None if settings.keep is None else _keep_text(settings.keep)
+    for option, value in {"keep": keep, "tie": "q=kv" if settings.tie else None}.items():
+        if value is not None and option not in factory.options:
             fitting = [n for n, s in registry.registered("spaces").items() if option in s.options]
             raise OpsearchError(
-                f"--{option} requires --space {' or '.join(fitting)}, not {name!r}; change the "
-                f"space, or remove {option} from the options or run.yaml"
+                f"--{option} {value} requires --space {' or '.join(fitting)}, not {name!r}; "
+                f"change the space, or remove {option} from the options or run.yaml"
             )
     ranker = settings.ranker
     if ranker is not None and ranker.inside and not factory.ranks_inside:
@@ -186,6 +186,13 @@ def parse_keep(text: str, layers: int) -> frozenset[Operation]:
     return frozenset(kept)
 
 
+def _keep_text(kept: frozenset[Operation]) -> str:
+    """Return operations as `parse_keep` reads them."""
+    whole = {layer for layer, _ in kept if all((layer, m) in kept for m in range(len(MODULES)))}
+    parts = (f"{n}" if n in whole else f"{n}:{MODULES[m]}" for n, m in sorted(kept))
+    return ",".join(dict.fromkeys(parts))
+
+
 def parse_budgets(texts: Sequence[str | Budget]) -> tuple[Budget, ...]:
     """Return the budgets of a run.
 
@@ -215,6 +222,12 @@ def make_solver(text: str) -> Solver:
     """Return a solver by name, with parameters where `text` gives some."""
     name, params = registry.split_spec("solvers", text)
     solver: Solver = registry.make("solvers", name, registry.lookup("solvers", name), **params)
+    known = {field.name for field in fields(solver)} if is_dataclass(solver) else set[str]()
+    if solver.takes_start and "start" not in known:
+        raise OpsearchError(
+            f"{registry.described('solvers', name)} takes a start, but is no dataclass with a "
+            "field `start`; add it, or set takes_start to False"
+        )
     return solver
 
 

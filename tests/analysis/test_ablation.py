@@ -16,7 +16,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 def another(measured, scale=2.0, **changes):
@@ -125,7 +125,7 @@ def test_a_factor_is_all_that_differs_and_lists_the_first_run_once():
 
 def test_runs_that_do_not_differ_are_refused():
     base = made(samples=20)
-    with pytest.raises(OpsearchError, match=says("another", "made")):
+    with pytest.raises(OpsearchError, match=naming("another", "made")):
         table([base, another(base, out="elsewhere")])
 
 
@@ -143,7 +143,7 @@ def test_only_budgets_that_all_runs_measured_completely_take_part():
     assert rows["budget"].unique().tolist() == [30]
     assert rows["kl"].notna().all()
     with pytest.raises(
-        OpsearchError, match=says("15, 20, 30, 50 %", "made, another", "--objective joint")
+        OpsearchError, match=naming("15, 20, 30, 50 %", "made, another", "--objective joint")
     ):
         table([base, known_below(0)])
 

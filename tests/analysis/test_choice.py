@@ -16,7 +16,7 @@ from opsearch.objectives.joint import Joint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
 from opsearch.solvers.grid import Grid
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 def measure_from(measured, samples):
@@ -118,7 +118,7 @@ def test_draws_split_the_samples(samples, data):
 
 @pytest.mark.parametrize(("samples", "drawn"), [(1, 0), (5, 5), (5, 6)])
 def test_nothing_to_choose_or_judge_on_is_refused(samples, drawn):
-    with pytest.raises(OpsearchError, match=says(samples, drawn, "--samples")):
+    with pytest.raises(OpsearchError, match=naming(samples, drawn, "--samples")):
         draws(samples, drawn, 3)
 
 

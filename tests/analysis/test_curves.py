@@ -13,7 +13,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 def curve_of(rows, parameter, family=ALL):
@@ -54,7 +54,7 @@ def test_a_sample_that_misses_a_value_leaves_the_curve_of_that_parameter_only():
     assert np.allclose(curve_of(rows, "d_mlp")["kl"], kl[1][:, 1:].mean(axis=1))
     assert set(curve_of(rows, "d_attn")["samples"]) == {12}
     kl[1][2] = np.nan
-    with pytest.raises(OpsearchError, match=says("made", "d_mlp")):
+    with pytest.raises(OpsearchError, match=naming("made", "d_mlp")):
         table(replace(measured, alone={"kl": tuple(kl)}))
 
 

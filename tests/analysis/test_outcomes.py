@@ -12,7 +12,7 @@ from opsearch.analysis.outcomes import SAME, Outcome
 from opsearch.commands.analyze import analyze
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.runs.stored import stored_outcome
-from tests.support.said import says
+from tests.support.messages import naming
 
 ALIKE = dict.fromkeys(SAME, 1)
 
@@ -86,14 +86,14 @@ def test_runs_that_were_not_judged_alike_are_refused():
 
 @pytest.mark.parametrize("kind", ["outcomes", "pareto", "tables"])
 def test_another_space_is_refused_where_it_would_change_nothing(tmp_path, kind):
-    with pytest.raises(OpsearchError, match=says("--space depth", kind)):
+    with pytest.raises(OpsearchError, match=naming("--space depth", kind)):
         analyze(kind, [tmp_path], "depth")
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "run.yaml")):
         stored_outcome(tmp_path)
     RunConfig().save(tmp_path / "run.yaml")
     (tmp_path / "solution.json").write_text(json.dumps({"space": "dop"}))
-    with pytest.raises(RunFolderError, match=says(tmp_path, "`opsearch run --config")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path, "`opsearch run --config")):
         stored_outcome(tmp_path)

@@ -17,7 +17,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.support.said import says
+from tests.support.messages import naming
 
 seeds = st.integers(0, 10**6)
 
@@ -144,7 +144,7 @@ def test_budgets_that_were_not_measured_completely_are_named_and_empty():
     assert re.search(rf" {first} to 100 %", describe(rows))
     assert not re.search(r" \d+ to 100 %", describe(complete))
     kl[order[0], 0] = np.nan
-    with pytest.raises(OpsearchError, match=says("made", "--objective joint")):
+    with pytest.raises(OpsearchError, match=naming("made", "--objective joint")):
         table(replace(measured, tables=measured.tables | {"kl": kl}))
 
 
@@ -172,7 +172,7 @@ def test_the_figure_is_the_table():
     drawn = [line.get_ydata().tolist() for line in regrets.lines[:6]]
     columns = ["low", "high", "regret", "split_low", "split_high", "split_regret"]
     assert drawn == [rows[column].tolist() for column in columns]
-    assert re.search(says("%", "FLOPs"), bar.get_ylabel())
+    assert re.search(naming("%", "FLOPs"), bar.get_ylabel())
 
 
 def test_the_words_have_the_numbers_of_the_table():

@@ -10,7 +10,7 @@ from made import made
 
 from opsearch.analysis.transfer import ALL, FEWEST, describe, draw, table
 from opsearch.errors import OpsearchError
-from tests.support.said import says
+from tests.support.messages import naming
 
 AWAY, HOME = 1.625, 0.25
 
@@ -113,14 +113,16 @@ def test_runs_are_judged_each_on_its_own_samples():
 
 def test_what_cannot_be_compared_is_refused():
     alone = made(families=("all",) * 12)
-    with pytest.raises(OpsearchError, match=says("0 families", FEWEST, "--samples")):
+    with pytest.raises(OpsearchError, match=naming("0 families", FEWEST, "--samples")):
         table([alone])
     with pytest.raises(OpsearchError, match=r"\b5 .*\bd_attn\b.*\bmade dop \(4 .*--space\b"):
         table([made(layers=3), made()])
     partial = made()
     joint = partial.tables["kl"].copy()
     joint[:, 0] = np.nan
-    with pytest.raises(OpsearchError, match=says("15, 20, 30, 50 %", "made", "--objective joint")):
+    with pytest.raises(
+        OpsearchError, match=naming("15, 20, 30, 50 %", "made", "--objective joint")
+    ):
         table([replace(partial, tables={**partial.tables, "kl": joint})])
 
 

@@ -16,7 +16,7 @@ from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
 from opsearch.models.loading import load_weights
 from opsearch.policy import builders
-from tests.support.said import says
+from tests.support.messages import naming
 
 LAYERS = 12
 FEW = ["--samples=3", "--heldout=5", "--n-v=.5"]
@@ -126,8 +126,8 @@ def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
     assert re.search(r"/\d+ [^/]*\b15\b", said)
     assert opsearch("analyze", "pareto", tmp_path, "--out", tmp_path / "again")[0] == 0
     assert (tmp_path / "again" / "pareto.csv").read_text() == (tmp_path / "pareto.csv").read_text()
-    assert re.search(says("rank", 2), error(opsearch("analyze", "rank", tmp_path, tmp_path)))
-    assert re.search(says("'ranks'", "rank,"), error(opsearch("analyze", "ranks", tmp_path)))
+    assert re.search(naming("rank", 2), error(opsearch("analyze", "rank", tmp_path, tmp_path)))
+    assert re.search(naming("'ranks'", "rank,"), error(opsearch("analyze", "ranks", tmp_path)))
 
 
 def test_dry_run_measures_nothing(opsearch, tmp_path):
@@ -137,7 +137,7 @@ def test_dry_run_measures_nothing(opsearch, tmp_path):
     assert not (tmp_path / "run").exists()
     code, printed, _ = opsearch("run", "--dry-run", "--shape=llava-next-7b")
     assert code == 0
-    assert re.search(says("1.978%"), printed)
+    assert re.search(naming("1.978%"), printed)
 
 
 def test_eval_prints_families_and_rel_avg(opsearch, folder):
@@ -226,19 +226,19 @@ UNKNOWN = [
 @pytest.mark.parametrize(("arguments", "values"), UNKNOWN, ids=lambda value: str(value)[:40])
 def test_unknown_names_list_what_exists(opsearch, tmp_path, arguments, values):
     out = ["--out", tmp_path / "x"] if arguments[0] == "run" else []
-    assert re.search(says(*values), error(opsearch(*arguments, *out)))
+    assert re.search(naming(*values), error(opsearch(*arguments, *out)))
 
 
 @pytest.mark.parametrize("command", ["run", "eval"])
 def test_an_unknown_model_says_what_can_be_given(opsearch, folder, tmp_path, command):
     target = ["--out", tmp_path / "x"] if command == "run" else [folder]
     sentence = error(opsearch(command, *target, "--model=nowhere"))
-    assert re.search(says("'nowhere'", "demo"), sentence)
+    assert re.search(naming("'nowhere'", "demo"), sentence)
 
 
 def test_an_unknown_split_lists_the_splits(opsearch, folder):
     sentence = error(opsearch("eval", folder, "--split=dev"))
-    assert re.search(says("'dev'", "train", "calibration", "held-out", "test"), sentence)
+    assert re.search(naming("'dev'", "train", "calibration", "held-out", "test"), sentence)
 
 
 BAD = [
@@ -264,7 +264,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "values"), BAD, ids=lambda value: str(value)[:40])
 def test_bad_options_of_run(opsearch, tmp_path, arguments, values):
-    assert re.search(says(*values), error(opsearch("run", "--out", tmp_path / "x", *arguments)))
+    assert re.search(naming(*values), error(opsearch("run", "--out", tmp_path / "x", *arguments)))
 
 
 def test_an_unknown_option_is_a_usage_error(opsearch):
@@ -315,7 +315,7 @@ def test_a_corrupt_image_is_named(opsearch, data, tmp_path):
 
 def test_an_empty_data_set_is_named(opsearch, data):
     sentence = error(opsearch("run", *data(0)))
-    assert re.search(says("items.jsonl", "JSON object"), sentence)
+    assert re.search(naming("items.jsonl", "JSON object"), sentence)
 
 
 def test_a_question_with_an_image_token_is_named(opsearch, data):
@@ -353,12 +353,12 @@ def policy_file(folder, **changes):
 
 def test_a_policy_for_another_family_is_refused(opsearch, tmp_path):
     sentence = error(opsearch("eval", policy_file(tmp_path, model_type="qwen2_5_vl")))
-    assert re.search(says("'qwen2_5_vl'", "'llava'"), sentence)
+    assert re.search(naming("'qwen2_5_vl'", "'llava'"), sentence)
 
 
 def test_a_policy_for_another_number_of_layers_is_refused(opsearch, tmp_path):
     sentence = error(opsearch("eval", policy_file(tmp_path, layers=5)))
-    assert re.search(says("5 layers", 12, "--model"), sentence)
+    assert re.search(naming("5 layers", 12, "--model"), sentence)
 
 
 @pytest.mark.parametrize("command", ["show", "eval"])
@@ -366,13 +366,13 @@ def test_a_truncated_policy_is_refused(opsearch, tmp_path, command):
     path = policy_file(tmp_path) / "policy_config.json"
     path.write_text(path.read_text()[:150])
     sentence = error(opsearch(command, tmp_path))
-    assert re.search(says(path, "`opsearch solve"), sentence)
+    assert re.search(naming(path, "`opsearch solve"), sentence)
 
 
 @pytest.mark.parametrize("command", ["show", "eval"])
 def test_a_missing_policy_is_named(opsearch, tmp_path, command):
     sentence = error(opsearch(command, tmp_path / "none"))
-    assert re.search(says(f"{tmp_path}/none", "policy_config.json"), sentence)
+    assert re.search(naming(f"{tmp_path}/none", "policy_config.json"), sentence)
 
 
 @pytest.mark.parametrize("text", ["[/bold] mine", "[red]mine", "mine [1]"])
@@ -389,7 +389,7 @@ def test_what_a_policy_file_says_is_printed_as_it_is(opsearch, tmp_path, text):
 def test_show_needs_at_least_one_visual_token(opsearch, tmp_path, count):
     code, printed, said = opsearch("show", policy_file(tmp_path), f"--visual-tokens={count}")
     assert (code != 0, printed) == (True, "")
-    assert re.search(says("--visual-tokens", 1), said)
+    assert re.search(naming("--visual-tokens", 1), said)
 
 
 def test_a_figure_of_an_unknown_kind_is_refused(opsearch, tmp_path):
@@ -416,14 +416,14 @@ def test_a_report_on_no_run_is_one_sentence(opsearch, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(opsearch, tmp_path):
     (tmp_path / "file").write_text("")
     sentence = error(opsearch("run", *FEW, "--out", tmp_path / "file"))
-    assert re.search(says(f"{tmp_path}/file", "--out"), sentence)
+    assert re.search(naming(f"{tmp_path}/file", "--out"), sentence)
 
 
 def test_a_damaged_store_is_named(opsearch, folder, tmp_path):
     (tmp_path / "run.yaml").write_text((folder / "run.yaml").read_text())
     (tmp_path / "measurements.db").write_text("damaged")
     sentence = error(opsearch("solve", tmp_path))
-    assert re.search(says(f"{tmp_path}/measurements.db", "file is not a database"), sentence)
+    assert re.search(naming(f"{tmp_path}/measurements.db", "file is not a database"), sentence)
 
 
 # The exit code and the traceback
@@ -495,13 +495,15 @@ def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatc
 
 def test_an_attention_that_cannot_run_is_refused(opsearch, folder):
     said = error(opsearch("eval", folder, "--attention=flash"))
-    assert re.search(says("--attention 'flash'", "'sdpa'", "'eager'", "'flash_attention_2'"), said)
+    assert re.search(
+        naming("--attention 'flash'", "'sdpa'", "'eager'", "'flash_attention_2'"), said
+    )
     said = error(opsearch("eval", folder, "--attention=flash_attention_2"))
-    assert re.search(says("float32", "--dtype bfloat16"), said)
+    assert re.search(naming("float32", "--dtype bfloat16"), said)
 
 
 @pytest.mark.parametrize("command", ["run", "eval", "bench"])
 def test_a_device_without_memory_is_refused(opsearch, folder, tmp_path, command):
     target = ["--out", tmp_path / "x"] if command == "run" else [folder]
     said = error(opsearch(command, *target, "--device=meta"))
-    assert re.search(says("'meta'", "--device cpu"), said)
+    assert re.search(naming("'meta'", "--device cpu"), said)

@@ -25,9 +25,9 @@ from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import feasible_points
 from opsearch.runs.config import RunConfig
-from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+from opsearch.runs.setup import make_constraints, parse_budgets, resolve
 from tests.report.page import Page, assert_harmless
-from tests.support.said import says
+from tests.support.messages import naming
 
 BUDGETS = ("20%", "30%")
 SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
@@ -103,7 +103,7 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
     with Store(path / "measurements.db") as store:
         (sample,) = store.samples("calibration")
         measured = sum(found.item == sample.item for found in store.everything())
-    space = make_space(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls"))
+    space = resolve(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls")).space
     shape = Shape.from_config(load_config("demo"))
     pairs = [(sample.n_visual, sample.n_other)]
     limits = make_constraints(parse_budgets(["20%"]), shape, space, pairs)
@@ -123,7 +123,7 @@ def test_pareto_writes_table_figure_and_words(folder, tmp_path):
     frame = pd.read_csv(tmp_path / "pareto.csv")
     entries = stored_comparison(folder).entries
     assert frame["kl"].to_numpy() == pytest.approx([entry.kl.mean() for entry in entries])
-    assert re.search(says("Rel. Avg.", 15), analysis.text)
+    assert re.search(naming("Rel. Avg.", 15), analysis.text)
     gaps = pd.read_csv(tmp_path / "differences.csv")
     pairs = set(zip(gaps["method"], gaps["other"], strict=True))
     assert pairs == {
@@ -266,11 +266,11 @@ def test_runs_side_by_side_are_named_in_every_table(folder, tmp_path):
 
 
 def test_what_cannot_be_compared_is_said(folder):
-    with pytest.raises(DataError, match=says("--samples", 0)):
+    with pytest.raises(DataError, match=naming("--samples", 0)):
         compare(folder, BUDGETS, samples=0, console=_silent())
-    with pytest.raises(InfeasibleBudgetError, match=says("3%", "--budget")):
+    with pytest.raises(InfeasibleBudgetError, match=naming("3%", "--budget")):
         compare(folder, ["3%"], samples=15, console=_silent())
-    with pytest.raises(OpsearchError, match=says("curves", 2)):
+    with pytest.raises(OpsearchError, match=naming("curves", 2)):
         analyze("curves", [folder, folder])
     with pytest.raises(OpsearchError, match="paretto"):
         analyze("paretto", [folder])

@@ -21,7 +21,7 @@ from opsearch.runs.config import RunConfig
 from tests.report.page import Page
 from tests.support.families import FAMILIES, built, folder
 from tests.support.families.clip import saved_clip
-from tests.support.said import says
+from tests.support.messages import naming
 
 QUESTIONS = ("what colour is it", "how many", "what is the red")
 
@@ -37,24 +37,24 @@ def test_without_cls_every_method_that_is_missing_is_named(name):
     config = built(name, 3).config
     kind = config.vision_config.model_type
     cdpruner, *others = said(config, RankerSpec("uniform"))
-    assert re.search(says("tokens cdpruner", repr(kind), "CLIP"), cdpruner)
+    assert re.search(naming("tokens cdpruner", repr(kind), "CLIP"), cdpruner)
     for name, line in zip(("cls", "visionzip", "vispruner"), others, strict=True):
-        assert re.search(says(f"tokens {name}", "[CLS]"), line)
+        assert re.search(naming(f"tokens {name}", "[CLS]"), line)
 
 
 def test_cdpruner_is_missing_until_it_is_given_a_clip():
     config = built("llava_next", 3).config
     (line,) = said(config, RankerSpec("cls"))
-    assert re.search(says("tokens cdpruner", "cdpruner(clip=FOLDER)"), line)
+    assert re.search(naming("tokens cdpruner", "cdpruner(clip=FOLDER)"), line)
     assert said(config, RankerSpec("cdpruner", (("clip", "x"),))) == []
     assert said(load_config("demo")) == []
 
 
 def test_a_ranker_that_cannot_serve_is_refused_before_anything_is_measured():
     config = load_config("demo")
-    with pytest.raises(ModelError, match=says("clip=/none", "CLIP")):
+    with pytest.raises(ModelError, match=naming("clip=/none", "CLIP")):
         asked_rankers(["cls", "cdpruner(clip=/none)"], config)
-    with pytest.raises(PolicyError, match=says("fastv")):
+    with pytest.raises(PolicyError, match=naming("fastv")):
         asked_rankers(["fastv"], config)
 
 

@@ -15,7 +15,7 @@ from opsearch.models.encoding import batch_inputs, batches, encode
 from opsearch.models.loading import load_config, load_processor, load_weights
 from tests.support.families import FAMILIES, tiles
 from tests.support.families.folder import save, tokenizer
-from tests.support.said import says
+from tests.support.messages import naming
 
 WITHOUT_TORCHVISION = ("llava", "llava_next")
 SIZES = [(24, 13), (24, 12), (24, 24), (12, 24)]  # width and height
@@ -108,7 +108,7 @@ def test_a_ranker_that_cannot_work_is_refused_by_the_config_alone(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: ")
     names = "--ranker", "divprune", "random", "uniform"
-    assert re.search(says(repr(family), reason, *names), said)
+    assert re.search(naming(repr(family), reason, *names), said)
     assert not out.exists()
 
 
@@ -125,4 +125,4 @@ def test_without_torchvision_a_run_says_what_to_install(data, tmp_path, capsys):
     (folder / "processor_config.json").write_text(json.dumps(settings))
     assert call(["run", f"--model={folder}", f"--data={data}", f"--out={tmp_path / 'run'}"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(says("torchvision", f"torch {torch.__version__}"), said)
+    assert re.search(naming("torchvision", f"torch {torch.__version__}"), said)

@@ -13,7 +13,7 @@ from opsearch.commands.cli.printing import print_front
 from opsearch.commands.front import proof, run_front
 from opsearch.commands.run import run
 from opsearch.errors import RunFolderError, UnknownNameError
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "tokens"}
 
@@ -94,15 +94,15 @@ def test_the_front_is_printed_with_its_proof(whole, part):
         found, path = run_front(result.folder)
         print_front(found, path, Console(file=page, width=120))
         size, policies = len(found.table), len(result.problem.space.points)
-        assert re.search(says(size, f"{policies:,}"), " ".join(page.getvalue().split()))
+        assert re.search(naming(size, f"{policies:,}"), " ".join(page.getvalue().split()))
         assert page.getvalue().count("yes") == found.table["proved"].sum()
     assert "no" in page.getvalue().split()
     limit = found.constraint.describe(found.limit)
-    assert re.search(says(limit, "`opsearch run`"), " ".join(page.getvalue().split()))
+    assert re.search(naming(limit, "`opsearch run`"), " ".join(page.getvalue().split()))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "run.yaml")):
         run_front(tmp_path)
 
 

@@ -15,7 +15,7 @@ from opsearch.models.loading import load_processor, load_weights
 from opsearch.policy import builders
 from opsearch.timing.policy_latency import flop_ratio
 from tests.measure.demo import LAYERS, model
-from tests.support.said import says
+from tests.support.messages import naming
 
 FEW = builders.tokens(LAYERS, "1/25", RankerSpec("uniform"))
 
@@ -83,7 +83,7 @@ def test_a_prompt_may_have_several_pictures(command, tmp_path, pictures):
     images = ["--image", first, "--image", second]
     code, printed, _ = command(tmp_path, *images, "--prompt", question, "--max-new-tokens=1")
     assert code == 0
-    assert re.search(says(200, "100%"), printed)
+    assert re.search(naming(200, "100%"), printed)
     assert "right" not in printed
     *_, before, after = re.findall(r"\d+", printed)
     assert (before, after) == ("1", "1")  # new tokens
@@ -132,9 +132,9 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(
     code, printed, said = command(policy, *[option.format(**files) for option in options])
     assert (code, printed, loaded) == (1, "", [])
     assert said.startswith("error: ")
-    assert re.search(says(*values), said)
+    assert re.search(naming(*values), said)
 
 
 def test_a_policy_of_another_depth_is_refused(command, tmp_path):
     builders.vtw(5, 2).save_pretrained(tmp_path)
-    assert re.search(says("5 layers", 12), command(tmp_path)[2])
+    assert re.search(naming("5 layers", 12), command(tmp_path)[2])

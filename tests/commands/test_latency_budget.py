@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from opsearch.commands import run as run_module
 from opsearch.commands.cli import call
+from opsearch.models.spec import ModelSpec
 from opsearch.runs.latency_file import read_table
-from tests.support.said import says
+from tests.support.messages import naming
 
 SMALL = ["--samples=4", "--heldout=0", "--n-v=.5,.25", "--objective=joint"]
 
@@ -51,7 +51,7 @@ def test_the_front_over_time_needs_such_a_run(copy, capsys):
     assert re.search(r"[\d.]+ ms .*\bjoint\b.*\blatency\b", said(capsys))
     (copy / "latency.json").unlink()
     assert call(["front", str(copy), "--cost=latency"]) == 1
-    assert re.search(says(copy, "`opsearch run --config", "50%latency"), said(capsys))
+    assert re.search(naming(copy, "`opsearch run --config", "50%latency"), said(capsys))
 
 
 def test_another_decoder_gets_a_table_of_its_own(copy):
@@ -63,7 +63,7 @@ def test_another_decoder_gets_a_table_of_its_own(copy):
 
 
 def test_solving_again_takes_the_stored_table_and_no_model(copy, capsys, monkeypatch):
-    monkeypatch.setattr(run_module, "load_weights", None)
+    monkeypatch.setattr(ModelSpec, "load", None)
     stock = json.loads((copy / "solution.json").read_text())["stock"]["latency"] / 4 / 1e6
     assert call(["solve", str(copy), f"--budget={0.97 * stock:.6f}ms"]) == 0
     assert f" 97% ({0.97 * stock:.4g} ms)" in said(capsys)
@@ -101,4 +101,4 @@ def test_a_run_without_a_table_says_how_to_fit_one(copy, capsys):
 
 def test_a_shape_without_a_model_cannot_be_timed(capsys):
     assert call(["run", "--dry-run", "--shape=llava-1.5-7b", "--budget=100ms"]) == 1
-    assert re.search(says("error: ", "budget"), said(capsys))
+    assert re.search(naming("error: ", "budget"), said(capsys))

@@ -16,7 +16,7 @@ from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MLP
 from opsearch.problem.solution import Status
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"space": "layers", "n_v": ("1/4",), "samples": 2, "heldout": 0, "budget": ("40%",)}
 
@@ -53,7 +53,7 @@ def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
     problem, solution, _ = solve(done.folder, budget=["60%"], out=tmp_path / "again")
     assert solution.status is Status.OPTIMAL
     assert solution.objective == "pairwise"
-    assert re.search(says("--verify", "`opsearch run`"), solution.note)
+    assert re.search(naming("--verify", "`opsearch run`"), solution.note)
     assert solution.costs["flops"] <= problem.constraints[0].limit
 
 
@@ -66,7 +66,7 @@ def test_the_proxy_is_the_default_and_proves_its_optimum(tmp_path):
 def test_the_front_is_walked_and_no_budget_has_a_better_policy(done):
     found, path = run_front(done.folder)
     assert found.table["proved"].all()
-    assert re.search(says(len(found.table), "proved"), found.sentence)
+    assert re.search(naming(len(found.table), "proved"), found.sentence)
     assert found.table["cost"].is_monotonic_increasing
     assert found.table["value"].is_monotonic_decreasing
     shown = Console(file=StringIO(), width=250)
@@ -112,5 +112,5 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"solver": "grid"}, ("'layers'", "--solver ortools", "local")),
         ({"budget": ("5%",)}, ("5%", "layers", "--budget")),
     ):
-        with pytest.raises(OpsearchError, match=says(*reason)):
+        with pytest.raises(OpsearchError, match=naming(*reason)):
             run(RunConfig(**{**SETTINGS, **changes}, out=tmp_path / "run"), silent())

@@ -17,7 +17,7 @@ from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.measure.storage.store import Store
 from opsearch.problem.solution import Status
 from tests.measure.demo import model, samples
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"space": "recipes", "samples": 4, "heldout": 0, "budget": ("40%",)}
 
@@ -78,16 +78,16 @@ def test_a_run_that_did_not_read_attention_says_so(done, tmp_path):
 
 
 def test_what_needs_a_list_is_refused(done):
-    with pytest.raises(OpsearchError, match=says("'attention'")):
+    with pytest.raises(OpsearchError, match=naming("'attention'")):
         run_front(done.folder)
-    with pytest.raises(OpsearchError, match=says("'recipes'", "dop")):
+    with pytest.raises(OpsearchError, match=naming("'recipes'", "dop")):
         analyze("rank", [done.folder])
-    with pytest.raises(OpsearchError, match=says("'joint'", "--objective attention")):
+    with pytest.raises(OpsearchError, match=naming("'joint'", "--objective attention")):
         solve(done.folder, objective="joint")
 
 
 def test_a_comparison_has_them_as_a_baseline_alone(done):
-    with pytest.raises(OpsearchError, match=says("recipes", "FitPrune")):
+    with pytest.raises(OpsearchError, match=naming("recipes", "FitPrune")):
         compare(done.folder, ["30%"], samples=1, console=silent(), spaces=["recipes"])
 
 
@@ -104,6 +104,6 @@ def test_a_comparison_has_them_as_a_baseline_alone(done):
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_weights_are_loaded(tmp_path, settings, said):
-    with pytest.raises(OpsearchError, match=says(*said)):
+    with pytest.raises(OpsearchError, match=naming(*said)):
         run(RunConfig(**{**SETTINGS, **settings}, out=tmp_path / "run"), silent())
     assert not (tmp_path / "run").exists()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from made import made
 
 from opsearch.analysis.choice import joint, ladder, whole, within
 from opsearch.commands.rivals import describe, table
+from tests.analysis.made import made
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.solution import Status
 from opsearch.runs.prepare import load_items
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
-from tests.support.said import says
+from tests.support.messages import naming
 
 FILES = {
     "run.yaml",
@@ -293,7 +293,7 @@ def test_memory_that_runs_out_is_said_and_changes_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(passes, "sweep", full_once)
     halved, said = start(tmp_path / "halved", **settings)
     assert said.count("--memory") == 1
-    assert re.search(says("--memory 40 MB"), said)
+    assert re.search(naming("--memory 40 MB"), said)
     assert halved.solution.policy == whole.solution.policy
     assert halved.solution.value == pytest.approx(whole.solution.value, abs=5 * KL_QUANTUM)
 
@@ -382,7 +382,7 @@ def test_an_impossible_budget_needs_no_weights(tmp_path):
         match=r"\b2% \(.*\).*\bflops\b.* dop \(.*\); .* to 100%; .*--budget [\d.]+%$",
     ):
         start(tmp_path / "out", model=str(model), budget=("2%",))
-    with pytest.raises(OpsearchError, match=says(model, "model.safetensors")):
+    with pytest.raises(OpsearchError, match=naming(model, "model.safetensors")):
         start(tmp_path / "out", model=str(model))
 
 
@@ -512,7 +512,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         stdout=subprocess.PIPE,
     )
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(RunFolderError, match=says(folder)):
+    with pytest.raises(RunFolderError, match=naming(folder)):
         start(folder)
     other.kill()
     other.communicate()
@@ -522,14 +522,14 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=says(tmp_path / "file" / "run", "--out")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "file" / "run", "--out")):
         start(tmp_path / "file" / "run")
 
 
 def test_a_damaged_store_is_refused_and_left_alone(tmp_path):
     (tmp_path / "measurements.db").write_text("damaged")
     with pytest.raises(
-        RunFolderError, match=says(tmp_path / "measurements.db", "file is not a database")
+        RunFolderError, match=naming(tmp_path / "measurements.db", "file is not a database")
     ):
         start(tmp_path, heldout=0)
     assert (tmp_path / "measurements.db").read_text() == "damaged"

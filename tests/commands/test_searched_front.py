@@ -13,7 +13,7 @@ from opsearch.commands.cli import call
 from opsearch.commands.front import searched_front
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.storage.store import Store
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"samples": 1, "heldout": 0, "n_v": ("1/4", "1"), "budget": ("40%",)}
 
@@ -46,7 +46,7 @@ def test_it_measures_so_many_policies_and_stores_them(folder):
     after = stored(folder)
     # Some are among those of the proxy, and one is the original.
     assert 6 < len(after - before) <= 12
-    assert re.search(says(len(found.table), 12, 3, "--measure"), found.sentence)
+    assert re.search(naming(len(found.table), 12, 3, "--measure"), found.sentence)
     assert not found.table["proved"].any()
     costs, values = found.table["cost"].to_numpy(), found.table["value"].to_numpy()
     assert front(costs, values).tolist() == list(range(len(costs)))
@@ -73,10 +73,10 @@ def test_the_command_prints_it_with_another_cost_in_a_file_of_its_own(folder, ca
 
 def test_a_space_that_can_be_listed_has_an_exact_front(tmp_path):
     listed = begun(tmp_path, space="dop")
-    with pytest.raises(OpsearchError, match=says("'dop'", "--objective joint --budget 100%`")):
+    with pytest.raises(OpsearchError, match=naming("'dop'", "--objective joint --budget 100%`")):
         searched_front(listed, 5, console=silent())
 
 
 def test_a_run_over_recipes_has_none_to_search(tmp_path):
-    with pytest.raises(OpsearchError, match=says("'recipes'", "layers", "operations")):
+    with pytest.raises(OpsearchError, match=naming("'recipes'", "layers", "operations")):
         searched_front(begun(tmp_path, space="recipes"), 5, console=silent())

@@ -18,7 +18,7 @@ from opsearch.commands.solve import solve
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, PolicyError, RunFolderError
 from opsearch.problem.solution import Status
-from tests.support.said import says
+from tests.support.messages import naming
 
 NEEDED = ("run.yaml", "measurements.db")
 
@@ -180,19 +180,19 @@ def test_an_objective_that_was_not_measured_is_named(copy, solver):
     ids=str,
 )
 def test_bad_requests_get_a_sentence(copy, arguments, values):
-    with pytest.raises(OpsearchError, match=says(*values)):
+    with pytest.raises(OpsearchError, match=naming(*values)):
         solve(copy("joint"), *arguments)
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "run.yaml")):
         solve(tmp_path, ["30%"])
 
 
 def test_a_run_without_measurements(copy):
     folder = copy("joint")
     (folder / "measurements.db").unlink()
-    with pytest.raises(RunFolderError, match=says(folder / "measurements.db", "`opsearch run`")):
+    with pytest.raises(RunFolderError, match=naming(folder / "measurements.db", "`opsearch run`")):
         solve(folder, ["30%"])
     assert not (folder / "measurements.db").exists()
 
@@ -201,13 +201,13 @@ def test_a_truncated_run_file(copy):
     folder = copy("joint")
     text = (folder / "run.yaml").read_text()
     (folder / "run.yaml").write_text(text[: text.index("n_v")])
-    with pytest.raises(RunFolderError, match=says(folder / "run.yaml", "`opsearch run`")):
+    with pytest.raises(RunFolderError, match=naming(folder / "run.yaml", "`opsearch run`")):
         solve(folder, ["30%"])
 
 
 def test_an_unwritable_place_is_refused(copy, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=says(tmp_path / "file" / "x", "--out")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "file" / "x", "--out")):
         solve(copy("joint"), ["30%"], out=tmp_path / "file" / "x")
 
 

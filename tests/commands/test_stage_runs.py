@@ -13,7 +13,7 @@ from opsearch.commands.run import run
 from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError
 from opsearch.problem.solution import Status
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"space": "stages", "stages": 1, "n_v": ("1/4", "1/10"), "samples": 4, "heldout": 0}
 
@@ -49,7 +49,7 @@ def test_another_budget_is_solved_from_what_was_measured(done, tmp_path):
 
 @pytest.mark.parametrize("kind", ["rank", "curves"])
 def test_analyses_of_individual_divergences_are_refused(done, kind):
-    with pytest.raises(OpsearchError, match=says("d_1, n_1")):
+    with pytest.raises(OpsearchError, match=naming("d_1, n_1")):
         analyze(kind, [done.folder])
 
 
@@ -58,7 +58,7 @@ def test_analyses_of_individual_divergences_are_refused(done, kind):
 )
 def test_a_proxy_is_refused_before_any_weights_are_loaded(tmp_path, proxy):
     config = RunConfig(**SETTINGS, **proxy, out=tmp_path / "run")
-    with pytest.raises(OpsearchError, match=says("d_1, n_1", "--objective joint")):
+    with pytest.raises(OpsearchError, match=naming("d_1, n_1", "--objective joint")):
         run(config, silent())
     assert not (tmp_path / "run").exists()
 
@@ -66,7 +66,7 @@ def test_a_proxy_is_refused_before_any_weights_are_loaded(tmp_path, proxy):
 def test_a_solver_of_separable_objectives_is_refused_with_those_that_fit(tmp_path):
     config = RunConfig(**SETTINGS, solver="ortools", out=tmp_path / "run")
     with pytest.raises(
-        OpsearchError, match=says("'ortools'", "'joint'", "--solver grid", "optuna")
+        OpsearchError, match=naming("'ortools'", "'joint'", "--solver grid", "optuna")
     ):
         run(config, silent())
 

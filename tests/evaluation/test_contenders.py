@@ -11,7 +11,8 @@ from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
-from opsearch.runs.prepare import prepare
+from opsearch.runs.prepare import prepare, settle
+from opsearch.runs.setup import parse_budgets
 
 BUDGETS = "30%", "50% kv"  # neither holds all policies of the other
 
@@ -19,25 +20,24 @@ BUDGETS = "30%", "50% kv"  # neither holds all policies of the other
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     config = RunConfig(samples=1, heldout=0, n_v=("1/4", "1"), out=tmp_path_factory.mktemp("run"))
-    return prepare(config, Progress(Console(file=StringIO()), 1))
+    return prepare(settle(config), Progress(Console(file=StringIO()), 1))
 
 
 def chosen(prepared, effort, budgets):
     """The objective of `depth` within this effort."""
-    within = replace(prepared, config=prepared.config.model_copy(update={"effort": effort}))
-    return search_task("depth", budgets, within, Progress(Console(file=StringIO()), 1)).makers[-1]
+    within = replace(prepared, settings=replace(prepared.settings, effort=effort))
+    return depth_task(within, budgets).objectives[-1]
+
+
+def depth_task(prepared, budgets):
+    silent = Progress(Console(file=StringIO()), 1)
+    return search_task("depth", parse_budgets(budgets), prepared, silent)
 
 
 def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
-    space, limits = task_of(prepared)
-    planned = replace(prepared.planned, space=space)
-    apart = [replace(planned, constraints=limit).joint_seconds for limit in limits.values()]
+    task = depth_task(prepared, BUDGETS)
+    planned = replace(prepared.planned, space=task.space)
+    apart = [replace(planned, constraints=limit).joint_seconds for limit in task.limits.values()]
     assert [type(chosen(prepared, max(apart), [text])) for text in BUDGETS] == [Joint, Joint]
     assert isinstance(chosen(prepared, max(apart), BUDGETS), CoarseJoint)
     assert isinstance(chosen(prepared, sum(apart), BUDGETS), Joint)
-
-
-def task_of(prepared):
-    """The space and, for each budget, its limits."""
-    task = search_task("depth", BUDGETS, prepared, Progress(Console(file=StringIO()), 1))
-    return task.space, task.limits

@@ -17,7 +17,7 @@ from opsearch.evaluation.evaluate import evaluate
 from opsearch.models.loading import load_processor
 from opsearch.policy import builders
 from tests.measure.demo import LAYERS, model, samples, two_pictures
-from tests.support.said import says
+from tests.support.messages import naming
 
 HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
 SILENT = Console(file=StringIO())
@@ -104,7 +104,7 @@ def test_a_policy_that_was_searched_on_unknown_items_is_told(policy):
 
 
 def test_nothing_left_is_an_error(searched):
-    with pytest.raises(DataError, match=says(5)):
+    with pytest.raises(DataError, match=naming(5)):
         evaluate(searched, split="calibration", samples=5, console=SILENT)
 
 
@@ -112,7 +112,7 @@ def test_data_without_answers_is_an_error(policy, tmp_path):
     embedded("train", 1)[0].images[0].save(tmp_path / "a.png")
     data = tmp_path / "bare.jsonl"
     data.write_text('{"image": "a.png", "question": "what color?", "answers": []}')
-    with pytest.raises(DataError, match=says("bare/1")):
+    with pytest.raises(DataError, match=naming("bare/1")):
         evaluate(policy, data=data, console=SILENT)
 
 
@@ -130,7 +130,7 @@ def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, 
         tmp_path
     )
     said = StringIO()
-    with pytest.raises(PolicyError, match=says(*values)):
+    with pytest.raises(PolicyError, match=naming(*values)):
         evaluate(tmp_path, samples=3, console=Console(file=said))
     assert said.getvalue() == ""
 
@@ -148,5 +148,5 @@ def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, 
     ids=str,
 )
 def test_bad_options_get_a_sentence(policy, options, values):
-    with pytest.raises(OpsearchError, match=says(*values)):
+    with pytest.raises(OpsearchError, match=naming(*values)):
         evaluate(policy, console=SILENT, **{"samples": 2, **options})

@@ -26,11 +26,12 @@ def test_a_reducer_is_timed_on_the_prompt_that_it_makes(tmp_path, monkeypatch):
         return Pass(1.0, None, 0.0, length / 1000, None, None)
 
     monkeypatch.setattr(generation, "timed", note)
-    given = [POLICY], [(pool, REDUCTION)], [prompt], "here", path, lambda done, total: None
-    time_prefills(model, *given)
+    methods = [POLICY], [(pool, REDUCTION)], [prompt]
+    given = {"machine": "here", "path": path, "progress": lambda done, total: None}
+    time_prefills(model, *methods, **given)
     whole, small = 7 + tiny.PATCHES, 7 + 4
     assert set(seen) == {(whole, False), (small, True)}
     assert prefill_time(REDUCTION, path).policy == small
     assert prefill_time(REDUCTION, path).original == prefill_time(POLICY, path).policy == whole
     monkeypatch.setattr(prefill_times, "_timed", None)
-    time_prefills(model, *given)  # all of it is known
+    time_prefills(model, *methods, **given)  # all of it is known

@@ -8,7 +8,7 @@ import pytest
 from opsearch import Policy, RankerSpec
 from opsearch.errors import PolicyError, RunFolderError
 from opsearch.policy import builders
-from tests.support.said import says
+from tests.support.messages import naming
 
 SPEC = RankerSpec("random", (("seed", 3),))
 POLICY = Policy(
@@ -53,7 +53,7 @@ def test_no_prefix_of_a_policy_is_a_policy(saved):
     text = saved.read_text().rstrip()
     for length in range(0, len(text), 7):
         saved.write_text(text[:length])
-        with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
+        with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
             Policy.from_pretrained(saved)
 
 
@@ -108,33 +108,33 @@ def change(path, **entries):
 )
 def test_a_bad_file_gets_a_sentence(saved, entries, values):
     change(saved, **entries)
-    with pytest.raises(PolicyError, match=says(*values)):
+    with pytest.raises(PolicyError, match=naming(*values)):
         Policy.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"'])
 def test_other_json_gets_a_sentence(saved, content):
     saved.write_text(content)
-    with pytest.raises(PolicyError, match=says(saved)):
+    with pytest.raises(PolicyError, match=naming(saved)):
         Policy.from_pretrained(saved)
 
 
 def test_bytes_that_are_no_text_get_a_sentence(saved):
     saved.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
+    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
         Policy.from_pretrained(saved)
 
 
 def test_deep_nesting_gets_a_sentence(saved):
     saved.write_text("[" * 100_000)
-    with pytest.raises(PolicyError, match=says(saved, "`opsearch solve RUN`")):
+    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
         Policy.from_pretrained(saved)
 
 
 def test_a_missing_policy_gets_a_sentence(tmp_path):
-    with pytest.raises(PolicyError, match=says("nowhere", "policy_config.json")):
+    with pytest.raises(PolicyError, match=naming("nowhere", "policy_config.json")):
         Policy.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(PolicyError, match=says(tmp_path / "policy_config.json")):
+    with pytest.raises(PolicyError, match=naming(tmp_path / "policy_config.json")):
         Policy.from_pretrained(tmp_path)
 
 

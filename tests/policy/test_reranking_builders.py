@@ -12,7 +12,7 @@ from opsearch.policy import builders
 from opsearch.policy.counts import KV, Q
 from opsearch.policy.policy import Policy
 from tests.costs.published import fitprune_macs
-from tests.support.said import says
+from tests.support.messages import naming
 
 LLAVA = SHAPES["llava-1.5-7b"]
 F, H = Fraction(1), Fraction(1, 2)
@@ -88,7 +88,7 @@ def test_the_recipe_of_fitprune():
     assert (counts[1:, KV] == counts[:-1, Q]).all()
     assert len(policy.rankers) == 26
     # One that deletes a single token or none of the next layers' is a ranker all the same.
-    assert [turn.pool for turn in policy.schedule(576).turns] == [
+    assert [each.candidates for each in policy.schedule(576).rerankings] == [
         int(counts[layer, KV]) for layer, _ in policy.rankers
     ]
 
@@ -134,5 +134,5 @@ def test_files_hold_them(policy, tmp_path):
     ],
 )
 def test_what_cannot_be_built(make, values):
-    with pytest.raises(PolicyError, match=says(*values)):
+    with pytest.raises(PolicyError, match=naming(*values)):
         make()

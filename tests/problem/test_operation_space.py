@@ -18,7 +18,7 @@ from opsearch.problem.spaces.operation_costs import operation_costs
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.setup import parse_keep
 from opsearch.testing.example_problems import TINY
-from tests.support.said import says
+from tests.support.messages import naming
 
 SAMPLES = [(9, 5), (9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
@@ -113,7 +113,7 @@ def test_what_is_kept_of_tied_operations_is_both():
 def test_the_operations_that_are_kept_are_read_from_the_option():
     assert parse_keep("0,1:mlp", 4) == {(0, Q), (0, KV), (0, MLP), (1, MLP)}
     for text in ("4", "1:attn", "x", "0;1"):
-        with pytest.raises(OpsearchError, match=says(f"--keep {text}", 0, 3, "q, kv, mlp")):
+        with pytest.raises(OpsearchError, match=naming(f"--keep {text}", 0, 3, "q, kv, mlp")):
             parse_keep(text, 4)
 
 
@@ -129,10 +129,10 @@ def test_a_cost_that_is_no_sum_over_layers_is_refused():
         def of(self, counts, n_visual, n_other):
             return super().of(counts, n_visual, n_other) ** 2
 
-    with pytest.raises(OpsearchError, match=says("flops")):
+    with pytest.raises(OpsearchError, match=naming("flops")):
         operation_costs(Squared(TINY), SPACES["layers"], SAMPLES)
 
 
 def test_points_are_not_listed():
-    with pytest.raises(OpsearchError, match=says("2^10 x 2", "--solver")):
+    with pytest.raises(OpsearchError, match=naming("2^10 x 2", "--solver")):
         SPACES["layers"].points  # noqa: B018

@@ -20,7 +20,7 @@ from opsearch.errors import RunFolderError
 from opsearch.report.page import save_report
 from opsearch.report.verdict import NOTHING_RIGHT
 from tests.report.page import Page, assert_harmless
-from tests.support.said import says
+from tests.support.messages import naming
 
 EVIL = "<script>alert(1)</script> \"quoted\" 'single' & {{ 7 * 7 }} \x01 " + "long" * 200
 SMALL = {"samples": 4, "heldout": 15, "n_v": (".5",)}
@@ -97,7 +97,7 @@ def test_the_answer_comes_first(done):
     assert f"{saved:.1f} %" in head[:200]
     value = f"{record['value']:.6f} nats"
     name = Policy.from_pretrained(done).name
-    assert re.search(says(name, record["sentence"], "joint", value, "grid"), head)
+    assert re.search(naming(name, record["sentence"], "joint", value, "grid"), head)
 
 
 def test_numbers_are_those_of_the_comparison(done):
@@ -152,7 +152,7 @@ def test_how_it_was_made(done):
     environment = json.loads((done / "environment.json").read_text())
     for name in [*environment["seconds"], *environment["versions"], *environment["machine"]]:
         assert name in page.text
-    assert any(re.search(says(19), title) for title in environment["seconds"])
+    assert any(re.search(naming(19), title) for title in environment["seconds"])
 
 
 def test_it_is_small(done):
@@ -178,7 +178,7 @@ def test_settings_of_an_unfinished_run_are_not_shown_beside_an_older_policy(copy
     config = RunConfig.load(copy / "run.yaml")
     config.model_copy(update={"budget": ("77%",)}).save(copy / "run.yaml")
     again = f"`opsearch run --config {copy}/run.yaml`"
-    with pytest.raises(RunFolderError, match=says(copy / "solution.json", again)):
+    with pytest.raises(RunFolderError, match=naming(copy / "solution.json", again)):
         save_report(copy)
 
 
@@ -326,19 +326,19 @@ DAMAGED = [(name, b"\xff{") for name in ("solution.json", "environment.json", "c
 )
 def test_a_damaged_file_is_named(copy, name, content):
     (copy / name).write_bytes(content)
-    with pytest.raises(RunFolderError, match=says(copy / name)):
+    with pytest.raises(RunFolderError, match=naming(copy / name)):
         save_report(copy)
 
 
 def test_a_record_that_lacks_something_is_named(copy):
     (copy / "solution.json").write_text("{}")
     with pytest.raises(
-        RunFolderError, match=says(copy / "solution.json", "`opsearch run --config")
+        RunFolderError, match=naming(copy / "solution.json", "`opsearch run --config")
     ):
         save_report(copy)
 
 
 def test_a_folder_without_a_solution_is_told(copy):
     (copy / "solution.json").unlink()
-    with pytest.raises(RunFolderError, match=says(copy / "solution.json", "`opsearch run")):
+    with pytest.raises(RunFolderError, match=naming(copy / "solution.json", "`opsearch run")):
         save_report(copy)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from opsearch.report.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
-from tests.support.said import says
+from tests.support.messages import naming
 
 ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]
 
@@ -38,7 +38,7 @@ def test_without_held_out_data_only_calibration_is_told():
     table = table.drop("Rel. Avg., %")
     table.loc["KL held-out"] = np.nan
     (known,) = verdict(table)
-    assert re.search(says("0.500", "calibration"), known)
+    assert re.search(naming("0.500", "calibration"), known)
     assert "held-out" not in known
 
 

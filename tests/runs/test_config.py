@@ -6,7 +6,7 @@ import pytest
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.runs.config import RunConfig
-from tests.support.said import says
+from tests.support.messages import naming
 
 FULL = RunConfig(
     model="some/model",
@@ -46,7 +46,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     for end in range(len(lines)):
         path.write_text("".join(lines[:end]))
-        with pytest.raises(RunFolderError, match=says(path)):
+        with pytest.raises(RunFolderError, match=naming(path)):
             RunConfig.load(path)
 
 
@@ -65,7 +65,7 @@ def test_a_file_of_ones_own_says_what_differs_and_where_it_goes(tmp_path):
     expected = RunConfig(space="depth", budget=("14%",), out=Path("runs/mine"))
     assert RunConfig.load(path) == expected
     path.write_text("space: depth\n")
-    with pytest.raises(RunFolderError, match=says(path, "`opsearch run`", "out: runs/mine")):
+    with pytest.raises(RunFolderError, match=naming(path, "`opsearch run`", "out: runs/mine")):
         RunConfig.load(path)
 
 
@@ -88,24 +88,24 @@ def test_the_file_ends_with_what_shows_that_it_was_not_cut():
 def test_a_bad_file_gets_a_sentence(tmp_path, content, values):
     path = tmp_path / "run.yaml"
     path.write_text(content)
-    with pytest.raises(RunFolderError, match=says(path, *values)):
+    with pytest.raises(RunFolderError, match=naming(path, *values)):
         RunConfig.load(path)
 
 
 def test_bytes_that_are_no_text_get_a_sentence(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"model: \xff\xfe\n")
-    with pytest.raises(RunFolderError, match=says(path, "utf-8", "`opsearch run`")):
+    with pytest.raises(RunFolderError, match=naming(path, "utf-8", "`opsearch run`")):
         RunConfig.load(path)
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):
-    with pytest.raises(RunFolderError, match=says(tmp_path / "run.yaml")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path / "run.yaml")):
         RunConfig.load(tmp_path / "run.yaml")
 
 
 def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
-    with pytest.raises(RunFolderError, match=says(tmp_path, "Is a directory")):
+    with pytest.raises(RunFolderError, match=naming(tmp_path, "Is a directory")):
         RunConfig.load(tmp_path)
 
 
@@ -136,19 +136,10 @@ def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
     ids=str,
 )
 def test_a_bad_option_is_named(options, values):
-    with pytest.raises(OpsearchError, match=says(*values)):
+    with pytest.raises(OpsearchError, match=naming(*values)):
         RunConfig.checked(**options)
 
 
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         FULL.samples = 3
-
-
-def test_another_space_is_told_nothing_that_it_cannot_take():
-    config = RunConfig(space="layers", keep="0:mlp", tie="q=kv", seed=3)
-    other = config.over("operations")
-    assert (other.keep, other.tie) == ("0:mlp", None)
-    dop = config.over("dop")
-    assert (dop.space, dop.keep, dop.tie) == ("dop", None, None)
-    assert config.over("dop").seed == 3

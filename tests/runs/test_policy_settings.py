@@ -11,7 +11,7 @@ from opsearch.errors import OpsearchError, PolicyError
 from opsearch.policy import builders
 from opsearch.runs.config import policy_settings
 from tests.measure.demo import LAYERS
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_policy_of_another_run_is_noticed(run):
 
 def test_a_run_yaml_that_is_not_needed_is_not_read(run):
     (run / "run.yaml").write_text("")
-    with pytest.raises(OpsearchError, match=says(run / "run.yaml", "`opsearch run`")):
+    with pytest.raises(OpsearchError, match=naming(run / "run.yaml", "`opsearch run`")):
         policy_settings(run, model="demo")
     asked = {"model": "demo", "dtype": "float16", "device": "cpu", "attention": "eager"}
     assert place(policy_settings(run, **asked)) == tuple(asked.values())

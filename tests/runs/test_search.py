@@ -1,6 +1,7 @@
 """Which solver a run takes for the true divergence on demand, and where that begins."""
 
 import re
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -12,16 +13,22 @@ from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.policy.counts import MLP, Q
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_16
-from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
 from opsearch.runs.search import plain_points, search
+from opsearch.runs.setup import resolve
 from opsearch.testing.example_problems import N_V_TEST, layers_problem
-from tests.support.said import says
+from tests.support.messages import naming
 
 SPACES = (layers_space(4, N_V_TEST), operations_space(4))
+
+
+def settings(space="dop", **options):
+    """Settings of a run over 4 layers; a space is given by name or as it is."""
+    if isinstance(space, str):
+        return resolve(RunConfig(space=space, **options), 4, RankerSpec("cls"))
+    return replace(settings(space.name, **options), space=space)
 
 
 def divergences(policies):
@@ -35,14 +42,14 @@ def divergences(policies):
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_joint_is_searched_on_demand_where_points_are_too_many(space):
     limits = layers_problem(0, space).constraints
-    config = RunConfig(space=space.name, objective="joint", evaluations=200)
-    choice = choose(config, inf, space)
-    assert (choice.maker.form, choice.solver.name) == ("blackbox", "local")
-    problem, solution = search(choice, space, limits, divergences, config, 1e-6)
+    given = settings(space, objective="joint", evaluations=200)
+    choice = choose(given, inf)
+    assert (choice.objective.form, choice.solver.name) == ("blackbox", "local")
+    problem, solution = search(choice, given, limits, divergences, 1e-6)
     assert solution.evaluations <= 200
     # No worse than any policy that it began with.
-    proxy = config.model_copy(update={"objective": "additive"})
-    _, proposed = search(choose(proxy, inf, space), space, limits, divergences, proxy, 1e-6)
+    proxy = settings(space, objective="additive", evaluations=200)
+    _, proposed = search(choose(proxy, inf), proxy, limits, divergences, 1e-6)
     begun = [proposed.index, *plain_points(problem, space)]
     assert len(begun) > 2
     assert all(map(problem.within, begun))
@@ -51,21 +58,23 @@ def test_joint_is_searched_on_demand_where_points_are_too_many(space):
 
 def test_solvers_that_ask_for_points_get_the_true_divergence():
     for name in ("local", "greedy"):
-        choice = choose(RunConfig(space="layers", solver=name), inf, SPACES[0])
-        assert (choice.maker.name, choice.solver.name) == ("joint", name)
-        assert re.search(says("joint", name), choice.reason)
+        choice = choose(settings(SPACES[0], solver=name), inf)
+        assert (choice.objective.name, choice.solver.name) == ("joint", name)
+        assert re.search(naming("joint", name), choice.reason)
 
 
 def test_a_solver_that_needs_a_list_names_those_that_do_not():
-    config = RunConfig(space="layers", objective="joint", solver="grid")
-    with pytest.raises(OpsearchError, match=says("local", "greedy", "optuna", "--objective joint")):
-        choose(config, inf, SPACES[0])
+    given = settings(SPACES[0], objective="joint", solver="grid")
+    with pytest.raises(
+        OpsearchError, match=naming("local", "greedy", "optuna", "--objective joint")
+    ):
+        choose(given, inf)
 
 
 def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
-    choice = choose(RunConfig(space="layers"), inf, SPACES[0])
-    assert choice.maker.name == "additive"
-    assert re.search(says("additive"), choice.reason)
+    choice = choose(settings(SPACES[0]), inf)
+    assert choice.objective.name == "additive"
+    assert re.search(naming("additive"), choice.reason)
 
 
 @pytest.mark.parametrize(
@@ -78,33 +87,33 @@ def test_the_proxy_is_taken_in_words_where_joint_cannot_be_listed():
     ],
 )
 def test_the_dearest_that_is_within_the_effort_is_taken(every, coarse, taken, times):
-    choice = choose(RunConfig(space="depth"), every, depth_space(4), coarse=coarse)
-    assert type(choice.maker) is taken
-    assert re.search(says(choice.maker.name, "--effort 60", *times), choice.reason)
+    choice = choose(settings(space="depth"), every, coarse=coarse)
+    assert type(choice.objective) is taken
+    assert re.search(naming(choice.objective.name, "--effort 60", *times), choice.reason)
     assert len(re.findall(r"\d s\b", choice.reason)) == len(times)
 
 
 def test_who_names_joint_gets_it_from_coarse_to_fine_however_long_that_takes():
-    choice = choose(RunConfig(objective="joint"), 90, dop_space(4), coarse=80)
-    assert isinstance(choice.maker, CoarseJoint)
-    assert re.search(says("joint", "--effort", "80 s"), choice.reason)
+    choice = choose(settings(objective="joint"), 90, coarse=80)
+    assert isinstance(choice.objective, CoarseJoint)
+    assert re.search(naming("joint", "--effort", "80 s"), choice.reason)
 
 
 def test_a_solver_that_takes_no_table_gets_the_proxy_which_is_said():
-    choice = choose(RunConfig(solver="ortools"), 0.0, dop_space(4))
-    assert choice.maker.name == "additive"
-    assert re.search(says("additive", "ortools", "joint"), choice.reason)
+    choice = choose(settings(solver="ortools"), 0.0)
+    assert choice.objective.name == "additive"
+    assert re.search(naming("additive", "ortools", "joint"), choice.reason)
 
 
 def test_joint_cannot_be_verified_which_is_said_before_anything_is_measured():
-    with pytest.raises(OpsearchError, match=says("'joint'", "--objective additive", "pairwise")):
-        choose(RunConfig(verify=4, objective="joint"), 0.0, dop_space(4))
+    with pytest.raises(OpsearchError, match=naming("'joint'", "--objective additive", "pairwise")):
+        choose(settings(verify=4, objective="joint"), 0.0)
 
 
 def test_what_is_to_be_verified_is_a_proxy():
-    choice = choose(RunConfig(verify=4), 0.0, dop_space(4))
-    assert (choice.maker.name, choice.solver.name) == ("additive", "ortools")
-    assert re.search(says("additive", "--verify"), choice.reason)
+    choice = choose(settings(verify=4), 0.0)
+    assert (choice.objective.name, choice.solver.name) == ("additive", "ortools")
+    assert re.search(naming("additive", "--verify"), choice.reason)
 
 
 def test_a_proxy_below_zero_is_said_to_be_wrong():
@@ -116,23 +125,20 @@ def test_a_proxy_below_zero_is_said_to_be_wrong():
     def measure(policies):
         return np.array([[float(policy.canonical(20) != whole)] for policy in policies])
 
-    config = RunConfig(space="layers", objective="pairwise", pairs="all")
-    choice = choose(config, inf, space)
-    _, solution = search(choice, space, limits, measure, config, 1e-6)
+    given = settings(space, objective="pairwise", pairs="all")
+    _, solution = search(choose(given, inf), given, limits, measure, 1e-6)
     assert solution.value < 0
-    assert re.search(says("--verify 8"), solution.note)
+    assert re.search(naming("--verify 8"), solution.note)
 
 
 def test_greedy_is_refused_before_anything_is_measured_where_no_operation_has_a_choice():
     with pytest.raises(
-        OpsearchError, match=says("greedy", "--space layers", "operations", "--solver local")
+        OpsearchError, match=naming("greedy", "--space layers", "operations", "--solver local")
     ):
-        choose(RunConfig(solver="greedy"), 0.0, dop_space(4))
+        choose(settings(solver="greedy"), 0.0)
 
 
 def test_a_space_without_depths_is_measured_at_once_however_long_it_takes():
-    config = RunConfig(space="tokens", objective="joint", effort=0)
-    space = tokens_space(4, N_V_16, RankerSpec("cls"))
-    choice = choose(config, 90, space)
-    assert type(choice.maker) is Joint
+    choice = choose(settings(space="tokens", objective="joint", effort=0), 90)
+    assert type(choice.objective) is Joint
     assert choice.reason == ""  # as --objective names it

@@ -13,14 +13,16 @@ from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.trie import Layout
 from opsearch.models.families import family_for
+from opsearch.policy.counts import MLP
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import feasible_points
+from opsearch.problem.spaces.base import SpaceSettings
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import Planned
-from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+from opsearch.runs.setup import make_constraints, make_space, parse_budgets, resolve
 from tests.measure import families
-from tests.support.said import says
+from tests.support.messages import naming
 
 
 @pytest.mark.parametrize("name", ["tokens", "dop", "depth", "stages"])
@@ -29,7 +31,7 @@ def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, posi
     model = families.model()
     shape = Shape.from_config(model.config)
     config = RunConfig(space=name, n_v=("1/3", "2/3"), positions=positions)
-    space = make_space(config, shape.layers, RankerSpec("cls"))
+    space = resolve(config, shape.layers, RankerSpec("cls")).space
     # A long system prompt, none at all, text between two images.
     samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
     pairs = [sample.shape for sample in samples]
@@ -48,7 +50,7 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
     Text before the image is computed once.
     """
     shape = Shape(32, 4096, 11008, 32, 32, 128, 32064)
-    space = make_space(RunConfig(n_v=("1",)), 32, RankerSpec("cls"))
+    space = make_space("dop", SpaceSettings(num_layers=32, ranker=RankerSpec("cls"), n_v=(1,)))
     assert len(space.points) == 529
     for head, wanted in ((0, 22.5), (35, 13.4)):
         crowd = SampleBatch(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
@@ -59,5 +61,16 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
 
 def test_budgets_of_unknown_costs_are_refused_when_read():
     assert [budget.cost for budget in parse_budgets(["30%", "50%kv"])] == ["flops", "kv"]
-    with pytest.raises(UnknownNameError, match=says("'joules'", "flops", "kv")):
+    with pytest.raises(UnknownNameError, match=naming("'joules'", "flops", "kv")):
         parse_budgets(["30%", "50% joules"])
+
+
+def test_another_space_is_told_nothing_that_it_cannot_take():
+    ranker = RankerSpec("cls")
+    given = resolve(RunConfig(space="layers", keep="0:mlp", tie="q=kv", seed=3), 4, ranker)
+    other = given.in_space("operations", ranker, 2)
+    assert (other.space_settings.keep, other.space_settings.tie) == ({(0, MLP)}, False)
+    assert other.space == make_space("operations", other.space_settings)
+    dop = given.in_space("dop", ranker, 2)
+    assert (dop.space.name, dop.space_settings.keep, dop.space_settings.tie) == ("dop", None, False)
+    assert dop.seed == 3

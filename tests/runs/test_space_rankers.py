@@ -9,38 +9,47 @@ from rich.console import Console
 from opsearch.errors import OpsearchError
 from opsearch.evaluation.contenders import search_task
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces.base import SpaceSettings
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
-from opsearch.runs.prepare import prepare
-from opsearch.runs.setup import make_space
-from tests.support.said import says
+from opsearch.runs.prepare import prepare, settle
+from opsearch.runs.setup import check_nested, make_space, parse_budgets
+from tests.support.messages import naming
+
+
+def space_of(name, ranker, **options):
+    """A space over 4 layers that is ranked so."""
+    return make_space(name, SpaceSettings(num_layers=4, ranker=RankerSpec(ranker), **options))
 
 
 @pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
 def test_stages_need_a_nested_ranker(ranker):
-    with pytest.raises(OpsearchError, match=says(ranker, 2, "--stages 1")):
-        make_space(RunConfig(space="stages"), 4, RankerSpec(ranker))
+    space = space_of("stages", ranker)
+    with pytest.raises(OpsearchError, match=naming(ranker, 2, "--stages 1")):
+        check_nested(space, RankerSpec(ranker))
+    with pytest.raises(OpsearchError, match=naming(ranker, 2, "--stages 1")):
+        settle(RunConfig(space="stages", ranker=ranker))
 
 
 @pytest.mark.parametrize("name", ["dop", "depth", "tokens", "layers"])
 def test_only_stages_rank_inside_the_decoder(name):
     with pytest.raises(
-        OpsearchError, match=says("fastv", f"space {name}", "--space stages", "cls")
+        OpsearchError, match=naming("fastv", f"space {name!r}", "--space stages", "cls")
     ):
-        make_space(RunConfig(space=name), 4, RankerSpec("fastv"))
+        space_of(name, "fastv")
 
 
 @pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
 def test_stages_that_rank_inside_the_decoder_rank_anew(name):
-    space = make_space(RunConfig(space="stages"), 4, RankerSpec(name))
+    space = space_of("stages", name)
     ranked = {tuple(layer for layer, _ in space.decode(p).rankers) for p in space.points}
     assert max(map(len, ranked)) == 2
 
 
 @pytest.mark.parametrize("changes", [{"stages": 1}, {"space": "depth"}])
 def test_one_count_needs_none(changes):
-    config = RunConfig(**{"space": "stages", **changes})
-    space = make_space(config, 4, RankerSpec("vispruner"))
+    space = settle(RunConfig(ranker="vispruner", **{"space": "stages", **changes})).settings.space
+    check_nested(space, RankerSpec("vispruner"))
     counts = space.resolved(space.points, 100)
     partial = [set(row[(row > 0) & (row < 100)].tolist()) for row in counts]
     assert max(map(len, partial)) == 1
@@ -51,13 +60,13 @@ def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp
     config = RunConfig(**settings, samples=1, heldout=0, out=tmp_path)
     said = StringIO()
     console = Progress(Console(file=said, width=200), 1)
-    prepared = prepare(config, console)
+    prepared = prepare(settle(config), console)
     found = {}
     for name in ("dop", "stages"):
-        space = search_task(name, ["50%"], prepared, console).space
+        space = search_task(name, parse_budgets(["50%"]), prepared, console).space
         policies = [space.decode(point) for point in space.points]
         found[name] = {spec.name for policy in policies for _, spec in policy.rankers}
     assert found == {"dop": {"cls"}, "stages": {"fastv"}}
     (line,) = said.getvalue().splitlines()[-1:]
-    assert re.search(says("dop", "cls", "fastv"), line)
+    assert re.search(naming("dop", "cls", "fastv"), line)
     assert "stages" not in said.getvalue()

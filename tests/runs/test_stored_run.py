@@ -12,7 +12,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.policy.ranker import RankerSpec
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
-from tests.support.said import says
+from tests.support.messages import naming
 
 SETTINGS = {"samples": 5, "heldout": 0, "budget": ("15%",), "n_v": ("1/4", "1/2", "1")}
 
@@ -85,5 +85,5 @@ def test_an_export_holds_every_measurement(folder, tmp_path, name):
 
 
 def test_an_export_of_another_kind_is_refused(folder, tmp_path):
-    with pytest.raises(OpsearchError, match=says("all.xlsx", ".parquet", ".csv")):
+    with pytest.raises(OpsearchError, match=naming("all.xlsx", ".parquet", ".csv")):
         export(folder, tmp_path / "all.xlsx")

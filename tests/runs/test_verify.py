@@ -14,7 +14,7 @@ from opsearch.runs.verify import verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 from opsearch.testing.example_problems import budget, flops_like
-from tests.support.said import says
+from tests.support.messages import naming
 
 SPACE = dop_space(6)
 
@@ -53,7 +53,7 @@ def test_it_ends_no_worse_than_the_proxy_and_says_both(solver, seed):
     assert solution.status is Status.FEASIBLE
     assert len(asked) == len(set(asked)) == solution.evaluations <= 60
     values = f"{true[first]:.3f}", f"{true[asked].min():.3f}"
-    assert re.search(says(len(asked), *values), solution.note)
+    assert re.search(naming(len(asked), *values), solution.note)
     assert all(given.within(index) for index in asked)
 
 
@@ -71,7 +71,7 @@ def test_a_right_proxy_is_settled_after_one_round():
         given, Grid(), joint(given.objective.values, asked), each=3, evaluations=99, seed=0
     )
     assert len(asked) == 3
-    assert re.search(says(len(asked), "1 round"), solution.note)
+    assert re.search(naming(len(asked), "1 round"), solution.note)
 
 
 def test_measurements_are_bounded():
@@ -79,11 +79,11 @@ def test_measurements_are_bounded():
     asked = []
     solution = verify(given, Grid(), joint(true, asked), each=4, evaluations=2, seed=0)
     assert len(asked) == 2
-    assert re.search(says(2), solution.note)
+    assert re.search(naming(2), solution.note)
 
 
 def test_a_table_is_no_proxy():
     given, true = problem()
     table = Problem(SPACE, Table("joint", "nats", true), given.constraints)
-    with pytest.raises(OpsearchError, match=says("'joint'", "--objective additive", "pairwise")):
+    with pytest.raises(OpsearchError, match=naming("'joint'", "--objective additive", "pairwise")):
         verify(table, Grid(), joint(true, []), each=4, evaluations=9, seed=0)

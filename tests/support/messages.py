@@ -7,18 +7,18 @@ import pytest
 
 
 def naming(*parts: object) -> str:
-    """Return a pattern for a text that contains every part, in any order.
+    """Return a pattern for text that contains every part, in any order.
 
-    A part is matched literally and from the start of a word on; digits at its ends are not matched
-    inside longer numbers.
+    Args:
+        parts: Names, paths, options or numbers, matched literally. A part that begins with a
+            letter or digit begins a word of the text; no number is part of another.
     """
-    return "(?s)" + "".join(f"(?=.*{_pattern(str(part))})" for part in parts)
+    return r"(?s)\A" + "".join(f"(?=.*{_pattern(str(part))})" for part in parts)
 
 
 def _pattern(part: str) -> str:
-    start = r"(?<!\w)" if part[0].isalnum() else ""
-    end = r"(?!\d)" if part[-1].isdigit() else ""
-    return start + re.escape(part) + end
+    start = r"(?<![\d.])" + (r"(?<!\w)" if part[0].isalnum() else "")
+    return start + re.escape(part) + r"(?!\.?\d)"
 
 
 def refuses(error: type[Exception], *parts: object) -> Any:

@@ -20,7 +20,7 @@ from opsearch.timing.bench import Setup, for_shape
 from opsearch.timing.bench import bench as bench_policy
 from opsearch.timing.policy_latency import PARTS, kv_stored
 from tests.models.test_graphs import Rerun
-from tests.support.said import says
+from tests.support.messages import naming
 
 CLS = RankerSpec("cls")
 TINY = Shape(4, 64, 96, 4, 4, 16, 128)
@@ -133,7 +133,7 @@ def test_rankers_inside_need_all_layers():
     assert for_shape(policy, setup) == policy
     after = replace(policy, rankers=((0, CLS), *policy.rankers))
     assert for_shape(after, setup).rankers == ((0, RankerSpec("random")), *policy.rankers)
-    with pytest.raises(PolicyError, match=says(policy.name, 2, "--layers")):
+    with pytest.raises(PolicyError, match=naming(policy.name, 2, "--layers")):
         for_shape(policy, replace(setup, layers=4))
 
 
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_said(bench, tmp_path, tiny_shape, options, values):
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     code, printed, said = bench(policy, *options)
     assert (code, printed) == (1, "")
-    assert re.search(says(*values), said)
+    assert re.search(naming(*values), said)
 
 
 def test_peers_are_the_rules_that_the_model_serves(bench, tmp_path):
@@ -182,4 +182,4 @@ def test_what_peers_do_not_go_with(bench, tmp_path):
     ):
         code, _, error = bench(*arguments)
         assert code == 1
-        assert re.search(says(*said), error)
+        assert re.search(naming(*said), error)

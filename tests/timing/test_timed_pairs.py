@@ -12,7 +12,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.timing.generation import Clock, Pair, Pass, Spread, Workload, timed, timed_pairs
 from opsearch.timing.policy_latency import latency_row
 from tests.support import tiny
-from tests.support.said import says
+from tests.support.messages import naming
 
 CLS = RankerSpec("cls")
 PASS = Pass(first_token=4.0, tower=1.0, ranking=0.0, prefill=2.0, decode=None, peak_bytes=None)
@@ -85,5 +85,5 @@ def test_spread_is_median_and_quartiles():
 
 
 def test_other_devices_are_refused():
-    with pytest.raises(ModelError, match=says("'meta'", "--device cpu", "cuda")):
+    with pytest.raises(ModelError, match=naming("'meta'", "--device cpu", "cuda")):
         Clock(torch.device("meta"))

@@ -14,6 +14,7 @@ from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.judge import analyze, bench, compare, evaluate
 from opsearch.commands.cli.look import export, list_parts, report, show
 from opsearch.commands.cli.options import err
+from opsearch.commands.cli.part_names import CommandNamingParts
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 
@@ -27,14 +28,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.command()(solve)
-app.command()(front)
+app.command(cls=CommandNamingParts)(run)
+app.command(cls=CommandNamingParts)(solve)
+app.command(cls=CommandNamingParts)(front)
 app.command()(show)
 app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)
-app.command()(compare)
+app.command(cls=CommandNamingParts)(compare)
 app.command()(analyze)
 app.command()(export)
 app.command()(report)
@@ -93,6 +94,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         return int(error.exit_code)
     if debug:
         raise error
+    from opsearch.registry import plugin_of
+
     reason = " ".join(str(error).split()) or "no message"
     if _ran_out_of_memory(error):
         reason = reason.rpartition(_NO_MEMORY[0])[2]  # drops torch's source line before it
@@ -102,11 +105,15 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
             soft_wrap=True,
         )
         return 1
-    err.print(
-        f"error: unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run "
-        "again with --debug and report the traceback",
-        soft_wrap=True,
+    plugin = plugin_of(error.__traceback__)
+    failed = (
+        f"{plugin} failed with {type(error).__name__}: {reason}; run again with --debug and report "
+        "the traceback to its authors"
+        if plugin
+        else f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run "
+        "again with --debug and report the traceback"
     )
+    err.print(f"error: {failed}", soft_wrap=True)
     return 1
 
 

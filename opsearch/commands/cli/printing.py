@@ -26,7 +26,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.report.verdict import cell, verdict
 from opsearch.runs.run_folder import RunFolder
-from opsearch.timing.policy_latency import PARTS, Row
+from opsearch.timing.policy_latency import PARTS, LatencyRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -366,7 +366,7 @@ _PART_TITLES = {
 _SIDES = ("original", "policy")
 
 
-def print_latency(row: Row, console: Console) -> None:
+def print_latency(row: LatencyRow, console: Console) -> None:
     """Print medians and quartiles of original and policy, and the predicted costs."""
     console.print(row["policy_name"], style="bold")
     console.print(_latency_table(row, row["kv_bytes"]))
@@ -386,7 +386,7 @@ def print_latency(row: Row, console: Console) -> None:
         console.print("Peak memory is measured on CUDA devices only.", style="dim")
 
 
-def print_peers(rows: Sequence[Row], console: Console) -> None:
+def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
     """Print one line per method: time of the token selection, and ratio of the prefill."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
@@ -412,7 +412,7 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
     )
 
 
-def _latency_table(row: Row, kv: Row) -> Table:
+def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
     """Return the times of original and policy, with the sizes of their caches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)

@@ -96,7 +96,7 @@ class Space(Protocol):
         listed: Whether `points` can be listed.
         points: The rows of all distinct policies by number, int[P, K]; OpsearchError unless listed.
         layer_columns: The columns of points that hold a layer, for the search from coarse to fine;
-            empty where it cannot be had.
+            empty where none does, None for a space that cannot be searched so.
         most_counts: How many different counts of one order a policy keeps, at most.
         only_objective: The one objective that the space can be searched by; None: any.
         per_operation: The space itself where it has a choice per operation, else None.
@@ -115,7 +115,7 @@ class Space(Protocol):
     @property
     def points(self) -> NDArray[np.int64]: ...
     @property
-    def layer_columns(self) -> tuple[int, ...]: ...
+    def layer_columns(self) -> tuple[int, ...] | None: ...
     @property
     def most_counts(self) -> int: ...
     @property
@@ -135,7 +135,7 @@ class Space(Protocol):
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """What rankers inside the decoder do at these points, None for nothing at any of them.
 
         A ranker before the decoder is the same at all points.
@@ -208,9 +208,9 @@ class ListedSpace:
         raise NotImplementedError
 
     @property
-    def layer_columns(self) -> tuple[int, ...]:
-        """No columns that hold a layer."""
-        return ()
+    def layer_columns(self) -> tuple[int, ...] | None:
+        """None: no search from coarse to fine."""
+        return None
 
     @property
     def most_counts(self) -> int:
@@ -233,9 +233,9 @@ class ListedSpace:
         """Return the counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
         return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """Return what rankers inside the decoder do at these points, None for nothing."""
-        schedules = [self.decode(point).schedule(n_visual).turns for point in points.tolist()]
+        schedules = [self.decode(point).schedule(n_visual).rerankings for point in points.tolist()]
         return RerankingTable.of(schedules, self.num_layers)
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -274,8 +274,8 @@ def space_costs(
         block = slice(start, start + POINTS_AT_ONCE)
         for n_visual, times in others.items():
             counts = space.resolved(space.points[block], n_visual)
-            turns = space.turns(space.points[block], n_visual)
-            pools = turns.pools if turns else None
+            rerankings = space.rerankings(space.points[block], n_visual)
+            candidates = rerankings.candidates_by_layer if rerankings else None
             for n_other, k in times.items():
-                total[block] += k * cost.of(counts, n_visual, n_other, pools)
+                total[block] += k * cost.of(counts, n_visual, n_other, candidates)
     return total

@@ -39,7 +39,7 @@ class RecipeSpace:
     name: ClassVar[str] = "recipes"
     parameters_act_alone: ClassVar[bool] = False  # what is left behind one is left behind all later
     listed: ClassVar[bool] = False
-    layer_columns: ClassVar[tuple[int, ...]] = ()
+    layer_columns: ClassVar[None] = None
     most_counts: ClassVar[int] = 1  # its ranker is its own
     only_objective: ClassVar[str | None] = "attention"
     per_operation: ClassVar[None] = None
@@ -91,7 +91,7 @@ class RecipeSpace:
         entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
         return np.stack([after, entering, after], axis=2)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
         """Raises OpsearchError: `RecipeCosts` asks each policy for its own."""
         self.raise_unlistable()
 

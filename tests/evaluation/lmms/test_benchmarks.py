@@ -7,7 +7,7 @@ from opsearch.errors import DataError
 from opsearch.evaluation.lmms.answering import build_requests, results
 from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, benchmark_of, task_name
 from tests.evaluation.lmms.data import PER_TASK, SOURCES, examples, write_task
-from tests.support.said import says
+from tests.support.messages import naming
 
 SINGLE_WORD = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -78,11 +78,11 @@ def test_another_task_is_scored_by_its_mean_metric(tmp_path):
     assert (benchmark.task, benchmark.official) == ("mine", ("relaxed_overall",))
     assert benchmark.sample({"relaxed_overall": 1.0}) == 1.0
     for value in (7, "right", {"score": 1}):
-        with pytest.raises(DataError, match=says(repr(value), 0, 1)):
+        with pytest.raises(DataError, match=naming(repr(value), 0, 1)):
             benchmark.sample({"relaxed_overall": value})
 
 
 def test_a_metric_that_cannot_be_averaged_is_named(tmp_path):
     name = write_task(tmp_path, "mme", task="mine")
-    with pytest.raises(DataError, match=says("mine", "mme_perception_score", "mme_cogn")):
+    with pytest.raises(DataError, match=naming("mine", "mme_perception_score", "mme_cogn")):
         benchmark_of(load_task(name.replace("mme", "mine")))

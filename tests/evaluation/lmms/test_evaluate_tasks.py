@@ -13,17 +13,18 @@ from opsearch.commands.cli import call
 from opsearch.data.embedded import embedded
 from opsearch.data.lmms import load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
-from opsearch.evaluation.lmms.answerer import Answerer, Source
+from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel
 from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, task_name
 from opsearch.evaluation.lmms.evaluate import evaluate_tasks
 from opsearch.evaluation.lmms.log import FILE_NAME
 from opsearch.evaluation.lmms.scores import Evaluation, TaskScores
 from opsearch.evaluation.lmms.wrappers import load_wrapper
 from opsearch.models.loading import ATTENTIONS
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from tests.evaluation.lmms.data import PER_TASK, write_task
-from tests.support.said import says
+from tests.support.messages import naming
 
 LAYERS = 12
 HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
@@ -32,7 +33,7 @@ SMALL = ("ai2d", "pope", "chartqa")
 
 
 def evaluate(path, names, limit=None, model="demo", dtype="float32"):
-    return evaluate_tasks(path, names, Source(model, dtype, "cpu", limit), SILENT)
+    return evaluate_tasks(path, names, AnswererModel(ModelSpec(model, dtype), limit), SILENT)
 
 
 @pytest.fixture
@@ -65,10 +66,10 @@ def test_all_thirteen_run_end_to_end_and_answer_nothing_twice(policy, local):
 def test_the_wrapper_loads_the_attention_that_is_asked_for():
     wrapper = load_wrapper("demo", "float32", "cpu", "eager")
     assert wrapper.model.config.get_text_config()._attn_implementation == "eager"
-    with pytest.raises(ModelError, match=says("'flash'", "sdpa", "eager", "flash_attention_2")):
+    with pytest.raises(ModelError, match=naming("'flash'", "sdpa", "eager", "flash_attention_2")):
         load_wrapper("demo", "float32", "cpu", "flash")
     names = [
-        Answerer(Source("demo", "float32", "cpu", 1, attention)).load()
+        Answerer(AnswererModel(ModelSpec(attention=attention), 1)).load()
         for attention in ATTENTIONS[:2]
     ]
     assert len(set(names)) == 2
@@ -214,7 +215,7 @@ def test_data_that_cannot_be_reached_are_named(tmp_path, monkeypatch, settings, 
     monkeypatch.setattr(ConfigurableTask.download.retry, "wait", wait_none())
     gone = {"dataset_kwargs": {"data_files": {"validation": str(tmp_path / "gone.parquet")}}}
     name = write_task(tmp_path, "vqav2", **(gone | settings))
-    with pytest.raises(DataError, match=says(*values)):
+    with pytest.raises(DataError, match=naming(*values)):
         load_task(task_name(name))
 
 
@@ -222,7 +223,7 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
     local("pope")
     with pytest.raises(UnknownNameError, match=r"pop'.*\bpope\b"):
         load_task(f"{tmp_path}/pop")
-    with pytest.raises(DataError, match=says("nowhere", "FOLDER/TASK")):
+    with pytest.raises(DataError, match=naming("nowhere", "FOLDER/TASK")):
         load_task("nowhere/pope")
 
 
@@ -238,7 +239,7 @@ def test_an_unknown_task_and_a_missing_folder_are_named(tmp_path, local):
 )
 def test_options_that_do_not_go_together(policy, capsys, options, values):
     assert call(["eval", str(policy), *options]) == 1
-    assert re.search(says(*values), capsys.readouterr().err)
+    assert re.search(naming(*values), capsys.readouterr().err)
 
 
 def test_the_command_prints_scores_and_official_figures(policy, local, capsys):

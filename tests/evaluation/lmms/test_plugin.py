@@ -9,7 +9,7 @@ from opsearch import RankerSpec
 from opsearch.errors import PolicyError
 from opsearch.evaluation.lmms.plugin import manifest
 from opsearch.policy import builders
-from tests.support.said import says
+from tests.support.messages import naming
 
 ROOT = Path(__file__).parent.parent.parent
 HALF = builders.tokens(12, "1/2", RankerSpec("cls"))
@@ -66,5 +66,5 @@ def test_it_answers_as_the_stock_wrapper_under_the_policy(tmp_path, registry):
 def test_what_cannot_be_is_refused(tmp_path, registry, settings, error, values):
     line = arguments(tmp_path, settings.pop("policy", HALF))
     kind = registry.get_model_class("opsearch")
-    with pytest.raises(error, match=says(*values)):
+    with pytest.raises(error, match=naming(*values)):
         kind.create_from_arg_string(line, {"device": "cpu", **settings})

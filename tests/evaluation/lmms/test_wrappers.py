@@ -20,7 +20,7 @@ from opsearch.policy import builders
 from tests.evaluation.lmms.data import write_task
 from tests.support.families import FAMILIES
 from tests.support.families.folder import SPECIAL, WORDS, save
-from tests.support.said import says
+from tests.support.messages import naming
 
 LAYERS, DOCUMENTS = 3, 2
 QUARTER = builders.tokens(LAYERS, "1/4", RankerSpec("uniform"))
@@ -69,7 +69,7 @@ def test_it_answers_in_the_stock_wrapper_with_and_without_the_policy(folder, tmp
 
 def test_other_wrappers_load_bfloat16_only(tmp_path):
     FAMILIES["internvl"].model(2).config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=says("internvl_hf", "bfloat16", "float32")):
+    with pytest.raises(ModelError, match=naming("internvl_hf", "bfloat16", "float32")):
         load_wrapper(str(tmp_path), "float32", "cpu")
 
 
@@ -77,5 +77,7 @@ def test_what_the_wrapper_of_qwen_does_not_ask_for_is_named(tmp_path, monkeypatc
     """lmms-eval only warns of it, and fails at the first picture."""
     FAMILIES["qwen2_5_vl"].model(2).config.save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "qwen_vl_utils", None)
-    with pytest.raises(OpsearchError, match=says("qwen2_5_vl", "qwen_vl_utils", "opsearch[lmms]'")):
+    with pytest.raises(
+        OpsearchError, match=naming("qwen2_5_vl", "qwen_vl_utils", "opsearch[lmms]'")
+    ):
         load_wrapper(str(tmp_path), "bfloat16", "cpu")

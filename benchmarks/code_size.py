@@ -1,0 +1,39 @@
+"""Size of the installed code: files, lines, modules at the top, median file and function."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from opsearch.timing.policy_latency import Row
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("opsearch", "objectives", "solvers", "analysis")
+
+
+def code_size(root: Path = ROOT) -> Iterator[Row]:
+    """Yield the figures of a checkout; links inside of `opsearch/` are followed once."""
+    files = [
+        path
+        for folder in FOLDERS
+        for path in (root / folder).rglob("*.py")
+        if not (folder == "opsearch" and path.relative_to(root).parts[1] in FOLDERS)
+    ]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    functions = [
+        node.end_lineno - node.lineno + 1
+        for text in texts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    ]
+    lines = [text.count("\n") for text in texts]
+    yield {
+        "files": len(files),
+        "lines": sum(lines),
+        "modules at the top": len(list((root / "opsearch").glob("*.py"))),
+        "median lines of a file": median(lines),
+        "median lines of a function": median(functions),
+        "functions over 60 lines": sum(length > 60 for length in functions),
+    }
