@@ -15,7 +15,7 @@ from opsearch.errors import ModelError
 from opsearch.models.attention import FLASH
 from opsearch.models.devices import weight
 from opsearch.models.families import family_for
-from opsearch.models.spec import AUTO
+from opsearch.models.placement import AUTO
 
 
 def unpack(model: Any) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.sweep.trie import Ints, Size
-from opsearch.models.spec import AUTO
+from opsearch.models.placement import AUTO
 
 # Functions that ask a device import torch themselves: a dry run for a CPU does without it.
 if TYPE_CHECKING:
