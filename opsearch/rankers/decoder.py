@@ -7,12 +7,13 @@ paper keeps a half to a tenth of the tokens from layer 2 or 3 on. Source: FastV 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class SparseVLM:
 
     def scores(self, view: AttentionView) -> Tensor:
         """Return the mean attention from raters to each key over the used heads, float32[B, K]."""
+        import torch
+
         is_rater = raters(view).float()
         by_head = (view.attention() * is_rater[:, None, :, None]).sum(2)
         visual = view.prompt.visual.gather(1, view.key_positions) & view.key_valid
@@ -73,6 +76,8 @@ class SparseVLM:
 
 def raters(view: AttentionView) -> Tensor:
     """Return a mask of the raters, bool[B, Q]; all question tokens if none is above average."""
+    import torch
+
     prompt, positions = view.prompt, view.query_positions
     assert prompt.embeds is not None
     question = prompt.question().gather(1, positions) & view.query_valid
