@@ -9,7 +9,7 @@
     with result.policy.apply(model):
         model.generate(**inputs)
 
-Those who write parts of their own import from `opsearch.problem` and `opsearch.testing` too.
+Authors of plug-ins also import from `opsearch.problem` and `opsearch.testing`.
 """
 
 import logging
@@ -92,12 +92,12 @@ _HOMES = {
     "solve": "opsearch.commands.python_api",
 }
 
-# What the console tells others reaches a library's user where a handler is set.
+# Progress is logged too, for users of the library who set a handler.
 logging.getLogger("opsearch").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use: `opsearch --help` must not wait for torch."""
+    """Import a public name on first use, so that `opsearch --help` does not load torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'opsearch' has no attribute {name!r}")
     home = import_module(_HOMES[name])

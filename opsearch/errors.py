@@ -1,8 +1,8 @@
-"""What a user is told is wrong: one sentence with the value, the reason and the next step."""
+"""Errors for users. A message is one sentence with the value, the reason and the next step."""
 
 
 class OpsearchError(Exception):
-    """Base of all errors whose message is meant for the user."""
+    """Base class of all errors with a message for the user."""
 
 
 class DataError(OpsearchError):
@@ -14,7 +14,7 @@ class PolicyError(OpsearchError):
 
 
 class ModelError(OpsearchError):
-    """A model is unsupported, or what it computes cannot be used."""
+    """A model is unsupported, or its output cannot be used."""
 
 
 class RunFolderError(OpsearchError):
@@ -22,11 +22,11 @@ class RunFolderError(OpsearchError):
 
 
 class InfeasibleBudgetError(OpsearchError):
-    """No policy of the space keeps within the budget; the message states the achievable range."""
+    """No policy of the space is within the budget; the message states the achievable range."""
 
 
 class UnknownNameError(OpsearchError):
-    """A part was asked for by a name that nobody registered."""
+    """No part has the requested name; the message lists the available ones."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         super().__init__(f"unknown {kind} {name!r}; available: {', '.join(sorted(known))}")

@@ -1,4 +1,4 @@
-"""Writing files of a run: whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from opsearch.errors import RunFolderError
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path` and put it in place; returns `path`.
+    """Write a file completely or not at all.
 
-    Raises RunFolderError when the folder cannot be written or the disk is full; an earlier file of
-    that name is then untouched.
+    Args:
+        path: The file.
+        write: Function that writes a temporary file in the same folder, which then replaces `path`.
+
+    Returns:
+        The path.
+
+    Raises:
+        RunFolderError: The folder cannot be written or the disk is full; an existing file is kept.
     """
     temporary: Path | None = None
     try:
@@ -27,8 +34,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
         temporary.replace(path)
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or choose "
-            "another folder, the same command goes on where it stopped"
+            f"{path} cannot be written ({error.strerror or error}); free some space and run the "
+            "same command again to resume, or choose another folder"
         ) from error
     finally:
         if temporary is not None:
@@ -37,5 +44,5 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Costs and times as people read them."""
+"""Formatting and parsing of costs, times and amounts of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEMORY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
 def format_amount(amount: float, unit: str) -> str:
-    """A number with its SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
+    """Format an amount with an SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
     if unit == "ns":
         return _format_time(amount)
     for prefix, factor in (
@@ -28,7 +28,7 @@ def format_amount(amount: float, unit: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time that somebody waits, e.g. 90 s, 35 min, 6 h or 25 days."""
+    """Format a duration, e.g. 90 s, 35 min, 6 h or 25 days."""
     for unit, factor in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 5 * factor:
             return f"{seconds / factor:,.0f} {unit}"
@@ -46,10 +46,10 @@ def parse_memory(text: str) -> int:
     """Return the bytes of an amount such as 8GB (powers of 1000).
 
     Raises:
-        ValueError: The text is no such amount.
+        ValueError: The text is not an amount of memory.
     """
     match = _MEMORY.fullmatch(text.strip())
     amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
     if not amount:
-        raise ValueError("is not an amount of memory such as 8GB or 500MB")
+        raise ValueError("not an amount of memory such as 8GB or 500MB")
     return amount

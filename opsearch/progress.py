@@ -1,4 +1,4 @@
-"""Progress of a run: stage i/N with time left, a bar in a terminal and plain lines elsewhere."""
+"""Progress of a run: stage i/N with remaining time, as a bar in terminals, else as lines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Announce the stages of a run, whose number is known beforehand.
+    """Display of the stages of a run.
 
-    Every line also goes to the logger "opsearch", at level INFO.
+    Every line is also logged to the logger "opsearch" at level INFO.
 
     Args:
-        console: Where they are shown; None: nowhere.
+        console: Console to print to; None: print nothing.
         total: Number of stages.
 
     Attributes:
-        seconds: Of each finished stage by its title.
+        seconds: Duration of each finished stage by its title.
     """
 
     def __init__(self, console: Console | None, total: int) -> None:
@@ -36,9 +36,14 @@ class Progress:
 
     @contextmanager
     def stage(self, title: str, unit: str = "") -> Iterator[Tick]:
-        """One stage; the yielded function is told how much is done and of how much.
+        """Show a stage while the block runs.
 
-        unit: of large amounts, which are then shown with an SI prefix; without it they are counts.
+        Args:
+            title: Title of the stage.
+            unit: Unit of the amounts, which are shown with an SI prefix; empty for counts.
+
+        Yields:
+            A function to call with the finished and the total amount.
         """
         self.current += 1
         label = f"{self.current}/{self.total} {title}"
@@ -49,7 +54,7 @@ class Progress:
         self.say(f"{label}: {self.seconds[title]:.1f} s")
 
     def say(self, text: str) -> None:
-        """A line between the stages."""
+        """Print and log a line between the stages."""
         _LOGGER.info(text)
         if self.console is not None:
             self.console.print(text, highlight=False, soft_wrap=True)
@@ -93,7 +98,7 @@ def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
     def tick(done: int, total: int) -> None:
         nonlocal start, last, begun, before, goal
         now = time.perf_counter()
-        # A stage may measure several times, and solve between: each is timed from its first tick.
+        # A stage may measure several times; each measurement is timed from its first tick.
         if goal and (total != goal or done < before):
             start, begun = now, done
         goal, before = total, done

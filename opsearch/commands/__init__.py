@@ -1,1 +1,1 @@
-"""The commands, a function each: they parse and call; heavy imports wait until one needs them."""
+"""One function per command; heavy libraries are imported only by the command that needs them."""

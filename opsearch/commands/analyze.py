@@ -1,4 +1,4 @@
-"""`opsearch analyze`: a tidy table, a figure and a paragraph from what runs have stored."""
+"""`opsearch analyze`: a tidy table, a figure and a description of stored results."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Tables by file name, the figure, and the paragraph that says what they show.
+    """Result of an analysis.
 
-    figure: None where the text itself is the result, in Markdown; page: all of it as HTML, empty
-    where there is none.
+    Attributes:
+        tables: Tables by file name.
+        figure: The figure, None if the text is the result itself, in Markdown.
+        text: Description of the tables and the figure.
+        page: The whole result as HTML, empty if there is no page.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -40,19 +43,33 @@ class Analysis:
 def analyze(
     kind: str, folders: Sequence[Path], space: str | None = None, out: Path | None = None
 ) -> tuple[Analysis, list[Path]]:
-    """Make one kind of analysis of these runs, write it to `out`, and return it with its files.
+    """Analyze runs and write the result.
 
-    space: another one than that of the run; out: default the first run's folder. Raises
-    RunFolderError when a run lacks the measurements, naming the command that makes them.
+    Args:
+        kind: A key of `KINDS`.
+        folders: Run folders.
+        space: Space to analyze; None: the space of each run.
+        out: Folder of the files; None: the first run folder.
+
+    Returns:
+        The analysis and the files it was written to.
+
+    Raises:
+        RunFolderError: A run lacks measurements; names the command that makes them.
+        OpsearchError: The kind is unknown or does not take these arguments.
     """
     if kind not in KINDS:
         raise UnknownNameError("analysis", kind, list(KINDS))
     if len(folders) > 1 and kind not in SEVERAL:
         raise OpsearchError(
-            f"analyze {kind} takes one run, not {len(folders)}; several take {', '.join(SEVERAL)}"
+            f"`opsearch analyze {kind}` takes one run, not {len(folders)}; give one run, or use a "
+            f"kind that takes several: {', '.join(SEVERAL)}"
         )
-    if space is not None and kind in _OF_WHAT_WAS_CHOSEN:
-        raise OpsearchError(f"--space {space} does not go with analyze {kind}; leave it out")
+    if space is not None and kind in _RUN_SPACE_ONLY:
+        raise OpsearchError(
+            f"--space {space} has no effect on `opsearch analyze {kind}`, whose results exist only "
+            "for the space of the run; remove --space"
+        )
     result = KINDS[kind](folders, space)
     target = out or folders[0]
     files = [_write_table(target / name, table) for name, table in result.tables.items()]
@@ -67,7 +84,7 @@ def analyze(
 
 
 def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
-    """Proxy against true joint divergence: rank correlation, and the regret at every budget."""
+    """Compare the proxy with the joint KL: rank correlation, and regret at every budget."""
     from opsearch.analysis import rank
 
     measured = stored_run(folders[0], space)
@@ -77,7 +94,7 @@ def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What each parameter costs alone, per family."""
+    """Tabulate the KL of each parameter alone, by family."""
     from opsearch.analysis import curves
 
     found = curves.table(stored_run(folders[0], space))
@@ -85,7 +102,7 @@ def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What two parameters cost together beyond what each costs alone."""
+    """Tabulate the interaction of each pair of parameters: joint KL minus both KLs alone."""
     from opsearch.analysis import interactions
 
     found = interactions.table(stored_run(folders[0], space))
@@ -94,7 +111,7 @@ def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
-    """Costs against Rel. Avg. of the methods that `opsearch compare` measured, run by run."""
+    """Relate cost and Rel. Avg. of the methods that `opsearch compare` measured, by run."""
     from opsearch.analysis import equal_cost
 
     names = [folder.name for folder in folders]
@@ -102,9 +119,9 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     found = dict(zip(labels, map(stored_comparison, folders), strict=True))
     tables = {label: equal_cost.table(comparison) for label, comparison in found.items()}
     families = {label: equal_cost.by_family(comparison) for label, comparison in found.items()}
-    gaps = {label: _gaps(comparison) for label, comparison in found.items()}
-    files = {"pareto.csv": tables, "families.csv": families, "differences.csv": gaps}
-    whole = {name: _together(parts) for name, parts in files.items()}
+    differences = {label: _differences(comparison) for label, comparison in found.items()}
+    files = {"pareto.csv": tables, "families.csv": families, "differences.csv": differences}
+    whole = {name: _concatenated(parts) for name, parts in files.items()}
     figure = equal_cost.draw(tables, found[labels[0]].unit)
     texts = {label: equal_cost.describe(table) for label, table in tables.items()}
     if len(found) == 1:
@@ -113,13 +130,13 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
         parts = whole["pareto.csv"], whole["families.csv"], figure, text
         page = comparison_page(model, *parts)
     else:
-        text, page = "\n".join(f"{label}: {said}" for label, said in texts.items()), ""
+        text, page = "\n".join(f"{label}: {line}" for label, line in texts.items()), ""
     kept = {name: table for name, table in whole.items() if not table.empty}
     return Analysis(kept, figure, text, page)
 
 
-def _gaps(comparison: Comparison) -> pd.DataFrame:
-    """Paired differences of searched methods from each other and from the strong baselines."""
+def _differences(comparison: Comparison) -> pd.DataFrame:
+    """Return paired differences of searched methods from each other and from strong baselines."""
     from opsearch.analysis import equal_cost
 
     pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
@@ -131,8 +148,8 @@ def _gaps(comparison: Comparison) -> pd.DataFrame:
     return pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
 
 
-def _together(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One table; of several runs with the name of each in front."""
+def _concatenated(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one table; if there are several runs, its first column `run` holds their labels."""
     if len(parts) == 1:
         (table,) = parts.values()
         return table
@@ -143,7 +160,7 @@ def _together(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What the choice depends on: samples, interpolation, direction, and where the runs differ."""
+    """Vary samples, interpolation, KL direction and run, and tabulate the chosen policies."""
     from opsearch.analysis import ablation
 
     found = ablation.table([stored_run(folder, space) for folder in folders])
@@ -151,7 +168,7 @@ def _ablation(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What a policy loses on another family, or on the model or the data of another run."""
+    """Tabulate the loss of each policy on other families, models or data."""
     from opsearch.analysis import transfer
 
     found = transfer.table([stored_run(folder, space) for folder in folders])
@@ -160,7 +177,7 @@ def _transfer(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What each of several runs chose, beside what the others did."""
+    """Compare the policies that several runs chose."""
     from opsearch.analysis import outcomes
 
     found = outcomes.table([stored_outcome(folder) for folder in folders])
@@ -168,7 +185,7 @@ def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What other ways to choose lose against the true optimum, at equal evaluations."""
+    """Tabulate the loss of other search methods against the optimum, at equal evaluations."""
     from opsearch.commands import rivals
 
     found = rivals.table(stored_run(folders[0], space))
@@ -176,7 +193,7 @@ def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
 
 
 def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
-    """What `opsearch compare` measured, in the layout of papers."""
+    """Format the results of `opsearch compare` as papers do."""
     from opsearch.analysis import paper_tables
 
     frames = [paper_tables.table(stored_comparison(folder), folder.name) for folder in folders]
@@ -197,7 +214,7 @@ KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
 }
 SEVERAL = ("pareto", "ablation", "transfer", "outcomes", "tables")
 """Kinds that take more than one run."""
-_OF_WHAT_WAS_CHOSEN = ("pareto", "outcomes", "tables")  # measured in no space but that of the run
+_RUN_SPACE_ONLY = ("pareto", "outcomes", "tables")
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> Path:

@@ -1,7 +1,7 @@
-"""`opsearch compare`: searched policies and baselines at several budgets, on the same items.
+"""`opsearch compare`: searched policies and baselines at several budgets, on the same samples.
 
-All are measured on the run's calibration samples and answer the judged items. What the run's folder
-holds is not measured again, so that a comparison that was stopped goes on.
+All methods are measured on the run's calibration samples and answer the test samples. Stored
+measurements are reused, so an interrupted comparison resumes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ _OTHER_STAGES = 8
 
 @dataclass(frozen=True)
 class Field:
-    """All that take part, by (budget, method); reducers: by name, those of the reductions."""
+    """The compared methods.
+
+    Attributes:
+        policies: Policies by (budget, method).
+        reducers: Reducers by name.
+        reductions: Reductions by (budget, method).
+    """
 
     policies: dict[MethodKey, Policy]
     reducers: dict[str, Reducer]
@@ -74,13 +80,26 @@ def compare(
     spaces: Sequence[str] = SPACES,
     rankers: Sequence[str] = (),
 ) -> None:
-    """Choose, measure and store policies for each budget in the settings of the run in `folder`.
+    """Search, measure and store policies for each budget, with the settings of a run.
 
-    The judged items are of the embedded tasks' test split, or those of the run's data file that
-    were not calibrated on. Where measuring joint for a whole space is estimated to take more than
-    `effort` seconds (default: that of the run), it is measured from coarse to fine.
-    workers: None: this process measures; times: take those of prefills too; spaces: to search;
-    rankers: further ones that take part.
+    The test samples come from the test split of the embedded tasks, or from the run's data file
+    without its calibration samples.
+
+    Args:
+        folder: The run folder.
+        budgets: Budgets of the comparison.
+        samples: Maximum number of test samples.
+        effort: Seconds; if the joint objective of a whole space is estimated to take longer, it is
+            measured from coarse to fine. None: as in the run.
+        console: Console for progress; None: standard error.
+        workers: Processes that measure; None: this one.
+        times: Also measure prefill times.
+        spaces: Spaces to search.
+        rankers: Additional rankers to compare.
+
+    Raises:
+        DataError: A test sample has no answer, or there are none.
+        OpsearchError: The run, its model or its data cannot be used.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -96,9 +115,10 @@ def compare(
     if not all_answered([sample.item for sample in prepared.heldout]):
         data = settled.config.data
         raise DataError(
-            f"a comparison needs items with answers that were not calibrated on; add some to {data}"
+            "a comparison needs samples with answers besides the calibration samples; add some to "
+            f"{data}"
             if data
-            else "a comparison needs items to judge on; give --samples a number above 0"
+            else "a comparison needs test samples; give --samples a number above 0"
         )
     say_left_out(settled.model_config, (prepared.ranker, *further), stages)
     tasks = [search_task(name, limits, prepared, stages) for name in spaces]
@@ -139,25 +159,25 @@ def _gather(
 
 
 def _judge(field: Field, prepared: Prepared, session: Session) -> None:
-    """Measure and answer what the store does not hold."""
+    """Measure and answer with every method, except for stored results."""
     engine, stages = session.engine, session.progress
-    policies, made = list(field.policies.values()), list(field.reductions.values())
+    policies, reductions = list(field.policies.values()), list(field.reductions.values())
     with stages.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
         engine.measure(policies, prepared.calibration, tick)
         engine.measure(policies, prepared.heldout, tick)
-    with stages.stage(f"measuring {len(made)} reductions") as tick:
+    with stages.stage(f"measuring {len(reductions)} token reductions") as tick:
         both = [*prepared.calibration, *prepared.heldout]
-        measure_reductions(engine, field.reducers, made, both, tick)
-    processor, judged = prepared.processor, prepared.heldout
-    with stages.stage(f"answering {len(judged)} questions") as tick:
-        answer_reductions(engine, processor, field.reducers, made, judged)
+        measure_reductions(engine, field.reducers, reductions, both, tick)
+    processor, questions = prepared.processor, prepared.heldout
+    with stages.stage(f"answering {len(questions)} test questions") as tick:
+        answer_reductions(engine, processor, field.reducers, reductions, questions)
         for done, policy in enumerate(policies, 1):
-            answer(engine.model, processor, judged, policy, engine.store)
+            answer(engine.model, processor, questions, policy, engine.store)
             tick(done, len(policies))
 
 
 def _time(field: Field, prepared: Prepared, session: Session) -> None:
-    """Time the prefills of all that take part, and write them to the run folder."""
+    """Measure the prefill time of every method and write it to the run folder."""
     spec, model = prepared.settings.model, session.model
     policies = list(field.policies.values())
     reductions = [(field.reducers[each.reducer], each) for each in field.reductions.values()]
@@ -175,8 +195,8 @@ def _time(field: Field, prepared: Prepared, session: Session) -> None:
 
 
 def _store(field: Field, prepared: Prepared, store: Store) -> None:
-    """List who takes part, and the samples they were compared on."""
-    rows = [Compared(*place, policy_text(each)) for place, each in field.policies.items()]
-    rows += [Compared(*place, each.text) for place, each in field.reductions.items()]
+    """Store the compared methods and the samples they were compared on."""
+    rows = [Compared(*key, policy_text(each)) for key, each in field.policies.items()]
+    rows += [Compared(*key, each.text) for key, each in field.reductions.items()]
     splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
     store.put_comparison(rows, {split: stored_samples(each) for split, each in splits.items()})

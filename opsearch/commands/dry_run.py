@@ -1,4 +1,4 @@
-"""`opsearch run --dry-run`: what a run would measure and for how long, without any weights."""
+"""`opsearch run --dry-run`: estimate the measurements of a run without loading weights."""
 
 from __future__ import annotations
 
@@ -25,17 +25,24 @@ from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import CoarseWork, Planned, planned_memory
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 
-# Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
+# Text tokens of a typical prompt of a 7B model: system prompt before the image, question after it.
 _HEAD, _TAIL = 35, 30
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The work of each objective; seconds: at the nominal speed that --effort counts with.
+    """Estimated work of each objective.
 
-    feasible: the number of policies within the budget, None where they are too many to list.
-    coarse: joint from coarse to fine, None where all of joint is within --effort, or there is no
-    such way. chosen: which objective the run would take, and why.
+    Attributes:
+        space: The space.
+        constraint: The first budget.
+        feasible: Number of policies within the budgets, None if the space cannot be listed.
+        estimates: Estimates by objective.
+        seconds: Durations by objective, at the nominal speed that --effort assumes.
+        coarse: Joint objective from coarse to fine, None if the whole table is within --effort or
+            the space has no coarse grid.
+        room: Memory for the states of a pass.
+        chosen: The objective that the run would use, with the reason.
     """
 
     space: Space
@@ -49,10 +56,18 @@ class DryRun:
 
 
 def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryRun:
-    """Plan the run of `config`, on its own samples, or for a checkpoint of a known shape.
+    """Estimate a run on its own samples, or for a checkpoint of a known shape.
 
-    With a shape's name nothing is loaded: all samples have a usual image of that checkpoint, each
-    another one, 35 tokens before it and 30 behind.
+    With a shape nothing is loaded: every sample has an image of its own with the usual number of
+    tokens, 35 tokens before it and 30 after it.
+
+    Args:
+        config: Settings of the run.
+        shape_name: Name of a known shape; None: the run's own model and samples.
+        console: Console for progress.
+
+    Raises:
+        OpsearchError: A setting, the model or the data cannot be used.
     """
     if shape_name is None:
         from opsearch.runs.prepare import prepare, settle  # a known shape needs no torch
@@ -100,12 +115,12 @@ def _plan(settings: SearchSettings, planned: Planned, choice: Choice) -> DryRun:
         seconds=seconds,
         coarse=coarse,
         room=planned.room,
-        chosen=choice.reason or f"objective {choice.objective.name}, as given",
+        chosen=choice.reason or f"objective {choice.objective.name}, as requested",
     )
 
 
 def _single(space: Space, additive: Additive) -> NDArray[np.int64]:
-    """The points that the additive proxy measures."""
+    """Return the indices of the points that the additive proxy measures."""
     return np.array(
         [
             alone(space, k)[i]

@@ -1,4 +1,4 @@
-"""`opsearch export`: a run's measurements as one tidy table, for other tools."""
+"""`opsearch export`: the measurements of a run as one tidy table."""
 
 from __future__ import annotations
 
@@ -25,22 +25,29 @@ _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
 
 
 def export(folder: Path, path: Path) -> pd.DataFrame:
-    """Write every stored divergence to a .parquet or .csv file and return the table.
+    """Write every stored divergence to a .parquet or .csv file.
 
-    A row per policy and sample: the policy's canonical key and, where it is a point of the run's
-    space, its parameters; the sample and the first split that
-    holds it; the divergences in nats, top1 as a share.
-    Raises OpsearchError for another kind of file, or where Parquet needs pyarrow.
+    Args:
+        folder: The run folder.
+        path: The file; its suffix selects the format.
+
+    Returns:
+        One row per policy and sample: canonical key of the policy; its parameters, empty unless it
+        is a point of the run's space; the sample and the first split that holds it; divergences in
+        nats, top1 as a share.
+
+    Raises:
+        OpsearchError: The suffix is unknown, or Parquet needs pyarrow.
     """
     if path.suffix not in (".parquet", ".csv"):
-        raise OpsearchError(f"{path} is of an unknown kind; name it .parquet or .csv")
+        raise OpsearchError(f"{path} has an unknown suffix; name a .parquet or .csv file")
     table = measurements(folder)
     write_atomic(path, lambda file: _write(table, file))
     return table
 
 
 def measurements(folder: Path) -> pd.DataFrame:
-    """Return every stored divergence of a run, a row per policy and sample.
+    """Return every stored divergence of a run, one row per policy and sample.
 
     The columns are those of `export`.
     """
@@ -63,7 +70,7 @@ def measurements(folder: Path) -> pd.DataFrame:
 
 
 def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
-    """Return the parameters of the space's points by canonical key, a row per key."""
+    """Return the parameters of the space's points, one row per canonical key."""
     columns = zip(space.parameters, space.points.T, strict=True)
     named = pd.DataFrame({p.name: np.array(list(map(str, p.values)))[at] for p, at in columns})
     policies = PointPolicies(space, space.points)
@@ -73,7 +80,7 @@ def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
 
 
 def _listed(samples: dict[str, list[StoredSample]]) -> pd.DataFrame:
-    """A row per sample, with the first split that holds it."""
+    """Return one row per sample, with the first split that holds it."""
     rows = [
         (split, s.name, s.family, s.n_visual, s.n_other, s.item)
         for split, listed in samples.items()
@@ -91,5 +98,5 @@ def _write(table: pd.DataFrame, file: Path) -> None:
         table.to_parquet(file, index=False)
     except ImportError as error:
         raise OpsearchError(
-            "writing Parquet needs pyarrow; `pip install pyarrow`, or name the file .csv"
+            "writing Parquet requires pyarrow; run `pip install pyarrow`, or name a .csv file"
         ) from error

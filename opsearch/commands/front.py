@@ -1,4 +1,4 @@
-"""`opsearch front`: the exact Pareto front of what a run stored; no model is loaded."""
+"""`opsearch front`: the Pareto front of cost and objective, from the measurements of a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ from opsearch.runs.stored import open_stored
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The points of a space that no other known one beats in both cost and value.
+    """Points of a space that no other known point beats in both cost and objective.
 
-    constraint: the cost, with the stock model's as limit. table: by rising cost the parameters,
-    `cost` (an exact integer over all samples), its mean per sample and share of the stock model's,
-    `value` in `unit`, `proved`: no other point can beat it. limit: the lowest cost of a listed
-    point without a value, None where there are none. sentence: what is proved and how, and what
-    would prove the rest.
+    Attributes:
+        objective: Name of the objective.
+        unit: Unit of its values.
+        constraint: The cost; its limit is the original model's cost.
+        table: One row per point, by rising cost: parameters, `cost` (exact integer over all
+            samples), its mean per sample and share of the original's, `value` in `unit`, and
+            `proved`: no other point can beat it.
+        limit: Lowest cost of a listed point without a value, None if all have one.
+        sentence: How the front was found, which points are proved, and the next step for the rest.
     """
 
     objective: str
@@ -40,19 +44,27 @@ class Front:
 
     @property
     def per_sample(self) -> str:
-        """The column of the mean cost per sample."""
+        """Name of the column with the mean cost per sample."""
         return f"{self.constraint.name}_per_sample"
 
 
-_MOST_WALKED = 500  # points of a front that has to be walked
+_MOST_WALKED = 500  # points of a front that is found by successive integer programs
 
 
 def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
-    """The front of a run's objective over its space, also written as front.csv to its folder.
+    """Compute the front of a run's objective over its space and write it to the run folder.
 
-    With another cost than flops the file is named after it. Raises RunFolderError when the run
-    lacks the measurements, UnknownNameError for a cost that does not exist, OpsearchError for an
-    objective without a value per point.
+    Args:
+        folder: The run folder.
+        cost: Name of the cost.
+
+    Returns:
+        The front and its file: front.csv, or front_COST.csv for costs other than flops.
+
+    Raises:
+        RunFolderError: The run lacks measurements.
+        UnknownNameError: The cost does not exist.
+        OpsearchError: The objective has no value per point.
     """
     with open_stored(folder) as run:
         settings = run.settings
@@ -68,18 +80,19 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
 
 
 def _front(problem: Problem) -> Front:
-    """The front of what is known of a problem: listed, summed up, or walked."""
+    """Return the front by enumeration, dynamic programming or successive integer programs."""
     objective, (whole,) = problem.objective, problem.constraints
     if isinstance(objective, Bounded):
         raise OpsearchError(
-            f"objective {objective.name!r} has one policy for each budget and no front; solve the "
-            "run for several, e.g. --budget 20%, or use --objective joint in another space"
+            f"objective {objective.name!r} defines one policy per budget and therefore has no "
+            "front; solve the run at several budgets, e.g. `opsearch solve RUN --budget 20%`, or "
+            "use --objective joint in another space"
         )
     if not problem.space.listed and isinstance(objective, Separable):
         rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
-        words = (
-            f"{len(rows)} policies on the front, by dynamic programming: every point is proved, "
-            "and there are no others."
+        sentence = (
+            f"{len(rows)} policies on the front, by dynamic programming: the front is complete and "
+            "every point is proved."
         )
         return Front(
             objective=objective.name,
@@ -87,23 +100,23 @@ def _front(problem: Problem) -> Front:
             constraint=whole,
             table=pd.DataFrame(rows),
             limit=None,
-            sentence=words,
+            sentence=sentence,
         )
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
-        words = _walked(table, everything)
+        sentence = _walked(table, everything)
         return Front(
             objective=objective.name,
             unit=objective.unit,
             constraint=whole,
             table=table,
             limit=None,
-            sentence=words,
+            sentence=sentence,
         )
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
-            f"objective {objective.name!r} is a {objective.form} and has no front by enumeration; "
-            "solve the run with --objective joint"
+            f"objective {objective.name!r} has form {objective.form}, which has no front by "
+            "enumeration; solve the run with --objective joint"
         )
     exact, limit = proof(whole.listed, objective.values)
     named = front_table(problem.space, whole, objective.values)
@@ -121,34 +134,43 @@ def _front(problem: Problem) -> Front:
 
 
 def _listed(found: Front, policies: int, known: int) -> str:
-    """What is proved of a front by enumeration, and what would prove the rest."""
+    """Describe which points of a front by enumeration are proved, and how to prove the rest."""
     size, proved = len(found.table), int(found.table["proved"].sum())
-    of = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
-    of += ", by enumeration"
+    start = f"{size} policies on the front of {found.objective} over {found.constraint.name}"
+    start += ", by enumeration"
     if found.limit is None:
-        return f"{of}: all {policies:,} of the space are known, every point is proved."
+        return f"{start}: all {policies:,} policies of the space are known; every point is proved."
     return (
-        f"{of}, the first {proved} proved: {known:,} of the space's {policies:,} are known, and "
-        f"the cheapest unknown one costs {found.constraint.describe(found.limit)}; `opsearch run` "
-        "with a larger --budget and --effort measures more."
+        f"{start}; the {proved} cheapest are proved: {known:,} of {policies:,} policies of the "
+        f"space are known, and the cheapest unknown policy costs "
+        f"{found.constraint.describe(found.limit)}; `opsearch run` with a larger --budget and "
+        "--effort measures more."
     )
 
 
 def _walked(table: pd.DataFrame, everything: bool) -> str:
-    """What is proved of a front that was walked down from the original model."""
+    """Describe which points of a front by successive integer programs are proved."""
     size, proved = len(table), int(table["proved"].sum())
-    of = f"{size} policies on the front, by integer programs from the top down"
+    start = f"{size} policies on the front, by integer programs from the highest cost down"
     if everything:
-        return f"{of}: every point is proved, and there are no others."
+        return f"{start}: the front is complete and every point is proved."
     if proved == size:
-        return f"{of}: every point is proved; below the cheapest one there are more."
-    return f"{of}: {proved} are proved, others may lie between the rest."
+        return f"{start}: every point is proved; cheaper points exist but were not computed."
+    return f"{start}: {proved} are proved; the front may have further points between the others."
 
 
 def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
-    """Exact cost of each point of the front, whether it is proved, and up to which cost all are.
+    """Find the front of measured points.
 
-    A point without value (nan) may have any: it can beat every point that costs as much or more.
+    A point without a value (nan) could beat every point that costs as much or more.
+
+    Args:
+        costs: Cost of each point, int64[P].
+        values: Value of each point, nan where unknown, float64[P].
+
+    Returns:
+        A table with the exact `cost` of each point of the front and whether it is `proved`, and the
+        lowest cost of an unknown point, None if all are known.
     """
     rows = front(costs, values)
     unknown = np.isnan(values)

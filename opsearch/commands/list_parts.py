@@ -1,4 +1,4 @@
-"""What `opsearch list` prints: the parts that can be named, each with its first sentence."""
+"""`opsearch list`: the parts that options can name, each with its first sentence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from opsearch import registry
 from opsearch.errors import UnknownNameError
 
 _SEARCHED = {
-    "dop additive": "DOP: attention and MLP up to a depth each, on the first tokens of the run's "
-    "ranking; divergences are added up.",
-    "SPACE joint": "opsearch's own policies: the lowest true divergence in dop, depth and stages; "
-    "in layers and operations SPACE verified.",
+    "dop additive": "DOP: one depth for attention and one for the MLP, on the best tokens of the "
+    "run's ranking; minimizes the sum of the KLs of the parameters alone.",
+    "SPACE joint": "opsearch: the policy of SPACE with the lowest measured KL, for dop, depth and "
+    "stages; for layers and operations it is named SPACE verified.",
 }
-"""Methods of `compare` that are searched, in the spaces that --space names."""
+"""Methods of `opsearch compare` that are searched in the spaces of --space."""
 
 
 def print_parts(kind: str | None, console: Console) -> None:
-    """Names of parts with the first sentence of their description."""
+    """Print the names of all parts, or those of one kind, with their first sentences."""
     kinds = _parts()
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind of part", kind, list(kinds))

@@ -1,8 +1,8 @@
-"""The functions of `import opsearch`: what the commands do, on models and items in memory.
+"""Functions of `import opsearch`: the commands, for models and items in memory.
 
-Errors are exceptions of `opsearch.errors`. Progress is drawn in terminals and notebooks, and also
-goes to the logger "opsearch". Ctrl-C keeps every finished measurement; a solver that already holds
-an answer returns it.
+Errors are exceptions of `opsearch.errors`. Progress is drawn in terminals and notebooks, and logged
+to the logger "opsearch". Ctrl-C keeps all finished measurements, and a solver that has found a
+policy returns it.
 """
 
 from __future__ import annotations
@@ -82,18 +82,19 @@ def search(
         processor: Its processor, with a chat template.
         items: The calibration items.
         budget: One or several budgets, e.g. "30%" or ["20%", "50%kv"].
-        space: A space's name, with parameters where it takes some, or a space.
-        objective: An objective's name or an objective factory; None: chosen by the time it takes.
-        solver: A solver's name or a solver; None: chosen by the form of the objective.
-        ranker: A ranker's name, "name(parameter=value)", or a spec; None: the family's.
-        heldout: Items that judge what was found; without them the table has no accuracies.
-        out: The run folder; an interrupted search resumes there. None: a temporary one.
-        progress: Whether progress is shown.
+        space: Name of a space, with parameters if it has any, or a space.
+        objective: Name of an objective, or an objective factory; None: chosen by the time that
+            measuring takes.
+        solver: Name of a solver, or a solver; None: chosen by the form of the objective.
+        ranker: Name of a ranker, "name(parameter=value)", or a spec; None: that of the family.
+        heldout: Held-out items; without them the comparison has no accuracies.
+        out: The run folder, in which an interrupted search resumes; None: a temporary folder.
+        progress: Show progress.
         **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
             positions, n_v, kv, stages, keep, tie, points, pairs.
 
     Raises:
-        OpsearchError: A setting, an item or the model cannot be used; one sentence says why.
+        OpsearchError: A setting, an item or the model cannot be used.
     """
     folder = Path(out or mkdtemp(prefix="opsearch-"))
     named = {"space": space, "objective": objective, "solver": solver}
@@ -128,7 +129,7 @@ def _settled(
     objective: str | ObjectiveFactory | None,
     solver: str | Solver | None,
 ) -> Settled:
-    """Return the settings with parts that were given as objects in their place."""
+    """Return the settings, with the parts that were given as objects."""
     family = family_for(model.config.model_type)
     settings = resolve(config, Shape.from_config(model.config).layers, family.ranker)
     settings = replace(
@@ -150,7 +151,7 @@ def _settled(
 
 
 def _loaded_as(model: Any) -> dict[str, str]:
-    """Return how a loaded model would be named and loaded on the command line."""
+    """Return the options of the command line that would load this model."""
     return {
         "model": str(model.config.name_or_path or model.config.model_type),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -189,19 +190,19 @@ def solve(
     seed: int | None = None,
     out: str | Path | None = None,
 ) -> SearchResult:
-    """Solve a run again from its measurements; no model is loaded.
+    """Solve a run again from its stored measurements; no model is loaded.
 
     Args:
         run: The run folder.
-        budget: One or several budgets; None, here and below: as the run had it.
-        objective: An objective whose measurements the run holds.
-        solver: A solver that takes the objective.
-        evaluations: Most points that the solver evaluates.
-        seed: Seeds the solver.
-        out: Where to write; None: the run folder.
+        budget: One or several budgets; None, here and below: as in the run.
+        objective: An objective whose measurements are stored.
+        solver: A solver for the form of the objective.
+        evaluations: Maximum number of points that the solver evaluates.
+        seed: Seed of the solver.
+        out: Folder for the results; None: the run folder.
 
     Raises:
-        RunFolderError: The run lacks the measurements; names the command that makes them.
+        RunFolderError: The run lacks measurements; names the command that makes them.
     """
     texts = None
     if budget is not None:
@@ -217,17 +218,17 @@ def solve(
 
 
 def front(run: str | Path, *, cost: str = "flops") -> Front:
-    """Return the exact Pareto front of what a run measured.
+    """Return the exact Pareto front of a run's measurements.
 
     Args:
-        run: The run folder, which also gets it as front.csv.
-        cost: flops, kv, latency, or another package's cost.
+        run: The run folder, to which the front is also written as front.csv.
+        cost: flops, kv, latency, or a cost of another package.
 
     Returns:
-        The front: `table` (a DataFrame by rising cost), and in `sentence` what is proved of it.
+        The front: `table` (a DataFrame by rising cost) and `sentence` (which points are proved).
 
     Raises:
-        RunFolderError: The run lacks the measurements.
+        RunFolderError: The run lacks measurements.
         OpsearchError: The objective has no front.
     """
     return run_front(Path(run), cost)[0]
@@ -242,18 +243,18 @@ def compare(
     rankers: Sequence[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare searched policies and baselines at several budgets, on items of their own.
+    """Compare searched policies and baselines at several budgets, on test samples.
 
     Args:
         run: The run folder, whose model and data are loaded again.
-        budgets: Each method uses each of them as far as it can.
-        samples: Items to judge on.
+        budgets: Budgets; each method uses as much of each as it can.
+        samples: Maximum number of test samples.
         spaces: Spaces to search.
-        rankers: Further rankers that take part.
-        progress: Whether progress is shown.
+        rankers: Additional rankers to compare.
+        progress: Show progress.
 
     Returns:
-        A row per budget and method: costs, KL, Rel. Avg. and accuracy, with intervals.
+        One row per budget and method: costs, KL, Rel. Avg. with its interval, and accuracy.
 
     Raises:
         OpsearchError: The run, its model or its data cannot be used.
@@ -280,14 +281,14 @@ def evaluate(
     Args:
         model: A loaded model.
         processor: Its processor.
-        items: Items with answers; leave out those that the policy was searched on.
+        items: Items with answers, without those that the policy was searched on.
         policy: The policy.
-        original: The original's answers to these items, as `scores.original` of an earlier call;
-            None: generated.
-        progress: Whether progress is shown.
+        original: Answers of the original to these items, `scores.original` of an earlier call;
+            None: generate them.
+        progress: Show progress.
 
     Returns:
-        Both sides' answers, `relative` (Rel. Avg.) and `changed` (number of other answers).
+        The answers of both, `relative` (Rel. Avg.) and `changed` (number of changed answers).
 
     Raises:
         DataError: An item has no answer.
@@ -334,21 +335,21 @@ def measure_kl(
         model: A loaded model.
         processor: Its processor.
         items: S items.
-        policies: P policies; what they have in common is computed once.
-        positions: Answer tokens that are compared.
-        memory: Bytes for the states of one pass; None: by what the device has.
-        store: A file that keeps the measurements for the next call; None: nothing is kept.
+        policies: P policies; computations that they share are done once.
+        positions: Number of answer tokens to compare.
+        memory: Bytes for the states of one pass; None: depends on the device.
+        store: File that keeps the measurements for later calls; None: they are not kept.
 
     Returns:
-        Nats, float64[P, S].
+        KL divergences in nats, float64[P, S].
 
     Raises:
-        ModelError: A logit is not finite; names policy and item.
+        ModelError: A logit is not finite; names the policy and the item.
     """
     samples = encode(list(items), processor, model.config)
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
-    with kept as place:
-        path = Path(place) if store else Path(place) / "measurements.db"
+    with kept as location:
+        path = Path(location) if store else Path(location) / "measurements.db"
         with Store(path, {}) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
             return engine.measure(policies, samples)

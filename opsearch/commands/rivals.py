@@ -1,8 +1,7 @@
-"""What other ways to choose lose against the true optimum, at equal numbers of evaluations.
+"""Loss of other search methods against the optimum, at equal numbers of evaluations.
 
-An evaluation is one policy run on all samples. The proxy takes one for each value of each
-parameter; optuna gets as many for policies of its own choice. Their values are read from the joint
-table that the run measured.
+An evaluation is one policy measured on all samples. The additive proxy needs one for each value of
+each parameter; optuna may evaluate as many policies. Values are read from the measured joint table.
 """
 
 from __future__ import annotations
@@ -29,12 +28,20 @@ SEEDS = 20
 
 
 def table(measured: Measured, seeds: int = SEEDS) -> pd.DataFrame:
-    """A row per budget and method, for each of `BUDGETS` that was measured completely.
+    """Tabulate the loss of every method at every completely measured budget.
 
-    evaluations: policies measured; kl: true mean KL of the choice in nats, of optuna the mean over
-    seeds; loss: that above the optimum; low, high: the best and the worst seed's loss; policy: the
-    choice, of optuna empty. A method that finds no policy has no row. Raises OpsearchError without
-    such a budget.
+    Args:
+        measured: The measurements of a run.
+        seeds: Number of optuna runs.
+
+    Returns:
+        One row per budget and method: `evaluations` (policies measured), `kl` (joint KL of the
+        chosen policy in nats, for optuna the mean over seeds), `loss` (kl above the optimum),
+        `low` and `high` (smallest and largest loss over seeds), `policy` (empty for optuna). A
+        method that finds no policy has no row.
+
+    Raises:
+        OpsearchError: No budget was measured completely.
     """
     rows = [
         {"budget": int(percent), **row}
@@ -45,7 +52,7 @@ def table(measured: Measured, seeds: int = SEEDS) -> pd.DataFrame:
 
 
 def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]]:
-    """The methods within one budget; the first row is the optimum's."""
+    """Yield one row per method at one budget, the optimum first."""
     quantum, even = measured.quantum, whole(len(measured.items))[:, 0]
     values = np.rint(measured.tables["kl"] @ even / quantum) * quantum
     limit = replace(measured.flops, limit=percent * measured.flops.stock // 100)
@@ -66,9 +73,9 @@ def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]
     def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
         return values[list(indices)]
 
-    asked = replace(problem, objective=Blackbox("joint", "nats", evaluate, quantum))
-    tries = [Tpe().solve(asked, seed=seed, limit=Limit(alone)) for seed in range(seeds)]
-    chosen["optuna"] = tries, alone
+    blackbox = replace(problem, objective=Blackbox("joint", "nats", evaluate, quantum))
+    solutions = [Tpe().solve(blackbox, seed=seed, limit=Limit(alone)) for seed in range(seeds)]
+    chosen["optuna"] = solutions, alone
     for method, (solutions, evaluations) in chosen.items():
         found = np.array([values[s.index] for s in solutions if s.index is not None])
         if not len(found):
@@ -86,7 +93,7 @@ def _at(measured: Measured, percent: int, seeds: int) -> Iterator[dict[str, Any]
 
 
 def describe(found: pd.DataFrame) -> str:
-    """The losses as a Markdown table, budgets across."""
+    """Format the losses as a Markdown table with budgets as columns."""
     budgets = list(dict.fromkeys(found["budget"]))
     lines = [
         "| KL above the optimum, nats | evaluations | "
@@ -104,7 +111,7 @@ def describe(found: pd.DataFrame) -> str:
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
-    """The loss, of several seeds with the best and the worst; of the optimum its value."""
+    """Format a loss, with its range over seeds; for the optimum its KL."""
     if row["method"] == "optimum":
         return f"(at {row['kl']:.3f})"
     spread = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] < row["high"] else ""

@@ -1,7 +1,7 @@
 """`opsearch run` and `opsearch.search`: search a policy, compare it with baselines, save it.
 
-Everything measured is in the run folder's store before it is used, so an interrupted run goes on
-where it stopped when it is started again with the same settings.
+Measurements are stored in the run folder before they are used, so an interrupted run resumes when
+it is started again with the same settings.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def run(
 
     Args:
         config: The settings.
-        console: Where progress is shown; None: standard error.
+        console: Console for progress; None: standard error.
         command: The command line as typed, for the report.
-        workers: Processes that measure; None: this one does.
+        workers: Processes that measure; None: this one.
 
     Raises:
-        OpsearchError: Anything is wrong; one sentence says what and what to do.
+        OpsearchError: The run cannot be completed; the message states the reason and the next step.
     """
     settled = settle(config)
     progress = search_progress(console or Console(stderr=True, markup=False), settled.settings, 1)
@@ -54,7 +54,7 @@ def run(
 
 
 def search_progress(console: Console | None, settings: SearchSettings, loading: int) -> Progress:
-    """Return the progress of a search; `loading`: 1 where the model is loaded, else 0."""
+    """Return the progress of a search; `loading` is 1 if the model is loaded, else 0."""
     total = _STAGES + loading + settings.space.parameters_act_alone
     return Progress(console, total + _STAGES_OF_TIME * settings.timed)
 
@@ -70,10 +70,10 @@ def search_and_save(
 
     Args:
         prepared: The search.
-        progress: Shows the stages.
-        model: The loaded model; None: loaded as the settings say.
+        progress: Progress of the stages.
+        model: The loaded model; None: it is loaded with the settings.
         command: The command line as typed, for the report.
-        workers: Processes that measure; None: this one does.
+        workers: Processes that measure; None: this one.
 
     Raises:
         OpsearchError: The folder is in use, or the search ends without a policy.
@@ -85,7 +85,7 @@ def search_and_save(
         prepared.config.save(folder.config)
         problem, solution = measured_search(prepared, session)
         assert solution.policy is not None  # measured_search() raises otherwise
-        # Only now, so that an interrupted run leaves an earlier one as it was.
+        # Not earlier, so that an interrupted run leaves the previous one unchanged.
         session.store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
         comparison = table(compare(prepared, solution.policy, session.engine, progress))
@@ -95,7 +95,7 @@ def search_and_save(
                 prefill = timed_prefill(
                     session.model, prepared.calibration, latency, solution.policy
                 )
-        with progress.stage("drawing figures, writing the report"):
+        with progress.stage("drawing figures and writing the report"):
             save_solution(prepared, problem, solution, folder)
             write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
             device = prepared.settings.model.device

@@ -26,7 +26,7 @@ class Run:
         path: The folder.
 
     Raises:
-        RunFolderError: The folder holds no run, or a damaged one.
+        RunFolderError: The folder holds no run or a damaged one.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,12 +38,12 @@ class Run:
 
     @cached_property
     def policy(self) -> Policy:
-        """The policy that was found."""
+        """The policy found by the search."""
         return Policy.from_pretrained(self.path)
 
     @cached_property
     def solution(self) -> dict[str, Any]:
-        """The record of the solve, as in solution.json."""
+        """Contents of solution.json."""
         record: dict[str, Any] = json.loads(
             RunFolder(self.path).solution.read_text(encoding="utf-8")
         )
@@ -51,18 +51,18 @@ class Run:
 
     @property
     def comparison(self) -> pd.DataFrame:
-        """The final table: methods as columns."""
+        """The comparison with baselines, methods as columns."""
         return stored_outcome(self.path).comparison
 
     @property
     def measurements(self) -> pd.DataFrame:
-        """Every stored divergence, a row per policy and sample."""
+        """All stored divergences, one row per policy and sample."""
         return measurements(self.path)
 
     def solve(self, **changes: Any) -> SearchResult:
-        """Solve again from the measurements; arguments as of `opsearch.solve`."""
+        """Solve again from stored measurements, with the arguments of `opsearch.solve`."""
         return python_api.solve(self.path, **changes)
 
     def front(self, *, cost: str = "flops") -> Front:
-        """Return the exact Pareto front of what was measured."""
+        """Return the exact Pareto front of the measurements."""
         return python_api.front(self.path, cost=cost)

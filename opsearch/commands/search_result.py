@@ -1,4 +1,4 @@
-"""The result of a search, as Python and notebooks see it."""
+"""Result of a search in Python and notebooks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The policy that a search found, and what is known of it.
+    """Policy found by a search, with its problem, solution and comparison.
 
     Attributes:
         config: The settings, all defaults resolved.
@@ -36,7 +36,8 @@ class SearchResult:
         comparison: Methods as columns; costs, KL and accuracies as rows. None after a solve from
             stored measurements.
         folder: The run folder.
-        prefill: Predicted and real time of the policy; None without a budget of time.
+        prefill: Predicted and measured prefill time of the policy; None without a time budget.
+        temporary: Temporary folder that holds `folder`, None if the caller named one.
     """
 
     config: RunConfig
@@ -63,12 +64,12 @@ class SearchResult:
 
     @property
     def status(self) -> Status:
-        """How the solve ended; `status.sentence` says what it means."""
+        """Status of the solution; `status.sentence` describes it."""
         return self.solution.status
 
     @property
     def costs(self) -> dict[str, str]:
-        """The policy's costs by name, as share of the stock model and mean per sample."""
+        """Costs of the policy by name, as share of the original model's and mean per sample."""
         costs = self.solution.costs
         return {c.name: c.describe(costs[c.name]) for c in self.problem.constraints}
 
@@ -76,13 +77,13 @@ class SearchResult:
         """Write the whole run folder: policy, settings, measurements, solution, report.
 
         Args:
-            folder: A new folder, or an empty one.
+            folder: A new or empty folder.
 
         Returns:
-            The folder. `opsearch solve`, `front`, `show` and the others take it.
+            The folder, for `opsearch solve`, `front`, `show` and all other commands on runs.
 
         Raises:
-            RunFolderError: The folder holds files already.
+            RunFolderError: The folder is not empty.
         """
         target = Path(folder)
         if target.exists() and any(target.iterdir()):
@@ -112,6 +113,6 @@ class SearchResult:
             f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
             for name, text in facts.items()
         )
-        picture = inline(draw_heatmap(self.policy), "policy", "Share of the visual tokens")
+        figure = inline(draw_heatmap(self.policy), "policy", "Share of the visual tokens")
         table = "" if self.comparison is None else self.comparison.round(2).to_html(na_rep="")
-        return f"<table>{rows}</table>{picture}{table}"
+        return f"<table>{rows}</table>{figure}{table}"

@@ -26,17 +26,26 @@ from opsearch.runs.session import Session, open_session
 from opsearch.solvers.optuna_nsga2 import nsga2
 
 _STAGES = 4
-_STARTS = 5  # one in so many policies is of the proxy's front
+_STARTS = 5  # one policy in five is taken from the proxy's front
 
 
 def searched_front(
     folder: Path, evaluations: int, cost: str = "flops", console: Console | None = None
 ) -> tuple[Front, Path]:
-    """The front of at most `evaluations` policies of a run's space, measured on its samples.
+    """Search a front of the joint objective in a space that cannot be listed.
 
-    Also written as front_joint.csv to its folder, with another cost than flops named after that
-    too. Raises OpsearchError for a space whose policies can be listed, UnknownNameError for a cost
-    that does not exist.
+    Args:
+        folder: The run folder; the model is loaded again and measured on the run's samples.
+        evaluations: Maximum number of policies to measure.
+        cost: Name of the cost.
+        console: Console for progress; None: standard error.
+
+    Returns:
+        The front and its file: front_joint.csv, or front_joint_COST.csv for costs other than flops.
+
+    Raises:
+        UnknownNameError: The cost does not exist.
+        OpsearchError: The policies of the space can be listed.
     """
     run = RunFolder(folder)
     stored = RunConfig.load(run.config).model_dump()
@@ -45,13 +54,13 @@ def searched_front(
     space = settled.settings.space
     if space.per_operation is None:
         step = (
-            f"`opsearch run --config {run.config} --objective joint --budget 100%` with enough "
+            f"`opsearch run --config {run.config} --objective joint --budget 100%` with a larger "
             "--effort measures its exact front"
         )
         raise OpsearchError(
             f"--measure {evaluations} searches a front in the spaces layers and operations, but "
-            f"{folder} is a run over {space.name!r}; "
-            f"{step if space.listed else 'use a run of space layers or operations'}"
+            f"{folder} is a run over space {space.name!r}; "
+            f"{step if space.listed else 'give a run over space layers or operations'}"
         )
     stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(settled, stages)
@@ -80,10 +89,10 @@ def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
         costs = np.array([whole.cost(point) for point in points])
         best = front(costs, np.array(list(asked.values.values())))
         rows = [front_row(problem, points[i], proved=False) for i in best]
-    words = (
-        f"{len(rows)} policies on the front of {len(points)} measured: {len(start)} of the front "
-        f"of the additive proxy, {len(points) - len(start)} that NSGA-II proposed from there; "
-        "nothing is proved, and a larger --measure may find better ones."
+    sentence = (
+        f"{len(rows)} policies on the front of {len(points)} measured: {len(start)} from the front "
+        f"of the additive proxy, {len(points) - len(start)} proposed by NSGA-II; no point is "
+        "proved, and a larger --measure may find better ones."
     )
     return Front(
         objective="joint",
@@ -91,11 +100,11 @@ def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
         constraint=whole,
         table=pd.DataFrame(rows),
         limit=None,
-        sentence=words,
+        sentence=sentence,
     )
 
 
 def _spread(points: Sequence[int], most: int) -> list[int]:
-    """At most so many of the points, evenly from first to last."""
+    """Return at most `most` points, evenly spaced from the first to the last."""
     chosen = np.linspace(0, len(points) - 1, min(most, len(points)))
     return [points[i] for i in chosen.round().astype(int)]

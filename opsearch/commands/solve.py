@@ -1,4 +1,4 @@
-"""`opsearch solve`: solve again from what a run stored; no model is loaded."""
+"""`opsearch solve`: solve a run again from its stored measurements; no model is loaded."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def solve(
     seed: int | None = None,
     out: Path | None = None,
 ) -> tuple[Problem, Solution, Path]:
-    """Solve a run's problem from its measurements, and save the answer.
+    """Solve a run again from its measurements and save the solution.
 
     Args:
         folder: The run folder.
-        budget: Budgets; None, here and below: as the run had it.
-        objective: An objective whose measurements the run holds.
-        solver: A solver that takes the objective.
-        evaluations: Most points that the solver evaluates.
-        seed: Seeds the solver.
-        out: Where to write; None: the run folder, whose comparison of the earlier policy goes.
+        budget: Budgets; None, here and below: as in the run.
+        objective: An objective whose measurements are stored.
+        solver: A solver for the form of the objective.
+        evaluations: Maximum number of points that the solver evaluates.
+        seed: Seed of the solver.
+        out: Folder for the results; None: the run folder, whose earlier comparison is removed.
 
     Returns:
-        The problem, its solution, and the folder that was written.
+        The problem, its solution and the folder of the results.
 
     Raises:
         RunFolderError: The run lacks the measurements.
@@ -53,7 +53,7 @@ def solve(
     if objective not in (None, stored.objective) and solver is None:
         stored = stored.model_copy(update={"solver": None})
     given: dict[str, Any] = {"budget": budget, "objective": objective, "solver": solver}
-    # What another budget's proxy would propose was not measured.
+    # Verification at another budget would need measurements that are not stored.
     given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
     changes = {name: value for name, value in given.items() if value is not None}
     config = RunConfig.checked(**{**stored.model_dump(), **changes})
@@ -61,9 +61,9 @@ def solve(
         problem, solution = _solved(run, seed)
         if stored.verify:
             note = f"{solution.note}; " if solution.note else ""
-            note += "the proxy alone: --verify of `opsearch run` measures anew"
+            note += "proxy only: verification (--verify) needs new measurements by `opsearch run`"
             solution = replace(solution, note=note)
-        # The run's own seed says which samples were measured and stays in run.yaml.
+        # run.yaml keeps the run's seed, which determines the measured samples.
         config = config.model_copy(update={"solver": solution.solver})
         config.save(target.config)
         save_solution(replace(run, config=config), problem, solution, target)
@@ -73,7 +73,7 @@ def solve(
 
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
-    """Return the problem of the settings from what is stored, and its solution."""
+    """Return the problem of the settings, made from stored measurements, and its solution."""
     settings = run.settings
     if seed is not None:
         settings = replace(settings, seed=RunConfig.checked(seed=seed).seed)
@@ -83,9 +83,9 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     if objective.name == "joint" and not space.listed:
         again = " --budget ".join(run.config.budget)
         raise RunFolderError(
-            f"space {space.name!r} is too large to list, so joint is measured on demand; "
-            f"`opsearch run --config {run.folder.config} --objective joint --budget {again}` does "
-            "that"
+            f"objective 'joint' of space {space.name!r}, which is too large to list, is measured "
+            f"during the search; use `opsearch run --config {run.folder.config} --objective joint "
+            f"--budget {again}`"
         )
     choice = choose(settings, seconds=0.0, lazy=False)
     constraints = run.constraints(settings.budgets)
@@ -96,11 +96,11 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
 
 
 def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]:
-    """Return the solver's note, and what measures the points that could not be looked up."""
+    """Return the solver's note, and the command that measures points without stored values."""
     notes = [solution.note] if solution.note else []
-    made = problem.objective
-    if isinstance(made, Table) and np.isnan(made.values[problem.feasible]).any():
-        options = f"--objective {made.name} --budget {' --budget '.join(run.config.budget)}"
+    objective = problem.objective
+    if isinstance(objective, Table) and np.isnan(objective.values[problem.feasible]).any():
+        options = f"--objective {objective.name} --budget {' --budget '.join(run.config.budget)}"
         more = f"`opsearch run --config {run.folder.config} {options}` measures more"
-        notes.append(f"{more}, with enough --effort all")
+        notes.append(f"{more}; with a larger --effort it measures all policies")
     return notes

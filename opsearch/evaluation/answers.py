@@ -1,4 +1,4 @@
-"""Answers and scores of a model, original or under a policy, by real generation."""
+"""Generated answers and scores of a model, original or under a policy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ _MAX_TOKENS = 8192  # positions of one forward
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model generated for samples, and whether it is right (exact match), float64[S]."""
+    """Answers to samples.
+
+    Attributes:
+        texts: The generated texts.
+        scores: 1 for an exact match, else 0, float64[S].
+        families: Family of each sample.
+    """
 
     texts: tuple[str, ...]
     scores: NDArray[np.float64]
     families: tuple[str, ...]
 
     def by_family(self) -> dict[str, float]:
-        """Mean score of each family, in order of appearance."""
+        """Return the mean score of each family, in order of appearance."""
         names = dict.fromkeys(self.families)
         family = np.array(self.families)
         return {name: float(self.scores[family == name].mean()) for name in names}
@@ -47,10 +53,18 @@ def answer(
     store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Generate greedily for every sample, under `policy` if given, and score against the answers.
+    """Generate an answer to every sample greedily and score it.
 
-    What `store` holds is not generated again, what is generated is written there batch by batch.
-    Raises DataError when a sample has no answer to compare with.
+    Args:
+        model: The model.
+        processor: Its processor.
+        samples: Samples with answers.
+        policy: Policy to apply; None: the original.
+        store: Store whose answers are reused, and to which new ones are written batch by batch.
+        progress: Called with the numbers of answered samples and of all.
+
+    Raises:
+        DataError: A sample has no answer to compare with.
     """
     named = policy or identity(model.config.get_text_config().num_hidden_layers)
     of = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
@@ -68,21 +82,34 @@ def answer_as(
     store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """`answer` inside of `block`; keys: what each sample's answer is stored under."""
+    """Generate and score answers as `answer` does, inside a context manager.
+
+    Args:
+        keys: Key under which each sample's answer is stored.
+        block: Context manager that applies the method.
+        model: The model.
+        processor: Its processor.
+        samples: Samples with answers.
+        store: Store whose answers are reused, and to which new ones are written.
+        progress: Called with the numbers of answered samples and of all.
+
+    Raises:
+        DataError: A sample has no answer to compare with.
+    """
     unanswered = [s.item.id for s in samples if not s.item.answers]
     if unanswered:
         raise DataError(
-            f"item {unanswered[0]} has no answer, so accuracy cannot be computed "
-            f"({len(unanswered)} such items); add answers to the data"
+            f"sample {unanswered[0]} has no answer, so accuracy cannot be computed "
+            f"({len(unanswered)} samples without answers); add answers to the data"
         )
     found = store.answers(keys) if store else {}
-    places = [(key, sample.digest) for key, sample in zip(keys, samples, strict=True)]
+    requests = [(key, sample.digest) for key, sample in zip(keys, samples, strict=True)]
     key_of = {sample.digest: key for key, sample in zip(keys, samples, strict=True)}
-    todo = [s for s, place in zip(samples, places, strict=True) if place not in found]
+    todo = [s for s, request in zip(samples, requests, strict=True) if request not in found]
     done = len(samples) - len(todo)
     with block:
         for batch in batches(todo, _MAX_TOKENS):
-            texts = words(processor, greedy(model, batch, MAX_NEW_TOKENS))
+            texts = decoded(processor, greedy(model, batch, MAX_NEW_TOKENS))
             pairs = list(zip(texts, batch, strict=True))
             new = [
                 StoredAnswer(key_of[s.digest], s.digest, text, exact_match(text, s.item.answers))
@@ -94,35 +121,35 @@ def answer_as(
             done += len(new)
             if progress:
                 progress(done, len(samples))
-    rows = [found[place] for place in places]
+    rows = [found[request] for request in requests]
     scores = np.array([row.score for row in rows])
     return Answers(tuple(r.text for r in rows), scores, tuple(s.item.family for s in samples))
 
 
 @torch.no_grad()
 def greedy(model: Any, batch: Sequence[Sample], max_new_tokens: int) -> Tensor:
-    """The new tokens of greedy answers to samples of equal shape, int64[B, up to the limit]."""
+    """Generate greedy answers to samples of equal shape and return the new tokens, int64[B, N]."""
     inputs = batch_inputs(batch, device_of_inputs(model))
     output: Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     return output[:, inputs["input_ids"].shape[1] :]
 
 
-def words(processor: Any, tokens: Tensor) -> list[str]:
-    """What tokens int64[B, N] say."""
-    decoded = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [text.strip() for text in decoded]
+def decoded(processor: Any, tokens: Tensor) -> list[str]:
+    """Return the texts of tokens, int64[B, N]."""
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 def relative_average(scores: dict[str, float], original: dict[str, float]) -> float:
-    """Rel. Avg.: mean over families of the score's ratio to the original model's.
+    """Return Rel. Avg.: the mean over families of the score relative to the original's.
 
-    A family in which the original scores 0 has no ratio and is left out; nan when all do.
+    Families in which the original scores 0 are excluded; nan if none is left.
     """
     ratios = [scores[name] / value for name, value in original.items() if value > 0]
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
 def exact_match(text: str, answers: Sequence[str]) -> float:
-    """1 for an exact match without case, surrounding space and a final full stop, else 0."""
+    """Return 1 for a match regardless of case, outer white space and a final full stop, else 0."""
     normal = text.strip().rstrip(".").casefold()
     return float(any(normal == answer.strip().rstrip(".").casefold() for answer in answers))

@@ -1,4 +1,4 @@
-"""Simple methods at equal cost: each turns up its own knob until the budget is used."""
+"""Baselines at equal cost: bisect each method's ratio to the largest one within budget."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from opsearch.policy.ranker import RankerSpec
 Fits = Callable[[Policy], bool]
 Missed = Callable[[str, Policy], None]
 PolicyMaker = Callable[[int, Fraction, RankerSpec], Policy]
-GSOP_POLICIES = 300  # that its search may measure
+GSOP_POLICIES = 300  # maximum number of policies that its search measures
 _STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method as policies of rising cost, of (layers, ratio, ranker).
+    """A method as policies whose cost rises with a ratio.
 
     Attributes:
-        description: One sentence, with the published setting.
-        makers: The first one that can meet the budget counts; none where the policies are made from
-            measurements.
-        ranker: Its own ranker; None: the run's.
-        least: The lowest ratio, in thousandths.
-        granularity: Why it may leave a part of a budget unused.
-        published: The call that makes it as published; empty where nothing was published.
+        description: One sentence with the published setting.
+        makers: Functions from (layers, ratio, ranker) to a policy; the first one that can meet the
+            budget is used. Empty if the policies are made from measurements.
+        ranker: Name of the method's ranker; None: that of the run.
+        least: Lowest ratio, in thousandths.
+        granularity: Reason why a part of a budget may stay unused.
+        published: Call or command with the published setting; empty if there is none.
     """
 
     description: str
     makers: tuple[PolicyMaker, ...]
     ranker: str | None = None
     least: int = 1
-    granularity: str = "no step of its ratio is nearer"
+    granularity: str = "no other ratio comes closer to the budget"
     published: str = ""
 
 
@@ -55,7 +55,7 @@ def _vtw(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
 
 
 def _fastv_like(k: int) -> PolicyMaker:
-    """All tokens in the first k layers, a share after."""
+    """Keep all tokens in the first k layers and a share after them."""
 
     def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
         return builders.stages(layers, {0: 1, min(k, layers - 1): share}, ranker)
@@ -64,7 +64,7 @@ def _fastv_like(k: int) -> PolicyMaker:
 
 
 def _shortv(order: Sequence[int]) -> PolicyMaker:
-    """All but a share of the layers frozen, the first of `order` first."""
+    """Freeze all but a share of the layers, in the given order."""
 
     def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
         return builders.shortv(layers, order[: layers - int(share * layers)])
@@ -84,11 +84,11 @@ def _sparsevlm(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
     return builders.sparsevlm(layers, share=share)
 
 
-# The order of "FastV like" is the run's ranking from before the decoder, not FastV's own attention.
+# "FastV like" uses the run's ranking from before the decoder, not FastV's attention.
 BASELINES: dict[str, Baseline] = {
     "tokens uniform": _reduction("uniform", "Evenly spaced tokens."),
-    "tokens random": _reduction("random", "Tokens drawn at random."),
-    "tokens cls": _reduction("cls", "The tokens that [CLS] attends to most."),
+    "tokens random": _reduction("random", "Random tokens."),
+    "tokens cls": _reduction("cls", "Tokens that [CLS] attends to most."),
     "tokens vispruner": _reduction(
         "vispruner",
         "VisPruner; published: 128, 64, 32 of 576 tokens.",
@@ -101,7 +101,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "tokens visionzip": _reduction(
         "visionzip",
-        "VisionZip's dominant tokens; published: 54 of 576 and 10 averages, here 64 for both.",
+        "VisionZip's dominant tokens; published: 54 of 576 plus 10 merged ones, here 64 dominant.",
         _TOKENS.format(share="64/576", ranker="visionzip"),
     ),
     "tokens cdpruner": _reduction(
@@ -110,55 +110,59 @@ BASELINES: dict[str, Baseline] = {
         'builders.tokens(32, "128/576", RankerSpec("cdpruner", (("clip", "FOLDER"),)))',
     ),
     "VTW": Baseline(
-        "No visual tokens from layer K on; published: 15 of 32.",
+        "No visual tokens from a layer on; published: from layer 15 of 32.",
         (_vtw,),
         least=0,
         granularity=_WHOLE_LAYERS,
         published="builders.vtw(32, 15)",
     ),
     "ShortV": Baseline(
-        "Visual tokens stay as they are in the layers that matter least alone, measured on the "
-        "calibration samples; published: 19 of 32 layers, 20 samples.",
+        "Visual tokens are not updated in the layers whose freezing alone gives the lowest KL on "
+        "the calibration samples; published: 19 of 32 layers, 20 samples.",
         (),
         least=0,
         granularity=_WHOLE_LAYERS,
         published=f"builders.shortv(32, [{_SHORTV}])",
     ),
     "FastV like": Baseline(
-        "The run's ranking from layer 2 (else 1) on; published: half of the tokens from 2.",
+        "Fewer tokens by the run's ranking from layer 2 on, or 1 if the budget requires it; "
+        "published: half of the tokens from layer 2.",
         (_fastv_like(2), _fastv_like(1)),
     ),
     "FastV": Baseline(
-        "By attention inside the decoder, from layer 2 (else 1) on; published: half of the tokens.",
+        "Fewer tokens by attention in the decoder from layer 2 on, or 1 if the budget requires "
+        "it; published: half of the tokens from layer 2.",
         (_fastv(2), _fastv(1)),
         "fastv",
         published="builders.fastv(32)",
     ),
     "PyramidDrop": Baseline(
-        "Falling shares from a quarter of the layers (else 2 or 1) on; published: halves.",
+        "Decreasing shares of tokens from a quarter of the layers on, or layer 2 or 1 if the "
+        "budget requires it; published: halving at each stage.",
         (_pyramiddrop(None), _pyramiddrop(2), _pyramiddrop(1)),
         "pyramiddrop",
         least=100,
         published="builders.pyramiddrop()",
     ),
     "FitPrune": Baseline(
-        "As many tokens in each layer as a bound on lost attention allows, by its own search on "
-        "the calibration samples; published: 60% of the MACs saved.",
+        "Fewest tokens per layer within a bound on lost attention, by its own search on the "
+        "calibration samples; published: 60% of the MACs saved.",
         (),
         "fitprune",
         published="builders.fitprune(builders.FITPRUNE_60)",
     ),
     "SparseVLM": Baseline(
-        "By the attention of words, in three steps; published: 300, 200 and 118 of 576 tokens.",
+        "Fewer tokens in three steps by the attention of text tokens; published: 300, 200 and 118 "
+        "of 576 tokens.",
         (_sparsevlm,),
         "sparsevlm",
-        granularity="its first drop can keep no more than all tokens",
+        granularity="its first step already keeps all tokens",
         published="builders.sparsevlm()",
     ),
     "GSOP": Baseline(
-        "Queries, keys and MLPs of two groups of tokens, by [CLS], pruned one after the other, the "
-        f"least missed first; at most {GSOP_POLICIES} policies (--evaluations) are measured; "
-        "published: 144 and 432 tokens, by accuracy, 30% of the FLOPs.",
+        "Operations (q, kv, mlp) of two groups of tokens, ranked by [CLS], pruned greedily in "
+        f"order of their KL; measures at most {GSOP_POLICIES} policies (--evaluations); published: "
+        "groups of 144 and 432 tokens, ordered by accuracy, 30% of the FLOPs.",
         (),
         granularity="it prunes whole operations",
         published=_RUN.format(
@@ -180,14 +184,19 @@ def baselines(
     missed: Missed = lambda label, cheapest: None,
     further: Sequence[RankerSpec] = (),
 ) -> dict[str, Policy]:
-    """The methods by their label; one that cannot meet the budget at all is left out.
+    """Return the policies of all baselines that can meet the budget, by label.
 
-    ranker: the run's, which counts as a method too; usable: names of rankers that the model serves;
-    frozen_first: layers in ShortV's order, without which it takes no part; missed: is told each
-    method that is left out, with its cheapest policy; further: rankers that count as methods too.
+    Args:
+        layers: Number of layers.
+        ranker: Ranker of the run, which is also compared as a method.
+        fits: Return whether a policy is within the budget.
+        usable: Names of the rankers that the model supports.
+        frozen_first: Layers in ShortV's order; without them ShortV is excluded.
+        missed: Called with the label and the cheapest policy of every excluded method.
+        further: Rankers that are also compared as methods.
     """
-    asked = {f"tokens {spec}": spec for spec in (ranker, *further)}
-    methods = {label: _reduction(None, "Asked for by name.") for label in asked}
+    requested = {f"tokens {spec}": spec for spec in (ranker, *further)}
+    methods = {label: _reduction(None, "Requested by name.") for label in requested}
     for label, method in registry.registered("baselines").items():
         if label not in methods and method.ranker in (None, *usable):
             methods[label] = method
@@ -195,7 +204,7 @@ def baselines(
         methods["ShortV"] = replace(methods["ShortV"], makers=(_shortv(frozen_first),))
     found = {}
     for label, method in methods.items():
-        spec = RankerSpec(method.ranker) if method.ranker else asked.get(label, ranker)
+        spec = RankerSpec(method.ranker) if method.ranker else requested.get(label, ranker)
         policies = (_dearest(make, layers, spec, method.least, fits) for make in method.makers)
         policy = next((policy for policy in policies if policy is not None), None)
         if policy is not None:
@@ -209,7 +218,7 @@ def baselines(
 def _dearest(
     make: PolicyMaker, layers: int, ranker: RankerSpec, least: int, fits: Fits
 ) -> Policy | None:
-    """The policy of the largest share that fits, in thousandths from `least` on."""
+    """Find the policy of the largest ratio that fits, in thousandths, by bisection."""
     low, high = least - 1, _STEPS
     while low < high:
         middle = (low + high + 1) // 2

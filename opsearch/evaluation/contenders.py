@@ -1,6 +1,6 @@
-"""Who takes part in a comparison: the best policies of several spaces, and the baselines.
+"""Methods of a comparison: the best policies of several spaces, and the baselines.
 
-Every one of them spends each budget as well as it can.
+Each method uses as much of a budget as it can.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 
 SPACES = ("dop", "depth", "stages")
-_EACH = 8  # policies that are verified at a time where the run says no number
+_EACH = 8  # policies to verify per round if the run has no number
 MethodKey = tuple[str, str]
-"""Budget and method: where a policy stands in the comparison."""
+"""Key of a policy in a comparison: (budget, method)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Task:
 
     Attributes:
         settings: The run's settings in this space.
-        objectives: What it is searched by.
+        objectives: Objectives to minimize.
         limits: The constraints of each budget, by the budget's text.
     """
 
@@ -64,27 +64,32 @@ class Task:
 
     @property
     def space(self) -> Space:
-        """The space."""
+        """Space of the task."""
         return self.settings.space
 
 
 def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Progress) -> Task:
-    """Return a space with its budgets, and joint in full or from coarse to fine."""
+    """Return a space with its budgets and its objectives, joint in full or from coarse to fine."""
     run = prepared.settings
     given = run.space_settings.ranker or prepared.ranker
     factory = registry.lookup("spaces", registry.split_spec("spaces", name)[0])
     ranker = given if factory.ranks_inside else prepared.ranker
     if ranker != given:
-        stages.say(f"{name} is ranked by {prepared.ranker}: {given} acts inside the decoder")
+        stages.say(
+            f"space {name} uses ranker {prepared.ranker}, because {given} works inside the decoder"
+        )
     settings = run.in_space(name, ranker, run.space_settings.stages)
     nested = ranker.inside or make_ranker(ranker).nested
     if settings.space.only_objective is None and settings.space.most_counts > 1 and not nested:
         settings = run.in_space(name, ranker, 1)
-        stages.say(f"{name} drops tokens once: ranker {ranker} orders for one count alone")
+        stages.say(
+            f"space {name} drops tokens at one layer only, because ranker {ranker} is not nested"
+        )
     space = settings.space
     if space.only_objective is not None:
         raise OpsearchError(
-            f"space {space.name!r} takes part as the baseline FitPrune; leave it out"
+            f"space {space.name!r} is already compared as baseline FitPrune; remove "
+            f"--space {space.name}"
         )
     pairs = [sample.shape for sample in prepared.calibration]
     limits = {
@@ -104,8 +109,8 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     if seconds <= run.effort or not space.layer_columns:
         return Task(settings, (*proxies, Joint()), limits)
     stages.say(
-        f"{name} joint from coarse to fine: measuring every feasible policy takes about "
-        f"{format_duration(seconds)}, more than --effort {run.effort:g}"
+        f"{name} joint is measured from coarse to fine, because measuring all feasible policies "
+        f"takes about {format_duration(seconds)}, more than --effort {run.effort:g}"
     )
     return Task(settings, (*proxies, CoarseJoint()), limits)
 
@@ -113,7 +118,7 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
 def search(
     task: Task, prepared: Prepared, engine: Engine, stages: Progress
 ) -> dict[MethodKey, Policy]:
-    """The best policy of a space for each budget and objective, by (budget, method)."""
+    """Search the best policy of a space for each budget and objective, by (budget, method)."""
     with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
@@ -123,7 +128,7 @@ def search(
 
 
 def _listed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
-    """The optimum of each objective at each budget."""
+    """Return the optimum of each objective at each budget."""
     found = {}
     for maker in task.objectives:
         for text, objective in _objectives(maker, task, measure).items():
@@ -135,7 +140,7 @@ def _listed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Polic
 
 
 def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
-    """In a space too large to list, what its proxy chooses, and what joint makes of that."""
+    """Search a space too large to list: the optimum of its proxy, and the verified optimum."""
     nowhere = np.zeros(0, bool)
     joint = lazy_joint(task.space, measure, floor)
     settings, found = task.settings, {}
@@ -160,7 +165,7 @@ def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Pol
 
 
 def _objectives(maker: ObjectiveFactory, task: Task, measure: Measure) -> dict[str, Objective]:
-    """One for each budget; from coarse to fine ends elsewhere for each, all else serves all."""
+    """Return the objective of each budget, one object for all if it does not depend on it."""
     masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
     if maker.per_budget:
         return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
@@ -169,7 +174,7 @@ def _objectives(maker: ObjectiveFactory, task: Task, measure: Measure) -> dict[s
 
 
 def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDArray[np.bool_]:
-    """The points of a listed space that one table for all budgets has to hold."""
+    """Return which points of a listed space are within any of the budgets, bool[P]."""
     masks = [feasible_points(space, constraints) for constraints in limits.values()]
     return np.asarray(np.logical_or.reduce(masks))
 
@@ -189,14 +194,14 @@ def fitted_baselines(
     further: Sequence[RankerSpec],
     stages: Progress,
 ) -> dict[MethodKey, Policy]:
-    """Return the baselines that meet a budget, and say what the others take at least.
+    """Return the baselines that meet a budget, and print the minimum cost of the others.
 
     Args:
-        budget: What each of them uses as far as it can.
+        budget: The budget, of which each baseline uses as much as it can.
         prepared: The search.
         frozen_first: Layers in ShortV's order.
-        further: Rankers that count as methods too.
-        stages: Where the others are named.
+        further: Rankers that are also compared as methods.
+        stages: Progress, for the messages.
     """
     cost, limit, stock = budget_limit(budget, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
@@ -207,8 +212,8 @@ def fitted_baselines(
     def missed(label: str, cheapest: Policy) -> None:
         share = 100 * total_cost(cost, cheapest, pairs) / stock
         stages.say(
-            f"{label} is not compared at {budget.text}: it takes {share:.4g}% of {cost.name} at "
-            "least"
+            f"{label} is not compared at {budget.text}, because its cheapest policy takes "
+            f"{share:.4g}% of {cost.name}"
         )
 
     found = baselines(
@@ -224,7 +229,12 @@ def fitted_baselines(
 
 
 def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:
-    """Those asked for by name; PolicyError or ModelError for one that the model cannot serve."""
+    """Parse the rankers of --ranker.
+
+    Raises:
+        PolicyError: A text is not a ranker.
+        ModelError: The model cannot compute a ranker.
+    """
     specs = tuple(map(parse_ranker, texts))
     for spec in specs:
         family_for(model_config.model_type).check_needs(model_config, make_ranker(spec).needs)
@@ -240,7 +250,7 @@ def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Progr
             stages.say(f"{label} is not compared: {unsupported[method.ranker]}")
 
 
-POINTS = 2  # of the stock model's cost in %, below which rows still count as equal
+POINTS = 2  # percent of the original's cost; smaller differences count as equal cost
 
 
 def say_unused_budget(
@@ -249,7 +259,7 @@ def say_unused_budget(
     prepared: Prepared,
     stages: Progress,
 ) -> None:
-    """Name each method that is more than 2 points below its budget, what it takes, and why."""
+    """Print each method that is more than 2 points below its budget, with its cost and reason."""
     pairs = [sample.shape for sample in prepared.calibration]
     reasons = {
         name: method.granularity for name, method in registry.registered("baselines").items()
@@ -267,4 +277,4 @@ def say_unused_budget(
             if 100 * (min(limit, stock) - spent) > POINTS * stock:
                 reason = reasons.get(method, Baseline.granularity)
                 share = f"{100 * spent / stock:.1f}% of {cost.name}"
-                stages.say(f"{method} takes {share} at {text}: {reason}")
+                stages.say(f"{method} uses only {share} at budget {text}: {reason}")

@@ -1,4 +1,4 @@
-"""`opsearch eval`: a policy's scores beside the original's on items it was not searched on."""
+"""`opsearch eval`: scores of original and policy on samples the policy was not searched on."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ _STAGES = 4
 
 @dataclass(frozen=True)
 class Scores:
-    """Answers of the original and under the policy to the same items.
+    """Answers of the original and under the policy to the same samples.
 
-    dropped: items left out because the policy was searched on them.
+    Attributes:
+        original: Answers of the original.
+        policy: Answers under the policy.
+        dropped: Number of samples excluded because the policy was searched on them.
     """
 
     original: Answers
@@ -49,7 +52,7 @@ class Scores:
 
     @property
     def changed(self) -> int:
-        """Number of items whose answer differs."""
+        """Number of samples whose answer differs."""
         pairs = zip(self.original.texts, self.policy.texts, strict=True)
         return sum(before != after for before, after in pairs)
 
@@ -68,8 +71,22 @@ def evaluate(
 ) -> Scores:
     """Generate answers with the original and with the policy of a run folder or file.
 
-    Items are the first `samples` of a JSONL file, or of a split of the embedded tasks; those that
-    the policy was searched on are left out.
+    Samples on which the policy was searched are excluded.
+
+    Args:
+        path: Run folder or policy file.
+        model: demo, a local folder, or a hub id.
+        data: Data file; None: the embedded tasks.
+        samples: Maximum number of samples, from the start of the data.
+        split: Split of the embedded tasks.
+        seed: Seed of the embedded tasks.
+        dtype: Precision of the weights.
+        device: Device of the model.
+        attention: Attention implementation.
+        console: Console for progress; None: standard error.
+
+    Raises:
+        OpsearchError: Policy, model or data cannot be used, or no sample is left.
     """
     stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
@@ -81,7 +98,8 @@ def evaluate(
     kept, dropped = _unseen(items, calibrated_on(path, stages.say), samples)
     if not kept:
         raise DataError(
-            f"all {len(items)} items were used to search this policy; evaluate on other data"
+            f"the policy was searched on all {len(items)} samples; choose others with --data or "
+            "--split"
         )
     with stages.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
@@ -106,9 +124,9 @@ def answer_both(
         processor: Its processor.
         samples: Samples with answers to score against.
         policy: The policy.
-        progress: Shows two stages.
-        dropped: Items that were left out, for the result.
-        original: The original's answers; None: generated.
+        progress: Progress, with a stage left for each generation.
+        dropped: Number of excluded samples, for the result.
+        original: Answers of the original; None: generate them.
     """
     if original is None:
         with progress.stage("answering with the original") as tick:
@@ -119,24 +137,27 @@ def answer_both(
 
 
 def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Item], int]:
-    """The first `count` items that were not used, and how many used ones were passed over."""
+    """Return the first `count` unused items, and the number of used ones before them."""
     kept: list[Item] = []
-    passed = 0
+    skipped = 0
     for item in items:
         if len(kept) == count:
             break
         if item.digest() in used:
-            passed += 1
+            skipped += 1
         else:
             kept.append(item)
-    return kept, passed
+    return kept, skipped
 
 
 def calibrated_on(path: Path, say: Callable[[str], None]) -> set[str]:
-    """Digests of the items that a policy was searched on; says so where they are not known."""
+    """Return the digests of the items a policy was searched on; unknown ones are reported."""
     record = RunFolder(path if path.is_dir() else path.parent).solution
     try:
         return set(json.loads(record.read_text(encoding="utf-8"))["items"])
     except (OSError, ValueError, KeyError, TypeError):
-        say(f"{record} does not say what this policy was searched on, so that nothing is left out")
+        say(
+            f"{record} does not list the samples on which this policy was searched, so none are "
+            "excluded"
+        )
         return set()

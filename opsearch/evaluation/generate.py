@@ -1,4 +1,4 @@
-"""`opsearch generate`: one prompt, answered by the original and under a policy."""
+"""`opsearch generate`: answer one prompt with the original and with a policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.evaluation.answers import greedy, words
+from opsearch.evaluation.answers import decoded, greedy
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.loading import (
     check_attention,
@@ -33,9 +33,13 @@ from opsearch.runs.config import policy_settings
 
 @dataclass(frozen=True)
 class Answered:
-    """One side's answer and its number of tokens, that of the end included.
+    """An answer and its costs.
 
-    flops, kv_bytes: of the prompt's prefill, by the cost model.
+    Attributes:
+        text: The answer.
+        new_tokens: Number of generated tokens, including the end token.
+        flops: FLOPs of the prefill, by the cost model.
+        kv_bytes: KV cache after the prefill in bytes, by the cost model.
     """
 
     text: str
@@ -46,7 +50,14 @@ class Answered:
 
 @dataclass(frozen=True)
 class Trial:
-    """A prompt and what both sides answer."""
+    """A prompt with the answers of original and policy.
+
+    Attributes:
+        sample: The prompt.
+        applied: The policy.
+        original: Answer of the original.
+        policy: Answer under the policy.
+    """
 
     sample: Sample
     applied: Policy
@@ -62,11 +73,20 @@ def generate(
     console: Console | None = None,
     **loaded_as: str | None,
 ) -> Trial:
-    """Answer a prompt greedily with the original, and with the policy of a run folder or file.
+    """Answer a prompt greedily with the original and with the policy of a run folder or file.
 
-    images, prompt: without both, an item of the embedded tasks' held-out split, for the embedded
-    model alone. loaded_as: model, dtype, device and attention; what is None is as in the run, and
-    as by default where the policy is no run's. Raises DataError, PolicyError, ModelError.
+    Args:
+        path: Run folder or policy file.
+        images: Image files.
+        prompt: The question; without images and prompt, a held-out sample of the embedded tasks,
+            for the embedded model only.
+        max_new_tokens: Maximum number of tokens per answer.
+        console: Console for progress; None: standard error.
+        **loaded_as: model, dtype, device and attention; None: as in the run, or the default if the
+            policy belongs to no run.
+
+    Raises:
+        OpsearchError: Policy, model or prompt cannot be used.
     """
     stages = Progress(console or Console(stderr=True, markup=False), 3)
     policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
@@ -87,23 +107,23 @@ def generate(
             policy_cost(cost, applied, *sample.shape) if applied else cost.stock(*sample.shape)
             for cost in costs
         ]
-        return Answered(words(processor, tokens)[0], tokens.shape[1], *took)
+        return Answered(decoded(processor, tokens)[0], tokens.shape[1], *took)
 
     original = answered("answering with the original", None)
     return Trial(sample, policy, original, answered("answering with the policy", policy))
 
 
 def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:
-    """The pictures and the prompt, or the first held-out item for the embedded model."""
+    """Return images and prompt, or the first held-out item for the embedded model."""
     if not images and prompt is None and model == "demo":
         return embedded("held-out", 1)[0]
     if not images:
         raise DataError(
-            "no picture was given; give one or more, and a question about them, as --image a.jpg "
-            "--prompt 'What is this?'; only the embedded model comes with questions of its own"
+            "no image was given, and only the embedded model has questions of its own; give images "
+            "and a question, e.g. --image a.jpg --prompt 'What is this?'"
         )
     if not (prompt or "").strip():
         raise DataError(
-            f"the prompt {prompt or ''!r} is empty; give a question, as --prompt 'What is this?'"
+            f"the prompt {prompt or ''!r} is empty; give a question, e.g. --prompt 'What is this?'"
         )
     return Item("1", prompt or "", (), tuple(images))

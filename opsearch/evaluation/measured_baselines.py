@@ -1,4 +1,4 @@
-"""Baselines made of what is measured: ShortV's order, GSOP's search, FitPrune's recipes."""
+"""Baselines that need measurements: ShortV's order, GSOP's search, FitPrune's recipes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from opsearch.solvers.greedy import Greedy
 
 
 def shortv_order(prepared: Prepared, engine: Engine, stages: Progress) -> list[int]:
-    """Layers in the order in which ShortV freezes them: by the divergence of each frozen alone."""
+    """Return the layers in the order in which ShortV freezes them: by KL of each frozen alone."""
     layers = prepared.shape.layers
     alone = [shortv(layers, {layer}) for layer in range(layers)]
     with stages.stage("freezing each layer alone", "FLOPs") as tick:
@@ -38,9 +38,9 @@ def shortv_order(prepared: Prepared, engine: Engine, stages: Progress) -> list[i
 def gsop_policies(
     budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
 ) -> dict[str, Policy]:
-    """The first policy within each budget of one order in which GSOP prunes operations.
+    """Return the first policy of GSOP's greedy pruning that is within each budget.
 
-    Where the model has no [CLS] its groups are evenly spaced, as GSOP's are without its scores.
+    Its token groups are ranked by [CLS], or evenly spaced for models without [CLS].
     """
     ranker = RankerSpec("cls" if "cls" in prepared.usable_rankers else "uniform")
     space = operations_space(prepared.shape.layers, ranker=ranker)
@@ -54,7 +54,7 @@ def gsop_policies(
         for budget in budgets:
             limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
             policy = Greedy().solve(Problem(space, joint, limits), limit=limit).policy
-            assert policy is not None  # the text alone is a point of the space
+            assert policy is not None  # the space contains the policy without visual tokens
             found[budget.text] = policy
     return found
 
@@ -62,7 +62,7 @@ def gsop_policies(
 def fitprune_policies(
     budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
 ) -> dict[str, Policy]:
-    """FitPrune's recipe for each budget; where its search does not get that far, it is said."""
+    """Return FitPrune's recipe for each budget, and print where its search finds none."""
     space = RecipeSpace(prepared.shape.layers)
     pairs = [sample.shape for sample in prepared.calibration]
     with stages.stage("reading the original's attention") as tick:

@@ -55,7 +55,7 @@ def time_prefills(
     inputs = batch_inputs([sample], model.device)
     sides: list[tuple[Policy | Reduction, Side]] = [
         *((policy, Side(partial(policy.apply, model), inputs)) for policy in policies),
-        *((made, _reduced(model, reducer, made, sample)) for reducer, made in reductions),
+        *((each, _reduced(model, reducer, each, sample)) for reducer, each in reductions),
     ]
     for done, (method, side) in enumerate(sides, 1):
         key = method_key(method, sample.n_visual)

@@ -1,4 +1,4 @@
-"""The table a run ends with: the original, the chosen policy and baselines at equal cost."""
+"""Comparison table of a run: the original, the chosen policy and baselines at equal cost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ from opsearch.runs.setup import make_cost
 
 @dataclass(frozen=True)
 class MeasuredPolicy:
-    """One policy of the table with what was measured of it.
+    """A policy of the table with its measurements.
 
-    costs: by name, mean per calibration sample and share of the stock model: FLOPs and whatever the
-    run has a budget for; kl, heldout_kl: float64[S] per sample in nats; answers: to the held-out
-    questions, None where there are none.
+    Attributes:
+        label: Name of the method.
+        policy: The policy.
+        costs: Mean per calibration sample and share of the original's, by name: FLOPs and the costs
+            of the budgets.
+        kl: KL on the calibration samples in nats, float64[S].
+        heldout_kl: KL on the held-out samples in nats, float64[S].
+        answers: Answers to the held-out questions, None if they were not scored.
     """
 
     label: str
@@ -80,9 +85,9 @@ def compare(
 
 
 def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
-    """Methods as columns; costs per sample, KL in nats, Rel. Avg. and accuracies as rows.
+    """Return a table with methods as columns; costs, KL, Rel. Avg. and accuracies as rows.
 
-    Families are set in by two spaces, so that none can take the name of another row.
+    Families are indented by two spaces, so that they cannot equal the name of another row.
     """
     original = rows[0].answers
     columns = {}
@@ -107,12 +112,13 @@ def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
 def _answers(
     prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Progress
 ) -> list[Answers | None]:
-    """Answers of every policy to the held-out questions, where these have known answers."""
+    """Return the answers of every policy to the held-out questions, if all can be scored."""
     samples, processor = prepared.heldout, prepared.processor
     if not all_answered([sample.item for sample in samples]):
         unanswered = sum(not sample.item.answers for sample in samples)
         lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
-        stages.say(f"no accuracies: {lacking if samples else 'there are no held-out samples'}")
+        reason = lacking if samples else "there are no held-out samples"
+        stages.say(f"accuracy is not measured, because {reason}")
         return [None] * len(policies)
     found: list[Answers | None] = []
     with stages.stage(f"answering {len(samples)} held-out questions") as tick:

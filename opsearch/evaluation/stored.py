@@ -1,4 +1,4 @@
-"""Reads the last `opsearch compare` of a run for the analyses; loads no model."""
+"""Stored results of the last `opsearch compare` of a run; loads no model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ from opsearch.runs.run_folder import RunFolder
 
 
 def stored_comparison(folder: Path) -> Comparison:
-    """The compared methods of the run in `folder`; RunFolderError when nothing was compared."""
+    """Return the compared methods of a run.
+
+    Raises:
+        RunFolderError: The run holds no comparison.
+    """
     run = RunFolder(folder)
     with Store(run.measurements) as store:
         compared = store.compared()
         if not compared:
             raise RunFolderError(
-                f"{folder} holds no comparison; `opsearch compare {folder} --budget 20% "
-                "--budget 30%` makes one"
+                f"{folder} holds no comparison; run `opsearch compare {folder} --budget 20% "
+                "--budget 30%`"
             )
         shape = Shape(**store.facts["shape"])
         splits = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
@@ -47,21 +51,21 @@ def _entry(
     store: Store,
     shape: Shape,
     calibration: Sequence[StoredSample],
-    judged: Sequence[StoredSample],
+    tested: Sequence[StoredSample],
 ) -> Entry:
-    """A method's costs, divergences and scores."""
+    """Return the costs, divergences and scores of a method."""
     pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
     reduction = Reduction.parse(row.policy)
     if reduction is None:
         policy = Policy.from_text(row.policy, run.measurements)
         name, costs = policy.name, _costs(policy, shape, pairs)
         costs |= _times(policy, run.prefill)
-        keys = [_keys(policy, samples) for samples in (calibration, judged)]
+        keys = [_keys(policy, samples) for samples in (calibration, tested)]
     else:
         left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
         name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
         costs |= _times(reduction, run.prefill)
-        keys = [[reduction.key] * len(samples) for samples in (calibration, judged)]
+        keys = [[reduction.key] * len(samples) for samples in (calibration, tested)]
     cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
@@ -72,17 +76,16 @@ def _entry(
         cost=cost,
         share=cost / stock["flops"],
         kl_calibration=_divergences(store, keys[0], calibration),
-        kl=_divergences(store, keys[1], judged),
-        scores=_scores(store, keys[1], judged),
+        kl=_divergences(store, keys[1], tested),
+        scores=_scores(store, keys[1], tested),
         further=costs,
     )
 
 
 def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Means per sample: FLOPs, MACs as papers count them, and bytes of the KV cache.
+    """Return means per sample: FLOPs, MACs as papers count them, and bytes of the KV cache.
 
-    MACs are those of the visual tokens alone, of all operations that the policy lists, dead ones
-    too.
+    MACs count visual tokens only, and all operations of the policy including dead ones.
     """
     macs = sum(int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs)
     totals = {
@@ -94,7 +97,7 @@ def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> di
 
 
 def _times(method: Policy | Reduction, path: Path) -> dict[str, float]:
-    """Milliseconds of the prefill where they were taken, and their ratio to the original's."""
+    """Return the prefill times in ms and their ratio to the original's, empty if not measured."""
     time = prefill_time(method, path)
     if time is None:
         return {}
@@ -107,14 +110,14 @@ def _times(method: Policy | Reduction, path: Path) -> dict[str, float]:
 
 
 def _keys(policy: Policy, samples: Sequence[StoredSample]) -> list[str]:
-    """What the policy's measurements are stored under, for each sample."""
+    """Return the key of the policy's measurements for each sample."""
     return [policy.canonical(sample.n_visual) for sample in samples]
 
 
 def _divergences(
     store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
 ) -> NDArray[np.float64]:
-    """KL under these keys; that of the original is 0 and not stored."""
+    """Return the KL under these keys; that of the original is 0 and not stored."""
     layers = Shape(**store.facts["shape"]).layers
     stock = {n: identity(layers).canonical(n) for n in {s.n_visual for s in samples}}
     found = store.get(keys)

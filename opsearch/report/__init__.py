@@ -1,1 +1,1 @@
-"""report.html: one page about a run, made from its folder."""
+"""Pages in HTML: the report of a run and the comparison of methods, from a run folder."""

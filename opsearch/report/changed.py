@@ -30,11 +30,11 @@ class Example:
 
     Attributes:
         sample: The stored sample.
-        item: The item, None where the data no longer hold it.
+        item: The item, None if the data no longer contain it.
         original: The original's answer.
         policy: The policy's answer.
-        picture: Data URI of its first picture, or empty.
-        missing: The reason why there is no picture.
+        picture: Data URI of its first image, or empty.
+        missing: Reason why there is no image.
     """
 
     sample: StoredSample
@@ -73,13 +73,15 @@ def changed_answers(stored: Stored) -> Changed:
     with Store(stored.folder.measurements) as store:
         samples = store.samples(HELD_OUT)
         if not samples:
-            raise RunFolderError("There are no held-out samples, so no answer was compared.")
+            raise RunFolderError(
+                "No answers were compared, because the run has no held-out samples."
+            )
         original = _answers(store, samples, identity(stored.policy.num_layers))
         policy = _answers(store, samples, stored.policy)
     if original is None or policy is None:
         raise RunFolderError(
-            "No answers of this policy to the held-out questions are stored: it was not compared "
-            "yet, or the data hold no answers to score with."
+            "The answers of this policy to the held-out questions are not stored, because it was "
+            "not compared yet or the data have no answers."
         )
     rows = [
         row for row in zip(samples, original, policy, strict=True) if row[1].text != row[2].text
@@ -105,10 +107,10 @@ def _answers(
 
 
 class _Items:
-    """The items of a run's data by id; only pictures to show are opened."""
+    """The items of a run's data by id; opens only the images that are shown."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._reason = "the data no longer hold this item"
+        self._reason = "the data no longer contain this sample"
         try:
             items = (
                 load_file(config.data)
@@ -126,11 +128,15 @@ class _Items:
         picture, missing = "", self._reason
         if item is not None:
             try:
-                missing = "its question has no picture"
+                missing = "the question has no image"
                 if images := item.load_images():
                     picture, missing = _data_uri(images[0]), ""
                 if item.digest() != sample.item:
-                    item, picture, missing = None, "", "this item's data changed since the run"
+                    item, picture, missing = (
+                        None,
+                        "",
+                        "the data of this sample changed since the run",
+                    )
             except DataError as error:
                 missing = str(error)
         return Example(
@@ -144,7 +150,7 @@ class _Items:
 
 
 def _data_uri(image: Image.Image) -> str:
-    """Encode a picture, reduced if it is large, in the smaller of two formats."""
+    """Encode an image, scaled down if it is large, in the smaller of two formats."""
     small = image.copy()
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     encoded = {}

@@ -44,7 +44,7 @@ def comparison_page(
         }
         for budget, rows in table.groupby("budget", sort=False)
     ]
-    drawn = inline(figure, "compared", "How good each method is over the share of the cost left")
+    drawn = inline(figure, "compared", "Quality of each method by share of the original's cost")
     return environment.get_template("compared.html").render(
         model=model,
         text=text,
@@ -58,7 +58,7 @@ def comparison_page(
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Return a row per method: name, policy, formatted cells, and which of them are best."""
+    """Return one row per method: name, policy, formatted cells and the best of them."""
     best = {
         "Rel. Avg., %": table["rel_avg"].max(),
         "accuracy, %": table["accuracy"].max(),
@@ -79,7 +79,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
             timed = not np.isnan(row["prefill_ms"])
             time = f"{row['prefill_ms']:.3g} of {row['original_ms']:.3g}"
             cells["prefill, ms"] = time if timed else "-"
-            cells["of it ranking, ms"] = f"{row['ranking_ms']:.3g}" if timed else "-"
+            cells["including ranking, ms"] = f"{row['ranking_ms']:.3g}" if timed else "-"
         named = {"method": row["method"], "policy": row["policy"], "cells": cells}
         found.append({**named, "best": [name for name in values if values[name] == best[name]]})
     return found

@@ -1,4 +1,4 @@
-"""Figures of the page, each with a paragraph; a figure that cannot be drawn gives the reason."""
+"""Figures of the page, each with a paragraph, or with the reason why it cannot be drawn."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from opsearch.policy.schedule import where
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
 
-_FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that a phone shows readable labels
+_FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that labels are readable on a phone
 _OTHER_BUDGETS = (0.15, 0.2, 0.3, 0.5, 0.7)
-_MOST_RANKED = 3000  # policies, so that a page takes seconds
-_RANKED = 0.3  # share of the stock FLOPs to rank within, where no budget is in FLOPs
-_ROLES = {"q": "attend", "kv": "are read", "mlp": "pass through the MLP"}
+_MOST_RANKED = 3000  # policies; more would take too long for a page
+_RANKED = 0.3  # share of the original's FLOPs to rank within if no budget is in FLOPs
+_ROLES = {"q": "as queries", "kv": "as keys and values", "mlp": "in the MLP"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Figure:
 
     Attributes:
         title: Its title.
-        svg: The drawing, None where it could not be drawn.
+        svg: The drawing, None if it could not be drawn.
         text: Its paragraph, or the reason why it is missing.
     """
 
@@ -43,12 +43,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Share of the visual tokens that the policy executes.
+    """Share of the visual tokens that each operation of a policy processes.
 
     Attributes:
-        percent: By module, in every layer.
-        words: The same in words, by what the tokens do there.
-        rankers: The policy's rankers and where they rank.
+        percent: Percentages in every layer, by module.
+        words: The same in words, by the role of the tokens.
+        rankers: Rankers of the policy and the layers at which they rank.
     """
 
     percent: dict[str, list[float]]
@@ -79,12 +79,12 @@ def _in_words(row: list[float]) -> str:
 
 
 def figures(stored: Stored) -> list[Figure]:
-    """Draw the front, individual divergences, proxy against joint, and transfer."""
+    """Draw the front, the KL of each parameter alone, proxy against joint, and transfer."""
     return [
-        _or_reason("What other budgets would give", stored, _front),
-        _or_reason("What each parameter costs alone", stored, _curves),
-        _or_reason("How well the proxy ranks", stored, _rank),
-        _or_reason("What a family loses with the policy of another", stored, _transfer),
+        _or_reason("Other budgets", stored, _front),
+        _or_reason("KL of each parameter alone", stored, _curves),
+        _or_reason("Proxy against measured KL", stored, _rank),
+        _or_reason("Policies of one family on the others", stored, _transfer),
     ]
 
 
@@ -98,8 +98,7 @@ def _or_reason(title: str, stored: Stored, make: Callable[[str, Stored], Figure]
 def _front(title: str, stored: Stored) -> Figure:
     if stored.front is None:
         raise OpsearchError(
-            f"solver {stored.record['solver']} asks for single policies and leaves no front; "
-            f"{_other_budgets(stored)}"
+            f"solver {stored.record['solver']} does not compute a front; {_other_budgets(stored)}"
         )
     front, constraint, record = stored.front, stored.constraints[0], stored.record
     figure = draw_front(front, constraint, record["objective"], record["unit"])
@@ -110,27 +109,27 @@ def _front(title: str, stored: Stored) -> Figure:
         f"{value[share <= budget].min():.3f} at {100 * budget:.0f} %" for budget in budgets
     )
     text = (
-        f"{len(front)} policies of space {record['space']} that no other measured policy beats in "
-        f"both cost and {record['objective']} objective on the calibration samples."
+        f"{len(front)} policies of space {record['space']} for which no other measured policy has "
+        f"both lower cost and a lower {record['objective']} objective on the calibration samples."
     )
     if elsewhere:
-        text += f" Lowest {record['unit']} within other budgets: {elsewhere}."
+        text += f" Lowest objective at other budgets, in {record['unit']}: {elsewhere}."
     return Figure(title, inline(figure, "front", title), text)
 
 
 def _other_budgets(stored: Stored) -> str:
-    """Say how to see other budgets without a front."""
+    """Return the next step for other budgets if there is no front."""
     folder = shlex.quote(str(stored.folder.path))
     space = stored.space
     if space.only_objective is not None:
         return (
-            f"space {space.name} has none; `opsearch solve {folder} --budget ...` takes another "
-            "budget"
+            f"space {space.name} has no front; use `opsearch solve {folder} --budget ...` for "
+            "other budgets"
         )
     if space.per_operation is not None:
         searched = " --measure 1000" if stored.config.objective == "joint" else ""
-        return f"`opsearch front {folder}{searched}` finds one"
-    return f"`{stored.again} --solver grid` measures all of them"
+        return f"use `opsearch front {folder}{searched}`"
+    return f"use `{stored.again} --solver grid`, which measures all policies"
 
 
 def _curves(title: str, stored: Stored) -> Figure:
@@ -146,13 +145,13 @@ def _rank(title: str, stored: Stored) -> Figure:
     if not measured.complete[flops.listed <= limit].all():
         share = f"{100 * limit / flops.stock:.4g}%"
         raise OpsearchError(
-            f"not every policy within {share} of the FLOPs was measured; "
-            f"`{stored.again} --objective joint --solver grid --budget {share}` does that"
+            f"not all policies within {share} of the FLOPs were measured; use "
+            f"`{stored.again} --objective joint --solver grid --budget {share}`"
         )
     if (known := int(measured.complete.sum())) > _MOST_RANKED:
         raise OpsearchError(
-            f"there are {known:,} policies, and this page ranks up to {_MOST_RANKED:,} to be made "
-            f"in seconds; `opsearch analyze rank {shlex.quote(str(stored.folder.path))}` ranks them"
+            f"this page compares at most {_MOST_RANKED:,} policies, and {known:,} were measured; "
+            f"use `opsearch analyze rank {shlex.quote(str(stored.folder.path))}`"
         )
     table = rank.table(measured)
     drawn = rank.draw(rank.policies(measured), table)

@@ -29,8 +29,8 @@ class Fact:
 
     Attributes:
         name: Its name.
-        value: Its value, formatted.
-        beside: The value to compare it with.
+        value: Its formatted value.
+        beside: Value to compare it with.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Headline:
     """The first screen of the page.
 
     Attributes:
-        title: Saved cost, and lost accuracy where known.
+        title: Saved cost, and lost accuracy if known.
         facts: Costs and quality of the policy.
         status: Status of the solution in one word.
         proof: Meaning of the status.
@@ -58,32 +58,32 @@ class Headline:
 
 
 def headline(stored: Stored) -> Headline:
-    """Summarise the chosen policy; without a comparison, by its cost and objective only."""
+    """Summarize the chosen policy; without a comparison, by cost and objective only."""
     record = stored.record
     facts = [
         _cost(constraint, record["costs"][constraint.name], budget, stored.environment)
         for constraint, budget in zip(stored.constraints, record["budget"], strict=True)
     ]
     value = f"{record['value']:.6f} {record['unit']}"
-    bound = "" if record["bound"] is None else f", proved bound {record['bound']:.6f}"
+    bound = "" if record["bound"] is None else f", lower bound {record['bound']:.6f}"
     proof = (
-        f"{record['sentence']} The {record['objective']} objective is {value} by "
-        f"{record['solver']}{bound}."
+        f"{record['sentence']} Value of the {record['objective']} objective: {value}{bound}; "
+        f"solver: {record['solver']}."
     )
     notes = [f"Note: {record['note']}."] if record["note"] else []
     if stored.comparison is None:
         rounded = f"{record['value']:.3f} {record['unit']}"
         facts.append(Fact(f"{record['objective']} objective", rounded, "on calibration samples"))
         notes.append(
-            "This policy was not compared yet, so that its loss on held-out data is not known."
+            "This policy was not compared yet, so its loss on held-out samples is unknown."
         )
     else:
         facts += _losses(stored.comparison)
         rivals = better_baselines(stored.comparison)
         notes.append(
-            f"Within the same budget, {rivals}: other spaces and objectives may do better."
+            f"At the same budget, {rivals}. Another space or objective may be better."
             if rivals
-            else "No baseline within the same budget is better, in KL or in Rel. Avg."
+            else "No baseline at the same budget is better in KL or Rel. Avg."
         )
         if nothing_right(stored.comparison):
             notes.append(f"{NOTHING_RIGHT[0].upper()}{NOTHING_RIGHT[1:]}.")
@@ -91,7 +91,7 @@ def headline(stored: Stored) -> Headline:
 
 
 def _title(stored: Stored) -> str:
-    """Return the saved cost, and the lost accuracy where known."""
+    """Return the saved cost, and the lost accuracy if known."""
     first = stored.constraints[0]
     saved = 100 * (1 - stored.record["costs"][first.name] / first.stock)
     title = f"{saved:.1f}\u00a0% less {_words(first.name)}"
@@ -103,7 +103,7 @@ def _title(stored: Stored) -> str:
     return (
         f"{title}, {lost}\u00a0points less accuracy"
         if chosen < original
-        else f"{title}, no accuracy lost"
+        else f"{title}, no loss of accuracy"
     )
 
 
@@ -119,7 +119,7 @@ def _cost(
     if constraint.unit == "ns":
         real = (environment or {}).get("prefill_ms")
         beside = f"predicted {beside}"
-        beside += f"; really {real['real']:.4g} of {real['original_real']:.4g} ms" if real else ""
+        beside += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms" if real else ""
     return Fact(_words(constraint.name), f"{100 * cost / constraint.stock:.1f} %", beside)
 
 
@@ -137,10 +137,10 @@ def _losses(frame: pd.DataFrame) -> list[Fact]:
     )
     facts = []
     if ACCURACY in chosen:
-        beside = f"the original has {original[ACCURACY]} %"
+        beside = f"original: {original[ACCURACY]} %"
         facts.append(Fact("accuracy, held-out", f"{chosen[ACCURACY]} %", beside))
     if ACCURACY in chosen and not nothing_right(frame):
-        beside = "of the original's accuracy is kept, mean over families"
+        beside = "of the original's accuracy, mean over families"
         facts.append(Fact("Rel. Avg., held-out", f"{chosen[RELATIVE]} %", beside))
     heldout, calibration = chosen["KL held-out"], chosen["KL calibration"]
     facts.append(

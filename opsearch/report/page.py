@@ -1,4 +1,4 @@
-"""Renders report.html from the files of a run and the template in this folder."""
+"""Rendering of report.html from the files of a run and the template in this folder."""
 
 from __future__ import annotations
 

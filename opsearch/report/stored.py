@@ -1,4 +1,4 @@
-"""Reads the results in a run folder; loads no model."""
+"""Stored results of a run folder; loads no model."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Stored:
         policy: The chosen policy.
         record: Record of the solution, as in solution.json.
         constraints: Its budgets, without the costs of the space.
-        front: The front, None where it is not known.
-        comparison: The comparison, None where it is not known.
-        environment: The environment, None where it is not known.
+        front: The front, None if unknown.
+        comparison: The comparison, None if unknown.
+        environment: The environment, None if unknown.
     """
 
     folder: RunFolder
@@ -65,7 +65,7 @@ class Stored:
 
     @property
     def again(self) -> str:
-        """Command that makes all of it again."""
+        """Command that reproduces the run."""
         return shlex.join(["opsearch", "run", "--config", str(self.folder.config)])
 
 
@@ -80,8 +80,8 @@ def read_stored(path: Path) -> Stored:
     record = _record(folder)
     if record.get("settings", config.results_of) != config.results_of:
         raise RunFolderError(
-            f"{folder.config} and {folder.solution} are of different runs, the later one was "
-            f"stopped; `opsearch run --config {folder.config}` finishes it"
+            f"{folder.config} and {folder.solution} belong to different runs, because the later "
+            f"one was interrupted; finish it with `opsearch run --config {folder.config}`"
         )
     return Stored(
         folder=folder,
@@ -96,7 +96,7 @@ def read_stored(path: Path) -> Stored:
 
 
 def _record(folder: RunFolder) -> dict[str, Any]:
-    again = f"`opsearch run --config {folder.config}` makes it"
+    again = f"create it with `opsearch run --config {folder.config}`"
     try:
         record: Any = json.loads(folder.solution.read_text(encoding="utf-8"))
         if not isinstance(record, dict):
@@ -123,8 +123,8 @@ def _constraints(folder: RunFolder, record: dict[str, Any]) -> tuple[Constraint,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
-            f"{folder.solution} is of another version or damaged (it lacks {error}); "
-            f"`opsearch run --config {folder.config}` makes it again"
+            f"{folder.solution} is damaged or of another version (it lacks {error}); create it "
+            f"again with `opsearch run --config {folder.config}`"
         ) from error
 
 
@@ -138,6 +138,7 @@ def _csv(path: Path, **options: Any) -> pd.DataFrame | None:
             raise ValueError("it holds no rows")
     except (OSError, ValueError) as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error}); run or solve again into that folder"
+            f"{path} cannot be read ({error}); write it again with `opsearch run` or `opsearch "
+            "solve`"
         ) from error
     return frame

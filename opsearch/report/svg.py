@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: text stays text, colours follow the page's theme."""
+"""Matplotlib figures as inline SVG, with selectable text and the colours of the page's theme."""
 
 from __future__ import annotations
 

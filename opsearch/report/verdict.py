@@ -1,4 +1,4 @@
-"""What a comparison says of the chosen policy, in sentences and formatted cells."""
+"""Assessment of the chosen policy from a comparison, in sentences and formatted cells."""
 
 from __future__ import annotations
 
@@ -16,49 +16,47 @@ _COSTS = ("FLOPs", "%", "KV", "prefill")
 _DIVERGENCES = ("KL calibration", "KL held-out")
 ACCURACY, RELATIVE = "accuracy, %", "Rel. Avg., %"
 _JUDGED = (*_DIVERGENCES, RELATIVE)
-NOTHING_RIGHT = (
-    "the original itself answers no held-out question as the data does, so accuracies say nothing"
-)
+NOTHING_RIGHT = "the original answers no held-out question correctly, so accuracies are meaningless"
 
 
 def verdict(frame: pd.DataFrame) -> list[str]:
-    """The true KL of the chosen policy, and in what a baseline of the same budget is better."""
+    """Return sentences with the KL of the chosen policy and the metrics of better baselines."""
     known = frame.loc[list(_DIVERGENCES), CHOSEN].dropna()
     parts = ", ".join(
-        f"{value:.3f} on {str(row).removeprefix('KL ')}" for row, value in known.items()
+        f"{value:.3f} on {str(row).removeprefix('KL ')} samples" for row, value in known.items()
     )
-    lines = [f"true KL of the policy as it runs, in nats: {parts}"]
+    lines = [f"measured KL of the policy, in nats: {parts}"]
     if rivals := better_baselines(frame):
-        lines.append(f"{rivals}: compare other spaces and objectives")
+        lines.append(f"{rivals}; try another space or objective")
     if nothing_right(frame):
-        lines.append(f"{NOTHING_RIGHT}; write answers in the data as the model words them")
+        lines.append(f"{NOTHING_RIGHT}; word the answers in the data as the model does")
     return lines
 
 
 def nothing_right(frame: pd.DataFrame) -> bool:
-    """Whether answers were scored and the original got none right, so that nothing can be lost."""
+    """Return whether answers were scored and none of the original's is correct."""
     return ACCURACY in frame.index and _value(frame, ACCURACY, ORIGINAL) == 0
 
 
 def better_baselines(frame: pd.DataFrame) -> str:
-    """In what which baseline is best and better than the chosen policy; empty when in nothing."""
+    """Describe the metrics in which a baseline beats the chosen policy; empty if there are none."""
     found: dict[str, list[str]] = {}
     for row in _JUDGED:
         best = best_methods(frame, row)
         if best and CHOSEN not in best:
             theirs, ours = (cell(row, _value(frame, row, name)) for name in (best[0], CHOSEN))
-            if theirs == ours:  # a difference that nobody would see
+            if theirs == ours:  # equal as printed
                 continue
             unit = " %" if row.endswith("%") else ""
             name = row.removesuffix(", %")
-            found.setdefault(best[0], []).append(f"{name} ({theirs}{unit} against {ours}{unit})")
+            found.setdefault(best[0], []).append(f"{name} ({theirs}{unit} instead of {ours}{unit})")
     return "; ".join(f"{name} is better in {' and '.join(rows)}" for name, rows in found.items())
 
 
 def best_methods(frame: pd.DataFrame, row: str) -> list[str]:
-    """The pruned methods that share the best value of a row.
+    """Return the pruned methods with the best value of a row.
 
-    None of them where nothing was measured, or where neither low nor high is good.
+    The list is empty if the row was not measured, or if neither low nor high values are better.
     """
     if row not in frame.index or row.startswith(_COSTS):
         return []
@@ -71,7 +69,7 @@ def best_methods(frame: pd.DataFrame, row: str) -> list[str]:
 
 
 def cell(row: str, value: float) -> str:
-    """A number of the comparison as people read it; a dash where nothing was measured."""
+    """Format a number of the comparison; a dash if it was not measured."""
     if np.isnan(value):
         return "-"
     if row.startswith(("FLOPs", "KV bytes")):

@@ -1,4 +1,4 @@
-"""The command line: its commands, its exit codes, and one sentence for everything that is wrong."""
+"""The command line: commands, exit codes, and one sentence for each error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 
 INTERRUPTED = 130
-_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # torch's words in a mere RuntimeError
+_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
 
 app = typer.Typer(
     help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
@@ -43,18 +43,18 @@ app.command("list")(list_parts)
 
 
 def main() -> None:
-    """Entry point: one sentence and exit code 1 for errors, 130 for Ctrl-C."""
+    """Run the command line and exit: code 1 after an error, 130 after Ctrl-C."""
     end(call(sys.argv[1:]))
 
 
 def end(code: int) -> NoReturn:
-    """Exit; after Ctrl-C at once, without what Python does at its end.
+    """Exit; after Ctrl-C without Python's finalization.
 
-    A solver that nothing can stop may still run in a thread, and would crash there.
+    A solver that cannot be stopped may still run in a thread, which finalization would crash.
     """
     if code == INTERRUPTED:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody may be left to read
+            with suppress(OSError):  # the reading end of a pipe may be closed
                 stream.flush()
         os._exit(code)
     sys.exit(code)
@@ -81,14 +81,14 @@ def call(arguments: list[str]) -> int:
         return _usage_or_crash(error, debug)
     if result == INTERRUPTED:
         err.print(
-            "interrupted: every finished measurement is kept, the same command goes on from there",
+            "interrupted: all finished measurements are kept; run the same command again to resume",
             soft_wrap=True,
         )
     return result if isinstance(result, int) else 0
 
 
 def _usage_or_crash(error: Exception, debug: bool) -> int:
-    """Click's usage errors print themselves; anything else is a defect, of a plug-in or here."""
+    """Print a usage error of click, or report any other exception as a defect."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
@@ -98,10 +98,10 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
 
     reason = " ".join(str(error).split()) or "no message"
     if _ran_out_of_memory(error):
-        reason = reason.rpartition(_NO_MEMORY[0])[2]  # what stands before is a line of its source
+        reason = reason.rpartition(_NO_MEMORY[0])[2]  # drops torch's source line before it
         err.print(
-            f"error: memory ran out ({reason}); take --dtype bfloat16, a smaller "
-            "--memory or --batch, or another --device",
+            f"error: out of memory ({reason}); use --dtype bfloat16, a smaller --memory or "
+            "--batch, or another --device",
             soft_wrap=True,
         )
         return 1
@@ -110,15 +110,16 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         f"{plugin} failed: {type(error).__name__}: {reason}; report it to its authors, with what "
         "--debug shows"
         if plugin
-        else f"unexpected {type(error).__name__}: {reason}; run again with --debug and report it"
+        else f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run "
+        "again with --debug and report the traceback"
     )
     err.print(f"error: {failed}", soft_wrap=True)
     return 1
 
 
 def _ran_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch got no memory, on a CPU or another device."""
-    # By its name: importing torch here would take seconds.
+    """Return whether Python, NumPy or torch could not allocate memory, on any device."""
+    # Compared by name, because importing torch takes seconds.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

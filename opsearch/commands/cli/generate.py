@@ -26,27 +26,30 @@ if TYPE_CHECKING:
 def generate(
     policy: PolicyPath,
     image: Annotated[
-        list[Path] | None, typer.Option(help="A picture. Repeatable; all stand before the prompt.")
+        list[Path] | None,
+        typer.Option(help="Image file, placed before the prompt. Repeatable."),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What to ask; default, for the embedded model without --image: an item of the "
-            "embedded tasks."
+            help="Question about the images; default for the embedded model without --image: a "
+            "sample of the embedded tasks."
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens per answer.")
+    ] = 64,
     model: RunModel = None,
     dtype: RunDtype = None,
     device: RunDevice = None,
     attention: RunAttention = None,
     debug: Debug = False,
 ) -> None:
-    """Try a policy: the original's answer to a prompt, the policy's, and what the policy took."""
+    """Answer a prompt with the original and with a policy, and show the costs of both."""
     from opsearch.evaluation.generate import generate as answer_prompt
 
-    place = {"model": model, "dtype": dtype, "device": device, "attention": attention}
-    _print(answer_prompt(policy, image or (), prompt, max_new_tokens, err, **place))
+    loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
+    _print(answer_prompt(policy, image or (), prompt, max_new_tokens, err, **loaded_as))
 
 
 def _print(trial: Trial) -> None:
@@ -55,7 +58,7 @@ def _print(trial: Trial) -> None:
     out.print(trial.applied.name, style="bold", soft_wrap=True)
     lines = [f"prompt    {sample.item.question}"]
     if sample.item.answers:
-        lines.append(f"right     {' or '.join(sample.item.answers)}")
+        lines.append(f"expected  {' or '.join(sample.item.answers)}")
     lines += [f"original  {before.text}", f"policy    {after.text}"]
     q, kv, mlp = trial.applied.executed(n_visual).mean(axis=0)
     flops, cache = (
@@ -66,10 +69,11 @@ def _print(trial: Trial) -> None:
         )
     )
     lines += [
-        f"The prompt has {n_visual} visual and {n_other} other tokens; of the visual ones a layer "
-        f"takes {q:.1f} to ask (q), {kv:.1f} to be read (kv) and {mlp:.1f} in its MLP, on average.",
-        f"Its prefill takes {100 * after.flops / before.flops:.4g}% of stock ({flops}) and leaves "
-        f"{cache} of KV cache.",
+        f"The prompt has {n_visual} visual and {n_other} text tokens. Visual tokens processed per "
+        f"layer, on average: {q:.1f} as queries (q), {kv:.1f} as keys and values (kv), {mlp:.1f} "
+        "in the MLP (mlp).",
+        f"Prefill with the policy: {100 * after.flops / before.flops:.4g}% of the original's FLOPs "
+        f"({flops}) and {cache} of KV cache.",
         f"New tokens: {before.new_tokens} by the original, {after.new_tokens} by the policy.",
     ]
     for line in lines:

@@ -1,4 +1,4 @@
-"""Commands that say how good a policy is: eval, bench, compare, analyze."""
+"""Commands that evaluate policies: eval, bench, compare, analyze."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from opsearch.commands.cli.options import (
+    MEASUREMENT,
+    MODEL_AND_DATA,
+    OUTPUT,
+    SEARCH,
     Budgets,
     Data,
     Debug,
@@ -19,12 +23,15 @@ from opsearch.commands.cli.options import (
     RunModel,
     RunPath,
     WorkerCount,
-    asked_workers,
     err,
     out,
+    requested_workers,
     was_typed,
 )
 from opsearch.errors import OpsearchError
+
+_BENCHMARKS = "Benchmarks"
+_RANDOM_WEIGHTS = "Random weights"
 
 
 def evaluate(
@@ -33,19 +40,38 @@ def evaluate(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Benchmarks by lmms-eval, e.g. textvqa,mme,pope; tasks of it, or FOLDER/TASK."
+            help="Benchmarks or tasks of lmms-eval, separated by commas, e.g. textvqa,mme,pope or "
+            "FOLDER/TASK; default: the samples of --data.",
+            rich_help_panel=_BENCHMARKS,
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="With --tasks: only so many first documents of each.")
+        int | None,
+        typer.Option(
+            help="With --tasks: maximum number of documents per task; default: all.",
+            rich_help_panel=_BENCHMARKS,
+        ),
     ] = None,
     model: RunModel = None,
     data: Data = None,
-    samples: Annotated[int, typer.Option(help="Items to answer.")] = 300,
+    samples: Annotated[
+        int,
+        typer.Option(help="Maximum number of samples.", rich_help_panel=MODEL_AND_DATA),
+    ] = 300,
     split: Annotated[
-        str, typer.Option(help="Of the embedded tasks: train, calibration, held-out or test.")
+        str,
+        typer.Option(
+            help="Split of the embedded tasks: train, calibration, held-out or test.",
+            rich_help_panel=MODEL_AND_DATA,
+        ),
     ] = "test",
-    seed: Annotated[int, typer.Option(help="Which items of the embedded tasks.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Random seed of the samples of the embedded tasks.",
+            rich_help_panel=MODEL_AND_DATA,
+        ),
+    ] = 0,
     dtype: RunDtype = None,
     device: RunDevice = None,
     attention: RunAttention = None,
@@ -53,15 +79,16 @@ def evaluate(
     ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
-    """Answer items with the original and with the policy: accuracy per family and Rel. Avg."""
+    """Measure accuracy with the original and with a policy, per family and as Rel. Avg."""
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     if tasks is not None:
         for name in ("data", "samples", "split", "seed"):
             if was_typed(context, name):
                 raise OpsearchError(
-                    f"--{name} does not go with --tasks, because a task has its data; leave it out"
+                    f"--{name} has no effect with --tasks, whose tasks bring their own data; "
+                    f"remove --{name}"
                 )
-        asked = asked_workers(workers, ray_address)
+        processes = requested_workers(workers, ray_address)
         from opsearch.commands.cli.printing import print_evaluation
         from opsearch.evaluation.lmms.answerer import AnswererModel
         from opsearch.evaluation.lmms.evaluate import evaluate_tasks
@@ -70,23 +97,21 @@ def evaluate(
         names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
         run = policy_settings(policy, **loaded_as)
         source = AnswererModel(run.model_spec, limit)
-        return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
+        return print_evaluation(evaluate_tasks(policy, names, source, err, processes), out)
     if limit is not None:
-        raise OpsearchError(
-            f"--limit goes with --tasks; --samples {limit} answers so many items without it"
-        )
+        raise OpsearchError(f"--limit {limit} requires --tasks; without it, use --samples {limit}")
     if workers is not None or ray_address is not None:
         raise OpsearchError(
-            "--workers and --ray-address go with --tasks, and without it one process answers; "
-            "leave them out, or add --tasks"
+            "--workers and --ray-address require --tasks, because other samples are answered by "
+            "one process; remove them or add --tasks"
         )
     from opsearch.commands.cli.printing import print_scores
     from opsearch.evaluation.evaluate import evaluate as evaluate_policy
     from opsearch.runs.config import policy_settings
 
     run = policy_settings(policy, **loaded_as)
-    place = (run.dtype, run.device, run.attention)
-    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *place, err), out)
+    loading = (run.dtype, run.device, run.attention)
+    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *loading, err), out)
 
 
 def bench(
@@ -95,37 +120,86 @@ def bench(
         Path | None, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Time published rules for choosing tokens instead.")
+        bool,
+        typer.Option(
+            "--peers",
+            help="Time published methods of token selection instead of a policy.",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = False,
     model: RunModel = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="Random weights in the shape of a checkpoint, e.g. llava-next-7b."),
+        typer.Option(
+            help="Use random weights with the dimensions of a checkpoint, e.g. llava-next-7b; "
+            "default: the weights of --model.",
+            rich_help_panel=_RANDOM_WEIGHTS,
+        ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="With --shape: only so many, the policy thinned.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --shape: number of layers; the policy is thinned to them; default: all.",
+            rich_help_panel=_RANDOM_WEIGHTS,
+        ),
     ] = None,
     visual: Annotated[
-        int | None, typer.Option(min=1, help="With --shape: visual tokens per prompt.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --shape: number of visual tokens per prompt; default: the checkpoint's.",
+            rich_help_panel=_RANDOM_WEIGHTS,
+        ),
     ] = None,
     text: Annotated[
-        int | None, typer.Option(min=2, help="With --shape: other tokens per prompt.")
+        int | None,
+        typer.Option(
+            min=2,
+            help="With --shape: number of text tokens per prompt; default: a typical prompt's.",
+            rich_help_panel=_RANDOM_WEIGHTS,
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts per generation.")] = 1,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Number of prompts per batch.", rich_help_panel=MEASUREMENT),
+    ] = 1,
     device: RunDevice = None,
     dtype: RunDtype = None,
     attention: RunAttention = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens per generation.")] = 17,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved pairs of generations.")] = 7,
+    new_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of tokens to generate per prompt.", rich_help_panel=MEASUREMENT
+        ),
+    ] = 17,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of measured pairs, original and policy in alternation.",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = 7,
     graphs: Annotated[
-        bool, typer.Option("--graphs", help="Time the policy also as CUDA graphs, on a GPU.")
+        bool,
+        typer.Option(
+            "--graphs",
+            help="Also time the policy with CUDA graphs; needs a GPU.",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = False,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="JSONL that gets a row after every pair.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="JSONL file to which the times are written after every pair; default: none.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Time the original against a policy: prefill, first token, decode, memory."""
+    """Measure the times of prefill and decoding and the memory, with and without a policy."""
     from opsearch.commands.cli.printing import print_latency, print_peers
     from opsearch.progress import Progress
     from opsearch.runs.config import policy_settings
@@ -137,8 +211,8 @@ def bench(
     run = policy_settings(policy, **loaded_as)
     if graphs and not run.device.startswith("cuda"):
         raise OpsearchError(
-            f"--graphs replays CUDA graphs, and --device {run.device} has none; give --device cuda "
-            "or leave it out"
+            f"--graphs requires CUDA, which --device {run.device} does not have; use --device cuda "
+            "or remove --graphs"
         )
     setup = Setup(
         model=run.model,
@@ -161,58 +235,69 @@ def bench(
 
 
 def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graphs: bool) -> None:
-    """Raise OpsearchError unless a policy is timed, or the peers without what they do not take."""
+    """Raise OpsearchError unless either a policy or the peers are timed, with their options."""
     if (policy is not None) == peers:
-        asked = "both a POLICY and --peers" if peers else "neither a POLICY nor --peers"
+        given = "both POLICY and --peers" if peers else "neither POLICY nor --peers"
         raise OpsearchError(
-            f"bench was given {asked} and times one of them; give a POLICY or --peers"
+            f"{given} were given, but `opsearch bench` times exactly one; give POLICY or --peers"
         )
     if peers and was_typed(context, "new_tokens"):
         raise OpsearchError(
-            "--new-tokens does not go with --peers, which times prefills; leave it out"
+            "--new-tokens has no effect with --peers, which times prefills only; remove "
+            "--new-tokens"
         )
     if peers and graphs:
         raise OpsearchError(
-            "--graphs does not go with --peers, whose rules are timed layer by layer; leave it out"
+            "--graphs cannot be combined with --peers, which runs layer by layer; remove --graphs"
         )
 
 
 def compare(
     run_folder: RunPath,
     budget: Budgets = ["15%", "20%", "30%", "50%"],  # noqa: B006 - as for run
-    samples: Annotated[int, typer.Option(min=1, help="Items to judge on.")] = 300,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Maximum number of test samples.", rich_help_panel=MODEL_AND_DATA),
+    ] = 300,
     effort: Annotated[
         float | None,
         typer.Option(
-            help="Seconds for all of joint in a space, else coarse to fine; default: the run's."
+            help="Estimated seconds that measuring the KL of all policies of a space may take; "
+            "beyond that it is measured from coarse to fine; default: that of the run.",
+            rich_help_panel=MEASUREMENT,
         ),
     ] = None,
-    space: Annotated[list[str], typer.Option(help="To search. Repeatable.")] = [  # noqa: B006
-        "dop",
-        "depth",
-        "stages",
-    ],
+    space: Annotated[
+        list[str],
+        typer.Option(help="Space to search: {spaces}. Repeatable.", rich_help_panel=SEARCH),
+    ] = ["dop", "depth", "stages"],  # noqa: B006
     ranker: Annotated[
         list[str] | None,
         typer.Option(
-            help="One more that takes part, e.g. 'cdpruner(clip=FOLDER)'. Repeatable.",
+            help="Additional ranker to compare, e.g. 'cdpruner(clip=FOLDER)'. Repeatable.",
+            rich_help_panel=SEARCH,
         ),
     ] = None,
     times: Annotated[
-        bool, typer.Option("--times", help="Also time each prefill beside the original's.")
+        bool,
+        typer.Option(
+            "--times",
+            help="Also measure the prefill time of every method and of the original.",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = False,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
-    """Compare searched policies and baselines at several budgets, on items of their own."""
+    """Compare searched policies with baselines at several budgets, on test samples."""
     from opsearch.commands.analyze import analyze as analyze_runs
     from opsearch.commands.cli.printing import print_analysis, print_compared
     from opsearch.commands.compare import compare as compare_methods
 
-    asked = asked_workers(workers, ray_address)
-    given = (run_folder, budget, samples, effort, err, asked, times, space, ranker or ())
-    compare_methods(*given)
+    processes = requested_workers(workers, ray_address)
+    settings = (run_folder, budget, samples, effort, err, processes, times, space, ranker or ())
+    compare_methods(*settings)
     analysis, files = analyze_runs("pareto", [run_folder])
     print_compared(analysis.tables["pareto.csv"], out)
     print_analysis(analysis, files, out)
@@ -222,20 +307,21 @@ def analyze(
     kind: Annotated[
         str,
         typer.Argument(
-            help="rank, curves, interactions, pareto, ablation, transfer, outcomes, rivals or "
-            "tables."
+            help="Kind of analysis: rank, curves, interactions, pareto, ablation, transfer, "
+            "outcomes, rivals or tables."
         ),
     ],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     space: Annotated[
-        str | None, typer.Option(help="Another space than the run's, where it was measured.")
+        str | None, typer.Option(help="Space to analyze, if measured; default: that of the run.")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; default: the first run's folder.")
+        Path | None,
+        typer.Option("--out", help="Folder for the results; default: the first run folder."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Table, figure and words on what runs have stored; no model is loaded."""
+    """Make a table, a figure and a description of stored results; no model is loaded."""
     from opsearch.commands.analyze import analyze as analyze_runs
     from opsearch.commands.cli.printing import print_analysis
 

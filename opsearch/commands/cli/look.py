@@ -1,4 +1,4 @@
-"""Commands that look at what is there: show, export, report, list."""
+"""Commands that show or export existing results and parts: show, export, report, list."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from opsearch.commands.cli.options import Debug, PolicyPath, RunPath, out
 def show(
     policy: PolicyPath,
     visual_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Resolve the shares for a sample of so many tokens.")
+        int | None,
+        typer.Option(min=1, help="Show counts for a sample with this number of visual tokens."),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw it: .svg, .png or .pdf.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the policy to this .svg, .png or .pdf file.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw a policy: layers by operations, and where it came from."""
+    """Draw a policy by layer and module, and print its rankers and its origin."""
     from opsearch.commands.cli.printing import print_policy
     from opsearch.policy.policy import Policy
 
@@ -27,10 +30,10 @@ def show(
 
 def export(
     run_folder: RunPath,
-    out_file: Annotated[Path, typer.Option("--out", help="A .parquet or .csv file.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The .parquet or .csv file to write.")],
     debug: Debug = False,
 ) -> None:
-    """Write a run's measurements as one tidy table."""
+    """Write the measurements of a run as one tidy table."""
     from opsearch.commands.export import export as export_run
 
     table = export_run(run_folder, out_file)
@@ -38,17 +41,19 @@ def export(
 
 
 def report(run_folder: RunPath, debug: Debug = False) -> None:
-    """Make a run's report.html again from what is stored: no model is loaded."""
+    """Write report.html of a run again from stored results; no model is loaded."""
     from opsearch.report.page import save_report
 
     out.print(save_report(run_folder), soft_wrap=True)
 
 
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind of part.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind of part, e.g. solvers; default: all kinds.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """List what can be named: solvers, objectives, spaces, costs, rankers, baselines, models."""
+    """List the available solvers, objectives, spaces, costs, rankers, baselines and models."""
     from opsearch.commands.list_parts import print_parts
 
     print_parts(kind, out)

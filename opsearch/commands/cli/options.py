@@ -1,4 +1,4 @@
-"""What several commands share: options, consoles, and who measures. Nothing heavy is imported."""
+"""Options and consoles that several commands share. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -8,57 +8,126 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-# No markup: what data, policies and paths say is printed as it is.
+# Without markup, so that text from data, policies and paths is printed unchanged.
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
-Model = Annotated[str, typer.Option(help="demo, a local folder, or a hub id.")]
+# Panels of the help of commands with many options.
+SEARCH = "Search"
+MODEL_AND_DATA = "Model and data"
+MEASUREMENT = "Measurement"
+OUTPUT = "Output"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="The model: demo (embedded), a local folder, or a hub id.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="JSONL or Parquet of image, question, answer, for run also lmms:TASK; default: "
-        "embedded tasks."
+        help="JSONL or Parquet file with images, questions and answers; default: the embedded "
+        "tasks.",
+        rich_help_panel=MODEL_AND_DATA,
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto: all that there are.")]
-Attention = Annotated[str, typer.Option(help="sdpa, eager or flash_attention_2.")]
-# Of a policy's model.
+RunData = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSONL or Parquet file with images, questions and answers, or lmms:TASK for a task of "
+        "lmms-eval; default: the embedded tasks.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the weights: float32, bfloat16 or float16.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device of the model: cpu, cuda, cuda:1, ..., or auto to use all GPUs.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        help="Attention implementation: sdpa, eager or flash_attention_2.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
+# Options of commands that load the model of a policy.
 RunModel = Annotated[
-    str | None, typer.Option(help="demo, a local folder, or a hub id; default: the run's.")
+    str | None,
+    typer.Option(
+        help="The model: demo (embedded), a local folder, or a hub id; default: that of the run.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
 ]
 RunDtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16; default: the run's.")
+    str | None,
+    typer.Option(
+        help="Precision of the weights: float32, bfloat16 or float16; default: that of the run.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
 ]
-RunDevice = Annotated[str | None, typer.Option(help="cpu, cuda, ..., auto; default: the run's.")]
+RunDevice = Annotated[
+    str | None,
+    typer.Option(
+        help="Device of the model: cpu, cuda, cuda:1, ..., or auto to use all GPUs; default: that "
+        "of the run.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
+]
 RunAttention = Annotated[
-    str | None, typer.Option(help="sdpa, eager or flash_attention_2; default: the run's.")
+    str | None,
+    typer.Option(
+        help="Attention implementation: sdpa, eager or flash_attention_2; default: that of the "
+        "run.",
+        rich_help_panel=MODEL_AND_DATA,
+    ),
 ]
 PolicyPath = Annotated[
     Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an earlier run.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Budgets = Annotated[
     list[str],
     typer.Option(
-        help="30%, -70%, 0.3x of the stock model; 5.8T FLOPs; 200MB or 30%kv; 120ms. Repeatable."
+        help="Maximum cost: share of the original model's FLOPs (30%, -70% or 0.3x), FLOPs per "
+        "sample (5.8T), KV cache (200MB or 30%kv), or prefill time (120ms). Repeatable.",
+        rich_help_panel=SEARCH,
     ),
 ]
 WorkerCount = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Processes that measure, on a Ray of their own: opsearch\\[ray]."
+        "--workers",
+        min=1,
+        help="Number of Ray worker processes that measure (needs opsearch\\[ray]); default: this "
+        "process measures.",
+        rich_help_panel=MEASUREMENT,
     ),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(help="Workers on a Ray cluster, HOST:PORT or auto; default: one per core or GPU."),
+    typer.Option(
+        help="Ray cluster to measure on, HOST:PORT or auto; default number of workers: one per GPU "
+        "or CPU core.",
+        rich_help_panel=MEASUREMENT,
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def asked_workers(count: int | None, address: str | None) -> Any:
-    """Who measures, as asked for; None: this process."""
+def requested_workers(count: int | None, address: str | None) -> Any:
+    """Return the requested workers, None if this process measures."""
     if count is None and address is None:
         return None
     from opsearch.measure.workers.cluster import Workers
@@ -67,6 +136,6 @@ def asked_workers(count: int | None, address: str | None) -> Any:
 
 
 def was_typed(context: typer.Context, name: str) -> bool:
-    """Whether an option was given, and not left at its default."""
+    """Return whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

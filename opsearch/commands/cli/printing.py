@@ -1,6 +1,6 @@
-"""What the commands print: tables and sentences, nothing is computed here.
+"""Output of the commands: tables and sentences.
 
-The consoles have markup switched off, so that what data, policies and paths say is shown as it is.
+The consoles must have markup off, so that text from data, policies and paths is printed unchanged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TABLE_WIDTH = 80
 
 
 def print_run(result: SearchResult, console: Console) -> None:
-    """The solution, the comparison, and where the files are."""
+    """Print the solution of a run, its comparison and its files."""
     print_summary(result.problem, result.solution, console)
     if result.prefill is not None:
         _print_prefill(result.prefill, result.problem.constraints, console)
@@ -52,26 +52,28 @@ def print_run(result: SearchResult, console: Console) -> None:
     assert comparison is not None  # a run makes one
     for line in verdict(comparison):
         console.print(line, soft_wrap=True)
-    # Wider than a narrow terminal, where columns that find no room would be left out.
+    # At least this wide, because a narrower table would omit columns.
     width = max(console.width, _TABLE_WIDTH)
     console.print(comparison_table(comparison), width=width, crop=False)
-    told = {
-        "FLOPs": "FLOPs: convention exact (2 per multiply-add, all tokens, one lm_head row), live\n"
-        "operations, mean per calibration sample.",
-        "KV": "KV cache after the prefill.",
-        "prefill": "Prefill as the latency table predicts.",
-        "KL": "KL in nats.",
-        "accuracy": "Accuracies: held-out items.",
+    captions = {
+        "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live "
+        "operations of all tokens, one lm_head row).",
+        "KV": "KV: size of the cache after the prefill.",
+        "prefill": "Prefill: predicted by the latency table.",
+        "KL": "KL: divergence from the original, in nats.",
+        "accuracy": "Accuracy: on held-out samples.",
     }
-    shown = [words for row, words in told.items() if _has_row(comparison, row)]
+    shown = [caption for row, caption in captions.items() if _has_row(comparison, row)]
     console.print(" ".join(shown), style="dim")
     folder = RunFolder(result.folder)
-    lines = [f"policy   {result.folder}/policy_config.json, drawn in {folder.policy_figure}"]
+    lines = [f"policy        {result.folder}/policy_config.json, figure {folder.policy_figure}"]
     if folder.front.exists():
-        lines.append(f"front    {folder.front}, drawn in {folder.front_figure}")
-    lines.append(f"record   {folder.solution}, {folder.comparison}")
-    lines.append(f"settings {folder.config}; measurements {folder.measurements}")
-    lines.append(f"report   {folder.report}")
+        lines.append(f"front         {folder.front}, figure {folder.front_figure}")
+    lines.append(f"solution      {folder.solution}")
+    lines.append(f"comparison    {folder.comparison}")
+    lines.append(f"settings      {folder.config}")
+    lines.append(f"measurements  {folder.measurements}")
+    lines.append(f"report        {folder.report}")
     console.print("\n".join(lines), soft_wrap=True)
 
 
@@ -79,16 +81,16 @@ def _print_prefill(
     found: TimedPrefill, constraints: Sequence[Constraint], console: Console
 ) -> None:
     console.print(
-        f"prefill of {found.n_visual} visual and {found.n_other} other tokens: predicted "
-        f"{found.predicted:.4g} ms, real {found.real:.4g} ms; original predicted "
+        f"prefill of {found.n_visual} visual and {found.n_other} text tokens: predicted "
+        f"{found.predicted:.4g} ms, real {found.real:.4g} ms; original: predicted "
         f"{found.original_predicted:.4g} ms, real {found.original_real:.4g} ms",
         soft_wrap=True,
     )
     limit = next(c.limit / c.samples / 1e6 for c in constraints if c.unit == "ns")
     if found.real > limit:
         console.print(
-            f"the real time is {found.real / limit - 1:.0%} above the budget of {limit:.4g} ms: "
-            "where nothing else ran meanwhile, take a smaller budget",
+            f"The real time exceeds the budget of {limit:.4g} ms by "
+            f"{found.real / limit - 1:.0%}; if no other process was running, use a smaller budget.",
             soft_wrap=True,
         )
 
@@ -98,32 +100,32 @@ def _has_row(frame: pd.DataFrame, start: str) -> bool:
 
 
 def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
-    """What each objective would measure, and how long that takes at a nominal speed."""
+    """Print the number of measurements of each objective and their estimated time."""
     limit, floor = (
         plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
     )
     console.print(
-        f"space {plan.space.name}: {_policies(plan)}{limit}; text alone {floor}",
+        f"space {plan.space.name}: {_policies(plan)}{limit}; text tokens alone: {floor}",
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
-        held = format_amount(found.elements * plan.room.itemsize, "B")
+        states = format_amount(found.elements * plan.room.itemsize, "B")
         lines = [
             f"{name}: {found.policies:,} policies on {found.samples} samples",
-            *([f"in {found.parts:,} parts by memory"] if found.parts > 1 else []),
+            *([f"in {found.parts:,} parts to fit the memory"] if found.parts > 1 else []),
             f"{found.nodes:,} nodes",
             format_amount(found.flops, "FLOPs"),
-            f"{found.forwards:.1f} forwards of the original per sample",
-            f"a sample holds {held}",
+            f"equal to {found.forwards:.1f} forwards of the original per sample",
+            f"{states} of states per sample",
             f"about {format_duration(plan.seconds[name])} on {config.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
         if name == "joint" and plan.coarse:
             console.print(_from_coarse_to_fine(plan, plan.coarse, config), soft_wrap=True)
     console.print(
-        f"{plan.chosen}. States of a pass take up to {format_amount(plan.room.memory, 'B')} "
-        "(--memory); times are FLOPs over 15 GFLOP/s per core or 100 TFLOP/s per GPU; the final "
-        "comparison comes on top.",
+        f"{plan.chosen}. The states of one pass take at most "
+        f"{format_amount(plan.room.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU core "
+        "or 100 TFLOP/s per GPU, and exclude the final comparison.",
         soft_wrap=True,
     )
 
@@ -131,28 +133,28 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
 def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork, config: RunConfig) -> str:
     first = coarse.first
     return (
-        f"joint from coarse to fine: {first.policies:,} policies first, "
-        f"{first.forwards:.1f} forwards of the original per sample; with what is near the best of "
-        f"them {coarse.forwards:.1f}, as a guess, about {format_duration(plan.seconds['coarse'])} "
-        f"on {config.device}"
+        f"joint from coarse to fine: first {first.policies:,} policies, equal to "
+        f"{first.forwards:.1f} forwards of the original per sample; including the policies near "
+        f"the best of them about {coarse.forwards:.1f} forwards and "
+        f"{format_duration(plan.seconds['coarse'])} on {config.device}"
     )
 
 
 def _policies(plan: DryRun) -> str:
     if plan.feasible is None:
-        return "too many policies to list, budget "
+        return "too many policies to list; budget "
     return f"{plan.feasible:,} of {len(plan.space.points):,} policies within "
 
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
-    """The solution of `opsearch solve`."""
+    """Print the solution of `opsearch solve`."""
     print_summary(problem, solution, console)
     console.print(f"policy {folder}/policy_config.json", soft_wrap=True)
     console.print(f"report {RunFolder(folder).report}", soft_wrap=True)
 
 
 def print_summary(problem: Problem, solution: Solution, console: Console) -> None:
-    """Policy, cost beside budget and floor, value, proof."""
+    """Print a policy with its costs, its objective and the status of the solution."""
     if solution.policy is None:
         raise ValueError("only a solution with a policy can be printed")
     console.print(solution.policy.name, style="bold")
@@ -162,21 +164,22 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
         word = "predicted " if constraint.unit == "ns" else ""
         console.print(
-            f"{word}{constraint.name} {cost} within {limit}; text alone {floor}", soft_wrap=True
+            f"{word}{constraint.name} {cost} within budget {limit}; text tokens alone {floor}",
+            soft_wrap=True,
         )
     bound = ""
     if solution.bound is not None:
-        bound = f", bound {solution.bound:.6f}, gap {solution.gap:.1e}"
+        bound = f", lower bound {solution.bound:.6f}, gap {solution.gap:.1e}"
     console.print(
         f"{solution.objective} objective {solution.value:.6f} {solution.unit}{bound}; "
-        f"{solution.solver} in {solution.seconds:.2f} s",
+        f"solver {solution.solver}, {solution.seconds:.2f} s",
         soft_wrap=True,
     )
     quantum = problem.objective.quantum
     if problem.objective.unit == "nats" and quantum > KL_QUANTUM:
         console.print(
-            f"noise floor of this precision: {quantum:.0e} nats; divergences are compared in steps "
-            "of it, smaller differences are ties",
+            f"noise floor of this precision: {quantum:.0e} nats; smaller differences of KL count "
+            "as ties",
             soft_wrap=True,
         )
     console.print(f"{solution.status}: {solution.status.sentence}", soft_wrap=True)
@@ -185,11 +188,11 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
 
 
 def comparison_table(frame: pd.DataFrame) -> Table:
-    """The run's final table; methods are columns."""
+    """Return the comparison of a run as a table, methods as columns."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for name in frame.columns:
-        # Headers break at spaces only, so that seven methods fit into _TABLE_WIDTH columns.
+        # Headers break at spaces only, so seven methods fit into _TABLE_WIDTH.
         width = max(len(word) for word in name.split())
         style = "bold" if name == "opsearch" else None
         table.add_column(name, justify="right", style=style, min_width=width)
@@ -199,7 +202,7 @@ def comparison_table(frame: pd.DataFrame) -> Table:
 
 
 def print_front(front: Front, path: Path, console: Console) -> None:
-    """The front by rising cost, and what of it is proved."""
+    """Print a front by rising cost, and state which points are proved."""
     names = list(front.table.columns[: front.table.columns.get_loc(front.per_sample)])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cost, %", "per sample", front.unit, *names, "proved"):
@@ -220,21 +223,21 @@ def print_front(front: Front, path: Path, console: Console) -> None:
 def print_policy(
     policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
 ) -> None:
-    """A policy's heat map, rankers and provenance."""
+    """Print the heat map, the rankers and the provenance of a policy."""
     drawn = save_heatmap(policy, figure, visual_tokens) if figure else None
     console.print(policy.name, style="bold")
     console.print(draw_terminal(policy, visual_tokens))
     for layer, spec in policy.rankers:
-        console.print(f"ranker {spec}, {where(layer, spec)}")
+        console.print(f"ranker: {spec}, {where(layer, spec)}")
     for key, value in policy.provenance.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         console.print(f"{key}: {shown}", soft_wrap=True)
     if drawn:
-        console.print(f"drawn in {drawn}")
+        console.print(f"written: {drawn}", soft_wrap=True)
 
 
 def print_scores(scores: Scores, console: Console) -> None:
-    """Accuracy per family, original beside policy, and Rel. Avg."""
+    """Print the accuracy of original and policy per family, and Rel. Avg."""
     original, policy = scores.original.by_family(), scores.policy.by_family()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("family", "original", "policy", "ratio"):
@@ -246,23 +249,23 @@ def print_scores(scores: Scores, console: Console) -> None:
     count, changed = len(scores.original.texts), scores.changed
     relative = f"Rel. Avg. {100 * scores.relative:.1f}%"
     if not any(original.values()):
-        relative = "Rel. Avg. is not defined, as the original answers nothing as the data does:"
+        relative = "Rel. Avg. is undefined, because the original answers no question correctly"
     console.print(
-        f"{relative} over {len(original)} families, {count} items, {changed} answers changed",
+        f"{relative} ({len(original)} families, {count} samples); {changed} answers changed",
         soft_wrap=True,
     )
     if scores.dropped:
-        console.print(f"{scores.dropped} items were left out: the policy was searched on them")
+        console.print(f"Excluded {scores.dropped} samples on which the policy was searched.")
 
 
 def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) -> None:
-    """The paragraph of an analysis, and its files."""
+    """Print the description of an analysis and its files."""
     console.print(analysis.text, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
 
 
 def print_compared(frame: pd.DataFrame, console: Console) -> None:
-    """Methods down and budgets across: Rel. Avg. in % with its interval, then KL and FLOPs."""
+    """Print Rel. Avg. with its interval, then KL and FLOPs, by method and budget."""
     rows = frame.to_dict("records")
     if is_defined(frame):
         kept = [f"{row['rel_avg']:.1f} ({row['low']:.0f}-{row['high']:.0f})" for row in rows]
@@ -272,7 +275,7 @@ def print_compared(frame: pd.DataFrame, console: Console) -> None:
 
 
 def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:
-    """A cell for each row of the frame, methods down and budgets across; a dash where none is."""
+    """Return a table of the cells with methods as rows and budgets as columns."""
     budgets = list(dict.fromkeys(frame["budget"]))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title)
@@ -285,7 +288,7 @@ def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print scores per sample of every task, and official figures of whole splits."""
+    """Print the mean scores of every task, and the official figures of whole splits."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     headers = (
         "task",
@@ -318,23 +321,22 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
     changed = sum(task.changed for task in evaluation.tasks)
     average = _ratio_cell(evaluation.relative, *evaluation.interval())
     console.print(
-        f"Rel. Avg. {average} of scores per sample over {len(evaluation.tasks)} tasks, "
-        f"{count} documents, {changed} answers changed",
+        f"Rel. Avg. {average} of mean scores ({len(evaluation.tasks)} tasks, {count} documents); "
+        f"{changed} answers changed",
         soft_wrap=True,
     )
     if not np.isnan(evaluation.official_relative):
         console.print(f"Rel. Avg. {100 * evaluation.official_relative:.1f}% of official figures")
     elif evaluation.limit is not None:
         console.print(
-            f"the first {evaluation.limit} documents of each task: official figures need whole "
-            "splits",
+            f"Only the first {evaluation.limit} documents of each task were answered; official "
+            "figures require whole splits, without --limit.",
             soft_wrap=True,
         )
     for task in evaluation.tasks:
         if task.dropped:
             console.print(
-                f"{task.name}: {task.dropped} documents were left out: the policy was searched on "
-                "them",
+                f"{task.name}: excluded {task.dropped} documents on which the policy was searched.",
                 soft_wrap=True,
             )
 
@@ -365,53 +367,53 @@ _SIDES = ("original", "policy")
 
 
 def print_latency(row: LatencyRow, console: Console) -> None:
-    """Print medians between quartiles of both sides, and the predictions of the cost model."""
+    """Print medians and quartiles of original and policy, and the predicted costs."""
     console.print(row["policy_name"], style="bold")
     console.print(_latency_table(row, row["kv_bytes"]))
     if row["graphs"]:
-        console.print("The same with the policy's layers launched as CUDA graphs", style="bold")
+        console.print("With the layers of the policy run as CUDA graphs", style="bold")
         console.print(_latency_table(row["graphs"], row["kv_bytes"]))
     console.print(
-        f"batch {row['batch']}, {row['visual']} visual and {row['other']} other tokens, "
-        f"{row['pairs']} interleaved pairs: median (quartiles); ratios are taken pair by pair. "
-        "Prefill is that of the decoder, with ranking and lm_head.",
+        f"Measured at batch {row['batch']} with {row['visual']} visual and {row['other']} text "
+        f"tokens, in {row['pairs']} alternating pairs: median (quartiles). Ratios are per pair. "
+        "Prefill: decoder with ranking and lm_head.",
         soft_wrap=True,
         style="dim",
     )
     if row["shape"]:
-        console.print("Random weights; the vision tower does not run.", style="dim")
+        console.print("Random weights; the vision tower is not run.", style="dim")
     if "peak_bytes" not in row["policy"]:
-        console.print("Peak memory is told on CUDA devices only.", style="dim")
+        console.print("Peak memory is measured on CUDA devices only.", style="dim")
 
 
 def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
-    """Print a line per rule: time of the selection, and of the prefill that follows."""
+    """Print one line per method: time of the token selection, and ratio of the prefill."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
-    for name in ("choosing, ms", "% of prefill", "FLOPs", "prefill, ratio"):
+    for name in ("selection, ms", "% of prefill", "FLOPs, ratio", "prefill, ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         ranking = row["policy"]["ranking_ms"]
         share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
         before = row["before_decoder"]
-        choosing = [_spread(ranking), share] if before else ["in the prefill", ""]
+        selection = [_spread(ranking), share] if before else ["in the prefill", ""]
         table.add_row(
-            row["rule"], *choosing, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
+            row["rule"], *selection, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
         )
     console.print(table)
     first = rows[0]
     console.print(
-        f"batch {first['batch']}, {first['visual']} visual and {first['other']} other tokens, "
-        f"{first['pairs']} interleaved pairs: median (quartiles); the original's prefill: "
-        f"{_spread(first['original']['prefill_ms'])} ms. Ratios are taken pair by pair, choosing "
-        "included; what a rule reads of the vision tower is computed there.",
+        f"Measured at batch {first['batch']} with {first['visual']} visual and {first['other']} "
+        f"text tokens, in {first['pairs']} alternating pairs: median (quartiles). Prefill of the "
+        f"original: {_spread(first['original']['prefill_ms'])} ms. Ratios are per pair and include "
+        "the selection; features that a method reads from the vision tower are computed there.",
         soft_wrap=True,
         style="dim",
     )
 
 
 def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
-    """Return a table of both sides of a row, with the bytes of their caches."""
+    """Return the times of original and policy, with the sizes of their caches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in (*_SIDES, "ratio"):
@@ -423,7 +425,7 @@ def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
         if any(cells):
             table.add_row(_PART_TITLES[part], *cells, _spread(row["ratio"].get(part)))
     table.add_row("KV cache", *_byte_cells([kv[side] for side in _SIDES]))
-    table.add_row("KV, cost model", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES]))
+    table.add_row("KV cache, predicted", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES]))
     if "peak_bytes" in row["policy"]:
         table.add_row("peak memory", *_byte_cells([row[side]["peak_bytes"] for side in _SIDES]))
     table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
@@ -438,6 +440,6 @@ def _spread(values: Sequence[float] | None) -> str:
 
 
 def _byte_cells(amounts: Sequence[int]) -> list[str]:
-    """Format the bytes of both sides, and their ratio."""
+    """Format the bytes of original and policy, and their ratio."""
     original, policy = amounts
     return [format_amount(original, "B"), format_amount(policy, "B"), f"{policy / original:.3f}"]

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsearch.commands.cli.options import (
+    MEASUREMENT,
+    MODEL_AND_DATA,
+    OUTPUT,
+    SEARCH,
     Attention,
     Budgets,
-    Data,
     Debug,
     Device,
     Dtype,
     Model,
     RayAddress,
+    RunData,
     WorkerCount,
-    asked_workers,
     err,
     out,
+    requested_workers,
     was_typed,
 )
 
@@ -29,108 +33,201 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    model: Model = "demo",
-    data: Data = None,
-    samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
-    heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
-    space: Annotated[str, typer.Option(help="What is searched over: {spaces}.")] = "dop",
-    kv: Annotated[
-        str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
-    ] = "leaves",
-    stages: Annotated[
-        int, typer.Option(min=1, max=3, help="stages: how often tokens are dropped, at most.")
-    ] = 2,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="layers, operations: never pruned, e.g. 0,1:mlp: layer 0, MLP of 1."),
-    ] = None,
-    tie: Annotated[
-        str | None, typer.Option(help="layers: q=kv for one bit for attention in each layer.")
-    ] = None,
-    n_v: Annotated[
-        str, typer.Option(help="Shares of tokens to search: 16 or 8 usual ones, or .5,.25,.125.")
-    ] = "16",
-    ranker: Annotated[
-        str | None,
-        typer.Option(
-            help="Before the decoder {rankers}; in stages also inside it {decoder_rankers}; with "
-            "parameters 'vispruner(important=0.3)'; default: that of the model family."
-        ),
-    ] = None,
-    budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
+    budget: Budgets = ["30%"],  # noqa: B006 - typer only reads the default
+    space: Annotated[
+        str, typer.Option(help="Space of policies: {spaces}.", rich_help_panel=SEARCH)
+    ] = "dop",
     objective: Annotated[
         str | None,
         typer.Option(
-            help="{objectives}; default: joint where it fits --effort, attention for recipes."
+            help="Objective: {objectives}; default: measured KL (joint) if it fits --effort, else "
+            "a proxy.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="Solver: {solvers}; default: by the form of the objective.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    ranker: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranker of the visual tokens: {rankers}, {decoder_rankers}; parameters in "
+            "parentheses, e.g. 'vispruner(important=0.3)'; default: that of the model family.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    n_v: Annotated[
+        str,
+        typer.Option(
+            help="Shares of visual tokens to search: 16 or 8 standard ones, or a list such as "
+            ".5,.25,.125.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "16",
+    kv: Annotated[
+        str,
+        typer.Option(
+            help="Space dop: prune keys and values together with the queries (leaves), or keep "
+            "them in all layers (stays).",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "leaves",
+    stages: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=3,
+            help="Space stages: maximum number of layers at which tokens are dropped.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = 2,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Spaces of single operations: operations that are never pruned, e.g. 0,1:mlp for "
+            "layer 0 and the MLP of layer 1; default: none.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    tie: Annotated[
+        str | None,
+        typer.Option(
+            help="Space layers: q=kv prunes queries, keys and values of a layer together; default: "
+            "separately.",
+            rich_help_panel=SEARCH,
         ),
     ] = None,
     points: Annotated[
-        int | None, typer.Option(help="additive: values measured per parameter; default: all.")
+        int | None,
+        typer.Option(
+            help="Additive proxy: values to measure per parameter, the others are interpolated; "
+            "default: all.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     pairs: Annotated[
-        str, typer.Option(help="pairwise: interactions of adjacent layers, all, or so many, drawn.")
+        str,
+        typer.Option(
+            help="Pairwise proxy: pairs of operations to measure: adjacent (of adjacent layers), "
+            "all, or a number of pairs drawn at random.",
+            rich_help_panel=SEARCH,
+        ),
     ] = "adjacent",
-    positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
-    solver: Annotated[
-        str | None,
-        typer.Option(help="{solvers}; default: by the form of the objective."),
-    ] = None,
     verify: Annotated[
-        int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")
+        int,
+        typer.Option(
+            help="Correct the proxy with true measurements: number of its best policies to measure "
+            "per round; 0: do not.",
+            rich_help_panel=SEARCH,
+        ),
     ] = 0,
     evaluations: Annotated[
         int | None,
         typer.Option(
-            help="Policies measured as they run, at most; default: optuna and --verify 150, local "
-            "and greedy 1000."
+            help="Maximum number of policies that the solver or --verify measures; default: 150 "
+            "for --verify, else the solver's own.",
+            rich_help_panel=SEARCH,
         ),
     ] = None,
-    effort: Annotated[float, typer.Option(help="Seconds that measuring joint may take.")] = 60.0,
-    memory: Annotated[
-        str | None,
+    model: Model = "demo",
+    data: RunData = None,
+    samples: Annotated[
+        int, typer.Option(help="Number of calibration samples.", rich_help_panel=MODEL_AND_DATA)
+    ] = 64,
+    heldout: Annotated[
+        int,
         typer.Option(
-            help="For the states of one pass, e.g. 8GB; default: 2GB on a CPU, half of what the "
-            "weights leave on a GPU."
+            help="Number of held-out samples for the final comparison.",
+            rich_help_panel=MODEL_AND_DATA,
         ),
-    ] = None,
+    ] = 300,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     attention: Attention = "sdpa",
-    seed: Annotated[int, typer.Option(help="Governs the samples and the solver.")] = 0,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; default: runs/MODEL.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="run.yaml of an earlier run; other options override it.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be measured, and for how long.")
-    ] = False,
-    shape: Annotated[
-        str | None, typer.Option(help="With --dry-run: of a checkpoint, e.g. llava-next-7b.")
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Random seed of the samples and the solver.", rich_help_panel=MODEL_AND_DATA
+        ),
+    ] = 0,
+    positions: Annotated[
+        int,
+        typer.Option(
+            help="Number of answer tokens over which KL is averaged.", rich_help_panel=MEASUREMENT
+        ),
+    ] = 1,
+    effort: Annotated[
+        float,
+        typer.Option(
+            help="Estimated seconds that measuring the KL of all policies may take, for the "
+            "default of --objective.",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = 60.0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for the states of one pass, e.g. 8GB; default: 2GB on a CPU, half of the "
+            "memory besides the weights on a GPU.",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Run folder; default: runs/MODEL.", rich_help_panel=OUTPUT),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="run.yaml of an earlier run, whose settings are used; options on the command line "
+            "override them.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the number of measurements and their estimated time, and stop.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="With --dry-run: checkpoint to estimate for without loading it, e.g. "
+            "llava-next-7b.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Search a policy within a budget, verify it, compare it with baselines, save it."""
+    """Search a policy within a budget, compare it with baselines, and save it."""
     from opsearch.commands.cli.printing import print_dry_run, print_run
 
-    asked = asked_workers(workers, ray_address)
+    processes = requested_workers(workers, ray_address)
     settings = _settings(context)
     if shape and not dry_run:
-        raise typer.BadParameter("--shape goes with --dry-run: it has no weights to run")
+        raise typer.BadParameter(
+            "--shape requires --dry-run, because a shape has no weights to run"
+        )
     if dry_run:
         from opsearch.commands.dry_run import dry_run as plan
 
         return print_dry_run(plan(settings, shape, err), settings, out)
     from opsearch.commands.run import run as run_config
 
-    print_run(run_config(settings, err, context.obj, asked), out)
+    print_run(run_config(settings, err, context.obj, processes), out)
 
 
 def _settings(context: typer.Context) -> RunConfig:
-    """The options as settings; with --config those of that file, and what was typed instead."""
+    """Return the settings of the options, which override those of --config."""
     from opsearch.runs.config import RunConfig
 
     given = dict(context.params)

@@ -1,4 +1,4 @@
-"""Commands that search in what a run stored: solve, front."""
+"""Commands that search stored measurements: solve, front."""
 
 from __future__ import annotations
 
@@ -13,21 +13,37 @@ from opsearch.commands.cli.options import Debug, RunPath, err, out
 def solve(
     run_folder: RunPath,
     budget: Annotated[
-        list[str] | None, typer.Option(help="As for run; default: that of the run. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Maximum cost, as for `opsearch run`; default: that of the run. Repeatable."
+        ),
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
-    solver: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Objective: {objectives}; default: that of the run.")
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="Solver: {solvers}; default: that of the run, or by the form of a new objective."
+        ),
+    ] = None,
     evaluations: Annotated[
         int | None,
-        typer.Option(help="optuna: policies looked up, at most; default: that of the run, or 150."),
+        typer.Option(
+            help="Maximum number of policies that a solver without a complete table evaluates; "
+            "default: that of the run, or the solver's own."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: that of the run.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of the solver; default: that of the run.")
+    ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
+        Path | None,
+        typer.Option("--out", help="Folder for the results; default: the run folder."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Solve again from stored measurements: another budget or solver, no model is loaded."""
+    """Solve a run again with another budget, objective or solver; no model is loaded."""
     from opsearch.commands.cli.printing import print_solution
     from opsearch.commands.solve import solve as solve_stored
 
@@ -36,23 +52,30 @@ def solve(
     )
     print_solution(problem, solution, folder, out)
     if out_folder is None:
-        out.print("the run's earlier policy and comparison are replaced; --out FOLDER keeps them")
+        out.print(
+            "The earlier policy and comparison of the run were replaced; use --out FOLDER to keep "
+            "them.",
+            soft_wrap=True,
+        )
 
 
 def front(
     run_folder: RunPath,
     cost: Annotated[
-        str, typer.Option(help="flops, kv, or latency after a run with a budget of time.")
+        str,
+        typer.Option(help="Cost: {costs}. A cost in time needs a run with a time budget."),
     ] = "flops",
     measure: Annotated[
         int | None,
         typer.Option(
-            min=1, help="layers, operations: search that of joint, measuring so many policies."
+            min=1,
+            help="Search the front of measured KL in a space that is too large to list; maximum "
+            "number of policies to measure. Loads the model.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """The exact Pareto front of what a run measured, and which part of it is proved."""
+    """Compute the Pareto front of a run's measurements, and state which points are proved."""
     from opsearch.commands.cli.printing import print_front
 
     if measure is not None:

@@ -59,8 +59,8 @@ def _seed_image(metrics: Metrics) -> float | None:
     """Compare letters as SEED-Bench does; None for documents of videos, which lack the metric."""
     if "seed_image" not in metrics:
         return None
-    said = metrics["seed_image"]
-    return float(said["pred"].lower().strip() == said["answer"].lower().strip())
+    metric = metrics["seed_image"]
+    return float(metric["pred"].lower().strip() == metric["answer"].lower().strip())
 
 
 def _mmbench_sample(metrics: Metrics) -> float:

@@ -54,7 +54,9 @@ def evaluate_tasks(
     check_fits(policy, source.model.load_config())
     _check_model(policy, source.model.name)
     if source.limit is not None and source.limit < 1:
-        raise DataError(f"{source.limit} documents were asked for; give a --limit of at least 1")
+        raise DataError(
+            f"--limit {source.limit} selects no documents; give a --limit of at least 1"
+        )
     stages, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
     used = calibrated_on(path, stages.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
@@ -117,8 +119,8 @@ class _Passes:
         kept = [i for i, digest in enumerate(digests) if digest not in self.used]
         if not kept:
             raise DataError(
-                f"the policy was searched on all {len(digests)} documents of task {short} that are "
-                "asked for; give a larger --limit or another task"
+                f"the policy was searched on all {len(digests)} selected documents of task "
+                f"{short}; give a larger --limit or another task"
             )
         kept_digests = {i: digests[i] for i in kept}
         texts, metrics = [], []
@@ -185,7 +187,7 @@ def _counted_scores(
     ]
     if not pairs:
         raise DataError(
-            f"no document of task {name} that was asked for counts in its score; give a larger "
+            f"none of the selected documents of task {name} counts in its score; give a larger "
             "--limit"
         )
     original, policy = np.array(pairs, np.float64).T
@@ -197,6 +199,6 @@ def _check_model(policy: Policy, model: str) -> None:
     searched = policy.provenance.get("model")
     if isinstance(searched, str) and Path(searched).name != Path(model).name:
         raise PolicyError(
-            f"the policy was searched on {searched!r}, the original to compare with is {model!r}; "
-            f"give --model {searched}, or take `model` out of the policy's provenance"
+            f"the policy was searched on model {searched!r}, but the evaluated model is {model!r}; "
+            f"give --model {searched}, or remove `model` from the provenance of the policy"
         )

@@ -32,7 +32,7 @@ class AnswerLog:
             lines = path.read_bytes().split(b"\n") if path.exists() else []
         except OSError as error:
             raise RunFolderError(
-                f"{path} cannot be read ({error.strerror}); make it readable or move it away"
+                f"{path} cannot be read ({error.strerror}); make it readable or move it"
             ) from error
         for line in lines:
             try:
@@ -68,7 +68,7 @@ class AnswerLog:
         except OSError as error:
             raise RunFolderError(
                 f"{self.path} cannot be written ({error.strerror}); free some space or make the "
-                "folder writable, the same command goes on where it stopped"
+                "folder writable, and run the same command again to resume"
             ) from error
         self._ended = True
         self._texts[key] = text

@@ -40,7 +40,7 @@ class PrunedModel(lmms):  # type: ignore[misc]
         super().__init__()
         if int(batch_size) != 1:
             raise ValueError(
-                f"batch_size {batch_size} would change answers by its padding; give --batch_size 1"
+                f"batch_size {batch_size} changes answers by padding; give --batch_size 1"
             )
         self.policy = Policy.from_pretrained(Path(policy))
         check_fits(self.policy, load_config(pretrained))

@@ -48,7 +48,7 @@ def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -
             "--dtype bfloat16"
         )
     if name == _NEEDS_QWEN_UTILS and find_spec("qwen_vl_utils") is None:
-        raise _missing(name, "qwen_vl_utils")  # lmms-eval would fail at the first picture
+        raise _missing(name, "qwen_vl_utils")  # lmms-eval would fail at the first image
     load_processor(model)  # for its error messages of one sentence
     from lmms_eval.models import get_model
     from transformers.utils.logging import disable_progress_bar

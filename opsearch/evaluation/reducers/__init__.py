@@ -29,7 +29,8 @@ class Reducer(Protocol):
     """
 
     @property
-    def granularity(self) -> str: ...
+    def granularity(self) -> str:
+        """Reason why a part of a budget may stay unused."""
 
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
         """Return the inputs of the reduced samples, with at most `tokens` per image."""
@@ -118,6 +119,6 @@ def largest_reduction(
 
 
 def reduction_cost(cost: Cost, n_visual: Sequence[int], samples: Sequence[Sample]) -> int:
-    """The original's cost on samples of which so many visual tokens are left."""
+    """Return the cost of the original on samples with the given numbers of visual tokens."""
     pairs = zip(n_visual, samples, strict=True)
     return sum(cost.stock(n, sample.n_other) for n, sample in pairs)

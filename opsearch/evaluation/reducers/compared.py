@@ -1,7 +1,7 @@
-"""Reducers in a comparison: as many tokens as a budget leaves, divergences and answers.
+"""Reducers in a comparison: number of tokens within a budget, divergences and answers.
 
-What is measured is stored like that of policies. The original runs on the sample as it is, once
-for all reductions, the model under a reducer on the smaller one.
+Results are stored like those of policies. The original runs once on the full sample for all
+reductions; the model under a reducer runs on the reduced sample.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ _MAX_TOKENS = 8192  # positions of one forward
 
 
 def served_reducers(config: Any, prepared: Prepared, stages: Progress) -> dict[str, Reducer]:
-    """The reducers that can be compared; why the others cannot is said."""
+    """Return the reducers that the model supports, and print why others are excluded."""
     if prepared.settings.positions > 1:
-        stages.say("pool and resize are left out: they are compared at one answer position alone")
+        stages.say(
+            "pool and resize are not compared, because they are measured at one answer token only"
+        )
         return {}
     found, refusals = usable_reducers(config, prepared.processor)
     for refusal in refusals:
@@ -47,7 +49,7 @@ def served_reducers(config: Any, prepared: Prepared, stages: Progress) -> dict[s
 def fitted_reductions(
     budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], stages: Progress
 ) -> dict[MethodKey, Reduction]:
-    """Each reducer with as many tokens as the budget leaves."""
+    """Return each reducer with the largest number of tokens within a budget."""
     cost, limit, _ = budget_limit(budget, prepared)
 
     def fits(n_visual: Sequence[int]) -> bool:
@@ -58,7 +60,8 @@ def fitted_reductions(
         reduction = largest_reduction(name, reducer, prepared.calibration, fits)
         if reduction is None:
             stages.say(
-                f"{name} is not compared at {budget.text}: one token per picture is too much"
+                f"{name} is not compared at {budget.text}, because one token per image already "
+                "exceeds the budget"
             )
         else:
             found[budget.text, name] = reduction
@@ -72,7 +75,7 @@ def measure_reductions(
     samples: Sequence[Sample],
     progress: Tick | None = None,
 ) -> None:
-    """Store the divergence of each on every sample at the answer's first token."""
+    """Measure and store the divergence of each reduction on every sample."""
     known = engine.store.get([reduction.key for reduction in reductions])
     groups = batches(samples, _MAX_TOKENS)
     for done, batch in enumerate(groups, 1):
@@ -93,7 +96,7 @@ def answer_reductions(
     reductions: Sequence[Reduction],
     samples: Sequence[Sample],
 ) -> None:
-    """Store what the model answers to every sample under each."""
+    """Generate and store an answer to every sample under each reduction."""
     for reduction in reductions:
         reducer = reducers[reduction.reducer]
         small = reducer.reduced(samples, reduction.tokens)
@@ -110,17 +113,17 @@ def _measured(
     samples: Sequence[Sample],
     reference: Reference,
 ) -> list[Measurement]:
-    """The divergences on samples of equal shape, which resizing may make different."""
-    place = {sample.digest: row for row, sample in enumerate(samples)}
+    """Measure divergences on samples of equal shape; their reduced shapes may differ."""
+    row_of = {sample.digest: row for row, sample in enumerate(samples)}
     found = []
     for batch in batches(reducer.reduced(samples, reduction.tokens), _MAX_TOKENS):
         with reducer.applied(engine.model, reduction.tokens):
             inputs = batch_inputs(batch, device_of_inputs(engine.model))
             logits = engine.model(**inputs, use_cache=False, logits_to_keep=1).logits
         check_finite(logits[:, None], batch, [reduction.name])
-        rows = torch.tensor([place[sample.digest] for sample in batch], device=logits.device)
-        told = divergence(reference.logits[rows], logits, reference.counted[rows])
-        columns = (told.kl, told.reverse_kl, told.js, told.top1)
+        rows = torch.tensor([row_of[sample.digest] for sample in batch], device=logits.device)
+        divergences = divergence(reference.logits[rows], logits, reference.counted[rows])
+        columns = (divergences.kl, divergences.reverse_kl, divergences.js, divergences.top1)
         numbers = torch.stack(columns, -1).tolist()
         found += [
             Measurement(reduction.key, sample.digest, *values)

@@ -36,8 +36,8 @@ class Pool:
 
         if config.model_type not in _SQUARES:
             raise ModelError(
-                f"pool cannot average the pictures of family {config.model_type!r}, which reach "
-                f"the decoder as no square grid; use a model of {' or '.join(_SQUARES)}"
+                f"pool does not support family {config.model_type!r}, whose images do not reach "
+                f"the decoder as square grids of tokens; use a model of {' or '.join(_SQUARES)}"
             )
         self.config, self.family = config, family_for(config.model_type)
 

@@ -27,8 +27,8 @@ class Resize:
     def __init__(self, config: Any, processor: Any) -> None:
         if config.model_type not in _ANY_SIZE:
             raise ModelError(
-                f"resize cannot give family {config.model_type!r} fewer tokens: its pictures "
-                f"have fixed numbers of them, whatever their size; use a model of {_ANY_SIZE[0]}"
+                f"resize does not support family {config.model_type!r}, whose number of tokens "
+                f"does not depend on the image size; use a model of {_ANY_SIZE[0]}"
             )
         self.config, self.processor = config, processor
 
