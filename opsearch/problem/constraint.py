@@ -37,7 +37,7 @@ class Constraint:
         return self.costs
 
     def cost(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         return int(self.costs[index])
 
     @property

@@ -81,7 +81,7 @@ class PointCosts(Protocol):
     def space(self) -> Space: ...
 
     def __getitem__(self, index: int) -> int:
-        """Return the cost of a point by its number."""
+        """Return the cost of a point."""
 
     def cheapest(self) -> int:
         """Return the number of a point that costs least."""
@@ -124,13 +124,13 @@ class Space(Protocol):
     def per_operation(self) -> PerOperation | None: ...
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
@@ -218,7 +218,7 @@ class ListedSpace:
         return self.num_layers
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """Return the policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         raise NotImplementedError
 
     def index_of(self, point: Sequence[int]) -> int:
@@ -226,11 +226,11 @@ class ListedSpace:
         return self._numbers[tuple(map(int, point))]
 
     def row(self, index: int) -> tuple[int, ...]:
-        """Return the value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         return tuple(self.points[index].tolist())
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Return the counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
 
     def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:

@@ -39,7 +39,7 @@ class DepthSpace(ListedSpace):
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
-        """The columns of points that hold a layer."""
+        """Columns of a point that contain a layer."""
         return tuple(sorted({column for column in self.depths if column is not None}))
 
     @cached_property
@@ -55,17 +55,17 @@ class DepthSpace(ListedSpace):
         return np.ascontiguousarray(box[np.sort(largest)[::-1]], np.int64)
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         row = self._pruning(np.array([point], np.int64))[0].tolist()
         values = (p.values[i] for p, i in zip(self.parameters, row, strict=True))
         return self.build(*values)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         return self._rows[tuple(self.live_depths(np.array([point]))[0].tolist())]
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         points = self._pruning(points)
         shares = [resolve_fraction(n_v, n_visual) for n_v in self.parameters[-1].values]
         kept = np.array(shares, np.int64)[points[:, -1]]
@@ -74,7 +74,7 @@ class DepthSpace(ListedSpace):
         return np.where(below, kept[:, None, None], 0)
 
     def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
-        """The ranker orders once, before the decoder."""
+        """Return None: no policy of the space ranks inside the decoder."""
 
     def _pruning(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows, but the original's without its last MLP: the same answers, not run in vain.

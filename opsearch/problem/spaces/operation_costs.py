@@ -31,7 +31,7 @@ class OperationCosts:
     tables: NDArray[np.int64]
 
     def __getitem__(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         row = self.space.row(index)
         places = self.space.live_levels(row)
         tables = self.tables[row[-1]]

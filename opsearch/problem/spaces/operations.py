@@ -87,11 +87,11 @@ class OperationSpace:
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """Raises OpsearchError: they are too many."""
+        """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         places = self.live_levels(point)
         n_v = self.shares[point[-1]]
         layers = [[self.levels[place] * n_v for place in triple] for triple in places.tolist()]
@@ -105,7 +105,7 @@ class OperationSpace:
         return Policy(counts, rankers=rankers, name=name)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         places = self.live_levels(point)
         index = 0
         for k, parameter in enumerate(self.parameters):
@@ -116,7 +116,7 @@ class OperationSpace:
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         found = []
         for parameter in reversed(self.parameters):
             index, place = divmod(index, len(parameter.values))
@@ -132,7 +132,7 @@ class OperationSpace:
         return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
 
     def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
-        """The ranker orders once, before the decoder."""
+        """Return None: no policy of the space ranks inside the decoder."""
 
     def live_levels(self, point: Sequence[int]) -> Counts:
         """Places in `levels` without dead operations, int64[L, 3]."""

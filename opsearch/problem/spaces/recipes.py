@@ -59,25 +59,25 @@ class RecipeSpace:
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """Raises OpsearchError: they are too many."""
+        """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         left = [_STEPS, *accumulate(point, min)]
         deleted = {layer: before - after for layer, (before, after) in enumerate(pairwise(left))}
         policy = builders.fitprune(deleted, self.num_layers, _STEPS)
         return replace(policy, name=f"fitprune({Fraction(left[-1], _STEPS)} left)")
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         index = 0
         for place in accumulate(point, min):
             index = index * (_STEPS + 1) + place
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         found = []
         for _ in range(self.num_layers):
             index, place = divmod(index, _STEPS + 1)
@@ -85,7 +85,7 @@ class RecipeSpace:
         return tuple(reversed(found))
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         shares = [resolve_fraction(Fraction(step, _STEPS), n_visual) for step in range(_STEPS + 1)]
         after = np.array(shares, np.int64)[np.minimum.accumulate(points, axis=1)]
         entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
@@ -121,7 +121,7 @@ class RecipeCosts:
     samples: Counter[tuple[int, int]]
 
     def __getitem__(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         policy = self.space.decode(self.space.row(index))
         return sum(k * policy_cost(self.of, policy, n, t) for (n, t), k in self.samples.items())
 

@@ -81,7 +81,7 @@ class StageSpace(ListedSpace):
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
-        """The columns of points that hold a layer."""
+        """Columns of a point that contain a layer."""
         return tuple(range(0, 2 * self.stages, 2))
 
     @cached_property
@@ -100,7 +100,7 @@ class StageSpace(ListedSpace):
         return rows[np.argsort(self._places(rows))]
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         begun = {layer: self.shares[share] for layer, share in self._pruning(point)}
         policy = builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
         if self.inside is None:
@@ -109,13 +109,13 @@ class StageSpace(ListedSpace):
         return replace(policy, rankers=rankers)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         used = [index for stage in self._pruning(point) for index in stage]
         row = np.array([[*used, *self._unused[len(used) :]]])
         return int(np.searchsorted(self._listed, self._places(row))[0])
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         kept = np.array([resolve_fraction(share, n_visual) for share in self.shares], np.int64)
         layer = np.arange(self.num_layers)
         counts = np.full((len(points), self.num_layers), n_visual)
