@@ -3,7 +3,7 @@
 A ranker inside the decoder reads the attention of one layer: PyramidDrop and FitPrune read the
 layer that they act before, FastV and SparseVLM the preceding one. The preceding layer need not
 update tokens that are then dropped, so the new order already holds in it. If that layer updates
-only a part of the candidates, it updates by the old order, and the new one holds after it.
+only a part of the candidates, the order holds after it and all candidates are updated in it.
 """
 
 from __future__ import annotations
