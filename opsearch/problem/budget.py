@@ -96,7 +96,9 @@ def constraint(
         OpsearchError: There are no samples, or the stock model is within the budget.
     """
     if cost.name != budget.cost:
-        raise OpsearchError(f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; use its own cost")
+        raise OpsearchError(
+            f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; use its own cost"
+        )
     if not samples:
         raise OpsearchError(f"budget {budget.text!r} needs at least one sample; give more samples")
     stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())

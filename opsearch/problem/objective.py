@@ -53,7 +53,6 @@ class Objective(Protocol):
     def quantum(self) -> float:
         """Values are whole multiples of it, so ties are exact; 0 if they are arbitrary."""
 
-
     def value(self, index: int) -> float:
         """Return the value of a point."""
 

@@ -126,7 +126,6 @@ class Solver(Protocol):
     def takes_start(self) -> bool:
         """True if it is a dataclass with a field `start`, the numbers of initial points."""
 
-
     def require(self, space: Space) -> None:
         """Raise OpsearchError for a space that the solver cannot search."""
 
@@ -185,7 +184,6 @@ class HasForm(Protocol):
     @property
     def form(self) -> Form:
         """Form of the objective."""
-
 
 
 def require_form(objective: HasForm, solver: Solver, solvers: Sequence[Solver] = ()) -> None:
