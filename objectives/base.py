@@ -47,7 +47,6 @@ class ObjectiveFactory(Protocol):
     def per_budget(self) -> bool:
         """True if the measured points depend on the budget, so each budget is measured anew."""
 
-
     def require(self, space: Space) -> None:
         """Raise OpsearchError if the objective is not defined in this space."""
 

@@ -111,8 +111,8 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise PolicyError(
-            f"{file} has format version {version}, but this opsearch reads versions up to "
-            f"{FORMAT_VERSION}; update opsearch"
+            f"{file} has format {version}, but this opsearch reads formats up to {FORMAT_VERSION}; "
+            "update opsearch"
         )
     try:
         content = _File.model_validate(raw)

@@ -32,7 +32,6 @@ class Searched(Protocol):
         """Digests of the calibration samples, which evaluation leaves out."""
 
 
-
 def save_solution(
     searched: Searched, problem: Problem, solution: Solution, folder: RunFolder
 ) -> None:
