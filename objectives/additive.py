@@ -83,8 +83,8 @@ def require_individual(space: Space) -> None:
         named = f" {', '.join(p.name for p in space.parameters)}" if space.listed else ""
         joint = "--objective joint, or to see each alone " if space.listed else ""
         raise OpsearchError(
-            f"space {space.name!r} has no individual divergences, because its parameters{named} prune "
-            f"only together; use {joint}a run of space dop or depth"
+            f"space {space.name!r} has no individual divergences, because its parameters{named} "
+            f"prune only together; use {joint}a run of space dop or depth"
         )
 
 

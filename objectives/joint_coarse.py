@@ -46,8 +46,8 @@ class CoarseJoint:
         require_any_objective(self.name, space)
         if not space.layer_columns:
             raise OpsearchError(
-                f"space {space.name!r} has no depths to refine from coarse to fine; raise --effort to "
-                "measure all its policies"
+                f"space {space.name!r} has no depths to refine from coarse to fine; raise --effort "
+                "to measure all its policies"
             )
 
     def make(self, space: Space, measure: Measure, feasible: Mask) -> Table:

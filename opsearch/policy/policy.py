@@ -60,7 +60,8 @@ class Policy:
         for layer, triple in enumerate(self.counts):
             if len(triple) != len(MODULES):
                 raise PolicyError(
-                    f"layer {layer} has {len(triple)} counts; give one for each of {', '.join(MODULES)}"
+                    f"layer {layer} has {len(triple)} counts; give one for each of "
+                    f"{', '.join(MODULES)}"
                 )
             for module, count in zip(MODULES, triple, strict=True):
                 too_large = self.unit == "fraction" and count > 1

@@ -38,7 +38,7 @@ class Budget:
     Attributes:
         text: The budget as typed.
         cost: Name of the cost.
-        amount: Share of the stock model if `relative`, otherwise mean per sample in the cost's unit.
+        amount: Share of the stock model if `relative`, otherwise mean per sample.
         relative: Whether the amount is a share of the stock model.
     """
 

@@ -36,7 +36,7 @@ class Problem:
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Mask of the points within all constraints, bool[P]; raises OpsearchError if not listed."""
+        """Mask of the points within all constraints, bool[P]; OpsearchError if not listed."""
         mask = feasible_points(self.space, self.constraints)
         mask[list(self.excluded)] = False
         return mask
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def cost(self) -> NDArray[np.int64]:
-        """Cost that breaks ties, int64[P]: that of the first constraint, zero without constraints."""
+        """Cost that breaks ties, int64[P]: that of the first constraint, or zero without one."""
         if self.constraints:
             return self.constraints[0].listed
         return np.zeros(len(self.space.points), np.int64)

@@ -93,7 +93,7 @@ class Planned:
 
     @property
     def joint_seconds(self) -> float:
-        """Seconds of measuring every feasible policy; infinite if the space is too large to list."""
+        """Seconds of measuring every feasible policy; infinite if there are too many."""
         return self.seconds(self.joint) if self.space.listed else inf
 
     @cached_property

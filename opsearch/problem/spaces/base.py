@@ -116,11 +116,11 @@ class Space(Protocol):
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """Rows of all distinct policies by number, int64[P, K]; raises OpsearchError unless listed."""
+        """Rows of all distinct policies by number, int64[P, K]; OpsearchError unless listed."""
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
-        """Columns of a point that contain a layer, for coarse-to-fine search; empty if unsupported."""
+        """Columns of a point that contain a layer, for search from coarse to fine; or empty."""
 
     @property
     def most_counts(self) -> int:
