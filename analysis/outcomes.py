@@ -51,8 +51,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             if here != there:
                 raise OpsearchError(
                     f"{outcome.label} has {name} {here}, {first.label} has {there}: their "
-                    "results cannot be compared; give runs that differ only in space, ranker, objective, solver or "
-                    "budget"
+                    "results cannot be compared; give runs that differ only in space, "
+                    "ranker, objective, solver or budget"
                 )
     found = pd.DataFrame([_row(outcome) for outcome in outcomes])
     if found["ranker"].nunique() > 1:

@@ -41,8 +41,8 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     width, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
     if width != own:
         return (
-            f"the vision tower in clip={folder} has width {width} and the model's has {own}, so they "
-            "are different towers"
+            f"the vision tower in clip={folder} has width {width} and the model's has {own}, so "
+            "they are different towers"
         )
     return None
 
