@@ -321,7 +321,8 @@ def describe(table: pd.DataFrame) -> str:
     sure = (known["split_low"] > 0) | (known["split_high"] < 0)
     text.append(
         f"On samples that were not used for the choice (chosen on a random half, judged on the "
-        f"other, {HALVES} halves) the joint's choice has the lower mean KL at {(split > 0).sum()} of "
+        f"other, {HALVES} halves) "
+        f"the joint's choice has the lower mean KL at {(split > 0).sum()} of "
         f"{len(known)} budgets and the proxy's at {(split < 0).sum()}; at {sure.sum()} budgets the "
         f"middle 95 % of the halves lie on one side of zero. The mean over budgets of the proxy's "
         f"KL minus the joint's is {split.mean():+.3f} nats."

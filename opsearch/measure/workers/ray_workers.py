@@ -211,9 +211,9 @@ class RayWorkers(Generic[J]):
             self._expected = found
         if found != self._expected:
             raise ModelError(
-                f"a worker loaded different files of {self._source.model!r} or runs another version "
-                "of opsearch than this process or the first worker; give all machines the same files "
-                "and version"
+                f"a worker loaded different files of {self._source.model!r} or runs another "
+                "version of opsearch than this process or the first worker; give all machines "
+                "the same files and version"
             )
 
 
