@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from opsearch import registry
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -189,8 +191,8 @@ def _relative(comparison: Comparison, scores: Array, draws: NDArray[np.int64]) -
 
 
 _MARKERS = "osD^vPX*h<>pd8"
-_PROXIES, _TRUE = ("additive", "pairwise"), ("joint", "verified")
-"""Objectives: the last word of the names of searched methods, after the space."""
+_TRUE = ("joint", "verified")
+"""The last word of the names of methods that were searched by true measurements."""
 
 
 def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:
@@ -278,7 +280,7 @@ def _line_style(method: str, methods: Sequence[str]) -> dict[str, Any]:
         return style | {"markersize": 4, "linewidth": 0.8, "zorder": 2}
     spaces = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in methods if _is_searched(name)))
     space, objective = method.rsplit(" ", 1)
-    i, proxy = spaces.index(space), objective in _PROXIES
+    i, proxy = spaces.index(space), objective not in _TRUE
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": _MARKERS[i % len(_MARKERS)],
@@ -312,7 +314,7 @@ def _add_amount_axis(axes: Axes, stock: float, unit: str) -> None:
 
 
 def _is_searched(method: str) -> bool:
-    return method.rsplit(" ", 1)[-1] in (*_PROXIES, *_TRUE)
+    return method.rsplit(" ", 1)[-1] in (*registry.names("objectives"), *_TRUE)
 
 
 def _si_prefix(amount: float) -> tuple[float, str]:

@@ -20,12 +20,12 @@ from benchmarks.gpu_rankers import gpu_rankers
 from benchmarks.latency_table import latency_table
 from benchmarks.layer_programs import layer_programs
 from benchmarks.rankers import rankers
+from benchmarks.rows import BenchmarkRow
 from benchmarks.scaling import scaling
 from benchmarks.solvers import solvers
 from opsearch.errors import OpsearchError
-from opsearch.timing.policy_latency import Row
 
-SUITES: dict[str, Callable[[bool, float], Iterator[Row]]] = {
+SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "solvers": lambda tiny, limit: solvers(),
     "layer-programs": lambda tiny, limit: layer_programs(),
     "fronts": lambda tiny, limit: fronts(),

@@ -15,7 +15,7 @@ from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 from opsearch.measure.planning.chunks import Chunk
-from opsearch.measure.workers.worker import Source, Worker
+from opsearch.measure.workers.worker import Worker, WorkerModel
 from opsearch.timing.generation import Spread
 
 
@@ -27,7 +27,7 @@ class Seconds(NamedTuple):
 
 
 def ceiling(
-    source: Source, chunks: Sequence[Chunk], needs: frozenset[str], repeats: int
+    source: WorkerModel, chunks: Sequence[Chunk], needs: frozenset[str], repeats: int
 ) -> dict[str, Any]:
     """Compare one process with two in alternation: speed-up in wall time, ratio of CPU seconds."""
     pairs = []
@@ -45,7 +45,7 @@ def ceiling(
 
 
 def _started(
-    stack: ExitStack, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
+    stack: ExitStack, source: WorkerModel, chunks: Sequence[Chunk], needs: frozenset[str]
 ) -> Connection:
     """Start a process that measures on request, and return the connection to it."""
     context = get_context("spawn")
@@ -58,7 +58,7 @@ def _started(
 
 
 def _serve(
-    connection: Connection, source: Source, chunks: Sequence[Chunk], needs: frozenset[str]
+    connection: Connection, source: WorkerModel, chunks: Sequence[Chunk], needs: frozenset[str]
 ) -> None:
     worker = Worker()
     worker.load(source)

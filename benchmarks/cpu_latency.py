@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.rows import BenchmarkRow
 from benchmarks.rules import by_rule
 from opsearch.costs.shape import Shape
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.timing.generation import Pair, timed, timed_pairs
-from opsearch.timing.policy_latency import Row, latency_row
+from opsearch.timing.policy_latency import latency_row
 from opsearch.timing.random_models import random_model, random_workload
 
 SHAPE = Shape(4, 1024, 2816, 16, 16, 64, 32064, kv_bytes_per_element=4)
@@ -31,7 +32,7 @@ _IDENTITY_PAIRS, _PAIRS = 15, 3
 _LOW, _HIGH = 3, 11
 
 
-def cpu_latency(tiny: bool) -> Iterator[Row]:
+def cpu_latency(tiny: bool) -> Iterator[BenchmarkRow]:
     """Yield the machine, a row per rule and budget, then the overhead of idle policies.
 
     Args:
@@ -58,7 +59,9 @@ def cpu_latency(tiny: bool) -> Iterator[Row]:
         yield {"rule": rule, **_overhead(model, shape, policy, n_visual, n_other)}
 
 
-def _overhead(model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: int) -> Row:
+def _overhead(
+    model: Any, shape: Shape, policy: Policy, n_visual: int, n_other: int
+) -> BenchmarkRow:
     """Measure the overhead of a policy that prunes nothing."""
     work = random_workload(model, 1, n_visual, n_other)
     pairs = list(timed_pairs(model, work, policy, 2, _IDENTITY_PAIRS))

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from benchmarks.rows import BenchmarkRow
 
 _REPEATS = 5
 _LOWEST, _HIGHEST = "15%", "60%"
 _SHAPE, _OTHER, _SAMPLES = "llava-next-7b", 65, 4
 
 
-def fronts() -> Iterator[Row]:
+def fronts() -> Iterator[BenchmarkRow]:
     """One row per table or space: seconds, and the points on the front."""
     from benchmarks.layer_programs import effects, limit
     from opsearch.analysis.front import front
@@ -57,7 +57,7 @@ def fronts() -> Iterator[Row]:
     yield _stored_run()
 
 
-def _stored_run() -> Row:
+def _stored_run() -> BenchmarkRow:
     """Time the front of a stored run."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,14 +86,14 @@ def store_run(folder: Path, layers: int = 32) -> int:
     from opsearch.problem.constraint import feasible_points
     from opsearch.problem.spaces.point_policies import PointPolicies
     from opsearch.runs.config import RunConfig
-    from opsearch.runs.setup import make_constraints, make_space, parse_budgets
+    from opsearch.runs.setup import make_constraints, parse_budgets, resolve
 
     config = RunConfig.checked(
         space="depth", ranker="cls", objective="joint", solver="grid", out=folder
     )
     config.save(folder / "run.yaml")
     shape = dataclasses.replace(SHAPES[_SHAPE], layers=layers)
-    space = make_space(config, layers, parse_ranker("cls"))
+    space = resolve(config, layers, parse_ranker("cls")).space
     samples = [
         StoredSample(f"{i:064}", f"sample {i}", "none", VISUAL_TOKENS[_SHAPE], _OTHER)
         for i in range(_SAMPLES)

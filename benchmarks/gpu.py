@@ -7,10 +7,10 @@ from importlib.metadata import version
 import torch
 
 from benchmarks.roofline import Roofline
+from benchmarks.rows import BenchmarkRow
 from opsearch.errors import ModelError
-from opsearch.timing.policy_latency import Row
 
-STOPPED: Row = {"stopped": "the time is up; the rest is missing"}
+STOPPED: BenchmarkRow = {"stopped": "the time is up; the rest is missing"}
 """The last row of a suite that ran out of time."""
 
 
@@ -35,7 +35,7 @@ def measured_speeds(device: str, tiny: bool) -> Roofline:
     return Roofline.measure(torch.bfloat16, torch.device(device), 64 if tiny else 8192)
 
 
-def machine(device: str, speeds: Roofline) -> Row:
+def machine(device: str, speeds: Roofline) -> BenchmarkRow:
     """Return the first row of a suite: device, versions and speeds."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,

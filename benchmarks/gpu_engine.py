@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.gpu import STOPPED, gpu, machine, measured_speeds
 from benchmarks.roofline import Roofline
+from benchmarks.rows import BenchmarkRow
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.data.item import Item
@@ -30,7 +31,6 @@ from opsearch.models.encoding import Sample
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16, Space, space_costs
 from opsearch.problem.spaces.depth import depth_space, dop_space
-from opsearch.timing.policy_latency import Row
 from opsearch.timing.random_models import FAMILIES, random_model, random_workload
 
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
@@ -39,7 +39,7 @@ BUDGET = 0.3
 _SAMPLES, _AT_ONCE = 25, 5
 
 
-def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
+def gpu_engine(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
     """Yield the device's speeds, then a row per part of the samples and one per search.
 
     Args:
@@ -68,7 +68,7 @@ def gpu_engine(tiny: bool, limit: float) -> Iterator[Row]:
 
 def _searched(
     model: Any, space: Space, samples: Sequence[Sample], speeds: Roofline, until: float
-) -> Iterator[Row]:
+) -> Iterator[BenchmarkRow]:
     """Yield seconds and speed after each part of the samples, then the optimum over them."""
     policies = [space.decode(point) for point in space.points.tolist()]
     tables: list[np.ndarray[Any, np.dtype[np.float64]]] = []
@@ -107,7 +107,7 @@ def _optimum(
     samples: Sequence[Sample],
     table: np.ndarray[Any, np.dtype[np.float64]],
     seconds: float,
-) -> Row:
+) -> BenchmarkRow:
     cost = Flops(shape)
     costs = space_costs(cost, space, [sample.shape for sample in samples])
     stock = sum(cost.stock(*sample.shape) for sample in samples)

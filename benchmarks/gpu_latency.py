@@ -17,13 +17,14 @@ import torch
 
 from benchmarks.gpu import STOPPED, gpu, machine, measured_speeds
 from benchmarks.roofline import Roofline
+from benchmarks.rows import BenchmarkRow
 from benchmarks.rules import by_rule, usual_budgets
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
 from opsearch.errors import OpsearchError
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.policy import Policy
 from opsearch.timing.generation import Workload, timed_pairs
-from opsearch.timing.policy_latency import Row, kv_stored, latency_row
+from opsearch.timing.policy_latency import kv_stored, latency_row
 from opsearch.timing.random_models import FAMILIES, random_model, random_workload
 
 _RULES = ("tokens", "dop")
@@ -31,7 +32,7 @@ _RULES = ("tokens", "dop")
 _CHECKPOINTS = sorted(SHAPES, key=lambda name: name != "llava-next-7b")
 
 
-def gpu_latency(tiny: bool, limit: float) -> Iterator[Row]:
+def gpu_latency(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
     """Yield the device's speeds, then a row per checkpoint, batch, budget, rule and mode.
 
     Args:
@@ -60,7 +61,9 @@ def gpu_latency(tiny: bool, limit: float) -> Iterator[Row]:
             torch.cuda.empty_cache()
 
 
-def _rows(model: Any, shape: Shape, work: Workload, speeds: Roofline, tiny: bool) -> Iterator[Row]:
+def _rows(
+    model: Any, shape: Shape, work: Workload, speeds: Roofline, tiny: bool
+) -> Iterator[BenchmarkRow]:
     """Yield a row per budget, rule and mode."""
     sample = work.n_visual, work.n_other
     for budget in usual_budgets(shape, *sample):
@@ -89,7 +92,7 @@ def _measured(
     speeds: Roofline,
     tiny: bool,
     graphs: Graphs | None,
-) -> Row:
+) -> BenchmarkRow:
     kv = asdict(kv_stored(model, work, policy))
     same = {} if graphs is None else {"difference": _difference(model, work, policy, graphs)}
     new_tokens, repeats, warmups = (2, 1, 0) if tiny else (5, 5, 1)

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from benchmarks.gpu import STOPPED, gpu
 from benchmarks.rankers import TILES, rankers, seconds
+from benchmarks.rows import BenchmarkRow
 from opsearch.rankers.cdpruner import determinant_picks
 from opsearch.rankers.divprune import max_min_picks
 from opsearch.rankers.tiles import cosines
-from opsearch.timing.policy_latency import Row
 
 _WIDTH = 4096  # of the embeddings of a 7B decoder
 
 
-def gpu_rankers(tiny: bool, limit: float) -> Iterator[Row]:
+def gpu_rankers(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
     """Yield the rows of `rankers`, then one per sequential selection, with and without a graph.
 
     Args:
@@ -58,7 +58,7 @@ def _choices(tiles: int, size: int, device: torch.device) -> dict[str, Callable[
     }
 
 
-def _timed(choose: Callable[[], Tensor], device: torch.device) -> Row:
+def _timed(choose: Callable[[], Tensor], device: torch.device) -> BenchmarkRow:
     row = {"ms": seconds(choose, device, 10).row(1e3)}
     if device.type != "cuda":
         return row

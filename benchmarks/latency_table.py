@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.cpu_latency import SHAPE, TINY
+from benchmarks.rows import BenchmarkRow
 from opsearch.costs.latency import Latency
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.policy import builders
@@ -23,14 +24,13 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.timing.generation import Workload, timed
 from opsearch.timing.latency_table import fit_latency
-from opsearch.timing.policy_latency import Row
 from opsearch.timing.random_models import random_model, random_workload
 
 _POLICIES, _REPEATS = 32, 3
 _RANDOM = RankerSpec("random")
 
 
-def latency_table(tiny: bool) -> Iterator[Row]:
+def latency_table(tiny: bool) -> Iterator[BenchmarkRow]:
     """Yield the table and the time of its fit, a row per random policy, then the errors together.
 
     Args:
@@ -68,7 +68,7 @@ def _model(device: str, tiny: bool) -> tuple[Shape, torch.dtype]:
     return (SHAPES["llava-next-7b"], torch.bfloat16) if device == "cuda" else (SHAPE, torch.float32)
 
 
-def _row(model: Any, work: Workload, policy: Policy, cost: Latency) -> Row:
+def _row(model: Any, work: Workload, policy: Policy, cost: Latency) -> BenchmarkRow:
     """Compare the fastest of three prefills with the prediction."""
     with torch.inference_mode(), policy.apply(model):
         real = min(timed(model, work.inputs, 1).prefill for _ in range(_REPEATS))

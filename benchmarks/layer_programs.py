@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from benchmarks.rows import BenchmarkRow
 
 _INTERACTION = 0.1
 _SHARE = 30.0  # with fewer tokens everywhere more is lost than with one operation less
@@ -24,7 +24,7 @@ _TIME = 180.0  # CP-SAT's deterministic time, here half a minute
 _REPEATS, _ENOUGH = 5, 20.0  # the fastest of so many, or of what takes so many seconds
 
 
-def layer_programs() -> Iterator[Row]:
+def layer_programs() -> Iterator[BenchmarkRow]:
     """Yield a row per problem and solver: fastest seconds, status, value."""
     from opsearch.problem.problem import Problem
     from opsearch.problem.solution import Limit
@@ -66,7 +66,7 @@ def layer_programs() -> Iterator[Row]:
             }
 
 
-def _every_space() -> Iterator[Row]:
+def _every_space() -> Iterator[BenchmarkRow]:
     """Yield a row per space, number of layers, form and budget: CP-SAT's fastest seconds of two."""
     from opsearch.problem.problem import Problem
     from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space

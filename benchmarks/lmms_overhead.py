@@ -20,10 +20,11 @@ from rich.console import Console
 
 from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError
-from opsearch.evaluation.lmms.answerer import Source
+from opsearch.evaluation.lmms.answerer import AnswererModel
 from opsearch.evaluation.lmms.evaluate import evaluate_tasks
 from opsearch.evaluation.lmms.wrappers import load_wrapper
 from opsearch.models.loading import load_config
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.builders import identity
 
 _QUESTIONS = 40
@@ -112,7 +113,7 @@ def _ours(folder: Path) -> float:
     layers = load_config("demo").get_text_config().num_hidden_layers
     with tempfile.TemporaryDirectory() as name:
         identity(layers).save_pretrained(name)
-        source = Source("demo", "float32", "cpu", None)
+        source = AnswererModel(ModelSpec(), None)
         start = time.process_time()
         evaluate_tasks(Path(name), [f"{folder}/{_NAME}"], source, Console(file=io.StringIO()))
         return time.process_time() - start

@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.cpu_latency import SHAPE
 from benchmarks.inner_rankers import decoder_ranking
+from benchmarks.rows import BenchmarkRow
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
 from opsearch.rankers.base import Prompt
 from opsearch.timing.generation import Clock, Spread, timed
-from opsearch.timing.policy_latency import Row
 from opsearch.timing.random_models import random_model, random_workload
 
 TILES = {1: "llava-1.5-7b", 5: "llava-next-7b"}
@@ -33,7 +33,7 @@ _TILE, _OTHER, _VISION_WIDTH = 576, 65, 1024
 _TINY = Shape(2, 64, 96, 4, 4, 16, 128)
 
 
-def rankers(tiny: bool) -> Iterator[Row]:
+def rankers(tiny: bool) -> Iterator[BenchmarkRow]:
     """Yield the machine, then for each number of tokens a row of the prefill and one per ranker.
 
     Args:
@@ -83,7 +83,7 @@ def seconds(choose: Callable[[], Any], device: torch.device, repeats: int) -> Sp
     return Spread.of(found[2:])
 
 
-def _orders(model: Any, prompt: Prompt) -> Iterator[tuple[Row, Callable[[], Any]]]:
+def _orders(model: Any, prompt: Prompt) -> Iterator[tuple[BenchmarkRow, Callable[[], Any]]]:
     """Yield each ranker's name, with the number of tokens that it keeps or orders, and its work."""
     (total,) = prompt.n_visual
     kept = 2 * total // 9

@@ -29,9 +29,10 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.queue import shared
-from opsearch.measure.workers.worker import Source
+from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.loading import fingerprint, load_config, load_processor, load_weights
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _LAYERS, _SIDE = 16, 24
 _REPEATS, _PAIRS = 3, 7
 _CLS = RankerSpec("cls")
-_SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
+_MODEL = WorkerModel(ModelSpec(), 1)
 
 
 def scaling() -> Iterator[dict[str, Any]]:
@@ -91,8 +92,8 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
     model, (policies, wanted) = load_weights("demo"), _work(samples, n_v)
     with (
         joined(3, None),
-        started(Workers(1), _SOURCE, _say) as one,
-        started(Workers(2), _SOURCE, _say) as two,
+        started(Workers(1), _MODEL, _say) as one,
+        started(Workers(2), _MODEL, _say) as two,
     ):
         pools = [pool for pool in (one, two) if pool]
         for pool in pools:
@@ -127,7 +128,7 @@ def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, 
     with _engine(load_weights("demo")) as engine:
         chunks = shared(engine.plan(policies, wanted), 2).chunks
     needs = frozenset(make_ranker(_CLS).needs)
-    return {"samples": samples, **ceiling(_SOURCE, chunks, needs, _REPEATS)}
+    return {"samples": samples, **ceiling(_MODEL, chunks, needs, _REPEATS)}
 
 
 def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sample]]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from benchmarks.rows import BenchmarkRow
 
 
-def solvers() -> Iterator[Row]:
+def solvers() -> Iterator[BenchmarkRow]:
     """Milliseconds of a solve, median of several, with status and agreement in value."""
     from opsearch.costs.flops import Flops
     from opsearch.costs.shape import SHAPES

@@ -35,7 +35,7 @@ LAYERS, VISUAL = 32, {"llava-1.5-7b": 576, "llava-next-7b": 2880}
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportedMethod:
     """A published row: either `policy`, or `ranker` and optionally `searched`, is set.
 
     Attributes:
@@ -61,64 +61,74 @@ PYRAMIDDROP_128 = builders.pyramiddrop(LAYERS, "87/250", first=2)
 SPARSEVLM_128, SPARSEVLM_64 = (builders.sparsevlm(LAYERS, budget) for budget in (128, 64))
 
 # "reported" is a secondary source, "abstract" the paper's own; neither was verified here.
-ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
-    ("llava-1.5-7b", "144"): (Row("random", "95.0, reported", RankerSpec("random")),),
+ROWS: dict[tuple[str, str], tuple[ReportedMethod, ...]] = {
+    ("llava-1.5-7b", "144"): (ReportedMethod("random", "95.0, reported", RankerSpec("random")),),
     ("llava-1.5-7b", "231"): (
-        Row(
+        ReportedMethod(
             "FitPrune",
             "more than 97.8, reported for a recipe of 192; this is the one of 60 %",
             policy=builders.fitprune(builders.FITPRUNE_60),
         ),
     ),
     ("llava-1.5-7b", "128"): (
-        Row("FastV", "92.3, reported", policy=FASTV_128),
-        Row("PyramidDrop", "95.2, reported; its layers are not known", policy=PYRAMIDDROP_128),
-        Row("SparseVLM", "96.6, reported; its version is not known", policy=SPARSEVLM_128),
-        Row("VisPruner", "98.0, reported", RankerSpec("vispruner")),
-        Row(
+        ReportedMethod("FastV", "92.3, reported", policy=FASTV_128),
+        ReportedMethod(
+            "PyramidDrop", "95.2, reported; its layers are not known", policy=PYRAMIDDROP_128
+        ),
+        ReportedMethod(
+            "SparseVLM", "96.6, reported; its version is not known", policy=SPARSEVLM_128
+        ),
+        ReportedMethod("VisPruner", "98.0, reported", RankerSpec("vispruner")),
+        ReportedMethod(
             "DivPrune",
             "97.3, reported; its scores as quoted do not average to it",
             RankerSpec("divprune"),
         ),
-        Row(
+        ReportedMethod(
             "VisionZip",
             "97.2, reported; with its averaged tokens, left out here",
             RankerSpec("visionzip"),
         ),
     ),
     ("llava-1.5-7b", "64"): (
-        Row("FastV", "76.9, reported", policy=FASTV_64),
-        Row("SparseVLM", "88.6, reported; its version is not known", policy=SPARSEVLM_64),
-        Row("VisPruner", "95.1, reported", RankerSpec("vispruner")),
-        Row("DivPrune", "95.0, reported", RankerSpec("divprune")),
-        Row(
+        ReportedMethod("FastV", "76.9, reported", policy=FASTV_64),
+        ReportedMethod(
+            "SparseVLM", "88.6, reported; its version is not known", policy=SPARSEVLM_64
+        ),
+        ReportedMethod("VisPruner", "95.1, reported", RankerSpec("vispruner")),
+        ReportedMethod("DivPrune", "95.0, reported", RankerSpec("divprune")),
+        ReportedMethod(
             "VisionZip",
             "94.5, reported; with its averaged tokens, left out here",
             RankerSpec("visionzip"),
         ),
     ),
     ("llava-1.5-7b", "32"): (
-        Row("CDPruner", "94.3, reported", CDPRUNER),
-        Row("DivPrune", "92.2, reported", RankerSpec("divprune")),
-        Row("VisPruner", "90.8, reported", RankerSpec("vispruner")),
-        Row(
+        ReportedMethod("CDPruner", "94.3, reported", CDPRUNER),
+        ReportedMethod("DivPrune", "92.2, reported", RankerSpec("divprune")),
+        ReportedMethod("VisPruner", "90.8, reported", RankerSpec("vispruner")),
+        ReportedMethod(
             "VisionZip",
             "89.4, reported; with its averaged tokens, left out here",
             RankerSpec("visionzip"),
         ),
     ),
     ("llava-1.5-7b", "576"): (
-        Row(
+        ReportedMethod(
             "VTW, K = 15",
             "KL of at most 0.003 nats, its own criterion",
             policy=builders.vtw(LAYERS, 15),
         ),
     ),
     ("llava-next-7b", "160"): (
-        Row("CDPruner", "96.0, reported; newline tokens stripped there", CDPRUNER),
+        ReportedMethod("CDPruner", "96.0, reported; newline tokens stripped there", CDPRUNER),
     ),
-    ("llava-next-7b", "14%"): (Row("DOP", "about 99, abstract", RankerSpec("vispruner"), "dop"),),
-    ("llava-next-7b", "23%"): (Row("DOP", "about 100, reported", RankerSpec("vispruner"), "dop"),),
+    ("llava-next-7b", "14%"): (
+        ReportedMethod("DOP", "about 99, abstract", RankerSpec("vispruner"), "dop"),
+    ),
+    ("llava-next-7b", "23%"): (
+        ReportedMethod("DOP", "about 100, reported", RankerSpec("vispruner"), "dop"),
+    ),
 }
 
 
@@ -205,7 +215,7 @@ def reproduce(
         print(f"FLOPs (expected: {row.expected})")
 
 
-def kept(row: Row, budget: str, name: str, smoke: bool) -> Policy:
+def kept(row: ReportedMethod, budget: str, name: str, smoke: bool) -> Policy:
     """Return the policy of a method that needs no search."""
     if row.policy is not None:
         return row.policy
@@ -214,7 +224,7 @@ def kept(row: Row, budget: str, name: str, smoke: bool) -> Policy:
     return builders.tokens(LAYERS, Fraction(int(budget), VISUAL[name]), ranker)
 
 
-def search(row: Row, budget: str, given: tuple, smoke: bool) -> Policy:
+def search(row: ReportedMethod, budget: str, given: tuple, smoke: bool) -> Policy:
     """Search a policy within the budget with a model and its processor on items."""
     fewer = {"n_v": ("1/9",), "effort": 0.0} if smoke else {"effort": 3600.0}
     found = opsearch.search(

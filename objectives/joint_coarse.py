@@ -44,7 +44,7 @@ class CoarseJoint:
     def require(self, space: Space) -> None:
         """Raise OpsearchError if the space has no depths."""
         require_any_objective(self.name, space)
-        if not space.layer_columns:
+        if space.layer_columns is None:
             raise OpsearchError(
                 f"space {space.name!r} has no depths to refine from coarse to fine; raise --effort "
                 "to measure all its policies"
@@ -76,7 +76,7 @@ class CoarseJoint:
 
 def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
     """Return the widest step of depths with a feasible point, and a mask of these points."""
-    depths = space.points[:, list(space.layer_columns)]
+    depths = space.points[:, list(space.layer_columns or ())]
     step = _STEP
     while True:
         # A point whose queries work in all layers stands for all that differ in dead operations.

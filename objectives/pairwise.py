@@ -72,7 +72,14 @@ class MeasuredPairs:
             effect = round(float(mean - alone.terms[k][i] - alone.terms[m][j]), KL_DECIMALS)
             if effect:
                 interactions[pair] = effect
-        return Pairwise(self.name, "nats", space, alone.terms, interactions, KL_QUANTUM)
+        return Pairwise(
+            name=self.name,
+            unit="nats",
+            space=space,
+            terms=alone.terms,
+            pairs=interactions,
+            quantum=KL_QUANTUM,
+        )
 
     def choices(self, space: Space) -> list[Pair]:
         """Return the pairs of pruning choices to measure."""

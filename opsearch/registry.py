@@ -11,7 +11,7 @@ point of group `opsearch.<kind>`, and they do all that the built-in ones do:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -29,13 +29,17 @@ class Kind:
 
     Attributes:
         one: The kind in the singular, as messages name it.
-        table: Where the built-in parts are, as "module:dict".
+        table: Where the built-in parts are, as "module:dict"; its values are parts, or paths of
+            parts as "module:name".
         members: What every part of the kind must have.
+        builds: The contract of what a part builds from settings, as "module:Protocol"; empty where
+            `members` name all of it.
     """
 
     one: str
     table: str
     members: tuple[str, ...]
+    builds: str = ""
 
 
 KINDS = {
@@ -50,7 +54,10 @@ KINDS = {
         ("name", "form", "per_budget", "from_settings", "require", "make"),
     ),
     "spaces": Kind(
-        "space", "opsearch.problem.spaces:SPACES", ("options", "ranks_inside", "from_settings")
+        "space",
+        "opsearch.problem.spaces:SPACES",
+        ("options", "ranks_inside", "from_settings"),
+        builds="opsearch.problem.spaces.base:Space",
     ),
     "costs": Kind(
         "cost",
@@ -66,7 +73,7 @@ KINDS = {
     "baselines": Kind(
         "baseline",
         "opsearch.evaluation.baselines:BASELINES",
-        ("description", "makers", "ranker", "granularity", "published"),
+        ("description", "makers", "ranker", "least", "granularity", "published"),
     ),
 }
 
@@ -77,15 +84,7 @@ def names(kind: str) -> list[str]:
     Raises:
         OpsearchError: A plug-in takes the name of another part.
     """
-    found = list(_built_in(kind))
-    for point in _points(kind):
-        if point.name in found:
-            raise OpsearchError(
-                f"{_named(point)} takes the name {point.name!r} of another {KINDS[kind].one}; "
-                "rename the entry point"
-            )
-        found.append(point.name)
-    return found
+    return [*_built_in(kind), *(point.name for point in _points(kind))]
 
 
 def lookup(kind: str, name: str) -> Any:
@@ -100,13 +99,21 @@ def lookup(kind: str, name: str) -> Any:
         raise UnknownNameError(KINDS[kind].one, name, known)
     built_in = _built_in(kind)
     if name in built_in:
-        return built_in[name]
-    return _loaded(kind, next(point for point in _points(kind) if point.name == name))
+        part = built_in[name]
+        return _at(part) if isinstance(part, str) else part
+    return _loaded(kind, _point(kind, name))
 
 
 def registered(kind: str) -> dict[str, Any]:
     """Return all parts of a kind by name."""
     return {name: lookup(kind, name) for name in names(kind)}
+
+
+def described(kind: str, name: str) -> str:
+    """Return a part in words; of a plug-in's also the package and the entry point."""
+    if name in _built_in(kind):
+        return f"{KINDS[kind].one} {name!r}"
+    return _named(_point(kind, name))
 
 
 def split_spec(kind: str, text: str) -> tuple[str, dict[str, int | float | str]]:
@@ -134,22 +141,26 @@ def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
 
     Raises:
         PolicyError: The part takes no such parameters, or refuses their values (TypeError).
+        OpsearchError: A plug-in built something that lacks a member.
     """
     one, takes = KINDS[kind].one, signature(factory)
     shown = ", ".join(f"{key}={value}" for key, value in params.items())
     try:
         takes.bind(*given, **params)
     except TypeError:
-        own = ", ".join(list(takes.parameters)[len(given) :]) or "none"
+        own = ", ".join(list(takes.parameters)[len(given) :]) or f"none; write --{one} {name}"
         raise PolicyError(
             f"{one} {name}({shown}) has unknown or missing parameters; {name} takes: {own}"
         ) from None
-    if not params:
-        return factory(*given)
     try:
-        return factory(*given, **params)
+        made = factory(*given, **params)
     except TypeError as error:
+        if not params:
+            raise
         raise PolicyError(f"{one} {name}({shown}): {error}; correct its parameters") from None
+    if KINDS[kind].builds and name not in _built_in(kind):
+        _require_members(kind, _point(kind, name), made, _contract(KINDS[kind].builds))
+    return made
 
 
 def plugin_of(trace: TracebackType | None) -> str | None:
@@ -159,7 +170,7 @@ def plugin_of(trace: TracebackType | None) -> str | None:
         modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         trace = trace.tb_next
     for kind in KINDS:
-        for point in _points(kind):
+        for point in entry_points(group=f"opsearch.{kind}"):
             if point.module.partition(".")[0] in modules:
                 return _named(point)
     return None
@@ -178,14 +189,43 @@ def _value(text: str) -> int | float | str:
 
 
 def _built_in(kind: str) -> Mapping[str, Any]:
-    module, _, table = KINDS[kind].table.partition(":")
-    parts: Mapping[str, Any] = getattr(import_module(module), table)
+    parts: Mapping[str, Any] = _at(KINDS[kind].table)
     return parts
+
+
+def _at(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 @cache
 def _points(kind: str) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=f"opsearch.{kind}"))
+    """Return the entry points of a kind.
+
+    Rankers before and inside the decoder share their names, since a policy gives nothing else.
+
+    Raises:
+        OpsearchError: A plug-in takes the name of another part.
+    """
+    one, found, taken = KINDS[kind].one, [], set[str]()
+    alike = [other for other in KINDS if KINDS[other].one == one]
+    for other in alike:
+        taken |= set(_built_in(other))
+    for other in alike:
+        for point in entry_points(group=f"opsearch.{other}"):
+            if point.name in taken:
+                raise OpsearchError(
+                    f"{_named(point)} takes the name {point.name!r} of another {one}; rename the "
+                    "entry point or uninstall that package"
+                )
+            taken.add(point.name)
+            if other == kind:
+                found.append(point)
+    return tuple(found)
+
+
+def _point(kind: str, name: str) -> EntryPoint:
+    return next(point for point in _points(kind) if point.name == name)
 
 
 @cache
@@ -198,13 +238,30 @@ def _loaded(kind: str, point: EntryPoint) -> Any:
             f"{_named(point)} cannot be loaded ({type(error).__name__}: {reason}); mend or "
             "uninstall that package"
         ) from error
-    lacking = [member for member in KINDS[kind].members if not hasattr(part, member)]
+    _require_members(kind, point, part, KINDS[kind].members)
+    own = getattr(part, "name", point.name)
+    if isinstance(own, str) and own != point.name:
+        raise OpsearchError(
+            f"{_named(point)} calls itself {own!r}; give its entry point and its attribute `name` "
+            "one name"
+        )
+    return part
+
+
+def _contract(path: str) -> list[str]:
+    """Return the public members of a protocol."""
+    return [member for member in vars(_at(path)) if not member.startswith("_")]
+
+
+def _require_members(kind: str, point: EntryPoint, part: Any, members: Iterable[str]) -> None:
+    # dir() reads no property: the points of a space may take long, or be too many to list.
+    there = set(dir(part))
+    lacking = [member for member in members if member not in there]
     if lacking:
         raise OpsearchError(
             f"{_named(point)} lacks {', '.join(lacking)}, which every {KINDS[kind].one} has; "
-            "docs/architecture.md lists them"
+            "add what is missing, or uninstall that package"
         )
-    return part
 
 
 def _named(point: EntryPoint) -> str:

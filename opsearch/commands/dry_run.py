@@ -92,14 +92,14 @@ def _plan(settings: SearchSettings, planned: Planned, choice: Choice) -> DryRun:
     if coarse:
         seconds["coarse"] = planned.seconds(coarse)
     return DryRun(
-        space,
-        planned.constraints[0],
-        feasible,
-        estimates,
-        seconds,
-        coarse,
-        planned.room,
-        choice.reason or f"objective {choice.objective.name}, as given",
+        space=space,
+        constraint=planned.constraints[0],
+        feasible=feasible,
+        estimates=estimates,
+        seconds=seconds,
+        coarse=coarse,
+        room=planned.room,
+        chosen=choice.reason or f"objective {choice.objective.name}, as given",
     )
 
 

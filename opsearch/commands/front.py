@@ -92,11 +92,25 @@ def _front(problem: Problem) -> Front:
             f"{len(rows)} policies on the front, by dynamic programming: every point is proved, "
             "and there are no others."
         )
-        return Front(objective.name, objective.unit, whole, pd.DataFrame(rows), None, words)
+        return Front(
+            objective=objective.name,
+            unit=objective.unit,
+            constraint=whole,
+            table=pd.DataFrame(rows),
+            limit=None,
+            sentence=words,
+        )
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
         words = _walked(table, everything)
-        return Front(objective.name, objective.unit, whole, table, None, words)
+        return Front(
+            objective=objective.name,
+            unit=objective.unit,
+            constraint=whole,
+            table=table,
+            limit=None,
+            sentence=words,
+        )
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
             f"objective {objective.name!r} is a {objective.form} and has no front by enumeration; "
@@ -106,7 +120,14 @@ def _front(problem: Problem) -> Front:
     named = front_table(problem.space, whole, objective.values)
     table = pd.concat([named, exact], axis=1)
     known = int((~np.isnan(objective.values)).sum())
-    found = Front(objective.name, objective.unit, whole, table, limit, "")
+    found = Front(
+        objective=objective.name,
+        unit=objective.unit,
+        constraint=whole,
+        table=table,
+        limit=limit,
+        sentence="",
+    )
     return replace(found, sentence=_listed(found, len(objective.values), known))
 
 
@@ -207,7 +228,14 @@ def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
         f"of the additive proxy, {len(points) - len(start)} that NSGA-II proposed from there; "
         "nothing is proved, and a larger --measure may find better ones."
     )
-    return Front("joint", "nats", whole, pd.DataFrame(rows), None, words)
+    return Front(
+        objective="joint",
+        unit="nats",
+        constraint=whole,
+        table=pd.DataFrame(rows),
+        limit=None,
+        sentence=words,
+    )
 
 
 def _spread(points: Sequence[int], most: int) -> list[int]:

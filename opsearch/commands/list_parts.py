@@ -67,4 +67,5 @@ def _models() -> dict[str, str]:
 
 
 def _first_sentence(part: Any) -> str:
-    return (part.__doc__ or "").strip().splitlines()[0]
+    lines = (part.__doc__ or "").strip().splitlines()
+    return lines[0] if lines else "No description."

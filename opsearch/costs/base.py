@@ -24,11 +24,13 @@ class CostLabel:
         amount: The row of the mean per sample.
         share: The row of the share of the stock model, in percent.
         scale: What the cost's unit is divided by in the first row.
+        words: How a sentence names it; empty: by the cost's name.
     """
 
     amount: str
     share: str
     scale: float = 1.0
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Cost(Protocol):
         """True if the cost is a time, which needs a measured table."""
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+        self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the costs of policies on one sample.
 
@@ -75,8 +77,8 @@ class Cost(Protocol):
             counts: Resolved counts as policies define them, int64[..., L, 3].
             n_visual: Visual tokens of the sample.
             n_other: Other tokens of the sample, which are never pruned.
-            pools: Candidates of rankers inside the decoder (Policy.pools). The operations of these
-                rankers are not part of the cost.
+            candidates: Tokens that rankers inside the decoder order (Policy.candidates). The
+                operations of these rankers are not part of the cost.
 
         Returns:
             int64[...].
@@ -88,5 +90,5 @@ class Cost(Protocol):
 
 def policy_cost(cost: Cost, policy: Policy, n_visual: int, n_other: int) -> int:
     """Return the cost of one policy on one sample, without its rankers."""
-    counts, pools = policy.resolve(n_visual), policy.pools(n_visual)
-    return int(cost.of(counts, n_visual, n_other, pools))
+    counts, candidates = policy.resolve(n_visual), policy.candidates(n_visual)
+    return int(cost.of(counts, n_visual, n_other, candidates))

@@ -123,7 +123,7 @@ class Flops:
 
     name: ClassVar[str] = "flops"
     unit: ClassVar[str] = "FLOPs"
-    label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock")
+    label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock", words="prefill compute")
     timed: ClassVar[bool] = False
 
     @classmethod
@@ -132,7 +132,7 @@ class Flops:
         return cls(settings.shape)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+        self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the FLOPs of all operations whose output is used, see `Cost.of`.
 
@@ -140,7 +140,7 @@ class Flops:
         so its dead operations count as well.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        counted = np.where(identity[..., None, None], counts, live(counts, pools))
+        counted = np.where(identity[..., None, None], counts, live(counts, candidates))
         return flops(counted, n_visual, n_other, self.shape, self.convention)
 
     def stock(self, n_visual: int, n_other: int) -> int:

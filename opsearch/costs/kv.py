@@ -28,7 +28,7 @@ class KVBytes:
 
     name: ClassVar[str] = "kv"
     unit: ClassVar[str] = "B"
-    label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %")
+    label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %", words="KV cache")
     timed: ClassVar[bool] = False
 
     @classmethod
@@ -37,7 +37,7 @@ class KVBytes:
         return cls(settings.shape)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+        self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the stored bytes, see `Cost.of`."""
         rows = (counts[..., KV] + n_other).sum(axis=-1)

@@ -43,7 +43,7 @@ class Latency:
 
     name: ClassVar[str] = "latency"
     unit: ClassVar[str] = "ns"
-    label: ClassVar[CostLabel] = CostLabel("prefill ms", "prefill, %", 1e6)
+    label: ClassVar[CostLabel] = CostLabel("prefill ms", "prefill, %", 1e6, "prefill time")
     timed: ClassVar[bool] = True
 
     @classmethod
@@ -52,14 +52,14 @@ class Latency:
         return cls(settings.shape, settings.table)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+        self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> Ints:
         """Return the latencies, see `Cost.of`.
 
         Dead operations are not executed, except by the identity, which runs the stock model.
         """
         identity = (counts == n_visual).all(axis=(-2, -1))
-        executed = np.where(identity[..., None, None], counts, live(counts, pools))
+        executed = np.where(identity[..., None, None], counts, live(counts, candidates))
         return self._sum(executed + n_other)
 
     def stock(self, n_visual: int, n_other: int) -> int:

@@ -74,9 +74,15 @@ class Shape:
 
 # The Hugging Face checkpoints of LLaVA pad Vicuna's vocabulary of 32,000 to 32,064, the size of
 # their lm_head; published numbers use 32,000.
-_VICUNA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32064)
-_VICUNA_13B = Shape(40, 5120, 13824, 40, 40, 128, 32064)
-_QWEN_7B = Shape(28, 3584, 18944, 28, 4, 128, 152064)
+_VICUNA_7B = Shape(
+    layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, vocab=32064
+)
+_VICUNA_13B = Shape(
+    layers=40, hidden=5120, intermediate=13824, heads=40, kv_heads=40, head_dim=128, vocab=32064
+)
+_QWEN_7B = Shape(
+    layers=28, hidden=3584, intermediate=18944, heads=28, kv_heads=4, head_dim=128, vocab=152064
+)
 
 SHAPES: dict[str, Shape] = {
     "llava-1.5-7b": _VICUNA_7B,

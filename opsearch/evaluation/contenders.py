@@ -37,8 +37,8 @@ from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.setup import SearchSettings, make_constraints, make_cost, make_objective
-from opsearch.runs.verify import EVALUATIONS, PROPOSAL, verify
+from opsearch.runs.setup import SearchSettings, make_constraints, make_cost
+from opsearch.runs.verify import EVALUATIONS, PROPOSAL, PROXIES, verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools_cpsat import CpSat
 
@@ -94,8 +94,8 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     for constraints in limits.values():
         check_budget(space, constraints)
     if not space.listed:
-        chosen = prepared.choice.objective.name
-        proxy = make_objective(chosen if chosen == "pairwise" else "additive", run.proxy)
+        chosen = prepared.choice.objective
+        proxy = chosen if chosen.form in PROXIES else Additive.from_settings(run.proxy)
         return Task(settings, (proxy,), limits)
     planned = replace(prepared.planned, space=space)
     seconds = planned.seconds(planned.of(space.points[_within_any(space, limits)]))
@@ -211,12 +211,11 @@ def fitted_baselines(
             "least"
         )
 
-    usable = (*prepared.usable_rankers, *registry.names("decoder_rankers"))
     found = baselines(
         prepared.shape.layers,
         prepared.ranker,
         fits,
-        usable=usable,
+        usable=prepared.usable_rankers,
         frozen_first=frozen_first,
         missed=missed,
         further=further,
@@ -233,13 +232,12 @@ def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, 
 
 
 def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Progress) -> None:
-    """Say why each built-in ranker that the model cannot serve is missing, unless it is present."""
-    names = {spec.name for spec in present}
-    for name, reason in (
-        family_for(model_config.model_type).unsupported_rankers(model_config).items()
-    ):
-        if name not in names:
-            stages.say(f"tokens {name} is not compared: {reason}")
+    """Say why a baseline is missing whose ranker the model cannot serve, unless it is present."""
+    family, names = family_for(model_config.model_type), {spec.name for spec in present}
+    unsupported = family.unsupported_rankers(model_config)
+    for label, method in registry.registered("baselines").items():
+        if method.ranker in unsupported and method.ranker not in names:
+            stages.say(f"{label} is not compared: {unsupported[method.ranker]}")
 
 
 POINTS = 2  # of the stock model's cost in %, below which rows still count as equal

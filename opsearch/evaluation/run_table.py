@@ -23,7 +23,7 @@ from opsearch.runs.setup import make_cost
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredPolicy:
     """One policy of the table with what was measured of it.
 
     costs: by name, mean per calibration sample and share of the stock model: FLOPs and whatever the
@@ -39,7 +39,9 @@ class Row:
     answers: Answers | None
 
 
-def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Progress) -> list[Row]:
+def compare(
+    prepared: Prepared, chosen: Policy, engine: Engine, stages: Progress
+) -> list[MeasuredPolicy]:
     """Measure the original, the chosen policy and the baselines on calibration and held-out."""
     pairs = [sample.shape for sample in prepared.calibration]
     names = ["flops", *(constraint.name for constraint in prepared.constraints)]
@@ -64,11 +66,20 @@ def compare(prepared: Prepared, chosen: Policy, engine: Engine, stages: Progress
     for i, (label, policy) in enumerate(policies.items()):
         totals = {name: total_cost(cost, policy, pairs) for name, cost in costs.items()}
         spent = {name: (total / len(pairs), total / stock[name]) for name, total in totals.items()}
-        rows.append(Row(label, policy, spent, kl[i], heldout[i], answers[i]))
+        rows.append(
+            MeasuredPolicy(
+                label=label,
+                policy=policy,
+                costs=spent,
+                kl=kl[i],
+                heldout_kl=heldout[i],
+                answers=answers[i],
+            )
+        )
     return rows
 
 
-def table(rows: Sequence[Row]) -> pd.DataFrame:
+def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
     """Methods as columns; costs per sample, KL in nats, Rel. Avg. and accuracies as rows.
 
     Families are set in by two spaces, so that none can take the name of another row.

@@ -66,15 +66,15 @@ def _entry(
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
     return Entry(
-        row.budget,
-        row.method,
-        name,
-        cost,
-        cost / stock["flops"],
-        _divergences(store, keys[0], calibration),
-        _divergences(store, keys[1], judged),
-        _scores(store, keys[1], judged),
-        costs,
+        budget=row.budget,
+        method=row.method,
+        policy=name,
+        cost=cost,
+        share=cost / stock["flops"],
+        kl_calibration=_divergences(store, keys[0], calibration),
+        kl=_divergences(store, keys[1], judged),
+        scores=_scores(store, keys[1], judged),
+        further=costs,
     )
 
 

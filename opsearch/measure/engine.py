@@ -33,11 +33,11 @@ from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.objective import KL_QUANTUM, Masses
-from opsearch.progress import Tick
 from opsearch.rankers import make_ranker
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers
+    from opsearch.progress import Tick
 
 TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan
-from opsearch.progress import Tick
+
+if TYPE_CHECKING:
+    from opsearch.progress import Tick
 
 
 class PlanProgress:

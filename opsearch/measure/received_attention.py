@@ -7,7 +7,7 @@ only its sums over rows are kept. Samples that the store already holds are not r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.families import check_supported
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.problem.objective import Masses
-from opsearch.progress import Tick
 from opsearch.rankers.base import AttentionView, Prompt
 from opsearch.rankers.decoder import attention_by_source
+
+if TYPE_CHECKING:
+    from opsearch.progress import Tick
 
 _MAX_TOKENS = 4096  # of a batch
 
@@ -88,4 +90,13 @@ def _full_view(
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
     valid = torch.ones_like(positions, dtype=torch.bool)
     queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
-    return AttentionView(prompt, queries, positions, valid, keys, positions, valid, attn.scaling)
+    return AttentionView(
+        prompt=prompt,
+        queries=queries,
+        query_positions=positions,
+        query_valid=valid,
+        keys=keys,
+        key_positions=positions,
+        key_valid=valid,
+        scaling=attn.scaling,
+    )

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
-from opsearch.errors import ModelError
+from opsearch.errors import ModelError, PolicyError
 from opsearch.models.attention import FLASH
 from opsearch.models.clip import (
     CLIP_PATCHES,
@@ -35,7 +36,7 @@ from opsearch.models.vision import (
     cls_unsupported_reason,
 )
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers import RANKERS, make_ranker
+from opsearch.rankers import known_ranker
 from opsearch.rankers.base import DECODER_ATTENTION, PROMPT_NEEDS
 
 
@@ -98,21 +99,23 @@ class ModelFamily:
                 )
 
     def unsupported_rankers(self, config: Any) -> dict[str, str]:
-        """Return the built-in rankers that this config cannot run by default, with the reasons."""
-        found = {}
-        for name in RANKERS:
-            needs = sorted(make_ranker(RankerSpec(name)).needs)
-            reasons = [
-                reason for need in needs if (reason := self.unsupported_reason(config, need))
-            ]
-            if reasons:
-                found[name] = reasons[0]
-        return found
+        """Return the rankers that this config cannot run with default parameters, with reasons."""
+        names = [*registry.names("rankers"), *registry.names("decoder_rankers")]
+        reasons = {name: self._unusable_reason(config, RankerSpec(name)) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def rankers(self, config: Any) -> list[str]:
-        """Return the built-in rankers that this config can run with their default parameters."""
+        """Return the rankers before the decoder that this config can run by default."""
         unsupported = self.unsupported_rankers(config)
-        return [name for name in RANKERS if name not in unsupported]
+        return [name for name in registry.names("rankers") if name not in unsupported]
+
+    def _unusable_reason(self, config: Any, spec: RankerSpec) -> str | None:
+        try:
+            needs = sorted(known_ranker(spec).needs)
+        except PolicyError as error:  # it has no default for a parameter
+            return str(error)
+        reasons = (self.unsupported_reason(config, need) for need in needs)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def capture(self, model: Any, needs: Collection[str], store: Store) -> list[Handle]:
         """Install hooks that pass ranker inputs to `store` in every forward.

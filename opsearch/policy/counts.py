@@ -28,7 +28,7 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
     return min(max(rounded, 1), n_visual)
 
 
-def live(counts: Counts, pools: Candidates | None = None) -> Counts:
+def live(counts: Counts, candidates: Candidates | None = None) -> Counts:
     """Remove dead operations from counts.
 
     The q or mlp of a visual token in a layer is dead if no later layer reads the token's kv and no
@@ -36,17 +36,17 @@ def live(counts: Counts, pools: Candidates | None = None) -> Counts:
 
     Args:
         counts: Counts, int64[..., L, 3].
-        pools: Number of tokens that a ranker orders, by the layer that it acts before; one number,
-            or int64[...].
+        candidates: Number of tokens that a ranker orders, by the layer that it acts before; one
+            number, or int64[...].
 
     Returns:
         Live counts, int64[..., L, 3].
     """
-    pools = pools or {}
+    candidates = candidates or {}
     result = counts.copy()
     need = np.zeros(counts.shape[:-2], np.int64)
     for layer in reversed(range(counts.shape[-2])):
-        need = np.maximum(need, pools.get(layer + 1, 0))
+        need = np.maximum(need, candidates.get(layer + 1, 0))
         result[..., layer, Q] = np.minimum(counts[..., layer, Q], need)
         result[..., layer, MLP] = np.minimum(counts[..., layer, MLP], need)
         need = np.maximum(need, counts[..., layer, KV])

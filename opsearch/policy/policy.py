@@ -113,12 +113,12 @@ class Policy:
         """Return the executed counts, int64[L, 3]: the live ones, or all if nothing is pruned."""
         return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
 
-    def pools(self, n_visual: int) -> dict[int, int]:
+    def candidates(self, n_visual: int) -> dict[int, int]:
         """Return the number of candidates of each reranking, by the layer it takes effect at.
 
         Rerankings that change no selection are left out.
         """
-        return {turn.layer: turn.pool for turn in self.schedule(n_visual).turns}
+        return {each.layer: each.candidates for each in self.schedule(n_visual).rerankings}
 
     def schedule(self, n_visual: int) -> Schedule:
         """Return the live counts and the rerankings on a sample of `n_visual` tokens."""
@@ -131,7 +131,7 @@ class Policy:
     def canonical(self, n_visual: int) -> str:
         """Return the key that policies share if they act equally on `n_visual` tokens (SHA-256)."""
         found = self.schedule(n_visual)
-        rankers = [(turn.place, str(turn.spec)) for turn in found.turns]
+        rankers = [(each.place, str(each.spec)) for each in found.rerankings]
         if found.kept:
             rankers += [(r, str(spec)) for r, spec in self.rankers if r == 0]
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])

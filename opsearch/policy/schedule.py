@@ -35,14 +35,14 @@ class Reranking:
         spec: The ranker.
         look: Layer whose attention it reads.
         layer: First layer in which its order holds.
-        pool: Number of candidates, the first ones of the previous order.
+        candidates: Number of candidates, the first ones of the previous order.
     """
 
     place: int
     spec: RankerSpec
     look: int
     layer: int
-    pool: int
+    candidates: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +52,12 @@ class Schedule:
     Attributes:
         live: Counts without dead operations, int64[L, 3].
         kept: Numbers of tokens, below all, that are selected by the order before the decoder.
-        turns: Rerankings that change a selection, by layer.
+        rerankings: Rerankings that change a selection, by layer.
     """
 
     live: Counts
     kept: frozenset[int]
-    turns: tuple[Reranking, ...]
+    rerankings: tuple[Reranking, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,29 +67,29 @@ class RerankingTable:
     Attributes:
         specs: The rankers.
         ranker: Index in `specs`, -1 where the order is kept, int64[P, L].
-        pool: Number of candidates, 0 where the order is kept, int64[P, L].
+        candidates: Number of candidates, 0 where the order is kept, int64[P, L].
         back: Distance to the layer whose attention is read, 0 or 1, int64[P, L].
     """
 
     specs: tuple[RankerSpec, ...]
     ranker: Ints
-    pool: Ints
+    candidates: Ints
     back: Ints
 
     @classmethod
     def of(cls, policies: Sequence[Sequence[Reranking]], layers: int) -> RerankingTable | None:
         """Tabulate the rerankings of each policy; return None if there are none."""
-        specs = list(dict.fromkeys(turn.spec for turns in policies for turn in turns))
+        specs = list(dict.fromkeys(each.spec for rerankings in policies for each in rerankings))
         if not specs:
             return None
-        ranker, pool, back = np.zeros((3, len(policies), layers), np.int64)
+        ranker, candidates, back = np.zeros((3, len(policies), layers), np.int64)
         ranker -= 1
-        for row, turns in enumerate(policies):
-            for turn in turns:
-                ranker[row, turn.layer] = specs.index(turn.spec)
-                pool[row, turn.layer] = turn.pool
-                back[row, turn.layer] = turn.layer - turn.look
-        return cls(tuple(specs), ranker, pool, back)
+        for row, rerankings in enumerate(policies):
+            for each in rerankings:
+                ranker[row, each.layer] = specs.index(each.spec)
+                candidates[row, each.layer] = each.candidates
+                back[row, each.layer] = each.layer - each.look
+        return cls(tuple(specs), ranker, candidates, back)
 
     @property
     def place(self) -> Ints:
@@ -99,13 +99,13 @@ class RerankingTable:
         return np.where(self.ranker < 0, -1, named)
 
     @property
-    def pools(self) -> dict[int, Ints]:
+    def candidates_by_layer(self) -> dict[int, Ints]:
         """Number of candidates before each layer, int64[P]."""
-        return dict(enumerate(self.pool.T))
+        return dict(enumerate(self.candidates.T))
 
     def part(self, policies: slice | Ints) -> RerankingTable:
         """Return the table of a part of the policies."""
-        tables = (table[policies] for table in (self.ranker, self.pool, self.back))
+        tables = (table[policies] for table in (self.ranker, self.candidates, self.back))
         return RerankingTable(self.specs, *tables)
 
 
@@ -117,16 +117,16 @@ def schedule(policy: Policy, n_visual: int) -> Schedule:
     """
     counts = policy.resolve(n_visual)
     acting: list[Reranking] = []
-    for turn in reversed(list(_turns(policy, counts, n_visual))):
-        alive = live(counts, {t.layer: t.pool for t in acting})
+    for reranking in reversed(list(_rerankings(policy, counts, n_visual))):
+        alive = live(counts, {each.layer: each.candidates for each in acting})
         end = acting[0].layer if acting else len(counts)
-        chosen = {acting[0].pool} if acting else set[int]()
-        chosen |= set(alive[turn.layer : end].ravel().tolist())
-        if any(0 < count < turn.pool for count in chosen):
-            acting.insert(0, turn)
-    alive = live(counts, {t.layer: t.pool for t in acting})
+        chosen = {acting[0].candidates} if acting else set[int]()
+        chosen |= set(alive[reranking.layer : end].ravel().tolist())
+        if any(0 < count < reranking.candidates for count in chosen):
+            acting.insert(0, reranking)
+    alive = live(counts, {each.layer: each.candidates for each in acting})
     first = alive[: acting[0].layer] if acting else alive
-    kept = {acting[0].pool} if acting else set[int]()
+    kept = {acting[0].candidates} if acting else set[int]()
     kept |= set(first[(first > 0) & (first < n_visual)].tolist())
     return Schedule(alive, frozenset(kept - {n_visual}), tuple(acting))
 
@@ -142,7 +142,7 @@ def where(place: int, spec: RankerSpec) -> str:
     return f"before layer {place}" if spec.inside else "before the decoder"
 
 
-def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
+def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
     """Yield all rerankings by layer, including those that change no selection."""
     taken = {0} if before_decoder(policy) else set[int]()
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
@@ -150,17 +150,17 @@ def _turns(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]
             continue
         look = place - _layers_back(place, spec)
         if look == place:
-            layer, pool = place, n_visual
+            layer, candidates = place, n_visual
             if place:
                 updated = counts[place - 1, [Q, MLP]].max()
-                pool = int(max(updated, counts[place:].max()))
+                candidates = int(max(updated, counts[place:].max()))
         else:
-            layer, pool = place, int(counts[look, KV])
+            layer, candidates = place, int(counts[look, KV])
             q, kv, mlp = policy.counts[look]
             if look not in taken and all(count == 0 or count >= kv for count in (q, mlp)):
                 layer = look
         taken.add(layer)
-        yield Reranking(place, spec, look, layer, pool)
+        yield Reranking(place, spec, look, layer, candidates)
 
 
 def _layers_back(place: int, spec: RankerSpec) -> int:

@@ -25,7 +25,7 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.base import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
-_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([a-z_]*)")
+_SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([A-Za-z_][\w.-]*)?")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
@@ -112,7 +112,15 @@ def constraint(
         )
     costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
-    return Constraint(cost.name, cost.unit, costs, limit, stock, len(samples), floor)
+    return Constraint(
+        name=cost.name,
+        unit=cost.unit,
+        costs=costs,
+        limit=limit,
+        stock=stock,
+        samples=len(samples),
+        floor=floor,
+    )
 
 
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
@@ -123,10 +131,11 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
 
 def _cost_in(unit: str, text: str) -> str:
     """Return the name of the cost that has this unit."""
-    for name, cost in registry.registered("costs").items():
-        if unit == cost.unit:
-            return name
-    raise _error(text, f"has an unknown unit {unit!r}")
+    units = {cost.unit: name for name, cost in reversed(registry.registered("costs").items())}
+    if unit not in units:
+        known = ", ".join(sorted(units))
+        raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
+    return units[unit]
 
 
 def _number(text: str, number: str) -> Fraction:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from opsearch import registry
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers.base import DecoderRanker, Ranker
-from opsearch.rankers.cdpruner import CDPruner
-from opsearch.rankers.cls import Cls, VisionZip
-from opsearch.rankers.decoder import FastV, FitPrune, PyramidDrop, SparseVLM
-from opsearch.rankers.divprune import DivPrune
-from opsearch.rankers.uniform import Random, Uniform
-from opsearch.rankers.vispruner import VisPruner
 
-RANKERS: dict[str, type[Any]] = {
-    "cdpruner": CDPruner,
-    "cls": Cls,
-    "divprune": DivPrune,
-    "random": Random,
-    "uniform": Uniform,
-    "visionzip": VisionZip,
-    "vispruner": VisPruner,
+if TYPE_CHECKING:
+    from opsearch.rankers.base import DecoderRanker, Ranker
+
+# By path, because a policy asks for these names, and is read and shown without torch.
+RANKERS = {
+    "cdpruner": "opsearch.rankers.cdpruner:CDPruner",
+    "cls": "opsearch.rankers.cls:Cls",
+    "divprune": "opsearch.rankers.divprune:DivPrune",
+    "random": "opsearch.rankers.uniform:Random",
+    "uniform": "opsearch.rankers.uniform:Uniform",
+    "visionzip": "opsearch.rankers.cls:VisionZip",
+    "vispruner": "opsearch.rankers.vispruner:VisPruner",
 }
-
-
-DECODER_RANKERS: dict[str, type[Any]] = {
-    "fastv": FastV,
-    "fitprune": FitPrune,
-    "pyramiddrop": PyramidDrop,
-    "sparsevlm": SparseVLM,
+DECODER_RANKERS = {
+    "fastv": "opsearch.rankers.decoder:FastV",
+    "fitprune": "opsearch.rankers.decoder:FitPrune",
+    "pyramiddrop": "opsearch.rankers.decoder:PyramidDrop",
+    "sparsevlm": "opsearch.rankers.decoder:SparseVLM",
 }
 
 
@@ -52,7 +47,9 @@ def make_ranker(spec: RankerSpec) -> Ranker:
 def make_decoder_ranker(spec: RankerSpec) -> DecoderRanker:
     """Return the ranker inside the decoder that a policy names; raises as `make_ranker` does."""
     factory = registry.lookup("decoder_rankers", spec.name)
-    ranker: DecoderRanker = registry.make("rankers", spec.name, factory, **dict(spec.params))
+    ranker: DecoderRanker = registry.make(
+        "decoder_rankers", spec.name, factory, **dict(spec.params)
+    )
     return ranker
 
 

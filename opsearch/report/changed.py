@@ -133,7 +133,14 @@ class _Items:
                     item, picture, missing = None, "", "this item's data changed since the run"
             except DataError as error:
                 missing = str(error)
-        return Example(sample, item, original, policy, picture, missing)
+        return Example(
+            sample=sample,
+            item=item,
+            original=original,
+            policy=policy,
+            picture=picture,
+            missing=missing,
+        )
 
 
 def _data_uri(image: Image.Image) -> str:

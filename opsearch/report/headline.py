@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from opsearch import registry
 from opsearch.formatting import format_amount
 from opsearch.problem.constraint import Constraint
 from opsearch.report.stored import Stored
@@ -20,8 +21,6 @@ from opsearch.report.verdict import (
     cell,
     nothing_right,
 )
-
-_COST_NAMES = {"flops": "prefill compute", "kv": "KV cache", "latency": "prefill time"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _title(stored: Stored) -> str:
     """Return the saved cost, and the lost accuracy where known."""
     first = stored.constraints[0]
     saved = 100 * (1 - stored.record["costs"][first.name] / first.stock)
-    title = f"{saved:.1f}\u00a0% less {_COST_NAMES.get(first.name, first.name)}"
+    title = f"{saved:.1f}\u00a0% less {_words(first.name)}"
     frame = stored.comparison
     if frame is None or ACCURACY not in frame.index or nothing_right(frame):
         return title
@@ -121,8 +120,13 @@ def _cost(
         real = (environment or {}).get("prefill_ms")
         beside = f"predicted {beside}"
         beside += f"; really {real['real']:.4g} of {real['original_real']:.4g} ms" if real else ""
-    name = _COST_NAMES.get(constraint.name, constraint.name)
-    return Fact(name, f"{100 * cost / constraint.stock:.1f} %", beside)
+    return Fact(_words(constraint.name), f"{100 * cost / constraint.stock:.1f} %", beside)
+
+
+def _words(cost: str) -> str:
+    """Return how a sentence names a cost."""
+    words: str = registry.lookup("costs", cost).label.words
+    return words or cost
 
 
 def _losses(frame: pd.DataFrame) -> list[Fact]:

@@ -84,14 +84,14 @@ def read_stored(path: Path) -> Stored:
             f"stopped; `opsearch run --config {folder.config}` finishes it"
         )
     return Stored(
-        folder,
-        config,
-        Policy.from_pretrained(path),
-        record,
-        _constraints(folder, record),
-        _csv(folder.front),
-        _csv(folder.comparison, index_col=0),
-        load_environment(folder),
+        folder=folder,
+        config=config,
+        policy=Policy.from_pretrained(path),
+        record=record,
+        constraints=_constraints(folder, record),
+        front=_csv(folder.front),
+        comparison=_csv(folder.comparison, index_col=0),
+        environment=load_environment(folder),
     )
 
 
@@ -112,12 +112,12 @@ def _constraints(folder: RunFolder, record: dict[str, Any]) -> tuple[Constraint,
     try:
         return tuple(
             Constraint(
-                name,
-                record["units"][name],
-                np.zeros(0, np.int64),
-                limit,
-                record["stock"][name],
-                record["samples"],
+                name=name,
+                unit=record["units"][name],
+                costs=np.zeros(0, np.int64),
+                limit=limit,
+                stock=record["stock"][name],
+                samples=record["samples"],
             )
             for name, limit in record["limits"].items()
         )

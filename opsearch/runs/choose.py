@@ -79,7 +79,8 @@ def choose(
             words = _effort_words(seconds, coarse, settings.effort)
             reason = f"objective joint from coarse to fine: {words}"
     solver = solver or make_solver(_DEFAULT_SOLVER[objective.form])
-    require_form(objective, solver, _fitting_solvers(space))
+    if objective.form not in solver.forms:
+        require_form(objective, solver, _fitting_solvers(space))
     solver.require(space)
     if settings.verify:
         require_proxy(objective)
@@ -90,8 +91,8 @@ def _fitting_solvers(space: Space) -> list[Solver]:
     """Return the solvers that can search the space."""
     found = []
     for name in registry.names("solvers"):
-        solver = make_solver(name)
         try:
+            solver = make_solver(name)
             solver.require(space)
         except OpsearchError:
             continue

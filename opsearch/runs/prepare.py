@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from opsearch import registry
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
@@ -46,7 +47,8 @@ class Prepared:
         processor: Tokenizer, image processor and chat template.
         ranker: Orders tokens before the decoder, for baselines and for other spaces: the run's, or
             the family's where the run's acts inside the decoder.
-        usable_rankers: Names of those that the model can serve as they are.
+        usable_rankers: Names of those that the model can serve with default parameters, before and
+            inside the decoder.
         calibration: The samples that are searched on.
         heldout: The samples that judge what was found.
         constraints: The budgets over the calibration samples.
@@ -95,6 +97,7 @@ def settle(config: RunConfig) -> Settled:
     Raises:
         OpsearchError: A setting is wrong, or settings do not go together.
     """
+    registry.registered("baselines")  # a broken one fails now, and not after the search
     model_config = config.model_spec.load_config()
     layers = Shape.from_config(model_config).layers
     settings = resolve(config, layers, family_for(model_config.model_type).ranker)
@@ -163,6 +166,8 @@ def state(
     planned = Planned(settings.space, constraints, gathered, room, settings.model.device)
     choice = choose_planned(settings, planned)
     ranker = settings.space_settings.ranker or family.ranker
+    unsupported = family.unsupported_rankers(model_config)
+    usable = [*registry.names("rankers"), *registry.names("decoder_rankers")]
     return Prepared(
         config=_completed(config, choice, ranker),
         settings=settings,
@@ -171,7 +176,7 @@ def state(
         shape=shape,
         processor=processor,
         ranker=family.ranker if ranker.inside else ranker,
-        usable_rankers=tuple(family.rankers(model_config)),
+        usable_rankers=tuple(name for name in usable if name not in unsupported),
         calibration=samples,
         heldout=rest,
         constraints=constraints,

@@ -13,7 +13,7 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.measure.workers.cluster import Workers, started
-from opsearch.measure.workers.worker import Source
+from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
 from opsearch.progress import Progress
@@ -73,8 +73,8 @@ def open_session(
     """
     settings = prepared.settings
     spec = settings.model
-    source = Source(spec.name, spec.dtype, spec.device, spec.attention, settings.positions)
-    with folder.locked(), started(workers, source, progress.say) as pool:
+    loaded = WorkerModel(spec, settings.positions)
+    with folder.locked(), started(workers, loaded, progress.say) as pool:
         if prepared.table is not None:  # so that runs and solves in this folder use the same
             write_table(prepared.table, folder.latency)
         if model is None:

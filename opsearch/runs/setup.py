@@ -6,7 +6,7 @@ Neither a model nor data is loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -222,6 +222,12 @@ def make_solver(text: str) -> Solver:
     """Return a solver by name, with parameters where `text` gives some."""
     name, params = registry.split_spec("solvers", text)
     solver: Solver = registry.make("solvers", name, registry.lookup("solvers", name), **params)
+    known = {field.name for field in fields(solver)} if is_dataclass(solver) else set[str]()
+    if solver.takes_start and "start" not in known:
+        raise OpsearchError(
+            f"{registry.described('solvers', name)} takes a start, but is no dataclass with a "
+            "field `start`; add it, or set takes_start to False"
+        )
     return solver
 
 

@@ -20,6 +20,7 @@ from opsearch.problem.objective import (
     KL_DECIMALS,
     Blackbox,
     Choice,
+    Form,
     Objective,
     Pair,
     Pairwise,
@@ -29,6 +30,8 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
 from opsearch.solvers.evaluated import EvaluatedPoints
 
+PROXIES: tuple[Form, ...] = ("separable", "pairwise")
+"""Forms of objectives that are sums of terms, so that they propose and can be corrected."""
 _NOISE = 1e-3  # of the variance that one coefficient gives
 
 
@@ -123,7 +126,7 @@ def verify(
 
 def require_proxy(objective: Objective | ObjectiveFactory) -> None:
     """Raise OpsearchError if the objective is not a proxy, which is a sum of terms."""
-    if objective.form not in ("separable", "pairwise"):
+    if objective.form not in PROXIES:
         raise OpsearchError(
             f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
             "leave it out, or add --objective additive or pairwise in space dop, depth, layers or "

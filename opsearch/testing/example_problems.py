@@ -151,7 +151,9 @@ def random_pairs(seed: int) -> Problem:
         for j in range(len(terms[m]) - 1)
         if random.random() < 0.5
     }
-    objective = Pairwise("pairs", "nats", space, terms, pairs, 0.01)
+    objective = Pairwise(
+        name="pairs", unit="nats", space=space, terms=terms, pairs=pairs, quantum=0.01
+    )
     return Problem(space, objective, (budget("flops", flops_like(space), 0.5),))
 
 
@@ -164,7 +166,14 @@ def as_form(problem: Problem, form: Form) -> Problem:
         other = Table(objective.name, objective.unit, objective.values, objective.quantum)
     elif form == "pairwise":
         space, terms = objective.space, objective.terms
-        other = Pairwise(objective.name, objective.unit, space, terms, {}, objective.quantum)
+        other = Pairwise(
+            name=objective.name,
+            unit=objective.unit,
+            space=space,
+            terms=terms,
+            pairs={},
+            quantum=objective.quantum,
+        )
     elif form == "blackbox":
 
         def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
@@ -197,7 +206,9 @@ def layers_problem(
         if random.random() < 0.3
     }
     quantum = 1e-6 * scale
-    summed: Objective = Pairwise("pairs", "nats", space, terms, pairs, quantum)
+    summed: Objective = Pairwise(
+        name="pairs", unit="nats", space=space, terms=terms, pairs=pairs, quantum=quantum
+    )
     if form == "separable":
         summed = Separable("terms", "nats", space, terms, quantum)
 
@@ -206,7 +217,14 @@ def layers_problem(
 
     costs = operation_costs(Flops(TINY), space, SAMPLES)
     stock = costs[costs.dearest()]
-    limit = Constraint("flops", "FLOPs", costs, int(share * stock), stock, len(SAMPLES))
+    limit = Constraint(
+        name="flops",
+        unit="FLOPs",
+        costs=costs,
+        limit=int(share * stock),
+        stock=stock,
+        samples=len(SAMPLES),
+    )
     asked = Blackbox("pairs", "nats", evaluate, quantum)
     return Problem(space, asked if form == "blackbox" else summed, (limit,))
 
@@ -232,5 +250,14 @@ def recipes_problem(seed: int, share: float = 0.7) -> Problem:
     for name, unit, cost in (("flops", "FLOPs", Flops(TINY)), ("kv", "bytes", KVBytes(TINY))):
         costs = RecipeCosts(space, cost, Counter(SAMPLES))
         low, high = costs[within(1.0)], costs[within(0.0)]
-        limits.append(Constraint(name, unit, costs, low + int(share * (high - low)), high, 2))
+        limits.append(
+            Constraint(
+                name=name,
+                unit=unit,
+                costs=costs,
+                limit=low + int(share * (high - low)),
+                stock=high,
+                samples=2,
+            )
+        )
     return Problem(space, Bounded("rule", "of the tokens", within, evaluate), tuple(limits))

@@ -32,7 +32,7 @@ from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.timing.generation import Workload, timed_pairs
-from opsearch.timing.policy_latency import Row, kv_stored, latency_row
+from opsearch.timing.policy_latency import LatencyRow, kv_stored, latency_row
 from opsearch.timing.random_models import FAMILIES, random_model, random_workload
 
 _USUAL_TEXT = 65
@@ -81,7 +81,7 @@ class Setup:
             raise UnknownNameError("shape", self.shape, list(SHAPES))
 
 
-def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -> Row:
+def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -> LatencyRow:
     """Time the original and the policy of a run folder or file in alternation.
 
     Args:
@@ -105,7 +105,7 @@ def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -
         check_fits(policy, model.config)
     kv, shape = kv_stored(model, work, policy), Shape.from_config(model.config)
 
-    def timed(graphs: Graphs | None, mode: str) -> Row:
+    def timed(graphs: Graphs | None, mode: str) -> LatencyRow:
         pairs = []
         with stages.stage(f"timing {setup.repeats} pairs{mode}") as tick:
             for pair in timed_pairs(
@@ -197,7 +197,7 @@ def rows_to(path: Path | None) -> Iterator[Any]:
 _SHARE = "2/9"
 
 
-def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list[Row]:
+def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list[LatencyRow]:
     """Time every rule that the model supports in alternation with the original.
 
     Args:
@@ -211,7 +211,7 @@ def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list
     if setup.shape:
         raise OpsearchError(
             f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
-            "have none; leave it out, or run `python -m opsearch.timing --suite rankers`"
+            "have none; leave it out, or run `python -m benchmarks --suite rankers`"
         )
     check_place(setup)
     rules, rows = peers(load_config(setup.model)), []

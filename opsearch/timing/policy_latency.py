@@ -17,7 +17,7 @@ from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 from opsearch.timing.generation import Pair, Pass, Spread, Workload, timed_pairs
 
-Row = dict[str, Any]
+LatencyRow = dict[str, Any]
 PARTS = ("tower", "ranking", "prefill", "first_token", "decode")
 
 
@@ -60,7 +60,7 @@ def flop_ratio(shape: Shape, policy: Policy, n_visual: int, n_other: int) -> flo
     return policy_cost(cost, policy, n_visual, n_other) / cost.stock(n_visual, n_other)
 
 
-def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> Row:
+def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> LatencyRow:
     """Return the spreads [low quartile, median, high quartile] of both sides and of their ratios.
 
     Ratios are taken in each pair. Times are in ms, memory is in bytes. Parts that did not run or
@@ -84,9 +84,9 @@ def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pa
     }
 
 
-def _side(passes: Sequence[Pass]) -> Row:
+def _side(passes: Sequence[Pass]) -> LatencyRow:
     """Return the spreads of the parts that ran, by name."""
-    row: Row = {}
+    row: LatencyRow = {}
     for part in PARTS:
         seconds = _part_seconds(passes, part)
         if seconds:

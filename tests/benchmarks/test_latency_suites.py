@@ -20,7 +20,7 @@ import runpy, sys
 # yaml and filelock are needed by transformers itself.
 for name in "ortools optuna pydantic typer pandas matplotlib rich scipy PIL jinja2".split():
     sys.modules[name] = None  # importing it says that there is no such module
-runpy.run_module("opsearch.timing", run_name="__main__", alter_sys=True)
+runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
 """
 
 

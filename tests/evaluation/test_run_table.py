@@ -11,7 +11,7 @@ from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.evaluation.answers import Answers
 from opsearch.evaluation.baselines import BASELINES, baselines
-from opsearch.evaluation.run_table import Row, table
+from opsearch.evaluation.run_table import MeasuredPolicy, table
 from opsearch.models.loading import load_config
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
@@ -121,7 +121,7 @@ def answers(*scores):
 def row(label, scores=None, heldout=(0.5, 1.5)):
     kl, heldout = np.array([0.25, 0.75]), np.array(heldout)
     costs = {"flops": (1e9, 0.25), "kv": (2e6, 0.5), "latency": (3e6, 0.75)}
-    return Row(label, builders.identity(2), costs, kl, heldout, scores)
+    return MeasuredPolicy(label, builders.identity(2), costs, kl, heldout, scores)
 
 
 def test_the_table_averages_over_families():

@@ -25,7 +25,7 @@ from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
-from opsearch.runs.prepare import prepare
+from opsearch.runs.prepare import prepare, settle
 from tests.support.messages import naming, refuses
 
 
@@ -35,10 +35,11 @@ def silent():
 
 def engine_plan(config, folder):
     """Return the engine's plan for all policies within the budget, with the same memory."""
-    prepared, model = prepare(config, Progress(silent(), 1)), load_weights("demo")
-    points = prepared.space.points[prepared.planned.feasible]
-    policies = [prepared.space.decode(point) for point in points.tolist()]
-    memory = memory_for(model, config.memory)
+    prepared, model = prepare(settle(config), Progress(silent(), 1)), load_weights("demo")
+    space = prepared.settings.space
+    points = space.points[prepared.planned.feasible]
+    policies = [space.decode(point) for point in points.tolist()]
+    memory = memory_for(model, config.memory_bytes)
     with Store(folder / "m.db", {}) as store:
         engine = Engine(model, store, config.positions, memory)
         return engine.plan(policies, prepared.calibration)

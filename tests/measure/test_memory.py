@@ -38,7 +38,7 @@ class Weights:
 
 
 def test_what_was_typed_comes_before_what_the_device_has():
-    assert memory_for(Weights({"cpu": 1}), "3GB") == 3 * 10**9
+    assert memory_for(Weights({"cpu": 1}), 3 * 10**9) == 3 * 10**9
     assert memory_for(Weights({"cpu": 1}), None) == 2 * 10**9
 
 
@@ -57,7 +57,7 @@ def test_a_gpu_gives_half_of_what_the_weights_leave(weights, wanted, monkeypatch
 
 def test_memory_before_there_are_weights_is_what_the_engine_will_count_with(monkeypatch):
     weights = 14 * 10**9
-    assert memory_ahead("3GB", "cuda", weights) == 3 * 10**9
+    assert memory_ahead(3 * 10**9, "cuda", weights) == 3 * 10**9
     assert memory_ahead(None, "cpu", weights) == memory_for(Weights({"cpu": weights}), None)
     assert memory_ahead(None, "cuda", weights) == 33 * 10**9  # assumes 80 GB without a GPU
     whole = SimpleNamespace(total_memory=40 * 10**9)

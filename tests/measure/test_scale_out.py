@@ -28,8 +28,9 @@ from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.progress import PlanProgress
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers, joined, started
-from opsearch.measure.workers.worker import Source
+from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.loading import fingerprint
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import dop_space
@@ -203,7 +204,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(whole, ray, tmp_path, m
 def test_progress_goes_on_by_layer_and_reaches_the_end(ray, tmp_path):
     space, seen = dop_space(LAYERS, ranker=RankerSpec("cls")), []
     policies = [space.decode(point) for point in space.points.tolist()[::2]]
-    source = Source("demo", "float32", "cpu", "sdpa", 1)
+    source = WorkerModel(ModelSpec(), 1)
     with Store(tmp_path / "m.db", {}) as store, started(Workers(2), source, print) as pool:
         pool.meet(fingerprint(model()))
         engine = Engine(model(), store, pool=pool)
@@ -219,7 +220,7 @@ def test_errors_of_a_call_that_ended_do_not_reach_the_next(ray, tmp_path):
     """Both workers fail without what the ranker reads; the second one's failure comes in later."""
     space = dop_space(LAYERS, ranker=RankerSpec("cls"))
     policies = [space.decode(point) for point in ([6, 4, 3], [9, 5, 8])]
-    source = Source("demo", "float32", "cpu", "sdpa", 1)
+    source = WorkerModel(ModelSpec(), 1)
     with Store(tmp_path / "m.db", {}) as store, started(Workers(2), source, print) as pool:
         pool.meet(fingerprint(model()))
         engine = Engine(model(), store, memory=1, pool=pool)
@@ -247,7 +248,7 @@ def test_the_suite_times_two_plain_processes_against_one():
 
 
 def test_a_worker_with_another_model_is_refused(ray):
-    source = Source("demo", "float32", "cpu", "sdpa", 1)
+    source = WorkerModel(ModelSpec(), 1)
     with (
         pytest.raises(ModelError, match=naming("'demo'")),
         started(Workers(1), source, print) as pool,
@@ -256,7 +257,7 @@ def test_a_worker_with_another_model_is_refused(ray):
 
 
 def test_what_a_worker_cannot_load_is_one_sentence(ray):
-    source = Source("no/such", "float32", "cpu", "sdpa", 1)
+    source = WorkerModel(ModelSpec("no/such"), 1)
     with (
         pytest.raises(ModelError, match=naming("'no/such'")),
         started(Workers(1), source, print) as pool,
@@ -266,11 +267,11 @@ def test_what_a_worker_cannot_load_is_one_sentence(ray):
 
 def test_there_are_not_more_workers_than_places(ray):
     said = []
-    source = Source("demo", "float32", "cpu", "sdpa", 1)
+    source = WorkerModel(ModelSpec(), 1)
     with started(Workers(5), source, said.append) as pool:
         assert pool.count == 3
     assert re.search(naming(3, 5), said[-1])
-    gpu = Source("demo", "float32", "cuda", "sdpa", 1)
+    gpu = WorkerModel(ModelSpec(device="cuda"), 1)
     with (
         pytest.raises(OpsearchError, match=naming("--device cuda")),
         started(Workers(1), gpu, said.append),

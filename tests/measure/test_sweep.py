@@ -14,6 +14,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces import SPACES
+from opsearch.problem.spaces.base import SpaceSettings
 from tests.measure import families
 from tests.measure.answered import alone
 from tests.measure.families import CLS, DECODERS, LAYERS, LAYOUTS, of_counts
@@ -39,7 +40,10 @@ def measured(model, policies, samples, path, positions=1, **options):
 @pytest.mark.parametrize("name", SPACE_OPTIONS)
 def test_whole_spaces(name, attention, tmp_path):
     model = families.model("llama", attention)
-    space = SPACES[name.split(",")[0]](LAYERS, [Fraction(1, 2)], CLS, **SPACE_OPTIONS[name])
+    settings = SpaceSettings(
+        num_layers=LAYERS, n_v=(Fraction(1, 2),), ranker=CLS, **SPACE_OPTIONS[name]
+    )
+    space = SPACES[name.split(",")[0]].from_settings(settings)
     policies = [space.decode(point) for point in space.points.tolist()]
     samples = [families.sample(LAYOUTS[0]), families.sample(LAYOUTS[1])]
     found = measured(model, policies, samples, tmp_path)

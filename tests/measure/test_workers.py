@@ -11,14 +11,15 @@ from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.measure.workers.cluster import Workers, started
-from opsearch.measure.workers.worker import Source, Worker
+from opsearch.measure.workers.worker import Worker, WorkerModel
 from opsearch.models.loading import fingerprint
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
 from tests.measure.demo import LAYERS, model, samples
 from tests.support.messages import naming, refuses
 
-SOURCE = Source("demo", "float32", "cpu", "sdpa", 1)
+SOURCE = WorkerModel(ModelSpec(), 1)
 
 
 def test_a_worker_measures_what_the_engine_measures(tmp_path):
@@ -62,7 +63,7 @@ def test_the_command_line_refuses_before_anything_is_done(monkeypatch, tmp_path,
 
 
 def test_workers_have_a_device_each():
-    everywhere = replace(SOURCE, device="auto")
+    everywhere = replace(SOURCE, model=ModelSpec(device="auto"))
     refused = refuses(OpsearchError, "worker", "--device auto", "--device cuda")
     with refused, started(Workers(2), everywhere, print):
         pass

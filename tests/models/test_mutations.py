@@ -8,10 +8,10 @@ import torch
 from opsearch.models import vision
 from opsearch.models.families import family_for
 from opsearch.models.pruned import layer, plan
-from opsearch.policy import schedule
 from opsearch.policy.counts import KV
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers import DECODER_RANKERS
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.uniform import Random
 from tests.models import policies
@@ -116,8 +116,8 @@ def scores_upside_down(patch):
 
 
 def attention_of_another_layer(patch):
-    for name, back in schedule.LAYERS_BACK.items():
-        patch.setitem(schedule.LAYERS_BACK, name, 1 - back)
+    for ranker in DECODER_RANKERS.values():
+        patch.setattr(ranker, "layers_back", 1 - ranker.layers_back)
 
 
 @pytest.mark.parametrize("mutate", [scores_upside_down, attention_of_another_layer])

@@ -2,13 +2,14 @@
 
 from fractions import Fraction
 from itertools import accumulate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsearch.objectives.attention import Attention, lost, recipe
+from opsearch.objectives.attention import Attention, lost, nearest, recipe
 from opsearch.problem.spaces.recipes import RecipeSpace
 
 LAYERS = 3
@@ -89,8 +90,10 @@ def test_the_criterion_is_that_of_the_literal_version(samples, left):
     wanted = [literal_loss(sample, left) for sample in samples]
     assert [lost(each, shares) for each in arrays(samples)] == pytest.approx(wanted, abs=1e-12)
     space = RecipeSpace(LAYERS)
-    objective = Attention(arrays(samples)).over(space)
-    index = space.index_of([space.nearest(share) for share in shares])
+    measure = SimpleNamespace(received_attention=lambda: arrays(samples))
+    objective = Attention().make(space, measure, np.zeros(0, bool))
+    size = len(space.parameters[0].values)
+    index = space.index_of([nearest(share, size) for share in shares])
     assert objective.value(index) == pytest.approx(np.mean(wanted), abs=1e-12)
 
 

@@ -172,7 +172,7 @@ def test_every_space_of_depths_is_searched(space):
 
 def test_a_space_without_depths_is_refused():
     class Other:
-        name = "bits"
+        name, only_objective, layer_columns = "bits", None, None
 
     with refuses(OpsearchError, "'bits'", "--effort"):
         CoarseJoint().make(Other(), None, np.ones(1, bool))

@@ -121,7 +121,7 @@ def test_an_operation_is_dead_iff_nothing_changes_without_it(seed):
     assert torch.equal(together, wanted), "dead operations are dead together"
 
 
-def read_operations(counts, pools):
+def read_operations(counts, candidates):
     """Literal search over who reads what, from the text and the rankers back, int[L, 3].
 
     A node is a layer and a token: its hidden state before that layer. The text reads it through the
@@ -131,7 +131,7 @@ def read_operations(counts, pools):
     layers = len(counts)
     tokens = range(int(counts.max(initial=0)))
     read = {(at, token) for at in range(layers) for token in tokens if token < counts[at, KV]}
-    read |= {(at, token) for at, pool in pools.items() for token in range(pool)}
+    read |= {(at, token) for at, most in candidates.items() for token in range(most)}
     frontier, used = list(read), set()
     while frontier:
         layer, token = frontier.pop()
@@ -159,9 +159,9 @@ tables = st.integers(1, 6).flatmap(
 def test_live_is_what_a_search_over_readers_finds(counts, data):
     where = data.draw(st.sets(st.integers(0, len(counts) - 1), max_size=2))
     policy = in_tokens(counts, [(r, DROP) for r in sorted(where)])
-    pools = policy.pools(5)
-    assert pools.keys() <= where
-    assert policy.live(5).tolist() == read_operations(counts, pools).tolist()
+    candidates = policy.candidates(5)
+    assert candidates.keys() <= where
+    assert policy.live(5).tolist() == read_operations(counts, candidates).tolist()
 
 
 @given(counts=tables)
@@ -187,19 +187,19 @@ def test_a_ranker_inside_keeps_its_pool_alive():
     table = [[4, 4, 4], [4, 0, 4], [3, 3, 3]]
     assert in_tokens(table).live(4).tolist() == [[3, 4, 3], [3, 0, 3], [0, 3, 0]]
     ranked = in_tokens(table, [(2, DROP)])
-    assert ranked.pools(4) == {2: 4}
+    assert ranked.candidates(4) == {2: 4}
     assert ranked.live(4).tolist() == [[4, 4, 4], [4, 0, 4], [0, 3, 0]]
 
 
 def test_one_that_reads_the_layer_before_keeps_nothing_alive():
     """Tokens that FastV does not choose are not updated in the layer whose attention it reads."""
     policy = in_tokens([[9, 9, 9], [9, 9, 9], [3, 3, 3], [3, 3, 3]], [(2, FASTV)])
-    assert policy.pools(9) == {1: 9}
+    assert policy.candidates(9) == {1: 9}
     assert policy.live(9).tolist() == [[9, 9, 9], [3, 9, 3], [3, 3, 3], [0, 3, 0]]
 
 
 @pytest.mark.parametrize(
-    ("before", "pools", "live"),
+    ("before", "candidates", "live"),
     [
         ([9, 9, 9], {1: 9}, [3, 9, 3]),
         ([0, 9, 0], {1: 9}, [0, 9, 0]),
@@ -209,9 +209,9 @@ def test_one_that_reads_the_layer_before_keeps_nothing_alive():
         ([9, 0, 9], {}, [3, 0, 3]),
     ],
 )
-def test_where_the_order_of_fastv_holds(before, pools, live):
+def test_where_the_order_of_fastv_holds(before, candidates, live):
     policy = in_tokens([[9, 9, 9], before, [3, 3, 3], [3, 3, 3]], [(0, RANDOM), (2, FASTV)])
-    assert policy.pools(9) == pools
+    assert policy.candidates(9) == candidates
     assert policy.live(9)[1].tolist() == live
 
 
@@ -219,7 +219,7 @@ def test_what_a_ranker_before_the_layer_orders():
     """Tokens that the layer before updates or a later one processes, not those read a last time."""
     table = [[7, 9, 7], [5, 7, 5], [3, 5, 3]]
     pruned = in_tokens(table, [(layer, RankerSpec("fitprune")) for layer in range(3)])
-    assert [(t.look, t.layer, t.pool) for t in pruned.schedule(9).turns] == [
+    assert [(t.look, t.layer, t.candidates) for t in pruned.schedule(9).rerankings] == [
         (0, 0, 9),
         (1, 1, 7),
     ], "in the last layer nobody reads what is updated"
@@ -238,7 +238,7 @@ def test_what_a_ranker_before_the_layer_orders():
 )
 def test_rankers_act_where_their_order_is_looked_at(table, acting):
     policy = in_tokens(table, [(1, DROP), (2, DROP)])
-    assert [turn.place for turn in policy.schedule(9).turns] == acting
+    assert [each.place for each in policy.schedule(9).rerankings] == acting
     alone = in_tokens(table, [(layer, DROP) for layer in acting])
     assert distinct([policy, alone], n=9) == 1
     assert distinct([policy, in_tokens(table)], n=9) == 1 + bool(acting)

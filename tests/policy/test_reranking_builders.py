@@ -88,7 +88,7 @@ def test_the_recipe_of_fitprune():
     assert (counts[1:, KV] == counts[:-1, Q]).all()
     assert len(policy.rankers) == 26
     # One that deletes a single token or none of the next layers' is a ranker all the same.
-    assert [turn.pool for turn in policy.schedule(576).turns] == [
+    assert [each.candidates for each in policy.schedule(576).rerankings] == [
         int(counts[layer, KV]) for layer, _ in policy.rankers
     ]
 

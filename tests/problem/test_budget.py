@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from opsearch.costs import COSTS
 from opsearch.costs.shape import SHAPES, Shape
 from opsearch.errors import OpsearchError
-from opsearch.problem import budget as budget_module
 from opsearch.problem.budget import EXAMPLES, Budget, constraint
+from opsearch.problem.spaces import base as space_module
 from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
 from tests.support.messages import refuses
 
@@ -104,7 +104,7 @@ class Rows:
     name: str = "flops"
     unit: str = "rows"
 
-    def of(self, counts: np.ndarray, n_visual: int, n_other: int, pools=None) -> np.ndarray:
+    def of(self, counts: np.ndarray, n_visual: int, n_other: int, candidates=None) -> np.ndarray:
         return counts.sum(axis=(-2, -1)) + n_other
 
     def stock(self, n_visual: int, n_other: int) -> int:
@@ -116,7 +116,7 @@ class Rows:
 def test_costs_are_sums_over_samples(
     make: Callable[..., DepthSpace], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget_module, "POINTS_AT_ONCE", block)
+    monkeypatch.setattr(space_module, "POINTS_AT_ONCE", block)
     space = make(3, [Fraction(1, 2)])
     samples = [(10, 2), (7, 2), (10, 2), (10, 5), (7, 2)]
     for name, cost in (("flops", COSTS["flops"](TINY)), ("kv", COSTS["kv"](TINY))):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from opsearch.costs.flops import Flops
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
+from opsearch.objectives.attention import nearest
 from opsearch.policy import builders
 from opsearch.problem.budget import Budget, constraint, total_cost
 from opsearch.problem.constraint import check_budget
@@ -17,6 +18,7 @@ from opsearch.testing.example_problems import TINY
 from tests.support.messages import naming
 
 SPACE = RecipeSpace(TINY.layers)
+STEPS = len(SPACE.parameters[0].values)
 PAIRS = [(9, 5), (9, 5), (20, 7)]
 ROWS = st.lists(st.integers(0, 1000), min_size=TINY.layers, max_size=TINY.layers)
 
@@ -45,13 +47,13 @@ def test_costs_are_those_of_the_policy(row):
 @given(st.integers(1, 999), st.data())
 def test_a_share_in_thousandths_is_any_number_of_tokens(tokens, data):
     left = data.draw(st.integers(0, tokens))
-    row = [SPACE.nearest(Fraction(left, tokens))] * TINY.layers
+    row = [nearest(Fraction(left, tokens), STEPS)] * TINY.layers
     assert SPACE.decode(row).resolve(tokens)[-1].tolist() == [left] * 3
 
 
 def test_the_published_recipe_is_a_point():
     space, published = RecipeSpace(32), builders.fitprune(builders.FITPRUNE_60)
-    row = [space.nearest(after) for after, _, _ in published.counts]
+    row = [nearest(after, STEPS) for after, _, _ in published.counts]
     found = space.decode(space.row(space.index_of(row)))
     assert (found.resolve(576) == published.resolve(576)).all()
     assert found.rankers == published.rankers

@@ -14,7 +14,7 @@ from opsearch.policy.counts import MLP, live
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import RerankingTable
 from opsearch.problem.spaces import SPACES
-from opsearch.problem.spaces.base import N_V_8, N_V_16, space_costs
+from opsearch.problem.spaces.base import N_V_8, N_V_16, SpaceSettings, space_costs
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
@@ -104,13 +104,15 @@ def test_points_resolve_as_their_policies_do(space, n_visual):
 @pytest.mark.parametrize("n_visual", [0, 1, 2, 9, 577])
 def test_rankers_turn_the_order_as_those_of_the_policies_do(space, n_visual):
     schedules = [space.decode(point).schedule(n_visual) for point in space.points]
-    found = space.turns(space.points, n_visual)
-    wanted = RerankingTable.of([each.turns for each in schedules], space.num_layers)
+    found = space.rerankings(space.points, n_visual)
+    wanted = RerankingTable.of([each.rerankings for each in schedules], space.num_layers)
     assert (found is None) == (wanted is None)
     if wanted is not None:
-        for table in ("ranker", "pool", "back"):
+        for table in ("ranker", "candidates", "back"):
             assert np.array_equal(getattr(found, table), getattr(wanted, table)), table
-    counts = live(space.resolved(space.points, n_visual), found.pools if found else None)
+    counts = live(
+        space.resolved(space.points, n_visual), found.candidates_by_layer if found else None
+    )
     assert np.array_equal(counts, [each.live for each in schedules])
 
 
@@ -264,7 +266,7 @@ def test_a_point_of_another_number_of_stages_is_an_error():
 def test_only_stages_have_no_parameter_that_prunes_alone():
     # Recipes are chosen without any divergence.
     for name in SPACES.keys() - {"recipes"}:
-        space = SPACES[name](3, SHARES)
+        space = SPACES[name].from_settings(SpaceSettings(num_layers=3, n_v=tuple(SHARES)))
         unpruned = [len(p.values) - 1 for p in space.parameters]
         rows = [[*unpruned[:k], 0, *unpruned[k + 1 :]] for k, top in enumerate(unpruned) if top]
         original = space.index_of(unpruned)
@@ -273,13 +275,13 @@ def test_only_stages_have_no_parameter_that_prunes_alone():
 
 
 def test_spaces_by_name():
-    # FitPrune's recipes have shares of their own.
-    named = {n: make(3) if n == "recipes" else make(3, HALF) for n, make in SPACES.items()}
+    settings = SpaceSettings(num_layers=3, n_v=tuple(HALF))
+    named = {name: factory.from_settings(settings) for name, factory in SPACES.items()}
     assert all(space.name == name for name, space in named.items())
     assert set(named) == {
         "tokens", "dop", "depth", "stages", "layers", "operations", "recipes",
     }  # fmt: skip
-    names = [parameter.name for parameter in SPACES["depth"](3, HALF).parameters]
+    names = [parameter.name for parameter in named["depth"].parameters]
     assert names == ["d_q", "d_kv", "d_mlp", "n_v"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.errors import PolicyError, UnknownNameError
-from opsearch.policy.ranker import LAYERS_BACK, RankerSpec
+from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView, Prompt
 from opsearch.rankers.decoder import raters
@@ -230,6 +230,8 @@ def test_they_say_what_they_need(name):
 
 def test_every_ranker_is_of_one_kind_and_has_its_layer():
     assert not RANKERS.keys() & DECODER_RANKERS.keys()
-    assert LAYERS_BACK.keys() == DECODER_RANKERS.keys()
+    assert {RankerSpec(name).layers_back for name in DECODER_RANKERS} == {0, 1}
+    assert all(RankerSpec(name).inside for name in DECODER_RANKERS)
+    assert not any(RankerSpec(name).inside for name in RANKERS)
     with refuses(UnknownNameError, "'fastvv'", "fastv, "):
         make_decoder_ranker(RankerSpec("fastvv"))

@@ -14,6 +14,7 @@ from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.judge import analyze, bench, compare, evaluate
 from opsearch.commands.cli.look import export, list_parts, report, show
 from opsearch.commands.cli.options import err
+from opsearch.commands.cli.part_names import CommandNamingParts
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
+app.command(cls=CommandNamingParts)(run)
 app.command()(solve)
 app.command()(front)
 app.command()(show)
@@ -87,12 +88,14 @@ def call(arguments: list[str]) -> int:
 
 
 def _usage_or_crash(error: Exception, debug: bool) -> int:
-    """Click's usage errors print themselves; anything else is a defect and says so."""
+    """Click's usage errors print themselves; anything else is a defect, of a plug-in or here."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
     if debug:
         raise error
+    from opsearch.registry import plugin_of
+
     reason = " ".join(str(error).split()) or "no message"
     if _ran_out_of_memory(error):
         reason = reason.rpartition(_NO_MEMORY[0])[2]  # what stands before is a line of its source
@@ -102,10 +105,14 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
             soft_wrap=True,
         )
         return 1
-    err.print(
-        f"error: unexpected {type(error).__name__}: {reason}; run again with --debug and report it",
-        soft_wrap=True,
+    plugin = plugin_of(error.__traceback__)
+    failed = (
+        f"{plugin} failed: {type(error).__name__}: {reason}; report it to its authors, with what "
+        "--debug shows"
+        if plugin
+        else f"unexpected {type(error).__name__}: {reason}; run again with --debug and report it"
     )
+    err.print(f"error: {failed}", soft_wrap=True)
     return 1
 
 

@@ -63,13 +63,13 @@ def evaluate(
                 )
         asked = asked_workers(workers, ray_address)
         from opsearch.commands.cli.printing import print_evaluation
-        from opsearch.evaluation.lmms.answerer import Source
+        from opsearch.evaluation.lmms.answerer import AnswererModel
         from opsearch.evaluation.lmms.evaluate import evaluate_tasks
         from opsearch.runs.config import policy_settings
 
         names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
         run = policy_settings(policy, **loaded_as)
-        source = Source(run.model, run.dtype, run.device, limit, run.attention)
+        source = AnswererModel(run.model_spec, limit)
         return print_evaluation(evaluate_tasks(policy, names, source, err, asked), out)
     if limit is not None:
         raise OpsearchError(
@@ -135,14 +135,25 @@ def bench(
     _check_peers(context, policy, peers, graphs)
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     run = policy_settings(policy, **loaded_as)
-    place = run.device, run.dtype, run.attention
     if graphs and not run.device.startswith("cuda"):
         raise OpsearchError(
             f"--graphs replays CUDA graphs, and --device {run.device} has none; give --device cuda "
             "or leave it out"
         )
-    size = (layers, visual, text, batch)
-    setup = Setup(run.model, shape, *size, *place, new_tokens, repeats, graphs)
+    setup = Setup(
+        model=run.model,
+        shape=shape,
+        layers=layers,
+        visual=visual,
+        text=text,
+        batch=batch,
+        device=run.device,
+        dtype=run.dtype,
+        attention=run.attention,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        graphs=graphs,
+    )
     stages = Progress(err, 2 + graphs)
     if policy is not None:
         return print_latency(bench_policy(policy, setup, stages, out_file), out)

@@ -26,7 +26,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.report.verdict import cell, verdict
 from opsearch.runs.run_folder import RunFolder
-from opsearch.timing.policy_latency import PARTS, Row
+from opsearch.timing.policy_latency import PARTS, LatencyRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -364,7 +364,7 @@ _PART_TITLES = {
 _SIDES = ("original", "policy")
 
 
-def print_latency(row: Row, console: Console) -> None:
+def print_latency(row: LatencyRow, console: Console) -> None:
     """Print medians between quartiles of both sides, and the predictions of the cost model."""
     console.print(row["policy_name"], style="bold")
     console.print(_latency_table(row, row["kv_bytes"]))
@@ -384,7 +384,7 @@ def print_latency(row: Row, console: Console) -> None:
         console.print("Peak memory is told on CUDA devices only.", style="dim")
 
 
-def print_peers(rows: Sequence[Row], console: Console) -> None:
+def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
     """Print a line per rule: time of the selection, and of the prefill that follows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
@@ -410,7 +410,7 @@ def print_peers(rows: Sequence[Row], console: Console) -> None:
     )
 
 
-def _latency_table(row: Row, kv: Row) -> Table:
+def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
     """Return a table of both sides of a row, with the bytes of their caches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)

@@ -33,9 +33,7 @@ def run(
     data: Data = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 64,
     heldout: Annotated[int, typer.Option(help="Held-out samples of the final table.")] = 300,
-    space: Annotated[
-        str, typer.Option(help="tokens, dop, depth, stages, layers, operations or recipes.")
-    ] = "dop",
+    space: Annotated[str, typer.Option(help="What is searched over: {spaces}.")] = "dop",
     kv: Annotated[
         str, typer.Option(help="dop: keys and values leave with the queries (leaves) or stay.")
     ] = "leaves",
@@ -55,16 +53,15 @@ def run(
     ranker: Annotated[
         str | None,
         typer.Option(
-            help="cls, vispruner, divprune, ... or with parameters, 'vispruner(important=0.3)'; "
-            "default: that of the model family."
+            help="Before the decoder {rankers}; in stages also inside it {decoder_rankers}; with "
+            "parameters 'vispruner(important=0.3)'; default: that of the model family."
         ),
     ] = None,
     budget: Budgets = ["30%"],  # noqa: B006 - typer reads the default, nobody changes it
     objective: Annotated[
         str | None,
         typer.Option(
-            help="joint, additive, pairwise or attention; default: joint where it fits --effort, "
-            "attention for recipes."
+            help="{objectives}; default: joint where it fits --effort, attention for recipes."
         ),
     ] = None,
     points: Annotated[
@@ -76,7 +73,7 @@ def run(
     positions: Annotated[int, typer.Option(help="Answer tokens compared.")] = 1,
     solver: Annotated[
         str | None,
-        typer.Option(help="grid, ortools, scipy, optuna, local, greedy, bisection or threshold."),
+        typer.Option(help="{solvers}; default: by the form of the objective."),
     ] = None,
     verify: Annotated[
         int, typer.Option(help="Measure so many of the proxy's best at a time, correct it, repeat.")

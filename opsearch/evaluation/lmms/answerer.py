@@ -19,27 +19,22 @@ from opsearch.evaluation.lmms.answering import build_requests, kept_failures, wi
 from opsearch.evaluation.lmms.benchmarks import task_name
 from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
 from opsearch.models.loading import fingerprint
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.version import __version__
 
 
 @dataclass(frozen=True)
-class Source:
+class AnswererModel:
     """The model to answer with.
 
     Attributes:
-        model: As for `load_wrapper`.
-        dtype: As for `load_wrapper`.
-        device: As for `load_wrapper`.
+        model: The model, and how its weights are loaded.
         limit: Documents per task, None for all.
-        attention: Attention implementation.
     """
 
-    model: str
-    dtype: str
-    device: str
+    model: ModelSpec
     limit: int | None
-    attention: str = "sdpa"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +65,7 @@ class Shard:
 class Answerer:
     """Loads tasks on first use and the model by `load`, and answers documents."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: AnswererModel) -> None:
         self.source = source
         self._wrapper: Any = None
         self._tasks: dict[str, tuple[Any, list[Any]]] = {}
@@ -82,16 +77,16 @@ class Answerer:
             name: A benchmark, a task of lmms-eval, or FOLDER/TASK.
         """
         if name not in self._tasks:
-            task = load_task(task_name(name), wrapper_name(self.source.model))
+            task = load_task(task_name(name), wrapper_name(self.source.model.name))
             self._tasks[name] = task, build_requests(task, self.source.limit)
         return self._tasks[name]
 
     def load(self) -> str:
         """Load the model and return a fingerprint of all that its answers depend on."""
-        source = self.source
-        self._wrapper = load_wrapper(source.model, source.dtype, source.device, source.attention)
+        spec = self.source.model
+        self._wrapper = load_wrapper(spec.name, spec.dtype, spec.device, spec.attention)
         versions = [__version__, version("lmms-eval"), version("transformers")]
-        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), source.attention]
+        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), spec.attention]
         return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
 
     def answers(self, shard: Shard) -> Iterator[str]:
@@ -113,7 +108,7 @@ class Answerer:
 class RemoteAnswerer:
     """An Answerer as a Ray worker."""
 
-    def load(self, source: Source) -> str:
+    def load(self, source: AnswererModel) -> str:
         """Load the model and return its fingerprint, to compare with other workers."""
         self._answerer = Answerer(source)
         return self._answerer.load()

@@ -13,14 +13,13 @@ from rich.console import Console
 from opsearch.data.lmms import lmms_item
 from opsearch.errors import DataError, PolicyError
 from opsearch.evaluation.evaluate import calibrated_on
-from opsearch.evaluation.lmms.answerer import Answerer, RemoteAnswerer, Shard, Source
+from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel, RemoteAnswerer, Shard
 from opsearch.evaluation.lmms.answering import results
 from opsearch.evaluation.lmms.benchmarks import Benchmark, Metrics, benchmark_of
 from opsearch.evaluation.lmms.log import FILE_NAME, AnswerLog, answer_key, policy_key
 from opsearch.evaluation.lmms.scores import Evaluation, Scores, TaskScores
 from opsearch.measure.workers.cluster import Workers, on_ray
 from opsearch.measure.workers.queue import Queue
-from opsearch.models.loading import load_config
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress, Tick
@@ -34,7 +33,7 @@ _SHARD = 8  # documents per job of a worker
 def evaluate_tasks(
     path: Path,
     names: Sequence[str],
-    source: Source,
+    source: AnswererModel,
     console: Console,
     workers: Workers | None = None,
 ) -> Evaluation:
@@ -52,8 +51,8 @@ def evaluate_tasks(
             package.
     """
     policy = Policy.from_pretrained(path)
-    check_fits(policy, load_config(source.model))
-    _check_model(policy, source.model)
+    check_fits(policy, source.model.load_config())
+    _check_model(policy, source.model.name)
     if source.limit is not None and source.limit < 1:
         raise DataError(f"{source.limit} documents were asked for; give a --limit of at least 1")
     stages, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
@@ -67,18 +66,18 @@ def evaluate_tasks(
             model = remote.meet() if remote else answerer.load()
         passes = _Passes(answerer, remote, model, policy, log, stages, used)
         scores = [passes.scores(*each) for each in zip(located, benchmarks, strict=True)]
-    return Evaluation(source.model, source.limit, tuple(scores))
+    return Evaluation(source.model.name, source.limit, tuple(scores))
 
 
 @contextmanager
 def _ray_workers(
-    workers: Workers | None, source: Source, say: Say
+    workers: Workers | None, source: AnswererModel, say: Say
 ) -> Iterator[RayWorkers[Shard] | None]:
     """Start Ray workers, which load the model meanwhile; None where this process answers."""
     if workers is None:
         yield None
         return
-    with on_ray(workers, source.device, say) as count:
+    with on_ray(workers, source.model.device, say) as count:
         from opsearch.measure.workers.ray_workers import RayWorkers
 
         with closing(RayWorkers[Shard](count, RemoteAnswerer, source, say)) as remote:

@@ -147,7 +147,7 @@ def ranking_groups(policies: Sequence[KeyedPolicy], n_visual: int) -> list[Ranki
         # A ranker that is not nested gives another order for every number of tokens.
         spec = before_decoder(keyed.policy)
         order = None if ranker is None else (spec, ranker.nested or schedule.kept)
-        groups.setdefault((bool(schedule.turns), order), []).append((keyed, schedule))
+        groups.setdefault((bool(schedule.rerankings), order), []).append((keyed, schedule))
         rankers.setdefault(order, ranker)
     for in_decoder in (True, False):
         # Policies for which the order does not matter join the first group.

@@ -134,8 +134,10 @@ def _policy_groups(space: Space, points: NDArray[np.int64], n_visual: int) -> li
     """Return distinct pruned policies grouped by ranking, as `ranking_groups` does."""
     if not len(points):
         return []
-    rerankings = space.turns(points, n_visual)
-    counts = live(space.resolved(points, n_visual), rerankings.pools if rerankings else None)
+    rerankings = space.rerankings(points, n_visual)
+    counts = live(
+        space.resolved(points, n_visual), rerankings.candidates_by_layer if rerankings else None
+    )
     unpruned = live(np.full_like(counts[:1], n_visual))
     pruned = np.flatnonzero((counts != unpruned).any(axis=(1, 2)))
     tables = PolicyTables(counts, rerankings).part(pruned)

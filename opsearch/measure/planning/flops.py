@@ -20,8 +20,8 @@ from opsearch.rankers.base import DecoderRanker
 def ranking_flops(policy: Policy, n_visual: int, n_other: int, shape: Shape) -> int:
     """Return the FLOPs (`exact`) of a policy's rankers inside the decoder on one sample."""
     return sum(
-        reranking_flops(make_decoder_ranker(turn.spec), turn.pool, n_visual, n_other, shape)
-        for turn in policy.schedule(n_visual).turns
+        reranking_flops(make_decoder_ranker(each.spec), each.candidates, n_visual, n_other, shape)
+        for each in policy.schedule(n_visual).rerankings
     )
 
 
@@ -105,8 +105,8 @@ def _ranker_flops(trie: Trie, level: Level, layout: Layout, shape: Shape) -> int
     """Return the FLOPs of rankers inside the decoder that read this layer, on one sample."""
     other = layout.head + layout.prompt_tail
     return sum(
-        reranking_flops(trie.rankers[ranker], pool, layout.n_visual, other, shape)
-        for ranker, pool in level.view_pools
+        reranking_flops(trie.rankers[ranker], candidates, layout.n_visual, other, shape)
+        for ranker, candidates in level.view_candidates
     )
 
 

@@ -110,6 +110,8 @@ def explained(path: Path) -> Iterator[None]:
         elif "readonly" in text or "unable to open" in text:
             advice = "make the folder writable or choose another --out folder"
         else:
-            advice = "the file is damaged or not a store of opsearch; "
+            advice = (
+                "the file is damaged or not a store of opsearch; "
                 "move it away or choose another --out"
+            )
         raise RunFolderError(f"{path}: {text}; {advice}") from error

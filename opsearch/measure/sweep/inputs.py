@@ -111,15 +111,15 @@ class DecoderInputs:
         ends = np.array(batch.tails)[:, None]
         answer_rows = upload(ends - layout.answers + np.arange(layout.answers), embeds.device)
         return cls(
-            prompt,
-            samples.select(representative),
-            head,
-            order,
-            samples,
-            tail,
-            answer_rows,
-            image_of,
-            layout,
+            prompt=prompt,
+            images=samples.select(representative),
+            head=head,
+            order=order,
+            samples=samples,
+            tail=tail,
+            answer_rows=answer_rows,
+            image_of=image_of,
+            layout=layout,
         )
 
 

@@ -86,7 +86,14 @@ class SweepLayer:
         positions, rows = self.inputs.head, np.arange(head.shape[1])[None]
         start = torch.arange(len(head), device=head.device)[:, None] * head.shape[1]
         at, offset = positions[:, None], start.expand_as(positions)
-        attention = MaskedAttention(rows, at, rows, offset, at, np.zeros(1, np.int64))
+        attention = MaskedAttention(
+            query_rows=rows,
+            query_positions=at,
+            key_rows=rows,
+            batch_offset=offset,
+            key_positions=at,
+            order=np.zeros(1, np.int64),
+        )
         queries = self._queries(self.inputs.images, head, positions)
         (update,) = attention.attend(self.layer.self_attn, queries, keys_values)
         return self._with_mlp(head + update)
@@ -304,7 +311,9 @@ class DecoderRanking:
         return replace(states, visual=visual, orders=torch.stack(parts, 1))
 
     def orders(self, states: States, views: Ints, rows: Ints, order: Ints) -> list[Tensor]:
-        """Return each view's order of its pool, int64[B, pool] rows in the visual node, best first.
+        """Return each view's order of its N candidates, best first.
+
+        Each is int64[B, N], rows in the visual node.
 
         Args:
             states: States before the layer.
@@ -313,45 +322,47 @@ class DecoderRanking:
             order: int64[V], index of each visual node's order.
         """
         first, orders = starts(rows), []
-        for ranker, pool, node, text in views.tolist():
-            visual = states.visual[:, first[node] : first[node] + pool]
-            positions = states.orders[:, order[node], :pool]
+        for ranker, candidates, node, text in views.tolist():
+            visual = states.visual[:, first[node] : first[node] + candidates]
+            positions = states.orders[:, order[node], :candidates]
             orders.append(self._order(self.rankers[ranker], states, visual, positions, text))
         return orders
 
     def _order(
         self, ranker: DecoderRanker, states: States, visual: Tensor, positions: Tensor, text: int
     ) -> Tensor:
-        """Return the order of visual rows [B, pool, D] at positions int64[B, pool]."""
+        """Return the order of visual rows [B, N, D] at positions int64[B, N]."""
         inputs, prompt = self.inputs, self.inputs.prompt
         head, prompt_tail, tail = inputs.layout.head, inputs.layout.prompt_tail, inputs.layout.tail
         prompt_text = states.text[:, text * tail : text * tail + prompt_tail]
-        pool, tail_positions = slice(head, head + positions.shape[1]), inputs.tail[:, :prompt_tail]
+        candidates = slice(head, head + positions.shape[1])
+        tail_positions = inputs.tail[:, :prompt_tail]
         normed = self.layer.input_layernorm(torch.cat([states.head, visual, prompt_text], 1))
         key_positions = torch.cat([inputs.head, positions, tail_positions], 1)
         all_rows = torch.arange(key_positions.shape[1], device=key_positions.device)
-        text_rows = torch.cat([all_rows[:head], all_rows[pool.stop :]])
+        text_rows = torch.cat([all_rows[:head], all_rows[candidates.stop :]])
         query_rows = {"last": all_rows[-1:], "text": text_rows, "all": all_rows}[ranker.query_rows]
         attn, query_positions = self.layer.self_attn, key_positions[:, query_rows]
+        queries = normed[:, query_rows]
         view = AttentionView(
-            prompt,
-            project_queries(attn, normed[:, query_rows], inputs.samples.rotary(query_positions)),
-            query_positions,
-            torch.ones_like(query_positions, dtype=torch.bool),
-            project_keys(attn, normed, inputs.samples.rotary(key_positions)),
-            key_positions,
-            torch.ones_like(key_positions, dtype=torch.bool),
-            attn.scaling,
+            prompt=prompt,
+            queries=project_queries(attn, queries, inputs.samples.rotary(query_positions)),
+            query_positions=query_positions,
+            query_valid=torch.ones_like(query_positions, dtype=torch.bool),
+            keys=project_keys(attn, normed, inputs.samples.rotary(key_positions)),
+            key_positions=key_positions,
+            key_valid=torch.ones_like(key_positions, dtype=torch.bool),
+            scaling=attn.scaling,
         )
-        scores = ranker.scores(view)[:, pool]
+        scores = ranker.scores(view)[:, candidates]
         by_position = scores.new_zeros(prompt.visual.shape).scatter(1, positions, scores)
-        in_pool = torch.zeros_like(prompt.visual).scatter(1, positions, True)
-        rank = ranking_from_scores(by_position, in_pool).gather(1, positions)
+        is_candidate = torch.zeros_like(prompt.visual).scatter(1, positions, True)
+        rank = ranking_from_scores(by_position, is_candidate).gather(1, positions)
         return rank.argsort(1)
 
 
 def _reordered(positions: Tensor, order: Tensor | None) -> Tensor:
-    """Return positions [B, N] with the first ones permuted by `order` int64[B, pool]."""
+    """Return positions [B, N] with the first ones permuted by `order` int64[B, M]."""
     if order is None:
         return positions
     return torch.cat([positions.gather(1, order), positions[:, order.shape[1] :]], 1)

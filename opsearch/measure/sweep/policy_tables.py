@@ -75,7 +75,9 @@ class Schedules:
     def from_members(cls, members: Sequence[tuple[KeyedPolicy, Schedule]]) -> Schedules:
         """Sort policies with their schedules; there is at least one."""
         counts = np.stack([schedule.live for _, schedule in members])
-        rerankings = RerankingTable.of([schedule.turns for _, schedule in members], counts.shape[1])
+        rerankings = RerankingTable.of(
+            [schedule.rerankings for _, schedule in members], counts.shape[1]
+        )
         kept = np.array([max(schedule.kept, default=0) for _, schedule in members])
         order = PolicyTables(counts, rerankings).sorted_order()
         keyed = tuple(members[i][0] for i in order)

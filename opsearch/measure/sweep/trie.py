@@ -79,8 +79,8 @@ class NodeReranking:
     Attributes:
         rows: int64[V], rows of each visual node before the reranking.
         order: int64[V], index of each such node's order.
-        views: int64[K, 4] of (ranker, pool, visual node, text node), attention views whose orders
-            apply at once. They are numbered after the views pending from the layer before.
+        views: int64[K, 4] of (ranker, candidates, visual node, text node), attention views whose
+            orders apply at once. They are numbered after the views pending from the layer before.
         nodes: int64[W, 3] of (visual node before, view or -1, rows kept), the nodes after it.
         orders: int64[O, 2] of (order before, view or -1), the orders after it.
     """
@@ -143,9 +143,9 @@ class RerankingBuilder:
         rerankings = self._rerankings
         if rerankings is None or layer == rerankings.ranker.shape[1]:
             return np.empty((0, 4), np.int64), np.full(len(text), -1)
-        ranker, pool = rerankings.ranker[:, layer], rerankings.pool[:, layer]
+        ranker, candidates = rerankings.ranker[:, layer], rerankings.candidates[:, layer]
         acting = (ranker >= 0) & (rerankings.back[:, layer] == back)
-        return numbered(ranker, pool, visual, text, where=acting)
+        return numbered(ranker, candidates, visual, text, where=acting)
 
 
 @dataclass(frozen=True)
@@ -258,10 +258,10 @@ class Level:
         return self.rows if self.reranking is None else self.reranking.rows
 
     @property
-    def view_pools(self) -> list[tuple[int, int]]:
-        """Ranker index and pool size of each attention view of the layer."""
+    def view_candidates(self) -> list[tuple[int, int]]:
+        """Ranker index and number of candidates of each attention view of the layer."""
         now = [] if self.reranking is None else self.reranking.views.tolist()
-        return [(ranker, pool) for ranker, pool, *_ in (*now, *self.views.tolist())]
+        return [(ranker, candidates) for ranker, candidates, *_ in (*now, *self.views.tolist())]
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +328,18 @@ def build_trie(
         nodes = np.column_stack([distinct, rows_left])
         order = builder.advance(distinct[:, 0])
         levels.append(
-            Level(n_texts, rows, reranking, views, order, n_queries, n_keys, read, attention, nodes)
+            Level(
+                n_texts=n_texts,
+                rows=rows,
+                reranking=reranking,
+                views=views,
+                order=order,
+                n_queries=n_queries,
+                n_keys=n_keys,
+                text=read,
+                attention=attention,
+                visual=nodes,
+            )
         )
         text, rows = after, rows_left
     rankers = tuple(map(make_decoder_ranker, rerankings.specs)) if rerankings else ()
@@ -338,10 +349,12 @@ def build_trie(
 def _widths(counts: Counts, rerankings: RerankingTable | None) -> tuple[Ints, Ints]:
     """Return visual rows through each layer, int64[P, L], and before it, int64[P, L + 1].
 
-    A ranker's whole pool exists before the layer.
+    All candidates of a ranker exist before the layer.
     """
     needed = (
-        counts[:, :, KV] if rerankings is None else np.maximum(counts[:, :, KV], rerankings.pool)
+        counts[:, :, KV]
+        if rerankings is None
+        else np.maximum(counts[:, :, KV], rerankings.candidates)
     )
     incoming = np.maximum.accumulate(needed[:, ::-1], axis=1)[:, ::-1]
     incoming = np.concatenate([incoming, np.zeros_like(incoming[:, :1])], axis=1)

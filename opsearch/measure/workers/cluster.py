@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from opsearch.errors import OpsearchError
-from opsearch.measure.workers.worker import Source
+from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.loading import AUTO
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Workers:
 
 @contextmanager
 def started(
-    workers: Workers | None, source: Source, say: Callable[[str], None]
+    workers: Workers | None, source: WorkerModel, say: Callable[[str], None]
 ) -> Iterator[MeasureWorkers | None]:
     """Start the workers, or yield None to measure in this process.
 
@@ -126,7 +126,7 @@ def started(
     if workers is None:
         yield None
         return
-    with on_ray(workers, source.device, say) as count:
+    with on_ray(workers, source.model.device, say) as count:
         from opsearch.measure.workers.ray_workers import MeasureWorkers
 
         with closing(MeasureWorkers(count, source, say)) as pool:

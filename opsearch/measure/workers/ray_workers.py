@@ -23,7 +23,7 @@ from opsearch.measure.progress import PlanProgress
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.workers.queue import Job, Queue, shared
-from opsearch.measure.workers.worker import Source, Worker
+from opsearch.measure.workers.worker import Worker, WorkerModel
 
 _POLL_SECONDS = 0.5  # interval of `on_poll`
 _NOTICE_SECONDS = 60.0  # time without any worker until the user is notified
@@ -64,7 +64,7 @@ class RayWorkers(Generic[J]):
     Args:
         count: Number of workers.
         worker: Their class. `load(source)` returns a description, equal for all workers.
-        source: The model.
+        source: What they load; its `model` is a ModelSpec.
         say: Called with sentences for the user.
     """
 
@@ -139,7 +139,7 @@ class RayWorkers(Generic[J]):
             _kill(handle)
 
     def _start_worker(self) -> WorkerHandle[J]:
-        gpus = 1 if self._source.device == "cuda" else 0
+        gpus = 1 if self._source.model.device == "cuda" else 0
         # The second thread reports progress.
         remote = ray.remote(self._worker).options(num_cpus=1, num_gpus=gpus, max_concurrency=2)
         actor = remote.remote()
@@ -211,7 +211,7 @@ class RayWorkers(Generic[J]):
             self._expected = found
         if found != self._expected:
             raise ModelError(
-                f"a worker loaded different files of {self._source.model!r} or runs another "
+                f"a worker loaded different files of {self._source.model.name!r} or runs another "
                 "version of opsearch than this process or the first worker; give all machines "
                 "the same files and version"
             )
@@ -219,12 +219,13 @@ class RayWorkers(Generic[J]):
 
 def _resolved(source: Any) -> Any:
     """Return the source with an absolute path, since workers run in other folders."""
-    model = source.model
-    if model != "demo" and Path(model).exists():
-        model = str(Path(model).resolve())
+    spec = source.model
+    name = spec.name
+    if name != "demo" and Path(name).exists():
+        name = str(Path(name).resolve())
     # Ray makes only the worker's own GPU visible.
-    device = "cuda" if source.device.startswith("cuda") else source.device
-    return replace(source, model=model, device=device)
+    device = "cuda" if spec.device.startswith("cuda") else spec.device
+    return replace(source, model=replace(spec, name=name, device=device))
 
 
 def _kill(handle: WorkerHandle[Any]) -> None:
@@ -247,7 +248,7 @@ _LAYER_TIMEOUT = 0.5  # seconds to wait for workers to report their layer
 class MeasureWorkers:
     """Workers that measure with one model."""
 
-    def __init__(self, count: int, source: Source, say: Say) -> None:
+    def __init__(self, count: int, source: WorkerModel, say: Say) -> None:
         self._ray_workers: RayWorkers[Chunk] = RayWorkers(count, Worker, source, say)
         self.count = count
 

@@ -15,25 +15,20 @@ from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.sweep.passes import Passes
-from opsearch.models.loading import fingerprint, load_weights
+from opsearch.models.loading import fingerprint
+from opsearch.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Source:
+class WorkerModel:
     """The model that a worker loads.
 
     Attributes:
-        model: Name or folder.
-        dtype: Data type of the weights.
-        device: Device of the weights.
-        attention: Attention implementation.
+        model: The model, and how its weights are loaded.
         positions: Answer tokens that are compared.
     """
 
-    model: str
-    dtype: str
-    device: str
-    attention: str
+    model: ModelSpec
     positions: int
 
 
@@ -44,9 +39,9 @@ class Worker:
         self._passes: Passes | None = None
         self._layer = -1
 
-    def load(self, source: Source) -> tuple[str, int]:
+    def load(self, source: WorkerModel) -> tuple[str, int]:
         """Load the model; return its fingerprint and the engine version for the driver's check."""
-        model = load_weights(source.model, source.dtype, source.device, source.attention)
+        model = source.model.load()
         self._passes = Passes(model, source.positions)
         # Exclude the model from garbage collection, which would take 0.2 s each time.
         gc.freeze()

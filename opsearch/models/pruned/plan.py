@@ -201,14 +201,14 @@ class Plan:
             after = self.rows(np.maximum(self._arriving[:, layer + 1], counts[:, [Q, MLP]].max(1)))
             self.planned.append(
                 LayerPlan(
-                    q,
-                    kv,
-                    locate(q, stream),
-                    locate(kv, stream),
-                    after,
-                    locate(after, stream),
-                    locate(q, after),
-                    locate(mlp, after),
+                    q=q,
+                    kv=kv,
+                    q_in_stream=locate(q, stream),
+                    kv_in_stream=locate(kv, stream),
+                    after=after,
+                    after_in_stream=locate(after, stream),
+                    q_in_after=locate(q, after),
+                    mlp_in_after=locate(mlp, after),
                 )
             )
             if layer + 1 in self.rerankings:

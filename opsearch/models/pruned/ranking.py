@@ -49,7 +49,7 @@ def decoder_needs(policy: Policy) -> frozenset[str]:
     Raises:
         PolicyError: A ranker that the policy names inside the decoder does not work there.
     """
-    specs = {turn.spec for turn in policy.schedule(_MANY_TOKENS).turns}
+    specs = {each.spec for each in policy.schedule(_MANY_TOKENS).rerankings}
     return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
 
 
@@ -95,12 +95,12 @@ def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
     """Return the rerankings of any sample, by the first layer that uses the new ranking."""
     by_layer: dict[int, BatchReranking] = {}
     for row, schedule in enumerate(schedules):
-        for turn in schedule.turns:
-            if turn.layer not in by_layer:
-                ranker = make_decoder_ranker(turn.spec)
+        for reranking in schedule.rerankings:
+            if reranking.layer not in by_layer:
+                ranker = make_decoder_ranker(reranking.spec)
                 candidates = np.zeros(len(schedules), np.int64)
-                by_layer[turn.layer] = BatchReranking(ranker, turn.look, candidates)
-            by_layer[turn.layer].candidates[row] = turn.pool
+                by_layer[reranking.layer] = BatchReranking(ranker, reranking.look, candidates)
+            by_layer[reranking.layer].candidates[row] = reranking.candidates
     return by_layer
 
 
@@ -147,14 +147,14 @@ def decoder_scores(
         return heads
 
     view = AttentionView(
-        plan.prompt,
-        project(project_queries, queries),
-        queries.index,
-        queries.valid,
-        project(project_keys, keys),
-        keys.index,
-        keys.valid,
-        layer.self_attn.scaling,
+        prompt=plan.prompt,
+        queries=project(project_queries, queries),
+        query_positions=queries.index,
+        query_valid=queries.valid,
+        keys=project(project_keys, keys),
+        key_positions=keys.index,
+        key_valid=keys.valid,
+        scaling=layer.self_attn.scaling,
     )
     scores = reranking.ranker.scores(view)
     return scores.new_zeros(plan.rank.shape).scatter(1, keys.index, scores)

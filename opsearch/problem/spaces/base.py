@@ -119,8 +119,8 @@ class Space(Protocol):
         """Rows of all distinct policies by number, int64[P, K]; OpsearchError unless listed."""
 
     @property
-    def layer_columns(self) -> tuple[int, ...]:
-        """Columns of a point that contain a layer, for search from coarse to fine; or empty."""
+    def layer_columns(self) -> tuple[int, ...] | None:
+        """Columns of a point that contain a layer; None: no search from coarse to fine."""
 
     @property
     def most_counts(self) -> int:
@@ -146,7 +146,7 @@ class Space(Protocol):
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
         """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """Return the rerankings inside the decoder at these points; None if there are none.
 
         A ranker before the decoder is the same at all points.
@@ -228,9 +228,9 @@ class ListedSpace:
         raise NotImplementedError
 
     @property
-    def layer_columns(self) -> tuple[int, ...]:
-        """Columns of a point that contain a layer: none."""
-        return ()
+    def layer_columns(self) -> tuple[int, ...] | None:
+        """None: no search from coarse to fine."""
+        return None
 
     @property
     def most_counts(self) -> int:
@@ -253,9 +253,9 @@ class ListedSpace:
         """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """Return the rerankings inside the decoder at these points; None if there are none."""
-        schedules = [self.decode(point).schedule(n_visual).turns for point in points.tolist()]
+        schedules = [self.decode(point).schedule(n_visual).rerankings for point in points.tolist()]
         return RerankingTable.of(schedules, self.num_layers)
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -294,8 +294,8 @@ def space_costs(
         block = slice(start, start + POINTS_AT_ONCE)
         for n_visual, times in others.items():
             counts = space.resolved(space.points[block], n_visual)
-            turns = space.turns(space.points[block], n_visual)
-            pools = turns.pools if turns else None
+            rerankings = space.rerankings(space.points[block], n_visual)
+            candidates = rerankings.candidates_by_layer if rerankings else None
             for n_other, k in times.items():
-                total[block] += k * cost.of(counts, n_visual, n_other, pools)
+                total[block] += k * cost.of(counts, n_visual, n_other, candidates)
     return total

@@ -77,7 +77,7 @@ class DepthSpace(ListedSpace):
         below = layer[None, :, None] < self._depths_of(points)[:, None, :]
         return np.where(below, kept[:, None, None], 0)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> None:
         """Return None: no policy of the space ranks inside the decoder."""
 
     def _pruning(self, points: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ class OperationSpace:
     tied: bool = False
     parameters_act_alone: ClassVar[bool] = True
     listed: ClassVar[bool] = False
-    layer_columns: ClassVar[tuple[int, ...]] = ()
+    layer_columns: ClassVar[None] = None
     only_objective: ClassVar[str | None] = None
 
     @property
@@ -140,7 +140,7 @@ class OperationSpace:
         places = np.stack([self.live_levels(point) for point in points.tolist()])
         return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> None:
         """Return None: no policy of the space ranks inside the decoder."""
 
     def live_levels(self, point: Sequence[int]) -> Counts:
@@ -215,7 +215,15 @@ def layers_space(
     if tied:
         attention = {layer for layer, module in kept if module != MLP}
         kept = {*kept, *((layer, module) for layer in attention for module in (Q, KV))}
-    return OperationSpace("layers", layers, BITS, shares, ranker, searchable(layers, kept), tied)
+    return OperationSpace(
+        name="layers",
+        num_layers=layers,
+        levels=BITS,
+        shares=shares,
+        ranker=ranker,
+        kept=searchable(layers, kept),
+        tied=tied,
+    )
 
 
 def operations_space(
@@ -230,7 +238,14 @@ def operations_space(
     the key group is pruned only together with the less important tokens.
     """
     kept = searchable(layers, kept)
-    return OperationSpace("operations", layers, GROUPS, (Fraction(1),), ranker, kept)
+    return OperationSpace(
+        name="operations",
+        num_layers=layers,
+        levels=GROUPS,
+        shares=(Fraction(1),),
+        ranker=ranker,
+        kept=kept,
+    )
 
 
 def searchable(layers: int, kept: Collection[Operation]) -> frozenset[Operation]:

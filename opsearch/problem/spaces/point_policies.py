@@ -56,9 +56,11 @@ def canonical_keys(policies: Sequence[Policy], n_visual: int) -> list[str]:
 
 
 def _block_keys(space: Space, points: NDArray[np.int64], n_visual: int) -> list[str]:
-    turns = space.turns(points, n_visual)
-    alive = live(space.resolved(points, n_visual), turns.pools if turns else None)
-    rankers = _ranker_texts(space, points, alive, turns, n_visual)
+    rerankings = space.rerankings(points, n_visual)
+    alive = live(
+        space.resolved(points, n_visual), rerankings.candidates_by_layer if rerankings else None
+    )
+    rankers = _ranker_texts(space, points, alive, rerankings, n_visual)
     payloads = [
         f"[{n_visual}, [{counts}], {acting}]"
         for counts, acting in zip(_count_texts(alive), rankers, strict=True)
@@ -82,23 +84,25 @@ def _ranker_texts(
     space: Space,
     points: NDArray[np.int64],
     alive: Counts,
-    turns: RerankingTable | None,
+    rerankings: RerankingTable | None,
     n_visual: int,
 ) -> list[str]:
     """Return the rankers that each policy's order depends on, as JSON."""
     partial = ((alive > 0) & (alive < n_visual)).any(axis=2)
-    acting = turns.ranker >= 0 if turns else np.zeros_like(partial)
+    acting = rerankings.ranker >= 0 if rerankings else np.zeros_like(partial)
     first = np.arange(len(points)), acting.argmax(axis=1)
-    # The order from before the decoder holds up to the first turn and says what that one orders.
+    # The order from before the decoder holds up to the first reranking, whose candidates it gives.
     kept = (partial & ~np.logical_or.accumulate(acting, axis=1)).any(axis=1)
-    kept |= (turns.pool[first] > 0) & (turns.pool[first] < n_visual) if turns else False
+    ordered_first = rerankings.candidates[first] if rerankings else np.int64(0)
+    kept |= (ordered_first > 0) & (ordered_first < n_visual)
     before = space.decode(points[kept.argmax()].tolist()).rankers if kept.any() else ()
     ordered = {(place, str(spec)) for place, spec in before if place == 0}
-    tables = (turns.place, turns.ranker) if turns else ()
+    tables = (rerankings.place, rerankings.ranker) if rerankings else ()
     rows, of_point = np.unique(np.column_stack([kept, *tables]), axis=0, return_inverse=True)
+    specs = rerankings.specs if rerankings else ()
     texts = []
     for is_kept, *row in rows.tolist():
-        turned = zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)
-        named = {(place, str(turns.specs[k])) for place, k in turned if k >= 0} if turns else set()
+        acted = zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)
+        named = {(place, str(specs[k])) for place, k in acted if k >= 0}
         texts.append(dumps(sorted(named | ordered if is_kept else named)))
     return [texts[k] for k in of_point.ravel().tolist()]

@@ -42,7 +42,7 @@ class RecipeSpace:
     name: ClassVar[str] = "recipes"
     parameters_act_alone: ClassVar[bool] = False  # tokens deleted in one layer stay deleted
     listed: ClassVar[bool] = False
-    layer_columns: ClassVar[tuple[int, ...]] = ()
+    layer_columns: ClassVar[None] = None
     most_counts: ClassVar[int] = 1  # it has its own ranker
     only_objective: ClassVar[str | None] = "attention"
     per_operation: ClassVar[None] = None
@@ -94,7 +94,7 @@ class RecipeSpace:
         entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
         return np.stack([after, entering, after], axis=2)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
         """Raise OpsearchError: `RecipeCosts` uses the schedule of each policy."""
         self.raise_unlistable()
 

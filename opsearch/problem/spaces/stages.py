@@ -132,18 +132,20 @@ class StageSpace(ListedSpace):
             counts = np.minimum(counts, stage)
         return np.repeat(counts[:, :, None], len(MODULES), axis=2)
 
-    def turns(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
+    def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
         """Return the rerankings inside the decoder at these points, one per stage."""
         if self.inside is None:
             return None
         kept = self.resolved(points, n_visual)[:, :, KV]
         before = np.column_stack([np.full(len(points), n_visual), kept[:, :-1]])
-        pool = np.where((kept < before) & (kept > 0), before, 0)
+        candidates = np.where((kept < before) & (kept > 0), before, 0)
         # No layer updates a part of its candidates, so an order holds from the layer that it reads.
-        pool = np.roll(pool, -self.first, axis=1)
-        if not pool.any():
+        candidates = np.roll(candidates, -self.first, axis=1)
+        if not candidates.any():
             return None
-        return RerankingTable((self.inside,), np.where(pool, 0, -1), pool, np.zeros_like(pool))
+        return RerankingTable(
+            (self.inside,), np.where(candidates, 0, -1), candidates, np.zeros_like(candidates)
+        )
 
     def _pruning(self, point: Sequence[int]) -> list[tuple[int, int]]:
         """Return (layer, index of share) of the stages that prune, by layer."""

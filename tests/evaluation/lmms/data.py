@@ -25,7 +25,7 @@ LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Source:
+class TaskSource:
     """File of the task within lmms-eval, its split, the family asked about, columns of a row."""
 
     file: str
@@ -127,19 +127,19 @@ def ocrbench(row, question, answer):
 
 
 SOURCES = {
-    "textvqa": Source("textvqa/textvqa_val.yaml", "validation", "word", vqa),
-    "vqav2": Source("vqav2/vqav2_val.yaml", "validation", "color", vqav2),
-    "gqa": Source("gqa/gqa.yaml", "testdev", "shape", gqa),
-    "vizwiz": Source("vizwiz_vqa/vizwiz_vqa_val.yaml", "val", "count", vqa),
-    "scienceqa": Source("scienceqa/scienceqa_img.yaml", "test", "letter", scienceqa),
-    "seedbench": Source("seedbench/seedbench.yaml", "test", "letter", seedbench),
-    "mme": Source("mme/mme.yaml", "test", "exist", yes_no),
-    "pope": Source("pope/pope.yaml", "test", "exist", pope),
-    "mmbench": Source("mmbench/mmbench_en_dev_static.yaml", "dev", "letter", mmbench),
-    "mmbench_cn": Source("mmbench/mmbench_cn_dev.yaml", "dev", "letter", mmbench),
-    "ai2d": Source("ai2d/ai2d.yaml", "test", "letter", ai2d),
-    "chartqa": Source("chartqa/chartqa.yaml", "test", "bar_value", chartqa),
-    "ocrbench": Source("ocrbench/ocrbench.yaml", "test", "word", ocrbench),
+    "textvqa": TaskSource("textvqa/textvqa_val.yaml", "validation", "word", vqa),
+    "vqav2": TaskSource("vqav2/vqav2_val.yaml", "validation", "color", vqav2),
+    "gqa": TaskSource("gqa/gqa.yaml", "testdev", "shape", gqa),
+    "vizwiz": TaskSource("vizwiz_vqa/vizwiz_vqa_val.yaml", "val", "count", vqa),
+    "scienceqa": TaskSource("scienceqa/scienceqa_img.yaml", "test", "letter", scienceqa),
+    "seedbench": TaskSource("seedbench/seedbench.yaml", "test", "letter", seedbench),
+    "mme": TaskSource("mme/mme.yaml", "test", "exist", yes_no),
+    "pope": TaskSource("pope/pope.yaml", "test", "exist", pope),
+    "mmbench": TaskSource("mmbench/mmbench_en_dev_static.yaml", "dev", "letter", mmbench),
+    "mmbench_cn": TaskSource("mmbench/mmbench_cn_dev.yaml", "dev", "letter", mmbench),
+    "ai2d": TaskSource("ai2d/ai2d.yaml", "test", "letter", ai2d),
+    "chartqa": TaskSource("chartqa/chartqa.yaml", "test", "bar_value", chartqa),
+    "ocrbench": TaskSource("ocrbench/ocrbench.yaml", "test", "word", ocrbench),
 }
 
 

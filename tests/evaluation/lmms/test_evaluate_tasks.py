@@ -13,13 +13,14 @@ from opsearch.commands.cli import call
 from opsearch.data.embedded import embedded
 from opsearch.data.lmms import load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
-from opsearch.evaluation.lmms.answerer import Answerer, Source
+from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel
 from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, task_name
 from opsearch.evaluation.lmms.evaluate import evaluate_tasks
 from opsearch.evaluation.lmms.log import FILE_NAME
 from opsearch.evaluation.lmms.scores import Evaluation, TaskScores
 from opsearch.evaluation.lmms.wrappers import load_wrapper
 from opsearch.models.loading import ATTENTIONS
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from tests.evaluation.lmms.data import PER_TASK, write_task
@@ -32,7 +33,7 @@ SMALL = ("ai2d", "pope", "chartqa")
 
 
 def evaluate(path, names, limit=None, model="demo", dtype="float32"):
-    return evaluate_tasks(path, names, Source(model, dtype, "cpu", limit), SILENT)
+    return evaluate_tasks(path, names, AnswererModel(ModelSpec(model, dtype), limit), SILENT)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_the_wrapper_loads_the_attention_that_is_asked_for():
     with pytest.raises(ModelError, match=naming("'flash'", "sdpa", "eager", "flash_attention_2")):
         load_wrapper("demo", "float32", "cpu", "flash")
     names = [
-        Answerer(Source("demo", "float32", "cpu", 1, attention)).load()
+        Answerer(AnswererModel(ModelSpec(attention=attention), 1)).load()
         for attention in ATTENTIONS[:2]
     ]
     assert len(set(names)) == 2

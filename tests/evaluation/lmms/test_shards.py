@@ -13,10 +13,11 @@ from rich.console import Console
 from opsearch import RankerSpec
 from opsearch.commands.cli import call
 from opsearch.errors import ModelError
-from opsearch.evaluation.lmms.answerer import Source
+from opsearch.evaluation.lmms.answerer import AnswererModel
 from opsearch.evaluation.lmms.evaluate import evaluate_tasks
 from opsearch.evaluation.lmms.log import FILE_NAME, AnswerLog
 from opsearch.measure.workers.cluster import Workers, joined
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from tests.measure.test_scale_out import MARK, assert_all_end, marked
 
@@ -42,7 +43,7 @@ def ray():
 def evaluate(folder, workers=None, limit=DOCUMENTS):
     """Evaluate in a folder of its own; the result, and what was said meanwhile."""
     said = StringIO()
-    source = Source("demo", "float32", "cpu", limit)
+    source = AnswererModel(ModelSpec(), limit)
     found = evaluate_tasks(folder, [TASK], source, Console(file=said, width=300), workers)
     return found, said.getvalue()
 
