@@ -1,4 +1,4 @@
-"""Inputs of rankers inside the decoder: the attention of one layer."""
+"""Contracts of rankers, and their inputs: prompts without the answer, and attention of a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RunConfig: what `opsearch run` is told, as one checked file to run again with --config."""
+"""RunConfig: the settings of `opsearch run`, which run.yaml stores for --config."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:
-        """A config from options; OpsearchError names the option that is wrong."""
+        """Return a config from options; raise OpsearchError, naming the option, if one is wrong."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -159,7 +159,7 @@ class RunConfig(BaseModel):
 
 
 def explain(error: ValidationError, prefix: str = "") -> str:
-    """The first of pydantic's complaints as one sentence."""
+    """Return the first validation error as one sentence."""
     problem = error.errors()[0]
     name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
     reason = problem["msg"].removeprefix("Value error, ")
@@ -176,10 +176,18 @@ def policy_settings(
     device: str | None = None,
     attention: str | None = None,
 ) -> RunConfig:
-    """What was asked for, the rest as in the run.yaml beside a policy, by default without one.
+    """Return the given settings, completed from the run.yaml next to a policy or by defaults.
 
-    path: of a run folder or a policy's file, None: no policy. Raises PolicyError where the policy
-    was searched on another model than that of the run.yaml, and OpsearchError.
+    Args:
+        path: A run folder or a policy's file; None: no policy.
+        model: Model, if given.
+        dtype: Data type, if given.
+        device: Device, if given.
+        attention: Attention implementation, if given.
+
+    Raises:
+        PolicyError: The policy was searched on another model than that of the run.yaml.
+        OpsearchError: A setting is wrong.
     """
     asked = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     given = {name: value for name, value in asked.items() if value is not None}

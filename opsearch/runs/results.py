@@ -17,20 +17,19 @@ from opsearch.runs.run_folder import RunFolder
 
 
 class Searched(Protocol):
-    """What the record of a solution says of its search.
-
-    Attributes:
-        config: The settings, all defaults resolved.
-        model_type: The model's family.
-        item_digests: Digests of the calibration samples, which evaluation leaves out.
-    """
+    """Facts of a search that the record of its solution contains."""
 
     @property
-    def config(self) -> RunConfig: ...
+    def config(self) -> RunConfig:
+        """The settings, with all defaults resolved."""
+
     @property
-    def model_type(self) -> str: ...
+    def model_type(self) -> str:
+        """Model family."""
+
     @property
-    def item_digests(self) -> list[str]: ...
+    def item_digests(self) -> list[str]:
+        """Digests of the calibration samples, which evaluation leaves out."""
 
 
 def save_solution(

@@ -1,7 +1,8 @@
-"""Proxy proposes, joint disposes: the best policies of a proxy are measured as they would run.
+"""Correction of a proxy with true measurements.
 
-The proxy is corrected by what was measured, proposes again, and so on until the policy that it
-likes best is the best that was measured, or the evaluations are spent.
+The best policies of the proxy are measured, the proxy is fitted to these values, and its new best
+policies are measured, until the best one is already the best measured policy or the evaluations are
+used up.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ _NOISE = 1e-3  # of the variance that one coefficient gives
 def corrected_proxy(
     proxy: Separable | Pairwise, indices: Sequence[int], values: NDArray[np.float64]
 ) -> Separable | Pairwise:
-    """The proxy with coefficients changed so that it takes these values at these points.
+    """Change the coefficients of a proxy so that it has given values at given points.
 
-    The value of the point that prunes nothing stays: choices that prune nothing have no
-    coefficient.
+    Choices that prune nothing have no coefficient, so the value of the original is unchanged.
+
+    Args:
+        proxy: The proxy.
+        indices: Numbers of the points.
+        values: Their values, float64[n].
     """
     rows = [proxy.space.row(index) for index in indices]
     choices = _pruning(proxy)
@@ -66,24 +71,35 @@ def _pruning(proxy: Separable | Pairwise) -> list[Choice]:
 def _present(
     rows: Sequence[tuple[int, ...]], choices: Sequence[Choice], pairs: Sequence[Pair]
 ) -> NDArray[np.float64]:
-    """Which choices and pairs each row has, 1 or 0, float64[rows, coefficients]."""
+    """Return 1 for each choice or pair that a row contains, else 0, float64[rows, coefficients]."""
     alone = np.array([[row[k] == i for k, i in choices] for row in rows], float)
     together = [[row[k] == i and row[m] == j for (k, i), (m, j) in pairs] for row in rows]
     return np.concatenate([alone, np.array(together, float).reshape(len(rows), -1)], axis=1)
 
 
-EVALUATIONS = 150  # by default
+EVALUATIONS = 150  # default
 PROPOSAL = Limit(deterministic_time=5.0)
-"""What one proposal may take: it is measured, and needs no proof."""
+"""Limit of one proposal, which needs no proof, because it is measured."""
 
 
 def verify(
     problem: Problem, solver: Solver, joint: Blackbox, *, each: int, evaluations: int, seed: int
 ) -> Solution:
-    """Measure the `each` best policies of a proxy, correct it, repeat: the best measured policy.
+    """Measure the best policies of a proxy, correct the proxy, and repeat.
 
-    problem: with the proxy as objective; evaluations: most policies that are measured. The Solution
-    is one of `joint`. Raises OpsearchError for an objective that is no sum of terms.
+    Args:
+        problem: The problem with the proxy as objective.
+        solver: Solver of the proxy.
+        joint: The true objective.
+        each: Number of policies per round.
+        evaluations: Largest number of measured policies.
+        seed: Seed of the solver.
+
+    Returns:
+        The best measured policy, with its true value.
+
+    Raises:
+        OpsearchError: The objective is not a sum of terms.
     """
     started, proxy = perf_counter(), problem.objective
     require_proxy(proxy)
@@ -109,7 +125,7 @@ def verify(
 
 
 def require_proxy(objective: Objective | ObjectiveFactory) -> None:
-    """Raise OpsearchError for an objective that proposes nothing: it is no sum of terms."""
+    """Raise OpsearchError if the objective is not a proxy, which is a sum of terms."""
     if objective.form not in PROXIES:
         raise OpsearchError(
             f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
@@ -119,7 +135,7 @@ def require_proxy(objective: Objective | ObjectiveFactory) -> None:
 
 
 def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable | Pairwise:
-    """The proxy, fitted to what was measured."""
+    """Return the proxy, fitted to the measured values."""
     measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
     if not measured:
         return proxy
@@ -130,7 +146,7 @@ def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable
 def _proposals(
     problem: Problem, solver: Solver, seed: int, asked: EvaluatedPoints, each: int
 ) -> list[int]:
-    """The points with the lowest values that were not measured yet."""
+    """Return the unmeasured points with the lowest values."""
     found: list[int] = []
     while len(found) < min(each, asked.limit - len(asked.values)):
         excluded = frozenset([*asked.values, *found])
@@ -142,7 +158,7 @@ def _proposals(
 
 
 def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
-    """The solver's point, None where it finds none."""
+    """Return the solver's point; None if it finds none."""
     if not problem.solvable:
         return None
     return reraise_interrupt(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
