@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CostLabel:
-    """How tables name a cost.
+    """Names of a cost in tables and sentences.
 
     Attributes:
         amount: The row of the mean per sample.
@@ -35,7 +35,7 @@ class CostLabel:
 
 @dataclass(frozen=True)
 class CostSettings:
-    """What a cost is built from.
+    """Inputs of a cost.
 
     Attributes:
         shape: The decoder's dimensions.

@@ -194,7 +194,7 @@ class Ranker(Protocol):
 
     @property
     def nested(self) -> bool:
-        """Whether the ranking is the same for all n, so that a policy may use several counts."""
+        """True if the ranking is the same for all n, so that a policy may use several counts."""
 
     @property
     def needs(self) -> frozenset[str]:

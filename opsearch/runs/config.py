@@ -23,7 +23,7 @@ _LAST = "out"  # the setting that a file ends with: one that has it was not cut
 
 
 class RunConfig(BaseModel):
-    """What to search, on which data, with which solver; written to run.yaml.
+    """Settings of a run, as options and run.yaml give them.
 
     objective and solver None: chosen from what fits, and then written down. ranker None: that of
     the model's family. evaluations None: as many as the solver makes by default. effort: seconds of
@@ -95,7 +95,7 @@ class RunConfig(BaseModel):
 
     @property
     def model_spec(self) -> ModelSpec:
-        """Which model to load and how."""
+        """The model to load and its settings."""
         return ModelSpec(self.model, self.dtype, self.device, self.attention)
 
     @property

@@ -1,4 +1,4 @@
-"""What a solve leaves in a run folder: policy, record, front and their figures."""
+"""Results of a solve in a run folder: policy, record, front and their figures."""
 
 from __future__ import annotations
 
@@ -58,8 +58,10 @@ def save_solution(
         f"{'predicted ' if c.unit == 'ns' else ''}{c.name} {c.describe(solution.costs[c.name])}"
         for c in problem.constraints
     ]
-    told = facts | {"cost": achieved}
-    policy = dataclasses.replace(solution.policy, model_type=searched.model_type, provenance=told)
+    provenance = facts | {"cost": achieved}
+    policy = dataclasses.replace(
+        solution.policy, model_type=searched.model_type, provenance=provenance
+    )
     policy.save_pretrained(folder.path)
     save_heatmap(policy, folder.policy_figure)
     record = facts | {
