@@ -177,3 +177,91 @@ def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.Dat
     limit = int(costs[unknown].min()) if unknown.any() else None
     proved = np.ones(len(rows), bool) if limit is None else costs[rows] < limit
     return pd.DataFrame({"cost": costs[rows], "proved": proved}), limit
+<<<<<<< HEAD
+=======
+
+
+_STAGES = 4
+_STARTS = 5  # one policy in five is taken from the proxy's front
+
+
+def searched_front(
+    folder: Path, evaluations: int, cost: str = "flops", console: Console | None = None
+) -> tuple[Front, Path]:
+    """Search a front of the joint objective in a space that cannot be listed.
+
+    Args:
+        folder: The run folder; the model is loaded again and measured on the run's samples.
+        evaluations: Maximum number of policies to measure.
+        cost: Name of the cost.
+        console: Console for progress; None: standard error.
+
+    Returns:
+        The front and its file: front_joint.csv, or front_joint_COST.csv for costs other than flops.
+
+    Raises:
+        UnknownNameError: The cost does not exist.
+        OpsearchError: The policies of the space can be listed.
+    """
+    run = RunFolder(folder)
+    stored = RunConfig.load(run.config).model_dump()
+    given = {"heldout": 0, "out": folder, "budget": (f"100% {cost}",)}
+    settled = settle(RunConfig.checked(**{**stored, **given}))
+    space = settled.settings.space
+    if space.per_operation is None:
+        step = (
+            f"`opsearch run --config {run.config} --objective joint --budget 100%` with a larger "
+            "--effort measures its exact front"
+        )
+        raise OpsearchError(
+            f"--measure {evaluations} searches a front in the spaces layers and operations, but "
+            f"{folder} is a run over space {space.name!r}; "
+            f"{step if space.listed else 'give a run over space layers or operations'}"
+        )
+    stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    prepared = prepare(settled, stages)
+    with open_session(prepared, run, stages) as session:
+        found = _searched(prepared, evaluations, session)
+    suffix = "" if cost == "flops" else f"_{cost}"
+    path = run.front.with_name(f"front_joint{suffix}.csv")
+    return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
+
+
+def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
+    """Measure the proxy and start the search from its exact front."""
+    settings, (whole,) = prepared.settings, prepared.constraints
+    space, engine, stages = settings.space, session.engine, session.progress
+    with stages.stage("measuring the additive proxy", "FLOPs") as tick:
+        floor = engine.noise_floor(prepared.calibration, tick)
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        additive = Additive.from_settings(settings.proxy)
+        proxy = rounded(additive.make(space, measure, np.zeros(0, bool)), floor)
+        start = _spread(summed_front(Problem(space, proxy, (whole,))), -(-evaluations // _STARTS))
+    with stages.stage(f"measuring {evaluations} policies", "FLOPs") as tick:
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        problem = Problem(space, lazy_joint(space, measure, floor), (whole,))
+        evaluated = nsga2(problem, start, evaluations, settings.seed)
+        points = list(evaluated.values)
+        costs = np.array([whole.cost(point) for point in points])
+        best = front(costs, np.array(list(evaluated.values.values())))
+        rows = [front_row(problem, points[i], proved=False) for i in best]
+    sentence = (
+        f"{len(rows)} policies on the front of {len(points)} measured: {len(start)} from the front "
+        f"of the additive proxy, {len(points) - len(start)} proposed by NSGA-II; no point is "
+        "proved, and a larger --measure may find better ones."
+    )
+    return Front(
+        objective="joint",
+        unit="nats",
+        constraint=whole,
+        table=pd.DataFrame(rows),
+        limit=None,
+        sentence=sentence,
+    )
+
+
+def _spread(points: Sequence[int], most: int) -> list[int]:
+    """Return at most `most` points, evenly spaced from the first to the last."""
+    chosen = np.linspace(0, len(points) - 1, min(most, len(points)))
+    return [points[i] for i in chosen.round().astype(int)]
+>>>>>>> abab88cd8f4a081a651c61e4868279c950fa892e

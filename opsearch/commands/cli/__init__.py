@@ -29,13 +29,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=CommandNamingParts)(run)
-app.command()(solve)
-app.command()(front)
+app.command(cls=CommandNamingParts)(solve)
+app.command(cls=CommandNamingParts)(front)
 app.command()(show)
 app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)
-app.command()(compare)
+app.command(cls=CommandNamingParts)(compare)
 app.command()(analyze)
 app.command()(export)
 app.command()(report)
@@ -107,8 +107,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         return 1
     plugin = plugin_of(error.__traceback__)
     failed = (
-        f"{plugin} failed: {type(error).__name__}: {reason}; report it to its authors, with what "
-        "--debug shows"
+        f"{plugin} failed with {type(error).__name__}: {reason}; run again with --debug and report "
+        "the traceback to its authors"
         if plugin
         else f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run "
         "again with --debug and report the traceback"
