@@ -242,11 +242,7 @@ def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, 
 
 
 def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Progress) -> None:
-<<<<<<< HEAD
-    """Say why a baseline is missing whose ranker the model cannot serve, unless it is present."""
-=======
     """Print why each baseline is absent whose ranker the model does not support."""
->>>>>>> abab88cd8f4a081a651c61e4868279c950fa892e
     family, names = family_for(model_config.model_type), {spec.name for spec in present}
     unsupported = family.unsupported_rankers(model_config)
     for label, method in registry.registered("baselines").items():

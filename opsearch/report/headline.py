@@ -119,12 +119,8 @@ def _cost(
     if constraint.unit == "ns":
         real = (environment or {}).get("prefill_ms")
         beside = f"predicted {beside}"
-<<<<<<< HEAD
-        beside += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms" if real else ""
-=======
         if real:
             beside += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms"
->>>>>>> abab88cd8f4a081a651c61e4868279c950fa892e
     return Fact(_words(constraint.name), f"{100 * cost / constraint.stock:.1f} %", beside)
 
 
