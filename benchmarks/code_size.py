@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from opsearch.timing.policy_latency import Row
+from benchmarks.rows import BenchmarkRow
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("opsearch", "objectives", "solvers", "analysis")
 
 
-def code_size(root: Path = ROOT) -> Iterator[Row]:
+def code_size(root: Path = ROOT) -> Iterator[BenchmarkRow]:
     """Yield the figures of a checkout; links inside of `opsearch/` are followed once."""
     files = [
         path

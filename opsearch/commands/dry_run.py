@@ -23,7 +23,6 @@ from opsearch.progress import Progress
 from opsearch.runs.choose import Choice, choose_planned
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import CoarseWork, Planned, planned_memory
-from opsearch.runs.prepare import prepare, settle
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 
 # Of a usual prompt of a 7B model: a system prompt before the image, a question behind it.
@@ -56,6 +55,8 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     another one, 35 tokens before it and 30 behind.
     """
     if shape_name is None:
+        from opsearch.runs.prepare import prepare, settle  # a known shape needs no torch
+
         settled = settle(config)
         prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
         return _plan(settled.settings, prepared.planned, prepared.choice)

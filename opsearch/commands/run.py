@@ -18,10 +18,10 @@ from opsearch.measure.workers.cluster import Workers
 from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
+from opsearch.runs.measured_search import measured_search
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder, save_environment
-from opsearch.runs.search import measured_search
 from opsearch.runs.session import open_session, stored_samples
 from opsearch.runs.setup import SearchSettings, make_cost
 from opsearch.timing.policy_latency import timed_prefill

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,7 +20,9 @@ from opsearch.report.page import save_report
 from opsearch.report.svg import inline
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
-from opsearch.timing.policy_latency import TimedPrefill
+
+if TYPE_CHECKING:
+    from opsearch.timing.policy_latency import TimedPrefill
 
 
 @dataclass(frozen=True, kw_only=True)

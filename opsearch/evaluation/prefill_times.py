@@ -1,4 +1,4 @@
-"""prefill.json: prefill times of compared methods, each with the original's.
+"""Prefill times of compared methods, each with the original's, written to prefill.json.
 
 The file is written after every method, so that an interrupted comparison resumes. Times are valid
 for one machine and one prompt; if either differs, all are measured anew.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from opsearch.errors import RunFolderError
+from opsearch.evaluation.prefill_file import PrefillFile, PrefillTime, method_key, read_prefills
 from opsearch.evaluation.reducers import Reducer, Reduction
 from opsearch.files import write_text
 from opsearch.models.encoding import Sample, batch_inputs
@@ -26,31 +24,6 @@ from opsearch.timing.generation import Side, Spread, alternated
 from opsearch.timing.policy_latency import typical
 
 _PAIRS = 7
-
-
-@dataclass(frozen=True)
-class PrefillTime:
-    """Medians over generations in alternation.
-
-    Attributes:
-        original: The original's decoder and lm_head up to the first token, ms.
-        policy: The same for the policy, including `ranking`, ms.
-        ratio: Policy to original, pair by pair.
-        ranking: Selection of the visual tokens, ms; about 0 for a reducer.
-    """
-
-    original: float
-    policy: float
-    ratio: float
-    ranking: float
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    place: str
-    item: str
-    n_visual: int
-    times: dict[str, PrefillTime]
 
 
 def time_prefills(
@@ -76,37 +49,21 @@ def time_prefills(
         progress: Called with the numbers of finished methods and of all.
     """
     sample = typical(samples)
-    known = _read(path) if path.exists() else None
+    known = read_prefills(path) if path.exists() else None
     if known is None or (known.place, known.item) != (machine, sample.digest):
-        known = _File(place=machine, item=sample.digest, n_visual=sample.n_visual, times={})
+        known = PrefillFile(place=machine, item=sample.digest, n_visual=sample.n_visual, times={})
     inputs = batch_inputs([sample], model.device)
     sides: list[tuple[Policy | Reduction, Side]] = [
         *((policy, Side(partial(policy.apply, model), inputs)) for policy in policies),
         *((made, _reduced(model, reducer, made, sample)) for reducer, made in reductions),
     ]
     for done, (method, side) in enumerate(sides, 1):
-        key = _key(method, sample.n_visual)
+        key = method_key(method, sample.n_visual)
         if key not in known.times:
             known.times[key] = _timed(model, inputs, side)
             content = {**dict(known), "times": _plain(known.times)}
             write_text(path, json.dumps(content, indent=2) + "\n")
         progress(done, len(sides))
-
-
-def prefill_time(method: Policy | Reduction, path: Path) -> PrefillTime | None:
-    """Return the time of a method, None where the file lacks it.
-
-    Raises:
-        RunFolderError: The file is damaged.
-    """
-    if not path.exists():
-        return None
-    known = _read(path)
-    return known.times.get(_key(method, known.n_visual))
-
-
-def _key(method: Policy | Reduction, n_visual: int) -> str:
-    return method.key if isinstance(method, Reduction) else method.canonical(n_visual)
 
 
 def _reduced(model: Any, reducer: Reducer, reduction: Reduction, sample: Sample) -> Side:
@@ -129,13 +86,3 @@ def _timed(model: Any, inputs: dict[str, Tensor], side: Side) -> PrefillTime:
 
 def _plain(times: dict[str, PrefillTime]) -> dict[str, Any]:
     return {key: dataclasses.asdict(time) for key, time in times.items()}
-
-
-def _read(path: Path) -> _File:
-    try:
-        return _File.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise RunFolderError(
-            f"{path} cannot be read as prefill times ({reason}); remove it and compare again"
-        ) from error

@@ -13,7 +13,7 @@ from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.evaluation.prefill_times import prefill_time
+from opsearch.evaluation.prefill_file import prefill_time
 from opsearch.evaluation.reducers import Reduction
 from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
 from opsearch.measure.storage.store import Store

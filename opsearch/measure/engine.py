@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_UP, Context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
 from opsearch.measure.planning.requests import KeyedPolicy, Missing, Requests
 from opsearch.measure.progress import PlanProgress
 from opsearch.measure.received_attention import received_attention
+from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.passes import Passes
@@ -32,14 +32,12 @@ from opsearch.models.families import check_supported
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
-from opsearch.problem.objective import KL_QUANTUM, Masses
+from opsearch.problem.objective import Masses
 from opsearch.rankers import make_ranker
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers
     from opsearch.progress import Tick
-
-TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
 
 
 def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Missing]:
@@ -51,18 +49,6 @@ def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store
         if sample.n_visual and (key, sample.digest) not in found:
             missing.setdefault(sample.n_visual, Missing(original, [])).samples.append(sample)
     return list(missing.values())
-
-
-def noise_floor(store: Store, items: Sequence[str]) -> float:
-    """Return the mean KL in nats below which policies tie on these items.
-
-    The larger of the two mean noises, rounded up to one digit. It is at least KL_QUANTUM, also
-    where no noise was measured.
-    """
-    found = store.get([TOGETHER, ONE_BY_ONE])
-    means = [np.mean([found.get((key, i), 0.0) for i in items]) for key in (TOGETHER, ONE_BY_ONE)]
-    one_digit = Context(prec=1, rounding=ROUND_UP)
-    return max(KL_QUANTUM, float(one_digit.create_decimal_from_float(float(max(means)))))
 
 
 Say = Callable[[str], None]

@@ -15,6 +15,7 @@ from opsearch.errors import ModelError
 from opsearch.models.attention import FLASH
 from opsearch.models.devices import weight
 from opsearch.models.families import family_for
+from opsearch.models.placement import AUTO
 
 
 def unpack(model: Any) -> None:
@@ -30,7 +31,6 @@ def unpack(model: Any) -> None:
     ModelCompressor.from_pretrained_model(model).decompress_model(model)
 
 
-AUTO = "auto"  # value of --device: all devices of the machine
 ATTENTIONS = ("sdpa", "eager", FLASH)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

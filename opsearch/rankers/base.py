@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from opsearch.rankers.upload import upload
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Ranker inputs that come from the prompt itself and are not captured in the vision tower.
 PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})
@@ -42,6 +44,8 @@ class Prompt:
 
     def to(self, device: torch.device) -> Prompt:
         """Return a copy on another device; tile numbers stay on the CPU."""
+        import torch
+
         devices = dict.fromkeys(self.captured, device) | {"tiles": torch.device("cpu")}
         captured = {name: value.to(devices[name]) for name, value in self.captured.items()}
         embeds = None if self.embeds is None else self.embeds.to(device)
@@ -54,6 +58,8 @@ class Prompt:
 
     def scatter(self, per_token: Tensor) -> Tensor:
         """Scatter scores float[sum of n_visual] to float32[B, S], -inf at other positions."""
+        import torch
+
         scores = torch.full(
             self.visual.shape, -torch.inf, dtype=torch.float32, device=self.visual.device
         )
@@ -61,6 +67,8 @@ class Prompt:
 
     def visual_embeds(self) -> Tensor:
         """Return the embeddings of all visual tokens, [sum of n_visual, D]."""
+        import torch
+
         assert self.embeds is not None
         longest = max(self.n_visual)
         columns = torch.argsort(self.visual.int(), dim=1, descending=True, stable=True)[:, :longest]
@@ -71,6 +79,8 @@ class Prompt:
 
     def question(self) -> Tensor:
         """Return a mask of the text after the last visual token, bool[B, S]."""
+        import torch
+
         columns = torch.arange(self.visual.shape[1], device=self.visual.device)
         last = (columns * self.visual).amax(1, keepdim=True)
         return self.real & ~self.visual & (columns > last)
@@ -86,6 +96,8 @@ def ranking_from_scores(scores: Tensor, visual: Tensor) -> Tensor:
     Returns:
         Ranks int64[B, S], -1 at other positions.
     """
+    import torch
+
     lowest = torch.finfo(scores.dtype).min
     scores = scores.clamp(min=lowest).masked_fill(~visual, -torch.inf)
     order = torch.argsort(scores, dim=1, descending=True, stable=True)
@@ -95,6 +107,8 @@ def ranking_from_scores(scores: Tensor, visual: Tensor) -> Tensor:
 
 def owners(n_visual: Sequence[int]) -> Tensor:
     """Return the sample of each visual token, int64[sum of n_visual] on the CPU."""
+    import torch
+
     return torch.arange(len(n_visual)).repeat_interleave(torch.tensor(n_visual, dtype=torch.int64))
 
 
@@ -130,6 +144,8 @@ class AttentionView:
 
         Rows of padding queries, and of queries without any visible key, are 0.
         """
+        import torch
+
         keys = self.keys.float()
         queries = self.queries[:, :, rows].float()
         heads, number = queries.shape[1:3]

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from opsearch.rankers.base import Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 from opsearch.rankers.upload import upload
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROUNDING = 1e-5  # residual below which a token is a combination of the selected ones
 _LOWEST = 1e-6  # keeps the relevance of the least relevant token above 0
@@ -60,6 +61,8 @@ class CDPruner:
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        import torch
+
         tiles = Tiles.of(prompt, prompt.captured["tiles"])
         if not tiles.sizes:
             return torch.full_like(prompt.visual, -1, dtype=torch.int64)
@@ -71,6 +74,8 @@ class CDPruner:
 
     def _relevance(self, prompt: Prompt, embeds: Tensor) -> Tensor:
         """Return the unscaled relevance of each visual token, float[sum of n_visual]."""
+        from torch.nn.functional import normalize
+
         if self.clip is None:
             assert prompt.embeds is not None
             is_question = prompt.question()[..., None]
@@ -86,6 +91,8 @@ class CDPruner:
 
 def scaled(relevance: Tensor, prompt: Prompt) -> Tensor:
     """Scale the relevance of all visual tokens to (0, 1] within each sample."""
+    import torch
+
     scattered = prompt.scatter(relevance)
     highest = scattered.amax(1)
     lowest = scattered.masked_fill(~prompt.visual, torch.inf).amin(1)
@@ -109,6 +116,8 @@ def determinant_picks(similarity: Tensor, relevance: Tensor, mask: Tensor, steps
         Columns of the selected tokens, int64[G, steps]; after all tokens of a row are selected,
         its values are meaningless.
     """
+    import torch
+
     rows = torch.arange(len(mask), device=mask.device)
     # Cholesky factor of S, not of the kernel: its scale does not depend on the relevance.
     factor = similarity.new_zeros(len(mask), steps, mask.shape[1])

@@ -6,12 +6,13 @@ Sources: FastV (ECCV 2024), PyramidDrop (CVPR 2025), SparseVLM (ICML 2025), FitP
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class SparseVLM:
 
     def scores(self, view: AttentionView) -> Tensor:
         """Return the mean attention from raters to each key over the used heads, float32[B, K]."""
+        import torch
+
         is_rater = raters(view).float()
         by_head = (view.attention() * is_rater[:, None, :, None]).sum(2)
         visual = view.prompt.visual.gather(1, view.key_positions) & view.key_valid
@@ -89,6 +92,8 @@ class SparseVLM:
 
 def raters(view: AttentionView) -> Tensor:
     """Return a mask of the raters, bool[B, Q]; all question tokens if none is above average."""
+    import torch
+
     prompt, positions = view.prompt, view.query_positions
     assert prompt.embeds is not None
     question = prompt.question().gather(1, positions) & view.query_valid

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class DivPrune:
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        import torch
+
         tiles = Tiles.of(prompt)
         if not tiles.sizes:
             return torch.full_like(prompt.visual, -1, dtype=torch.int64)
@@ -51,6 +55,8 @@ def max_min_picks(distance: Tensor, mask: Tensor, steps: int) -> Tensor:
         Columns of the selected tokens, int64[G, steps]; after all tokens of a row are selected,
         its values are meaningless.
     """
+    import torch
+
     rows, width = torch.arange(len(mask), device=mask.device), mask.shape[1]
     diagonal = torch.eye(width, dtype=torch.bool, device=mask.device)
     others = distance.masked_fill(diagonal | ~mask[:, None], torch.inf)

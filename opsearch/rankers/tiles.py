@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from opsearch.rankers.base import Prompt, owners
 from opsearch.rankers.upload import upload
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +65,15 @@ class Tiles:
     @property
     def mask(self) -> Tensor:
         """Mask of the entries that are tokens, bool[G, M]."""
+        import torch
+
         columns = torch.arange(self.index.shape[1], device=self.index.device)
         return columns < upload(self.sizes, self.index.device)[:, None]
 
     def gather(self, per_token: Tensor) -> Tensor:
         """Group values of all visual tokens [sum of n_visual, ...] by tile, padded [G, M, ...]."""
+        import torch
+
         padding = per_token.new_zeros(1, *per_token.shape[1:])
         return torch.cat([per_token, padding])[self.index]
 
@@ -77,6 +84,8 @@ class Tiles:
 
     def ranking(self, ranks: Tensor, prompt: Prompt) -> Tensor:
         """Merge ranks within tiles, int64[G, M], into ranks within samples, int64[B, S]."""
+        import torch
+
         merged = upload(self.merged, ranks.device)
         flat = ranks.new_zeros(sum(prompt.n_visual) + 1)
         # Padded entries are scattered to the extra last element, which is dropped.
@@ -100,6 +109,8 @@ def _merged(samples: NDArray[np.int64], sizes: NDArray[np.int64], width: int) ->
 
 def ranks_by_score(scores: Tensor, mask: Tensor) -> Tensor:
     """Rank the tokens of each row by descending score, int64[G, M]; padding ranks last."""
+    import torch
+
     lowest = torch.finfo(torch.float32).min
     masked = scores.float().clamp(min=lowest).masked_fill(~mask, -torch.inf)
     return inverse(torch.argsort(masked, dim=1, descending=True, stable=True))
@@ -116,6 +127,8 @@ def ranks_of_picks(picks: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Ranks int64[G, M].
     """
+    import torch
+
     rows, width = mask.shape
     steps = torch.arange(picks.shape[1], device=picks.device)
     real = steps < mask.sum(1, keepdim=True)
@@ -127,6 +140,8 @@ def ranks_of_picks(picks: Tensor, mask: Tensor) -> Tensor:
 
 def inverse(order: Tensor) -> Tensor:
     """Return the inverse permutation of each row, int64[G, M]."""
+    import torch
+
     ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter(1, order, ranks)
 
@@ -137,5 +152,7 @@ def cosines(vectors: Tensor) -> Tensor:
     Values are rounded to multiples of 2^-18, so they do not depend on the summation order of a
     device.
     """
+    import torch
+
     unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
     return torch.round(unit @ unit.transpose(1, 2) * 2**18) / 2**18

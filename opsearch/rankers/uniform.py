@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.upload import upload
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Uniform:
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        import torch
+
         pairs = zip(prompt.n_visual, n, strict=True)
         scores = torch.cat([_evenly_spaced(total, kept) for total, kept in pairs])
         scores = upload(scores, prompt.visual.device)
@@ -34,6 +39,8 @@ class Uniform:
 
 def _evenly_spaced(total: int, kept: int) -> Tensor:
     """Return 1 for `kept` evenly spaced tokens and 0 for the others, float[total]."""
+    import torch
+
     chosen = torch.zeros(total)
     if kept:
         chosen[(2 * torch.arange(kept) + 1) * total // (2 * kept)] = 1.0
@@ -62,6 +69,8 @@ class Random:
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        import torch
+
         drawn = {total: self._scores(total) for total in set(prompt.n_visual)}
         scores = torch.cat([drawn[total] for total in prompt.n_visual])
         scores = upload(scores, prompt.visual.device)
@@ -69,5 +78,7 @@ class Random:
 
     def _scores(self, total: int) -> Tensor:
         # NumPy keeps the raw stream stable across releases, but not permutation().
+        import torch
+
         drawn = np.random.PCG64([self.seed, total]).random_raw(total)
         return torch.from_numpy(np.argsort(np.argsort(drawn)).astype(np.float32))

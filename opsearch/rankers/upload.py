@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def upload(values: Tensor | NDArray[np.generic] | Sequence[int], device: torch.device) -> Tensor:
@@ -15,6 +19,8 @@ def upload(values: Tensor | NDArray[np.generic] | Sequence[int], device: torch.d
 
     A copy from pageable memory would first wait for all work queued on the GPU.
     """
+    import torch
+
     tensor = torch.as_tensor(values)
     if device.type == "cuda" and tensor.device.type == "cpu":  # else torch's default device
         tensor = tensor.pin_memory()

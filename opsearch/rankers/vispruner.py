@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, ranks_by_score
 from opsearch.rankers.upload import upload
+
+# Functions that compute import torch themselves: commands without a model name rankers too.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PER_ROUND = 8  # tokens removed in a round at most
 
@@ -43,6 +45,8 @@ class VisPruner:
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""
+        import torch
+
         tiles = Tiles.of(prompt, prompt.captured["tiles"])
         if not tiles.sizes:
             return torch.full_like(prompt.visual, -1, dtype=torch.int64)
@@ -73,6 +77,8 @@ def thinned(
     Returns:
         Ranks int64[G, M].
     """
+    import torch
+
     width = by_score.shape[1]
     left = [size - fixed for size, fixed in zip(sizes, first, strict=True)]
     target = [total - fixed for total, fixed in zip(kept, first, strict=True)]
@@ -113,6 +119,8 @@ def _most_similar(similarity: Tensor, tokens: Tensor, left: Tensor, drop: Tensor
         left: Number of remaining tokens of each row, int64[G, 1].
         drop: Number of tokens to remove from each row, int64[G, 1].
     """
+    import torch
+
     is_token = torch.arange(tokens.shape[1], device=tokens.device) < left
     even, odd = tokens[:, 0::2], tokens[:, 1::2]
     rows = torch.arange(len(tokens), device=tokens.device)[:, None, None]

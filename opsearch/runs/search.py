@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from opsearch.errors import OpsearchError
-from opsearch.measure.engine import SampleMeasure
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.policy.counts import KV
@@ -18,8 +17,6 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
 from opsearch.runs.choose import Choice
-from opsearch.runs.prepare import Prepared
-from opsearch.runs.session import Session
 from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
 from opsearch.solvers.grid import Grid
@@ -75,23 +72,6 @@ def search(
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
     return problem, solution
-
-
-def measured_search(prepared: Prepared, session: Session) -> tuple[Problem, Solution]:
-    """Search with the model of a session, then measure each parameter alone for the figures.
-
-    Raises as `search` does.
-    """
-    settings, engine, stages = prepared.settings, session.engine, session.progress
-    with stages.stage(f"measuring {prepared.choice.objective.name}, solving", "FLOPs") as tick:
-        floor = engine.noise_floor(prepared.calibration, tick)
-        measure = SampleMeasure(engine, prepared.calibration, tick)
-        found = search(prepared.choice, settings, prepared.constraints, measure, floor)
-    if settings.space.parameters_act_alone:
-        with stages.stage("measuring each parameter alone", "FLOPs") as tick:
-            single = Additive.from_settings(settings.proxy).policies(settings.space)
-            engine.measure(single, prepared.calibration, tick)
-    return found
 
 
 def _pair_notes(objective: Pairwise, solution: Solution) -> list[str]:

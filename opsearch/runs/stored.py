@@ -17,7 +17,7 @@ from opsearch.analysis.outcomes import Outcome
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
-from opsearch.measure.engine import noise_floor
+from opsearch.measure.storage.noise import noise_floor
 from opsearch.measure.storage.records import COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.objectives import ObjectiveFactory

@@ -25,10 +25,11 @@ from opsearch.costs.shape import Shape
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan, PlanInputs
-from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs, policy_ranker
+from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
 from opsearch.policy.builders import depth
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers.base import Prompt
+from opsearch.rankers.of_policy import policy_ranker
 from opsearch.timing.generation import Clock
 
 _LAYERS, _MIDDLE = 3, 1

@@ -16,9 +16,9 @@ from opsearch.costs.shape import Shape
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 from opsearch.timing.generation import Pair, Pass, Spread, Workload, timed_pairs
+from opsearch.timing.parts import PARTS
 
 LatencyRow = dict[str, Any]
-PARTS = ("tower", "ranking", "prefill", "first_token", "decode")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 from opsearch import RunConfig
 from opsearch.analysis.front import front
 from opsearch.commands.cli import call
-from opsearch.commands.front import searched_front
+from opsearch.commands.searched_front import searched_front
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.storage.store import Store
 from tests.support.messages import naming

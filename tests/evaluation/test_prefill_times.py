@@ -1,7 +1,8 @@
 """Prefills of compared methods: each beside the original's, a reducer's on its smaller prompt."""
 
 from opsearch.evaluation import prefill_times
-from opsearch.evaluation.prefill_times import prefill_time, time_prefills
+from opsearch.evaluation.prefill_file import prefill_time
+from opsearch.evaluation.prefill_times import time_prefills
 from opsearch.evaluation.reducers import Reduction
 from opsearch.evaluation.reducers.pool import Pool
 from opsearch.policy import builders

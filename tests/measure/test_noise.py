@@ -12,7 +12,8 @@ from opsearch import RunConfig
 from opsearch.commands.cli.printing import print_summary
 from opsearch.commands.run import run
 from opsearch.commands.solve import solve
-from opsearch.measure.engine import ONE_BY_ONE, TOGETHER, Engine, noise_floor
+from opsearch.measure.engine import Engine
+from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.storage.store import Store
 from opsearch.problem.objective import KL_QUANTUM
 from tests.measure import families

@@ -26,7 +26,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.report.verdict import cell, verdict
 from opsearch.runs.run_folder import RunFolder
-from opsearch.timing.policy_latency import PARTS, LatencyRow
+from opsearch.timing.parts import PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from opsearch.evaluation.evaluate import Scores
     from opsearch.runs.config import RunConfig
     from opsearch.runs.effort import CoarseWork
-    from opsearch.timing.policy_latency import TimedPrefill
+    from opsearch.timing.policy_latency import LatencyRow, TimedPrefill
 
 _TABLE_WIDTH = 80
 

@@ -56,7 +56,7 @@ def front(
     from opsearch.commands.cli.printing import print_front
 
     if measure is not None:
-        from opsearch.commands.front import searched_front
+        from opsearch.commands.searched_front import searched_front
 
         return print_front(*searched_front(run_folder, measure, cost, err), out)
     from opsearch.commands.front import run_front

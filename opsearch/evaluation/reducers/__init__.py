@@ -11,13 +11,15 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opsearch.costs.base import Cost
 from opsearch.errors import ModelError
 from opsearch.evaluation.reducers.pool import Pool
 from opsearch.evaluation.reducers.resize import Resize
-from opsearch.models.encoding import Sample
+
+if TYPE_CHECKING:
+    from opsearch.models.encoding import Sample
 
 
 class Reducer(Protocol):

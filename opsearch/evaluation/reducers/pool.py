@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isqrt
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from opsearch.errors import ModelError
-from opsearch.models.encoding import Sample
-from opsearch.models.families import family_for
+
+# What reduces imports torch itself: reducers are listed without it.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from opsearch.models.encoding import Sample
 
 # Families whose projector returns each image or tile as one square grid, in token order.
 _SQUARES = ("internvl", "llava")
@@ -32,6 +32,8 @@ class Pool:
     granularity: ClassVar[str] = "its grids have whole rows and columns"
 
     def __init__(self, config: Any, processor: Any) -> None:
+        from opsearch.models.families import family_for
+
         if config.model_type not in _SQUARES:
             raise ModelError(
                 f"pool cannot average the pictures of family {config.model_type!r}, which reach "
@@ -44,6 +46,8 @@ class Pool:
         return [self._reduced(sample, tokens) for sample in samples]
 
     def _reduced(self, sample: Sample, tokens: int) -> Sample:
+        import torch
+
         ids = sample.inputs["input_ids"]
         squares = len(sample.inputs["pixel_values"]) if sample.n_visual else 0
         if not squares:
@@ -91,6 +95,8 @@ def coarse_grid(tokens: int, square: int) -> tuple[int, int]:
 
 def pooled(features: Tensor, tokens: int) -> Tensor:
     """Average square grids [B, N, D] over the coarse grid, [B, h w, D] in raster order."""
+    from torch.nn.functional import adaptive_avg_pool2d
+
     count, square, _ = features.shape
     side = isqrt(square)
     grid = features.transpose(1, 2).reshape(count, -1, side, side)

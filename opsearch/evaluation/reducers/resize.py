@@ -9,10 +9,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from opsearch.errors import ModelError
-from opsearch.models.encoding import Sample, encode
+
+if TYPE_CHECKING:
+    from opsearch.models.encoding import Sample
 
 _ANY_SIZE = ("qwen2_5_vl",)  # families that accept images of any size
 
@@ -32,6 +34,8 @@ class Resize:
 
     def reduced(self, samples: Sequence[Sample], tokens: int) -> list[Sample]:
         """Encode the items again, with each image resized to at most `tokens` visual tokens."""
+        from opsearch.models.encoding import encode  # imports torch, which listing must not
+
         processor = copy.deepcopy(self.processor)
         image_processor = processor.image_processor
         limit = tokens * (image_processor.patch_size * image_processor.merge_size) ** 2

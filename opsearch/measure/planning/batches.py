@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from opsearch.measure.sweep.trie import Layout, Size
-from opsearch.models.encoding import Sample
-from opsearch.models.families import ModelFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from opsearch.models.encoding import Sample
+    from opsearch.models.families import ModelFamily
 
 # Largest ratio of the longest question on an image to one that is padded to it.
 _MAX_PADDING = 1.25

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
@@ -23,10 +23,14 @@ from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.planning.requests import KeyedPolicy
 from opsearch.measure.sweep.policy_tables import PolicyTables, Schedules
 from opsearch.measure.sweep.trie import ONE, Ints, Layout, Size, Trie
-from opsearch.models.encoding import Sample
-from opsearch.models.pruned.ranking import policy_ranker
 from opsearch.policy.schedule import Schedule, before_decoder
 from opsearch.rankers.base import Ranker
+from opsearch.rankers.of_policy import policy_ranker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from opsearch.models.encoding import Sample
 
 _STRIDES = (64, 8, 1)  # test every 64th policy of a part first
 # Policies of the parts that share a trie; a larger part has one of its own.

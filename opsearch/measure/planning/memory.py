@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.sweep.trie import Ints, Size
-from opsearch.models.loading import AUTO
+from opsearch.models.placement import AUTO
+
+# Functions that ask a device import torch themselves: a dry run for a CPU does without it.
+if TYPE_CHECKING:
+    import torch
 
 ON_CPU = 2 * 10**9
 ABSENT_GPU = 80 * 10**9
@@ -30,6 +33,8 @@ def memory_for(model: Any, given: int | None) -> int:
     On a CPU 2 GB, on a GPU half of what the weights leave. States pass through every GPU that holds
     weights, so the one with the least memory left counts.
     """
+    import torch
+
     if given is not None:
         return given
     weight_bytes = Counter[torch.device]()
@@ -57,6 +62,8 @@ def memory_ahead(given: int | None, device: str, weights: int) -> int:
         return given
     if not on_gpu(device):
         return ON_CPU
+    import torch
+
     all_gpus = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())]
     gpus = all_gpus if device == AUTO or not all_gpus else [torch.device(device)]
     totals = [_memory_of(gpu) for gpu in gpus] or [ABSENT_GPU]
@@ -66,10 +73,16 @@ def memory_ahead(given: int | None, device: str, weights: int) -> int:
 
 def on_gpu(device: str) -> bool:
     """Return whether a model for --device `device` runs on GPUs, here or on another machine."""
-    return device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())
+    if device != AUTO:
+        return device.startswith("cuda")
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _memory_of(gpu: torch.device) -> int:
+    import torch
+
     return int(torch.cuda.get_device_properties(gpu).total_memory)
 
 

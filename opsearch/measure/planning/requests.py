@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.models.encoding import Sample
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.point_policies import canonical_keys
+
+if TYPE_CHECKING:
+    from opsearch.models.encoding import Sample
 
 
 class KeyedPolicy(NamedTuple):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from opsearch.errors import OpsearchError
 from opsearch.measure.workers.worker import WorkerModel
-from opsearch.models.loading import AUTO
+from opsearch.models.placement import AUTO
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers

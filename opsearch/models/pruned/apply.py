@@ -41,14 +41,13 @@ from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
 from opsearch.models.pruned.ranking import (
     ResolvedPolicy,
-    decoder_needs,
     make_prompt,
     plan_inputs,
-    policy_ranker,
     repeat_for_beams,
 )
 from opsearch.policy.policy import Policy
 from opsearch.rankers.base import PROMPT_NEEDS, Prompt, Ranker
+from opsearch.rankers.of_policy import decoder_needs, policy_ranker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

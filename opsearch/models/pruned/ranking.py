@@ -16,41 +16,9 @@ from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.plan import BatchReranking, CosSin, Plan, PlanInputs
 from opsearch.models.pruned.rows import Rows, RowSubset
 from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import Schedule, before_decoder
-from opsearch.rankers import make_decoder_ranker, make_ranker
+from opsearch.policy.schedule import Schedule
+from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import AttentionView, Prompt, Ranker
-
-_MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
-
-
-def policy_ranker(policy: Policy) -> Ranker | None:
-    """Return the ranker before the decoder, None if the policy needs no ranking."""
-    kept = policy.schedule(_MANY_TOKENS).kept
-    if not kept:
-        return None
-    spec = before_decoder(policy)
-    if spec is None:
-        raise PolicyError(
-            f"policy {policy.name} keeps a part of the visual tokens but names no ranker to select "
-            "them; give it one, e.g. RankerSpec('uniform')"
-        )
-    ranker = make_ranker(spec)
-    if len(kept) > 1 and not ranker.nested:
-        raise PolicyError(
-            f"ranker {spec} gives another order for each count, but the policy uses {len(kept)} "
-            "different counts; use a nested one such as cls, divprune or random"
-        )
-    return ranker
-
-
-def decoder_needs(policy: Policy) -> frozenset[str]:
-    """Return the inputs of the policy's rankers inside the decoder.
-
-    Raises:
-        PolicyError: A ranker that the policy names inside the decoder does not work there.
-    """
-    specs = {each.spec for each in policy.schedule(_MANY_TOKENS).rerankings}
-    return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)
 
 
 def make_prompt(

@@ -1,0 +1,115 @@
+"""Commands that load no model import neither torch nor transformers."""
+
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from opsearch import RunConfig
+from opsearch.commands.run import run
+from opsearch.solvers import SOLVERS
+
+# A finder, since SciPy takes a None in sys.modules for an imported torch.
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+from opsearch.commands.cli import call
+code = call(sys.argv[1:])
+assert not {"torch", "transformers"} & sys.modules.keys()
+sys.exit(code)
+"""
+SHAPE = ("run", "--dry-run", "--shape", "llava-1.5-7b")
+MEASURED = ("rank", "curves", "interactions", "ablation", "transfer", "outcomes")
+UNCOMPARED = ("pareto", "rivals", "tables")
+
+
+def light(*arguments):
+    """Run a command with both packages blocked."""
+    line = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+def measured(folder, **settings):
+    config = {"samples": 2, "heldout": 2, "n_v": (".5",), "budget": ("100%",), "out": folder}
+    run(RunConfig(**{**config, **settings}), Console(file=StringIO()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run of each kind that is looked at: a table, a sum, one ranked inside the decoder."""
+    root = tmp_path_factory.mktemp("runs")
+    small = {"space": "tokens", "n_v": (".5", ".25"), "budget": ("60%",)}
+    inside = {"space": "stages", "stages": 1, "ranker": "fastv", "budget": ("60%",)}
+    return {
+        "joint": measured(root / "joint", objective="joint", solver="grid"),
+        "tokens": measured(root / "tokens", **small, objective="additive", solver="grid"),
+        "inside": measured(root / "inside", **inside),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("list",), "vispruner"),
+        ((*SHAPE,), "within"),
+        ((*SHAPE, "--space", "stages", "--stages", "1"), "policies"),
+        ((*SHAPE, "--space", "layers", "--objective", "additive"), "policies"),
+    ],
+)
+def test_without_a_run(arguments, words):
+    done = light(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+
+
+@pytest.mark.parametrize("name", ["joint", "tokens", "inside"])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("solve", "report"), ("front", "front"), ("report", "report.html"), ("show", "layer")],
+)
+def test_of_a_run(folders, name, command, words):
+    path = folders[name]
+    done = light(command, path / "policy_config.json" if command == "show" else path)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+
+
+def test_a_drawn_policy(folders, tmp_path):
+    figure = tmp_path / "policy.svg"
+    done = light("show", folders["joint"] / "policy_config.json", "--figure", figure)
+    assert done.returncode == 0, done.stderr
+    assert figure.exists()
+
+
+def test_export(folders, tmp_path):
+    done = light("export", folders["joint"], "--out", tmp_path / "measured.csv")
+    assert done.returncode == 0, done.stderr
+    assert "measurements written" in done.stdout
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solve_with_each_solver(folders, tmp_path, solver):
+    done = light("solve", folders["tokens"], "--solver", solver, "--out", tmp_path / "solved")
+    refused = done.returncode == 1 and "error: " in done.stderr
+    assert done.returncode == 0 or (refused and "unexpected" not in done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_analyze(folders, tmp_path, kind):
+    done = light("analyze", kind, folders["joint"], "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("kind", UNCOMPARED)
+def test_analyses_of_a_comparison_that_was_not_made(folders, tmp_path, kind):
+    done = light("analyze", kind, folders["joint"], "--out", tmp_path)
+    assert done.returncode == 1
+    assert "opsearch compare" in done.stderr.replace("\n", " ")
