@@ -104,23 +104,25 @@ def verify(
     started, proxy = perf_counter(), problem.objective
     require_proxy(proxy)
     assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
-    asked, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
-    while not asked.spent:
-        corrected = replace(problem, objective=_corrected(proxy, asked))
-        favourite = _solve(corrected, solver, seed)
-        if favourite is not None and favourite == asked.best():
-            end = "the proxy's favourite is the best of them"
+    evaluated, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
+    while not evaluated.spent:
+        corrected = replace(problem, objective=_corrected(proxy, evaluated))
+        optimum = _solve(corrected, solver, seed)
+        if optimum is not None and optimum == evaluated.best():
+            end = "the proxy's optimum is the best measured policy"
             break
-        proposed = _proposals(corrected, solver, seed, asked, each)
+        proposed = _proposals(corrected, solver, seed, evaluated, each)
         if not proposed:
-            end = "there were no others"
+            end = "no unmeasured policy was left"
             break
-        asked.evaluate(proposed)
+        evaluated.evaluate(proposed)
         rounds += 1
     else:
-        end = "the evaluations were spent"
+        end = "the limit of evaluations was reached"
     counted = f"{rounds} round{'s' if rounds > 1 else ''} until {end}"
-    solution = asked.solution(asked.best(), solver.name, _note(proxy.name, asked, counted))
+    solution = evaluated.solution(
+        evaluated.best(), solver.name, _note(proxy.name, evaluated, counted)
+    )
     return replace(solution, seed=seed, seconds=perf_counter() - started)
 
 
@@ -128,28 +130,28 @@ def require_proxy(objective: Objective | ObjectiveFactory) -> None:
     """Raise OpsearchError if the objective is not a proxy, which is a sum of terms."""
     if objective.form not in PROXIES:
         raise OpsearchError(
-            f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
-            "leave it out, or add --objective additive or pairwise in space dop, depth, layers or "
+            f"--verify measures the proposals of a proxy, and objective {objective.name!r} is not "
+            "one; remove it, or add --objective additive or pairwise in space dop, depth, layers or "
             "operations"
         )
 
 
-def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable | Pairwise:
+def _corrected(proxy: Separable | Pairwise, evaluated: EvaluatedPoints) -> Separable | Pairwise:
     """Return the proxy, fitted to the measured values."""
-    measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
+    measured = {index: value for index, value in evaluated.values.items() if not np.isnan(value)}
     if not measured:
         return proxy
     fitted = corrected_proxy(proxy, list(measured), np.array(list(measured.values())))
-    return replace(fitted, quantum=asked.problem.objective.quantum)
+    return replace(fitted, quantum=evaluated.problem.objective.quantum)
 
 
 def _proposals(
-    problem: Problem, solver: Solver, seed: int, asked: EvaluatedPoints, each: int
+    problem: Problem, solver: Solver, seed: int, evaluated: EvaluatedPoints, each: int
 ) -> list[int]:
     """Return the unmeasured points with the lowest values."""
     found: list[int] = []
-    while len(found) < min(each, asked.limit - len(asked.values)):
-        excluded = frozenset([*asked.values, *found])
+    while len(found) < min(each, evaluated.limit - len(evaluated.values)):
+        excluded = frozenset([*evaluated.values, *found])
         index = _solve(replace(problem, excluded=excluded), solver, seed)
         if index is None:
             break
@@ -164,12 +166,12 @@ def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     return reraise_interrupt(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
 
 
-def _note(proxy: str, asked: EvaluatedPoints, counted: str) -> str:
-    best, values = asked.best(), list(asked.values.values())
+def _note(proxy: str, evaluated: EvaluatedPoints, counted: str) -> str:
+    best, values = evaluated.best(), list(evaluated.values.values())
     if not values:
         return f"{proxy} proposed no policy within the budget"
-    note = f"{proxy} proposed, joint disposed: {len(values)} policies measured in {counted}"
+    note = f"{proxy} corrected by true KL: {len(values)} policies measured in {counted}"
     if best is None:
         return note
-    first, last = values[0], asked.values[best]
-    return f"{note}; true KL {first:.3f} of the proxy's first, {last:.3f} of the best"
+    first, last = values[0], evaluated.values[best]
+    return f"{note}; true KL {first:.3f} of the first proposal, {last:.3f} of the best"
