@@ -131,8 +131,8 @@ def require_proxy(objective: Objective | ObjectiveFactory) -> None:
     if objective.form not in PROXIES:
         raise OpsearchError(
             f"--verify measures the proposals of a proxy, and objective {objective.name!r} is not "
-            "one; remove it, or add --objective additive or pairwise in space dop, depth, layers or "
-            "operations"
+            "one; remove it, or add --objective additive or pairwise in space dop, depth, layers "
+            "or operations"
         )
 
 
