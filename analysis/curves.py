@@ -125,8 +125,8 @@ def describe(table: pd.DataFrame) -> str:
     """Describe where each parameter becomes free, for all samples and the extreme families."""
     families = table[table["family"] != ALL]
     sentences = [
-        f"Each parameter is pruned alone here and called free from where the mean KL stays within "
-        f"{FREE:g} nat."
+        f"Each parameter is pruned alone. It is free from the value on at which the mean KL stays "
+        f"within {FREE:g} nat."
     ]
     if len(families):
         fewest, most = families["samples"].min(), families["samples"].max()

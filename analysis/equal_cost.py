@@ -343,8 +343,8 @@ def describe(table: pd.DataFrame) -> str:
 def _describe_divergences(table: pd.DataFrame) -> str:
     """Describe why Rel. Avg. is undefined, and the method with the lowest KL at each budget."""
     sentences = [
-        f"The original answers none of the {table['items'].iloc[0]} items as the data does, so "
-        "that Rel. Avg. is not defined; write answers in the data as the model words them."
+        f"The original answers none of the {table['items'].iloc[0]} items correctly, so Rel. Avg. "
+        "is undefined; write the answers in the data as the model words them."
     ]
     for budget, rows in table.groupby("budget", sort=False):
         kl, method = min(zip(rows["kl"], rows["method"], strict=True))

@@ -1,4 +1,4 @@
-"""Pareto fronts: the points that no other point beats in both cost and value."""
+"""Pareto fronts: points that no other point beats in both cost and value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 
 def front(costs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the exact Pareto front by rising cost; points with value nan do not take part.
+    """Return the indices of the exact Pareto front by rising cost.
 
-    Of points with equal cost and value the first one stands for all.
+    Points with value nan are ignored. Of points with equal cost and value, the first one is taken.
+
+    Args:
+        costs: Costs, int64[P].
+        values: Values, float64[P].
     """
     known = np.flatnonzero(~np.isnan(values))
     order = known[np.lexsort((known, values[known], costs[known]))]
@@ -31,7 +35,7 @@ def front(costs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.i
 
 
 def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64]) -> pd.DataFrame:
-    """The front as a tidy table: the parameters, cost per sample, share of stock, value."""
+    """Return the front as a table: parameters, cost per sample, share of stock, value."""
     rows = front(constraint.listed, values)
     table = pd.DataFrame(
         {
@@ -48,13 +52,13 @@ def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64
 def save_front_figure(
     table: pd.DataFrame, constraint: Constraint, objective: str, unit: str, path: Path
 ) -> Path:
-    """Draw the front of `front_table` with the budget as a line; returns `path`."""
+    """Save a figure of the front with the budget as a line, and return `path`."""
     figure = draw_front(table, constraint, objective, unit)
     return write_atomic(path, lambda file: figure.savefig(file))
 
 
 def draw_front(table: pd.DataFrame, constraint: Constraint, objective: str, unit: str) -> Figure:
-    """Objective against the share of the stock model's cost."""
+    """Draw the objective over the share of the stock model's cost."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")

@@ -50,9 +50,9 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             here, there = outcome.record["settings"][name], first.record["settings"][name]
             if here != there:
                 raise OpsearchError(
-                    f"{outcome.label} has {name} {here}, {first.label} has {there}: they are not "
-                    "judged alike; give runs that differ in space, ranker, objective, solver or "
-                    "budget"
+                    f"{outcome.label} has {name} {here}, {first.label} has {there}: their "
+                    "results cannot be compared; give runs that differ only in space, "
+                    "ranker, objective, solver or budget"
                 )
     found = pd.DataFrame([_row(outcome) for outcome in outcomes])
     if found["ranker"].nunique() > 1:
@@ -120,7 +120,9 @@ def draw(found: pd.DataFrame) -> Figure:
 
 def describe(found: pd.DataFrame) -> str:
     """Describe the run with the lowest true divergence at each budget."""
-    sentences = [f"{len(found)} runs, judged alike." if len(found) > 1 else "1 run."]
+    sentences = [
+        f"{len(found)} runs with equal model, data and metrics." if len(found) > 1 else "1 run."
+    ]
     for budget, rows in found.groupby("budget", sort=False):
         best = min(rows.to_dict("records"), key=lambda row: row["kl_calibration"])
         sentences.append(
@@ -132,5 +134,5 @@ def describe(found: pd.DataFrame) -> str:
 
 def _evaluated(row: Mapping[Hashable, Any]) -> str:
     """Format the KL on held-out items and Rel. Avg., where known."""
-    words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out ones"
+    words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out items"
     return words if pd.isna(row["rel_avg"]) else f"{words}, Rel. Avg. {row['rel_avg']:.1f} %"

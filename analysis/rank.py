@@ -297,10 +297,11 @@ def describe(table: pd.DataFrame) -> str:
     if last["policies"] > TOP:
         text.append(
             f"Over all {last['policies']} policies within {last['budget']} % of the stock model's "
-            f"FLOPs, on {last['samples']} samples, the additive proxy ranks as the joint KL does "
-            f"with Spearman {last['spearman']:.3f} (95 % interval {last['spearman_low']:.3f} to "
+            f"FLOPs, on {last['samples']} samples, the rankings by the additive proxy and the "
+            f"joint KL correlate with Spearman {last['spearman']:.3f} (95 % interval "
+            f"{last['spearman_low']:.3f} to "
             f"{last['spearman_high']:.3f}) and Kendall {last['kendall']:.3f}; of the best {TOP} "
-            f"both have {last['top10']:.0%} in common, of the best 1 % {last['top1pct']:.0%}."
+            f"they share {last['top10']:.0%}, of the best 1 % {last['top1pct']:.0%}."
         )
     text.append(
         f"At {equal.sum()} of {len(known)} budgets both choose the same policy. The proxy's choice "
@@ -319,8 +320,9 @@ def describe(table: pd.DataFrame) -> str:
     split = known["split_regret"]
     sure = (known["split_low"] > 0) | (known["split_high"] < 0)
     text.append(
-        f"On samples that had no part in the choice (chosen on a random half, judged on the other, "
-        f"{HALVES} halves) the joint's choice has the lower mean KL at {(split > 0).sum()} of "
+        f"On samples that were not used for the choice (chosen on a random half, judged on the "
+        f"other, {HALVES} halves) "
+        f"the joint's choice has the lower mean KL at {(split > 0).sum()} of "
         f"{len(known)} budgets and the proxy's at {(split < 0).sum()}; at {sure.sum()} budgets the "
         f"middle 95 % of the halves lie on one side of zero. The mean over budgets of the proxy's "
         f"KL minus the joint's is {split.mean():+.3f} nats."

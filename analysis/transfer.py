@@ -344,8 +344,8 @@ def describe(table: pd.DataFrame) -> str:
     text = [
         "Loss: KL of a policy that was searched elsewhere above that of the target's own optimum "
         "within the same cost, both chosen on one half of the samples and judged on the other "
-        f"({HALVES} halves; {counted} samples per target). The own optimum of few samples "
-        "fits these and no others, so that a loss can be below zero."
+        f"({HALVES} halves; {counted} samples per target). The target's own optimum "
+        "overfits if it has few samples, so a loss can be below zero."
     ]
     single = away[(away["source"] != ALL) & (away["target"] != ALL)]
     for budget, rows in single.groupby("budget"):
@@ -366,9 +366,9 @@ def describe(table: pd.DataFrame) -> str:
     )
     if len(by_source) > 2:
         text.append(
-            f"{by_source.idxmin()} is the best one to search on ({by_source.min():.2f} nats lost "
-            f"on average elsewhere), {by_source.idxmax()} the worst ({by_source.max():.2f}); "
-            f"{by_target.idxmax()} suffers most from policies of others ({by_target.max():.2f}), "
+            f"{by_source.idxmin()} is the best source ({by_source.min():.2f} nats lost on average "
+            f"on other targets), {by_source.idxmax()} the worst ({by_source.max():.2f}); "
+            f"{by_target.idxmax()} loses most with policies of others ({by_target.max():.2f}), "
             f"{by_target.idxmin()} least ({by_target.min():.2f})."
         )
     text.append(_by_proxy(proxy[(proxy["budget"] == budget) & (proxy["source"] != ALL)]))

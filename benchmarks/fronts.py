@@ -119,7 +119,7 @@ def _sums(first: Any, second: Any, third: Any) -> Any:
 
 
 def _fastest(work: Any) -> tuple[Any, float]:
-    """What it returns, and the least seconds that it took."""
+    """Return what a function returns, and the least seconds that it took."""
     seconds = []
     for _ in range(_REPEATS):
         start = time.process_time()

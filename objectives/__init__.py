@@ -1,4 +1,4 @@
-"""Objectives: what a policy does to the answers, as a number that solvers minimise.
+"""Objectives: the effect of a policy on the answers, as a number that solvers minimise.
 
 The contract is `ObjectiveFactory`. A new objective is a file with one class, and a line here.
 """

@@ -1,9 +1,9 @@
-"""The additive proxy: the sum of what each parameter does alone.
+"""The additive proxy: the sum of the individual divergences of all parameters.
 
 D(d_attn, d_mlp, n_v) is approximated by D(d_attn) + D(d_mlp) + D(n_v), each measured with all else
 unpruned (DOP, arXiv 2507.02909). The number of measurements is the sum of the parameters' values,
 not their product. Every value is measured; `points` measures fewer and interpolates between them
-with a monotone cubic (PCHIP), as the paper does with an interpolation that it does not name.
+with a monotone cubic (PCHIP); the paper interpolates, too, but does not say how.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from opsearch.problem.spaces.base import Parameter, Space
 class Additive:
     """Sum of individual KL divergences, the proxy of DOP.
 
-    points: values measured per parameter, None = all.
+    Attributes:
+        points: Number of measured values per parameter; None: all.
     """
 
     points: int | None = None
@@ -40,14 +41,15 @@ class Additive:
         return cls(settings.points)
 
     def require(self, space: Space) -> None:
-        """Raise OpsearchError where parameters prune nothing alone."""
+        """Raise OpsearchError if single parameters of the space prune nothing."""
         require_any_objective(self.name, space)
         require_individual(space)
 
     def policies(self, space: Space) -> list[Policy]:
-        """One policy per measured value of each parameter.
+        """Return one policy per measured value of each parameter.
 
-        Raises OpsearchError for a space whose parameters prune nothing alone.
+        Raises:
+            OpsearchError: Single parameters of the space prune nothing.
         """
         require_individual(space)
         return [
@@ -68,7 +70,7 @@ class Additive:
         return Separable(self.name, "nats", space, rounded, KL_QUANTUM)
 
     def measured(self, parameter: Parameter) -> Sequence[int]:
-        """Indices of the values that are measured, evenly spread and with both ends."""
+        """Return the indices of the measured values, evenly spread and including both ends."""
         size = len(parameter.values)
         if self.points is None or self.points >= size:
             return range(size)
@@ -76,18 +78,18 @@ class Additive:
 
 
 def require_individual(space: Space) -> None:
-    """Raise OpsearchError where parameters prune nothing alone, naming what can be searched."""
+    """Raise OpsearchError, with an alternative, if single parameters prune nothing."""
     if not space.parameters_act_alone:
         named = f" {', '.join(p.name for p in space.parameters)}" if space.listed else ""
         joint = "--objective joint, or to see each alone " if space.listed else ""
         raise OpsearchError(
-            f"space {space.name!r} has no individual divergences, its parameters{named} prune only "
-            f"together; use {joint}a run of space dop or depth"
+            f"space {space.name!r} has no individual divergences, because its parameters{named} "
+            f"prune only together; use {joint}a run of space dop or depth"
         )
 
 
 def alone(space: Space, k: int) -> list[list[int]]:
-    """The points where parameter k has each of its values and nothing else is pruned."""
+    """Return the points in which only parameter k prunes, one for each of its values."""
     unpruned = [len(parameter.values) - 1 for parameter in space.parameters]
     values = range(len(space.parameters[k].values))
     return [[*unpruned[:k], value, *unpruned[k + 1 :]] for value in values]
@@ -96,7 +98,7 @@ def alone(space: Space, k: int) -> list[list[int]]:
 def interpolated(
     parameter: Parameter, measured: Sequence[int], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The divergence at every value of the parameter from that at the measured ones."""
+    """Interpolate the divergence at all values of a parameter from the measured ones."""
     if len(measured) == len(parameter.values):
         return values
     from scipy.interpolate import PchipInterpolator

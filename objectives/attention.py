@@ -1,10 +1,10 @@
-"""FitPrune's criterion: how much of the original's attention goes to tokens that are deleted.
+"""FitPrune's criterion: the share of the original's attention that deleted tokens receive.
 
-A recipe deletes so many visual tokens in each layer. Its divergence is the largest share of the
-attention of a layer that tokens deleted in it or before it got in the original: of what the
-question's rows give to visual tokens, or of what visual rows do. For a bound on it, tokens are
-deleted layer by layer, in each as many as the bound allows, of each sample on its own; the recipe
-has the mean of their numbers. Source: FitPrune (AAAI 2025).
+A recipe deletes a number of visual tokens in each layer. Its divergence is the largest share of any
+layer's attention that tokens deleted up to this layer receive in the original, either of the
+attention from question rows to visual tokens or of that from visual rows. For a bound, as many
+tokens are deleted in each layer as the bound allows, per sample; the recipe is the mean of these
+numbers over the samples. Source: FitPrune (AAAI 2025).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Attention:
-    """Largest share of a layer's attention that deleted tokens got, the criterion of FitPrune."""
+    """Largest share of a layer's attention that deleted tokens receive, as in FitPrune."""
 
     name: ClassVar[str] = "attention"
     per_budget: ClassVar[bool] = False
@@ -41,12 +41,11 @@ class Attention:
         return cls()
 
     def require(self, space: Space) -> None:
-        """Raise OpsearchError for a space other than FitPrune's recipes."""
+        """Raise OpsearchError unless the space is that of FitPrune's recipes."""
         if space.only_objective != self.name:
             raise OpsearchError(
-                f"objective 'attention' says how many tokens to delete in each layer, which "
-                f"policies of space {space.name!r} do not; use --space recipes, or another "
-                "--objective"
+                f"objective 'attention' deletes tokens in each layer, which policies of space "
+                f"{space.name!r} cannot; use --space recipes, or another --objective"
             )
 
     def make(self, space: Space, measure: Measure, feasible: Mask) -> Bounded:
@@ -67,14 +66,18 @@ class Attention:
 
 
 def nearest(share: Fraction, values: int) -> int:
-    """Return the index of the value nearest to a share, of so many from 0 to 1."""
+    """Return the index of the nearest of `values` evenly spaced shares from 0 to 1."""
     return floor(share * (values - 1) + Fraction(1, 2))
 
 
 def recipe(received: Sequence[Masses], bound: float) -> list[Fraction]:
-    """Shares of the tokens that are left behind each layer, by one bound for all.
+    """Return the shares of tokens left after each layer for a bound.
 
-    The mean number that is deleted of the samples is rounded down to whole tokens of the largest.
+    The mean number of deleted tokens is rounded down to whole tokens of the largest sample.
+
+    Args:
+        received: Attention of each sample, float[L, 2, N].
+        bound: Bound on the criterion.
     """
     layers, most = len(received[0]), max(masses.shape[-1] for masses in received)
     deleted = [Fraction(0)] * layers
@@ -89,7 +92,7 @@ def recipe(received: Sequence[Masses], bound: float) -> list[Fraction]:
 
 
 def deletions(masses: Masses, bound: float) -> list[int]:
-    """How many tokens of one sample go in each layer, of masses [L, 2, N]."""
+    """Return the number of tokens of a sample, float[L, 2, N], that each layer deletes."""
     left = np.ones(masses.shape[-1], bool)
     counts = []
     for both in masses.astype(np.float64):
@@ -102,13 +105,13 @@ def deletions(masses: Masses, bound: float) -> list[int]:
 
 
 def _negligible(mass: NDArray[np.float64], left: Mask, needed: float) -> Mask:
-    """Tokens left, by rising mass, as long as what the others have is not below what is needed.
+    """Return a mask of the tokens with least mass, such that the others have `needed` in total.
 
-    The last one that could go stays, as in the published search.
+    The last of these tokens is kept, as in the published search.
     """
     tokens = np.flatnonzero(left)
     order = tokens[np.argsort(mass[tokens], kind="stable")]
-    # What is left without the first, the first two, ... of them.
+    # Mass that is left without the first one, two, ... tokens.
     others = np.append(np.cumsum(mass[order][::-1])[::-1][1:], 0.0)[: len(order)]
     found = np.zeros_like(left)
     found[order[: max(0, int((others >= needed).sum()) - 1)]] = True
@@ -116,9 +119,13 @@ def _negligible(mass: NDArray[np.float64], left: Mask, needed: float) -> Mask:
 
 
 def lost(masses: Masses, shares: Sequence[Fraction]) -> float:
-    """The largest share of a layer's attention that deleted tokens of one sample got.
+    """Return the largest share of a layer's attention on deleted tokens of a sample.
 
-    Those go that the ranker `fitprune` puts last.
+    The ranker `fitprune` selects the tokens to delete.
+
+    Args:
+        masses: Attention of the sample, float[L, 2, N].
+        shares: Shares of tokens left after each layer.
     """
     size = masses.shape[-1]
     order, worst = np.arange(size), 0.0

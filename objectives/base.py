@@ -1,4 +1,4 @@
-"""The contract of an objective factory: it turns measurements into an objective over a space."""
+"""The contract of objective factories, which make an objective from measurements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from opsearch.problem.spaces.base import Space
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    """What an objective is built from; each one reads what it has a use for.
+    """Settings of an objective; each objective reads the ones that apply to it.
 
     Attributes:
         points: Values of each parameter that the additive proxy measures; None: all.
         pairs: Interactions that the pairwise proxy measures: adjacent, all, or a number.
-        seed: Draws the pairs where `pairs` is a number.
+        seed: Seed of the drawn pairs, if `pairs` is a number.
     """
 
     points: int | None = None
@@ -29,41 +29,41 @@ class ObjectiveSettings:
 
 
 class ObjectiveFactory(Protocol):
-    """Makes an objective over a space from measurements.
+    """Factory of an objective over a space from measurements.
 
     The class also has `from_settings(settings: ObjectiveSettings, **params)`, which builds it;
     `params` come from `--objective 'name(key=value)'`.
-
-    Attributes:
-        name: As the user types it.
-        form: Of the objective that `make` will return.
-        per_budget: Whether what is measured depends on the budget, so that each needs its own.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the objective."""
+
     @property
-    def form(self) -> Form: ...
+    def form(self) -> Form:
+        """Form of the objective that `make` returns."""
+
     @property
-    def per_budget(self) -> bool: ...
+    def per_budget(self) -> bool:
+        """True if the measured points depend on the budget, so each budget is measured anew."""
 
     def require(self, space: Space) -> None:
-        """Raise OpsearchError where the objective cannot be had in this space."""
+        """Raise OpsearchError if the objective is not defined in this space."""
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Objective:
-        """Measure and return the objective; only points where `feasible` need values.
+        """Measure and return the objective; infeasible points need no values.
 
         Args:
             space: The space that is searched.
             measure: Measures policies on the calibration samples.
-            feasible: Which points keep to the budgets, bool[P]; empty where they are not listed.
+            feasible: Mask of the points within the budgets, bool[P]; empty if not listed.
         """
 
 
 def require_any_objective(objective: str, space: Space) -> None:
-    """Raise OpsearchError for a space that can be searched by one objective only, not this one."""
+    """Raise OpsearchError if the space can only be searched by a different objective."""
     if space.only_objective not in (None, objective):
         raise OpsearchError(
-            f"objective {objective!r} does not exist in space {space.name!r}; use --objective "
+            f"objective {objective!r} is not available in space {space.name!r}; use --objective "
             f"{space.only_objective}, or another space such as stages"
         )

@@ -1,7 +1,7 @@
-"""The true divergence of each policy as it would run: nothing is approximated.
+"""The true divergence of each policy, without approximation.
 
-With a solver that reads tables all feasible points are measured; with one that asks for points
-(`lazy`) only those that it asks for.
+A solver that reads tables has all feasible points measured. A blackbox solver has points measured
+one by one (`lazy`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from opsearch.problem.spaces.point_policies import PointPolicies
 
 @dataclass(frozen=True)
 class Joint:
-    """Mean KL of the decoded policy over the samples, in nats."""
+    """Mean KL of the policy over the samples, in nats.
+
+    Attributes:
+        lazy: Whether points are measured on request.
+    """
 
     lazy: bool = False
     name: ClassVar[str] = "joint"
@@ -33,16 +37,16 @@ class Joint:
         return cls()
 
     def require(self, space: Space) -> None:
-        """Accept any space whose policies can be measured; recipes have their own criterion."""
+        """Raise OpsearchError if the space can only be searched by another objective."""
         require_any_objective(self.name, space)
 
     @property
     def form(self) -> Form:
-        """What `make` will return."""
+        """Form of the objective that `make` returns."""
         return "blackbox" if self.lazy else "table"
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Table | Blackbox:
-        """Measure the feasible points now, or each when asked."""
+        """Measure the feasible points, or return an objective that measures on request."""
         if self.lazy:
 
             def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
@@ -55,5 +59,5 @@ class Joint:
 
 
 def rounded_mean(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over samples in whole quanta, so that ties are exact."""
+    """Return the mean over samples in whole quanta, so that ties are exact."""
     return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))

@@ -1,9 +1,9 @@
-"""The true divergence where there are too many policies to measure: from coarse to fine.
+"""The true divergence from coarse to fine, if there are too many policies to measure.
 
-First every 4th depth with every share of tokens, then whatever is near the three best policies so
-far, until all that is near them is measured. Near means: none of the depths up to which queries,
-keys and MLPs work or stages begin, and not the place of a share among its values, differs by more
-than 2. It is a local search: what it finds need not be the best of the space.
+Every 4th depth with every share of tokens is measured first, then all policies near the three best
+ones so far, until no policy near them is left. Two policies are near if no depth and no share index
+differs by more than 2. This is a local search, so the best policy found need not be the best of the
+space.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from opsearch.problem.spaces.point_policies import PointPolicies
 
 _STEP = 4  # layers between the depths that are measured first
 _NEAR = 2
-_BEST = 3  # near one alone, the search ends in the first valley
+_BEST = 3  # with one, the search ends in the first local minimum
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class CoarseJoint:
-    """Mean KL of the decoded policy over the samples, in nats, where the search comes by."""
+    """Mean KL of the policy over the samples, in nats, at the points that the search visits."""
 
     name: ClassVar[str] = "joint"
     per_budget: ClassVar[bool] = True
@@ -42,18 +42,19 @@ class CoarseJoint:
         return cls()
 
     def require(self, space: Space) -> None:
-        """Raise OpsearchError for a space without depths."""
+        """Raise OpsearchError if the space has no depths."""
         require_any_objective(self.name, space)
         if space.layer_columns is None:
             raise OpsearchError(
-                f"space {space.name!r} has no depths to take coarse and fine; raise --effort to "
-                "measure all its policies"
+                f"space {space.name!r} has no depths to refine from coarse to fine; raise --effort "
+                "to measure all its policies"
             )
 
     def make(self, space: Space, measure: Measure, feasible: Mask) -> Table:
-        """Measure a part of the feasible points; nan elsewhere, and the table says how.
+        """Measure a part of the feasible points; the others are nan.
 
-        Raises OpsearchError for a space without depths.
+        Raises:
+            OpsearchError: The space has no depths.
         """
         self.require(space)
         values = np.full(len(space.points), np.nan)
@@ -74,7 +75,7 @@ class CoarseJoint:
 
 
 def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
-    """The widest step between depths at which some point is feasible, and these points."""
+    """Return the widest step of depths with a feasible point, and a mask of these points."""
     depths = space.points[:, list(space.layer_columns or ())]
     step = _STEP
     while True:
@@ -86,10 +87,15 @@ def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
 
 
 def near_dearest(space: Space, feasible: Mask, first: Mask, costs: NDArray[np.int64]) -> Mask:
-    """What is near the dearest of the coarse points, for the best are not known beforehand.
+    """Return a mask of the points near the most expensive coarse points, to estimate the work.
 
-    Within a budget the best are mostly those that spend it. costs: by which the dearest are told,
-    those of the first budget where there are several.
+    The best points are not known beforehand, but most of them use up the budget.
+
+    Args:
+        space: The space.
+        feasible: Mask of the points within the budgets, bool[P].
+        first: Mask of the coarse points, bool[P].
+        costs: Cost of each point under the first budget, int64[P].
     """
     coarse = np.flatnonzero(first)
     dearest = coarse[np.argsort(costs[coarse], kind="stable")[-_BEST:]]

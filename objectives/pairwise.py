@@ -1,7 +1,7 @@
-"""The pairwise proxy: what each choice does alone, and what pairs of choices add or spare.
+"""The pairwise proxy: individual divergences, corrected by interactions of pairs of choices.
 
-D(i) + D(j) is corrected by the measured interaction D(i, j) - D(i) - D(j), each divergence with all
-else unpruned. The proxy is exact for policies that prune at most two things.
+D(i) + D(j) is corrected by the measured interaction D(i, j) - D(i) - D(j), where each divergence is
+measured with all else unpruned. The proxy is exact for policies with at most two pruning choices.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from opsearch.problem.spaces.base import PerOperation, Space
 class MeasuredPairs:
     """Sum of individual divergences and of measured interactions.
 
-    pairs: `all` of them, or in spaces with a choice per operation only those of operations in the
-    same or in `adjacent` layers, and of each operation with n_v, or a number of them such as `500`,
-    drawn at random by `seed`.
+    Attributes:
+        pairs: `all`; `adjacent`: in spaces with one parameter per operation, pairs of operations in
+            the same or adjacent layers, and of each operation with n_v; or a number such as `500`,
+            to draw as many pairs at random.
+        seed: Seed of the drawn pairs.
     """
 
     pairs: str = "adjacent"
@@ -49,19 +51,20 @@ class MeasuredPairs:
         return cls(settings.pairs, settings.seed)
 
     def require(self, space: Space) -> None:
-        """Raise OpsearchError where parameters prune nothing alone."""
+        """Raise OpsearchError if single parameters of the space prune nothing."""
         require_individual(space)
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Pairwise:
         """Measure each choice alone, then each pair of choices (nats, mean over samples).
 
-        Raises OpsearchError for a space whose parameters prune nothing alone.
+        Raises:
+            OpsearchError: Single parameters of the space prune nothing.
         """
         require_individual(space)
         alone = Additive().make(space, measure, feasible)
         pairs = self.choices(space)
         policies = [space.decode(together(space, pair)) for pair in pairs]
-        # A space of one parameter has none.
+        # A space with one parameter has no pairs.
         means = measure(policies).mean(axis=1) if policies else np.zeros(0)
         interactions = {}
         for pair, mean in zip(pairs, means, strict=True):
@@ -79,7 +82,7 @@ class MeasuredPairs:
         )
 
     def choices(self, space: Space) -> list[Pair]:
-        """The pairs of pruning choices that are measured."""
+        """Return the pairs of pruning choices to measure."""
         every = list(pruning_pairs(space))
         if self.pairs.isdecimal():
             drawn = np.random.default_rng(self.seed).permutation(len(every))[: int(self.pairs)]
@@ -91,7 +94,7 @@ class MeasuredPairs:
 
 
 def pruning_pairs(space: Space) -> Iterator[Pair]:
-    """All pairs of choices of two parameters that both prune something."""
+    """Yield all pairs of pruning choices of two parameters."""
     for k, m in combinations(range(len(space.parameters)), 2):
         for i in range(len(space.parameters[k].values) - 1):
             for j in range(len(space.parameters[m].values) - 1):
@@ -99,14 +102,14 @@ def pruning_pairs(space: Space) -> Iterator[Pair]:
 
 
 def near(space: PerOperation, k: int, m: int) -> bool:
-    """Whether two parameters belong to the same or adjacent layers, or one of them is n_v."""
+    """Return whether two parameters are in the same or adjacent layers, or one is n_v."""
     if m == len(space.operations):
         return True
     return abs(space.operations[k][0] - space.operations[m][0]) <= 1
 
 
 def together(space: Space, choices: tuple[Choice, ...]) -> list[int]:
-    """The point that makes these choices and prunes nothing else."""
+    """Return the point that makes these choices and prunes nothing else."""
     point = [len(parameter.values) - 1 for parameter in space.parameters]
     for k, i in choices:
         point[k] = i

@@ -1,4 +1,4 @@
-"""What solvers see where rounding hides small differences."""
+"""Rounding of objectives, so that differences below the noise floor are ties."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from opsearch.problem.spaces.base import Space
 
 
 def rounded(objective: Objective, floor: float) -> Objective:
-    """The objective in whole multiples of `floor` nats, so that smaller differences are ties.
+    """Round an objective to multiples of `floor` nats, so that smaller differences are ties.
 
-    Unchanged where its own quantum is no finer, and where it is no divergence.
+    Objectives with a larger quantum or another unit are returned unchanged.
     """
     if objective.unit != "nats" or objective.quantum >= floor:
         return objective
@@ -42,7 +42,7 @@ def rounded(objective: Objective, floor: float) -> Objective:
 
 
 def lazy_joint(space: Space, measure: Measure, floor: float) -> Blackbox:
-    """The true divergence, measured point by point, in whole multiples of `floor` nats."""
+    """Return the true divergence, measured on request, in whole multiples of `floor` nats."""
     made = rounded(Joint(lazy=True).make(space, measure, np.zeros(0, bool)), floor)
     assert isinstance(made, Blackbox)  # lazily made, and rounded as it was
     return made

@@ -33,7 +33,7 @@ class EvaluatedPoints:
 
     @property
     def spent(self) -> bool:
-        """Whether no further point may be evaluated."""
+        """True if no further point may be evaluated."""
         return len(self.values) >= self.limit
 
     def evaluate(self, points: Iterable[int]) -> None:

@@ -78,10 +78,12 @@ class _Search:
         at, moves = self.evaluated.best(), 0
         while at is not None and (better := self._better(at)) is not None:
             at, moves = better, moves + 1
-        ended = "until evaluations were spent" if self.evaluated.spent else "to a local optimum"
+        ended = (
+            "until the evaluations were used up" if self.evaluated.spent else "to a local optimum"
+        )
         note = f"{moves} moves {ended}, {len(self.evaluated.values)} points evaluated"
         if at is None:
-            note = "no start point is within all budgets and has a value"
+            note = "no start point is within all budgets and has a value; raise --budget"
         return self.evaluated.solution(at, solver, note)
 
     def _better(self, at: int) -> int | None:

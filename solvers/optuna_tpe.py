@@ -110,7 +110,7 @@ class _Search:
     def _ask(self, size: int) -> list[tuple[Trial, int]]:
         """Return trials of `size` new points within the budget, with repeats of these points.
 
-        Points that are over budget or known already are told to the sampler at once. There are
+        Points that are over budget or known already are reported to the sampler at once. There are
         fewer trials where no new point is found.
         """
         from optuna.samplers import TPESampler

@@ -49,9 +49,9 @@ def _bisected(problem: Problem, solver: str) -> Solution:
         else:
             low = middle + 1
     if best is None:
-        note = "no threshold meets the budget"
+        note = "no threshold meets the budget; raise --budget"
         return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, note=note)
-    note = f"every choice costs at most {best[1]:.6f} {objective.unit} alone"
+    note = f"the individual divergence of every choice is at most {best[1]:.6f} {objective.unit}"
     return solution_at(problem, best[0], Status.FEASIBLE, solver, note=note)
 
 

@@ -11,6 +11,7 @@ import typer
 import opsearch
 from opsearch.commands.analyze import KINDS
 from opsearch.commands.cli import app
+from opsearch.registry import KINDS as KIND_CONTRACTS
 
 ROOT = Path(__file__).parent.parent
 FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("opsearch/data/demo/model/*.md")]
@@ -88,7 +89,8 @@ def test_the_api_page_runs(tmp_path, monkeypatch):
     assert not found.failed
 
 
-SHOWN = [*(ROOT / "examples").glob("*.py"), ROOT / "README.md", ROOT / "docs" / "api.md"]
+PAGES_OF_PARTS = [ROOT / "docs" / name for name in ("api.md", "architecture.md")]
+SHOWN = [*(ROOT / "examples").glob("*.py"), ROOT / "README.md", *PAGES_OF_PARTS]
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
@@ -107,3 +109,32 @@ def test_only_public_names_are_imported(path):
             imported = {name.strip() for name in "".join(names).split(",") if name.strip()}
             assert imported <= set(opsearch.__all__)
         assert set(re.findall(r"\bopsearch\.([A-Za-z]\w*)\(", code)) <= set(opsearch.__all__)
+
+
+def test_the_minimal_parts_run():
+    parts = {}
+    for block in PYTHON.findall((ROOT / "docs" / "architecture.md").read_text()):
+        exec(block, parts)
+    solver, space, cost = (parts[name] for name in ("First", "Halves", "KeptRows"))
+    objective = parts["Worst"]
+    given = {"solvers": solver, "objectives": objective, "spaces": space, "costs": cost}
+    for kind, part in given.items():
+        assert [m for m in KIND_CONTRACTS[kind].members if not hasattr(part, m)] == []
+    model, processor = opsearch.load_model("demo")
+    items = opsearch.load_items("demo", samples=2)
+    halves = space(12, opsearch.RankerSpec("uniform"))
+    found = opsearch.search(
+        model,
+        processor,
+        items,
+        budget="60%",
+        space=halves,
+        objective=objective(),
+        solver=solver(),
+        progress=False,
+    )
+    kl = opsearch.measure_kl(model, processor, items, [found.policy])
+    assert found.policy.canonical(64) == halves.decode([0]).canonical(64)
+    assert found.value == pytest.approx(kl.max(), abs=1e-6)
+    counts = found.policy.resolve(64)
+    assert cost(12).of(counts, 64, 10) == counts.sum() < cost(12).stock(64, 10)

@@ -86,6 +86,7 @@ def test_the_reproduction_kit_runs_every_row(example):
     out = example("reproduce.py", "--smoke", "--out", "run")
     listed = example("reproduce.py", "--list").splitlines()
     assert out.count("(expected: ") == len(listed)
+    assert out.count("Rel. Avg. ") == len(listed)
     for line in listed:
         where, expected = line.split(": ", 1)
         assert f"(expected: {expected.split(', ', 1)[1]})" in out or "VTW" in expected

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CostLabel:
-    """How tables name a cost.
+    """Names of a cost in tables and sentences.
 
     Attributes:
         amount: The row of the mean per sample.
@@ -35,7 +35,7 @@ class CostLabel:
 
 @dataclass(frozen=True)
 class CostSettings:
-    """What a cost is built from.
+    """Inputs of a cost.
 
     Attributes:
         shape: The decoder's dimensions.
@@ -50,24 +50,23 @@ class Cost(Protocol):
     """Maps the counts of a policy on one sample to an exact integer in `unit`.
 
     The class also has `from_settings(settings: CostSettings)`, which builds it.
-
-    Attributes:
-        name: What a budget names it by, as in `30%kv`.
-        unit: Of the integers; an absolute budget ends with it, as in `200MB`.
-        label: How tables name it.
-        timed: Whether it is time, and takes a measured table.
     """
 
     @property
     def name(self) -> str:
-        """Key of the cost."""
+        """Name in budgets, as in `30%kv`."""
 
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """Unit of the integers, with which an absolute budget ends, as in `200MB`."""
+
     @property
-    def label(self) -> CostLabel: ...
+    def label(self) -> CostLabel:
+        """Label in tables."""
+
     @property
-    def timed(self) -> bool: ...
+    def timed(self) -> bool:
+        """True if the cost is a time, which needs a measured table."""
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None

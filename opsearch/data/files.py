@@ -1,10 +1,12 @@
-"""Items from a JSON Lines file, with images in the folder of the file or below.
+"""Items from JSON Lines and Parquet files, with images in the folder of the file or below.
 
     {"image": "cat.jpg", "question": "what animal is this?", "answer": "cat"}
     {"images": ["a.png", "b.png"], "question": "which is older?", "answers": ["a", "first"],
      "id": "q7", "family": "compare"}      (on one line)
 
-`answers` may be empty, because search needs no answers; evaluation does. Blank answers are ignored.
+`answers` may be empty, because a search needs no answers, but an evaluation does. Blank answers are
+ignored. A Parquet file has one item per row with the same keys as columns; null cells are missing
+keys. Reading it needs pyarrow.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def load_jsonl(path: str | Path) -> list[Item]:
     path = Path(path)
     items = make_items(((n, _parse(line, f"{path}, line {n}")) for n, line in _lines(path)), path)
     if not items:
-        raise DataError(f"{path} holds no items; write one JSON object a line: {_EXAMPLE}.")
+        raise DataError(f"{path} holds no items; write one JSON object per line: {_EXAMPLE}.")
     return items
 
 
@@ -67,8 +69,8 @@ def make_items(records: Iterable[tuple[int, Any]], path: Path, unit: str = "line
         item = _item(_checked(record, where), path, number, where)
         if item.id in number_of:
             raise DataError(
-                f'{where}: the id "{item.id}" is that of {unit} {number_of[item.id]}, too; '
-                "give every item an id of its own, or none."
+                f'{where}: the id "{item.id}" is already used in {unit} {number_of[item.id]}; '
+                "give every item a unique id, or none."
             )
         number_of[item.id] = number
         items.append(item)
@@ -171,7 +173,7 @@ def load_parquet(path: Path) -> list[Item]:
         from pyarrow.parquet import read_table
     except ImportError as error:
         raise DataError(
-            f"{path} cannot be read without pyarrow; pip install pyarrow, or write JSON Lines"
+            f"{path} cannot be read without pyarrow; pip install pyarrow, or use JSON Lines"
         ) from error
     try:
         rows = read_table(path).to_pylist()
@@ -179,6 +181,6 @@ def load_parquet(path: Path) -> list[Item]:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as Parquet ({reason}); check the file.") from error
     if not rows:
-        raise DataError(f"{path} holds no rows; write one item a row.")
+        raise DataError(f"{path} holds no rows; write one item per row.")
     records = ({name: cell for name, cell in row.items() if cell is not None} for row in rows)
     return make_items(enumerate(records, start=1), path, "row")

@@ -22,7 +22,7 @@ from opsearch.errors import DataError, OpsearchError, UnknownNameError
 
 PREFIX = "lmms:"
 EMBEDDED = Path(__file__).parent.parent / "lmms" / "embedded"
-_LISTED = "those of `lmms-eval --tasks list`, single ones"
+_LISTED = "the single tasks of `lmms-eval --tasks list`"
 _INSTALL = "pip install 'opsearch[lmms]'"
 
 
@@ -139,8 +139,8 @@ def _data_error(manager: Any, name: str, error: Exception) -> str:
 def _check(task: Any, name: str) -> None:
     if task.OUTPUT_TYPE != "generate_until":
         raise DataError(
-            f"task {name} asks for {task.OUTPUT_TYPE}, not for text to generate; choose a task of "
-            "output type generate_until"
+            f"task {name} has output type {task.OUTPUT_TYPE}, which generates no text; choose a "
+            "task of output type generate_until"
         )
     indices = range(len(task.eval_docs))
     if not any(lmms_item(task, index).images for index in indices):

@@ -1,4 +1,4 @@
-"""Load items by name: the embedded tasks, a file, or a task of lmms-eval."""
+"""Loading of items by name: the embedded tasks, a file, or a task of lmms-eval."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def load_items(
     split: str = "calibration",
     seed: int = 0,
 ) -> list[Item]:
-    """Return items to search or to evaluate on.
+    """Return items for a search or an evaluation.
 
     Args:
         source: `demo` for the embedded tasks, a JSON Lines or Parquet file, or `lmms:TASK`.
         samples: Number of items; None: all of a file, 64 of the embedded tasks or of a task.
-        split: Of the embedded tasks: train, calibration, held-out or test.
-        seed: Draws the items of the embedded tasks and of a task.
+        split: Split of the embedded tasks: train, calibration, held-out or test.
+        seed: Seed by which items of the embedded tasks or of a task are drawn.
 
     Raises:
-        DataError: The source cannot be read; names the file, the line and the remedy.
+        DataError: The source cannot be read; the message names file, line and remedy.
     """
     text = str(source)
     if text == "demo":

@@ -211,5 +211,5 @@ class Engine:
         memory = format_amount(self.memory_budget.memory, "B")
         return (
             f"memory ran out with {len(chunk.policies)} policies on {len(chunk.samples)} samples "
-            f"at once: going on in halves; with less than --memory {memory} chunks start smaller"
+            f"at once; continuing in halves (a --memory below {memory} makes smaller chunks)"
         )

@@ -33,7 +33,7 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
         clip = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError):
         return (
-            f"clip={folder} is no folder of a CLIP model, nor a hub id that can be reached; give "
+            f"clip={folder} is neither a folder of a CLIP model nor a reachable hub id; give "
             "one that holds config.json and the weights"
         )
     if clip.model_type != "clip":
@@ -41,8 +41,8 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     width, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
     if width != own:
         return (
-            f"the vision tower in clip={folder} is {width} wide and the model's {own}, so it is "
-            "another one"
+            f"the vision tower in clip={folder} has width {width} and the model's has {own}, so "
+            "they are different towers"
         )
     return None
 

@@ -129,8 +129,8 @@ def check_attention(attention: str, dtype: str, device: str) -> None:
 
     if not is_flash_attn_2_available():
         raise ModelError(
-            f"--attention {FLASH} needs a GPU and the package flash_attn from 2.3.3 on, which is "
-            "not installed or does not fit; pip install flash-attn, or give --attention sdpa"
+            f"--attention {FLASH} needs a GPU and flash_attn 2.3.3 or later, which is not "
+            "installed or not compatible; pip install flash-attn, or give --attention sdpa"
         )
 
 

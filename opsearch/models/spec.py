@@ -1,4 +1,4 @@
-"""Which model to load and how; importing this module loads neither torch nor transformers."""
+"""The model to load and its settings; importing this module loads no torch or transformers."""
 
 from __future__ import annotations
 

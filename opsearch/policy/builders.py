@@ -1,8 +1,10 @@
-"""Policies of published methods and of the search spaces, as tables of counts.
+"""Policies of the search spaces and of published methods, as tables of counts.
 
-Depths are numbers of layers kept (the first pruned layer); fractions are shares of the sample's
-visual tokens. Sources: DOP (arXiv 2507.02909), VTW (AAAI 2025), ShortV (ICCV 2025), FastV (ECCV
-2024), PyramidDrop (CVPR 2025).
+A depth is the number of layers that are kept, which is also the index of the first pruned layer. A
+share is a fraction of the sample's visual tokens. Defaults of methods that rank inside the decoder
+are those published for LLaVA-1.5-7B; with another number of layers, stages start at the same
+fraction of the depth. Sources: DOP (arXiv 2507.02909), VTW (AAAI 2025), ShortV (ICCV 2025), FastV
+(ECCV 2024), PyramidDrop (CVPR 2025), SparseVLM (ICML 2025), FitPrune (AAAI 2025).
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ _ONE, _ZERO = Fraction(1), Fraction(0)
 
 
 def identity(layers: int) -> Policy:
-    """The original model: every operation on every visual token."""
+    """Return the original model's policy: every operation on every visual token."""
     return Policy(((_ONE, _ONE, _ONE),) * layers, name="original")
 
 
 def tokens(layers: int, n_v: FractionLike, ranker: RankerSpec | None = None) -> Policy:
-    """Uniform token reduction: the first n_v of the ranking in every operation."""
+    """Reduce the tokens uniformly: every operation processes the first n_v of the ranking."""
     policy = depth(layers, layers, layers, layers, n_v, ranker)
     return _named(policy, f"tokens(n_v={_fraction(n_v)})")
 
@@ -41,10 +43,19 @@ def dop(
     ranker: RankerSpec | None = None,
     kv: KVReading = "leaves",
 ) -> Policy:
-    """DOP's three integers: attention up to d_attn, MLP up to d_mlp, on the first n_v tokens.
+    """Build DOP's policy: attention up to d_attn, MLP up to d_mlp, on the first n_v tokens.
 
-    The paper's "MHA pruned beyond d_attn" has two readings: keys and values leave with the queries,
-    or stay readable in all layers.
+    Args:
+        layers: Number of decoder layers.
+        d_attn: Depth of the attention, 0 to `layers`.
+        d_mlp: Depth of the MLPs, 0 to `layers`.
+        n_v: Share of the visual tokens.
+        ranker: Ranker before the decoder.
+        kv: Reading of the paper's "MHA pruned beyond d_attn": keys and values "leaves" with the
+            queries, or "stays" readable in all layers.
+
+    Raises:
+        PolicyError: A depth or a share is out of range.
     """
     if kv not in ("leaves", "stays"):
         raise PolicyError(f"kv={kv!r} is not a reading of dop; use 'leaves' or 'stays'")
@@ -61,7 +72,7 @@ def depth(
     n_v: FractionLike = 1,
     ranker: RankerSpec | None = None,
 ) -> Policy:
-    """A depth of its own for each module, on the first n_v tokens of the ranking."""
+    """Build a policy with separate depths of q, kv and mlp, on the first n_v tokens."""
     for label, value in (("d_q", d_q), ("d_kv", d_kv), ("d_mlp", d_mlp)):
         if not 0 <= value <= layers:
             raise PolicyError(
@@ -82,7 +93,7 @@ def depth(
 
 
 def vtw(layers: int, k: int) -> Policy:
-    """Visual token withdrawal: nothing of the image from layer k on."""
+    """Withdraw all visual tokens from layer k on (VTW)."""
     if not 0 <= k <= layers:
         raise PolicyError(
             f"k={k} is outside 0..{layers}, the layers of the decoder; give one of these"
@@ -91,7 +102,7 @@ def vtw(layers: int, k: int) -> Policy:
 
 
 def shortv(layers: int, frozen: Collection[int]) -> Policy:
-    """ShortV: visual tokens are not updated in the frozen layers, but stay readable."""
+    """Freeze the visual tokens in some layers, where they remain readable (ShortV)."""
     outside = sorted(layer for layer in frozen if not 0 <= layer < layers)
     if outside:
         raise PolicyError(f"frozen layers {outside} are outside 0..{layers - 1}; leave them out")
@@ -104,10 +115,10 @@ def shortv(layers: int, frozen: Collection[int]) -> Policy:
 def stages(
     layers: int, shares: Mapping[int, FractionLike], ranker: RankerSpec | None = None
 ) -> Policy:
-    """Falling counts: from layer `start` on, the share of tokens given by `shares[start]`.
+    """Keep the share `shares[start]` of the tokens from each layer `start` on.
 
-    FastV is {0: 1, K: 1 - R}; PyramidDrop {0: 1, 8: "1/2", 16: "1/4", 24: "1/8"}. With one ranker
-    before the decoder the order is fixed once; the methods themselves re-rank inside it.
+    FastV is {0: 1, K: 1 - R}, PyramidDrop {0: 1, 8: "1/2", 16: "1/4", 24: "1/8"}. A ranker before
+    the decoder fixes the order once, whereas these methods rerank inside it.
     """
     if 0 not in shares:
         raise PolicyError(f"stages start at {sorted(shares)}; the first stage starts at layer 0")
@@ -125,13 +136,13 @@ def stages(
 
 
 def _fraction(value: FractionLike) -> Fraction:
-    """An exact share; a float such as 0.42 would not be the share that was meant."""
+    """Return an exact share; floats are errors, because 0.42 as a float is not 42/100."""
     if isinstance(value, float):
         raise PolicyError(f"share {value} is a float; write it exactly, e.g. '{value}' or '1/4'")
     try:
         return Fraction(value)
     except ValueError:
-        raise PolicyError(f"share {value!r} is no number; write e.g. '0.42' or '1/4'") from None
+        raise PolicyError(f"share {value!r} is not a number; write e.g. '0.42' or '1/4'") from None
 
 
 def _before_decoder(ranker: RankerSpec | None) -> tuple[tuple[int, RankerSpec], ...]:
@@ -142,8 +153,8 @@ def _named(policy: Policy, name: str) -> Policy:
     return Policy(policy.counts, policy.unit, policy.rankers, name)
 
 
-# Tokens of 576 that SparseVLM's second version keeps behind layers 2, 6 and 15 of 32, by the budget
-# that it is named after; on average over the layers more are left.
+# Tokens of 576 that version 2 of SparseVLM keeps after layers 2, 6 and 15 of 32, by the name of the
+# budget. The average over the layers is above that number.
 SPARSEVLM = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
 _SPARSEVLM_LAYERS, _DEPTH, _TOKENS = (3, 7, 16), 32, 576
 _SPARSEVLM_HEADS = 14 / 32
@@ -154,15 +165,18 @@ FITPRUNE_60 = {layer: int(n) for layer, n in enumerate(_DELETED.split())}
 
 
 def fastv(layers: int, k: int = 2, share: FractionLike = "1/2") -> Policy:
-    """FastV: all tokens before layer k, from there on a share, by attention in layer k - 1."""
+    """Keep a share of the tokens from layer k on, ranked by attention in layer k - 1 (FastV)."""
     policy = _ranked("fastv", stages(layers, {0: 1, k: share}), [k])
     return replace(policy, name=f"fastv(k={k}, share={Fraction(share)})")
 
 
 def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None = None) -> Policy:
-    """PyramidDrop: a share of the tokens that are left, at three layers of equal distance.
+    """Keep a share of the remaining tokens at each of three equally spaced layers (PyramidDrop).
 
-    first: the first of them, None for a quarter of the layers.
+    Args:
+        layers: Number of decoder layers.
+        share: Share of the remaining tokens that each stage keeps.
+        first: Layer of the first stage; None: a quarter of the layers.
     """
     kept, start = Fraction(share), layers // 4 if first is None else first
     starts = [start + i * (layers - start) // 3 for i in range(3)]
@@ -172,14 +186,20 @@ def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None
 
 
 def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = None) -> Policy:
-    """SparseVLM, version 2: falling numbers of tokens at three layers, by the attention of words.
+    """Keep fewer tokens from each of three layers on, by attention of text (SparseVLM, version 2).
 
-    budget: the published name of these numbers; share: what is left after the first drop instead,
-    the other drops in proportion.
+    Args:
+        layers: Number of decoder layers.
+        budget: Name of the published token numbers: 192, 128, 96 or 64.
+        share: Share of the tokens after the first stage, with the others in proportion; None: as
+            published.
+
+    Raises:
+        PolicyError: No numbers are published for the budget.
     """
     if budget not in SPARSEVLM:
         raise PolicyError(
-            f"SparseVLM publishes no numbers of tokens for {budget}; give one of "
+            f"SparseVLM publishes no token numbers for budget {budget}; use one of "
             f"{', '.join(map(str, SPARSEVLM))}"
         )
     numbers = SPARSEVLM[budget]
@@ -192,9 +212,17 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
 
 
 def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKENS) -> Policy:
-    """FitPrune: in each layer as many tokens are deleted as the recipe says, of `n_visual`.
+    """Delete a number of tokens in each layer (FitPrune).
 
-    Those deleted are read in that layer a last time, but neither updated there nor read later.
+    A layer still reads the tokens that are deleted in it, but no longer updates them.
+
+    Args:
+        recipe: Number of deleted tokens by layer.
+        layers: Number of decoder layers.
+        n_visual: Number of visual tokens that the recipe is made for.
+
+    Raises:
+        PolicyError: The recipe deletes more tokens than there are, or names other layers.
     """
     deleted = [recipe.get(layer, 0) for layer in range(layers)]
     left = list(accumulate(deleted, lambda n, gone: n - gone, initial=n_visual))

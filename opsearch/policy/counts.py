@@ -1,4 +1,4 @@
-"""Counts of a policy: tokens per decoder layer and module, and which of them are live."""
+"""Counts of a policy, int64[..., L, 3]: tokens per decoder layer and module (q, kv, mlp)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = ("q", "kv", "mlp")
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
-    """floor(f N + 1/2), at least 1 when f > 0 and N > 0, at most N."""
+    """Return floor(f N + 1/2), at least 1 if f > 0 and N > 0, at most N."""
     if fraction <= 0 or n_visual == 0:
         return 0
     rounded = (2 * fraction.numerator * n_visual + fraction.denominator) // (
@@ -29,11 +29,18 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
 
 
 def live(counts: Counts, candidates: Candidates | None = None) -> Counts:
-    """Counts without dead operations, for int[..., L, 3].
+    """Remove dead operations from counts.
 
-    A visual token's q or mlp at layer l is dead when no later layer reads its kv and no later
-    ranker looks at it (`candidates`: tokens that a ranker before layer r reads, by r; int[...]
-    each, or one number for all).
+    The q or mlp of a visual token in a layer is dead if no later layer reads the token's kv and no
+    later ranker orders it.
+
+    Args:
+        counts: Counts, int64[..., L, 3].
+        candidates: Number of tokens that a ranker orders, by the layer that it acts before; one
+            number, or int64[...].
+
+    Returns:
+        Live counts, int64[..., L, 3].
     """
     candidates = candidates or {}
     result = counts.copy()

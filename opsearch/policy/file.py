@@ -1,4 +1,4 @@
-"""policy_config.json: a policy as a small file that anyone can read and apply."""
+"""Reading and writing of policy_config.json, the file of a policy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 
 def _fraction(value: object) -> Fraction:
-    """Exact shares are strings such as "9/16"; a float would not be exact."""
+    """Return an exact share from text such as "9/16"; floats are errors."""
     if not isinstance(value, (str, int, Fraction)) or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a count; write an exact fraction such as '9/16'")
     try:
@@ -61,7 +61,7 @@ def write_policy(policy: Policy, folder: Path) -> Path:
 
 
 def policy_text(policy: Policy) -> str:
-    """What stands in the file of a policy."""
+    """Return the content of a policy's file."""
     content = {
         "policy_type": "opsearch",
         "format_version": FORMAT_VERSION,
@@ -83,7 +83,8 @@ def policy_text(policy: Policy) -> str:
 def read_fields(path: Path) -> dict[str, Any]:
     """Return the fields of the policy in a folder or file.
 
-    Raises PolicyError for a missing, truncated or malformed file and for a newer format.
+    Raises:
+        PolicyError: The file is missing, truncated, malformed, or of a newer format.
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
@@ -100,7 +101,8 @@ def read_fields(path: Path) -> dict[str, Any]:
 def parse_fields(text: str, file: Path) -> dict[str, Any]:
     """Return the fields of a policy from a file's text.
 
-    Raises PolicyError, which names the file, when the text is no policy.
+    Raises:
+        PolicyError: The text is not a policy; the message names the file.
     """
     try:
         raw = json.loads(text)
@@ -109,7 +111,7 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise PolicyError(
-            f"{file} has format {version}, this opsearch reads up to {FORMAT_VERSION}; "
+            f"{file} has format {version}, but this opsearch reads formats up to {FORMAT_VERSION}; "
             "update opsearch"
         )
     try:
@@ -118,7 +120,7 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
         raise PolicyError(f"{file} is not a valid policy: {_first(error)}") from error
     if len(content.counts) != content.num_hidden_layers:
         raise PolicyError(
-            f"{file} says {content.num_hidden_layers} layers but has counts for "
+            f"{file} states {content.num_hidden_layers} layers, but contains counts of "
             f"{len(content.counts)}; save the policy again"
         )
     return {
@@ -135,13 +137,13 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, error: Exception) -> PolicyError:
     return PolicyError(
-        f"{file} is damaged or truncated ({error}); save the policy again, "
-        "`opsearch solve RUN` does it without measuring"
+        f"{file} is damaged or truncated ({error}); save the policy again; "
+        "`opsearch solve RUN` writes it without measuring"
     )
 
 
 def _first(error: ValidationError) -> str:
-    """The first of pydantic's complaints as one line."""
+    """Return the first validation error as one line."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
     return f"{place}: {problem['msg']}; correct that entry"

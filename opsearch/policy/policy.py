@@ -1,9 +1,9 @@
-"""A policy: how many ranked visual tokens each decoder operation processes.
+"""A policy: the number of ranked visual tokens that each decoder operation processes.
 
-An operation is one module of one decoder layer: `q` (the visual tokens attend), `kv` (their keys
-and values can be read) or `mlp`. A count of n means the first n tokens of the sample's ranking; the
-rest pass through on the residual stream. Sets are therefore nested, and one table of counts
-expresses every method that keeps a subset of tokens.
+An operation is one module of one decoder layer: `q` (queries and attention output of the visual
+tokens), `kv` (their keys and values) or `mlp`. A count of n means the first n tokens of the
+sample's ranking; the others pass through on the residual stream. The sets of tokens are therefore
+nested, and one table of counts expresses any method that keeps a subset of the tokens.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 class Policy:
     """Counts over (q, kv, mlp) for each decoder layer, and the rankers that order the tokens.
 
-    counts: one triple per layer; exact fractions of the sample's visual tokens (unit "fraction"),
-        or numbers of tokens (unit "tokens").
-    rankers: (layer, spec) pairs; a ranker at layer r acts before layer r, 0 = before the decoder.
-    model_type: the family that the policy was searched for, None when it fits any.
-    provenance: free-form facts for the reader of the file (budget, objective, seed, ...).
+    Attributes:
+        counts: (q, kv, mlp) of each layer, as exact fractions of the sample's visual tokens (unit
+            "fraction") or as numbers of tokens (unit "tokens").
+        unit: Unit of the counts.
+        rankers: Pairs (layer, spec). The ranker acts before that layer; at layer 0 it acts before
+            the decoder, unless it reads the decoder's attention.
+        name: Name for reports.
+        model_type: Model family that the policy was searched for; None: any.
+        provenance: Facts for readers of the file (budget, objective, seed, ...).
     """
 
     counts: tuple[tuple[Fraction, Fraction, Fraction], ...]
@@ -50,13 +54,14 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not self.counts:
-            raise PolicyError("a policy needs at least one layer of counts; it has none")
+            raise PolicyError("the policy has no layers; give counts for at least one layer")
         if self.unit not in ("fraction", "tokens"):
             raise PolicyError(f"unit {self.unit!r} is unknown; use 'fraction' or 'tokens'")
         for layer, triple in enumerate(self.counts):
             if len(triple) != len(MODULES):
                 raise PolicyError(
-                    f"layer {layer} has {len(triple)} counts; give one each of {', '.join(MODULES)}"
+                    f"layer {layer} has {len(triple)} counts; give one for each of "
+                    f"{', '.join(MODULES)}"
                 )
             for module, count in zip(MODULES, triple, strict=True):
                 too_large = self.unit == "fraction" and count > 1
@@ -73,22 +78,24 @@ class Policy:
         for layer in set(places):
             if places.count(layer) > 1:
                 both = " and ".join(str(spec) for at, spec in self.rankers if at == layer)
-                raise PolicyError(f"before layer {layer} act {both}; give one ranker per layer")
+                raise PolicyError(f"{both} act before layer {layer}; give one ranker per layer")
         for layer, _ in self.rankers:
             if not 0 <= layer < self.num_layers:
                 raise PolicyError(
                     f"a ranker acts before layer {layer}, but the policy has layers "
-                    f"0 to {self.num_layers - 1}; give one of these"
+                    f"0 to {self.num_layers - 1}; use one of these"
                 )
 
     @property
     def num_layers(self) -> int:
+        """Number of decoder layers."""
         return len(self.counts)
 
     def resolve(self, n_visual: int) -> Counts:
-        """Counts for a sample of `n_visual` tokens, int[L, 3].
+        """Return the counts for a sample of `n_visual` tokens, int64[L, 3].
 
-        A fraction f gives floor(f N + 1/2), at least 1 when f > 0; numbers of tokens at most N.
+        A fraction f of N tokens is floor(f N + 1/2), at least 1 if f > 0. Numbers of tokens are
+        limited to N.
         """
         memo: dict[Fraction, int] = {}
         for count in {count for triple in self.counts for count in triple}:
@@ -99,30 +106,30 @@ class Policy:
         return np.array([[memo[count] for count in triple] for triple in self.counts], np.int64)
 
     def live(self, n_visual: int) -> Counts:
-        """Resolved counts without operations whose result nobody reads, int[L, 3]."""
+        """Return the resolved counts without dead operations, int64[L, 3]."""
         return self.schedule(n_visual).live
 
     def executed(self, n_visual: int) -> Counts:
-        """Counts that really run, int[L, 3]: the live ones, or all when nothing is pruned."""
+        """Return the executed counts, int64[L, 3]: the live ones, or all if nothing is pruned."""
         return self.resolve(n_visual) if self.is_identity(n_visual) else self.live(n_visual)
 
     def candidates(self, n_visual: int) -> dict[int, int]:
-        """Number of tokens that rankers inside the decoder order, by the layer they do it before.
+        """Return the number of candidates of each reranking, by the layer it takes effect at.
 
-        Rankers whose order changes nothing are left out.
+        Rerankings that change no selection are left out.
         """
         return {each.layer: each.candidates for each in self.schedule(n_visual).rerankings}
 
     def schedule(self, n_visual: int) -> Schedule:
-        """Live counts and the rankers that act on a sample of `n_visual` tokens."""
+        """Return the live counts and the rerankings on a sample of `n_visual` tokens."""
         return schedule(self, n_visual)
 
     def is_identity(self, n_visual: int) -> bool:
-        """Whether nothing is pruned for a sample of `n_visual` tokens."""
+        """Return whether a sample of `n_visual` tokens is not pruned at all."""
         return bool((self.resolve(n_visual) == n_visual).all())
 
     def canonical(self, n_visual: int) -> str:
-        """Key that equal policies share for samples of `n_visual` tokens (sha256 hex)."""
+        """Return the key that policies share if they act equally on `n_visual` tokens (SHA-256)."""
         found = self.schedule(n_visual)
         rankers = [(each.place, str(each.spec)) for each in found.rerankings]
         if found.kept:
@@ -133,16 +140,18 @@ class Policy:
     def apply(
         self, model: PreTrainedModel, *, graphs: Graphs | None = None
     ) -> AbstractContextManager[PreTrainedModel]:
-        """Context manager inside which `model` prefills with this policy.
+        """Return a context manager that makes `model` prefill with this policy.
 
-        graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
+        Args:
+            model: A model of a supported family.
+            graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
         """
         from opsearch.models.pruned.apply import apply_policy
 
         return apply_policy(model, self, graphs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write policy_config.json into `folder` (made if missing) and return its path."""
+        """Write policy_config.json into `folder` (created if missing) and return its path."""
         from opsearch.policy.file import write_policy  # which needs pydantic, applying does not
 
         return write_policy(self, Path(folder))
@@ -156,7 +165,7 @@ class Policy:
 
     @classmethod
     def from_text(cls, text: str, file: Path) -> Policy:
-        """Return the policy of a file's text; raises PolicyError, which names the file."""
+        """Return the policy from the text of `file`, or raise PolicyError."""
         from opsearch.policy.file import parse_fields
 
         return cls(**parse_fields(text, file))

@@ -21,14 +21,15 @@ class RankerSpec:
 
     @property
     def inside(self) -> bool:
-        """Whether the ranker acts inside the decoder."""
+        """True if the ranker acts inside the decoder."""
         return self.name in registry.names("decoder_rankers")
 
     @property
     def layers_back(self) -> int:
-        """How many layers before its own a ranker inside the decoder reads attention: 0 or 1.
+        """Distance from the layer that a decoder ranker reads to the one it acts before: 0 or 1.
 
-        Raises UnknownNameError for a ranker that does not act inside the decoder.
+        Raises:
+            UnknownNameError: The ranker does not act inside the decoder.
         """
         back: int = registry.lookup("decoder_rankers", self.name).layers_back
         return back
@@ -37,7 +38,8 @@ class RankerSpec:
 def parse_ranker(text: str) -> RankerSpec:
     """Return the spec that prints as `text`.
 
-    Raises PolicyError for a text that is none.
+    Raises:
+        PolicyError: The text is not a ranker.
     """
     name, params = registry.split_spec("rankers", text)
     return RankerSpec(name, tuple(sorted(params.items())))

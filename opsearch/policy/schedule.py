@@ -1,9 +1,9 @@
-"""When the order of visual tokens changes: which rankers act, where, and on how many tokens.
+"""Schedule of a policy: live counts, and where rankers inside the decoder rerank the tokens.
 
-A ranker inside the decoder reads the attention of one layer: PyramidDrop and FitPrune that of the
-layer before which they stand, FastV and SparseVLM that of the layer before it. Tokens that these
-do not choose need no update in that layer either, so their order holds from there on, unless the
-layer updates only a part of what is ranked: then all of it is updated, and the order holds after.
+A ranker inside the decoder reads the attention of one layer: PyramidDrop and FitPrune read the
+layer that they act before, FastV and SparseVLM the preceding one. The preceding layer need not
+update tokens that are then dropped, so the new order already holds in it. If that layer updates
+only a part of the candidates, the order holds after it and all candidates are updated in it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Reranking:
-    """A ranker at work inside the decoder.
+    """A reranking inside the decoder.
 
-    place: the layer that the policy names; look: the layer whose attention it reads; layer: the
-    first one that its order holds for; candidates: how many tokens it orders, the best so far.
+    Attributes:
+        place: Layer of the ranker in the policy.
+        spec: The ranker.
+        look: Layer whose attention it reads.
+        layer: First layer in which its order holds.
+        candidates: Number of candidates, the first ones of the previous order.
     """
 
     place: int
@@ -43,11 +47,12 @@ class Reranking:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What a policy does to samples of some number of visual tokens.
+    """Effect of a policy on samples with one number of visual tokens.
 
-    live: counts without dead operations, int64[L, 3]; kept: numbers of tokens, fewer than all, that
-    are chosen in the order from before the decoder; rerankings: rankers inside it whose order
-    has an effect, by layer.
+    Attributes:
+        live: Counts without dead operations, int64[L, 3].
+        kept: Numbers of tokens, below all, that are selected by the order before the decoder.
+        rerankings: Rerankings that change a selection, by layer.
     """
 
     live: Counts
@@ -57,11 +62,13 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class RerankingTable:
-    """The rerankings of P policies as tables, by the layer that the order holds from.
+    """Rerankings of P policies as tables over the layers from which the order holds.
 
-    ranker: int64[P, L], the number in `specs`, -1 where the order stays; candidates: int64[P, L],
-    how many tokens are ordered, 0 there; back: int64[P, L], 0 or 1, how many layers before that
-    the ranker looks.
+    Attributes:
+        specs: The rankers.
+        ranker: Index in `specs`, -1 where the order is kept, int64[P, L].
+        candidates: Number of candidates, 0 where the order is kept, int64[P, L].
+        back: Distance to the layer whose attention is read, 0 or 1, int64[P, L].
     """
 
     specs: tuple[RankerSpec, ...]
@@ -71,7 +78,7 @@ class RerankingTable:
 
     @classmethod
     def of(cls, policies: Sequence[Sequence[Reranking]], layers: int) -> RerankingTable | None:
-        """Return the rerankings of each policy as one table, None where there are none."""
+        """Tabulate the rerankings of each policy; return None if there are none."""
         specs = list(dict.fromkeys(each.spec for rerankings in policies for each in rerankings))
         if not specs:
             return None
@@ -86,24 +93,28 @@ class RerankingTable:
 
     @property
     def place(self) -> Ints:
-        """Layers that the policies name, int64[P, L]; -1 where the order stays."""
+        """Layer of each reranking in its policy, -1 where the order is kept, int64[P, L]."""
         layers_back = np.array([spec.layers_back for spec in self.specs])
         named = np.arange(self.ranker.shape[1]) - self.back + layers_back[self.ranker]
         return np.where(self.ranker < 0, -1, named)
 
     @property
     def candidates_by_layer(self) -> dict[int, Ints]:
-        """How many tokens are ordered before each layer, int64[P]."""
+        """Number of candidates before each layer, int64[P]."""
         return dict(enumerate(self.candidates.T))
 
     def part(self, policies: slice | Ints) -> RerankingTable:
-        """Return the rerankings of some of the policies."""
+        """Return the table of a part of the policies."""
         tables = (table[policies] for table in (self.ranker, self.candidates, self.back))
         return RerankingTable(self.specs, *tables)
 
 
 def schedule(policy: Policy, n_visual: int) -> Schedule:
-    """The schedule of a policy; PolicyError for a ranker that cannot stand where it does."""
+    """Return the schedule of a policy.
+
+    Raises:
+        PolicyError: A ranker cannot act at its layer.
+    """
     counts = policy.resolve(n_visual)
     acting: list[Reranking] = []
     for reranking in reversed(list(_rerankings(policy, counts, n_visual))):
@@ -121,18 +132,18 @@ def schedule(policy: Policy, n_visual: int) -> Schedule:
 
 
 def before_decoder(policy: Policy) -> RankerSpec | None:
-    """The ranker that orders the tokens before the decoder, None without one."""
+    """Return the ranker before the decoder, or None."""
     found = [s for place, s in policy.rankers if place == 0 and not s.inside]
     return found[0] if found else None
 
 
 def where(place: int, spec: RankerSpec) -> str:
-    """The place of a ranker in words."""
+    """Return where a ranker acts, in words."""
     return f"before layer {place}" if spec.inside else "before the decoder"
 
 
 def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
-    """Rankers inside the decoder, whether they change anything or not, by layer."""
+    """Yield all rerankings by layer, including those that change no selection."""
     taken = {0} if before_decoder(policy) else set[int]()
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
         if place == 0 and not spec.inside:

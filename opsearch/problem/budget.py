@@ -1,8 +1,8 @@
-"""Budgets: from what the user types to an exact limit on the cost of every policy of a space.
+"""Budgets: from text to an exact limit on the cost of every policy of a space.
 
-A budget is a share of what the stock model costs (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`)
-or a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T are powers
-of 1000). All arithmetic is in integers and exact fractions.
+A budget is a share of the stock model's cost (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`) or
+a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T are powers of
+1000). All arithmetic is in integers and exact fractions.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
 class Budget:
     """An upper limit on one cost.
 
-    text: as typed; cost: key of the cost in `COSTS`; amount: a share of the stock model where
-    `relative`, else a mean per sample in the unit of the cost.
+    Attributes:
+        text: The budget as typed.
+        cost: Name of the cost.
+        amount: Share of the stock model if `relative`, otherwise mean per sample.
+        relative: Whether the amount is a share of the stock model.
     """
 
     text: str
@@ -46,12 +49,12 @@ class Budget:
 
     @property
     def cost_class(self) -> Any:
-        """The class of the cost; UnknownNameError where there is none of that name."""
+        """Class of the cost; raises UnknownNameError if no cost has that name."""
         return registry.lookup("costs", self.cost)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read a budget; raises OpsearchError with examples for anything that is none."""
+        """Parse a budget; raise OpsearchError with examples if the text is not one."""
         stripped = text.strip()
         if match := _SHARE.fullmatch(stripped):
             sign, number, symbol, cost = match.groups()
@@ -69,22 +72,35 @@ class Budget:
         raise _error(text, "is not a share of the stock model or an amount per sample")
 
     def limit(self, stock: int, samples: int) -> int:
-        """Largest total cost within the budget, for `samples` that cost the stock model `stock`."""
+        """Return the largest total cost within the budget.
+
+        Args:
+            stock: Total cost of the stock model on the samples.
+            samples: Number of samples.
+        """
         return floor(self.amount * (stock if self.relative else samples))
 
 
 def constraint(
     budget: Budget, cost: Cost, space: Space, samples: Sequence[tuple[int, int]]
 ) -> Constraint:
-    """The budget as a limit on the cost of every point, summed over the samples.
+    """Return the budget as a limit on the cost of a point, summed over the samples.
 
-    samples: (visual tokens, other tokens) of each. Raises OpsearchError when there are none, or
-    when the stock model itself keeps within the budget.
+    Args:
+        budget: The budget.
+        cost: The cost that it limits.
+        space: The space.
+        samples: Numbers of (visual, other) tokens of each sample.
+
+    Raises:
+        OpsearchError: There are no samples, or the stock model is within the budget.
     """
     if cost.name != budget.cost:
-        raise OpsearchError(f"budget {budget.text!r} limits {budget.cost}, not {cost.name}")
+        raise OpsearchError(
+            f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; use its own cost"
+        )
     if not samples:
-        raise OpsearchError(f"budget {budget.text!r} needs at least one sample to be applied to")
+        raise OpsearchError(f"budget {budget.text!r} needs at least one sample; give more samples")
     stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())
     limit = budget.limit(stock, len(samples))
     if limit > stock:
@@ -108,16 +124,17 @@ def constraint(
 
 
 def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
-    """Cost of one policy summed over samples of (visual, other) tokens."""
+    """Return the cost of a policy summed over samples of (visual, other) tokens."""
     pairs = Counter(samples).items()
     return sum(k * policy_cost(cost, policy, n, t) for (n, t), k in pairs)
 
 
 def _cost_in(unit: str, text: str) -> str:
-    """Return the name of the cost that is counted in this unit."""
+    """Return the name of the cost that has this unit."""
     units = {cost.unit: name for name, cost in reversed(registry.registered("costs").items())}
     if unit not in units:
-        raise _error(text, f"has a unit that no cost has: {unit!r}, not {', '.join(sorted(units))}")
+        known = ", ".join(sorted(units))
+        raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
     return units[unit]
 
 
@@ -129,23 +146,23 @@ def _number(text: str, number: str) -> Fraction:
 
 
 def _spent(text: str, sign: str, number: str) -> Fraction:
-    """An amount per sample, above 0."""
+    """Return an amount per sample, above 0."""
     amount = _number(text, number)
     if sign or amount == 0:
-        raise _error(text, "leaves nothing; an amount is what may be spent per sample")
+        raise _error(text, "leaves nothing; an amount is a cost per sample above 0")
     return amount
 
 
 def _checked_share(text: str, sign: str, symbol: str, share: Fraction) -> Fraction:
-    """What is left of the stock model: above 0, at most 1."""
+    """Return the share of the stock model that is left, above 0 and at most 1."""
     if sign and symbol == "x":
-        raise _error(text, "is a negative factor; write the share that is left")
+        raise _error(text, "is a negative factor; write the share that remains")
     if sign:
         share = 1 - share
     if share <= 0:
-        raise _error(text, "leaves nothing, but the text alone costs something")
+        raise _error(text, "leaves nothing, but the text tokens alone have a cost")
     if share > 1:
-        raise _error(text, "prunes nothing: it is more than the stock model costs")
+        raise _error(text, "prunes nothing, because it exceeds the stock model's cost")
     return share
 
 

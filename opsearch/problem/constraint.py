@@ -1,4 +1,4 @@
-"""Constraints: a cost that must stay within a limit, and the sentence where no policy can."""
+"""Constraints: limits on costs, and the error if no policy meets them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from opsearch.problem.spaces.base import PointCosts, Space
 
 @dataclass(frozen=True)
 class Constraint:
-    """A cost that must stay within a limit, as exact integers over all measured samples.
+    """A limit on a cost, in exact integers over all samples.
 
-    costs: by number of the point; int64[P] in a space whose points are listed; stock: that of the
-    original model; floor: what the text alone costs.
+    Attributes:
+        name: Name of the cost.
+        unit: Unit of the cost.
+        costs: Costs by number of the point; int64[P] if the space is listed.
+        limit: Largest allowed cost.
+        stock: Cost of the original model.
+        samples: Number of samples.
+        floor: Cost of the text alone.
     """
 
     name: str
@@ -31,29 +37,29 @@ class Constraint:
 
     @property
     def listed(self) -> NDArray[np.int64]:
-        """The cost of every point, int64[P]; OpsearchError in a space too large to list."""
+        """Cost of every point, int64[P]; raises OpsearchError if the space is too large to list."""
         if not isinstance(self.costs, np.ndarray):
             self.costs.space.raise_unlistable()
         return self.costs
 
     def cost(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         return int(self.costs[index])
 
     @property
     def cheapest(self) -> int:
-        """The number of a point that costs least."""
+        """Number of a cheapest point."""
         if isinstance(self.costs, np.ndarray):
             return int(self.costs.argmin())
         return self.costs.cheapest()
 
     def describe(self, cost: int) -> str:
-        """A cost as share of the stock model and as mean per sample, e.g. "30.0% (0.25 MFLOPs)"."""
+        """Format a cost as share of the stock model and mean per sample: "30.0% (0.25 MFLOPs)"."""
         return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
 
 
 def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """Which points of the space keep within all limits, bool[P]."""
+    """Return a mask of the points within all limits, bool[P]."""
     mask = np.ones(len(space.points), bool)
     for constraint in constraints:
         mask &= constraint.listed <= constraint.limit
@@ -61,21 +67,21 @@ def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[
 
 
 def some_point_within(space: Space, constraints: Sequence[Constraint]) -> bool:
-    """Whether some point of the space keeps within all limits."""
+    """Return whether any point of the space is within all limits."""
     if space.listed:
         return bool(feasible_points(space, constraints).any())
-    # There one point is the cheapest in every cost.
+    # In these spaces, one point is the cheapest in every cost.
     return all(c.cost(c.cheapest) <= c.limit for c in constraints)
 
 
 def check_budget(space: Space, constraints: Sequence[Constraint]) -> None:
-    """Raise InfeasibleBudgetError with the achievable range when no point is within all limits."""
+    """Raise InfeasibleBudgetError with the achievable range if no point is within all limits."""
     if not some_point_within(space, constraints):
         raise InfeasibleBudgetError(explain_infeasible(space, constraints))
 
 
 def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
-    """One sentence per budget that is out of reach, or one on budgets that clash."""
+    """Explain each budget that is out of reach, or that the budgets exclude each other."""
     sentences = []
     for constraint in constraints:
         lowest = constraint.cost(constraint.cheapest)
@@ -100,15 +106,15 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
 
 
 def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str:
-    """The lowest cost of a point that meets all other budgets, as what to raise this one to."""
+    """Return the lowest cost to which this budget must be raised, given all others."""
     others = feasible_points(space, [c for c in constraints if c is not raised])
     if not others.any():
-        return f"{raised.name} does not help alone"
+        return f"raising {raised.name} alone does not help"
     return f"{raised.name} to {raised.describe(int(raised.listed[others].min()))}"
 
 
 def _named(space: Space, index: int) -> str:
-    """A point in words: its parameters, or the name of its policy where they are too many."""
+    """Return a point's parameters, or the name of its policy if there are too many."""
     row = space.row(index)
     if not space.listed:
         return space.decode(row).name

@@ -1,4 +1,4 @@
-"""Forms of an objective: what a solver may assume of it."""
+"""Forms of objectives, which determine what a solver may assume."""
 
 from __future__ import annotations
 
@@ -15,49 +15,59 @@ from opsearch.problem.spaces.base import Space
 
 Form = Literal["table", "separable", "pairwise", "blackbox", "bounded"]
 Masses = NDArray[np.float32]
-"""Attention that the visual tokens of a sample receive from the question's rows and from visual
-rows, in each layer, float32[L, 2, N]."""
+"""Attention that each visual token of a sample receives in each layer, from question rows and from
+visual rows, float32[L, 2, N]."""
 
 
 class Measure(Protocol):
-    """Measures on the calibration samples of a search, or looks up what was measured."""
+    """Measurement on the calibration samples of a search, or lookup of stored values."""
 
     def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
-        """Return the KL of each policy on each sample in nats, float64[P, S]; nan: not known."""
+        """Return the KL of each policy on each sample in nats, float64[P, S]; nan if unknown."""
 
     def received_attention(self) -> list[Masses]:
-        """Return for each sample the attention that its visual tokens get in the original."""
+        """Return the attention that visual tokens receive in the original, one array per sample."""
 
 
 KL_DECIMALS = 6
 KL_QUANTUM = 10.0**-KL_DECIMALS
-"""Nats: solvers see divergences as whole multiples of it, smaller differences are ties."""
+"""Nats; divergences are rounded to multiples of it, so smaller differences are ties."""
 
 
 class Objective(Protocol):
-    """A number per point of a space, lower is better.
-
-    quantum: values are whole multiples of it (so that ties are exact), 0 when they are arbitrary.
-    """
+    """A number per point of a space; lower is better."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the objective."""
+
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """Unit of the values."""
+
     @property
-    def form(self) -> Form: ...
+    def form(self) -> Form:
+        """Form of the objective."""
+
     @property
-    def quantum(self) -> float: ...
+    def quantum(self) -> float:
+        """Values are whole multiples of it, so ties are exact; 0 if they are arbitrary."""
 
     def value(self, index: int) -> float:
-        """The value of a point by its number."""
+        """Return the value of a point."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """An objective known for every point; nan marks points that were not measured.
+    """An objective with a known value for every measured point.
 
-    how: which points were measured, where not all were, as a sentence without its dot.
+    Attributes:
+        name: Name of the objective.
+        unit: Unit of the values.
+        values: Value of each point, nan if not measured, float64[P].
+        quantum: See `Objective`.
+        form: See `Objective`.
+        how: Which points were measured, if not all, as a clause without full stop.
     """
 
     name: str
@@ -68,13 +78,22 @@ class Table:
     how: str = ""
 
     def value(self, index: int) -> float:
-        """The value of point `index`."""
+        """Return the value of point `index`."""
         return float(self.values[index])
 
 
 @dataclass(frozen=True)
 class Separable:
-    """A sum of one term per parameter; terms[k][i] belongs to value i of parameter k."""
+    """A sum of one term per parameter.
+
+    Attributes:
+        name: Name of the objective.
+        unit: Unit of the values.
+        space: The space.
+        terms: Term of each value of each parameter; terms[k][i] is that of value i of parameter k.
+        quantum: See `Objective`.
+        form: See `Objective`.
+    """
 
     name: str
     unit: str
@@ -85,12 +104,12 @@ class Separable:
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
-        """The sum of the terms at every point of the space."""
+        """Sum of the terms at every point of the space, float64[P]."""
         columns = zip(self.terms, self.space.points.T, strict=True)
         return np.asarray(np.sum([term[column] for term, column in columns], axis=0))
 
     def value(self, index: int) -> float:
-        """The sum of the terms at point `index`."""
+        """Return the sum of the terms at point `index`."""
         row = self.space.row(index)
         return float(sum(term[i] for term, i in zip(self.terms, row, strict=True)))
 
@@ -98,12 +117,22 @@ class Separable:
 Choice = tuple[int, int]
 """A parameter and the index of one of its values."""
 Pair = tuple[Choice, Choice]
-"""Two choices, the one of the earlier parameter first."""
+"""Two choices, sorted by parameter."""
 
 
 @dataclass(frozen=True)
 class Pairwise:
-    """A sum of one term per parameter, and of what pairs of choices add or spare together."""
+    """A sum of one term per parameter and of interactions of pairs of choices.
+
+    Attributes:
+        name: Name of the objective.
+        unit: Unit of the values.
+        space: The space.
+        terms: Term of each value of each parameter, as in `Separable`.
+        pairs: Interaction that is added if both choices of the pair are made.
+        quantum: See `Objective`.
+        form: See `Objective`.
+    """
 
     name: str
     unit: str
@@ -114,7 +143,7 @@ class Pairwise:
     form: Form = "pairwise"
 
     def value(self, index: int) -> float:
-        """The sum of the terms and of the pairs that hold at point `index`."""
+        """Return the sum of the terms and interactions at point `index`."""
         row = self.space.row(index)
         alone = sum(term[i] for term, i in zip(self.terms, row, strict=True))
         together = (w for ((k, i), (m, j)), w in self.pairs.items() if row[k] == i and row[m] == j)
@@ -122,16 +151,22 @@ class Pairwise:
 
     @property
     def interaction_share(self) -> float:
-        """Size of the interactions as a share of what the two choices of each pair cost alone."""
+        """Sum of absolute interactions over the sum of absolute terms of all pairs."""
         alone = sum(abs(self.terms[k][i]) + abs(self.terms[m][j]) for (k, i), (m, j) in self.pairs)
         return float(sum(map(abs, self.pairs.values())) / alone) if alone else 0.0
 
 
 @dataclass(frozen=True)
 class Blackbox:
-    """An objective that is measured when asked for, best for many points at once.
+    """An objective that is evaluated on request.
 
-    evaluate: values of points by their numbers, float64[n].
+    Attributes:
+        name: Name of the objective.
+        unit: Unit of the values.
+        evaluate: Returns the values of points by their numbers, float64[n]; several points in one
+            call are faster.
+        quantum: See `Objective`.
+        form: See `Objective`.
     """
 
     name: str
@@ -147,10 +182,15 @@ class Blackbox:
 
 @dataclass(frozen=True)
 class Bounded:
-    """An objective that gives, for a bound on it, one point by a rule of its own.
+    """An objective with a rule that maps a bound on its value to one point.
 
-    within: the number of that point, a higher bound gives one that prunes more; evaluate: the value
-    of a point by its number.
+    Attributes:
+        name: Name of the objective.
+        unit: Unit of the values.
+        within: Returns the number of the point for a bound; a higher bound prunes more.
+        evaluate: Returns the value of a point by its number.
+        quantum: See `Objective`.
+        form: See `Objective`.
     """
 
     name: str
@@ -161,5 +201,5 @@ class Bounded:
     form: Form = "bounded"
 
     def value(self, index: int) -> float:
-        """The value of point `index`."""
+        """Return the value of point `index`."""
         return self.evaluate(index)

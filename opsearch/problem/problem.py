@@ -1,7 +1,7 @@
-"""The search problem: what objectives, costs and solvers agree on.
+"""The search problem: a space, an objective and constraints.
 
-A `Problem` is space + objective + constraints; it is frozen and holds no solver state. What solvers
-make of it is in `opsearch.problem.solution`.
+A `Problem` is immutable and contains no solver state. Solvers return a
+`opsearch.problem.solution.Solution` of it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from opsearch.problem.spaces.base import Space
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose the point of `space` with the lowest objective within all constraints.
+    """The choice of the point with the lowest objective within all constraints.
 
-    excluded: points that may not be chosen.
+    Attributes:
+        space: The space.
+        objective: The objective, which is minimised.
+        constraints: Limits on costs; the cost of the first one breaks ties.
+        excluded: Numbers of points that must not be chosen.
     """
 
     space: Space
@@ -32,34 +36,34 @@ class Problem:
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Which points keep within every constraint, bool[P]; OpsearchError without a list."""
+        """Mask of the points within all constraints, bool[P]; OpsearchError if not listed."""
         mask = feasible_points(self.space, self.constraints)
         mask[list(self.excluded)] = False
         return mask
 
     @property
     def solvable(self) -> bool:
-        """Whether some point keeps within every constraint.
+        """True if any point is within all constraints.
 
-        In a space too large to list the excluded points are taken to be not all of these.
+        In spaces too large to list, excluded points are ignored.
         """
         if self.space.listed:
             return bool(self.feasible.any())
         return some_point_within(self.space, self.constraints)
 
     def within(self, index: int) -> bool:
-        """Whether a point keeps within every constraint and is not excluded."""
+        """Return whether a point is within all constraints and not excluded."""
         return index not in self.excluded and all(
             c.cost(index) <= c.limit for c in self.constraints
         )
 
     @property
     def cost(self) -> NDArray[np.int64]:
-        """The cost that breaks ties: the first constraint's, zero without constraints."""
+        """Cost that breaks ties, int64[P]: that of the first constraint, or zero without one."""
         if self.constraints:
             return self.constraints[0].listed
         return np.zeros(len(self.space.points), np.int64)
 
     def with_budget(self, constraints: Sequence[Constraint]) -> Problem:
-        """The same space and objective under other constraints."""
+        """Return a copy with other constraints."""
         return replace(self, constraints=tuple(constraints))

@@ -1,7 +1,7 @@
-"""The answer to a Problem: what solvers return, how they end, what they accept.
+"""Solutions of a search problem, and the contract of solvers.
 
-Value and costs of a `Solution` are recomputed from the chosen point, never taken from the solver's
-own arithmetic.
+Value and costs of a `Solution` are recomputed from the chosen point, not taken from the solver's
+arithmetic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from opsearch.problem.spaces.base import Space
 
 
 class Status(StrEnum):
-    """How a solve ended; `sentence` is what the user reads."""
+    """Outcome of a solve."""
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
@@ -33,20 +33,25 @@ class Status(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """One sentence with the next step."""
+        """One sentence for the user, with the next step."""
         return {
             Status.OPTIMAL: "Proved: no policy of the space within the budget has a lower value of "
             "this objective on the measured samples.",
-            Status.FEASIBLE: "The best policy found; whether a better one exists is not proved.",
-            Status.INFEASIBLE: "No policy of the space keeps within the budget; raise --budget.",
-            Status.UNKNOWN: "The solver stopped before it found any policy; raise its limit.",
-            Status.ERROR: "The solver failed; the message says why.",
+            Status.FEASIBLE: "The best policy found; it is not proved that no better one exists.",
+            Status.INFEASIBLE: "No policy of the space is within the budget; raise --budget.",
+            Status.UNKNOWN: "The solver stopped before it found a policy; raise its limit.",
+            Status.ERROR: "The solver failed; see its message for the reason.",
         }[self]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """When a solver must stop: true evaluations, or CP-SAT's deterministic time."""
+    """Limit of a solver's work.
+
+    Attributes:
+        evaluations: Number of evaluated points.
+        deterministic_time: CP-SAT's deterministic time.
+    """
 
     evaluations: int | None = None
     deterministic_time: float | None = None
@@ -54,11 +59,26 @@ class Limit:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver found, re-evaluated.
+    """Result of a solver, with value and costs recomputed from the point.
 
-    value, costs: recomputed from the point; bound: no feasible point is below it (None: none
-    proved); gap: value - bound; error_bound: what rounding inside the solver can hide; stopped: by
-    Ctrl-C.
+    Attributes:
+        status: How the solve ended.
+        solver: Name of the solver.
+        objective: Name of the objective.
+        unit: Unit of value, bound and gap.
+        index: Number of the point; None if none was found.
+        point: Parameter values by name.
+        policy: The policy.
+        value: Value of the objective.
+        costs: Total cost over the samples, by name.
+        bound: Proved lower bound on the value of any feasible point; None: none proved.
+        error_bound: Largest difference of values that rounding in the solver can hide.
+        evaluations: Number of evaluated points.
+        seed: Seed of the solver.
+        seconds: Wall time.
+        note: Remark for the user.
+        stopped: Whether Ctrl-C ended the search.
+        versions: Versions of the libraries used.
     """
 
     status: Status
@@ -81,42 +101,42 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        """Value minus bound, None where either is missing."""
+        """Value minus bound; None if either is missing."""
         if self.value is None or self.bound is None:
             return None
         return max(self.value - self.bound, 0.0)
 
 
 class Solver(Protocol):
-    """Solves problems whose objective has one of the forms it accepts.
-
-    Attributes:
-        name: As the user types it.
-        exact: Whether it proves its answers optimal.
-        forms: Forms of objectives that it takes.
-        takes_start: Whether it is a dataclass with a field `start`, point numbers to begin from.
-    """
+    """A solver of problems whose objective has one of the forms that it accepts."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the solver."""
+
     @property
-    def exact(self) -> bool: ...
+    def exact(self) -> bool:
+        """True if the solver proves its solutions optimal."""
+
     @property
-    def forms(self) -> frozenset[Form]: ...
+    def forms(self) -> frozenset[Form]:
+        """Forms of objectives that the solver accepts."""
+
     @property
-    def takes_start(self) -> bool: ...
+    def takes_start(self) -> bool:
+        """True if it is a dataclass with a field `start`, the numbers of initial points."""
 
     def require(self, space: Space) -> None:
         """Raise OpsearchError for a space that the solver cannot search."""
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
-        """The best point found within the limit."""
+        """Return the best point found within the limit."""
 
 
 def solution_at(
     problem: Problem, index: int, status: Status, solver: str, **facts: Any
 ) -> Solution:
-    """The Solution for point `index`, value and costs recomputed from the problem."""
+    """Return the solution at point `index`; value and costs are computed from the problem."""
     point = problem.space.row(index)
     named = {
         parameter.name: str(parameter.values[i])
@@ -137,7 +157,7 @@ def solution_at(
 
 
 def infeasible(problem: Problem, solver: str) -> Solution:
-    """The Solution that says so, with the achievable range in its note."""
+    """Return an infeasible solution, with the achievable range in its note."""
     return Solution(
         Status.INFEASIBLE,
         solver,
@@ -148,48 +168,59 @@ def infeasible(problem: Problem, solver: str) -> Solution:
 
 
 def reraise_interrupt(solution: Solution) -> Solution:
-    """The solution where it is one of many, so that Ctrl-C is meant for all: KeyboardInterrupt."""
+    """Return the solution; raise KeyboardInterrupt if Ctrl-C stopped it, to stop all solves."""
     if solution.stopped:
         raise KeyboardInterrupt
     return solution
 
 
 class HasForm(Protocol):
-    """An objective, or what will make one."""
+    """An objective, or the factory of one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the objective."""
+
     @property
-    def form(self) -> Form: ...
+    def form(self) -> Form:
+        """Form of the objective."""
 
 
 def require_form(objective: HasForm, solver: Solver, solvers: Sequence[Solver] = ()) -> None:
-    """Raise an error that names the solvers to use when `solver` cannot take the objective."""
+    """Raise OpsearchError, naming solvers to use, if `solver` does not accept the objective."""
     if objective.form not in solver.forms:
         fitting = sorted(s.name for s in solvers if objective.form in s.forms)
-        hint = f"--solver {' or '.join(fitting)}" if fitting else "a solver that takes it"
+        hint = f"--solver {' or '.join(fitting)}" if fitting else "a solver that accepts it"
         raise OpsearchError(
             f"solver {solver.name!r} needs an objective of form {', '.join(sorted(solver.forms))}, "
-            f"but {objective.name!r} is a {objective.form}; use {hint}"
+            f"but {objective.name!r} is of form {objective.form}; use {hint}"
         )
 
 
 def solved(
     solver: Solver, problem: Problem, seed: int, library: str, search: Callable[[], Solution]
 ) -> Solution:
-    """What `search` ends with, or that no point keeps within the budget, and what it took.
+    """Run a search and complete its solution; infeasible problems are not searched.
 
-    library: whose version is noted. Raises OpsearchError for a form that the solver does not take,
-    and where the objective is infinite or no number at the point that the search ends with.
+    Args:
+        solver: The solver.
+        problem: The problem.
+        seed: Seed, for the record.
+        library: Library whose version is recorded.
+        search: Runs the search.
+
+    Raises:
+        OpsearchError: The solver does not accept the objective's form, or the objective is not
+            finite at the chosen point.
     """
     started = perf_counter()
     require_form(problem.objective, solver)
     solution = search() if problem.solvable else infeasible(problem, solver.name)
     if solution.value is not None and not isfinite(solution.value):
         raise OpsearchError(
-            f"solver {solver.name!r} ends at a point where objective {solution.objective!r} is "
-            f"{solution.value}; mend the objective, which may be nan where a point has no value "
-            "but else has to be finite"
+            f"solver {solver.name!r} chose a point where objective {solution.objective!r} is "
+            f"{solution.value}; correct the objective, which must be finite, or nan at points "
+            "without a value"
         )
     versions = {library: version(library)}
     return replace(solution, seed=seed, seconds=perf_counter() - started, versions=versions)

@@ -1,4 +1,4 @@
-"""Inputs of rankers inside the decoder: the attention of one layer."""
+"""Contracts of rankers, and their inputs: prompts without the answer, and attention of a layer."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class Ranker(Protocol):
 
     @property
     def nested(self) -> bool:
-        """Whether the ranking is the same for all n, so that a policy may use several counts."""
+        """True if the ranking is the same for all n, so that a policy may use several counts."""
 
     @property
     def needs(self) -> frozenset[str]:

@@ -1,9 +1,9 @@
-"""Attention received from [CLS] in the vision tower, the score of VisPruner and GSOP.
+"""Rankings by attention received from [CLS] in the vision tower, the score of VisPruner and GSOP.
 
 The score of a patch is the softmax attention from [CLS] to it, averaged over heads, in the layer
 whose output the projector reads. Tokens that are not a single patch get their score when it is
 captured, see opsearch/models/vision.py. Sources: VisPruner (ICCV 2025), GSOP (arXiv 2507.02909
-v1).
+v1), VisionZip (CVPR 2025).
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ class Cls:
 
 @dataclass(frozen=True)
 class VisionZip:
-    """Ranking by attention received from [CLS], with the same share of each tile."""
+    """Ranking by attention received from [CLS], with the same share of each tile.
+
+    These are the dominant tokens of VisionZip. For an image of one tile this is the ranking of
+    `cls`, which otherwise compares the scores of all tiles. The contextual tokens of VisionZip are
+    averages, which a ranking cannot express: here all n tokens are dominant, while the paper keeps
+    54 dominant tokens and adds 10 averages.
+    """
 
     nested = True
     needs = frozenset({"cls_attention", "tiles"})

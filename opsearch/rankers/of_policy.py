@@ -19,14 +19,14 @@ def policy_ranker(policy: Policy) -> Ranker | None:
     spec = before_decoder(policy)
     if spec is None:
         raise PolicyError(
-            f"policy {policy.name} keeps a part of the visual tokens but names no ranker that says "
-            "which; give it one, e.g. RankerSpec('uniform')"
+            f"policy {policy.name} keeps a part of the visual tokens but names no ranker to select "
+            "them; give it one, e.g. RankerSpec('uniform')"
         )
     ranker = make_ranker(spec)
     if len(kept) > 1 and not ranker.nested:
         raise PolicyError(
             f"ranker {spec} gives another order for each count, but the policy uses {len(kept)} "
-            "different ones; use a nested one such as cls, divprune or random"
+            "different counts; use a nested one such as cls, divprune or random"
         )
     return ranker
 

@@ -1,8 +1,4 @@
-"""Evenly spaced tokens, a baseline that ignores the content.
-
-To keep n of N tokens, it selects the indices floor((i + 1/2) N / n) for i < n. The selection
-depends on n: not nested.
-"""
+"""Baselines that ignore the content: evenly spaced tokens, and a random permutation."""
 
 from __future__ import annotations
 
@@ -22,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Ranking of n evenly spaced tokens first, then the others, both in sequence order."""
+    """Ranking of n evenly spaced tokens first, then the others, both in sequence order.
+
+    Of N tokens, it selects the indices floor((i + 1/2) N / n) for i < n. The selection depends on
+    n: not nested.
+    """
 
     nested = False
     needs: frozenset[str] = frozenset()
@@ -49,7 +49,9 @@ def _evenly_spaced(total: int, kept: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Random:
-    """Random permutation of N visual tokens.
+    """Random permutation of N visual tokens, the baseline that other rankers must beat.
+
+    It depends only on (seed, N), so beams, batches and repeated runs of a sample agree.
 
     Attributes:
         seed: Seed of the generator, together with N.
@@ -63,7 +65,7 @@ class Random:
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or self.seed < 0:
-            raise TypeError(f"seed {self.seed!r} is no natural number")
+            raise TypeError(f"seed {self.seed!r} is not a natural number")
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""

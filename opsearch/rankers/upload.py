@@ -1,4 +1,4 @@
-"""Indices and sizes that the host has worked out, for the device, which does not wait for them."""
+"""Asynchronous copies of indices and sizes from the host to the device."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def upload(values: Tensor | NDArray[np.generic] | Sequence[int], device: torch.device) -> Tensor:
-    """The values on `device`; a GPU copies them when its turn comes, and the host goes on.
+    """Copy values to `device` without synchronizing with a GPU.
 
-    From ordinary memory a copy would first wait until the GPU has done all that it was given.
+    A copy from pageable memory would first wait for all work queued on the GPU.
     """
     import torch
 
     tensor = torch.as_tensor(values)
     if device.type == "cuda" and tensor.device.type == "cpu":  # else torch's default device
         tensor = tensor.pin_memory()
-    # Apple's may read the memory when it is long free (pytorch issue 189690).
+    # MPS may read the memory after it is freed (pytorch issue 189690).
     return tensor.to(device, non_blocking=device.type != "mps")

@@ -41,7 +41,7 @@ class VisPruner:
 
     def __post_init__(self) -> None:
         if not isinstance(self.important, (int, float)) or not 0 <= self.important <= 1:
-            raise TypeError(f"important={self.important!r} is no share between 0 and 1")
+            raise TypeError(f"important={self.important!r} is not a share from 0 to 1")
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""

@@ -1,4 +1,4 @@
-"""RunConfig: what `opsearch run` is told, as one checked file to run again with --config."""
+"""RunConfig: the settings of `opsearch run`, which run.yaml stores for --config."""
 
 from __future__ import annotations
 
@@ -19,16 +19,39 @@ from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
 """`data` of a run whose items came from Python, and not from a file."""
-_LAST = "out"  # the setting that a file ends with: one that has it was not cut
+_LAST = "out"  # last setting of the file, so that its absence shows a truncated file
 
 
 class RunConfig(BaseModel):
-    """What to search, on which data, with which solver; written to run.yaml.
+    """Settings of a run, as options and run.yaml give them.
 
-    objective and solver None: chosen from what fits, and then written down. ranker None: that of
-    the model's family. evaluations None: as many as the solver makes by default. effort: seconds of
-    measurement that the joint objective may take by default, by all policies or coarse to fine.
-    memory: for the states of one pass, e.g. 8GB; None: by what the device has.
+    Attributes:
+        model: `demo`, a local folder, or a hub id.
+        dtype: Precision of the weights.
+        device: Torch device, or `auto` for all GPUs.
+        attention: Attention implementation.
+        data: Data file, or `lmms:TASK`; None: the embedded tasks.
+        samples: Number of calibration samples.
+        heldout: Number of held-out samples.
+        seed: Draws the samples and seeds the solver.
+        space: Space of policies, with parameters where it takes some.
+        kv: `leaves` or `stays`, for the space dop.
+        stages: Maximum number of stages, for the space stages.
+        keep: Operations that are never pruned, e.g. `0,1:mlp`.
+        tie: `q=kv`, for the space layers.
+        n_v: Shares of the visual tokens: 16 or 8 standard ones, or a list.
+        ranker: Ranker of the visual tokens; None: that of the model's family.
+        budget: One budget per cost.
+        objective: None: chosen by the time that measuring takes.
+        points: Values that the additive proxy measures per parameter; None: all.
+        pairs: Pairs that the pairwise proxy measures: adjacent, all, or a number.
+        positions: Answer tokens over which KL is averaged.
+        solver: None: chosen by the form of the objective.
+        verify: Proposals of a proxy that are measured per round; 0: none.
+        evaluations: Maximum number of measured policies; None: the solver's default.
+        effort: Seconds of measurement that the joint objective may take by default.
+        memory: Memory for the states of one pass, e.g. 8GB; None: by the device.
+        out: Run folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,7 +106,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _which_pairs(cls, value: str) -> str:
         if value not in ("adjacent", "all") and not (value.isdecimal() and int(value)):
-            raise ValueError("it is neither adjacent nor all nor a number such as 500")
+            raise ValueError("is not adjacent, all, or a number such as 500")
         return value
 
     @field_validator("memory")
@@ -95,7 +118,7 @@ class RunConfig(BaseModel):
 
     @property
     def model_spec(self) -> ModelSpec:
-        """Which model to load and how."""
+        """The model to load and its settings."""
         return ModelSpec(self.model, self.dtype, self.device, self.attention)
 
     @property
@@ -134,8 +157,8 @@ class RunConfig(BaseModel):
             raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
         if unknown := [str(name) for name in raw if name not in cls.model_fields]:
             raise RunFolderError(
-                f"{path} has {', '.join(unknown)}, which is no setting of this opsearch: it is "
-                "misspelt or of another version; remove it and run again"
+                f"{path} has the unknown setting {', '.join(unknown)}, which is misspelt or of "
+                "another version; remove it and run again"
             )
         try:
             config = cls(**raw)
@@ -144,14 +167,14 @@ class RunConfig(BaseModel):
         # A file cut at the end of a line is still YAML, and defaults would hide what is lost.
         if _LAST not in raw:
             raise RunFolderError(
-                f"{path} lacks {_LAST}, which comes last: if it was cut off, run `opsearch run` "
-                f"again, if you wrote it, add the folder of the run, e.g. {_LAST}: runs/mine"
+                f"{path} lacks its last setting {_LAST}; if the file was truncated, run `opsearch "
+                f"run` again, and if you wrote it, add the run folder, e.g. {_LAST}: runs/mine"
             )
         return config
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:
-        """A config from options; OpsearchError names the option that is wrong."""
+        """Return a config from options; raise OpsearchError, naming the option, if one is wrong."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -159,7 +182,7 @@ class RunConfig(BaseModel):
 
 
 def explain(error: ValidationError, prefix: str = "") -> str:
-    """The first of pydantic's complaints as one sentence."""
+    """Return the first validation error as one sentence."""
     problem = error.errors()[0]
     name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
     reason = problem["msg"].removeprefix("Value error, ")
@@ -176,10 +199,18 @@ def policy_settings(
     device: str | None = None,
     attention: str | None = None,
 ) -> RunConfig:
-    """What was asked for, the rest as in the run.yaml beside a policy, by default without one.
+    """Return the given settings, completed from the run.yaml next to a policy or by defaults.
 
-    path: of a run folder or a policy's file, None: no policy. Raises PolicyError where the policy
-    was searched on another model than that of the run.yaml, and OpsearchError.
+    Args:
+        path: A run folder or a policy's file; None: no policy.
+        model: Model, if given.
+        dtype: Data type, if given.
+        device: Device, if given.
+        attention: Attention implementation, if given.
+
+    Raises:
+        PolicyError: The policy was searched on another model than that of the run.yaml.
+        OpsearchError: A setting is wrong.
     """
     asked = {"model": model, "dtype": dtype, "device": device, "attention": attention}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -192,7 +223,7 @@ def policy_settings(
     run = RunConfig.load(file)
     if model is None and searched not in (None, run.model):
         raise PolicyError(
-            f"the policy was searched on {searched!r}, but {file} beside it is of a run on "
+            f"the policy was searched on {searched!r}, but {file} belongs to a run on "
             f"{run.model!r}; give --model, --dtype, --device and --attention"
         )
     return RunConfig.checked(**run.model_dump() | given)

@@ -1,7 +1,7 @@
-"""What measuring in a space will take, known before any weights are loaded.
+"""Estimates of the measurement work in a space, before any weights are loaded.
 
 Time is planned FLOPs at a nominal speed, so that the same command on the same machine always gives
-the same answer.
+the same estimate.
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ def nominal_speed(device: str) -> float:
 
 @dataclass(frozen=True)
 class CoarseWork:
-    """The joint objective from coarse to fine: what is measured first, and a guess of all.
+    """Estimate for the joint objective from coarse to fine.
 
-    Which policies the later rounds measure is not known before the first is. Taken is one and a
-    half times what is near the dearest policies of the first (see docs/benchmarks.md).
+    The policies of later rounds depend on the results of the first round. Their work is estimated
+    as 1.5 times that of the policies near the most expensive ones of the first round (see
+    docs/benchmarks.md).
+
+    Attributes:
+        first: Work of the first round.
+        flops: FLOPs of all rounds.
     """
 
     first: Estimate
@@ -54,13 +59,21 @@ class CoarseWork:
 
     @property
     def forwards(self) -> float:
-        """All FLOPs in forwards of the original, mean per sample."""
+        """FLOPs of all rounds in forwards of the original, mean per sample."""
         return self.first.forwards * self.flops / self.first.flops if self.flops else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What the joint objective takes in a space, on samples of these layouts, within budgets."""
+    """Work of measuring the joint objective in a space within budgets.
+
+    Attributes:
+        space: The space.
+        constraints: The budgets as limits.
+        crowds: The calibration samples, batched.
+        room: Memory of a pass.
+        device: Device of the model.
+    """
 
     space: Space
     constraints: Sequence[Constraint]
@@ -70,22 +83,22 @@ class Planned:
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:
-        """Which points of a listed space keep to the budgets."""
+        """Mask of the points within the budgets, bool[P]; the space must be listed."""
         return feasible_points(self.space, self.constraints)
 
     @cached_property
     def joint(self) -> Estimate:
-        """Every feasible policy of a listed space."""
+        """Work of measuring every feasible policy of a listed space."""
         return self.of(self.space.points[self.feasible])
 
     @property
     def joint_seconds(self) -> float:
-        """The same in seconds, infinitely many where the policies are too many to list."""
+        """Seconds of measuring every feasible policy; infinite if there are too many."""
         return self.seconds(self.joint) if self.space.listed else inf
 
     @cached_property
     def coarse(self) -> CoarseWork | None:
-        """The same from coarse to fine, None for a space without depths to take so."""
+        """Work of measuring from coarse to fine; None if the space has no depths."""
         space = self.space
         if not space.layer_columns:
             return None
@@ -97,13 +110,13 @@ class Planned:
 
     @property
     def coarse_seconds(self) -> float:
-        """The same in seconds, infinitely many where it cannot be."""
+        """Seconds of measuring from coarse to fine; infinite if the space has no depths."""
         return self.seconds(self.coarse) if self.coarse else inf
 
     def of(self, points: NDArray[np.int64]) -> Estimate:
-        """The work for any points of the space."""
+        """Estimate the work of measuring points of the space."""
         return estimate(self.space, points, self.crowds, self.room)
 
     def seconds(self, found: Estimate | CoarseWork) -> float:
-        """Seconds that work takes at the nominal speed."""
+        """Return the seconds of an estimate at the nominal speed."""
         return found.flops / nominal_speed(self.device)

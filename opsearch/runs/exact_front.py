@@ -1,8 +1,10 @@
-"""The exact Pareto front of a sum of terms over a space with a choice per operation.
+"""Exact Pareto fronts in spaces with one parameter per operation.
 
-Dynamic programming over layers, the last first (Nemhauser and Ullmann, 1969): of all ways to fill
-the layers so far only those go on that no other beats in cost and value. Ways that differ in the
-highest level of kv are kept apart, because queries and MLPs of earlier layers need one.
+The front of a sum of terms is found by dynamic programming over layers, the last one first
+(Nemhauser and Ullmann, 1969): of all partial policies, only those continue that no other one beats
+in cost and value. Partial policies with different highest levels of kv are not compared, because
+queries and MLPs of earlier layers depend on that level. Other fronts are walked point by point with
+CP-SAT, from the budget downwards.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class _Ways:
-    """Ways to fill the layers so far, none beaten: their cost, value in steps, and value indices.
+    """Partial policies over the layers so far.
 
-    rows: int64[W, K], 0 for the layers to come.
+    Attributes:
+        costs: Costs, int64[W].
+        values: Values in steps of the integer terms, int64[W].
+        rows: Rows of value indices, 0 for the remaining layers, int8[W, K].
     """
 
     costs: Ints
@@ -41,17 +46,20 @@ class _Ways:
     rows: NDArray[np.int8]
 
     def best(self, limit: int) -> _Ways:
-        """Those within the limit that no other beats."""
+        """Return the ones within the limit that no other one beats."""
         within = np.flatnonzero(self.costs <= limit)
         kept = within[front(self.costs[within], self.values[within].astype(np.float64))]
         return _Ways(self.costs[kept], self.values[kept], self.rows[kept])
 
 
 def summed_front(problem: Problem) -> list[int]:
-    """The numbers of the front's points within the problem's one budget, by rising cost.
+    """Return the numbers of the points on the front within the budget, by rising cost.
 
-    Complete, and exact within the error bound of `integer_terms`; the space has a choice
-    per operation, and the objective is Separable.
+    The front is complete, and exact within the error bound of `integer_terms`.
+
+    Args:
+        problem: A problem with one budget and a Separable objective, in a space with one parameter
+            per operation.
     """
     space, objective, (limited,) = (
         problem.space.per_operation,
@@ -73,7 +81,7 @@ def summed_front(problem: Problem) -> list[int]:
 def _of_share(
     space: PerOperation, costs: OperationCosts, terms: IntegerTerms, n_v: int, limit: int
 ) -> _Ways:
-    """The best ways with one share of tokens."""
+    """Return the front at one share of tokens."""
     row = np.zeros((1, len(space.parameters)), np.int8)
     row[0, -1] = n_v
     value = terms.coefficients[-1][n_v]
@@ -104,7 +112,7 @@ def _joined(parts: list[_Ways]) -> _Ways:
 
 
 def _choices(space: PerOperation, layer: int) -> Iterator[tuple[list[int], dict[int, int]]]:
-    """The parameters of a layer, and every choice of places in `levels` by module."""
+    """Yield the parameters of a layer with each choice of levels by module."""
     mine = [k for k, (at, _) in enumerate(space.operations) if at == layer]
     modules = [space.operations[k][1] for k in mine]
     levels = (range(space.lowest(layer, module), len(space.levels)) for module in modules)
@@ -115,7 +123,7 @@ def _choices(space: PerOperation, layer: int) -> Iterator[tuple[list[int], dict[
 def _live(
     space: PerOperation, layer: int, place: dict[int, int], read: int
 ) -> tuple[int, int, int] | None:
-    """What runs where later layers have kv up to level `read`; None where not all would be read."""
+    """Return the live levels if later kv reach level `read`; None if a result is not read."""
     kv, mlp = place[KV], place.get(MLP, 0)
     q = kv if space.tied else place.get(Q, 0)
     if space.tied and (layer, Q) not in space.kept:
@@ -123,13 +131,14 @@ def _live(
     return (q, kv, mlp) if max(q, mlp) <= read else None
 
 
-_TIME = 30.0  # deterministic, for one point
+_TIME = 30.0  # deterministic time per point
 
 
 def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
-    """By rising cost at most `most` points below the problem's budget, and whether these are all.
+    """Walk down the front from the budget, by at most `most` points.
 
-    Columns: those of `front_row`.
+    Returns:
+        The points by rising cost, with the columns of `front_row`, and whether they are complete.
     """
     constraint = problem.constraints[0]
     rows: list[dict[str, Any]] = []
@@ -138,7 +147,7 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
         asked = replace(problem, constraints=(replace(constraint, limit=limit),))
         solution = reraise_interrupt(CpSat().solve(asked, limit=Limit(deterministic_time=_TIME)))
         if solution.index is None:
-            # A solver that stopped without a policy has not said that there are no others.
+            # A solver that stopped without a policy did not prove that there are no others.
             ended = solution.status is Status.INFEASIBLE
             break
         proved = solution.status is Status.OPTIMAL and not solution.note
@@ -150,9 +159,7 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
 
 
 def front_row(problem: Problem, index: int, proved: bool) -> dict[str, Any]:
-    """A point of a front: its policy's name, value, exact cost over all samples, that per sample
-    and as a share of the stock model's, and whether it is proved.
-    """
+    """Return a point as a row: policy, cost per sample, share of stock, value, cost, proved."""
     constraint = problem.constraints[0]
     cost = constraint.cost(index)
     return {

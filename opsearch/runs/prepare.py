@@ -237,10 +237,10 @@ def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], 
 
 def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
     """Return what is used of data that hold less than was asked for."""
-    left = "" if heldout or not config.heldout else "; fewer --samples leave some to judge on"
+    left = "" if heldout or not config.heldout else "; use fewer --samples to have held-out ones"
     return (
         f"{config.data} has items for {calibration} of {config.samples} calibration samples and "
-        f"{heldout} of {config.heldout} held-out ones, which repeat none of the former{left}"
+        f"for {heldout} of {config.heldout} held-out samples{left}"
     )
 
 

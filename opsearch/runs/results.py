@@ -1,4 +1,4 @@
-"""What a solve leaves in a run folder: policy, record, front and their figures."""
+"""Results of a solve in a run folder: policy, record, front and their figures."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from opsearch.runs.run_folder import RunFolder
 
 
 class Searched(Protocol):
-    """What the record of a solution says of its search.
-
-    Attributes:
-        config: The settings, all defaults resolved.
-        model_type: The model's family.
-        item_digests: Digests of the calibration samples, which evaluation leaves out.
-    """
+    """Facts of a search that the record of its solution contains."""
 
     @property
-    def config(self) -> RunConfig: ...
+    def config(self) -> RunConfig:
+        """The settings, with all defaults resolved."""
+
     @property
-    def model_type(self) -> str: ...
+    def model_type(self) -> str:
+        """Model family."""
+
     @property
-    def item_digests(self) -> list[str]: ...
+    def item_digests(self) -> list[str]:
+        """Digests of the calibration samples, which evaluation leaves out."""
 
 
 def save_solution(
@@ -59,8 +58,10 @@ def save_solution(
         f"{'predicted ' if c.unit == 'ns' else ''}{c.name} {c.describe(solution.costs[c.name])}"
         for c in problem.constraints
     ]
-    told = facts | {"cost": achieved}
-    policy = dataclasses.replace(solution.policy, model_type=searched.model_type, provenance=told)
+    provenance = facts | {"cost": achieved}
+    policy = dataclasses.replace(
+        solution.policy, model_type=searched.model_type, provenance=provenance
+    )
     policy.save_pretrained(folder.path)
     save_heatmap(policy, folder.policy_figure)
     record = facts | {

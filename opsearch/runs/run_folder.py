@@ -102,7 +102,11 @@ def save_environment(
 
 
 def load_environment(folder: RunFolder) -> dict[str, Any] | None:
-    """The file's content, None where no run has finished; RunFolderError when it is damaged."""
+    """Return the file's content, or None if no run has finished.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
     if not folder.environment.exists():
         return None
     try:

@@ -22,12 +22,12 @@ from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
 
 MAX_NEW_TOKENS = 16
-"""Of an answer to a held-out question."""
+"""Longest answer to a held-out question, in tokens."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a search works with while its folder is locked.
+    """The opened resources of a search, while its folder is locked.
 
     Attributes:
         folder: The run folder.

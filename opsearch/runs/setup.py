@@ -67,7 +67,7 @@ class SearchSettings:
 
     @property
     def timed(self) -> bool:
-        """Whether a budget is of time, so that a latency table is needed."""
+        """True if a budget is of time, so that a latency table is needed."""
         return any(budget.cost_class.timed for budget in self.budgets)
 
     def in_space(self, name: str, ranker: RankerSpec, stages: int) -> SearchSettings:

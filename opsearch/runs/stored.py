@@ -1,4 +1,4 @@
-"""Reads a run's measurements as arrays for the analyses; loads no model."""
+"""A finished search, read from its run folder without loading a model."""
 
 from __future__ import annotations
 
@@ -253,9 +253,10 @@ def looked_up(
 
 
 def stored_outcome(folder: Path) -> Outcome:
-    """The record and the final table of the run in `folder`.
+    """Return the record and the final table of the run in `folder`.
 
-    Raises RunFolderError where one of them is missing or cannot be read.
+    Raises:
+        RunFolderError: One of them is missing or cannot be read.
     """
     run = RunFolder(folder)
     RunConfig.load(run.config)  # which says so where the folder is no run at all

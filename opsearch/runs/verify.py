@@ -1,7 +1,8 @@
-"""Proxy proposes, joint disposes: the best policies of a proxy are measured as they would run.
+"""Correction of a proxy with true measurements.
 
-The proxy is corrected by what was measured, proposes again, and so on until the policy that it
-likes best is the best that was measured, or the evaluations are spent.
+The best policies of the proxy are measured, the proxy is fitted to these values, and its new best
+policies are measured, until the best one is already the best measured policy or the evaluations are
+used up.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ _NOISE = 1e-3  # of the variance that one coefficient gives
 def corrected_proxy(
     proxy: Separable | Pairwise, indices: Sequence[int], values: NDArray[np.float64]
 ) -> Separable | Pairwise:
-    """The proxy with coefficients changed so that it takes these values at these points.
+    """Change the coefficients of a proxy so that it has given values at given points.
 
-    The value of the point that prunes nothing stays: choices that prune nothing have no
-    coefficient.
+    Choices that prune nothing have no coefficient, so the value of the original is unchanged.
+
+    Args:
+        proxy: The proxy.
+        indices: Numbers of the points.
+        values: Their values, float64[n].
     """
     rows = [proxy.space.row(index) for index in indices]
     choices = _pruning(proxy)
@@ -66,74 +71,87 @@ def _pruning(proxy: Separable | Pairwise) -> list[Choice]:
 def _present(
     rows: Sequence[tuple[int, ...]], choices: Sequence[Choice], pairs: Sequence[Pair]
 ) -> NDArray[np.float64]:
-    """Which choices and pairs each row has, 1 or 0, float64[rows, coefficients]."""
+    """Return 1 for each choice or pair that a row contains, else 0, float64[rows, coefficients]."""
     alone = np.array([[row[k] == i for k, i in choices] for row in rows], float)
     together = [[row[k] == i and row[m] == j for (k, i), (m, j) in pairs] for row in rows]
     return np.concatenate([alone, np.array(together, float).reshape(len(rows), -1)], axis=1)
 
 
-EVALUATIONS = 150  # by default
+EVALUATIONS = 150  # default
 PROPOSAL = Limit(deterministic_time=5.0)
-"""What one proposal may take: it is measured, and needs no proof."""
+"""Limit of one proposal, which needs no proof, because it is measured."""
 
 
 def verify(
     problem: Problem, solver: Solver, joint: Blackbox, *, each: int, evaluations: int, seed: int
 ) -> Solution:
-    """Measure the `each` best policies of a proxy, correct it, repeat: the best measured policy.
+    """Measure the best policies of a proxy, correct the proxy, and repeat.
 
-    problem: with the proxy as objective; evaluations: most policies that are measured. The Solution
-    is one of `joint`. Raises OpsearchError for an objective that is no sum of terms.
+    Args:
+        problem: The problem with the proxy as objective.
+        solver: Solver of the proxy.
+        joint: The true objective.
+        each: Number of policies per round.
+        evaluations: Largest number of measured policies.
+        seed: Seed of the solver.
+
+    Returns:
+        The best measured policy, with its true value.
+
+    Raises:
+        OpsearchError: The objective is not a sum of terms.
     """
     started, proxy = perf_counter(), problem.objective
     require_proxy(proxy)
     assert isinstance(proxy, Separable | Pairwise)  # the two forms that are proxies
-    asked, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
-    while not asked.spent:
-        corrected = replace(problem, objective=_corrected(proxy, asked))
-        favourite = _solve(corrected, solver, seed)
-        if favourite is not None and favourite == asked.best():
-            end = "the proxy's favourite is the best of them"
+    evaluated, rounds = EvaluatedPoints(replace(problem, objective=joint), evaluations), 0
+    while not evaluated.spent:
+        corrected = replace(problem, objective=_corrected(proxy, evaluated))
+        optimum = _solve(corrected, solver, seed)
+        if optimum is not None and optimum == evaluated.best():
+            end = "the proxy's optimum is the best measured policy"
             break
-        proposed = _proposals(corrected, solver, seed, asked, each)
+        proposed = _proposals(corrected, solver, seed, evaluated, each)
         if not proposed:
-            end = "there were no others"
+            end = "no unmeasured policy was left"
             break
-        asked.evaluate(proposed)
+        evaluated.evaluate(proposed)
         rounds += 1
     else:
-        end = "the evaluations were spent"
+        end = "the limit of evaluations was reached"
     counted = f"{rounds} round{'s' if rounds > 1 else ''} until {end}"
-    solution = asked.solution(asked.best(), solver.name, _note(proxy.name, asked, counted))
+    solution = evaluated.solution(
+        evaluated.best(), solver.name, _note(proxy.name, evaluated, counted)
+    )
     return replace(solution, seed=seed, seconds=perf_counter() - started)
 
 
 def require_proxy(objective: Objective | ObjectiveFactory) -> None:
-    """Raise OpsearchError for an objective that proposes nothing: it is no sum of terms."""
+    """Raise OpsearchError if the objective is not a proxy, which is a sum of terms."""
     if objective.form not in PROXIES:
         raise OpsearchError(
-            f"--verify measures what a proxy proposes, but objective {objective.name!r} is none; "
-            "leave it out, or add --objective additive or pairwise in space dop, depth, layers or "
-            "operations"
+            f"--verify measures the proposals of a proxy, and objective {objective.name!r} is not "
+            "one; remove it, or add --objective additive or pairwise in space dop, depth, layers "
+            "or operations"
         )
 
 
-def _corrected(proxy: Separable | Pairwise, asked: EvaluatedPoints) -> Separable | Pairwise:
-    """The proxy, fitted to what was measured."""
-    measured = {index: value for index, value in asked.values.items() if not np.isnan(value)}
+def _corrected(proxy: Separable | Pairwise, evaluated: EvaluatedPoints) -> Separable | Pairwise:
+    """Return the proxy, fitted to the measured values."""
+    measured = {index: value for index, value in evaluated.values.items() if not np.isnan(value)}
     if not measured:
         return proxy
     fitted = corrected_proxy(proxy, list(measured), np.array(list(measured.values())))
-    return replace(fitted, quantum=asked.problem.objective.quantum)
+    return replace(fitted, quantum=evaluated.problem.objective.quantum)
 
 
 def _proposals(
-    problem: Problem, solver: Solver, seed: int, asked: EvaluatedPoints, each: int
+    problem: Problem, solver: Solver, seed: int, evaluated: EvaluatedPoints, each: int
 ) -> list[int]:
-    """The points with the lowest values that were not measured yet."""
+    """Return the unmeasured points with the lowest values."""
     found: list[int] = []
-    while len(found) < min(each, asked.limit - len(asked.values)):
-        excluded = frozenset([*asked.values, *found])
+    while len(found) < min(each, evaluated.limit - len(evaluated.values)):
+        excluded = frozenset([*evaluated.values, *found])
         index = _solve(replace(problem, excluded=excluded), solver, seed)
         if index is None:
             break
@@ -142,18 +160,18 @@ def _proposals(
 
 
 def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
-    """The solver's point, None where it finds none."""
+    """Return the solver's point; None if it finds none."""
     if not problem.solvable:
         return None
     return reraise_interrupt(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
 
 
-def _note(proxy: str, asked: EvaluatedPoints, counted: str) -> str:
-    best, values = asked.best(), list(asked.values.values())
+def _note(proxy: str, evaluated: EvaluatedPoints, counted: str) -> str:
+    best, values = evaluated.best(), list(evaluated.values.values())
     if not values:
         return f"{proxy} proposed no policy within the budget"
-    note = f"{proxy} proposed, joint disposed: {len(values)} policies measured in {counted}"
+    note = f"{proxy} corrected by true KL: {len(values)} policies measured in {counted}"
     if best is None:
         return note
-    first, last = values[0], asked.values[best]
-    return f"{note}; true KL {first:.3f} of the proxy's first, {last:.3f} of the best"
+    first, last = values[0], evaluated.values[best]
+    return f"{note}; true KL {first:.3f} of the first proposal, {last:.3f} of the best"

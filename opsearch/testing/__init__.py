@@ -1,11 +1,11 @@
-"""What every solver must satisfy, for plug-ins too: inherit `SolverConformance` in a pytest file.
+"""Conformance tests of solvers, also for plug-ins: inherit `SolverConformance` in a pytest file.
 
     class TestMySolver(SolverConformance):
         @pytest.fixture
         def solver(self):
             return MySolver()
 
-The problems are those of `opsearch.testing.example_problems`.
+The problems are from `opsearch.testing.example_problems`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ from opsearch.testing.example_problems import (
 class SolverConformance:
     """Tests that any solver passes; override the fixture `solver`.
 
-    known: the points that the last solve could choose from, of a blackbox those it asked for.
+    Attributes:
+        known: Points that the last solve could choose from; for a blackbox, the evaluated ones.
     """
 
     known: list[int]
 
     @pytest.fixture
     def solver(self) -> Solver:
+        """Return the solver under test."""
         raise NotImplementedError("override the fixture `solver` with the solver under test")
 
     def solve(self, solver: Solver, problem: Problem, **options: Any) -> Solution:
@@ -62,7 +64,7 @@ class SolverConformance:
         return solution
 
     def best(self, problem: Problem) -> int | None:
-        """The best of the points that the last solve could choose from."""
+        """Return the best of the points that the last solve could choose from."""
         values = np.full(len(problem.space.points), np.nan)
         values[self.known] = [problem.objective.value(index) for index in self.known]
         quantum = problem.objective.quantum
@@ -70,6 +72,7 @@ class SolverConformance:
 
     @pytest.mark.parametrize("seed", range(12))
     def test_agrees_with_brute_force(self, solver: Solver, seed: int) -> None:
+        """Check: agrees with brute force."""
         problem = random_problem(seed, budgets=seed % 3)
         solution = self.solve(solver, problem, limit=SHORT)
         best = oracle(problem)
@@ -80,6 +83,7 @@ class SolverConformance:
         assert solution.value >= problem.objective.value(best) - solution.error_bound
 
     def test_known_answer(self, solver: Solver) -> None:
+        """Check: known answer."""
         space = tokens_space(3, N_V_TEST)
         objective = Separable("known", "nats", space, (np.array([4.0, 3.0, 2.0, 1.0]),), 1.0)
         costs = np.array([10, 20, 30, 40])
@@ -90,6 +94,7 @@ class SolverConformance:
         assert solution.policy == space.decode((2,))
 
     def test_a_limit_is_inclusive(self, solver: Solver) -> None:
+        """Check: a limit is inclusive."""
         space = tokens_space(3, N_V_TEST)
         objective = Separable("known", "nats", space, (np.array([4.0, 3.0, 2.0, 1.0]),), 1.0)
         costs = np.array([10, 20, 30, 40])
@@ -97,6 +102,7 @@ class SolverConformance:
         assert self.solve(solver, problem).index == 3
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
+        """Check: infeasible states the range."""
         problem = random_problem(1)
         low = replace(problem.constraints[0], limit=int(problem.cost.min()) - 1)
         solution = self.solve(solver, problem.with_budget([low]))
@@ -105,6 +111,7 @@ class SolverConformance:
         assert f"achievable: {low.describe(low.cost(low.cheapest))}" in solution.note
 
     def test_budgets_that_clash(self, solver: Solver) -> None:
+        """Check: budgets that clash."""
         space = tokens_space(2, N_V_TEST)
         objective = Separable("flat", "nats", space, (np.zeros(4),), 1.0)
         rising = Constraint("flops", "FLOPs", np.array([1, 2, 3, 4]), 1, 4)
@@ -115,6 +122,7 @@ class SolverConformance:
         assert "flops to 100% (4 FLOPs) or other to 100% (4 units)" in solution.note
 
     def test_ties_go_to_lower_cost(self, solver: Solver) -> None:
+        """Check: ties go to lower cost."""
         _require_that_it_compares_points(solver)
         problem = _flat(dop_space(3, N_V_TEST))
         random = np.random.default_rng(3)
@@ -124,6 +132,7 @@ class SolverConformance:
         assert solution.index == min(self.known, key=lambda index: costs[index])
 
     def test_ties_of_equal_cost_go_to_the_first_row(self, solver: Solver) -> None:
+        """Check: ties of equal cost go to the first row."""
         _require_that_it_compares_points(solver)
         problem = _flat(dop_space(3, N_V_TEST))
         assert self.solve(solver, problem).index == min(self.known)
@@ -144,6 +153,7 @@ class SolverConformance:
         ids=["one point", "one parameter", "one layer, dop", "one layer, depth"],
     )
     def test_degenerate_sizes(self, solver: Solver, space: Space) -> None:
+        """Check: degenerate sizes."""
         terms = random_terms(np.random.default_rng(0), space, 1.0, 0.01)
         objective = Separable("random", "nats", space, terms, 0.01)
         problem = Problem(space, objective, (budget("flops", flops_like(space), 0.6),))
@@ -152,6 +162,7 @@ class SolverConformance:
     @pytest.mark.parametrize("scale", SCALES)
     @pytest.mark.parametrize("exact_ties", [True, False])
     def test_scales(self, solver: Solver, scale: float, exact_ties: bool) -> None:
+        """Check: scales."""
         problem = random_problem(7, scale=scale, exact_ties=exact_ties)
         best = oracle(problem)
         assert best is not None
@@ -163,6 +174,7 @@ class SolverConformance:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_values_below_zero(self, solver: Solver, seed: int) -> None:
+        """Check: values below zero."""
         problem = random_problem(seed)
         objective = problem.objective
         assert isinstance(objective, Separable)
@@ -175,6 +187,7 @@ class SolverConformance:
             assert (solution.status, solution.index) == (Status.OPTIMAL, oracle(problem))
 
     def test_same_seed_same_answer(self, solver: Solver) -> None:
+        """Check: same seed same answer."""
         problem = random_problem(5)
         first = self.solve(solver, problem, seed=3, limit=Limit(evaluations=15))
         again = self.solve(solver, problem, seed=3, limit=Limit(evaluations=15))
@@ -182,6 +195,7 @@ class SolverConformance:
         assert first.seed == 3
 
     def test_limit_of_evaluations(self, solver: Solver) -> None:
+        """Check: limit of evaluations."""
         if "blackbox" not in solver.forms:
             pytest.skip("asks for no points")
         problem = random_problem(6)
@@ -189,6 +203,7 @@ class SolverConformance:
         assert self.solve(solver, problem, limit=Limit(evaluations=4)).evaluations == 4
 
     def test_no_point_is_asked_for_twice(self, solver: Solver) -> None:
+        """Check: no point is asked for twice."""
         if "blackbox" not in solver.forms:
             pytest.skip("asks for no points")
         problem, asked = recorded(as_form(random_problem(6), "blackbox"))
@@ -196,9 +211,11 @@ class SolverConformance:
         assert 0 < solution.evaluations == len(asked) == len(set(asked)) <= 25
 
     def test_no_limit(self, solver: Solver) -> None:
+        """Check: no limit."""
         assert self.solve(solver, random_problem(3), limit=None).index is not None
 
     def test_points_that_were_not_measured(self, solver: Solver) -> None:
+        """Check: points that were not measured."""
         if "table" not in solver.forms:
             pytest.skip("takes no tables")
         problem = as_form(random_problem(6), "table")
@@ -217,6 +234,7 @@ class SolverConformance:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_pairs_are_taken_into_account(self, solver: Solver, seed: int) -> None:
+        """Check: pairs are taken into account."""
         if "pairwise" not in solver.forms:
             pytest.skip("takes no pairs")
         problem = random_pairs(seed)
@@ -232,6 +250,7 @@ class SolverConformance:
     def test_what_is_no_finite_number_is_refused_or_passed_over(
         self, solver: Solver, number: float, places: slice
     ) -> None:
+        """Check: what is no finite number is refused or passed over."""
         problem = random_problem(5)
         objective = problem.objective
         assert isinstance(objective, Separable)
@@ -245,11 +264,13 @@ class SolverConformance:
         assert solution.value is None or np.isfinite(solution.value)
 
     def test_an_interrupted_search_is_repeated_over_its_cache(self, solver: Solver) -> None:
+        """Check: an interrupted search is repeated over its cache."""
         if "blackbox" not in solver.forms:
             pytest.skip("asks for no points")
         check_interruption(solver, as_form(random_problem(6), "blackbox"))
 
     def test_other_forms_are_refused(self, solver: Solver) -> None:
+        """Check: other forms are refused."""
         problem = random_problem(0)
         forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox", "bounded")
         for form in forms:
@@ -259,12 +280,12 @@ class SolverConformance:
 
 
 def _require_that_it_compares_points(solver: Solver) -> None:
-    """Skip where a solver neither looks at all points nor asks for some."""
+    """Skip if the solver neither reads all points nor evaluates some."""
     if not solver.exact and "blackbox" not in solver.forms:
         pytest.skip("compares no points")
 
 
 def _flat(space: Space) -> Problem:
-    """All points have the same value; nothing but ties decides."""
+    """Return a problem whose points all have the same value."""
     terms = tuple(np.zeros(len(parameter.values)) for parameter in space.parameters)
     return Problem(space, Separable("flat", "nats", space, terms, 1e-6))

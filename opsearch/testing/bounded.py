@@ -1,6 +1,6 @@
-"""What solvers that take objectives of form `bounded` must satisfy: inherit `BoundedConformance`.
+"""Conformance tests of solvers for objectives of form `bounded`: inherit `BoundedConformance`.
 
-Such an objective gives one point for a bound on it; the judge tries 1,001 bounds one by one.
+Such an objective maps a bound to one point. Solutions are compared with the best of 1,001 bounds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class BoundedConformance:
 
     @pytest.fixture
     def solver(self) -> Solver:
+        """Return the solver under test."""
         raise NotImplementedError("override the fixture `solver` with the solver under test")
 
     def solve(self, solver: Solver, problem: Problem, seed: int = 0) -> Solution:
@@ -38,6 +39,7 @@ class BoundedConformance:
     def test_no_bound_within_the_budgets_does_better(
         self, solver: Solver, seed: int, share: float
     ) -> None:
+        """Check: no bound within the budgets does better."""
         problem = recipes_problem(seed, share)
         solution = self.solve(solver, problem)
         assert solution.value is not None
@@ -46,6 +48,7 @@ class BoundedConformance:
             assert solution.status is Status.OPTIMAL
 
     def test_each_budget_is_kept(self, solver: Solver) -> None:
+        """Check: each budget is kept."""
         both = recipes_problem(2, 0.5)
         for limit in both.constraints:
             tighter = replace(limit, limit=limit.limit - (limit.stock - limit.limit) // 4)
@@ -54,6 +57,7 @@ class BoundedConformance:
             assert solution.costs[limit.name] <= tighter.limit
 
     def test_a_limit_is_inclusive(self, solver: Solver) -> None:
+        """Check: a limit is inclusive."""
         problem = recipes_problem(1)
         objective = problem.objective
         assert isinstance(objective, Bounded)
@@ -62,12 +66,14 @@ class BoundedConformance:
         assert self.solve(solver, problem.with_budget(exactly)).index is not None
 
     def test_a_budget_that_asks_for_nothing_leaves_the_original(self, solver: Solver) -> None:
+        """Check: a budget that asks for nothing leaves the original."""
         solution = self.solve(solver, recipes_problem(3, 1.0))
         assert solution.value == 0
         assert solution.policy is not None
         assert solution.policy.is_identity(1000)
 
     def test_what_the_rule_does_not_reach_is_said(self, solver: Solver) -> None:
+        """Check: what the rule does not reach is said."""
         problem = recipes_problem(0, -0.1)
         assert problem.solvable
         solution = self.solve(solver, problem)
@@ -78,6 +84,7 @@ class BoundedConformance:
             assert problem.within(solution.index)
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
+        """Check: infeasible states the range."""
         problem = recipes_problem(1)
         constraint = problem.constraints[0]
         lowest_cost = constraint.cost(constraint.cheapest)
@@ -87,11 +94,13 @@ class BoundedConformance:
         assert f"achievable: {constraint.describe(lowest_cost)}" in solution.note
 
     def test_same_seed_same_answer(self, solver: Solver) -> None:
+        """Check: same seed same answer."""
         first, again = (self.solve(solver, recipes_problem(4), seed=3) for _ in range(2))
         assert same(first, again)
         assert first.seed == 3
 
     def test_other_forms_are_refused(self, solver: Solver) -> None:
+        """Check: other forms are refused."""
         forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox")
         for form in forms:
             if form not in solver.forms:
@@ -100,7 +109,7 @@ class BoundedConformance:
 
 
 def lowest(problem: Problem) -> int:
-    """The point of the lowest bound whose point keeps within all budgets."""
+    """Return the point of the lowest bound that is within all budgets."""
     objective = problem.objective
     assert isinstance(objective, Bounded)
     return next(point for point in map(objective.within, _BOUNDS) if problem.within(point))

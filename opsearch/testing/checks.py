@@ -1,4 +1,4 @@
-"""What the tests of all solvers check with: records, interruptions, what was asked for."""
+"""Checks shared by the conformance tests: records, interruptions, evaluated points."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from opsearch.problem.objective import Blackbox
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, Status, solution_at
 
-# An exact solver is stopped by neither; AMPLE lets others evaluate every point.
+# Exact solvers ignore both; AMPLE lets the others evaluate every point.
 AMPLE = Limit(evaluations=2000)
 SHORT = Limit(evaluations=25)
 
 
 def same(first: Solution, second: Solution) -> bool:
-    """Whether two solutions agree in everything but the seconds they took."""
+    """Return whether two solutions agree in everything except their time."""
     return replace(first, seconds=0.0) == replace(second, seconds=0.0)
 
 
 def recorded(problem: Problem) -> tuple[Problem, list[int]]:
-    """A problem with a blackbox that writes down which points it is asked for."""
+    """Return a copy of a blackbox problem, and a list that records the evaluated points."""
     objective, asked = problem.objective, list[int]()
     assert isinstance(objective, Blackbox)
 
@@ -36,7 +36,7 @@ def recorded(problem: Problem) -> tuple[Problem, list[int]]:
 
 
 def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None:
-    """A search that is stopped asks for the same points again, and ends as if never stopped."""
+    """Check that an interrupted search, run again, evaluates the same points with equal result."""
     reraise_interrupt, expected = recorded(problem)
     best = solver.solve(reraise_interrupt, seed=2, limit=SHORT)
     interrupted, asked = recorded(problem)
@@ -57,7 +57,7 @@ def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None
 
 
 def check_record(problem: Problem, solver: Solver, solution: Solution) -> None:
-    """Value, costs, point and policy are those of the problem, and the bound is a bound."""
+    """Check that value, costs, point, policy and bound agree with the problem."""
     assert solution.solver == solver.name
     assert solution.seconds > 0
     assert solution.versions

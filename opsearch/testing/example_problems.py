@@ -49,9 +49,9 @@ TINY = Shape(
 
 
 def flops_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
-    """A cost shaped like a decoder's FLOPs at every point, summed over samples, int64[P].
+    """Return a cost like a decoder's FLOPs at every point, summed over samples, int64[P].
 
-    Like a real one it counts the dead operations of the original model, which runs them.
+    It includes the dead operations of the original model, which runs them.
     """
     total = np.zeros(len(space.points), np.int64)
     for visual, other in samples:
@@ -64,7 +64,7 @@ def flops_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> ND
 
 
 def kv_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
-    """A cost shaped like the KV cache's bytes at every point, summed over samples, int64[P]."""
+    """Return a cost like the KV cache's bytes at every point, summed over samples, int64[P]."""
     total = np.zeros(len(space.points), np.int64)
     for visual, _ in samples:
         total += 64 * live(space.resolved(space.points, visual))[..., KV].sum(axis=-1)
@@ -72,14 +72,14 @@ def kv_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArr
 
 
 def budget(name: str, costs: NDArray[np.int64], share: float) -> Constraint:
-    """The constraint that lies at `share` of the way from the lowest to the highest cost."""
+    """Return the constraint at `share` of the way from the lowest to the highest cost."""
     lowest, highest = int(costs.min()), int(costs.max())
     limit = lowest + int(share * (highest - lowest))
     return Constraint(name, "units", costs, limit, stock=highest, samples=len(SAMPLES))
 
 
 def random_space(random: np.random.Generator, *, layers: int = 5) -> Space:
-    """One of tokens, dop in both readings, and depth, with up to `layers` layers."""
+    """Return a random space among tokens, dop in both readings and depth, of up to `layers`."""
     depth = int(random.integers(1, layers + 1))
     shares = N_V_TEST[: int(random.integers(1, 5))]
     kind = random.integers(4)
@@ -93,7 +93,7 @@ def random_space(random: np.random.Generator, *, layers: int = 5) -> Space:
 def random_terms(
     random: np.random.Generator, space: Space, scale: float, quantum: float
 ) -> tuple[NDArray[np.float64], ...]:
-    """Terms of a separable objective: mostly falling along each parameter, in steps of quantum."""
+    """Return random terms that mostly fall along each parameter, in multiples of `quantum`."""
     terms = []
     for parameter in space.parameters:
         size = len(parameter.values)
@@ -105,9 +105,15 @@ def random_terms(
 def random_problem(
     seed: int, *, scale: float = 1.0, exact_ties: bool = True, layers: int = 5, budgets: int = 1
 ) -> Problem:
-    """A problem over a real space with separable terms and up to two budgets.
+    """Return a random problem with separable terms and up to two budgets.
 
-    exact_ties: values are whole multiples of scale / 50, so that many are equal; else quantum is 0.
+    Args:
+        seed: Seed of the problem.
+        scale: Scale of the values.
+        exact_ties: Whether values are multiples of scale / 50, so that many are equal; otherwise
+            the quantum is 0.
+        layers: Largest number of layers.
+        budgets: Number of budgets, at most 2.
     """
     random = np.random.default_rng(seed)
     space = random_space(random, layers=layers)
@@ -121,7 +127,7 @@ def random_problem(
 
 
 def oracle(problem: Problem) -> int | None:
-    """The best point by a plain loop: value, then cost, then index row; None when infeasible."""
+    """Return the best point by a plain loop over value, cost and row; None if infeasible."""
     objective, best = problem.objective, None
     for index in np.flatnonzero(problem.feasible).tolist():
         value = objective.value(index)
@@ -134,7 +140,7 @@ def oracle(problem: Problem) -> int | None:
 
 
 def random_pairs(seed: int) -> Problem:
-    """A random problem over dop whose objective has pairs of either sign."""
+    """Return a random problem over dop with interactions of both signs."""
     random = np.random.default_rng(seed)
     space = dop_space(4, N_V_TEST, kv="stays" if seed % 2 else "leaves")
     terms = random_terms(random, space, 1.0, 0.01)
@@ -152,7 +158,7 @@ def random_pairs(seed: int) -> Problem:
 
 
 def as_form(problem: Problem, form: Form) -> Problem:
-    """The same problem with its separable objective presented in another form."""
+    """Return the problem with its separable objective in another form."""
     objective = problem.objective
     assert isinstance(objective, Separable)
     other: Objective = objective
@@ -186,9 +192,9 @@ def layers_problem(
     form: Form = "blackbox",
     scale: float = 1.0,
 ) -> Problem:
-    """A problem over a space with a choice per operation: terms that fall, and random pairs.
+    """Return a problem with one parameter per operation, falling terms and random interactions.
 
-    Of form separable it has no pairs.
+    In form separable, it has no interactions.
     """
     random = np.random.default_rng(seed)
     space = space or layers_space(4, N_V_TEST)
@@ -224,9 +230,10 @@ def layers_problem(
 
 
 def recipes_problem(seed: int, share: float = 0.7) -> Problem:
-    """A problem over recipes: a layer may lose as much as the bound allows, some more than others.
+    """Return a problem over recipes in which a bound limits the tokens that each layer loses.
 
-    Budgets of FLOPs and KV at `share` of the way from what the rule prunes at most to the original.
+    Its budgets of FLOPs and KV are at `share` of the way from the rule's cheapest point to the
+    original.
     """
     random = np.random.default_rng(seed)
     space = RecipeSpace(TINY.layers)

@@ -1,7 +1,7 @@
-"""What solvers of spaces too large to list must satisfy: inherit `LargeSpaceConformance` too.
+"""Conformance tests in spaces too large to list: inherit `LargeSpaceConformance` in addition.
 
-The spaces have a choice for every operation, so few layers here that a loop over all rows is the
-judge.
+The spaces have one parameter per operation, and few layers, so that a loop over all rows gives the
+reference.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class LargeSpaceConformance:
 
     @pytest.fixture
     def solver(self) -> Solver:
+        """Return the solver under test."""
         raise NotImplementedError("override the fixture `solver` with the solver under test")
 
     @pytest.mark.parametrize("name", SPACES)
     def test_nothing_is_better_than_the_best_of_all_rows(self, solver: Solver, name: str) -> None:
+        """Check: nothing is better than the best of all rows."""
         problem = presented(solver, seed=len(name), space=SPACES[name])
         solution = solver.solve(problem, limit=SHORT)
         check_record(problem, solver, solution)
@@ -51,6 +53,7 @@ class LargeSpaceConformance:
             assert solution.costs["flops"] == cost
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
+        """Check: infeasible states the range."""
         problem = presented(solver)
         constraint = problem.constraints[0]
         lowest = constraint.cost(constraint.cheapest)
@@ -63,6 +66,7 @@ class LargeSpaceConformance:
 
     @pytest.mark.parametrize("scale", SCALES)
     def test_scales(self, solver: Solver, scale: float) -> None:
+        """Check: scales."""
         one, scaled = (
             solver.solve(presented(solver, scale=s), seed=1, limit=SHORT) for s in (1.0, scale)
         )
@@ -70,12 +74,14 @@ class LargeSpaceConformance:
         assert scaled.value == pytest.approx(scale * one.value, rel=1e-9)
 
     def test_same_seed_same_answer(self, solver: Solver) -> None:
+        """Check: same seed same answer."""
         problem = presented(solver, seed=4)
         first, again = (solver.solve(problem, seed=3, limit=SHORT) for _ in range(2))
         assert same(first, again)
         assert first.seed == 3
 
     def test_no_point_is_asked_for_twice_or_over_the_limit(self, solver: Solver) -> None:
+        """Check: no point is asked for twice or over the limit."""
         if "blackbox" not in solver.forms:
             pytest.skip("asks for no points")
         problem, asked = recorded(layers_problem(5))
@@ -83,6 +89,7 @@ class LargeSpaceConformance:
         assert 0 < solution.evaluations == len(asked) == len(set(asked)) <= 25
 
     def test_an_interrupted_search_is_repeated_over_its_cache(self, solver: Solver) -> None:
+        """Check: an interrupted search is repeated over its cache."""
         if "blackbox" not in solver.forms:
             pytest.skip("asks for no points")
         check_interruption(solver, layers_problem(5))
@@ -91,7 +98,7 @@ class LargeSpaceConformance:
 def presented(
     solver: Solver, seed: int = 0, space: OperationSpace | None = None, scale: float = 1.0
 ) -> Problem:
-    """A problem in the hardest form that the solver takes."""
+    """Return a problem in the most general form that the solver accepts."""
     share = 0.95 if space is not None and space.num_layers == 1 else 0.5  # the text is most of it
     forms: tuple[Form, ...] = ("pairwise", "blackbox", "separable")
     form = next(form for form in forms if form in solver.forms)
@@ -99,7 +106,7 @@ def presented(
 
 
 def best(problem: Problem) -> tuple[int, int]:
-    """The lowest value, in quanta, and the lowest cost that has it, over all rows."""
+    """Return the lowest value over all rows, in quanta, and the lowest cost at that value."""
     space, constraint = problem.space, problem.constraints[0]
     rows = product(*(range(len(parameter.values)) for parameter in space.parameters))
     points = {space.index_of(row) for row in rows}

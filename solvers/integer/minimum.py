@@ -31,7 +31,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a library ended a program.
+    """The answer of a library to a program.
 
     Attributes:
         status: OPTIMAL, FEASIBLE, INFEASIBLE or UNKNOWN.
@@ -78,7 +78,7 @@ class Minimum:
 
     @property
     def proved(self) -> bool:
-        """Whether no row has a lower value."""
+        """True if no row has a lower value."""
         return self.value is not None and self.value == self.bound
 
 

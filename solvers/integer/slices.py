@@ -79,11 +79,11 @@ class Slice:
 
     @property
     def has_choices(self) -> bool:
-        """Whether the slice may have more than one row."""
+        """True if the slice may have more than one row."""
         return any(len(options) > 1 for options in self.options)
 
     def holds(self, row: Sequence[int] | None) -> bool:
-        """Whether the slice has the value indices of a row and does not exclude it."""
+        """Return whether the slice has the value indices of a row and does not exclude it."""
         return (
             row is not None
             and all(i in options for i, options in zip(row, self.options, strict=True))

@@ -18,7 +18,7 @@ from opsearch.solvers.integer.minimum import Minimiser, Minimum, Program, Progra
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.integer.slices import slices_of
 
-_STOPPED = "the deterministic time ran out, or the search was stopped, before"
+_STOPPED = "the deterministic time ran out or the search was stopped before"
 
 
 def solve_integer_program(
@@ -63,7 +63,7 @@ def _solve(problem: Problem, minimiser: Minimiser, solver: str, library: str) ->
         start = lowest(minimiser, alone).row
     best = lowest(minimiser, programs, start)
     if best.bound is None:
-        raise ProgramError(f"{library} found no point within the budget, but there are some")
+        raise ProgramError(f"{library} found no point within the budget although one exists")
     if best.row is None:
         return _without_point(problem, Status.UNKNOWN, solver, f"{_STOPPED} a first point")
     index, note = _feasible_index(problem, best.row, library), f"{_STOPPED} the proof"

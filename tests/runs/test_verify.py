@@ -1,4 +1,4 @@
-"""Proxy proposes, joint disposes: on a small space where every true value is known."""
+"""Correction of a proxy with true measurements, on a small space whose true values are known."""
 
 import re
 

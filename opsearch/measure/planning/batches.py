@@ -94,7 +94,7 @@ def group_samples(
 
     Args:
         samples: Encoded items.
-        adapter: The model family's adapter.
+        family: The model family.
         config: The model's configuration.
         answers: Answer positions whose logits are compared.
     """

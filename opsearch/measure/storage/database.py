@@ -106,11 +106,12 @@ def explained(path: Path) -> Iterator[None]:
         if "locked" in text:
             advice = "another process writes to it; wait for it or choose another --out folder"
         elif "full" in text or "disk I/O" in text:
-            advice = "free some space and run the same command again, it goes on where it stopped"
+            advice = "free some space and run the same command again to continue"
         elif "readonly" in text or "unable to open" in text:
             advice = "make the folder writable or choose another --out folder"
         else:
             advice = (
-                "the file is damaged or no opsearch store; move it away or choose another --out"
+                "the file is damaged or not a store of opsearch; "
+                "move it away or choose another --out"
             )
         raise RunFolderError(f"{path}: {text}; {advice}") from error

@@ -1,4 +1,8 @@
-"""Masked attention of nodes with equal counts, stacked along the batch of one call."""
+"""Attention of nodes with equal counts, stacked along the batch of one call.
+
+Nodes that read their own query rows need no mask: sorted by position, these rows are plain causal
+attention, so kernels skip the invisible half of all pairs and a GPU can use its flash kernel.
+"""
 
 from __future__ import annotations
 

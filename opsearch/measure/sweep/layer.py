@@ -1,4 +1,12 @@
-"""One layer of a sweep, for all nodes and all samples of a batch."""
+"""One layer of a sweep, for all nodes of a trie and all samples of a batch.
+
+All nodes advance together, and only the current layer's states are held, with the rows of all nodes
+concatenated, [B, R, D]. Visual rows and the text before them have one batch row per image, and all
+samples that show an image read its rows. Visual rows are sorted by rank, so that the tokens a
+policy keeps are a prefix. Rows keep their original positions for rotary embeddings and causal
+masks. A ranker inside the decoder reads the states of one text node and one visual node, so all
+policies that share both share its order.
+"""
 
 from __future__ import annotations
 

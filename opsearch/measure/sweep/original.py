@@ -63,7 +63,7 @@ def make_reference(
 
     Args:
         model: The model.
-        adapter: Its family's adapter.
+        family: Its family.
         samples: Samples of equal shape.
         needs: Outputs of the vision tower that rankers read.
         positions: Answer positions k; above 1, the model's own greedy answer is teacher-forced.

@@ -119,6 +119,6 @@ class Queue(Generic[J]):
         if self._lost[job] == _ATTEMPTS:
             raise OpsearchError(
                 f"{_ATTEMPTS} workers were lost with the same {job.content} ({reason}); "
-                f"{self._advice}, the same command goes on where it stopped"
+                f"{self._advice}; the same command continues where it stopped"
             )
         self.put([job])

@@ -169,7 +169,7 @@ class RayWorkers(Generic[J]):
             if waited == _NOTICE_SECONDS and all(handle.loading for handle in self.handles):
                 self._say(
                     f"no worker is ready after {_NOTICE_SECONDS:.0f} s: the model is large or the "
-                    "Ray cluster is full, going on to wait"
+                    "Ray cluster is full; still waiting"
                 )
 
     def _result(self, handle: WorkerHandle[J]) -> Any:
@@ -202,7 +202,7 @@ class RayWorkers(Generic[J]):
                 f"{_MAX_FAILED_STARTS} workers were lost while they loaded the model ({reason}); "
                 "give fewer --workers or more memory, and install the same opsearch on all machines"
             )
-        self._say(f"a worker was lost ({reason}); another takes its place, nothing else is lost")
+        self._say(f"a worker was lost ({reason}); a new one replaces it and repeats its job")
         _kill(handle)
         self.handles[self.handles.index(handle)] = self._start_worker()
 
@@ -211,9 +211,9 @@ class RayWorkers(Generic[J]):
             self._expected = found
         if found != self._expected:
             raise ModelError(
-                f"a worker loaded another {self._source.model.name!r} or runs with another version "
-                "of opsearch than this process or the first worker; give all machines the same "
-                "files and version"
+                f"a worker loaded different files of {self._source.model.name!r} or runs another "
+                "version of opsearch than this process or the first worker; give all machines "
+                "the same files and version"
             )
 
 

@@ -51,7 +51,7 @@ class PrunedLayer(DynamicLayer):
         if self.index is not None and not self.update_expected:
             raise PolicyError(
                 "this cache was made under a policy, and a stock layer would read its columns as "
-                "others; go on with it inside of `with policy.apply(model)`"
+                "others; use it inside `with policy.apply(model)`"
             )
         self.update_expected = False
         if not self.is_initialized:

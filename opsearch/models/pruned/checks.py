@@ -83,7 +83,7 @@ def checked_placeholders(trunk: Any, family: ModelFamily) -> Iterator[None]:
             found = [given.get(f"{kind}_features") for kind in ("image", "video")]
             features = sum(each.shape[:-1].numel() for each in found if each is not None)
             raise PolicyError(
-                f"the prompt has {tokens} visual tokens and its images give {features}; pass "
+                f"the prompt has {tokens} visual tokens, but its images give {features}; pass "
                 "input_ids and pixel_values of one call of the processor"
             ) from error
 

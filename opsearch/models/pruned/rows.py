@@ -39,7 +39,7 @@ class Rows:
 
     @property
     def ragged(self) -> bool:
-        """Whether samples differ in size, so that the padded form has unused slots."""
+        """True if samples differ in size, so that the padded form has unused slots."""
         return len(set(self.sizes)) > 1
 
     @cached_property

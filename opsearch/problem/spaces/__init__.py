@@ -1,4 +1,4 @@
-"""Search spaces: named integer parameters, and how a point of them becomes a policy."""
+"""Search spaces: named integer parameters whose points decode to policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a search space, and what listed spaces have in common."""
+"""The contract of a search space, and the base class of listed spaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import RerankingTable
 
 Operation = tuple[int, int]
-"""A decoder layer and a module of it."""
+"""A decoder layer and one of its modules."""
 
 _PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
 N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
@@ -28,7 +28,12 @@ N_V_8 = N_V_16[::2]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named parameter and its values in ascending order; the last one prunes nothing."""
+    """A named parameter.
+
+    Attributes:
+        name: Name of the parameter.
+        values: Values in ascending order; the last one prunes nothing.
+    """
 
     name: str
     values: tuple[Fraction, ...]
@@ -36,16 +41,16 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
-    """What a space is built from; each space reads what it has a use for.
+    """Settings of a space; each space reads the ones that apply to it.
 
     Attributes:
         num_layers: Decoder layers of the model.
-        ranker: What orders the tokens of the space's policies; None: they need no order.
+        ranker: Ranker of the policies; None if they need none.
         n_v: Shares of the visual tokens to choose from.
-        kv: Whether keys and values leave with the queries in `dop`.
-        stages: How often `stages` drops tokens, at most.
-        keep: Operations that are never pruned; None: all may be.
-        tie: Whether queries and keys of a layer are chosen together.
+        kv: Whether keys and values of pruned layers leave or stay in `dop`.
+        stages: Largest number of stages in `stages`.
+        keep: Operations that are never pruned; None: none.
+        tie: Whether queries and keys of a layer are one parameter.
     """
 
     num_layers: int
@@ -58,91 +63,97 @@ class SpaceSettings:
 
 
 class SpaceFactory(Protocol):
-    """Builds a space, as the registry holds it.
-
-    Attributes:
-        options: Which of `keep` and `tie` of the settings the space reads; others are refused.
-        ranks_inside: Whether its policies can rank inside the decoder.
-    """
+    """Factory of a space, as registered."""
 
     @property
-    def options(self) -> frozenset[str]: ...
+    def options(self) -> frozenset[str]:
+        """Settings among `keep` and `tie` that the space reads; others are errors."""
+
     @property
-    def ranks_inside(self) -> bool: ...
+    def ranks_inside(self) -> bool:
+        """True if its policies can rank inside the decoder."""
 
     def from_settings(self, settings: SpaceSettings) -> Space:
-        """Return the space; further keyword parameters come from `--space 'name(key=value)'`."""
+        """Return the space; more keyword parameters come from `--space 'name(key=value)'`."""
 
 
 class PointCosts(Protocol):
-    """Costs of the points of a space too large to list, computed when asked for."""
+    """Costs of the points of a space too large to list, computed on request."""
 
     @property
-    def space(self) -> Space: ...
+    def space(self) -> Space:
+        """The space."""
 
     def __getitem__(self, index: int) -> int:
-        """Return the cost of a point by its number."""
+        """Return the cost of a point."""
 
     def cheapest(self) -> int:
-        """Return the number of a point that costs least."""
+        """Return the number of a cheapest point."""
 
 
 class Space(Protocol):
-    """Named integer parameters; points are rows of value indices, known by their numbers.
-
-    Attributes:
-        parameters_act_alone: Whether each parameter prunes something while all others prune
-            nothing, so that individual divergences and proxies of them exist.
-        listed: Whether `points` can be listed.
-        points: The rows of all distinct policies by number, int[P, K]; OpsearchError unless listed.
-        layer_columns: The columns of points that hold a layer, for the search from coarse to fine;
-            empty where none does, None for a space that cannot be searched so.
-        most_counts: How many different counts of one order a policy keeps, at most.
-        only_objective: The one objective that the space can be searched by; None: any.
-        per_operation: The space itself where it has a choice per operation, else None.
-    """
+    """Named integer parameters; a point is a row of value indices and has a number."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the space."""
+
     @property
-    def num_layers(self) -> int: ...
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+
     @property
-    def parameters(self) -> tuple[Parameter, ...]: ...
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Parameters in the order of the columns of a point."""
+
     @property
-    def parameters_act_alone(self) -> bool: ...
+    def parameters_act_alone(self) -> bool:
+        """True if each parameter prunes while all others do not, as proxies require."""
+
     @property
-    def listed(self) -> bool: ...
+    def listed(self) -> bool:
+        """True if `points` can be listed."""
+
     @property
-    def points(self) -> NDArray[np.int64]: ...
+    def points(self) -> NDArray[np.int64]:
+        """Rows of all distinct policies by number, int64[P, K]; OpsearchError unless listed."""
+
     @property
-    def layer_columns(self) -> tuple[int, ...] | None: ...
+    def layer_columns(self) -> tuple[int, ...] | None:
+        """Columns of a point that contain a layer; None: no search from coarse to fine."""
+
     @property
-    def most_counts(self) -> int: ...
+    def most_counts(self) -> int:
+        """Largest number of different counts of one order in a policy."""
+
     @property
-    def only_objective(self) -> str | None: ...
+    def only_objective(self) -> str | None:
+        """The only objective that can search the space; None: any."""
+
     @property
-    def per_operation(self) -> PerOperation | None: ...
+    def per_operation(self) -> PerOperation | None:
+        """The space itself if it has one parameter per operation, otherwise None."""
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points at once for a sample of `n_visual` tokens, int[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
-        """What rankers inside the decoder do at these points, None for nothing at any of them.
+        """Return the rerankings inside the decoder at these points; None if there are none.
 
         A ranker before the decoder is the same at all points.
         """
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return depths and places of shares without dead operations: how near points are."""
+        """Return depths and share indices without dead operations, by which points are near."""
 
     def costs(
         self, cost: Cost, samples: Sequence[tuple[int, int]]
@@ -154,26 +165,27 @@ class Space(Protocol):
 
 
 class PerOperation(Space, Protocol):
-    """A space with a choice for every operation, and one share of tokens, n_v, for all of them.
-
-    Attributes:
-        levels: Ascending shares of n_v tokens that an operation can process, from 0 to 1.
-        shares: Values of n_v.
-        operations: (layer, module) of each parameter but the last, which is n_v.
-        kept: Operations that always have the highest level.
-        tied: Whether queries and keys of a layer have one choice.
-    """
+    """A space with one parameter per operation, and one share of tokens, n_v, for all of them."""
 
     @property
-    def levels(self) -> tuple[Fraction, ...]: ...
+    def levels(self) -> tuple[Fraction, ...]:
+        """Ascending shares of n_v tokens that an operation can process, from 0 to 1."""
+
     @property
-    def shares(self) -> tuple[Fraction, ...]: ...
+    def shares(self) -> tuple[Fraction, ...]:
+        """Values of n_v."""
+
     @property
-    def operations(self) -> tuple[Operation, ...]: ...
+    def operations(self) -> tuple[Operation, ...]:
+        """(layer, module) of each parameter except n_v, the last one."""
+
     @property
-    def kept(self) -> frozenset[Operation]: ...
+    def kept(self) -> frozenset[Operation]:
+        """Operations that always have the highest level."""
+
     @property
-    def tied(self) -> bool: ...
+    def tied(self) -> bool:
+        """True if queries and keys of a layer are one parameter."""
 
     def lowest(self, layer: int, module: int) -> int:
         """Return the index in `levels` of an operation's first value."""
@@ -183,10 +195,10 @@ class PerOperation(Space, Protocol):
 
 
 class ListedSpace:
-    """What spaces have in common whose points are listed.
+    """Base class of spaces whose points are listed.
 
-    A subclass gives `name`, `num_layers`, `parameters`, `points` and `decode`. What follows from
-    these is here, point by point; a subclass may do it faster for many points at once.
+    A subclass defines `name`, `num_layers`, `parameters`, `points` and `decode`. The other methods
+    are derived from these point by point; a subclass may override them with faster ones.
     """
 
     listed: ClassVar[bool] = True
@@ -196,15 +208,23 @@ class ListedSpace:
     if TYPE_CHECKING:
 
         @property
-        def name(self) -> str: ...
+        def name(self) -> str:
+            """Name of the space."""
+            raise NotImplementedError
+
         @property
-        def num_layers(self) -> int: ...
+        def num_layers(self) -> int:
+            """Number of decoder layers."""
+            raise NotImplementedError
+
         @property
-        def parameters(self) -> tuple[Parameter, ...]: ...
+        def parameters(self) -> tuple[Parameter, ...]:
+            """Parameters in the order of the columns of a point."""
+            raise NotImplementedError
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """The rows of all distinct policies by number, int64[P, K]."""
+        """Rows of all distinct policies by number, int64[P, K]."""
         raise NotImplementedError
 
     @property
@@ -214,11 +234,11 @@ class ListedSpace:
 
     @property
     def most_counts(self) -> int:
-        """Any number of counts, so that only a nested ranker serves."""
+        """Largest number of different counts of one order: any, so rankers must be nested."""
         return self.num_layers
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """Return the policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         raise NotImplementedError
 
     def index_of(self, point: Sequence[int]) -> int:
@@ -226,15 +246,15 @@ class ListedSpace:
         return self._numbers[tuple(map(int, point))]
 
     def row(self, index: int) -> tuple[int, ...]:
-        """Return the value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         return tuple(self.points[index].tolist())
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Return the counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         return np.stack([self.decode(point).resolve(n_visual) for point in points.tolist()])
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
-        """Return what rankers inside the decoder do at these points, None for nothing."""
+        """Return the rerankings inside the decoder at these points; None if there are none."""
         schedules = [self.decode(point).schedule(n_visual).rerankings for point in points.tolist()]
         return RerankingTable.of(schedules, self.num_layers)
 
@@ -256,7 +276,7 @@ class ListedSpace:
 
 
 POINTS_AT_ONCE = 1_024
-"""Points whose counts are computed together: below 1 MB at 40 layers, which caches hold."""
+"""Points whose counts are computed together; less than 1 MB at 40 layers, which fits in caches."""
 
 
 def space_costs(

@@ -1,7 +1,7 @@
-"""The spaces `tokens`, `dop` and `depth`: a depth per module and one share of the tokens.
+"""Spaces `tokens`, `dop` and `depth`: a depth per module and one share of the tokens.
 
-`dop` ties depths as its paper does, `tokens` keeps all layers. Each lists distinct policies only:
-of points that prune the same live operations, the one with the largest depths stands for all.
+`dop` ties depths as its paper does; `tokens` keeps all layers. Only distinct policies are listed:
+among points with the same live operations, the one with the largest depths.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSe
 
 @dataclass(frozen=True)
 class DepthSpace(ListedSpace):
-    """Points that say up to which layer each module works, and on which share of the tokens.
+    """A depth per module and a share of the tokens.
 
-    depths: for q, kv and mlp the column of the parameter that gives its depth, None = all layers.
-    The last parameter is the share of tokens, n_v; a depth parameter's values are 0..L.
+    Attributes:
+        name: Name of the space.
+        num_layers: Number of decoder layers.
+        parameters: Depths, with values 0 to L; the last parameter is the share of tokens, n_v.
+        depths: Column of the depth of q, kv and mlp; None: all layers.
+        build: Returns the policy of parameter values.
     """
 
     name: str
@@ -39,12 +43,12 @@ class DepthSpace(ListedSpace):
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
-        """The columns of points that hold a layer."""
+        """Columns of a point that contain a layer."""
         return tuple(sorted({column for column in self.depths if column is not None}))
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
-        """Index rows of distinct policies in lexicographic order, int64[P, K]."""
+        """Rows of distinct policies in lexicographic order, int64[P, K]."""
         sizes = [len(parameter.values) for parameter in self.parameters]
         box = np.indices(sizes).reshape(len(sizes), -1).T[::-1]
         columns = self.live_depths(box).T
@@ -55,17 +59,17 @@ class DepthSpace(ListedSpace):
         return np.ascontiguousarray(box[np.sort(largest)[::-1]], np.int64)
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         row = self._pruning(np.array([point], np.int64))[0].tolist()
         values = (p.values[i] for p, i in zip(self.parameters, row, strict=True))
         return self.build(*values)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         return self._rows[tuple(self.live_depths(np.array([point]))[0].tolist())]
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         points = self._pruning(points)
         shares = [resolve_fraction(n_v, n_visual) for n_v in self.parameters[-1].values]
         kept = np.array(shares, np.int64)[points[:, -1]]
@@ -74,12 +78,12 @@ class DepthSpace(ListedSpace):
         return np.where(below, kept[:, None, None], 0)
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> None:
-        """The ranker orders once, before the decoder."""
+        """Return None: no policy of the space ranks inside the decoder."""
 
     def _pruning(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows, but the original's without its last MLP: the same answers, not run in vain.
+        """Return the rows, with the original's replaced by the same without its dead last MLP.
 
-        A policy that prunes nothing at all runs as the stock model, dead operations included.
+        A policy that prunes nothing runs as the stock model, which includes dead operations.
         """
         column = self.depths[MLP]
         if column is None:
@@ -94,12 +98,12 @@ class DepthSpace(ListedSpace):
         return {tuple(d): row for row, d in enumerate(self.live_depths(self.points).tolist())}
 
     def _depths_of(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
-        """d_q, d_kv, d_mlp of index rows, int64[P, 3]."""
+        """Return (d_q, d_kv, d_mlp) of rows, int64[P, 3]."""
         everything = np.full(len(points), self.num_layers)
         return np.stack([everything if c is None else points[:, c] for c in self.depths], axis=1)
 
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Depths without dead operations, and n_v: equal rows are the same policy, int64[P, 4]."""
+        """Return live depths and the index of n_v, int64[P, 4], which identify a policy."""
         d_q, d_kv, d_mlp = self._depths_of(points).T
         read = np.maximum(d_kv - 1, 0)
         n_v = np.where(d_kv > 0, points[:, -1], -1)
@@ -107,7 +111,7 @@ class DepthSpace(ListedSpace):
 
 
 class Tokens:
-    """Uniform token reduction: one share of the tokens in all layers, n_v."""
+    """Factory of `tokens`: one share of the tokens in all layers, n_v."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False
@@ -119,7 +123,7 @@ class Tokens:
 
 
 class Dop:
-    """DOP's depths for attention and MLP, and a share of the tokens: (d_attn, d_mlp, n_v)."""
+    """Factory of `dop`: depths of attention and MLP, and a share: (d_attn, d_mlp, n_v)."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False
@@ -131,7 +135,7 @@ class Dop:
 
 
 class Depth:
-    """A depth of its own for q, kv and mlp, and a share of the tokens: (d_q, d_kv, d_mlp, n_v)."""
+    """Factory of `depth`: depths of q, kv and mlp, and a share: (d_q, d_kv, d_mlp, n_v)."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False
@@ -145,7 +149,7 @@ class Depth:
 def tokens_space(
     layers: int, n_v: Sequence[Fraction] = N_V_16, ranker: RankerSpec | None = None
 ) -> DepthSpace:
-    """Uniform token reduction: one parameter, n_v."""
+    """Return the space of uniform token reduction, with one parameter, n_v."""
     build = partial(_build_tokens, layers, ranker)
     return DepthSpace("tokens", layers, (_shares(n_v),), (None, None, None), build)
 
@@ -156,7 +160,7 @@ def dop_space(
     ranker: RankerSpec | None = None,
     kv: builders.KVReading = "leaves",
 ) -> DepthSpace:
-    """DOP's space (d_attn, d_mlp, n_v) in either reading of the paper (arXiv 2507.02909)."""
+    """Return DOP's space (d_attn, d_mlp, n_v) in one reading of its paper (arXiv 2507.02909)."""
     parameters = (_depth("d_attn", layers), _depth("d_mlp", layers), _shares(n_v))
     depths = (0, 0 if kv == "leaves" else None, 1)
     return DepthSpace("dop", layers, parameters, depths, partial(_build_dop, layers, ranker, kv))
@@ -165,7 +169,7 @@ def dop_space(
 def depth_space(
     layers: int, n_v: Sequence[Fraction] = N_V_16, ranker: RankerSpec | None = None
 ) -> DepthSpace:
-    """A depth of its own for q, kv and mlp: (d_q, d_kv, d_mlp, n_v)."""
+    """Return the space of separate depths: (d_q, d_kv, d_mlp, n_v)."""
     names = ("d_q", "d_kv", "d_mlp")
     parameters = (*(_depth(name, layers) for name in names), _shares(n_v))
     return DepthSpace("depth", layers, parameters, (0, 1, 2), partial(_build_depth, layers, ranker))
@@ -202,5 +206,5 @@ def _depth(name: str, layers: int) -> Parameter:
 
 
 def _shares(n_v: Sequence[Fraction]) -> Parameter:
-    """Shares of tokens; 1 is always among them, the individual divergences need it."""
+    """Return the parameter n_v; it includes 1, which individual divergences need."""
     return Parameter("n_v", tuple(sorted({*n_v, Fraction(1)})))

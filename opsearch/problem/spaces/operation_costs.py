@@ -1,4 +1,4 @@
-"""Costs over the spaces with a choice per operation: a sum over layers, exact to the integer."""
+"""Exact costs in spaces with one parameter per operation, as a sum over layers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ _CHECKED = 16  # rows on which the sum is compared with the cost itself
 
 @dataclass(frozen=True, eq=False)
 class OperationCosts:
-    """base + the sum over layers of what q, kv and mlp at these levels cost there.
+    """Cost of points: a base, plus one table entry per layer.
 
-    tables: int64[n_v, L, levels of q, of kv, of mlp], 0 where all three are 0. Dead operations are
-    not counted: a point has none.
+    Attributes:
+        space: The space.
+        base: Cost with all visual tokens pruned.
+        tables: Added cost of the levels of a layer, int64[n_v, L, q, kv, mlp]; 0 at level 0 of all
+            three. Points contain no dead operations.
     """
 
     space: PerOperation
@@ -31,27 +34,28 @@ class OperationCosts:
     tables: NDArray[np.int64]
 
     def __getitem__(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         row = self.space.row(index)
         places = self.space.live_levels(row)
         tables = self.tables[row[-1]]
         return self.base + sum(int(tables[layer][tuple(at)]) for layer, at in enumerate(places))
 
     def cheapest(self) -> int:
-        """The number of a point that costs least: more tokens never cost less."""
+        """Return the number of a cheapest point; more tokens never cost less."""
         return self.space.index_of([0] * len(self.space.parameters))
 
     def dearest(self) -> int:
-        """The number of the point that prunes nothing."""
+        """Return the number of the point that prunes nothing."""
         return self.space.index_of([len(p.values) - 1 for p in self.space.parameters])
 
 
 def operation_costs(
     cost: Cost, space: PerOperation, samples: Sequence[tuple[int, int]]
 ) -> OperationCosts:
-    """A cost as tables per layer, summed over samples of (visual, other) tokens.
+    """Tabulate a cost per layer, summed over samples of (visual, other) tokens.
 
-    Raises OpsearchError for a cost that is no sum over layers.
+    Raises:
+        OpsearchError: The cost is not a sum over layers.
     """
     pairs = Counter(samples)
     base = sum(
@@ -72,9 +76,9 @@ def operation_costs(
 def _tables(
     cost: Cost, space: PerOperation, n_v: int, n_visual: int, n_other: int
 ) -> NDArray[np.int64]:
-    """What levels of q, kv and mlp cost in each layer of one sample, int64[L, q, kv, mlp].
+    """Return the added cost of levels in each layer of one sample, int64[L, q, kv, mlp].
 
-    Read off policies in which the last layer's kv keeps everything alive, and nothing else runs.
+    It is read off policies whose last kv keeps all operations alive, and that run nothing else.
     """
     size, layers = len(space.levels), space.num_layers
     tokens = [resolve_fraction(level * space.shares[n_v], n_visual) for level in space.levels]
@@ -92,7 +96,7 @@ def _tables(
 def _last(
     cost: Cost, tokens: Sequence[int], layers: int, n_visual: int, n_other: int
 ) -> NDArray[np.int64]:
-    """What levels of the last layer's kv cost, int64[levels]."""
+    """Return the added cost of the levels of the last layer's kv, int64[levels]."""
     counts = np.zeros((len(tokens), layers, len(MODULES)), np.int64)
     counts[:, -1, KV] = tokens
     costs = cost.of(counts, n_visual, n_other)
@@ -100,7 +104,7 @@ def _last(
 
 
 def _check(cost: Cost, found: OperationCosts, pairs: Counter[tuple[int, int]]) -> None:
-    """Compare with the cost itself on rows drawn by chance and on that which prunes nothing."""
+    """Compare the sum with the cost on random rows and on the one that prunes nothing."""
     space = found.space
     random = np.random.default_rng(0)
     sizes = [len(parameter.values) for parameter in space.parameters]
@@ -111,6 +115,6 @@ def _check(cost: Cost, found: OperationCosts, pairs: Counter[tuple[int, int]]) -
         costs = (k * cost.of(space.resolved(point, n), n, t)[0] for (n, t), k in pairs.items())
         if sum(map(int, costs)) != found[index]:
             raise OpsearchError(
-                f"{cost.name} is no sum over layers, but space {space.name!r} can only be searched "
-                "within one; limit FLOPs or the KV cache, e.g. --budget 30%"
+                f"cost {cost.name} is not a sum over layers, which space {space.name!r} requires; "
+                "limit FLOPs or the KV cache, e.g. --budget 30%"
             )

@@ -1,8 +1,8 @@
-"""Spaces with a choice of its own for every operation: `layers` and `operations`.
+"""Spaces with one parameter per operation: `layers` and `operations`.
 
-`layers` keeps or prunes q, kv and mlp of each layer (operator-level skipping, arXiv 2606.31903, and
-ShortV, ICCV 2025, are points of it); `operations` also says for which group of ranked tokens: none,
-the key quarter, or all (GSOP, arXiv 2507.02909 v1). Both have far too many points to be listed.
+`layers` keeps or prunes q, kv and mlp of each layer; it contains operator-level skipping (arXiv
+2606.31903) and ShortV (ICCV 2025). In `operations`, each of them runs on no token, on the key
+quarter, or on all tokens (GSOP, arXiv 2507.02909 v1). Both are too large to list.
 """
 
 from __future__ import annotations
@@ -26,18 +26,27 @@ from opsearch.problem.spaces.operation_costs import OperationCosts, operation_co
 
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
-"""Shares of the tokens: nothing, GSOP's key group (144 of 576), key group and the rest."""
+"""Shares of the tokens: none, GSOP's key group (144 of 576), all."""
 
 
 @dataclass(frozen=True)
 class OperationSpace:
-    """A level for each operation, and one share of tokens, n_v, that multiplies all of them.
+    """A level for each operation, and one share of tokens, n_v, that multiplies all levels.
 
-    levels: ascending shares from 0 to 1. kept: operations that always have the highest level, and
-    that somebody reads: where no other kv does, the last layer's. tied: queries work where keys and
-    values are, except in the last layer that has these. Queries and MLP of the last layer are no
-    parameters, as nobody reads what they do. A point's number is the place of its row among all
-    rows in lexicographic order, a Python integer of any size.
+    Queries and MLP of the last layer are not parameters, because no layer reads their result. A
+    point's number is the index of its row among all rows in lexicographic order, a Python integer
+    of any size.
+
+    Attributes:
+        name: Name of the space.
+        num_layers: Number of decoder layers.
+        levels: Ascending shares from 0 to 1.
+        shares: Values of n_v.
+        ranker: Ranker before the decoder.
+        kept: Operations that always have the highest level. If no other kv reads their result, the
+            last layer's does.
+        tied: Whether queries have the level of the keys and values, except in the last layer with
+            keys and values.
     """
 
     name: str
@@ -54,24 +63,24 @@ class OperationSpace:
 
     @property
     def most_counts(self) -> int:
-        """A count for each level above zero."""
+        """Largest number of different counts: one per level above zero."""
         return len(self.levels) - 1
 
     @property
     def per_operation(self) -> OperationSpace:
-        """The space itself: it has a choice per operation."""
+        """The space itself, because it has one parameter per operation."""
         return self
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
-        """(layer, module) of each parameter but the last, which is n_v; kv for tied ones."""
+        """(layer, module) of each parameter except n_v, the last one; kv if queries are tied."""
         modules = (KV, MLP) if self.tied else range(len(MODULES))
         every = ((layer, m) for layer in range(self.num_layers) for m in modules)
         return tuple((layer, m) for layer, m in every if m == KV or layer < self.num_layers - 1)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """One per operation, named q0, kv0, mlp0, q1, ..., attn0, mlp0, ... if tied, and n_v."""
+        """q0, kv0, mlp0, q1, ... (if tied: attn0, mlp0, attn1, ...), and n_v."""
         names = {Q: "q", KV: "attn" if self.tied else "kv", MLP: "mlp"}
         return (
             *(
@@ -82,16 +91,16 @@ class OperationSpace:
         )
 
     def lowest(self, layer: int, module: int) -> int:
-        """The place in `levels` of an operation's first value."""
+        """Return the index in `levels` of an operation's first value."""
         return len(self.levels) - 1 if (layer, module) in self.kept else 0
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """Raises OpsearchError: they are too many."""
+        """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         places = self.live_levels(point)
         n_v = self.shares[point[-1]]
         layers = [[self.levels[place] * n_v for place in triple] for triple in places.tolist()]
@@ -105,7 +114,7 @@ class OperationSpace:
         return Policy(counts, rankers=rankers, name=name)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         places = self.live_levels(point)
         index = 0
         for k, parameter in enumerate(self.parameters):
@@ -116,7 +125,7 @@ class OperationSpace:
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         found = []
         for parameter in reversed(self.parameters):
             index, place = divmod(index, len(parameter.values))
@@ -124,7 +133,7 @@ class OperationSpace:
         return tuple(reversed(found))
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Live counts of many rows for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the live counts of rows on a sample of `n_visual` tokens, int64[P, L, 3]."""
         tokens = np.array(
             [[resolve_fraction(x * n_v, n_visual) for x in self.levels] for n_v in self.shares]
         )
@@ -132,10 +141,10 @@ class OperationSpace:
         return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> None:
-        """The ranker orders once, before the decoder."""
+        """Return None: no policy of the space ranks inside the decoder."""
 
     def live_levels(self, point: Sequence[int]) -> Counts:
-        """Places in `levels` without dead operations, int64[L, 3]."""
+        """Return the indices in `levels` without dead operations, int64[L, 3]."""
         places = np.zeros((self.num_layers, len(MODULES)), np.int64)
         for (layer, module), place in zip(self.operations, point[:-1], strict=True):
             places[layer, module] = place + self.lowest(layer, module)
@@ -159,13 +168,13 @@ class OperationSpace:
         raise OpsearchError(
             f"space {self.name!r} has {len(self.levels)}^{len(self.operations)} x "
             f"{len(self.shares)} points, too many to list; search it with --solver ortools or "
-            "scipy, with local, greedy or optuna for --objective joint, and use another space for "
-            "what needs a list"
+            "scipy, or for --objective joint with local, greedy or optuna; use another space where "
+            "a list is required"
         )
 
 
 class Layers:
-    """Each of q, kv and mlp of each layer on n_v tokens or none."""
+    """Factory of `layers`: q, kv and mlp of each layer run on n_v tokens or on none."""
 
     options: ClassVar[frozenset[str]] = frozenset({"keep", "tie"})
     ranks_inside: ClassVar[bool] = False
@@ -178,7 +187,7 @@ class Layers:
 
 
 class Operations:
-    """Each of q, kv and mlp of each layer on no token, GSOP's key quarter, or all."""
+    """Factory of `operations`: q, kv and mlp of each layer on none, GSOP's key quarter, or all."""
 
     options: ClassVar[frozenset[str]] = frozenset({"keep"})
     ranks_inside: ClassVar[bool] = False
@@ -198,7 +207,10 @@ def layers_space(
     kept: Collection[Operation] = (),
     tied: bool = False,
 ) -> OperationSpace:
-    """A bit for each of q, kv and mlp of each layer, and n_v; tied: one bit for q and kv."""
+    """Return the space with a bit for each of q, kv and mlp of each layer, and n_v.
+
+    If tied, q and kv of a layer share one bit.
+    """
     shares = tuple(sorted({*n_v, Fraction(1)}))
     if tied:
         attention = {layer for layer, module in kept if module != MLP}
@@ -220,10 +232,10 @@ def operations_space(
     ranker: RankerSpec | None = None,
     kept: Collection[Operation] = (),
 ) -> OperationSpace:
-    """GSOP's operations: q, kv and mlp of each layer on no token, the key quarter or all.
+    """Return GSOP's space: q, kv and mlp of each layer on no token, the key quarter or all.
 
-    Its groups are fixed shares of the tokens, so that n_v is 1. A group is pruned only with the
-    less important one: counts are prefixes of the ranking.
+    Its groups are fixed shares of the tokens, so n_v is 1. Counts are prefixes of the ranking, so
+    the key group is pruned only together with the less important tokens.
     """
     kept = searchable(layers, kept)
     return OperationSpace(
@@ -237,5 +249,5 @@ def operations_space(
 
 
 def searchable(layers: int, kept: Collection[Operation]) -> frozenset[Operation]:
-    """The kept operations without those that are no parameters."""
+    """Return the kept operations that are parameters."""
     return frozenset((at, module) for at, module in kept if module == KV or at < layers - 1)

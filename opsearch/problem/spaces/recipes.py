@@ -1,7 +1,7 @@
-"""The space `recipes`: how many visual tokens are left behind each layer, as FitPrune deletes them.
+"""Space `recipes`: the share of visual tokens left after each layer (FitPrune, AAAI 2025).
 
-In each layer the ranker `fitprune` orders what is left anew. Tokens that are deleted in a layer are
-read there a last time, but neither updated there nor read later.
+The ranker `fitprune` reranks the remaining tokens in each layer. A layer still reads the tokens
+that are deleted in it, but no longer updates them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 t
 
 @dataclass(frozen=True)
 class RecipeSpace:
-    """The share of the tokens left behind each layer, at most, as FitPrune deletes them.
+    """An upper limit on the share of tokens left after each layer.
 
-    More than is left behind the layer before cannot be: such rows are the same policy as those that
-    say so. A point's number is the place of its row among all rows in lexicographic order.
+    A share above that of the preceding layer is the same policy as the preceding share. A point's
+    number is the index of its row among all rows in lexicographic order.
+
+    Attributes:
+        num_layers: Number of decoder layers.
     """
 
     num_layers: int
     name: ClassVar[str] = "recipes"
-    parameters_act_alone: ClassVar[bool] = False  # what is left behind one is left behind all later
+    parameters_act_alone: ClassVar[bool] = False  # tokens deleted in one layer stay deleted
     listed: ClassVar[bool] = False
     layer_columns: ClassVar[None] = None
-    most_counts: ClassVar[int] = 1  # its ranker is its own
+    most_counts: ClassVar[int] = 1  # it has its own ranker
     only_objective: ClassVar[str | None] = "attention"
     per_operation: ClassVar[None] = None
     options: ClassVar[frozenset[str]] = frozenset()
@@ -48,36 +51,36 @@ class RecipeSpace:
 
     @classmethod
     def from_settings(cls, settings: SpaceSettings) -> RecipeSpace:
-        """Return the space of these settings, of which shares and ranker are its own."""
+        """Return the space; it has its own shares and ranker."""
         return cls(settings.num_layers)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """One per layer, left0, left1, ..., in thousandths."""
+        """left0, left1, ...: one per layer, in thousandths."""
         shares = tuple(Fraction(step, _STEPS) for step in range(_STEPS + 1))
         return tuple(Parameter(f"left{layer}", shares) for layer in range(self.num_layers))
 
     @property
     def points(self) -> NDArray[np.int64]:
-        """Raises OpsearchError: they are too many."""
+        """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         left = [_STEPS, *accumulate(point, min)]
         deleted = {layer: before - after for layer, (before, after) in enumerate(pairwise(left))}
         policy = builders.fitprune(deleted, self.num_layers, _STEPS)
         return replace(policy, name=f"fitprune({Fraction(left[-1], _STEPS)} left)")
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         index = 0
         for place in accumulate(point, min):
             index = index * (_STEPS + 1) + place
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
-        """The value indices of a point by its number."""
+        """Return the row of value indices of a point."""
         found = []
         for _ in range(self.num_layers):
             index, place = divmod(index, _STEPS + 1)
@@ -85,14 +88,14 @@ class RecipeSpace:
         return tuple(reversed(found))
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         shares = [resolve_fraction(Fraction(step, _STEPS), n_visual) for step in range(_STEPS + 1)]
         after = np.array(shares, np.int64)[np.minimum.accumulate(points, axis=1)]
         entering = np.concatenate([np.full((len(points), 1), n_visual), after[:, :-1]], axis=1)
         return np.stack([after, entering, after], axis=2)
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
-        """Raises OpsearchError: `RecipeCosts` asks each policy for its own."""
+        """Raise OpsearchError: `RecipeCosts` uses the schedule of each policy."""
         self.raise_unlistable()
 
     def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
@@ -100,31 +103,37 @@ class RecipeSpace:
         self.raise_unlistable()
 
     def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> RecipeCosts:
-        """Return the cost of every point, computed when asked for."""
+        """Return the cost of every point, computed on request."""
         return RecipeCosts(self, cost, Counter(samples))
 
     def raise_unlistable(self) -> NoReturn:
         """Raise OpsearchError: the space is too large to list."""
         raise OpsearchError(
             f"space {self.name!r} has a share for each of {self.num_layers} layers, too many "
-            "points to list; search it with --objective attention, and use another space for what "
-            "needs a list"
+            "points to list; search it with --objective attention, or use another space where a "
+            "list is required"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class RecipeCosts:
-    """What policies of the space cost, each when asked for, over samples of (visual, other)."""
+    """Cost of points, computed on request.
+
+    Attributes:
+        space: The space.
+        of: The cost.
+        samples: Number of samples by (visual tokens, other tokens).
+    """
 
     space: RecipeSpace
     of: Cost
     samples: Counter[tuple[int, int]]
 
     def __getitem__(self, index: int) -> int:
-        """The cost of a point by its number."""
+        """Return the cost of a point."""
         policy = self.space.decode(self.space.row(index))
         return sum(k * policy_cost(self.of, policy, n, t) for (n, t), k in self.samples.items())
 
     def cheapest(self) -> int:
-        """The number of a point that costs least: all tokens go in the first layer."""
+        """Return the number of the cheapest point, which deletes all tokens in the first layer."""
         return 0

@@ -1,8 +1,9 @@
-"""The space `stages`: from some layers on, falling shares of the tokens are kept.
+"""Space `stages`: each stage keeps a smaller share of the tokens from its layer on.
 
-Before the first stage all tokens are processed. One stage is the space of FastV (ECCV 2024) and of
-VisPCO (arXiv 2604.15188); a last share of 0 is VTW (AAAI 2025); several stages hold the schedules
-of PyramidDrop (CVPR 2025). These rank inside the decoder; so can the space, or before it.
+All tokens are processed before the first stage. One stage gives the space of FastV (ECCV 2024) and
+VisPCO (arXiv 2604.15188); a last share of 0 is VTW (AAAI 2025); several stages contain the
+schedules of PyramidDrop (CVPR 2025). The ranker acts before the decoder or, as in these methods,
+inside it.
 """
 
 from __future__ import annotations
@@ -25,18 +26,24 @@ from opsearch.policy.schedule import RerankingTable
 from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
 
 STAGES = 2
-"""By default: at 32 layers and 16 n_v 60,033 policies; three stages have 2.8 million."""
+"""Default number of stages: 60,033 policies at 32 layers and 16 n_v; three have 2.8 million."""
 
 
 @dataclass(frozen=True)
 class StageSpace(ListedSpace):
-    """Points that say where each stage begins, `d_k`, and the share kept from there on, `n_k`.
+    """First layer of each stage, `d_k`, and the share kept from there on, `n_k`.
 
-    A stage prunes nothing when it begins after the last layer or keeps all tokens. Listed are rows
-    with rising layers and falling shares, stages that prune nothing last. Any other row counts too:
-    each stage keeps at most its share from its layer on, so that their order does not matter. A
-    ranker inside the decoder orders at each stage anew; one that reads the layer before it has no
-    stage at the first layer, and one that is to begin there begins at the next.
+    A stage prunes nothing if it begins after the last layer or keeps all tokens. Listed rows have
+    rising layers and falling shares, and stages that prune nothing come last. Other rows are valid,
+    too: each stage keeps at most its share from its layer on, so their order does not matter. A
+    ranker inside the decoder reranks at each stage. If it reads the preceding layer, stages begin
+    at the second layer or later.
+
+    Attributes:
+        num_layers: Number of decoder layers.
+        shares: Values of n_k.
+        stages: Largest number of stages.
+        ranker: Ranker before or inside the decoder.
     """
 
     num_layers: int
@@ -44,7 +51,7 @@ class StageSpace(ListedSpace):
     stages: int
     ranker: RankerSpec | None
     name: ClassVar[str] = "stages"
-    # A layer without its share prunes nothing, neither does a share without its layer.
+    # A stage prunes only if both its layer and its share do.
     parameters_act_alone: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = True
@@ -56,22 +63,22 @@ class StageSpace(ListedSpace):
 
     @property
     def most_counts(self) -> int:
-        """A count for each stage."""
+        """Largest number of different counts: one per stage."""
         return self.stages
 
     @property
     def inside(self) -> RankerSpec | None:
-        """The ranker if it acts inside the decoder, at each stage anew."""
+        """The ranker, if it acts inside the decoder."""
         return self.ranker if self.ranker and self.ranker.inside else None
 
     @property
     def first(self) -> int:
-        """The first layer at which a stage can begin."""
+        """First layer at which a stage can begin."""
         return self.inside.layers_back if self.inside else 0
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """(d_1, n_1, d_2, n_2, ...)."""
+        """Parameters (d_1, n_1, d_2, n_2, ...)."""
         layers = tuple(Fraction(layer) for layer in range(self.num_layers + 1))
         return tuple(
             parameter
@@ -81,12 +88,12 @@ class StageSpace(ListedSpace):
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
-        """The columns of points that hold a layer."""
+        """Columns of a point that contain a layer."""
         return tuple(range(0, 2 * self.stages, 2))
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
-        """Index rows of distinct policies in lexicographic order, int64[P, 2 K]."""
+        """Rows of distinct policies in lexicographic order, int64[P, 2 K]."""
         blocks = []
         most = min(self.stages, self.num_layers - self.first, len(self.shares) - 1)
         for used in range(most + 1):
@@ -100,7 +107,7 @@ class StageSpace(ListedSpace):
         return rows[np.argsort(self._places(rows))]
 
     def decode(self, point: Sequence[int]) -> Policy:
-        """The policy of one row of value indices."""
+        """Return the policy of a row of value indices."""
         begun = {layer: self.shares[share] for layer, share in self._pruning(point)}
         policy = builders.stages(self.num_layers, {0: Fraction(1)} | begun, self.ranker)
         if self.inside is None:
@@ -109,13 +116,13 @@ class StageSpace(ListedSpace):
         return replace(policy, rankers=rankers)
 
     def index_of(self, point: Sequence[int]) -> int:
-        """The number of the point that is the same policy as any row of value indices."""
+        """Return the number of the point whose policy equals that of a row of value indices."""
         used = [index for stage in self._pruning(point) for index in stage]
         row = np.array([[*used, *self._unused[len(used) :]]])
         return int(np.searchsorted(self._listed, self._places(row))[0])
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
-        """Counts of many points for a sample of `n_visual` tokens, int64[P, L, 3]."""
+        """Return the counts of points on a sample of `n_visual` tokens, int64[P, L, 3]."""
         kept = np.array([resolve_fraction(share, n_visual) for share in self.shares], np.int64)
         layer = np.arange(self.num_layers)
         counts = np.full((len(points), self.num_layers), n_visual)
@@ -126,13 +133,13 @@ class StageSpace(ListedSpace):
         return np.repeat(counts[:, :, None], len(MODULES), axis=2)
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> RerankingTable | None:
-        """What the ranker does inside the decoder at these points: it orders at each stage anew."""
+        """Return the rerankings inside the decoder at these points, one per stage."""
         if self.inside is None:
             return None
         kept = self.resolved(points, n_visual)[:, :, KV]
         before = np.column_stack([np.full(len(points), n_visual), kept[:, :-1]])
         candidates = np.where((kept < before) & (kept > 0), before, 0)
-        # Nothing is updated in part, so that an order holds from the layer on that it is made of.
+        # No layer updates a part of its candidates, so an order holds from the layer that it reads.
         candidates = np.roll(candidates, -self.first, axis=1)
         if not candidates.any():
             return None
@@ -141,7 +148,7 @@ class StageSpace(ListedSpace):
         )
 
     def _pruning(self, point: Sequence[int]) -> list[tuple[int, int]]:
-        """(layer, index of share) of the stages that prune, by rising layer and falling share."""
+        """Return (layer, index of share) of the stages that prune, by layer."""
         if len(point) != 2 * self.stages:
             raise ValueError(f"a point of {self.stages} stages has {2 * self.stages} values")
         found: list[tuple[int, int]] = []
@@ -155,7 +162,7 @@ class StageSpace(ListedSpace):
 
     @property
     def _unused(self) -> tuple[int, ...]:
-        """The row in which no stage prunes."""
+        """Row in which no stage prunes."""
         return tuple(size - 1 for size in self._sizes)
 
     @property
@@ -167,7 +174,7 @@ class StageSpace(ListedSpace):
         return self._places(self.points)
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The place of each row in lexicographic order among all rows, int64[P]."""
+        """Return the index of each row among all rows in lexicographic order, int64[P]."""
         return np.asarray(np.ravel_multi_index(tuple(rows.T), self._sizes), np.int64)
 
 
@@ -177,12 +184,12 @@ def stages_space(
     ranker: RankerSpec | None = None,
     stages: int = STAGES,
 ) -> StageSpace:
-    """Falling shares of the tokens, each from a layer of its own on: (d_1, n_1, d_2, n_2, ...)."""
+    """Return the space of falling shares from given layers on: (d_1, n_1, d_2, n_2, ...)."""
     shares = tuple(sorted({*n_v, Fraction(0), Fraction(1)}))
     return StageSpace(layers, shares, stages, ranker)
 
 
 def _subsets(size: int, members: int) -> NDArray[np.int64]:
-    """All ways to take so many of range(size), ascending, int64[W, members]."""
+    """Return all ascending subsets of range(size) with `members` elements, int64[W, members]."""
     ways = list(combinations(range(size), members))
     return np.array(ways, np.int64).reshape(len(ways), members)
