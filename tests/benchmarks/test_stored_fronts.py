@@ -23,7 +23,7 @@ def test_the_front_and_the_solution_are_among_what_is_stored(stored):
     folder, known = stored
     found, path = run_front(folder)
     # The original is known without a measurement.
-    assert f"{known + 1:,} of the space's" in found.sentence
+    assert f"{known + 1:,} of 225 policies" in found.sentence
     assert pd.read_csv(path)["value"].tolist() == found.table["value"].tolist()
     problem, solution, _ = solve(folder, out=folder / "again")
     within = found.table[found.table["cost"] <= problem.constraints[0].limit]

@@ -167,7 +167,7 @@ def test_list_names_every_part(opsearch):
     baselines = opsearch("list", "baselines")[1]
     names = ("dop additive", "SPACE joint", "VTW", "ShortV", "GSOP", "pool")
     assert all(f" {name} " in baselines for name in names)
-    assert "reranked.fastv(32)" in baselines
+    assert "builders.fastv(32)" in baselines
     models = opsearch("list", "models")[1]
     for size in HUB_IDS.values():
         assert models.count(f" {size} ") == 1

@@ -89,14 +89,14 @@ CASES = {
         "broken",
         RANKER,
         (*FEW, "--ranker=broken"),
-        ("failed: ValueError: no ranks today", "authors", "--debug"),
+        ("failed with ValueError: no ranks today", "authors", "--debug"),
     ),
     "a cost raises": Case(
         "costs",
         "broken",
         COST.format(name="broken"),
         (*FEW, "--budget=50%broken"),
-        ("failed: KeyError", "'stock'", "authors"),
+        ("failed with KeyError", "'stock'", "authors"),
     ),
 }
 ALONE = {

@@ -35,14 +35,14 @@ class Rows:
         return cls(settings.shape.layers)
 
     def of(
-        self, counts: Counts, n_visual: int, n_other: int, pools: Candidates | None = None
+        self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> NDArray[np.int64]:
         """Return the rows of policies on one sample, int64[...], of counts int64[..., L, 3].
 
         Rows that no later layer reads are not computed, unless nothing at all is pruned: then the
         original runs as it is.
         """
-        rows = (live(counts, pools)[..., MLP] + n_other).sum(axis=-1)
+        rows = (live(counts, candidates)[..., MLP] + n_other).sum(axis=-1)
         pruned = (counts < n_visual).any(axis=(-2, -1))
         return np.where(pruned, rows, self.stock(n_visual, n_other))
 
