@@ -22,7 +22,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Draw a policy by layer and module, and print its rankers and its origin."""
-    from opsearch.commands.cli.printing import print_policy
+    from opsearch.commands.cli.print_policy import print_policy
     from opsearch.policy.policy import Policy
 
     print_policy(Policy.from_pretrained(policy), visual_tokens, figure, out)

@@ -15,11 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from opsearch.analysis.equal_cost import is_defined
-from opsearch.analysis.heatmap import draw_terminal, save_heatmap
+from opsearch.analysis.heatmap import draw_terminal
 from opsearch.evaluation.lmms.scores import Evaluation, TaskScores, ends
 from opsearch.formatting import format_amount, format_duration
-from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import where
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
@@ -218,22 +216,6 @@ def print_front(front: Front, path: Path, console: Console) -> None:
     console.print(table)
     console.print(front.sentence, soft_wrap=True)
     console.print(f"written: {path}", soft_wrap=True)
-
-
-def print_policy(
-    policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
-) -> None:
-    """Print the heat map, the rankers and the provenance of a policy."""
-    drawn = save_heatmap(policy, figure, visual_tokens) if figure else None
-    console.print(policy.name, style="bold")
-    console.print(draw_terminal(policy, visual_tokens))
-    for layer, spec in policy.rankers:
-        console.print(f"ranker: {spec}, {where(layer, spec)}")
-    for key, value in policy.provenance.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        console.print(f"{key}: {shown}", soft_wrap=True)
-    if drawn:
-        console.print(f"written: {drawn}", soft_wrap=True)
 
 
 def print_scores(scores: Scores, console: Console) -> None:
