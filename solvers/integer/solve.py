@@ -48,7 +48,7 @@ def _solve(problem: Problem, minimiser: Minimiser, solver: str, library: str) ->
     if not isinstance(objective, Separable | Pairwise):
         raise OpsearchError(
             f"objective {objective.name!r} has form {objective.form} but no terms; "
-            f"make it an opsearch.problem.problem.{objective.form.capitalize()}"
+            f"make it an opsearch.problem.{objective.form.capitalize()}"
         )
     terms = integer_terms(objective)
     limits = [constraint.limit for constraint in problem.constraints]

@@ -25,8 +25,8 @@ assert not {"torch", "transformers"} & sys.modules.keys()
 sys.exit(code)
 """
 SHAPE = ("run", "--dry-run", "--shape", "llava-1.5-7b")
-MEASURED = ("rank", "curves", "interactions", "ablation", "transfer", "outcomes")
-UNCOMPARED = ("pareto", "rivals", "tables")
+MEASURED = ("rank", "curves", "interactions", "ablation", "outcomes", "rivals")
+UNCOMPARED = ("pareto", "tables")
 
 
 def light(*arguments):
@@ -49,6 +49,7 @@ def folders(tmp_path_factory):
     inside = {"space": "stages", "stages": 1, "ranker": "fastv", "budget": ("60%",)}
     return {
         "joint": measured(root / "joint", objective="joint", solver="grid"),
+        "seed 1": measured(root / "seed 1", objective="joint", solver="grid", seed=1),
         "tokens": measured(root / "tokens", **small, objective="additive", solver="grid"),
         "inside": measured(root / "inside", **inside),
     }
@@ -106,6 +107,12 @@ def test_analyze(folders, tmp_path, kind):
     done = light("analyze", kind, folders["joint"], "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_analyze_transfer_between_runs(folders, tmp_path):
+    done = light("analyze", "transfer", folders["joint"], folders["seed 1"], "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "transfer.csv").exists()
 
 
 @pytest.mark.parametrize("kind", UNCOMPARED)

@@ -293,7 +293,7 @@ def test_memory_that_runs_out_is_said_and_changes_nothing(tmp_path, monkeypatch)
     monkeypatch.setattr(passes, "sweep", full_once)
     halved, said = start(tmp_path / "halved", **settings)
     assert said.count("--memory") == 1
-    assert re.search(naming("--memory 40 MB"), said)
+    assert re.search(naming("--memory", "40 MB"), said)
     assert halved.solution.policy == whole.solution.policy
     assert halved.solution.value == pytest.approx(whole.solution.value, abs=5 * KL_QUANTUM)
 

@@ -181,7 +181,7 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(store, tmp_path, monkeypatch
     found = Engine(model, store, memory=3 * 10**8, say=said.append).measure(policies, samples)
     assert np.abs(found - wanted).max() <= 5e-6
     for message, count in zip(said, (3, 1, 2, 1, 1), strict=True):
-        assert re.search(naming("5 policies", f"{count} sample", "--memory 300 MB"), message)
+        assert re.search(naming("5 policies", f"{count} sample", "--memory", "300 MB"), message)
     assert tried[:4] == [(3, 5), (1, 5), (1, 2), (1, 3)]
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from rich.console import Console
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations import flash_attention
@@ -15,9 +14,8 @@ from opsearch.models.families import family_for
 from opsearch.models.loading import check_attention
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.counts import KV, Q
-from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
-from opsearch.runs.prepare import prepare
+from opsearch.runs.prepare import settle
 from tests.models.judge import TOLERANCE
 from tests.models.policies import INSIDE, LAYERS, POLICIES, with_rankers_of
 from tests.support import tiny
@@ -118,7 +116,7 @@ def test_a_run_with_it_needs_the_package(device):
 
 def test_a_run_says_so_before_anything_is_loaded():
     with refuses(ModelError, f"--attention {FLASH}", "float32", "--dtype bfloat16"):
-        prepare(RunConfig(attention=FLASH), Progress(Console(quiet=True), 1))
+        settle(RunConfig(attention=FLASH))
 
 
 # Tests on a GPU with the package itself, in half precision. Rounding changes rankings by

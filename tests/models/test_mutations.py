@@ -1,10 +1,12 @@
 """The comparison with the reference detects a runtime that is wrong in one place."""
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 
+from opsearch import registry
 from opsearch.models import vision
 from opsearch.models.families import family_for
 from opsearch.models.pruned import layer, plan
@@ -116,7 +118,7 @@ def scores_upside_down(patch):
 
 
 def attention_of_another_layer(patch):
-    for ranker in DECODER_RANKERS.values():
+    for ranker in map(partial(registry.lookup, "decoder_rankers"), DECODER_RANKERS):
         patch.setattr(ranker, "layers_back", 1 - ranker.layers_back)
 
 

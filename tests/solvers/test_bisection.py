@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import accumulate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def problem(seed, *budgets):
     costs = {"flops": Flops(TINY), "kv": KVBytes(TINY)}
     parsed = [Budget.parse(text) for text in budgets]
     limits = tuple(constraint(each, costs[each.cost], SPACE, PAIRS) for each in parsed)
-    return Problem(SPACE, Attention(received(seed)).over(SPACE), limits)
+    measure = SimpleNamespace(received_attention=lambda: received(seed))
+    objective = Attention().make(SPACE, measure, np.zeros(0, bool))
+    return Problem(SPACE, objective, limits)
 
 
 def literal_bisection(samples, fits, width):
