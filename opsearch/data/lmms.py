@@ -21,7 +21,7 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError, OpsearchError, UnknownNameError
 
 PREFIX = "lmms:"
-EMBEDDED = Path(__file__).parent.parent / "lmms" / "embedded"
+EMBEDDED = Path(__file__).parent.parent / "evaluation" / "lmms" / "embedded"
 _LISTED = "the single tasks of `lmms-eval --tasks list`"
 _INSTALL = "pip install 'opsearch[lmms]'"
 

@@ -150,7 +150,7 @@ def test_an_error_of_the_model_is_not_an_empty_answer(tmp_path, local, monkeypat
     def broken(*args):
         raise PolicyError("no such ranking")
 
-    monkeypatch.setattr("opsearch.models.pruned.apply.ordered", broken)
+    monkeypatch.setattr("opsearch.models.pruned.apply.plan_inputs", broken)
     with pytest.raises(PolicyError, match="no such ranking"):
         evaluate(tmp_path / "p", local("pope"), limit=1)
 

@@ -11,7 +11,7 @@ from opsearch.evaluation.lmms.plugin import manifest
 from opsearch.policy import builders
 from tests.support.messages import naming
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 HALF = builders.tokens(12, "1/2", RankerSpec("cls"))
 
 
