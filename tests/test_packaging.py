@@ -73,7 +73,14 @@ def test_installs_and_imports_every_module(kind, distributions, tmp_path):
         for path in folder.glob("**/*.py")
     }
     assert set(names) | {"opsearch"} == {name.removesuffix(".__init__") for name in modules}
-    model = Path(where).parent / "demo" / "model" / "model.safetensors"
+    model = Path(where).parent / "data" / "demo" / "model" / "model.safetensors"
     assert model.stat().st_size > 1_000_000
-    for file in ("py.typed", "report/page.html", "report/style.css"):
+    for file in (
+        "py.typed",
+        "report/page.html",
+        "report/style.css",
+        "evaluation/lmms/embedded/color.yaml",
+    ):
         assert (Path(where).parent / file).exists()
+    for name in ("benchmarks", "training", "tests"):
+        assert not (Path(where).parents[1] / name).exists()
