@@ -324,9 +324,10 @@ def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command, monk
     folder, mark = tmp_path / "cluster", uuid4().hex
     monkeypatch.setenv(MARK, nodes := uuid4().hex)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    address = cluster.address  # which its shutdown forgets
     try:
         second, _ = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        process = command(folder, mark, "--ray-address", cluster.address)
+        process = command(folder, mark, "--ray-address", address)
         wait_for_measurements(process, folder, 100)
         # The driver holds still meanwhile, or it might be done before all three take part.
         process.send_signal(signal.SIGSTOP)
@@ -338,7 +339,7 @@ def test_a_lost_machine_is_replaced_by_the_others(whole, tmp_path, command, monk
     finally:
         cluster.shutdown()
     assert process.returncode == 0, said
-    assert cluster.address in said
+    assert address in said
     assert re.search(LOST, said)
     found, wanted = stored(folder), stored(whole.folder)
     assert found.keys() == wanted.keys()
