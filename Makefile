@@ -21,10 +21,9 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m $(PYTEST) -m slow $(ARGS)
 
-# What touches transformers' insides, with the lowest release of it that is supported; but for the
-# stand-in of a second device, on which one test fails with that release.
+# What touches transformers' insides, with the lowest release of it that is supported.
 test-lowest: .venv-lowest/ready
-	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure --ignore tests/models/test_devices.py $(ARGS)
+	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure $(ARGS)
 
 # Processors of families that cannot do without torchvision.
 test-vision: .venv-vision/ready

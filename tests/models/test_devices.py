@@ -116,7 +116,8 @@ def test_to_read_the_question_for_clip_takes_one_wait_more(name, tmp_path):
 
 @devices
 def test_all_policies_of_a_space_are_measured_as_on_the_host(device, tmp_path):
-    model, samples = tiny.llava(4), [sample([3, 4], seed) for seed in range(3)]
+    # The answers of these seeds have no image token, which no release of transformers takes.
+    model, samples = tiny.llava(4), [sample([3, 4], seed) for seed in (1, 2, 3)]
     space = dop_space(4, ranker=RankerSpec("cls"))
     policies = [space.decode(point) for point in space.points.tolist()]
     found = {}
