@@ -102,9 +102,8 @@ def compare(
         OpsearchError: The run, its model or its data cannot be used.
     """
     run = RunFolder(folder)
-    stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": samples, "out": folder} | ({} if effort is None else {"effort": effort})
-    settled = settle(RunConfig.checked(**{**stored, **given}))
+    settled = settle(RunConfig.load(run.config).changed(**given))
     if times:
         settled.settings.model.check("compare --times")
     limits = [parse_budgets([text])[0] for text in budgets]

@@ -48,9 +48,8 @@ def searched_front(
         OpsearchError: The policies of the space can be listed.
     """
     run = RunFolder(folder)
-    stored = RunConfig.load(run.config).model_dump()
     given = {"heldout": 0, "out": folder, "budget": (f"100% {cost}",)}
-    settled = settle(RunConfig.checked(**{**stored, **given}))
+    settled = settle(RunConfig.load(run.config).changed(**given))
     space = settled.settings.space
     if space.per_operation is None:
         step = (

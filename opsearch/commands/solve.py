@@ -56,7 +56,7 @@ def solve(
     # Verification at another budget would need measurements that are not stored.
     given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
     changes = {name: value for name, value in given.items() if value is not None}
-    config = RunConfig.checked(**{**stored.model_dump(), **changes})
+    config = stored.changed(**changes)
     with RunFolder(out or folder).locked() as target, open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
         if stored.verify:

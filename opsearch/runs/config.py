@@ -180,6 +180,10 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             raise OpsearchError(explain(error, "--")) from error
 
+    def changed(self, **values: Any) -> RunConfig:
+        """Return these settings with some changed; raise OpsearchError as `checked` does."""
+        return RunConfig.checked(**self.model_dump() | values)
+
 
 def explain(error: ValidationError, prefix: str = "") -> str:
     """Return the first validation error as one sentence."""
@@ -226,4 +230,4 @@ def policy_settings(
             f"the policy was searched on {searched!r}, but {file} belongs to a run on "
             f"{run.model!r}; give --model, --dtype, --device and --attention"
         )
-    return RunConfig.checked(**run.model_dump() | given)
+    return run.changed(**given)

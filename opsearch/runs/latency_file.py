@@ -6,25 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.files import write_text
 
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    rows: tuple[int, ...]
-    coarse: tuple[int, ...]
-    same: tuple[int, ...]
-    split: tuple[tuple[int, ...], ...]
-    mlp: tuple[int, ...]
-    base: int
-    once: int
-    launch: int
-    launch_split: int
-    place: str
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_FILE = TypeAdapter(dataclass(LatencyTable, config=_STRICT, frozen=True))
 
 
 def write_table(table: LatencyTable, path: Path) -> Path:
@@ -35,7 +25,8 @@ def write_table(table: LatencyTable, path: Path) -> Path:
 def read_table(path: Path) -> LatencyTable:
     """Read a table; RunFolderError when the file is damaged or of another version."""
     try:
-        return LatencyTable(**_File.model_validate_json(path.read_bytes()).model_dump())
+        found = _FILE.validate_json(path.read_bytes())
+        return LatencyTable(**dataclasses.asdict(found))
     except (OSError, ValidationError, OpsearchError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(

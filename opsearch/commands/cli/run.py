@@ -240,6 +240,6 @@ def _settings(context: typer.Context) -> RunConfig:
     if config is not None:
         typed = {name for name in context.params if was_typed(context, name)}
         typed |= {"out"} if "out_folder" in typed else set()
-        changed = {name: value for name, value in given.items() if name in typed}
-        given = RunConfig.load(config).model_dump() | changed
+        changes = {name: value for name, value in given.items() if name in typed}
+        return RunConfig.load(config).changed(**changes)
     return RunConfig.checked(**given)
