@@ -67,7 +67,7 @@ class Table:
         values: Value of each point, nan if not measured, float64[P].
         quantum: See `Objective`.
         form: See `Objective`.
-        how: Which points were measured, if not all, as a clause without full stop.
+        how: Clause that names the measured points, without full stop; empty: all.
     """
 
     name: str

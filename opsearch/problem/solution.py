@@ -77,7 +77,7 @@ class Solution:
         seed: Seed of the solver.
         seconds: Wall time.
         note: Remark for the user.
-        stopped: Whether Ctrl-C ended the search.
+        stopped: True if Ctrl-C ended the search.
         versions: Versions of the libraries used.
     """
 

@@ -144,7 +144,8 @@ def test_keys_of_rows_in_spaces_that_are_not_listed(space):
 def test_keys_do_not_depend_on_how_many_points_are_computed_together(monkeypatch):
     space = SOME["two stages, pyramiddrop"]
     whole = PointPolicies(space, space.points).canonical(9)
-    monkeypatch.setattr("opsearch.problem.spaces.base.POINTS_AT_ONCE", 7)
+    assert len(space.points) > 7
+    monkeypatch.setattr("opsearch.problem.spaces.point_policies.POINTS_AT_ONCE", 7)
     assert PointPolicies(space, space.points).canonical(9) == whole
 
 

@@ -3,6 +3,7 @@
 import re
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -53,6 +54,16 @@ def test_one_count_needs_none(changes):
     counts = space.resolved(space.points, 100)
     partial = [set(row[(row > 0) & (row < 100)].tolist()) for row in counts]
     assert max(map(len, partial)) == 1
+
+
+@pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
+def test_operations_keep_one_partial_count(ranker):
+    """Their levels are none, the key quarter and all, where no order is needed."""
+    space = space_of("operations", ranker)
+    check_nested(space, RankerSpec(ranker))
+    rows = np.random.default_rng(0).integers(0, [len(p.values) for p in space.parameters], (64, 11))
+    counts = space.resolved(rows, 100)
+    assert set(counts.ravel().tolist()) == {0, 25, 100}
 
 
 def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp_path):

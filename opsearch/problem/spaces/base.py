@@ -47,10 +47,10 @@ class SpaceSettings:
         num_layers: Decoder layers of the model.
         ranker: Ranker of the policies; None if they need none.
         n_v: Shares of the visual tokens to choose from.
-        kv: Whether keys and values of pruned layers leave or stay in `dop`.
+        kv: Reading of `dop`: keys and values of pruned layers leave or stay.
         stages: Largest number of stages in `stages`.
         keep: Operations that are never pruned; None: none.
-        tie: Whether queries and keys of a layer are one parameter.
+        tie: True if queries and keys of a layer are one parameter.
     """
 
     num_layers: int

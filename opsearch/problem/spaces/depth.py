@@ -39,7 +39,7 @@ class DepthSpace(ListedSpace):
     parameters: tuple[Parameter, ...]
     depths: tuple[int | None, int | None, int | None]
     build: Callable[..., Policy]
-    most_counts: ClassVar[int] = 1  # n_v; keys and values that stay are all tokens
+    most_counts: ClassVar[int] = 1  # n_v, in every operation that is not pruned
 
     @property
     def layer_columns(self) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class DepthSpace(ListedSpace):
 
 
 class Tokens:
-    """Factory of `tokens`: one share of the tokens in all layers, n_v."""
+    """One share of the visual tokens, n_v, in all layers."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False
@@ -123,7 +123,7 @@ class Tokens:
 
 
 class Dop:
-    """Factory of `dop`: depths of attention and MLP, and a share: (d_attn, d_mlp, n_v)."""
+    """One depth of attention, one of the MLPs, and a share: (d_attn, d_mlp, n_v)."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False
@@ -135,7 +135,7 @@ class Dop:
 
 
 class Depth:
-    """Factory of `depth`: depths of q, kv and mlp, and a share: (d_q, d_kv, d_mlp, n_v)."""
+    """Separate depths of q, kv and mlp, and a share: (d_q, d_kv, d_mlp, n_v)."""
 
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = False

@@ -45,7 +45,7 @@ class OperationSpace:
         ranker: Ranker before the decoder.
         kept: Operations that always have the highest level. If no other kv reads their result, the
             last layer's does.
-        tied: Whether queries have the level of the keys and values, except in the last layer with
+        tied: True if queries have the level of the keys and values, except in the last layer with
             keys and values.
     """
 
@@ -63,8 +63,8 @@ class OperationSpace:
 
     @property
     def most_counts(self) -> int:
-        """Largest number of different counts: one per level above zero."""
-        return len(self.levels) - 1
+        """Largest number of different partial counts: one per level above zero, without all."""
+        return len(self.levels) - 1 - (self.shares == (Fraction(1),))
 
     @property
     def per_operation(self) -> OperationSpace:
@@ -174,7 +174,7 @@ class OperationSpace:
 
 
 class Layers:
-    """Factory of `layers`: q, kv and mlp of each layer run on n_v tokens or on none."""
+    """Each of q, kv and mlp of every layer on n_v of the tokens or on none."""
 
     options: ClassVar[frozenset[str]] = frozenset({"keep", "tie"})
     ranks_inside: ClassVar[bool] = False
@@ -187,7 +187,7 @@ class Layers:
 
 
 class Operations:
-    """Factory of `operations`: q, kv and mlp of each layer on none, GSOP's key quarter, or all."""
+    """Each of q, kv and mlp of every layer on no token, GSOP's key quarter, or all."""
 
     options: ClassVar[frozenset[str]] = frozenset({"keep"})
     ranks_inside: ClassVar[bool] = False
