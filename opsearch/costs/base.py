@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
     from opsearch.costs.shape import Shape
 
+DEFAULT_COST = "flops"  # the cost of budgets such as `30%` or `5.8T`, which name none
+
 
 @dataclass(frozen=True)
 class CostLabel:
     """Names of a cost in tables and sentences.
 
     Attributes:
-        amount: The row of the mean per sample.
-        share: The row of the share of the stock model, in percent.
-        scale: What the cost's unit is divided by in the first row.
-        words: How a sentence names it; empty: by the cost's name.
+        amount: Label of the mean per sample.
+        share: Label of the share of the stock model, in percent.
+        scale: Divisor of the mean, e.g. 1e6 for ns in ms.
+        words: Name in sentences; empty: the cost's name.
     """
 
     amount: str
@@ -86,6 +88,11 @@ class Cost(Protocol):
 
     def stock(self, n_visual: int, n_other: int) -> int:
         """Return the cost of the original model on a sample."""
+
+
+def budget_suffix(cost: str) -> str:
+    """Return the text that follows the share in a budget of this cost, as in `30%kv`."""
+    return "" if cost == DEFAULT_COST else cost
 
 
 def policy_cost(cost: Cost, policy: Policy, n_visual: int, n_other: int) -> int:

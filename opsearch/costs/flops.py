@@ -30,7 +30,7 @@ class Convention:
         scores: Factor of w per pair of query and key (QK^T and AV).
         mlp: Factor of d m per row.
         lm_head: Factor of d V, for one row.
-        real_widths: Whether w is the true width, smaller for keys under grouped-query attention;
+        real_widths: True if w is the true width, smaller for keys under grouped-query attention;
             otherwise w = d.
     """
 

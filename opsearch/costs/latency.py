@@ -48,7 +48,7 @@ class Latency:
 
     @classmethod
     def from_settings(cls, settings: CostSettings) -> Latency:
-        """Return the cost for a decoder of this shape."""
+        """Return the latency from the table of these settings; OpsearchError without one."""
         return cls(settings.shape, settings.table)
 
     def of(

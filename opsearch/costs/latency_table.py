@@ -47,8 +47,8 @@ class LatencyTable:
         rising = all(sorted(set(grid)) == list(grid) for grid in (self.rows, self.coarse))
         if len(sizes) > 1 or len(square) > 1 or not rising:
             raise OpsearchError(
-                f"a latency table of {len(self.rows)} and {len(self.coarse)} row numbers has parts "
-                "of another size, or its row numbers do not rise; fit it again"
+                f"a latency table of {len(self.rows)} and {len(self.coarse)} numbers of rows has "
+                "parts of other lengths, or the numbers do not increase; fit it again"
             )
 
     def covers(self, fewest: int, most: int) -> bool:

@@ -16,7 +16,7 @@ from math import floor
 from typing import Any
 
 from opsearch import registry
-from opsearch.costs.base import Cost, policy_cost
+from opsearch.costs.base import DEFAULT_COST, Cost, budget_suffix, policy_cost
 from opsearch.errors import OpsearchError
 from opsearch.formatting import PREFIXES, format_amount
 from opsearch.policy import builders
@@ -39,7 +39,7 @@ class Budget:
         text: The budget as typed.
         cost: Name of the cost.
         amount: Share of the stock model if `relative`, otherwise mean per sample.
-        relative: Whether the amount is a share of the stock model.
+        relative: True if the amount is a share of the stock model.
     """
 
     text: str
@@ -59,16 +59,17 @@ class Budget:
         if match := _SHARE.fullmatch(stripped):
             sign, number, symbol, cost = match.groups()
             share = _number(text, number) / (100 if symbol == "%" else 1)
-            name = cost or "flops"
+            name = cost or DEFAULT_COST
             registry.lookup("costs", name)
             return cls(text, name, _checked_share(text, sign, symbol, share), True)
         if match := _AMOUNT.fullmatch(stripped):
             sign, number, prefix, unit = match.groups()
             amount = _spent(text, sign, number) * PREFIXES[prefix]
-            return cls(text, _cost_in(unit or "FLOPs", text), amount, False)
+            return cls(text, _cost_in(unit, text) if unit else DEFAULT_COST, amount, False)
         if match := _TIME.fullmatch(stripped):
             sign, number, unit = match.groups()
-            return cls(text, "latency", _spent(text, sign, number) * _NANOSECONDS[unit], False)
+            nanoseconds = _spent(text, sign, number) * _NANOSECONDS[unit]
+            return cls(text, _cost_in("ns", text), nanoseconds, False)
         raise _error(text, "is not a share of the stock model or an amount per sample")
 
     def limit(self, stock: int, samples: int) -> int:
@@ -97,18 +98,18 @@ def constraint(
     """
     if cost.name != budget.cost:
         raise OpsearchError(
-            f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; use its own cost"
+            f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; "
+            "pass the cost that the budget limits"
         )
     if not samples:
-        raise OpsearchError(f"budget {budget.text!r} needs at least one sample; give more samples")
+        raise OpsearchError(f"budget {budget.text!r} needs at least one sample; give one")
     stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())
     limit = budget.limit(stock, len(samples))
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
-        unit = "" if cost.name == "flops" else cost.name
         raise OpsearchError(
             f"budget {budget.text!r} prunes nothing: the stock model takes {mean} per sample; use "
-            f"less, or a share such as 30%{unit}"
+            f"less, or a share such as 30%{budget_suffix(cost.name)}"
         )
     costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
@@ -130,12 +131,15 @@ def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -
 
 
 def _cost_in(unit: str, text: str) -> str:
-    """Return the name of the cost that has this unit."""
-    units = {cost.unit: name for name, cost in reversed(registry.registered("costs").items())}
-    if unit not in units:
-        known = ", ".join(sorted(units))
-        raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
-    return units[unit]
+    """Return the name of the first cost that has this unit."""
+    units = set()
+    for name in registry.names("costs"):  # built-in ones first; others are loaded if they must be
+        found = registry.lookup("costs", name).unit
+        if found == unit:
+            return name
+        units.add(found)
+    known = ", ".join(sorted(units))
+    raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
 
 
 def _number(text: str, number: str) -> Fraction:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.base import budget_suffix
 from opsearch.errors import InfeasibleBudgetError
 from opsearch.formatting import format_amount
 from opsearch.problem.spaces.base import PointCosts, Space
@@ -87,29 +88,30 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
         lowest = constraint.cost(constraint.cheapest)
         if lowest > constraint.limit:
             named = _named(space, constraint.cheapest)
-            cost = "" if constraint.name == "flops" else constraint.name
             suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
             sentences.append(
                 f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
                 f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "
                 f"achievable: {constraint.describe(lowest)} to 100%; "
-                f"try --budget {suggestion:.1f}%{cost}"
+                f"try --budget {suggestion:.1f}%{budget_suffix(constraint.name)}"
             )
     if not sentences:
         each = ", ".join(f"{c.name} {c.describe(c.limit)}" for c in constraints)
-        nearest = " or ".join(_nearest(space, constraints, c) for c in constraints)
+        nearest = [_nearest(space, constraints, c) for c in constraints]
+        enough = " or ".join(text for text in nearest if text is not None)
+        step = f"raise one: {enough}" if enough else "raise more than one"
         sentences.append(
             f"each budget can be met alone, but no policy of space {space.name} meets all of them "
-            f"({each}); raise one: {nearest}"
+            f"({each}); {step}"
         )
     return "; ".join(sentences)
 
 
-def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str:
-    """Return the lowest cost to which this budget must be raised, given all others."""
+def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str | None:
+    """Return the cost to which this budget must be raised; None if it does not help alone."""
     others = feasible_points(space, [c for c in constraints if c is not raised])
     if not others.any():
-        return f"raising {raised.name} alone does not help"
+        return None
     return f"{raised.name} to {raised.describe(int(raised.listed[others].min()))}"
 
 

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
 from opsearch.costs.shape import SHAPES, Shape
-from opsearch.errors import OpsearchError
+from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.problem.budget import EXAMPLES, Budget, constraint
+from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces import base as space_module
 from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
+from tests.support.broken_part import broken_part
 from tests.support.messages import refuses
 
 TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=3, vocab=11)
@@ -89,6 +91,14 @@ def test_the_examples_are_budgets() -> None:
         cost = "kv" if "kv" in example or example.endswith("B") else "flops"
         assert budget.cost == ("latency" if example.endswith("s") and "F" not in example else cost)
         assert 0 < budget.limit(10**15, 1) < 10**15
+
+
+def test_budgets_of_built_in_costs_load_no_other_package() -> None:
+    with broken_part("costs"):
+        texts = "5.8T", "812M FLOPs", "200MB", "120ms"
+        assert [Budget.parse(t).cost for t in texts] == ["flops", "flops", "kv", "latency"]
+        with refuses(OpsearchError, "'broken'", "absent_package"):
+            Budget.parse("5k things")
 
 
 def test_limits_are_exact() -> None:
@@ -170,6 +180,27 @@ def test_mismatches_are_refused() -> None:
         constraint(Budget.parse("64kB"), Rows(), space, [(10, 2)])
     with refuses(OpsearchError, "'30%'", "sample"):
         constraint(Budget.parse("30%"), Rows(), space, [])
+
+
+@pytest.mark.parametrize(
+    ("within", "step"),
+    [
+        (({0}, {3}, {1}), "raise more than one"),
+        (({0, 1}, {3}, {1}), "raise one: b to 100% (4 units)"),
+        (({0}, {0, 3}, {1, 3}), "raise one: a to 100% (4 units) or c to 100% (4 units)"),
+    ],
+)
+def test_budgets_that_exclude_each_other_say_which_to_raise(
+    within: tuple[set[int], ...], step: str
+) -> None:
+    space = tokens_space(3, [Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)])
+    limits = [
+        Constraint(name, "units", np.array([1 if p in some else 4 for p in range(4)]), 1, 4)
+        for name, some in zip("abc", within, strict=True)
+    ]
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        check_budget(space, limits)
+    assert str(caught.value).endswith(f"; {step}")
 
 
 def test_a_search_space_of_full_size_takes_a_second() -> None:
