@@ -16,7 +16,7 @@ from torch import Tensor
 
 from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
-from opsearch.errors import ModelError, PolicyError
+from opsearch.errors import ModelError, OpsearchError
 from opsearch.models.attention import FLASH
 from opsearch.models.clip import (
     CLIP_PATCHES,
@@ -76,16 +76,20 @@ class ModelFamily:
             return _question_unsupported_reason(config)
         if need == DECODER_ATTENTION:
             decoder = config.get_text_config().model_type
-            return None if decoder in DECODERS else f"decoders of type {decoder!r} are not read"
+            return (
+                None
+                if decoder in DECODERS
+                else f"decoders of type {decoder!r} cannot provide attention"
+            )
         if need in PROMPT_NEEDS:
             return None
         if self.capture_tower is None:
-            return "its vision tower has no [CLS] and is not read"
+            return "its vision tower has no [CLS] token, and nothing is captured in it"
         for kind in (CLIP_PATCHES, CLIP_QUESTION):
             if need.startswith(kind):
                 return clip_unsupported_reason(need.removeprefix(kind), config)
         if need not in TOWER_NEEDS:
-            return "no adapter captures it"
+            return "no hook captures it"
         return cls_unsupported_reason(config)
 
     def check_needs(self, config: Any, needs: Iterable[str]) -> None:
@@ -112,7 +116,7 @@ class ModelFamily:
     def _unusable_reason(self, config: Any, spec: RankerSpec) -> str | None:
         try:
             needs = sorted(known_ranker(spec).needs)
-        except PolicyError as error:  # it has no default for a parameter
+        except OpsearchError as error:  # a parameter without default, or a broken plug-in
             return str(error)
         reasons = (self.unsupported_reason(config, need) for need in needs)
         return next((reason for reason in reasons if reason is not None), None)
@@ -136,7 +140,7 @@ def _question_unsupported_reason(config: Any) -> str | None:
     """Return why token embeddings cannot be compared with image features, None if they can."""
     if Path(config.name_or_path).resolve() == MODEL_DIR.resolve():
         return None
-    reason = "only on the embedded model do its token embeddings stand in for CLIP's texts"
+    reason = "only the embedded model's token embeddings can be compared with its image features"
     return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
@@ -150,21 +154,25 @@ QUANTIZED_KV = "kv_cache"
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
-FAMILIES: dict[str, ModelFamily] = {
-    "llava": ModelFamily("llava", _CLS, capture_patches),
-    "llava_next": ModelFamily("llava_next", _CLS, capture_packed_patches),
-    # SigLIP has no [CLS].
-    "llava_onevision": ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
-    # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is unused.
-    # Training did not shape the attention of [CLS] there, so `cls` works but is not the default.
-    "internvl": ModelFamily("internvl", _UNIFORM, capture_merged_patches),
-    "qwen2_5_vl": ModelFamily(
-        "qwen2_5_vl",
-        _UNIFORM,
-        vision_tower="model.visual",
-        visual_tokens=_IMAGE_AND_VIDEO,
-        positions_from="mm_token_type_ids",
-    ),
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        ModelFamily("llava", _CLS, capture_patches),
+        ModelFamily("llava_next", _CLS, capture_packed_patches),
+        # SigLIP has no [CLS].
+        ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+        # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is
+        # unused. Training did not shape the attention of [CLS] there, so `cls` works but is not the
+        # default.
+        ModelFamily("internvl", _UNIFORM, capture_merged_patches),
+        ModelFamily(
+            "qwen2_5_vl",
+            _UNIFORM,
+            vision_tower="model.visual",
+            visual_tokens=_IMAGE_AND_VIDEO,
+            positions_from="mm_token_type_ids",
+        ),
+    )
 }
 
 

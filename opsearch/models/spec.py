@@ -16,7 +16,7 @@ class ModelSpec:
     Attributes:
         name: `demo` (the embedded model), a local folder, or a hub id.
         dtype: float32, bfloat16 or float16.
-        device: A torch device, or `auto`: shared out over all GPUs by accelerate.
+        device: A torch device, or `auto`: spread over all GPUs by accelerate.
         attention: sdpa, eager or flash_attention_2.
     """
 
@@ -30,15 +30,15 @@ class ModelSpec:
         """Bytes of one number."""
         return ITEMSIZE[self.dtype]
 
-    def check(self, alone: str | None = None) -> None:
-        """Raise ModelError unless this machine can load a model so.
+    def check(self, feature: str | None = None) -> None:
+        """Raise ModelError unless this machine can load the model.
 
         Args:
-            alone: What needs the whole model on one device, as the message names it.
+            feature: Feature that requires the whole model on one device.
         """
         from opsearch.models.loading import check_attention, check_device
 
-        check_device(self.device, self.dtype, alone)
+        check_device(self.device, self.dtype, feature)
         check_attention(self.attention, self.dtype, self.device)
 
     def load_config(self) -> Any:
@@ -68,14 +68,14 @@ def load_model(
     Args:
         name: `demo` (the embedded model), a local folder, or a hub id.
         dtype: float32, bfloat16 or float16.
-        device: A torch device, or `auto`: shared out over all GPUs by accelerate.
+        device: A torch device, or `auto`: spread over all GPUs by accelerate.
         attention: sdpa, eager or flash_attention_2.
 
     Returns:
         The model in evaluation mode, and its processor.
 
     Raises:
-        ModelError: The model or the processor cannot be loaded so on this machine.
+        ModelError: The model or the processor cannot be loaded on this machine.
     """
     spec = ModelSpec(name, dtype, device, attention)
     spec.check()

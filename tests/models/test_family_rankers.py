@@ -14,6 +14,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from tests.models.judge import TOLERANCE, deviation, samples
 from tests.models.policies import LAYERS
+from tests.support.broken_part import broken_part
 from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
 from tests.support.messages import refuses
@@ -87,6 +88,17 @@ def test_what_a_config_allows_runs(name):
         family.check_needs(model.config, make_ranker(RankerSpec(ranker)).needs)
         with builders.tokens(LAYERS, "1/2", RankerSpec(ranker)).apply(model):
             model(**prompts(FAMILIES[name], [[3, 4]]))
+
+
+def test_a_broken_package_leaves_the_other_rankers_usable():
+    config, family = built("llava", LAYERS).config, family_for("llava")
+    with broken_part("rankers"), broken_part("decoder_rankers", "broken inside"):
+        unsupported = family.unsupported_rankers(config)
+    assert "absent_package" in unsupported["broken inside"]
+    with broken_part("rankers"):
+        assert "absent_package" in family.unsupported_rankers(config)["broken"]
+        assert "vispruner" in family.rankers(config)
+        assert "broken" not in family.rankers(config)
 
 
 def test_cdpruner_asks_for_clip():

@@ -24,11 +24,11 @@ class PrunedLayer(DynamicLayer):
     """Keys and values of one layer: the kept prompt columns, then all generated tokens.
 
     Attributes:
-        store: Whether keys and values are kept.
+        store: True if keys and values are kept.
         n_pruned: Number of prompt columns that are not stored.
         index: Original positions of the prompt columns, int64[B, K]; None before the prefill.
         valid: Mask of the slots that hold a column, bool[B, K]; None if all do.
-        update_expected: Whether the next update comes from a layer that follows the policy.
+        update_expected: True if the next update comes from a layer that follows the policy.
     """
 
     store: bool = True
@@ -50,8 +50,8 @@ class PrunedLayer(DynamicLayer):
             return key_states, value_states
         if self.index is not None and not self.update_expected:
             raise PolicyError(
-                "this cache was made under a policy, and a stock layer would read its columns as "
-                "others; use it inside `with policy.apply(model)`"
+                "this cache was made under a policy; a stock layer would assign its columns to "
+                "wrong positions; use it inside `with policy.apply(model)`"
             )
         self.update_expected = False
         if not self.is_initialized:
@@ -188,12 +188,12 @@ class PrunedCache(DynamicCache):
 
     @classmethod
     def convert(cls, cache: Any, num_layers: int, store: bool) -> PrunedCache:
-        """Reranking the caller's empty cache into a PrunedCache in place; make a new one for None.
+        """Convert the caller's empty cache to a PrunedCache in place; return a new one for None.
 
         Args:
             cache: Empty DynamicCache or PrunedCache, or None.
             num_layers: Layers of the decoder.
-            store: Whether keys and values are kept (False under use_cache=False).
+            store: True if keys and values are kept (False under use_cache=False).
         """
         if cache is None:
             return cls(num_layers, store=store)

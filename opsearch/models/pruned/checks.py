@@ -56,8 +56,8 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
     for wanted in ("output_hidden_states", "output_attentions"):
         if kwargs.get(wanted) or getattr(config.get_text_config(), wanted, False):
             raise PolicyError(
-                f"{wanted}=True is not available under a policy: its layers work on different "
-                "rows; ask the original model"
+                f"{wanted}=True is not available under a policy: its layers process "
+                "different rows; use the original model"
             )
 
 
@@ -101,12 +101,12 @@ def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
     """Raise PolicyError unless a prompt with visual tokens comes with all inputs they need."""
     if not has_images(kwargs):
         raise PolicyError(
-            "the prompt has places for images but no image is given; pass pixel_values, or leave "
+            "the prompt has image placeholders but no image is given; pass pixel_values, or leave "
             "an assistant model as it is, because generate() gives it no images"
         )
     wanted = family.positions_from
     if wanted is not None and kwargs.get(wanted) is None:
         raise PolicyError(
             f"without {wanted} models of type {family.model_type!r} give images the positions of "
-            "text; pass all that the processor returns"
+            "text; pass all outputs of the processor"
         )

@@ -24,7 +24,7 @@ from opsearch.rankers.base import AttentionView, Prompt, Ranker
 def make_prompt(
     model: Any, family: ModelFamily, input_ids: Any, attention_mask: Tensor | None
 ) -> Prompt:
-    """Find the visual and real positions of a batch; the only synchronization with the device."""
+    """Find the visual and real positions of a batch; synchronizes with the device once."""
     visual = family.visual_positions(model.config, input_ids)
     real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
     last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
