@@ -14,6 +14,8 @@ from opsearch.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
+SAMPLES = 64  # items of a search, unless it is given another number
+
 
 @dataclass(frozen=True)
 class Item:
@@ -64,13 +66,13 @@ class Item:
         except FileNotFoundError:
             raise DataError(
                 f"item {self.id}: the image {source} does not exist; "
-                "correct the path or put the file there."
+                "correct the path or put the file there"
             ) from None
         # Pillow also raises SyntaxError and ValueError for some broken files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"item {self.id}: the image {source} cannot be read ({error}); "
-                "replace the file or leave the item out."
+                "replace the file or leave the item out"
             ) from error
 
 

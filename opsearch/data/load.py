@@ -7,8 +7,9 @@ from pathlib import Path
 
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
-from opsearch.data.item import Item
+from opsearch.data.item import SAMPLES, Item
 from opsearch.data.lmms import PREFIX, lmms_items
+from opsearch.errors import DataError
 
 
 def load_items(
@@ -27,11 +28,14 @@ def load_items(
         seed: Seed by which items of the embedded tasks or of a task are drawn.
 
     Raises:
-        DataError: The source cannot be read; the message names file, line and remedy.
+        DataError: The source cannot be read, the message names file, line and remedy; or fewer
+            than 1 samples were requested.
     """
-    text = str(source)
+    if samples is not None and samples < 1:
+        raise DataError(f"{samples} samples were requested; request at least 1")
+    text, drawn = str(source), SAMPLES if samples is None else samples
     if text == "demo":
-        return embedded(split, samples or 64, seed)
+        return embedded(split, drawn, seed)
     if text.startswith(PREFIX):
-        return list(islice(lmms_items(text.removeprefix(PREFIX), seed), samples or 64))
+        return list(islice(lmms_items(text.removeprefix(PREFIX), seed), drawn))
     return load_file(Path(source))[:samples]

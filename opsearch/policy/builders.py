@@ -16,12 +16,23 @@ from itertools import accumulate, pairwise
 from typing import Literal
 
 from opsearch.errors import PolicyError
+from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 
 FractionLike = Fraction | int | str
 KVReading = Literal["leaves", "stays"]
 _ONE, _ZERO = Fraction(1), Fraction(0)
+
+# Tokens of 576 that version 2 of SparseVLM keeps after layers 2, 6 and 15 of 32, by the name of the
+# budget. The average over the layers is above that number.
+SPARSEVLM = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
+_SPARSEVLM_LAYERS, _DEPTH, _TOKENS = (3, 7, 16), 32, 576
+_SPARSEVLM_HEADS = 14 / 32
+
+# Tokens of 576 that FitPrune's 60 % recipe deletes in each layer of LLaVA-1.5-7B.
+_DELETED = "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0"
+FITPRUNE_60 = {layer: int(n) for layer, n in enumerate(_DELETED.split())}
 
 
 def identity(layers: int) -> Policy:
@@ -32,7 +43,7 @@ def identity(layers: int) -> Policy:
 def tokens(layers: int, n_v: FractionLike, ranker: RankerSpec | None = None) -> Policy:
     """Reduce the tokens uniformly: every operation processes the first n_v of the ranking."""
     policy = depth(layers, layers, layers, layers, n_v, ranker)
-    return _named(policy, f"tokens(n_v={_fraction(n_v)})")
+    return replace(policy, name=f"tokens(n_v={_fraction(n_v)})")
 
 
 def dop(
@@ -61,7 +72,8 @@ def dop(
         raise PolicyError(f"kv={kv!r} is not a reading of dop; use 'leaves' or 'stays'")
     d_kv = d_attn if kv == "leaves" else layers
     policy = depth(layers, d_attn, d_kv, d_mlp, n_v, ranker)
-    return _named(policy, f"dop(d_attn={d_attn}, d_mlp={d_mlp}, n_v={_fraction(n_v)}, kv {kv})")
+    name = f"dop(d_attn={d_attn}, d_mlp={d_mlp}, n_v={_fraction(n_v)}, kv {kv})"
+    return replace(policy, name=name)
 
 
 def depth(
@@ -98,7 +110,7 @@ def vtw(layers: int, k: int) -> Policy:
         raise PolicyError(
             f"k={k} is outside 0..{layers}, the layers of the decoder; give one of these"
         )
-    return _named(depth(layers, k, k, k), f"vtw(k={k})")
+    return replace(depth(layers, k, k, k), name=f"vtw(k={k})")
 
 
 def shortv(layers: int, frozen: Collection[int]) -> Policy:
@@ -140,7 +152,7 @@ def _fraction(value: FractionLike) -> Fraction:
     if isinstance(value, float):
         raise PolicyError(f"share {value} is a float; write it exactly, e.g. '{value}' or '1/4'")
     try:
-        return Fraction(value)
+        return parse_share(value)
     except ValueError:
         raise PolicyError(f"share {value!r} is not a number; write e.g. '0.42' or '1/4'") from None
 
@@ -149,25 +161,10 @@ def _before_decoder(ranker: RankerSpec | None) -> tuple[tuple[int, RankerSpec], 
     return () if ranker is None else ((0, ranker),)
 
 
-def _named(policy: Policy, name: str) -> Policy:
-    return Policy(policy.counts, policy.unit, policy.rankers, name)
-
-
-# Tokens of 576 that version 2 of SparseVLM keeps after layers 2, 6 and 15 of 32, by the name of the
-# budget. The average over the layers is above that number.
-SPARSEVLM = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
-_SPARSEVLM_LAYERS, _DEPTH, _TOKENS = (3, 7, 16), 32, 576
-_SPARSEVLM_HEADS = 14 / 32
-
-# Tokens of 576 that FitPrune's 60 % recipe deletes in each layer of LLaVA-1.5-7B.
-_DELETED = "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0"
-FITPRUNE_60 = {layer: int(n) for layer, n in enumerate(_DELETED.split())}
-
-
 def fastv(layers: int, k: int = 2, share: FractionLike = "1/2") -> Policy:
     """Keep a share of the tokens from layer k on, ranked by attention in layer k - 1 (FastV)."""
     policy = _ranked("fastv", stages(layers, {0: 1, k: share}), [k])
-    return replace(policy, name=f"fastv(k={k}, share={Fraction(share)})")
+    return replace(policy, name=f"fastv(k={k}, share={_fraction(share)})")
 
 
 def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None = None) -> Policy:
@@ -178,7 +175,7 @@ def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None
         share: Share of the remaining tokens that each stage keeps.
         first: Layer of the first stage; None: a quarter of the layers.
     """
-    kept, start = Fraction(share), layers // 4 if first is None else first
+    kept, start = _fraction(share), layers // 4 if first is None else first
     starts = [start + i * (layers - start) // 3 for i in range(3)]
     shares = {0: Fraction(1)} | {at: kept ** (i + 1) for i, at in enumerate(starts)}
     policy = _ranked("pyramiddrop", stages(layers, shares), starts)
@@ -203,7 +200,7 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
             f"{', '.join(map(str, SPARSEVLM))}"
         )
     numbers = SPARSEVLM[budget]
-    first = Fraction(numbers[0], _TOKENS) if share is None else Fraction(share)
+    first = Fraction(numbers[0], _TOKENS) if share is None else _fraction(share)
     starts = [max(1, (2 * at * layers + _DEPTH) // (2 * _DEPTH)) for at in _SPARSEVLM_LAYERS]
     kept = [first * Fraction(n, numbers[0]) for n in numbers]
     shares = {0: Fraction(1)} | dict(zip(starts, kept, strict=True))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
 
 Counts = NDArray[np.int64]
 Candidates = Mapping[int, int | Counts]
 Q, KV, MLP = 0, 1, 2
 MODULES = ("q", "kv", "mlp")
+
+
+def parse_share(value: Fraction | int | str) -> Fraction:
+    """Return an exact share from text such as "0.42" or "9/16"; raise ValueError if it is none."""
+    try:
+        return Fraction(value)
+    except ZeroDivisionError:
+        raise ValueError(f"{value!r} divides by 0") from None
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from opsearch.errors import PolicyError
 from opsearch.files import write_text
+from opsearch.policy.counts import parse_share
 from opsearch.policy.ranker import RankerSpec
 from opsearch.version import __version__
 
@@ -26,8 +27,8 @@ def _fraction(value: object) -> Fraction:
     if not isinstance(value, (str, int, Fraction)) or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a count; write an exact fraction such as '9/16'")
     try:
-        return Fraction(value)
-    except (ValueError, ZeroDivisionError):
+        return parse_share(value)
+    except ValueError:
         raise ValueError(f"{value!r} is not a fraction such as '9/16'") from None
 
 

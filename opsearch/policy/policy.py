@@ -152,7 +152,8 @@ class Policy:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (created if missing) and return its path."""
-        from opsearch.policy.file import write_policy  # which needs pydantic, applying does not
+        # It imports pydantic, which applying a policy does not need.
+        from opsearch.policy.file import write_policy
 
         return write_policy(self, Path(folder))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opsearch import registry
+from opsearch.errors import PolicyError
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,15 @@ class RankerSpec:
 
         Raises:
             UnknownNameError: The ranker does not act inside the decoder.
+            PolicyError: The ranker states another distance.
         """
-        back: int = registry.lookup("decoder_rankers", self.name).layers_back
-        return back
+        back = registry.lookup("decoder_rankers", self.name).layers_back
+        if back not in (0, 1):
+            raise PolicyError(
+                f"ranker {self.name} has layers_back={back!r}; set 0 to read the layer that it "
+                "acts before, or 1 to read the preceding one"
+            )
+        return int(back)
 
 
 def parse_ranker(text: str) -> RankerSpec:

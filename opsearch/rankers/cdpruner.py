@@ -48,7 +48,7 @@ class CDPruner:
 
     def __post_init__(self) -> None:
         if self.clip is not None and not isinstance(self.clip, str):
-            raise TypeError(f"clip={self.clip!r} is no folder")
+            raise TypeError(f"clip={self.clip!r} is not the path of a folder or a hub id")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FastV:
-    """Ranking by attention from the last token in the preceding layer; see `DecoderRanker`.
+    """Attention from the last token, in the layer before the one it acts before.
 
     The score is the mean over heads of one attention row, so no full attention map is computed. The
     paper keeps a half to a tenth of the tokens from layer 2 or 3 on.
@@ -34,7 +34,7 @@ class FastV:
 
 @dataclass(frozen=True)
 class PyramidDrop:
-    """Ranking by attention from the last token in the layer that follows; see `DecoderRanker`.
+    """Attention from the last token, in the layer that it acts before.
 
     At the end of a stage, the norm and the query and key projections of the next layer give one
     attention row. The paper keeps a half, a quarter and an eighth of the tokens from layers 8, 16
@@ -52,7 +52,7 @@ class PyramidDrop:
 
 @dataclass(frozen=True)
 class SparseVLM:
-    """Ranking by attention from raters in the preceding layer; see `DecoderRanker`.
+    """Attention from relevant question tokens, in the layer before the one it acts before.
 
     Raters are the question tokens of more than average relevance: the softmax over question tokens
     of the inner products of embeddings, averaged over visual tokens. A score is the mean attention
@@ -117,7 +117,7 @@ _QUERY_CHUNK = 64
 
 @dataclass(frozen=True)
 class FitPrune:
-    """Ranking by attention from question and image in the next layer; see `DecoderRanker`.
+    """Attention from the question times that from the image, in the layer that it acts before.
 
     The attention from a row is the maximum over its heads. A score is the mean attention from the
     question tokens times that from the remaining visual tokens. Queries are processed in chunks, so

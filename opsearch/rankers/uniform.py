@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Uniform:
     """Ranking of n evenly spaced tokens first, then the others, both in sequence order.
 
-    Of N tokens, it selects the indices floor((i + 1/2) N / n) for i < n. The selection depends on
-    n: not nested.
+    It selects the indices floor((i + 1/2) N / n), i < n, of N tokens. The selection depends on n:
+    not nested.
     """
 
     nested = False
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from opsearch.data.item import SAMPLES
 from opsearch.errors import OpsearchError, PolicyError, RunFolderError
 from opsearch.files import write_text
 from opsearch.formatting import parse_memory
 from opsearch.models.spec import ModelSpec
+from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.stages import STAGES
 from opsearch.runs.run_folder import RunFolder
@@ -61,7 +62,7 @@ class RunConfig(BaseModel):
     device: str = "cpu"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: Path | None = None
-    samples: int = Field(64, ge=1)
+    samples: int = Field(SAMPLES, ge=1)
     heldout: int = Field(300, ge=0)
     seed: int = Field(0, ge=0)
     space: str = "dop"
@@ -88,8 +89,8 @@ class RunConfig(BaseModel):
     def _shares(cls, value: Any) -> Any:
         for text in () if isinstance(value, str) else value:
             try:
-                share = Fraction(text)
-            except (ValueError, ZeroDivisionError):
+                share = parse_share(text)
+            except ValueError:
                 raise ValueError(f"{text!r} is not a share such as 0.25 or 1/4") from None
             if not 0 < share <= 1:
                 raise ValueError(f"{text} is not a share between 0 and 1")

@@ -130,6 +130,11 @@ def test_files_hold_them(policy, tmp_path):
         (lambda: builders.fitprune({0: 9, 40: 1}), (10, 576, 0, 40, 32)),
         (lambda: builders.fitprune({0: 9}, 4, 8), (9, 8)),
         (lambda: builders.fastv(4, 4), ("[4]", "0..3")),
+        (lambda: builders.fastv(4, share="1/0"), ("'1/0'", "'1/4'")),
+        (lambda: builders.pyramiddrop(12, 0.5), (0.5, "float", "'1/4'")),
+        (lambda: builders.pyramiddrop(12, "abc"), ("'abc'", "'1/4'")),
+        (lambda: builders.sparsevlm(12, share=0.5), (0.5, "float", "'1/4'")),
+        (lambda: builders.sparsevlm(12, share="abc"), ("'abc'", "'1/4'")),
         (lambda: builders.fastv(4, 0).live(9), ("fastv", "layer 0", 1)),
     ],
 )

@@ -235,3 +235,11 @@ def test_every_ranker_is_of_one_kind_and_has_its_layer():
     assert not any(RankerSpec(name).inside for name in RANKERS)
     with refuses(UnknownNameError, "'fastvv'", "fastv, "):
         make_decoder_ranker(RankerSpec("fastvv"))
+
+
+@pytest.mark.parametrize("back", [2, -1, "1", None])
+def test_a_distance_that_no_schedule_knows_is_refused(back, monkeypatch):
+    far = type("Far", (), {"layers_back": back})
+    monkeypatch.setitem(DECODER_RANKERS, "far", far)
+    with refuses(PolicyError, "far", "layers_back", 0, 1):
+        _ = RankerSpec("far").layers_back

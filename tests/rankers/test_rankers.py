@@ -185,6 +185,8 @@ def test_parameters_that_do_not_exist(params):
     with refuses(PolicyError, spec) as caught:
         make_ranker(spec)
     assert "seed" in str(caught.value).replace(str(spec), ""), "the parameter that there is"
+    with refuses(PolicyError, "uniform(needs=x)", "--ranker uniform"):
+        make_ranker(RankerSpec("uniform", (("needs", "x"),)))
     with refuses(PolicyError, "cls(n=1)", "--ranker cls"):
         make_ranker(RankerSpec("cls", (("n", 1),)))
 

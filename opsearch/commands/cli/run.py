@@ -26,6 +26,7 @@ from opsearch.commands.cli.options import (
     requested_workers,
     was_typed,
 )
+from opsearch.data.item import SAMPLES
 
 if TYPE_CHECKING:
     from opsearch.runs.config import RunConfig
@@ -137,7 +138,7 @@ def run(
     data: RunData = None,
     samples: Annotated[
         int, typer.Option(help="Number of calibration samples.", rich_help_panel=MODEL_AND_DATA)
-    ] = 64,
+    ] = SAMPLES,
     heldout: Annotated[
         int,
         typer.Option(
