@@ -39,7 +39,7 @@ class BoundedConformance:
     def test_no_bound_within_the_budgets_does_better(
         self, solver: Solver, seed: int, share: float
     ) -> None:
-        """Check: no bound within the budgets does better."""
+        """Compare with a loop over 1,001 bounds."""
         problem = recipes_problem(seed, share)
         solution = self.solve(solver, problem)
         assert solution.value is not None
@@ -48,7 +48,7 @@ class BoundedConformance:
             assert solution.status is Status.OPTIMAL
 
     def test_each_budget_is_kept(self, solver: Solver) -> None:
-        """Check: each budget is kept."""
+        """Keep each of two budgets when it is lowered."""
         both = recipes_problem(2, 0.5)
         for limit in both.constraints:
             tighter = replace(limit, limit=limit.limit - (limit.stock - limit.limit) // 4)
@@ -57,7 +57,7 @@ class BoundedConformance:
             assert solution.costs[limit.name] <= tighter.limit
 
     def test_a_limit_is_inclusive(self, solver: Solver) -> None:
-        """Check: a limit is inclusive."""
+        """Accept a point whose cost equals the limit."""
         problem = recipes_problem(1)
         objective = problem.objective
         assert isinstance(objective, Bounded)
@@ -65,15 +65,15 @@ class BoundedConformance:
         exactly = [replace(c, limit=c.cost(at)) for c in problem.constraints]
         assert self.solve(solver, problem.with_budget(exactly)).index is not None
 
-    def test_a_budget_that_asks_for_nothing_leaves_the_original(self, solver: Solver) -> None:
-        """Check: a budget that asks for nothing leaves the original."""
+    def test_slack_budget_keeps_the_original(self, solver: Solver) -> None:
+        """Keep the original under a budget that allows it."""
         solution = self.solve(solver, recipes_problem(3, 1.0))
         assert solution.value == 0
         assert solution.policy is not None
         assert solution.policy.is_identity(1000)
 
-    def test_what_the_rule_does_not_reach_is_said(self, solver: Solver) -> None:
-        """Check: what the rule does not reach is said."""
+    def test_unreachable_budget_is_reported(self, solver: Solver) -> None:
+        """Report a budget that no bound of the rule meets."""
         problem = recipes_problem(0, -0.1)
         assert problem.solvable
         solution = self.solve(solver, problem)
@@ -84,7 +84,7 @@ class BoundedConformance:
             assert problem.within(solution.index)
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
-        """Check: infeasible states the range."""
+        """Report the achievable range of an infeasible budget."""
         problem = recipes_problem(1)
         constraint = problem.constraints[0]
         lowest_cost = constraint.cost(constraint.cheapest)
@@ -94,13 +94,13 @@ class BoundedConformance:
         assert f"achievable: {constraint.describe(lowest_cost)}" in solution.note
 
     def test_same_seed_same_answer(self, solver: Solver) -> None:
-        """Check: same seed same answer."""
+        """Return equal solutions for equal seeds."""
         first, again = (self.solve(solver, recipes_problem(4), seed=3) for _ in range(2))
         assert same(first, again)
         assert first.seed == 3
 
     def test_other_forms_are_refused(self, solver: Solver) -> None:
-        """Check: other forms are refused."""
+        """Refuse objectives of forms that the solver does not accept."""
         forms: tuple[Form, ...] = ("table", "separable", "pairwise", "blackbox")
         for form in forms:
             if form not in solver.forms:

@@ -25,34 +25,34 @@ def same(first: Solution, second: Solution) -> bool:
 
 def recorded(problem: Problem) -> tuple[Problem, list[int]]:
     """Return a copy of a blackbox problem, and a list that records the evaluated points."""
-    objective, asked = problem.objective, list[int]()
+    objective, evaluated = problem.objective, list[int]()
     assert isinstance(objective, Blackbox)
 
     def evaluate(indices: Sequence[int]) -> NDArray[np.float64]:
-        asked.extend(indices)
+        evaluated.extend(indices)
         return objective.evaluate(indices)
 
-    return replace(problem, objective=replace(objective, evaluate=evaluate)), asked
+    return replace(problem, objective=replace(objective, evaluate=evaluate)), evaluated
 
 
 def check_interruption(solver: Solver, problem: Problem, after: int = 5) -> None:
     """Check that an interrupted search, run again, evaluates the same points with equal result."""
-    reraise_interrupt, expected = recorded(problem)
-    best = solver.solve(reraise_interrupt, seed=2, limit=SHORT)
-    interrupted, asked = recorded(problem)
+    uninterrupted, expected = recorded(problem)
+    best = solver.solve(uninterrupted, seed=2, limit=SHORT)
+    interrupted, evaluated = recorded(problem)
     objective = interrupted.objective
     assert isinstance(objective, Blackbox)
     measure = objective.evaluate
 
     def stopping(indices: Sequence[int]) -> NDArray[np.float64]:
-        if len(asked) >= after:
+        if len(evaluated) >= after:
             raise KeyboardInterrupt
         return measure(indices)
 
     stopped = replace(interrupted, objective=replace(objective, evaluate=stopping))
     with pytest.raises(KeyboardInterrupt):
         solver.solve(stopped, seed=2, limit=SHORT)
-    assert asked == expected[: len(asked)]
+    assert evaluated == expected[: len(evaluated)]
     assert same(solver.solve(problem, seed=2, limit=SHORT), best)
 
 

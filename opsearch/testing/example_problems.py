@@ -110,7 +110,7 @@ def random_problem(
     Args:
         seed: Seed of the problem.
         scale: Scale of the values.
-        exact_ties: Whether values are multiples of scale / 50, so that many are equal; otherwise
+        exact_ties: True if values are multiples of scale / 50, so that many are equal; otherwise
             the quantum is 0.
         layers: Largest number of layers.
         budgets: Number of budgets, at most 2.
@@ -225,8 +225,8 @@ def layers_problem(
         stock=stock,
         samples=len(SAMPLES),
     )
-    asked = Blackbox("pairs", "nats", evaluate, quantum)
-    return Problem(space, asked if form == "blackbox" else summed, (limit,))
+    on_request = Blackbox("pairs", "nats", evaluate, quantum)
+    return Problem(space, on_request if form == "blackbox" else summed, (limit,))
 
 
 def recipes_problem(seed: int, share: float = 0.7) -> Problem:
@@ -237,7 +237,7 @@ def recipes_problem(seed: int, share: float = 0.7) -> Problem:
     """
     random = np.random.default_rng(seed)
     space = RecipeSpace(TINY.layers)
-    most = random.uniform(0.2, 1.0, space.num_layers)  # of the tokens, that are gone at bound 1
+    most = random.uniform(0.2, 1.0, space.num_layers)  # share removed at bound 1
 
     def within(bound: float) -> int:
         return space.index_of([floor(1000 * (1 - bound * gone) + 0.5) for gone in most])
@@ -247,17 +247,17 @@ def recipes_problem(seed: int, share: float = 0.7) -> Problem:
         return float(((1 - left) / np.maximum.accumulate(most)).max())
 
     limits = []
-    for name, unit, cost in (("flops", "FLOPs", Flops(TINY)), ("kv", "bytes", KVBytes(TINY))):
+    for cost in (Flops(TINY), KVBytes(TINY)):
         costs = RecipeCosts(space, cost, Counter(SAMPLES))
         low, high = costs[within(1.0)], costs[within(0.0)]
         limits.append(
             Constraint(
-                name=name,
-                unit=unit,
+                name=cost.name,
+                unit=cost.unit,
                 costs=costs,
                 limit=low + int(share * (high - low)),
                 stock=high,
-                samples=2,
+                samples=len(SAMPLES),
             )
         )
     return Problem(space, Bounded("rule", "of the tokens", within, evaluate), tuple(limits))

@@ -39,7 +39,7 @@ class LargeSpaceConformance:
 
     @pytest.mark.parametrize("name", SPACES)
     def test_nothing_is_better_than_the_best_of_all_rows(self, solver: Solver, name: str) -> None:
-        """Check: nothing is better than the best of all rows."""
+        """Compare with a loop over all rows."""
         problem = presented(solver, seed=len(name), space=SPACES[name])
         solution = solver.solve(problem, limit=SHORT)
         check_record(problem, solver, solution)
@@ -53,7 +53,7 @@ class LargeSpaceConformance:
             assert solution.costs["flops"] == cost
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
-        """Check: infeasible states the range."""
+        """Report the achievable range of an infeasible budget."""
         problem = presented(solver)
         constraint = problem.constraints[0]
         lowest = constraint.cost(constraint.cheapest)
@@ -66,7 +66,7 @@ class LargeSpaceConformance:
 
     @pytest.mark.parametrize("scale", SCALES)
     def test_scales(self, solver: Solver, scale: float) -> None:
-        """Check: scales."""
+        """Scale the value with the objective."""
         one, scaled = (
             solver.solve(presented(solver, scale=s), seed=1, limit=SHORT) for s in (1.0, scale)
         )
@@ -74,24 +74,24 @@ class LargeSpaceConformance:
         assert scaled.value == pytest.approx(scale * one.value, rel=1e-9)
 
     def test_same_seed_same_answer(self, solver: Solver) -> None:
-        """Check: same seed same answer."""
+        """Return equal solutions for equal seeds."""
         problem = presented(solver, seed=4)
         first, again = (solver.solve(problem, seed=3, limit=SHORT) for _ in range(2))
         assert same(first, again)
         assert first.seed == 3
 
-    def test_no_point_is_asked_for_twice_or_over_the_limit(self, solver: Solver) -> None:
-        """Check: no point is asked for twice or over the limit."""
+    def test_no_point_is_evaluated_twice_or_over_the_limit(self, solver: Solver) -> None:
+        """Evaluate no point twice, and none over the limit."""
         if "blackbox" not in solver.forms:
-            pytest.skip("asks for no points")
-        problem, asked = recorded(layers_problem(5))
+            pytest.skip("evaluates no points")
+        problem, evaluated = recorded(layers_problem(5))
         solution = solver.solve(problem, limit=SHORT)
-        assert 0 < solution.evaluations == len(asked) == len(set(asked)) <= 25
+        assert 0 < solution.evaluations == len(evaluated) == len(set(evaluated)) <= 25
 
     def test_an_interrupted_search_is_repeated_over_its_cache(self, solver: Solver) -> None:
-        """Check: an interrupted search is repeated over its cache."""
+        """Evaluate the same points again after an interruption."""
         if "blackbox" not in solver.forms:
-            pytest.skip("asks for no points")
+            pytest.skip("evaluates no points")
         check_interruption(solver, layers_problem(5))
 
 
@@ -99,7 +99,9 @@ def presented(
     solver: Solver, seed: int = 0, space: OperationSpace | None = None, scale: float = 1.0
 ) -> Problem:
     """Return a problem in the most general form that the solver accepts."""
-    share = 0.95 if space is not None and space.num_layers == 1 else 0.5  # the text is most of it
+    share = (
+        0.95 if space is not None and space.num_layers == 1 else 0.5
+    )  # text tokens dominate the cost
     forms: tuple[Form, ...] = ("pairwise", "blackbox", "separable")
     form = next(form for form in forms if form in solver.forms)
     return layers_problem(seed, space, share, form, scale)

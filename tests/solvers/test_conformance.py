@@ -7,9 +7,7 @@ import pytest
 
 from opsearch.problem.solution import Solver
 from opsearch.solvers import SOLVERS
-from opsearch.testing import SolverConformance
-from opsearch.testing.bounded import BoundedConformance
-from opsearch.testing.layers import LargeSpaceConformance
+from opsearch.testing import BoundedConformance, LargeSpaceConformance, SolverConformance
 
 
 class TestEverySolver(SolverConformance):
