@@ -79,7 +79,7 @@ def test_installs_and_imports_every_module(kind, distributions, tmp_path):
         "py.typed",
         "report/page.html",
         "report/style.css",
-        "evaluation/lmms/embedded/color.yaml",
+        "data/lmms_tasks/color.yaml",
     ):
         assert (Path(where).parent / file).exists()
     for name in ("benchmarks", "training", "tests"):

@@ -47,7 +47,7 @@ def load_jsonl(path: str | Path) -> list[Item]:
     path = Path(path)
     items = make_items(((n, _parse(line, f"{path}, line {n}")) for n, line in _lines(path)), path)
     if not items:
-        raise DataError(f"{path} holds no items; write one JSON object per line: {_EXAMPLE}.")
+        raise DataError(f"{path} holds no items; write one JSON object per line: {_EXAMPLE}")
     return items
 
 
@@ -70,7 +70,7 @@ def make_items(records: Iterable[tuple[int, Any]], path: Path, unit: str = "line
         if item.id in number_of:
             raise DataError(
                 f'{where}: the id "{item.id}" is already used in {unit} {number_of[item.id]}; '
-                "give every item a unique id, or none."
+                "give every item a unique id, or none"
             )
         number_of[item.id] = number
         items.append(item)
@@ -85,21 +85,21 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from error
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def _parse(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error}); write {_EXAMPLE}.") from error
+        raise DataError(f"{where}: not valid JSON ({error}); write {_EXAMPLE}") from error
 
 
 def _checked(content: Any, where: str) -> _Record:
     if not isinstance(content, dict):
-        raise DataError(f"{where}: not a JSON object; write {_EXAMPLE}.")
+        raise DataError(f"{where}: not a JSON object; write {_EXAMPLE}")
     try:
         return _Record.model_validate(content)
     except ValidationError as error:
@@ -111,11 +111,11 @@ def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "missing":
-        return f'the key "{key}" is missing; write {_EXAMPLE}.'
+        return f'the key "{key}" is missing; write {_EXAMPLE}'
     if first["type"] == "extra_forbidden":
         known = ", ".join(_Record.model_fields)
-        return f'the key "{key}" is unknown; leave it out or use one of {known}.'
-    return f'"{key}" is wrong ({first["msg"]}); write {_EXAMPLE}.'
+        return f'the key "{key}" is unknown; leave it out or use one of {known}'
+    return f'"{key}" is wrong ({first["msg"]}); write {_EXAMPLE}'
 
 
 def _item(record: _Record, path: Path, number: int, where: str) -> Item:
@@ -138,7 +138,7 @@ def _one_of(record: _Record, single: str, several: str, where: str) -> list[str]
         given = "neither" if one is None else "both"
         hint = ' ("answers": [] when unknown)' if single == "answer" else ""
         raise DataError(
-            f'{where}: {given} of "{single}" and "{several}" given; write exactly one{hint}.'
+            f'{where}: {given} of "{single}" and "{several}" given; write exactly one{hint}'
         )
     return [one] if one is not None else list(many or ())
 
@@ -148,11 +148,11 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     try:
         resolved = (folder / name).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
-        raise DataError(f"{where}: {name!r} is not a path ({error}); correct it.") from error
+        raise DataError(f"{where}: {name!r} is not a path ({error}); correct it") from error
     if not resolved.is_relative_to(folder.resolve()):
         raise DataError(
             f"{where}: the image {name!r} lies outside of the folder of the data file; "
-            "move it there and give its path relative to that folder."
+            "move it there and give its path relative to that folder"
         )
     return resolved
 
@@ -179,8 +179,8 @@ def load_parquet(path: Path) -> list[Item]:
         rows = read_table(path).to_pylist()
     except (OSError, ArrowInvalid) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as Parquet ({reason}); check the file.") from error
+        raise DataError(f"{path} cannot be read as Parquet ({reason}); check the file") from error
     if not rows:
-        raise DataError(f"{path} holds no rows; write one item per row.")
+        raise DataError(f"{path} holds no rows; write one item per row")
     records = ({name: cell for name, cell in row.items() if cell is not None} for row in rows)
     return make_items(enumerate(records, start=1), path, "row")

@@ -4,7 +4,7 @@
     my/folder/textvqa_val   a task from a folder of task YAML files
     embedded_color          a family of the embedded tasks
 
-Documents are read like in the chat classes of lmms-eval: images and text of their messages.
+Documents are read as lmms-eval's chat models read them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError, OpsearchError, UnknownNameError
 
 PREFIX = "lmms:"
-EMBEDDED = Path(__file__).parent.parent / "evaluation" / "lmms" / "embedded"
+EMBEDDED = Path(__file__).parent / "lmms_tasks"
 _LISTED = "the single tasks of `lmms-eval --tasks list`"
 _INSTALL = "pip install 'opsearch[lmms]'"
 

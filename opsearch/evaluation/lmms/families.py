@@ -1,4 +1,4 @@
-"""The embedded families of questions as tasks of lmms-eval; their settings are in embedded/."""
+"""The embedded families of questions as tasks of lmms-eval, set in opsearch/data/lmms_tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Family(ConfigurableMessagesTask):  # type: ignore[misc]
     """Test items of one family; `metadata.samples` of its YAML file is their number."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """Read the settings of a YAML file of embedded/."""
+        """Read the settings of a YAML file of opsearch/data/lmms_tasks."""
         super().__init__(config={k: v for k, v in config.items() if k != "class"})
 
     def download(self, dataset_kwargs: Any = None) -> None:
