@@ -45,7 +45,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class SampleGroup:
     """Samples on which a policy is chosen and evaluated.
 
     Attributes:
@@ -101,7 +101,7 @@ def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
     )
 
 
-def _groups(runs: Sequence[Measured], seed: int) -> list[Group]:
+def _groups(runs: Sequence[Measured], seed: int) -> list[SampleGroup]:
     first, *others = runs
     if others:
         for run in others:
@@ -109,7 +109,7 @@ def _groups(runs: Sequence[Measured], seed: int) -> list[Group]:
         labels = _labels(runs)
         everything = [np.ones(len(run.items), bool) for run in runs]
         parts = zip(labels, runs, everything, strict=True)
-        return [Group(*part, _halves(part[1], seed)) for part in parts]
+        return [SampleGroup(*part, _halves(part[1], seed)) for part in parts]
     family, halves = np.array(first.families), _halves(first, seed)
     names = [
         name
@@ -122,8 +122,8 @@ def _groups(runs: Sequence[Measured], seed: int) -> list[Group]:
             "and transfer needs two; name families in the data, measure more --samples, or analyze "
             "two runs together"
         )
-    whole = Group(ALL, first, np.ones(len(family), bool), halves)
-    return [*(Group(name, first, family == name, halves) for name in names), whole]
+    whole = SampleGroup(ALL, first, np.ones(len(family), bool), halves)
+    return [*(SampleGroup(name, first, family == name, halves) for name in names), whole]
 
 
 def _check_same_space(first: Measured, other: Measured) -> None:
@@ -165,7 +165,7 @@ def _weights(members: NDArray[np.bool_]) -> Array:
 
 
 def _applied_to(
-    run: Measured, groups: Sequence[Group], budgets: Rows, seed: int
+    run: Measured, groups: Sequence[SampleGroup], budgets: Rows, seed: int
 ) -> Iterator[pd.DataFrame]:
     """Yield the blocks of the table whose targets are groups of `run`."""
     rows = ladder(run)
@@ -198,7 +198,7 @@ def _applied_to(
             yield pd.DataFrame(columns)
 
 
-def _choices(by: str, group: Group, rows: Rows, sizes: Rows) -> tuple[Rows, Rows]:
+def _choices(by: str, group: SampleGroup, rows: Rows, sizes: Rows) -> tuple[Rows, Rows]:
     """Return a group's choices within each budget, on all samples [K] and on each half [K, W]."""
     whole, halves = (
         choose(CHOSEN_BY[by](group.run, rows, weights), sizes)
@@ -208,8 +208,8 @@ def _choices(by: str, group: Group, rows: Rows, sizes: Rows) -> tuple[Rows, Rows
 
 
 def _all_choices(
-    groups: Sequence[Group], choices: Mapping[str, Sequence[tuple[Rows, Rows]]]
-) -> Iterator[tuple[str, Group, Rows, Rows]]:
+    groups: Sequence[SampleGroup], choices: Mapping[str, Sequence[tuple[Rows, Rows]]]
+) -> Iterator[tuple[str, SampleGroup, Rows, Rows]]:
     """Yield every choosing objective and group with its choices, see `_choices`."""
     for by, found in choices.items():
         for group, (whole, halves) in zip(groups, found, strict=True):

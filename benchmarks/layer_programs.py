@@ -29,8 +29,8 @@ def layer_programs() -> Iterator[BenchmarkRow]:
     from opsearch.problem.problem import Problem
     from opsearch.problem.solution import Limit
     from opsearch.problem.spaces.operations import OperationSpace, layers_space
-    from opsearch.solvers.ortools_cpsat import CpSat
-    from opsearch.solvers.scipy_highs import Highs
+    from opsearch.solvers.ortools import CpSat
+    from opsearch.solvers.scipy import Highs
 
     yield from _every_space()
     bits = layers_space(32, tied=True)
@@ -72,7 +72,7 @@ def _every_space() -> Iterator[BenchmarkRow]:
     from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
     from opsearch.problem.spaces.operations import layers_space, operations_space
     from opsearch.problem.spaces.stages import stages_space
-    from opsearch.solvers.ortools_cpsat import CpSat
+    from opsearch.solvers.ortools import CpSat
 
     for layers in (12, 32):
         spaces: list[Any] = [tokens_space(layers), dop_space(layers), depth_space(layers)]

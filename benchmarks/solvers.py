@@ -24,7 +24,7 @@ def solvers() -> Iterator[BenchmarkRow]:
     from opsearch.problem.problem import Problem
     from opsearch.problem.spaces.depth import dop_space
     from opsearch.solvers.grid import Grid
-    from opsearch.solvers.ortools_cpsat import CpSat
+    from opsearch.solvers.ortools import CpSat
 
     space = dop_space(32)
     rng = np.random.default_rng(0)

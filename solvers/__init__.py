@@ -9,9 +9,9 @@ from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.local import Local
-from opsearch.solvers.optuna_tpe import Tpe
-from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.solvers.scipy_highs import Highs
+from opsearch.solvers.optuna import Tpe
+from opsearch.solvers.ortools import CpSat
+from opsearch.solvers.scipy import Highs
 from opsearch.solvers.threshold import Threshold
 
 SOLVERS: dict[str, type[Any]] = {

@@ -53,13 +53,13 @@ class Local:
 
         def search() -> Solution:
             evaluations = limit.evaluations if limit else None
-            found = _Search(problem, _EVALUATIONS if evaluations is None else evaluations)
+            found = _Descent(problem, _EVALUATIONS if evaluations is None else evaluations)
             return found.run(self.start or _ends(problem), self.name)
 
         return solved(self, problem, seed, "numpy", search)
 
 
-class _Search:
+class _Descent:
     """The state of one search.
 
     Attributes:

@@ -20,8 +20,8 @@ from opsearch.problem.objective import KL_DECIMALS, Blackbox, Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, reraise_interrupt
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.optuna_tpe import Tpe
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.optuna import Tpe
+from opsearch.solvers.ortools import CpSat
 from opsearch.solvers.threshold import Threshold
 
 SEEDS = 20

@@ -40,7 +40,7 @@ from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import SearchSettings, make_constraints, make_cost
 from opsearch.runs.verify import EVALUATIONS, PROPOSAL, PROXIES, verify
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 
 SPACES = ("dop", "depth", "stages")
 _EACH = 8  # policies to verify per round if the run has no number

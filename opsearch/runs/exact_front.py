@@ -26,7 +26,7 @@ from opsearch.problem.solution import Limit, Status, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
 from opsearch.problem.spaces.operation_costs import OperationCosts
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 
 Ints = NDArray[np.int64]
 

@@ -20,7 +20,7 @@ from opsearch.runs.choose import Choice
 from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 
 
 def search(

@@ -17,7 +17,7 @@ from opsearch.errors import OpsearchError
 from opsearch.problem.objective import Pair, Pairwise, Separable
 from opsearch.problem.spaces.base import Space
 
-# Sums of coefficients in a row stay below it, see `ortools_cpsat.add_row`; larger integers lose
+# Sums of coefficients in a row stay below it, see `ortools.add_row`; larger integers lose
 # exactness as floats, which is how CP-SAT reports bounds.
 ROW_LIMIT = 2**31 - 1
 _FLOAT_LIMIT = 2**53

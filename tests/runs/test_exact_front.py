@@ -16,7 +16,7 @@ from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.exact_front import summed_front
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 from opsearch.testing.example_problems import SAMPLES, TINY
 
 HALVES = (Fraction(1, 2),)

@@ -12,7 +12,7 @@ from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.runs.verify import verify
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 from opsearch.testing.example_problems import budget, flops_like
 from tests.support.messages import naming
 

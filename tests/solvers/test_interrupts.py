@@ -14,7 +14,7 @@ from ortools.sat.python.cp_model import CpSolver
 
 from opsearch.problem.solution import Status, reraise_interrupt
 from opsearch.problem.spaces.operations import layers_space
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 from tests.solvers.integer.test_layer_programs import HALVES, many_pairs, problem
 
 LONG = many_pairs(layers_space(24, HALVES, tied=True))  # minutes to the proof
@@ -84,7 +84,7 @@ def test_one_of_many_solves_that_was_stopped_ends_them_all():
 
 MINUTES = """
 from opsearch.commands.cli import INTERRUPTED, end
-from opsearch.solvers.scipy_highs import Highs
+from opsearch.solvers.scipy import Highs
 from tests.solvers.test_interrupts import LONG
 
 print("begins", flush=True)

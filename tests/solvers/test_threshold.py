@@ -8,7 +8,7 @@ from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import tokens_space
-from opsearch.solvers.ortools_cpsat import CpSat
+from opsearch.solvers.ortools import CpSat
 from opsearch.solvers.threshold import Threshold
 from opsearch.testing.example_problems import N_V_TEST
 from opsearch.testing.layers import presented

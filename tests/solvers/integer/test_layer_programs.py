@@ -17,8 +17,8 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status
 from opsearch.problem.spaces.operation_costs import OperationCosts
 from opsearch.problem.spaces.operations import layers_space, operations_space
-from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.solvers.scipy_highs import Highs
+from opsearch.solvers.ortools import CpSat
+from opsearch.solvers.scipy import Highs
 from opsearch.testing.example_problems import TINY
 
 SAMPLES = [(9, 5), (20, 7)]

@@ -54,11 +54,11 @@ class Highs:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best point; ties go to lower cost, then to the first row."""
-        search = partial(solve_integer_program, problem, _Programs(), self.name, "HiGHS")
+        search = partial(solve_integer_program, problem, _HighsPrograms(), self.name, "HiGHS")
         return solved(self, problem, seed, "scipy", search)
 
 
-class _Programs:
+class _HighsPrograms:
     """Solves programs one by one."""
 
     def minimise(self, program: Program, start: tuple[int, ...] | None, share: float) -> Answer:

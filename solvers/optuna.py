@@ -61,13 +61,13 @@ class Tpe:
         def search() -> Solution:
             _check_start(problem, self.start)
             evaluations = limit.evaluations if limit else None
-            found = _Search(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
+            found = _Sampling(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
             return found.run(self.start, self.batch, self.name)
 
         return solved(self, problem, seed, "optuna", search)
 
 
-class _Search:
+class _Sampling:
     """The state of one search.
 
     Attributes:

@@ -57,14 +57,14 @@ class CpSat:
         When the limit is reached or Ctrl-C arrives, return the incumbent and its bound.
         """
         with interrupts() as stop:
-            programs = _Programs(seed, limit.deterministic_time if limit else None, stop)
+            programs = _CpSatPrograms(seed, limit.deterministic_time if limit else None, stop)
             search = partial(solve_integer_program, problem, programs, self.name, "CP-SAT")
             solution = solved(self, problem, seed, "ortools", search)
         return replace(solution, stopped=stop.is_set())
 
 
 @dataclass
-class _Programs:
+class _CpSatPrograms:
     """Solves the programs of one solve.
 
     Attributes:

@@ -13,7 +13,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status
 from opsearch.problem.spaces.depth import DepthSpace, depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.operations import layers_space
-from opsearch.solvers.optuna_tpe import Tpe
+from opsearch.solvers.optuna import Tpe
 from opsearch.testing.checks import recorded, same
 from opsearch.testing.example_problems import (
     N_V_TEST,

@@ -15,8 +15,8 @@ from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from opsearch.problem.spaces.stages import stages_space
 from opsearch.solvers.grid import Grid
-from opsearch.solvers.ortools_cpsat import CpSat
-from opsearch.solvers.scipy_highs import Highs
+from opsearch.solvers.ortools import CpSat
+from opsearch.solvers.scipy import Highs
 from opsearch.testing.example_problems import (
     N_V_TEST,
     SCALES,

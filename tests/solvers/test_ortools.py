@@ -19,12 +19,12 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
-from opsearch.solvers import ortools_cpsat
+from opsearch.solvers import ortools
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.integer.minimum import Program
 from opsearch.solvers.integer.quantise import ROW_LIMIT, integer_terms
 from opsearch.solvers.integer.slices import slices_of
-from opsearch.solvers.ortools_cpsat import STATUS_MAP, Answer, CpSat, add_row
+from opsearch.solvers.ortools import STATUS_MAP, Answer, CpSat, add_row
 from opsearch.testing.checks import same
 from opsearch.testing.example_problems import (
     N_V_TEST,
@@ -179,7 +179,7 @@ def test_an_infeasible_program_has_no_row_to_read() -> None:
     assert isinstance(objective, Separable)
     for part in slices_of(problem, integer_terms(objective)):
         (cost,) = part.costs
-        programs = ortools_cpsat._Programs(0, None, Event())
+        programs = ortools._CpSatPrograms(0, None, Event())
         program = Program(part, part.value, ((cost, cost.floor - 1),))
         assert programs.minimise(program, None, 1.0) == Answer(Status.INFEASIBLE)
 
@@ -215,7 +215,7 @@ def test_a_limit_in_deterministic_time_is_reproducible() -> None:
 
 def broken_solve(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Solution:
     space = dop_space(4, N_V_TEST)
-    monkeypatch.setattr(ortools_cpsat._Programs, "minimise", lambda *_: answer)
+    monkeypatch.setattr(ortools._CpSatPrograms, "minimise", lambda *_: answer)
     return CpSat().solve(separable(space, budget("flops", flops_like(space), 0.3)))
 
 
