@@ -22,7 +22,7 @@ from opsearch.analysis.choice import (
     within,
 )
 from opsearch.analysis.measured import Array, Measured
-from opsearch.analysis.style import COLOURS, DASHES, MARKERS, legend, panels
+from opsearch.analysis.style import COLOURS, DASHES, MARKERS, SYMLOG, legend, panels
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_title(factor, fontsize=10)
         for text in (*axes.get_xticklabels(), axes.title):
             text.set_parse_math(False)  # a level may be a path that contains "$"
-        axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+        axes.set_yscale("symlog", **SYMLOG)
         axes.set_ylim(bottom=0)
         ticks = [0, 0.1, 0.3, 1, 3, 10]
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -254,8 +254,8 @@ def describe(table: pd.DataFrame) -> str:
         wins.append(f"{(joint_kl < proxy_kl).sum()} with {level}")
     if wins:
         text.append(
-            f"Of {of_samples['budget'].nunique()} budgets, the joint's choice is better than the "
-            f"proxy's on new samples at {', '.join(wins)} calibration samples."
+            f"Across {of_samples['budget'].nunique()} budgets, the joint's choice is better than "
+            f"the proxy's on new samples at {', '.join(wins)} calibration samples."
         )
     return " ".join(text)
 

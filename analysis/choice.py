@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from opsearch.analysis.measured import Array, Measured
 from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive, interpolated
+from opsearch.problem.constraint import by_cost
 
 Rows = NDArray[np.int64]
 BUDGETS = (15, 20, 30, 50)
-"""Budgets at which runs and families are compared, in % of the stock model's FLOPs."""
+"""Budgets that are compared, marked and described, in % of the stock model's FLOPs."""
 
 
 def ladder(measured: Measured) -> Rows:
@@ -27,7 +28,7 @@ def ladder(measured: Measured) -> Rows:
     The policies within a budget are then a prefix of the result, and the first of equal values is
     the one that solvers choose: lower cost, then the lexicographically smaller index row.
     """
-    order = np.lexsort((*measured.space.points.T[::-1], measured.flops.listed))
+    order = by_cost(measured.space.points, measured.flops.listed)
     known = (measured.complete & ~np.isnan(measured.proxy()).any(axis=1))[order]
     return order if known.all() else order[: known.argmin()]
 

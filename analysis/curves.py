@@ -13,15 +13,13 @@ import numpy as np
 import pandas as pd
 
 from opsearch.analysis.bootstrap import interval, resamples
-from opsearch.analysis.measured import Measured
+from opsearch.analysis.measured import ALL, Measured
 from opsearch.analysis.style import legend, line_style, panels
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALL = "all"
-"""All samples together; also the family of questions without one."""
 FREE = 0.05
 """Pruning that costs less, in nats, is called free."""
 MEANINGS = {

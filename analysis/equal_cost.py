@@ -17,14 +17,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch import registry
+from opsearch.analysis.measured import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
 RESAMPLES = 2000
 _FEWEST = 5
+_MARKERS = "osD^vPX*h<>pd8"
+_TRUE = ("joint", "verified")
+"""The last word of the names of methods that were searched by true measurements."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,11 +191,6 @@ def _relative(comparison: Comparison, scores: Array, draws: NDArray[np.int64]) -
     known = ~np.isnan(ratios)
     with np.errstate(invalid="ignore"):  # nan for a draw in which the original is never right
         return np.asarray(100 * np.nansum(ratios, axis=0) / known.sum(axis=0))
-
-
-_MARKERS = "osD^vPX*h<>pd8"
-_TRUE = ("joint", "verified")
-"""The last word of the names of methods that were searched by true measurements."""
 
 
 def draw(runs: Mapping[str, pd.DataFrame], unit: str) -> Figure:

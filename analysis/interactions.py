@@ -16,6 +16,8 @@ from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.measured import Array, Measured
 from opsearch.analysis.style import panels
 from opsearch.errors import OpsearchError
+from opsearch.objectives.additive import alone
+from opsearch.problem.spaces.base import unpruned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,11 +56,8 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
 
 def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
     space, kl = measured.space, measured.tables["kl"]
-    top = [len(parameter.values) - 1 for parameter in space.parameters]
-    single = {
-        axis: [space.index_of([*top[:axis], i, *top[axis + 1 :]]) for i in range(top[axis])]
-        for axis in (k, m)
-    }
+    top = unpruned(space)
+    single = {axis: [space.index_of(row) for row in alone(space, axis)] for axis in (k, m)}
     cells, points, pairs = [], [], 0
     for i, j in np.ndindex(top[k], top[m]):
         point = list(top)
@@ -71,8 +70,8 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
                 points.append(row)
     first, second = space.parameters[k], space.parameters[m]
     at = np.array(cells, np.int64).reshape(-1, 2)
-    alone = measured.alone["kl"][k][at[:, 0]] + measured.alone["kl"][m][at[:, 1]]
-    interaction = kl[points] - alone
+    summed = measured.alone["kl"][k][at[:, 0]] + measured.alone["kl"][m][at[:, 1]]
+    interaction = kl[points] - summed
     low, high = interval(interaction @ weights)
     return pd.DataFrame(
         {
@@ -81,7 +80,7 @@ def _pair(measured: Measured, k: int, m: int, weights: Array) -> pd.DataFrame:
             "second": second.name,
             "second_value": [float(second.values[j]) for j in at[:, 1]],
             "joint": kl[points].mean(axis=1),
-            "alone": alone.mean(axis=1),
+            "alone": summed.mean(axis=1),
             "interaction": interaction.mean(axis=1),
             "low": low,
             "high": high,

@@ -13,6 +13,8 @@ from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.base import Space
 
 Array = NDArray[np.float64]
+ALL = "all"
+"""All samples together; also the family of questions without one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from opsearch.analysis import equal_cost
 from opsearch.analysis.equal_cost import Comparison
+from opsearch.analysis.measured import Array
 
 ORIGINAL = "original"
 BEFORE = ("run", "budget", "method", "cost, %")
@@ -59,7 +60,7 @@ def _families(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(comparison.families))
 
 
-def _by_family(comparison: Comparison, scores: equal_cost.Array) -> list[float]:
+def _by_family(comparison: Comparison, scores: Array) -> list[float]:
     family = np.array(comparison.families)
     return [100 * float(scores[family == name].mean()) for name in _families(comparison)]
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.choice import (
+    BUDGETS,
     Rows,
     additive,
     choose,
@@ -20,7 +21,7 @@ from opsearch.analysis.choice import (
     within,
 )
 from opsearch.analysis.measured import Array, Measured
-from opsearch.analysis.style import COLOURS, DASHES, panels
+from opsearch.analysis.style import COLOURS, DASHES, SYMLOG, panels
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RANK_RESAMPLES = 200
+HALVES = 400
 TOP = 10
+REGRETS = (
+    ("on the samples both chose on, 95 % bootstrap", "regret", "low", "high"),
+    ("on other samples, middle 95 % of halves", "split_regret", "split_low", "split_high"),
+)
+"""Labels of both regrets in the figure, and their columns."""
 
 
 def grades(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFrame:
@@ -81,9 +88,6 @@ def overlap(proxy: Array, joint: Array, k: int) -> float:
         return np.nan
     best_proxy, best_joint = (np.argsort(v, kind="stable")[:k] for v in (proxy, joint))
     return len(np.intersect1d(best_proxy, best_joint)) / k
-
-
-HALVES = 400
 
 
 def regret(measured: Measured, rows: Rows, sizes: Rows, seed: int = 0) -> pd.DataFrame:
@@ -159,15 +163,6 @@ def point_name(measured: Measured, row: int) -> str:
     """Return the parameters of a point, e.g. "d_attn=10 d_mlp=7 n_v=7/10"."""
     pairs = zip(measured.space.parameters, measured.space.points[row], strict=True)
     return " ".join(f"{parameter.name}={parameter.values[i]}" for parameter, i in pairs)
-
-
-MARKED = (15, 20, 30, 50)
-"""Budgets, in %, whose choices are marked in the figure and described."""
-REGRETS = (
-    ("on the samples both chose on, 95 % bootstrap", "regret", "low", "high"),
-    ("on other samples, middle 95 % of halves", "split_regret", "split_low", "split_high"),
-)
-"""Labels of both regrets in the figure, and their columns."""
 
 
 def policies(measured: Measured) -> pd.DataFrame:
@@ -260,7 +255,7 @@ def _draw_policies(figure: Figure, axes: Axes, policies: pd.DataFrame, table: pd
     top = 1.2 * policies[["proxy", "joint"]].to_numpy().max()
     axes.plot([0, top], [0, top], color="black", linewidth=0.8, linestyle=(0, (6, 3)))
     at = policies.set_index("policy")[["proxy", "joint"]]
-    chosen = table[table["budget"].isin(MARKED) & (table["missing"] == 0)]
+    chosen = table[table["budget"].isin(BUDGETS) & (table["missing"] == 0)]
     proxy, joint = (at.loc[chosen[f"{name}_policy"]].to_numpy().T for name in ("proxy", "joint"))
     axes.plot([proxy[0], joint[0]], [proxy[1], joint[1]], color="black", linewidth=1)
     ring: dict[str, Any] = {"color": "black", "fillstyle": "none", "linestyle": "none"}
@@ -276,8 +271,8 @@ def _draw_policies(figure: Figure, axes: Axes, policies: pd.DataFrame, table: pd
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkB": 5},
         )
     ticks = [tick for tick in (0, 0.1, 1, 10) if tick < top]
-    axes.set_xscale("symlog", linthresh=0.1, linscale=0.4)
-    axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+    axes.set_xscale("symlog", **SYMLOG)
+    axes.set_yscale("symlog", **SYMLOG)
     axes.set(xlim=(0, top), ylim=(0, top))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -310,7 +305,7 @@ def describe(table: pd.DataFrame) -> str:
         f"{worst['high']:.3f}). When the calibration samples are drawn anew, both choose the same "
         f"policy {known['same'].mean():.0%} of the time."
     )
-    for row in known[known["budget"].isin(MARKED)].to_dict("records"):
+    for row in known[known["budget"].isin(BUDGETS)].to_dict("records"):
         points, low, high = (100 * row[c] for c in ("regret_top1", "top1_low", "top1_high"))
         text.append(
             f"At {row['budget']} % the regret is {row['regret']:.3f} nats ({row['low']:.3f} to "

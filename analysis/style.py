@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+SYMLOG = {"linthresh": 0.1, "linscale": 0.4}
+"""Scale of KL in nats: linear up to 0.1, logarithmic above."""
 _LONGEST_NAME = 24
 
 

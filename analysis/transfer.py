@@ -25,21 +25,20 @@ from opsearch.analysis.choice import (
     reported_budget,
     within,
 )
-from opsearch.analysis.measured import Array, Measured
+from opsearch.analysis.measured import ALL, Array, Measured
 from opsearch.analysis.rank import point_name
-from opsearch.analysis.style import COLOURS, panels
+from opsearch.analysis.style import COLOURS, SYMLOG, panels
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ALL = "all"
-"""All samples together; also the family of questions without one."""
 JOINT = "joint"
 CHOSEN_BY = {JOINT: joint, "additive": additive}
 """Objectives by which a source chooses; the optimum of a target is by the joint one."""
 HALVES = 200
+LOSS = "KL above the own optimum's, nats"
 FEWEST = 4
 """Least number of samples of a family."""
 
@@ -243,9 +242,6 @@ def _split(kl: Array, top1: Array, chosen: Rows, own: Rows) -> dict[str, Array]:
     }
 
 
-LOSS = "KL above the own optimum's, nats"
-
-
 def draw(table: pd.DataFrame) -> Figure:
     """Draw the matrix of sources and targets at one budget, and each target's losses by source."""
     budget = reported_budget(table["budget"])
@@ -325,7 +321,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
         label=f"searched on {source}, middle 95 % of halves",
     )
     axes.set_xticks(range(len(targets)), targets, size=8)
-    axes.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+    axes.set_yscale("symlog", **SYMLOG)
     ticks = [-1, -0.1, 0, 0.1, 0.3, 1, 3, 10]
     low, high = axes.get_ylim()
     shown_ticks = [tick for tick in ticks if low <= tick <= high]

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from opsearch.problem.objective import Bounded, Form
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved, without_point
 from opsearch.problem.spaces.base import Space
 
 _WIDTH = 0.001  # of the last interval; the published 0.01 leaves some of the budget unused
@@ -60,11 +60,10 @@ class Bisection:
         )
 
     def _beyond_reach(self, problem: Problem, index: int) -> Solution:
-        """Return a Solution without a point, because the highest bound costs too much."""
+        """Return the solution without a point, because the highest bound costs too much."""
         costs = ", ".join(f"{c.name} {c.describe(c.cost(index))}" for c in problem.constraints)
-        objective = problem.objective
         note = f"the highest bound of its search still costs {costs}; raise --budget"
-        return Solution(Status.UNKNOWN, self.name, objective.name, objective.unit, note=note)
+        return without_point(problem, Status.UNKNOWN, self.name, note)
 
 
 def _stopped(problem: Problem, index: int) -> int:

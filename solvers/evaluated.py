@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from opsearch.problem.objective import Blackbox
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution, Status, solution_at
+from opsearch.problem.solution import Solution, Status, solution_at, without_point
 
 Key = tuple[float, int, int]
 
@@ -23,7 +23,7 @@ class EvaluatedPoints:
 
     Attributes:
         problem: A problem with a Blackbox objective.
-        limit: How many points may be evaluated in total.
+        limit: Largest number of evaluated points.
         values: The value of each evaluated point, in order of evaluation; nan where it has none.
     """
 
@@ -71,13 +71,13 @@ class EvaluatedPoints:
         if missing:
             note += f"; {missing} of {len(self.values)} evaluated points have no value"
         facts: dict[str, Any] = {"evaluations": len(self.values), "note": note}
-        objective = self.problem.objective
         if point is None:
-            return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, **facts)
+            return without_point(self.problem, Status.UNKNOWN, solver, **facts)
 
         def known(points: Sequence[int]) -> NDArray[np.float64]:
             return np.array([self.values[point] for point in points])
 
+        objective = self.problem.objective
         seen = Blackbox(objective.name, objective.unit, known, objective.quantum)
         problem = replace(self.problem, objective=seen)
         return solution_at(problem, point, Status.FEASIBLE, solver, **facts)

@@ -20,8 +20,8 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, solved
-from opsearch.problem.spaces.base import PerOperation, Space
+from opsearch.problem.solution import Limit, Solution, evaluations_within, solved
+from opsearch.problem.spaces.base import PerOperation, Space, unpruned
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
@@ -57,10 +57,7 @@ class Greedy:
 
         def search() -> Solution:
             space = require_operations(problem.space)
-            evaluations = limit.evaluations if limit else None
-            return self._first_within(
-                problem, space, _EVALUATIONS if evaluations is None else evaluations
-            )
+            return self._first_within(problem, space, evaluations_within(limit, _EVALUATIONS))
 
         return solved(self, problem, seed, "numpy", search)
 
@@ -105,7 +102,7 @@ class _Order:
 
         The scores that decide the order are evaluated on the way.
         """
-        at = self.space.index_of([len(p.values) - 1 for p in self.space.parameters])
+        at = self.space.index_of(unpruned(self.space))
         nothing = self.space.index_of([0] * len(self.space.parameters))
         self.evaluated.evaluate([at, nothing])
         yield at

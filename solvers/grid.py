@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.problem.constraint import by_cost
 from opsearch.problem.objective import Form, Separable, Table
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved, without_point
 from opsearch.problem.spaces.base import Space
 
 
@@ -42,7 +43,8 @@ def _least(problem: Problem, solver: str) -> Solution:
     measured = ~np.isnan(values)
     missing = len(indices) - int(measured.sum())
     if missing == len(indices):
-        return _unmeasured(problem, solver)
+        note = "none of the feasible points was measured"
+        return without_point(problem, Status.UNKNOWN, solver, note)
     best = lowest(problem, indices[measured], values[measured])
     return _found(problem, solver, best, len(indices), missing)
 
@@ -55,13 +57,7 @@ def lowest(problem: Problem, indices: NDArray[np.int64], values: NDArray[np.floa
     quantum = problem.objective.quantum
     keys = np.rint(values / quantum) if quantum > 0 else values
     ties = indices[keys == keys.min()]
-    if len(ties) > 1:
-        costs = problem.cost[ties]
-        ties = ties[costs == costs.min()]
-        rows = problem.space.points[ties]
-        # lexsort takes its most significant key last.
-        ties = ties[np.lexsort(rows.T[::-1])]
-    return int(ties[0])
+    return int(ties[by_cost(problem.space.points[ties], problem.cost[ties])[0]])
 
 
 def dense_values(problem: Problem) -> NDArray[np.float64]:
@@ -76,14 +72,8 @@ def _found(problem: Problem, solver: str, best: int, feasible: int, missing: int
     counted = {"evaluations": feasible - missing}
     if missing:
         note = f"{missing} of {feasible} feasible points were not measured"
-        if how := getattr(problem.objective, "how", ""):
-            note += f"; {how}"
+        if isinstance(problem.objective, Table) and problem.objective.how:
+            note += f"; {problem.objective.how}"
         return solution_at(problem, best, Status.FEASIBLE, solver, note=note, **counted)
     solution = solution_at(problem, best, Status.OPTIMAL, solver, **counted)
     return replace(solution, bound=solution.value)
-
-
-def _unmeasured(problem: Problem, solver: str) -> Solution:
-    objective = problem.objective
-    note = "none of the feasible points was measured"
-    return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, note=note)

@@ -17,8 +17,8 @@ from typing import ClassVar
 
 from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, solved
-from opsearch.problem.spaces.base import Space
+from opsearch.problem.solution import Limit, Solution, evaluations_within, solved
+from opsearch.problem.spaces.base import Space, unpruned
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 _EVALUATIONS = 1000
@@ -52,8 +52,7 @@ class Local:
         """Return the best evaluated point; nothing is random, the seed is only recorded."""
 
         def search() -> Solution:
-            evaluations = limit.evaluations if limit else None
-            found = _Descent(problem, _EVALUATIONS if evaluations is None else evaluations)
+            found = _Descent(problem, evaluations_within(limit, _EVALUATIONS))
             return found.run(self.start or _ends(problem), self.name)
 
         return solved(self, problem, seed, "numpy", search)
@@ -199,5 +198,4 @@ def _ends(problem: Problem) -> list[int]:
     """Return the cheapest point of each cost; without costs the point that prunes nothing."""
     if problem.constraints:
         return [constraint.cheapest for constraint in problem.constraints]
-    space = problem.space
-    return [space.index_of([len(parameter.values) - 1 for parameter in space.parameters])]
+    return [problem.space.index_of(unpruned(problem.space))]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from opsearch.errors import OpsearchError
 from opsearch.problem.objective import Blackbox, Form
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, solved
-from opsearch.problem.spaces.base import Space
+from opsearch.problem.solution import Limit, Solution, Status, evaluations_within, solved
+from opsearch.problem.spaces.base import Space, unpruned
 from opsearch.solvers.evaluated import EvaluatedPoints
 from opsearch.solvers.optuna_study import QuietStudy
 
@@ -60,8 +60,7 @@ class Tpe:
 
         def search() -> Solution:
             _check_start(problem, self.start)
-            evaluations = limit.evaluations if limit else None
-            found = _Sampling(problem, _EVALUATIONS if evaluations is None else evaluations, seed)
+            found = _Sampling(problem, evaluations_within(limit, _EVALUATIONS), seed)
             return found.run(self.start, self.batch, self.name)
 
         return solved(self, problem, seed, "optuna", search)
@@ -71,7 +70,7 @@ class _Sampling:
     """The state of one search.
 
     Attributes:
-        most: How many points are within the budget; None in a space too large to list.
+        most: Number of points within the budget; None in a space too large to list.
         seen: The points evaluated so far.
         proposals, over_budget, repeated: Numbers of proposals: all, over budget, and seen before.
         fruitless: Proposals since the last new feasible point.
@@ -166,7 +165,7 @@ def _unseen(problem: Problem, seen: set[int], generator: np.random.SeedSequence)
         unseen[list(seen)] = False
         left = np.flatnonzero(unseen)
         return int(random.choice(left)) if len(left) else None
-    highest = np.array([len(parameter.values) - 1 for parameter in problem.space.parameters])
+    highest = np.array(unpruned(problem.space))
     for _ in range(_DRAWS):
         # Some rows prune little and some nearly everything, so that tight budgets are met too.
         row = np.floor(random.random() * random.random(len(highest)) * (highest + 1))

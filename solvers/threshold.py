@@ -14,7 +14,7 @@ import numpy as np
 
 from opsearch.problem.objective import Form, Separable
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
+from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved, without_point
 from opsearch.problem.spaces.base import Space
 
 
@@ -50,7 +50,7 @@ def _bisected(problem: Problem, solver: str) -> Solution:
             low = middle + 1
     if best is None:
         note = "no threshold meets the budget; raise --budget"
-        return Solution(Status.UNKNOWN, solver, objective.name, objective.unit, note=note)
+        return without_point(problem, Status.UNKNOWN, solver, note)
     note = f"the individual divergence of every choice is at most {best[1]:.6f} {objective.unit}"
     return solution_at(problem, best[0], Status.FEASIBLE, solver, note=note)
 

@@ -121,6 +121,7 @@ def constraint(
         stock=stock,
         samples=len(samples),
         floor=floor,
+        timed=cost.timed,
     )
 
 

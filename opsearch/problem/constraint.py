@@ -26,6 +26,7 @@ class Constraint:
         stock: Cost of the original model.
         samples: Number of samples.
         floor: Cost of the text alone.
+        timed: True if the cost is a predicted time.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Constraint:
     stock: int
     samples: int = 1
     floor: int = 0
+    timed: bool = False
 
     @property
     def listed(self) -> NDArray[np.int64]:
@@ -57,6 +59,17 @@ class Constraint:
     def describe(self, cost: int) -> str:
         """Format a cost as share of the stock model and mean per sample: "30.0% (0.25 MFLOPs)"."""
         return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
+
+
+def by_cost(rows: NDArray[np.int64], costs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order in which ties of points are broken: by rising cost, then by row.
+
+    Args:
+        rows: Rows of value indices, int64[P, K].
+        costs: Cost of each, int64[P].
+    """
+    # lexsort takes its most significant key last.
+    return np.lexsort((*rows.T[::-1], costs))
 
 
 def feasible_points(space: Space, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:

@@ -57,6 +57,11 @@ class Limit:
     deterministic_time: float | None = None
 
 
+def evaluations_within(limit: Limit | None, default: int) -> int:
+    """Return the number of points that a solver may evaluate."""
+    return default if limit is None or limit.evaluations is None else limit.evaluations
+
+
 @dataclass(frozen=True)
 class Solution:
     """Result of a solver, with value and costs recomputed from the point.
@@ -156,15 +161,18 @@ def solution_at(
     )
 
 
+def without_point(
+    problem: Problem, status: Status, solver: str, note: str, **facts: Any
+) -> Solution:
+    """Return the solution of a solver that found no point, with the reason in its note."""
+    objective = problem.objective
+    return Solution(status, solver, objective.name, objective.unit, note=note, **facts)
+
+
 def infeasible(problem: Problem, solver: str) -> Solution:
     """Return an infeasible solution, with the achievable range in its note."""
-    return Solution(
-        Status.INFEASIBLE,
-        solver,
-        problem.objective.name,
-        problem.objective.unit,
-        note=explain_infeasible(problem.space, problem.constraints),
-    )
+    note = explain_infeasible(problem.space, problem.constraints)
+    return without_point(problem, Status.INFEASIBLE, solver, note)
 
 
 def reraise_interrupt(solution: Solution) -> Solution:

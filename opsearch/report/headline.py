@@ -116,7 +116,7 @@ def _cost(
         for amount in (cost, constraint.stock)
     )
     beside = f"{used} of {stock} per sample, budget {budget}"
-    if constraint.unit == "ns":
+    if constraint.timed:
         real = (environment or {}).get("prefill_ms")
         beside = f"predicted {beside}"
         if real:

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from opsearch.errors import OpsearchError
+from opsearch.problem.constraint import by_cost
 from opsearch.problem.objective import Pairwise, Separable
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution, Status, solution_at
+from opsearch.problem.solution import Solution, Status, solution_at, without_point
 from opsearch.solvers.integer.minimum import Minimiser, Minimum, Program, ProgramError, lowest
 from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.integer.slices import slices_of
@@ -40,7 +41,7 @@ def solve_integer_program(
     try:
         return _solve(problem, minimiser, solver, library)
     except ProgramError as error:
-        return _without_point(problem, Status.ERROR, solver, str(error))
+        return without_point(problem, Status.ERROR, solver, str(error))
 
 
 def _solve(problem: Problem, minimiser: Minimiser, solver: str, library: str) -> Solution:
@@ -65,16 +66,11 @@ def _solve(problem: Problem, minimiser: Minimiser, solver: str, library: str) ->
     if best.bound is None:
         raise ProgramError(f"{library} found no point within the budget although one exists")
     if best.row is None:
-        return _without_point(problem, Status.UNKNOWN, solver, f"{_STOPPED} a first point")
+        return without_point(problem, Status.UNKNOWN, solver, f"{_STOPPED} a first point")
     index, note = _feasible_index(problem, best.row, library), f"{_STOPPED} the proof"
     if best.proved:
         index, note = _first_tie(problem, terms, minimiser, best, library)
     return _checked(problem, terms, best, index, solver, library, note)
-
-
-def _without_point(problem: Problem, status: Status, solver: str, note: str) -> Solution:
-    objective = problem.objective
-    return Solution(status, solver, objective.name, objective.unit, note=note)
 
 
 def _feasible_index(problem: Problem, row: tuple[int, ...], library: str) -> int:
@@ -96,9 +92,7 @@ def _first_tie(
     if problem.space.listed:
         feasible = np.flatnonzero(problem.feasible)
         ties = feasible[terms.sums(problem.space.points[feasible]) == best.value]
-        # lexsort takes its most significant key last.
-        order = np.lexsort((*problem.space.points[ties].T[::-1], problem.cost[ties]))
-        return int(ties[order[0]]), ""
+        return int(ties[by_cost(problem.space.points[ties], problem.cost[ties])[0]]), ""
     row, note = best.row, ""
     if problem.constraints:
         ties = [

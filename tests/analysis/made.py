@@ -1,4 +1,4 @@
-"""What a run might have measured: random or given tables over small spaces."""
+"""Random or given tables over small spaces, as a run measures them."""
 
 from dataclasses import replace
 from fractions import Fraction

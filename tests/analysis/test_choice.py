@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import made
 
 from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.choice import additive, choose, draws, joint, ladder, whole, within
@@ -16,6 +15,7 @@ from opsearch.objectives.joint import Joint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
 from opsearch.solvers.grid import Grid
+from tests.analysis.made import made
 from tests.support.messages import naming
 
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made import made
 
-from opsearch.analysis.curves import ALL, FREE, describe, draw, free_from, table
+from opsearch.analysis.curves import FREE, describe, draw, free_from, table
+from opsearch.analysis.measured import ALL
 from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
+from tests.analysis.made import made
 from tests.support.messages import naming
 
 

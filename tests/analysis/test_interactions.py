@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made import made
 
 from opsearch.analysis.interactions import describe, draw, table
 from opsearch.errors import OpsearchError
+from tests.analysis.made import made
 from tests.support.messages import naming
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import made
 from scipy.stats import kendalltau, spearmanr
 
 from opsearch.analysis.choice import ladder
@@ -17,6 +16,7 @@ from opsearch.commands.run import run
 from opsearch.errors import OpsearchError
 from opsearch.runs.config import RunConfig
 from opsearch.runs.stored import stored_run
+from tests.analysis.made import made
 from tests.support.messages import naming
 
 seeds = st.integers(0, 10**6)

@@ -1,4 +1,4 @@
-"""What a policy loses elsewhere: on tables whose optima are known, on random ones, on copies."""
+"""Loss of transferred policies: with known optima, on random tables, and between equal runs."""
 
 import re
 from dataclasses import replace
@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made import made
 
-from opsearch.analysis.transfer import ALL, FEWEST, describe, draw, table
+from opsearch.analysis.measured import ALL
+from opsearch.analysis.transfer import FEWEST, describe, draw, table
 from opsearch.errors import OpsearchError
+from tests.analysis.made import made
 from tests.support.messages import naming
 
 AWAY, HOME = 1.625, 0.25

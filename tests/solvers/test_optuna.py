@@ -112,7 +112,7 @@ def test_a_longer_run_extends_a_shorter_one() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
 def test_an_interrupted_run_repeats_over_its_cache(error: BaseException) -> None:
-    problem, reraise_interrupt = blackbox()
+    problem, uninterrupted = blackbox()
     expected = Tpe().solve(problem, seed=5, limit=Limit(40))
     problem, measure = blackbox()
     measure.interrupt, measure.error = 20, error
@@ -122,7 +122,7 @@ def test_an_interrupted_run_repeats_over_its_cache(error: BaseException) -> None
     measure.interrupt = None
     again = Tpe().solve(problem, seed=5, limit=Limit(40))
     assert same(again, expected)
-    assert measure.measured == reraise_interrupt.measured
+    assert measure.measured == uninterrupted.measured
     assert len(set(measure.measured)) == len(measure.measured) == 40
 
 

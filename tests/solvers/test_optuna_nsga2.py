@@ -48,7 +48,7 @@ def test_it_comes_from_the_proxys_front_further_than_by_chance(seed):
 
 
 def area(points):
-    """What lies under the steps of a front, up to what the original model costs."""
+    """Area under the steps of a front, up to the cost of the original model."""
     limit = layers_problem(0, SPACE, share=1).constraints[0].limit
     widths = np.diff([0, *(cost for cost, _ in points), limit])
     return float(np.dot(widths, [20.0, *(value for _, value in points)]))

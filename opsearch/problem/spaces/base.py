@@ -275,6 +275,11 @@ class ListedSpace:
         return {tuple(row): number for number, row in enumerate(self.points.tolist())}
 
 
+def unpruned(space: Space) -> list[int]:
+    """Return the row of value indices that prunes nothing."""
+    return [len(parameter.values) - 1 for parameter in space.parameters]
+
+
 POINTS_AT_ONCE = 1_024
 """Points whose counts are computed together; less than 1 MB at 40 layers, which fits in caches."""
 

@@ -19,7 +19,7 @@ from opsearch.policy import builders
 from opsearch.policy.counts import MLP, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
+from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings, unpruned
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ class DepthSpace(ListedSpace):
         column = self.depths[MLP]
         if column is None:
             return points
-        original = [len(parameter.values) - 1 for parameter in self.parameters]
         rows = points.copy()
-        rows[(points == original).all(axis=1), column] -= 1
+        rows[(points == unpruned(self)).all(axis=1), column] -= 1
         return rows
 
     @cached_property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
-from opsearch.problem.spaces.base import PerOperation
+from opsearch.problem.spaces.base import PerOperation, unpruned
 
 _CHECKED = 16  # rows on which the sum is compared with the cost itself
 
@@ -46,7 +46,7 @@ class OperationCosts:
 
     def dearest(self) -> int:
         """Return the number of the point that prunes nothing."""
-        return self.space.index_of([len(p.values) - 1 for p in self.space.parameters])
+        return self.space.index_of(unpruned(self.space))
 
 
 def operation_costs(
