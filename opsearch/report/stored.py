@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from opsearch import registry
 from opsearch.analysis.measured import Measured
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
@@ -19,7 +20,8 @@ from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.base import Space
 from opsearch.runs.config import RunConfig
-from opsearch.runs.run_folder import RunFolder, load_environment
+from opsearch.runs.environment import load_environment
+from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import resolve
 from opsearch.runs.stored import stored_run
 
@@ -118,6 +120,7 @@ def _constraints(folder: RunFolder, record: dict[str, Any]) -> tuple[Constraint,
                 limit=limit,
                 stock=record["stock"][name],
                 samples=record["samples"],
+                timed=registry.lookup("costs", name).timed,
             )
             for name, limit in record["limits"].items()
         )

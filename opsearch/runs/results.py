@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
@@ -39,10 +39,26 @@ def save_solution(
 
     A front of an earlier solve that this one cannot draw is removed.
     """
-    config = searched.config
     if solution.policy is None:
         raise ValueError("a solution without a policy cannot be saved")
-    facts = {
+    facts = _facts(searched.config, problem, solution)
+    achieved = [
+        f"{'predicted ' if c.timed else ''}{c.name} {c.describe(solution.costs[c.name])}"
+        for c in problem.constraints
+    ]
+    policy = dataclasses.replace(
+        solution.policy, model_type=searched.model_type, provenance=facts | {"cost": achieved}
+    )
+    policy.save_pretrained(folder.path)
+    save_heatmap(policy, folder.policy_figure)
+    record = facts | _details(searched, problem, solution)
+    write_text(folder.solution, json.dumps(record, indent=2) + "\n")
+    _save_front(problem, folder)
+
+
+def _facts(config: RunConfig, problem: Problem, solution: Solution) -> dict[str, Any]:
+    """Return the facts that both the policy and the record of its solution contain."""
+    return {
         "model": config.model,
         "space": config.space,
         "budget": list(config.budget),
@@ -54,18 +70,12 @@ def save_solution(
         "samples": problem.constraints[0].samples,
         "seed": solution.seed,
     }
-    achieved = [
-        f"{'predicted ' if c.unit == 'ns' else ''}{c.name} {c.describe(solution.costs[c.name])}"
-        for c in problem.constraints
-    ]
-    provenance = facts | {"cost": achieved}
-    policy = dataclasses.replace(
-        solution.policy, model_type=searched.model_type, provenance=provenance
-    )
-    policy.save_pretrained(folder.path)
-    save_heatmap(policy, folder.policy_figure)
-    record = facts | {
-        "settings": config.results_of,
+
+
+def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[str, Any]:
+    """Return the facts that only the record of the solution contains."""
+    return {
+        "settings": searched.config.results_of,
         "sentence": solution.status.sentence,
         "point": solution.point,
         "costs": solution.costs,
@@ -81,8 +91,6 @@ def save_solution(
         "versions": solution.versions,
         "items": searched.item_digests,
     }
-    write_text(folder.solution, json.dumps(record, indent=2) + "\n")
-    _save_front(problem, folder)
 
 
 def _save_front(problem: Problem, folder: RunFolder) -> None:
