@@ -1,6 +1,7 @@
 """Objectives: the effect of a policy on the answers, as a number that solvers minimise.
 
-The contract is `ObjectiveFactory`. A new objective is a file with one class, and a line here.
+The contract is `opsearch.problem.ObjectiveFactory`. A new objective is a file with one class, and a
+line here.
 """
 
 from __future__ import annotations
@@ -9,11 +10,8 @@ from typing import Any
 
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
-from opsearch.objectives.base import ObjectiveFactory, ObjectiveSettings
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
-
-__all__ = ["OBJECTIVES", "ObjectiveFactory", "ObjectiveSettings"]
 
 OBJECTIVES: dict[str, type[Any]] = {
     "additive": Additive,

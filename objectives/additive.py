@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.objectives.base import ObjectiveSettings, require_any_objective
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Form, Measure, Separable
-from opsearch.problem.spaces.base import Parameter, Space
+from opsearch.problem.objective_factory import ObjectiveSettings, require_any_objective
+from opsearch.problem.spaces.base import Parameter, Space, unpruned
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def require_individual(space: Space) -> None:
 
 def alone(space: Space, k: int) -> list[list[int]]:
     """Return the points in which only parameter k prunes, one for each of its values."""
-    unpruned = [len(parameter.values) - 1 for parameter in space.parameters]
+    row = unpruned(space)
     values = range(len(space.parameters[k].values))
-    return [[*unpruned[:k], value, *unpruned[k + 1 :]] for value in values]
+    return [[*row[:k], value, *row[k + 1 :]] for value in values]
 
 
 def interpolated(

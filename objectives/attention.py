@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.objectives.base import ObjectiveSettings
 from opsearch.policy.counts import resolve_fraction
 from opsearch.problem.objective import Bounded, Form, Masses, Measure
+from opsearch.problem.objective_factory import ObjectiveSettings
 from opsearch.problem.spaces.base import Space
 
 Mask = NDArray[np.bool_]
@@ -32,6 +32,7 @@ class Attention:
     """Largest share of a layer's attention that deleted tokens receive, as in FitPrune."""
 
     name: ClassVar[str] = "attention"
+    progress_unit: ClassVar[str] = ""  # samples whose attention was read
     per_budget: ClassVar[bool] = False
     form: ClassVar[Form] = "bounded"
 

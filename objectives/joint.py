@@ -1,7 +1,7 @@
 """The true divergence of each policy, without approximation.
 
-A solver that reads tables has all feasible points measured. A blackbox solver has points measured
-one by one (`lazy`).
+A solver that reads tables has all feasible points measured, or a part of them where all take too
+long. A blackbox solver has points measured one by one (`lazy`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.objectives.base import ObjectiveSettings, require_any_objective
-from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Blackbox, Form, Measure, Table
+from opsearch.objectives.joint_coarse import CoarseJoint
+from opsearch.problem.objective import KL_QUANTUM, Blackbox, Form, Measure, Table, rounded_mean
+from opsearch.problem.objective_factory import (
+    ObjectiveFactory,
+    ObjectiveSettings,
+    require_any_objective,
+)
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies
 
@@ -24,7 +29,7 @@ class Joint:
     """Mean KL of the policy over the samples, in nats.
 
     Attributes:
-        lazy: Whether points are measured on request.
+        lazy: True to measure points on request.
     """
 
     lazy: bool = False
@@ -39,6 +44,12 @@ class Joint:
     def require(self, space: Space) -> None:
         """Raise OpsearchError if the space can only be searched by another objective."""
         require_any_objective(self.name, space)
+
+    def adapted(self, space: Space, *, on_demand: bool, coarse: bool) -> ObjectiveFactory:
+        """Return the objective that measures on request, from coarse to fine, or every point."""
+        if self.lazy or on_demand:
+            return Joint(lazy=True)
+        return CoarseJoint() if coarse and space.layer_columns else self
 
     @property
     def form(self) -> Form:
@@ -56,8 +67,3 @@ class Joint:
         values = np.full(len(space.points), np.nan)
         values[feasible] = rounded_mean(measure(PointPolicies(space, space.points[feasible])))
         return Table(self.name, "nats", values, KL_QUANTUM)
-
-
-def rounded_mean(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over samples in whole quanta, so that ties are exact."""
-    return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))

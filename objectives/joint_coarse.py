@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.objectives.base import ObjectiveSettings, require_any_objective
-from opsearch.objectives.joint import rounded_mean
-from opsearch.problem.objective import KL_QUANTUM, Form, Measure, Table
+from opsearch.problem.objective import KL_QUANTUM, Form, Measure, Table, rounded_mean
+from opsearch.problem.objective_factory import ObjectiveSettings, require_any_objective
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies
 
@@ -68,8 +67,8 @@ class CoarseJoint:
         measured = int((~np.isnan(values)).sum())
         every = "every depth" if step == 1 else f"every {step}{'th' if step > 3 else 'nd'} depth"
         how = (
-            f"measured were the {started} of {every}, then, in {rounds - 1} rounds, the "
-            f"{measured - started} near the three best so far"
+            f"{started} points at {every} were measured, then {measured - started} near the three "
+            f"best so far, in {rounds - 1} further rounds"
         )
         return Table(self.name, "nats", values, KL_QUANTUM, how=how)
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.objectives.additive import Additive, require_individual
-from opsearch.objectives.base import ObjectiveSettings
 from opsearch.problem.objective import (
     KL_DECIMALS,
     KL_QUANTUM,
@@ -25,7 +24,8 @@ from opsearch.problem.objective import (
     Pair,
     Pairwise,
 )
-from opsearch.problem.spaces.base import PerOperation, Space
+from opsearch.problem.objective_factory import ObjectiveSettings, Pairs, require_any_objective
+from opsearch.problem.spaces.base import PerOperation, Space, unpruned
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class MeasuredPairs:
 
     Attributes:
         pairs: `all`; `adjacent`: in spaces with one parameter per operation, pairs of operations in
-            the same or adjacent layers, and of each operation with n_v; or a number such as `500`,
-            to draw as many pairs at random.
+            the same or adjacent layers, and of each operation with n_v; or a number of pairs, which
+            are drawn at random.
         seed: Seed of the drawn pairs.
     """
 
-    pairs: str = "adjacent"
+    pairs: Pairs = "adjacent"
     seed: int = 0
     name: ClassVar[str] = "pairwise"
     per_budget: ClassVar[bool] = False
@@ -52,6 +52,7 @@ class MeasuredPairs:
 
     def require(self, space: Space) -> None:
         """Raise OpsearchError if single parameters of the space prune nothing."""
+        require_any_objective(self.name, space)
         require_individual(space)
 
     def make(self, space: Space, measure: Measure, feasible: NDArray[np.bool_]) -> Pairwise:
@@ -84,8 +85,8 @@ class MeasuredPairs:
     def choices(self, space: Space) -> list[Pair]:
         """Return the pairs of pruning choices to measure."""
         every = list(pruning_pairs(space))
-        if self.pairs.isdecimal():
-            drawn = np.random.default_rng(self.seed).permutation(len(every))[: int(self.pairs)]
+        if isinstance(self.pairs, int):
+            drawn = np.random.default_rng(self.seed).permutation(len(every))[: self.pairs]
             return [every[place] for place in sorted(drawn)]
         operations = space.per_operation
         if self.pairs == "all" or operations is None:
@@ -110,7 +111,7 @@ def near(space: PerOperation, k: int, m: int) -> bool:
 
 def together(space: Space, choices: tuple[Choice, ...]) -> list[int]:
     """Return the point that makes these choices and prunes nothing else."""
-    point = [len(parameter.values) - 1 for parameter in space.parameters]
+    point = unpruned(space)
     for k, i in choices:
         point[k] = i
     return point

@@ -20,9 +20,9 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.choose import Choice, choose_planned
+from opsearch.runs.choose import SearchChoice, choose_planned
 from opsearch.runs.config import RunConfig
-from opsearch.runs.effort import CoarseWork, Planned, planned_memory
+from opsearch.runs.effort import CoarseWork, EffortEstimate, planned_memory
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 
 # Text tokens of a typical prompt of a 7B model: system prompt before the image, question after it.
@@ -41,7 +41,7 @@ class DryRun:
         seconds: Durations by objective, at the nominal speed that --effort assumes.
         coarse: Joint objective from coarse to fine, None if the whole table is within --effort or
             the space has no coarse grid.
-        room: Memory for the states of a pass.
+        memory: Memory for the states of a pass.
         chosen: The objective that the run would use, with the reason.
     """
 
@@ -51,7 +51,7 @@ class DryRun:
     estimates: dict[str, Estimate]
     seconds: dict[str, float]
     coarse: CoarseWork | None
-    room: MemoryBudget
+    memory: MemoryBudget
     chosen: str
 
 
@@ -87,19 +87,19 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     tail = _TAIL + settings.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
     batch = SampleBatch(layout, (), images=tuple(range(config.samples)))
-    room = planned_memory(settings.model, settings.memory, shape)
-    planned = Planned(settings.space, constraints, [batch], room, settings.model.device)
+    memory = planned_memory(settings.model, settings.memory, shape)
+    planned = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)
     return _plan(settings, planned, choose_planned(settings, planned))
 
 
-def _plan(settings: SearchSettings, planned: Planned, choice: Choice) -> DryRun:
+def _plan(settings: SearchSettings, planned: EffortEstimate, choice: SearchChoice) -> DryRun:
     space, feasible, estimates = planned.space, None, {}
     if space.listed:
         feasible, estimates["joint"] = int(planned.feasible.sum()), planned.joint
     if space.parameters_act_alone:
         single = _single(space, Additive.from_settings(settings.proxy))
         estimates["additive"] = planned.of(single)
-        if choice.objective.name == MeasuredPairs.name:
+        if choice.objective.form == "pairwise":
             pairs = MeasuredPairs.from_settings(settings.proxy).choices(space)
             both = [together(space, pair) for pair in pairs]
             estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
@@ -114,7 +114,7 @@ def _plan(settings: SearchSettings, planned: Planned, choice: Choice) -> DryRun:
         estimates=estimates,
         seconds=seconds,
         coarse=coarse,
-        room=planned.room,
+        memory=planned.memory,
         chosen=choice.reason or f"objective {choice.objective.name}, as requested",
     )
 

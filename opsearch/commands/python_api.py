@@ -40,11 +40,11 @@ from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
 from opsearch.models.families import family_for
 from opsearch.models.pruned.checks import check_fits
-from opsearch.objectives import ObjectiveFactory
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget, total_cost
+from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress

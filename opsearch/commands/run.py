@@ -13,16 +13,22 @@ from rich.console import Console
 from opsearch.commands.search_result import SearchResult
 from opsearch.evaluation.run_table import compare, table
 from opsearch.files import write_atomic
+from opsearch.measure.engine import SampleMeasure
 from opsearch.measure.storage.records import CALIBRATION, HELD_OUT
 from opsearch.measure.workers.cluster import Workers
+from opsearch.objectives.additive import Additive
+from opsearch.problem.objective_factory import progress_unit
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
 from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
-from opsearch.runs.measured_search import measured_search
+from opsearch.runs.environment import save_environment
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.results import save_solution
-from opsearch.runs.run_folder import RunFolder, save_environment
-from opsearch.runs.session import open_session, stored_samples
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.search import search
+from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import SearchSettings, make_cost
 from opsearch.timing.policy_latency import timed_prefill
 
@@ -83,8 +89,8 @@ def search_and_save(
     folder, prefill = RunFolder(prepared.config.out), None
     with open_session(prepared, folder, progress, workers, model) as session:
         prepared.config.save(folder.config)
-        problem, solution = measured_search(prepared, session)
-        assert solution.policy is not None  # measured_search() raises otherwise
+        problem, solution = _searched(prepared, session)
+        assert solution.policy is not None  # _searched() raises otherwise
         # Not earlier, so that an interrupted run leaves the previous one unchanged.
         session.store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
@@ -109,3 +115,20 @@ def search_and_save(
         folder=folder.path,
         prefill=prefill,
     )
+
+
+def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution]:
+    """Search with the model of a session, then measure each parameter alone for the figures."""
+    settings, engine, progress = prepared.settings, session.engine, session.progress
+    objective = prepared.choice.objective
+    unit = progress_unit(objective)
+    with progress.stage(f"measuring {objective.name}, solving", unit) as tick:
+        # The noise is measured in FLOPs, which must not mix with another unit.
+        floor = engine.noise_floor(prepared.calibration, tick if unit == "FLOPs" else None)
+        measure = SampleMeasure(engine, prepared.calibration, tick)
+        found = search(prepared.choice, settings, prepared.constraints, measure, floor)
+    if settings.space.parameters_act_alone:
+        with progress.stage("measuring each parameter alone", "FLOPs") as tick:
+            single = Additive.from_settings(settings.proxy).policies(settings.space)
+            engine.measure(single, prepared.calibration, tick)
+    return found

@@ -80,12 +80,12 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     space, objective = settings.space, settings.objective
     assert objective is not None  # a stored run names it
     objective.require(space)
-    if objective.name == "joint" and not space.listed:
+    if objective.form == "table" and not space.listed:
         again = " --budget ".join(run.config.budget)
         raise RunFolderError(
-            f"objective 'joint' of space {space.name!r}, which is too large to list, is measured "
-            f"during the search; use `opsearch run --config {run.folder.config} --objective joint "
-            f"--budget {again}`"
+            f"objective {objective.name!r} of space {space.name!r}, which is too large to list, is "
+            f"measured during the search; use `opsearch run --config {run.folder.config} "
+            f"--objective {objective.name} --budget {again}`"
         )
     choice = choose(settings, seconds=0.0, lazy=False)
     constraints = run.constraints(settings.budgets)

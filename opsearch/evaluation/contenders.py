@@ -20,7 +20,6 @@ from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
 from opsearch.formatting import format_duration
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.models.families import family_for
-from opsearch.objectives import ObjectiveFactory
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
@@ -31,6 +30,7 @@ from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.constraint import Constraint, check_budget, feasible_points
 from opsearch.problem.objective import Measure, Objective
+from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import reraise_interrupt
 from opsearch.problem.spaces.base import Space

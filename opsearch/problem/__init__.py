@@ -73,7 +73,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import names on first use: the modules of this room import each other."""
+    """Import a name on first use, so that importing one module does not import all."""
     if name not in _HOMES:
         raise AttributeError(f"module 'opsearch.problem' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

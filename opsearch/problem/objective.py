@@ -34,6 +34,11 @@ KL_QUANTUM = 10.0**-KL_DECIMALS
 """Nats; divergences are rounded to multiples of it, so smaller differences are ties."""
 
 
+def rounded_mean(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over samples of each row in whole quanta, so that ties are exact."""
+    return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))
+
+
 class Objective(Protocol):
     """A number per point of a space; lower is better."""
 

@@ -8,14 +8,12 @@ from math import inf, isinf
 from opsearch import registry
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
-from opsearch.objectives import ObjectiveFactory
-from opsearch.objectives.joint import Joint
-from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.problem.objective import Form
+from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory
 from opsearch.problem.solution import Solver, require_form
 from opsearch.problem.spaces.base import Space
-from opsearch.runs.effort import Planned
-from opsearch.runs.setup import SearchSettings, make_objective, make_solver
+from opsearch.runs.effort import EffortEstimate
+from opsearch.runs.setup import SearchSettings, make_objective, make_solver, require_start
 from opsearch.runs.verify import require_proxy
 
 _DEFAULT_SOLVER: dict[Form, str] = {
@@ -28,12 +26,12 @@ _DEFAULT_SOLVER: dict[Form, str] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class SearchChoice:
     """The objective and the solver of a search.
 
     Attributes:
-        objective: What makes the objective from measurements.
-        solver: What solves the problem.
+        objective: Factory of the objective.
+        solver: The solver.
         reason: Why the objective was chosen; empty where the user named it.
     """
 
@@ -42,8 +40,8 @@ class Choice:
     reason: str = ""
 
 
-def choose_planned(settings: SearchSettings, planned: Planned) -> Choice:
-    """Return the choice by what measuring in the space takes."""
+def choose_planned(settings: SearchSettings, planned: EffortEstimate) -> SearchChoice:
+    """Return the choice, given the estimated measurement work."""
     seconds = planned.joint_seconds
     coarse = planned.coarse_seconds if settings.effort < seconds < inf else inf
     return choose(settings, seconds, coarse=coarse)
@@ -51,10 +49,10 @@ def choose_planned(settings: SearchSettings, planned: Planned) -> Choice:
 
 def choose(
     settings: SearchSettings, seconds: float, lazy: bool = True, coarse: float = inf
-) -> Choice:
+) -> SearchChoice:
     """Return the objective and the solver of a search.
 
-    The joint objective is taken when measuring it takes at most `settings.effort` seconds, in full
+    The joint objective is chosen when measuring it takes at most `settings.effort` seconds, in full
     or from coarse to fine, and the additive proxy otherwise. A user who names joint, or searches a
     space without individual divergences, gets it from coarse to fine where measuring everything
     takes longer and the space has depths to go from.
@@ -62,7 +60,7 @@ def choose(
     Args:
         settings: The search; names may be left open.
         seconds: Estimated time to measure every feasible policy.
-        lazy: Whether joint may be measured on demand.
+        lazy: True if joint may be measured on demand.
         coarse: Estimated time from coarse to fine; infinite where that cannot be had.
 
     Raises:
@@ -71,20 +69,21 @@ def choose(
     space, solver = settings.space, settings.solver
     objective, reason = _objective(settings, seconds, coarse)
     objective.require(space)
-    if objective.name == Joint.name:
+    if isinstance(objective, Adaptable):
         on_demand = lazy and _on_demand(solver, space)
-        objective = Joint(on_demand)
-        if not on_demand and seconds > settings.effort and space.layer_columns:
-            objective = CoarseJoint()
+        whole = objective
+        objective = whole.adapted(space, on_demand=on_demand, coarse=seconds > settings.effort)
+        if objective.per_budget and not whole.per_budget:
             words = _effort_words(seconds, coarse, settings.effort)
-            reason = f"objective joint from coarse to fine: {words}"
+            reason = f"objective {objective.name} from coarse to fine: {words}"
     solver = solver or make_solver(_DEFAULT_SOLVER[objective.form])
+    require_start(solver, f"solver {solver.name!r}")
     if objective.form not in solver.forms:
         require_form(objective, solver, _fitting_solvers(space))
     solver.require(space)
     if settings.verify:
         require_proxy(objective)
-    return Choice(objective, solver, reason)
+    return SearchChoice(objective, solver, reason)
 
 
 def _fitting_solvers(space: Space) -> list[Solver]:

@@ -129,7 +129,7 @@ class RunConfig(BaseModel):
 
     @property
     def results_of(self) -> dict[str, Any]:
-        """The settings that results depend on: all but where they and the data lie."""
+        """Settings that results depend on, without the run folder and the folder of the data."""
         settings = self.model_dump(mode="json", exclude={"out"})
         return settings | {"data": self.data.name if self.data else None}
 
@@ -141,7 +141,7 @@ class RunConfig(BaseModel):
     def load(cls, path: Path) -> RunConfig:
         """Read run.yaml; RunFolderError when it is missing, truncated or malformed.
 
-        What an older version or a user did not write down is as on the command line.
+        Settings missing from the file take the defaults of the command line.
         """
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -217,9 +217,9 @@ def policy_settings(
         PolicyError: The policy was searched on another model than that of the run.yaml.
         OpsearchError: A setting is wrong.
     """
-    asked = {"model": model, "dtype": dtype, "device": device, "attention": attention}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if path is None or given == asked:
+    options = {"model": model, "dtype": dtype, "device": device, "attention": attention}
+    given = {name: value for name, value in options.items() if value is not None}
+    if path is None or given == options:
         return RunConfig.checked(**given)
     searched = Policy.from_pretrained(path).provenance.get("model")
     file = RunFolder(path if path.is_dir() else path.parent).config

@@ -64,21 +64,21 @@ class CoarseWork:
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
+class EffortEstimate:
     """Work of measuring the joint objective in a space within budgets.
 
     Attributes:
         space: The space.
         constraints: The budgets as limits.
-        crowds: The calibration samples, batched.
-        room: Memory of a pass.
+        batches: The calibration samples, batched.
+        memory: Memory of a pass.
         device: Device of the model.
     """
 
     space: Space
     constraints: Sequence[Constraint]
-    crowds: Sequence[SampleBatch]
-    room: MemoryBudget
+    batches: Sequence[SampleBatch]
+    memory: MemoryBudget
     device: str
 
     @cached_property
@@ -115,7 +115,7 @@ class Planned:
 
     def of(self, points: NDArray[np.int64]) -> Estimate:
         """Estimate the work of measuring points of the space."""
-        return estimate(self.space, points, self.crowds, self.room)
+        return estimate(self.space, points, self.batches, self.memory)
 
     def seconds(self, found: Estimate | CoarseWork) -> float:
         """Return the seconds of an estimate at the nominal speed."""

@@ -29,6 +29,7 @@ from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.ortools import CpSat
 
 Ints = NDArray[np.int64]
+_TIME = 30.0  # deterministic time per point of `walked_front`
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +132,6 @@ def _live(
     return (q, kv, mlp) if max(q, mlp) <= read else None
 
 
-_TIME = 30.0  # deterministic time per point
-
-
 def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     """Walk down the front from the budget, by at most `most` points.
 
@@ -154,8 +152,8 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
         rows.append(front_row(problem, solution.index, proved))
         limit = rows[-1]["cost"] - 1
     table = pd.DataFrame(rows[::-1])
-    everything = ended and bool(rows) and bool(table["proved"].all())
-    return table, everything
+    complete = ended and bool(rows) and bool(table["proved"].all())
+    return table, complete
 
 
 def front_row(problem: Problem, index: int, proved: bool) -> dict[str, Any]:

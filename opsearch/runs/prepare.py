@@ -25,9 +25,9 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
-from opsearch.runs.choose import Choice, choose, choose_planned
+from opsearch.runs.choose import SearchChoice, choose, choose_planned
 from opsearch.runs.config import IN_MEMORY, RunConfig
-from opsearch.runs.effort import Planned, planned_memory
+from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
@@ -58,7 +58,7 @@ class Prepared:
 
     config: RunConfig
     settings: SearchSettings
-    choice: Choice
+    choice: SearchChoice
     model_type: str
     shape: Shape
     processor: Any
@@ -67,7 +67,7 @@ class Prepared:
     calibration: list[Sample]
     heldout: list[Sample]
     constraints: tuple[Constraint, ...]
-    planned: Planned
+    planned: EffortEstimate
     table: LatencyTable | None = None
 
     @property
@@ -117,7 +117,7 @@ def prepare(
         settled: The settings of the run.
         stages: Shows progress.
         split: The split of the embedded tasks that the held-out samples are drawn from.
-        if_answered: How many of the stages take place only if all held-out samples have answers.
+        if_answered: Number of stages that run only if all held-out samples have answers.
 
     Raises:
         InfeasibleBudgetError: No policy keeps to the budgets; names the achievable range.
@@ -125,7 +125,7 @@ def prepare(
     """
     config = settled.config
     processor = settled.settings.model.load_processor()
-    calibration, heldout = load_items(config, split)
+    calibration, heldout = run_items(config, split)
     if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
         stages.say(_fewer(config, *found))
     if not all_answered(heldout):
@@ -161,9 +161,9 @@ def state(
     table = _latency_table(config, settings, model_config, pairs, stages)
     constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)
     check_budget(settings.space, constraints)
-    gathered = group_samples(samples, family, model_config, settings.positions)
-    room = planned_memory(settings.model, settings.memory, shape)
-    planned = Planned(settings.space, constraints, gathered, room, settings.model.device)
+    batches = group_samples(samples, family, model_config, settings.positions)
+    memory = planned_memory(settings.model, settings.memory, shape)
+    planned = EffortEstimate(settings.space, constraints, batches, memory, settings.model.device)
     choice = choose_planned(settings, planned)
     ranker = settings.space_settings.ranker or family.ranker
     unsupported = family.unsupported_rankers(model_config)
@@ -209,8 +209,8 @@ def _latency_table(
         return fit_latency(model_config, pairs, loaded_as, tick)
 
 
-def _completed(config: RunConfig, choice: Choice, ranker: RankerSpec) -> RunConfig:
-    """Return the settings with what they left open."""
+def _completed(config: RunConfig, choice: SearchChoice, ranker: RankerSpec) -> RunConfig:
+    """Return the settings with the chosen objective, solver and ranker."""
     chosen = {
         "objective": config.objective or choice.objective.name,
         "solver": config.solver or choice.solver.name,
@@ -219,7 +219,7 @@ def _completed(config: RunConfig, choice: Choice, ranker: RankerSpec) -> RunConf
     return config.model_copy(update=chosen)
 
 
-def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
+def run_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
     """Return calibration and held-out items, disjoint in content.
 
     The embedded tasks have a split for each. A file or a task of lmms-eval is shuffled by the seed
@@ -236,7 +236,7 @@ def load_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], 
 
 
 def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
-    """Return what is used of data that hold less than was asked for."""
+    """Describe how many samples are used where the data hold fewer than requested."""
     left = "" if heldout or not config.heldout else "; use fewer --samples to have held-out ones"
     return (
         f"{config.data} has items for {calibration} of {config.samples} calibration samples and "

@@ -14,9 +14,9 @@ from opsearch.policy.counts import KV
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Measure, Pairwise
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, reraise_interrupt
+from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
-from opsearch.runs.choose import Choice
+from opsearch.runs.choose import SearchChoice
 from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
 from opsearch.solvers.grid import Grid
@@ -24,7 +24,7 @@ from opsearch.solvers.ortools import CpSat
 
 
 def search(
-    choice: Choice,
+    choice: SearchChoice,
     settings: SearchSettings,
     constraints: Sequence[Constraint],
     measure: Measure,
@@ -51,8 +51,8 @@ def search(
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
     if solver.takes_start and objective.form == "blackbox":
-        begin = starts(problem, measure, Additive.from_settings(settings.proxy), floor)
-        solver = replace(solver, start=begin)  # type: ignore[type-var]
+        begin = initial_points(problem, measure, Additive.from_settings(settings.proxy), floor)
+        solver = _started(solver, begin)
     if settings.verify:
         joint = lazy_joint(space, measure, floor)
         solution = verify(
@@ -74,6 +74,13 @@ def search(
     return problem, solution
 
 
+def _started(solver: Solver, points: Sequence[int]) -> Solver:
+    """Return a solver with further initial points, after those that it was given."""
+    given: tuple[int, ...] = solver.start  # type: ignore[attr-defined]  # see `require_start`
+    start = tuple(dict.fromkeys((*given, *points)))
+    return replace(solver, start=start)  # type: ignore[type-var]
+
+
 def _pair_notes(objective: Pairwise, solution: Solution) -> list[str]:
     """Return the solver's note, how much pairs interact, and where the proxy cannot be right."""
     notes = [solution.note] if solution.note else []
@@ -86,10 +93,18 @@ def _pair_notes(objective: Pairwise, solution: Solution) -> list[str]:
     return notes
 
 
-def starts(problem: Problem, measure: Measure, additive: Additive, floor: float) -> tuple[int, ...]:
-    """Points within the budget; none where the space has no individual divergences.
+def initial_points(
+    problem: Problem, measure: Measure, additive: Additive, floor: float
+) -> tuple[int, ...]:
+    """Return start points within the budget: the optimum of the proxy, then plain points.
 
-    floor: nats; divergences that differ by less are ties to the proxy's solver.
+    They are empty if the space has no individual divergences.
+
+    Args:
+        problem: The problem of the search.
+        measure: Measures policies on the calibration samples.
+        additive: The proxy.
+        floor: Nats; smaller differences are ties.
     """
     space = problem.space
     if not space.parameters_act_alone or not problem.solvable:
@@ -103,8 +118,9 @@ def starts(problem: Problem, measure: Measure, additive: Additive, floor: float)
 
 
 def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
-    """Policies that end all operations but reading at some layer: for each layer the dearest.
+    """Return, for each layer, the most expensive policy that stops most operations there.
 
+    It is within the budget and stops all operations except reading at that layer.
     Before it every token passes every operation. From there on the others are as high as the budget
     allows: at `layers` the share of all tokens, at `operations` up to which layer the key group
     attends and passes MLPs. They need no proxy, which says little where so much is pruned at once.
@@ -122,7 +138,10 @@ def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
 
 
 def _plain(space: PerOperation, full: int, end: int, share: int) -> int:
-    """All levels before layer `full`, one less before `end`, then two less; kv at least one."""
+    """Return the point with full levels before layer `full`, and fewer after it.
+
+    One level less before `end`, two less after it; kv keeps at least one.
+    """
     row = []
     for layer, module in space.operations:
         below = (layer >= full) + (layer >= end)

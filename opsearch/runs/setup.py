@@ -15,11 +15,11 @@ from opsearch.costs.base import Cost, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.models.spec import ModelSpec
-from opsearch.objectives import ObjectiveFactory, ObjectiveSettings
 from opsearch.policy.counts import MODULES
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.constraint import Constraint
+from opsearch.problem.objective_factory import ObjectiveFactory, ObjectiveSettings, Pairs
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import N_V_8, N_V_16, Operation, Space, SpaceSettings
 from opsearch.rankers import make_ranker
@@ -28,6 +28,7 @@ from opsearch.runs.config import RunConfig
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
 
+_PAIRS: dict[str, Pairs] = {"adjacent": "adjacent", "all": "all"}
 _N_V = {"16": N_V_16, "8": N_V_8}
 
 
@@ -38,11 +39,11 @@ class SearchSettings:
     Attributes:
         model: The model that is measured.
         space: The space that is searched.
-        space_settings: What spaces are built from, for a comparison over several of them.
+        space_settings: Settings from which spaces are built, also those of a comparison.
         budgets: At most one for each cost.
         objective: None: chosen by the time that measuring takes.
         solver: None: chosen by the form of the objective.
-        proxy: What the additive and the pairwise proxy are built from.
+        proxy: Settings of the additive and the pairwise proxy.
         verify: Policies that a proxy proposes at a time to be measured; 0: none.
         evaluations: Most policies that are measured on demand; None: the solver's default.
         effort: Seconds of measurement that the joint objective may take.
@@ -106,7 +107,9 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         keep=keep,
         tie=config.tie is not None,
     )
-    proxy = ObjectiveSettings(points=config.points, pairs=config.pairs, seed=config.seed)
+    proxy = ObjectiveSettings(
+        points=config.points, pairs=parse_pairs(config.pairs), seed=config.seed
+    )
     return SearchSettings(
         model=config.model_spec,
         space=make_space(config.space, settings),
@@ -155,7 +158,7 @@ def check_nested(space: Space, ranker: RankerSpec | None) -> None:
 
     Args:
         space: The space that is searched.
-        ranker: What orders the tokens of its policies.
+        ranker: Ranker of its policies.
     """
     if ranker is None or ranker.inside or space.most_counts <= 1:
         return
@@ -193,6 +196,11 @@ def _keep_text(kept: frozenset[Operation]) -> str:
     return ",".join(dict.fromkeys(parts))
 
 
+def parse_pairs(text: str) -> Pairs:
+    """Return the pairs that `RunConfig` accepts: a rule, or a number of pairs to draw."""
+    return _PAIRS[text] if text in _PAIRS else int(text)
+
+
 def parse_budgets(texts: Sequence[str | Budget]) -> tuple[Budget, ...]:
     """Return the budgets of a run.
 
@@ -222,13 +230,18 @@ def make_solver(text: str) -> Solver:
     """Return a solver by name, with parameters where `text` gives some."""
     name, params = registry.split_spec("solvers", text)
     solver: Solver = registry.make("solvers", name, registry.lookup("solvers", name), **params)
+    require_start(solver, registry.described("solvers", name))
+    return solver
+
+
+def require_start(solver: Solver, described: str) -> None:
+    """Raise OpsearchError if a solver takes initial points but has no field for them."""
     known = {field.name for field in fields(solver)} if is_dataclass(solver) else set[str]()
     if solver.takes_start and "start" not in known:
         raise OpsearchError(
-            f"{registry.described('solvers', name)} takes a start, but is no dataclass with a "
-            "field `start`; add it, or set takes_start to False"
+            f"{described} takes a start, but is no dataclass with a field `start`; add it, or set "
+            "takes_start to False"
         )
-    return solver
 
 
 def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cost:
@@ -237,7 +250,7 @@ def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cos
     Args:
         name: A registered cost.
         shape: The decoder's dimensions.
-        table: What costs of time add up; OpsearchError for these without it.
+        table: Latency table; OpsearchError if a cost of time lacks it.
     """
     cost: Cost = registry.lookup("costs", name).from_settings(CostSettings(shape, table))
     return cost

@@ -20,7 +20,6 @@ from opsearch.errors import RunFolderError
 from opsearch.measure.storage.noise import noise_floor
 from opsearch.measure.storage.records import COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
-from opsearch.objectives import ObjectiveFactory
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
@@ -28,6 +27,7 @@ from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Masses
+from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.runs.config import RunConfig
@@ -259,7 +259,7 @@ def stored_outcome(folder: Path) -> Outcome:
         RunFolderError: One of them is missing or cannot be read.
     """
     run = RunFolder(folder)
-    RunConfig.load(run.config)  # which says so where the folder is no run at all
+    RunConfig.load(run.config)  # raises if the folder is not a run
     try:
         record = json.loads(run.solution.read_text(encoding="utf-8"))
         comparison = pd.read_csv(run.comparison, index_col=0)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
-from opsearch.objectives import ObjectiveFactory
 from opsearch.problem.objective import (
     KL_DECIMALS,
     Blackbox,
@@ -26,12 +25,16 @@ from opsearch.problem.objective import (
     Pairwise,
     Separable,
 )
+from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 PROXIES: tuple[Form, ...] = ("separable", "pairwise")
 """Forms of objectives that are sums of terms, so that they propose and can be corrected."""
+EVALUATIONS = 150  # default
+PROPOSAL = Limit(deterministic_time=5.0)
+"""Limit of one proposal, which needs no proof, because it is measured."""
 _NOISE = 1e-3  # of the variance that one coefficient gives
 
 
@@ -75,11 +78,6 @@ def _present(
     alone = np.array([[row[k] == i for k, i in choices] for row in rows], float)
     together = [[row[k] == i and row[m] == j for (k, i), (m, j) in pairs] for row in rows]
     return np.concatenate([alone, np.array(together, float).reshape(len(rows), -1)], axis=1)
-
-
-EVALUATIONS = 150  # default
-PROPOSAL = Limit(deterministic_time=5.0)
-"""Limit of one proposal, which needs no proof, because it is measured."""
 
 
 def verify(

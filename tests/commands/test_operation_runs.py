@@ -16,6 +16,7 @@ from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MLP
 from opsearch.problem.solution import Status
+from opsearch.runs.setup import parse_pairs
 from tests.support.messages import naming
 
 SETTINGS = {"space": "layers", "n_v": ("1/4",), "samples": 2, "heldout": 0, "budget": ("40%",)}
@@ -100,7 +101,7 @@ def test_a_dry_run_counts_the_pairs_that_are_asked_for(which):
     plan = dry_run(RunConfig(**settings), None, silent())
     single = plan.estimates["additive"].policies
     space = plan.space
-    pairs = len(MeasuredPairs(which).choices(space))
+    pairs = len(MeasuredPairs(parse_pairs(which)).choices(space))
     assert plan.estimates["pairwise"].policies == single + pairs
     assert plan.estimates["pairwise"].flops > plan.estimates["additive"].flops
 

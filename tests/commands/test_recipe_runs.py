@@ -16,6 +16,7 @@ from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.measure.storage.store import Store
 from opsearch.problem.solution import Status
+from opsearch.progress import Progress
 from tests.measure.demo import model, samples
 from tests.support.messages import naming
 
@@ -27,8 +28,22 @@ def silent():
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    return run(RunConfig(**SETTINGS, out=tmp_path_factory.mktemp("recipes") / "run"), silent())
+def units():
+    """Unit of each stage of the run, by title."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, units):
+    stage = Progress.stage
+
+    def recorded(self, title, unit=""):
+        units[title] = unit
+        return stage(self, title, unit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "stage", recorded)
+        return run(RunConfig(**SETTINGS, out=tmp_path_factory.mktemp("recipes") / "run"), silent())
 
 
 def test_it_takes_the_criterion_and_the_search_of_fitprune(done):
@@ -37,6 +52,11 @@ def test_it_takes_the_criterion_and_the_search_of_fitprune(done):
     assert 0.3 < done.comparison.loc["% of stock", "opsearch"] / 100 <= 0.4
     assert 0 < done.solution.value < 1
     assert " 0." in done.solution.note
+
+
+def test_progress_counts_samples_and_no_flops(done, units):
+    assert units["measuring attention, solving"] == ""
+    assert "FLOPs" in units.values()
 
 
 def test_the_report_names_no_step_that_recipes_refuse(done):

@@ -99,7 +99,7 @@ def test_less_memory_is_more_parts_and_more_work():
     assert [each.forwards for each in found] == sorted({each.forwards for each in found})
     assert found[0].parts == 1
     for plan, each in zip(plans[:3], found, strict=False):
-        assert each.elements * plan.room.itemsize <= plan.room.memory
+        assert each.elements * plan.memory.itemsize <= plan.memory.memory
 
 
 def test_the_parts_of_a_true_shape_are_known_without_a_trie_for_each(monkeypatch):

@@ -34,7 +34,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Status
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
 from opsearch.problem.spaces.stages import stages_space
-from opsearch.runs.effort import Planned
+from opsearch.runs.effort import EffortEstimate
 from opsearch.solvers.grid import Grid
 from tests.measure.demo import LAYERS, model, samples
 from tests.support.messages import naming, refuses
@@ -108,10 +108,10 @@ def test_it_says_what_was_measured_and_claims_no_proof(full):
 
 def test_what_it_takes_is_about_what_was_guessed_before(full):
     """FLOPs of all rounds: the guess is no bound, and it is not far off."""
-    crowd, stored = SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
+    batch, stored = SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
     shares = []
     for percent in range(10, 51, 4):
-        planned = Planned(SPACE, [limit(f"{percent}%")], [crowd], MemoryBudget(SHAPE), "cpu")
+        planned = EffortEstimate(SPACE, [limit(f"{percent}%")], [batch], MemoryBudget(SHAPE), "cpu")
         rounds = []
 
         def measure(policies, planned=planned, rounds=rounds):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opsearch.errors import OpsearchError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
 from opsearch.objectives import OBJECTIVES
@@ -17,7 +18,9 @@ from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
+from opsearch.problem.spaces.recipes import RecipeSpace
 from tests.measure.demo import LAYERS, model, samples
+from tests.support.messages import naming
 
 CLS = RankerSpec("cls")
 N_V = (Fraction(1, 2), Fraction(1, 5))
@@ -170,12 +173,19 @@ def test_a_space_of_one_parameter_has_no_pairs():
     assert made.value(0) == 0.5
 
 
+def test_recipes_are_refused_by_every_proxy_with_their_own_objective():
+    space = RecipeSpace(LAYERS)
+    for name in ("additive", "pairwise", "joint"):
+        with pytest.raises(OpsearchError, match=naming(repr(name), "--objective attention")):
+            OBJECTIVES[name]().require(space)
+
+
 def test_pairs_can_be_drawn_and_are_the_same_for_the_same_seed():
     space = dop_space(LAYERS)
     every = MeasuredPairs("all").choices(space)
-    drawn = MeasuredPairs("20", seed=3).choices(space)
+    drawn = MeasuredPairs(20, seed=3).choices(space)
     assert len(set(drawn)) == 20
     assert set(drawn) < set(every)
-    assert drawn == MeasuredPairs("20", seed=3).choices(space)
-    assert drawn != MeasuredPairs("20", seed=4).choices(space)
-    assert MeasuredPairs("1000000").choices(space) == every
+    assert drawn == MeasuredPairs(20, seed=3).choices(space)
+    assert drawn != MeasuredPairs(20, seed=4).choices(space)
+    assert MeasuredPairs(1000000).choices(space) == every

@@ -1,23 +1,27 @@
-"""Which solver a run takes for the true divergence on demand, and where that begins."""
+"""The solver of the true divergence on demand, and its start points."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive
+from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.policy.counts import MLP, Q
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.objective_factory import progress_unit
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
 from opsearch.runs.search import plain_points, search
 from opsearch.runs.setup import resolve
+from opsearch.solvers.local import Local
 from opsearch.testing.example_problems import N_V_TEST, layers_problem
 from tests.support.messages import naming
 
@@ -54,6 +58,82 @@ def test_joint_is_searched_on_demand_where_points_are_too_many(space):
     assert len(begun) > 2
     assert all(map(problem.within, begun))
     assert solution.value <= problem.objective.evaluate(begun).min()
+
+
+@dataclass(frozen=True)
+class Kept(Local):
+    """Local search that records its initial points in a list."""
+
+    seen: list = field(default_factory=list)
+
+    def solve(self, problem, **options):
+        self.seen.extend(self.start)
+        return super().solve(problem, **options)
+
+
+def test_initial_points_of_a_solver_object_come_first():
+    space = SPACES[0]
+    limits = layers_problem(0, space).constraints
+    solver = Kept(start=(limits[0].cheapest,))
+    given = replace(settings(space, objective="joint", evaluations=50), solver=solver)
+    problem, _ = search(choose(given, inf), given, limits, divergences, 1e-6)
+    assert solver.seen[0] == limits[0].cheapest
+    assert set(plain_points(problem, space)) <= set(solver.seen)
+    assert len(set(solver.seen)) == len(solver.seen)
+
+
+class Fieldless:
+    """A solver that takes initial points and is no dataclass with a field for them."""
+
+    name, exact, forms, takes_start = "fieldless", False, frozenset({"table"}), True
+
+    def require(self, space):
+        pass
+
+
+def test_a_solver_object_without_a_field_for_initial_points_is_refused():
+    given = replace(settings(objective="joint"), solver=Fieldless())
+    with pytest.raises(OpsearchError, match=naming("'fieldless'", "`start`", "takes_start")):
+        choose(given, 0.0)
+
+
+def test_an_objective_object_keeps_its_settings():
+    given = replace(settings(), objective=Joint(lazy=True))
+    choice = choose(given, 0.0)
+    assert (choice.objective, choice.solver.name) == (Joint(lazy=True), "local")
+
+
+@dataclass(frozen=True)
+class Halves(Joint):
+    """An objective of another name that is measured on demand by a class of its own."""
+
+    name: ClassVar[str] = "halves"
+
+    def adapted(self, space, *, on_demand, coarse):
+        return replace(self, lazy=on_demand)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An objective with the required members only."""
+
+    name: ClassVar[str] = "plain"
+    form: ClassVar[str] = "table"
+    per_budget: ClassVar[bool] = False
+
+    def require(self, space):
+        pass
+
+    def make(self, space, measure, feasible):
+        raise NotImplementedError
+
+
+def test_objectives_of_others_adapt_too_and_need_not():
+    own = replace(settings(solver="local"), objective=Halves())
+    assert choose(own, 0.0).objective == Halves(lazy=True)
+    plain = replace(settings(), objective=Plain())
+    assert choose(plain, inf).objective == Plain()
+    assert [progress_unit(each) for each in (Plain(), Joint(), Attention())] == ["FLOPs"] * 2 + [""]
 
 
 def test_solvers_that_ask_for_points_get_the_true_divergence():

@@ -1,4 +1,4 @@
-"""What the joint objective would take is counted as the engine would measure it: together."""
+"""Settings become typed parts, and the joint objective is estimated as the engine measures it."""
 
 import os
 
@@ -19,7 +19,7 @@ from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import feasible_points
 from opsearch.problem.spaces.base import SpaceSettings
 from opsearch.runs.config import RunConfig
-from opsearch.runs.effort import Planned
+from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import make_constraints, make_space, parse_budgets, resolve
 from tests.measure import families
 from tests.support.messages import naming
@@ -35,12 +35,12 @@ def test_joint_seconds_are_the_flops_of_the_engine_at_a_nominal_speed(name, posi
     # A long system prompt, none at all, text between two images.
     samples = [families.sample(runs) for runs in ([40, 5], [0, 8], [2, 3, 6])]
     pairs = [sample.shape for sample in samples]
-    gathered = group_samples(samples, family_for("llava"), model.config, positions)
+    batches = group_samples(samples, family_for("llava"), model.config, positions)
     constraints = make_constraints([Budget.parse("85%")], shape, space, pairs)
     policies = [space.decode(p) for p in space.points[feasible_points(space, constraints)].tolist()]
     with Store(tmp_path / "measurements.db", {}) as store:
         planned = Engine(model, store, positions).plan(policies, samples).flops
-    seconds = Planned(space, constraints, gathered, MemoryBudget(shape), "cpu").joint_seconds
+    seconds = EffortEstimate(space, constraints, batches, MemoryBudget(shape), "cpu").joint_seconds
     assert seconds == pytest.approx(planned / (15e9 * os.cpu_count()), rel=1e-12)
 
 
@@ -53,8 +53,8 @@ def test_joint_seconds_are_far_fewer_than_those_of_one_by_one():
     space = make_space("dop", SpaceSettings(num_layers=32, ranker=RankerSpec("cls"), n_v=(1,)))
     assert len(space.points) == 529
     for head, wanted in ((0, 22.5), (35, 13.4)):
-        crowd = SampleBatch(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
-        seconds = Planned(space, (), [crowd], MemoryBudget(shape), "cuda").joint_seconds
+        batch = SampleBatch(Layout(576, head, 65 - head, inner=0, answers=1), (), images=(0,))
+        seconds = EffortEstimate(space, (), [batch], MemoryBudget(shape), "cuda").joint_seconds
         forwards = seconds * 100e12 / Flops(shape).stock(576, 65)
         assert forwards == pytest.approx(wanted, abs=0.1)
 

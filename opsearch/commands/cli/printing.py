@@ -84,7 +84,7 @@ def _print_prefill(
         f"{found.original_predicted:.4g} ms, real {found.original_real:.4g} ms",
         soft_wrap=True,
     )
-    limit = next(c.limit / c.samples / 1e6 for c in constraints if c.unit == "ns")
+    limit = next(c.limit / c.samples / 1e6 for c in constraints if c.timed)
     if found.real > limit:
         console.print(
             f"The real time exceeds the budget of {limit:.4g} ms by "
@@ -107,7 +107,7 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
-        states = format_amount(found.elements * plan.room.itemsize, "B")
+        states = format_amount(found.elements * plan.memory.itemsize, "B")
         lines = [
             f"{name}: {found.policies:,} policies on {found.samples} samples",
             *([f"in {found.parts:,} parts to fit the memory"] if found.parts > 1 else []),
@@ -122,8 +122,8 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
             console.print(_from_coarse_to_fine(plan, plan.coarse, config), soft_wrap=True)
     console.print(
         f"{plan.chosen}. The states of one pass take at most "
-        f"{format_amount(plan.room.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU core "
-        "or 100 TFLOP/s per GPU, and exclude the final comparison.",
+        f"{format_amount(plan.memory.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU "
+        "core or 100 TFLOP/s per GPU, and exclude the final comparison.",
         soft_wrap=True,
     )
 
@@ -160,7 +160,7 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
-        word = "predicted " if constraint.unit == "ns" else ""
+        word = "predicted " if constraint.timed else ""
         console.print(
             f"{word}{constraint.name} {cost} within budget {limit}; text tokens alone {floor}",
             soft_wrap=True,

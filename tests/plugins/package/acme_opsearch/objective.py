@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-
 from opsearch.objectives.base import ObjectiveSettings, require_any_objective
+
 from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Form, Measure, Table
 from opsearch.problem.spaces.base import Space
 

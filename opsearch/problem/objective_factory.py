@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from opsearch.errors import OpsearchError
 from opsearch.problem.objective import Form, Measure, Objective
 from opsearch.problem.spaces.base import Space
 
+Pairs = Literal["adjacent", "all"] | int
+"""Pairs of choices to measure: a rule, or the number of pairs to draw."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
@@ -19,12 +22,12 @@ class ObjectiveSettings:
 
     Attributes:
         points: Values of each parameter that the additive proxy measures; None: all.
-        pairs: Interactions that the pairwise proxy measures: adjacent, all, or a number.
+        pairs: Interactions that the pairwise proxy measures.
         seed: Seed of the drawn pairs, if `pairs` is a number.
     """
 
     points: int | None = None
-    pairs: str = "adjacent"
+    pairs: Pairs = "adjacent"
     seed: int = 0
 
 
@@ -32,7 +35,8 @@ class ObjectiveFactory(Protocol):
     """Factory of an objective over a space from measurements.
 
     The class also has `from_settings(settings: ObjectiveSettings, **params)`, which builds it;
-    `params` come from `--objective 'name(key=value)'`.
+    `params` come from `--objective 'name(key=value)'`. It may also have the members of `Adaptable`
+    and of `CountedProgress`.
     """
 
     @property
@@ -58,6 +62,34 @@ class ObjectiveFactory(Protocol):
             measure: Measures policies on the calibration samples.
             feasible: Mask of the points within the budgets, bool[P]; empty if not listed.
         """
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """An objective whose points can be measured beforehand, in part, or on demand."""
+
+    def adapted(self, space: Space, *, on_demand: bool, coarse: bool) -> ObjectiveFactory:
+        """Return the factory to use in a search; it may be the same one.
+
+        Args:
+            space: The space that is searched.
+            on_demand: True if points are measured when the solver asks for them.
+            coarse: True if measuring every feasible point exceeds the limit of effort.
+        """
+
+
+@runtime_checkable
+class CountedProgress(Protocol):
+    """An objective whose measurement reports another amount than FLOPs."""
+
+    @property
+    def progress_unit(self) -> str:
+        """Unit of the reported amounts; empty for counts."""
+
+
+def progress_unit(objective: ObjectiveFactory) -> str:
+    """Return the unit in which the measurement of an objective reports its progress."""
+    return objective.progress_unit if isinstance(objective, CountedProgress) else "FLOPs"
 
 
 def require_any_objective(objective: str, space: Space) -> None:
