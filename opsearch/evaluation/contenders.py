@@ -37,7 +37,7 @@ from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.setup import SearchSettings, make_constraints, make_cost
+from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, make_cost
 from opsearch.runs.verify import EVALUATIONS, PROPOSAL, PROXIES, verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools import CpSat
@@ -82,6 +82,7 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     nested = ranker.inside or make_ranker(ranker).nested
     if settings.space.only_objective is None and settings.space.most_counts > 1 and not nested:
         settings = run.in_space(name, ranker, 1)
+        check_nested(settings.space, ranker)  # stages do not change every space
         stages.say(
             f"space {name} drops tokens at one layer only, because ranker {ranker} is not nested"
         )

@@ -12,13 +12,14 @@ from PIL import Image
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item
+from opsearch.data.lmms import PREFIX as LMMS_PREFIX
 from opsearch.errors import DataError, RunFolderError
 from opsearch.measure.storage.records import HELD_OUT, StoredAnswer, StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.report.stored import Stored
-from opsearch.runs.config import RunConfig
+from opsearch.runs.config import IN_MEMORY, RunConfig
 
 _SHOWN = 12
 _LONGEST_SIDE = 320
@@ -111,14 +112,18 @@ class _Items:
 
     def __init__(self, config: RunConfig) -> None:
         self._reason = "the data no longer contain this sample"
-        try:
-            items = (
-                load_file(config.data)
-                if config.data
-                else embedded("held-out", config.heldout, config.seed)
-            )
-        except DataError as error:
-            items, self._reason = [], str(error)
+        items: list[Item] = []
+        if config.data is None:
+            items = embedded("held-out", config.heldout, config.seed)
+        elif str(config.data) == IN_MEMORY:
+            self._reason = "the run searched on items in memory, which its folder does not hold"
+        elif str(config.data).startswith(LMMS_PREFIX):
+            self._reason = f"the report does not load the documents of {config.data}"
+        else:
+            try:
+                items = load_file(config.data)
+            except DataError as error:
+                self._reason = str(error)
         self._by_id = {item.id: item for item in items}
 
     def example(

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opsearch import registry
 from opsearch.formatting import format_amount
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CHOSEN, ORIGINAL = "opsearch", "original"
-_COSTS = ("FLOPs", "%", "KV", "prefill")
 _DIVERGENCES = ("KL calibration", "KL held-out")
 ACCURACY, RELATIVE = "accuracy, %", "Rel. Avg., %"
 _JUDGED = (*_DIVERGENCES, RELATIVE)
+_FAMILY = "  "  # before the name of a family
 NOTHING_RIGHT = "the original answers no held-out question correctly, so accuracies are meaningless"
 
 
@@ -56,9 +57,10 @@ def better_baselines(frame: pd.DataFrame) -> str:
 def best_methods(frame: pd.DataFrame, row: str) -> list[str]:
     """Return the pruned methods with the best value of a row.
 
-    The list is empty if the row was not measured, or if neither low nor high values are better.
+    The list is empty if the row was not measured, or if it is a cost, which is no contest within a
+    budget.
     """
-    if row not in frame.index or row.startswith(_COSTS):
+    if row not in frame.index or not _is_quality(row):
         return []
     values = {str(name): _value(frame, row, str(name)) for name in frame if name != ORIGINAL}
     known = [value for value in values.values() if not np.isnan(value)]
@@ -72,9 +74,21 @@ def cell(row: str, value: float) -> str:
     """Format a number of the comparison; a dash if it was not measured."""
     if np.isnan(value):
         return "-"
-    if row.startswith(("FLOPs", "KV bytes")):
+    if row in _DIVERGENCES:
+        return f"{value:.3f}"
+    if not _is_quality(row) and row in _plain_amounts():
         return format_amount(value, "").rstrip()
-    return f"{value:.3f}" if row.startswith("KL") else f"{value:.1f}"
+    return f"{value:.1f}"
+
+
+def _is_quality(row: str) -> bool:
+    return row in (*_DIVERGENCES, RELATIVE, ACCURACY) or row.startswith(_FAMILY)
+
+
+def _plain_amounts() -> set[str]:
+    """Return the rows of mean costs that are printed with an SI prefix."""
+    labels = [cost.label for cost in registry.registered("costs").values()]
+    return {label.amount for label in labels if label.scale == 1}
 
 
 def _value(frame: pd.DataFrame, row: str, method: str) -> float:

@@ -1,4 +1,4 @@
-"""What a comparison can afford to measure is told by the work of all its budgets together."""
+"""The effort of a comparison is judged by the work of all its budgets together."""
 
 from dataclasses import replace
 from io import StringIO
@@ -6,13 +6,16 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from opsearch.errors import OpsearchError
 from opsearch.evaluation.contenders import search_task
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
+from opsearch.policy.ranker import RankerSpec
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare, settle
-from opsearch.runs.setup import parse_budgets
+from opsearch.runs.setup import parse_budgets, resolve
+from tests.support.messages import refuses
 
 BUDGETS = "30%", "50% kv"  # neither holds all policies of the other
 
@@ -41,3 +44,18 @@ def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
     assert [type(chosen(prepared, max(apart), [text])) for text in BUDGETS] == [Joint, Joint]
     assert isinstance(chosen(prepared, max(apart), BUDGETS), CoarseJoint)
     assert isinstance(chosen(prepared, sum(apart), BUDGETS), Joint)
+
+
+def test_only_a_space_of_stages_falls_back_to_one(prepared):
+    config = prepared.config.changed(space="layers", n_v=("1/2", "1/4"), ranker=None)
+    ranker = RankerSpec("vispruner")
+    settings = resolve(config, prepared.shape.layers, ranker)
+    said = Progress(console := Console(file=StringIO()), 1)
+    other = replace(prepared, settings=settings, ranker=ranker)
+    assert (
+        search_task("stages", parse_budgets(["80%"]), other, said).settings.space.most_counts == 1
+    )
+    assert "one layer only" in console.file.getvalue()
+    with refuses(OpsearchError, "vispruner", "nested"):
+        search_task("operations", parse_budgets(["80%"]), other, said)
+    assert console.file.getvalue().count("one layer only") == 1

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from opsearch.registry import KINDS
+from opsearch.report.verdict import best_methods
 from tests.plugins.installed import opsearch, python
 from tests.support.messages import naming
 
@@ -104,6 +105,7 @@ def test_a_run_uses_them_and_its_files_name_them(run):
     assert {"acme-half", f"tokens {RANKER}"} <= set(table.columns)
     assert table.loc["MLP rows, %", "original"] == 100
     assert (table.loc["MLP rows, %"].drop("original") <= 70).all()
+    assert best_methods(table, "MLP rows, mean") == best_methods(table, "MLP rows, %") == []
     assert "less MLP rows" in (folder / "report.html").read_text().replace("\u00a0", " ")
 
 
@@ -185,7 +187,7 @@ def test_a_comparison_has_them_take_part(site, run_inside):
     methods = set(pd.read_csv(folder / "pareto.csv")["method"])
     searched = {"acme-steps joint", "acme-steps additive"}
     assert {*searched, "acme-half", "acme-peak-half", "tokens acme-outliers"} <= methods
-    assert "acme-half takes" not in said.err, "it uses the budget"
+    assert "acme-half uses only" not in said.err, "it uses the budget"
 
 
 WRONG = [

@@ -19,6 +19,7 @@ from opsearch.data.embedded import embedded
 from opsearch.errors import RunFolderError
 from opsearch.report.page import save_report
 from opsearch.report.verdict import NOTHING_RIGHT
+from opsearch.runs.config import IN_MEMORY
 from tests.report.page import Page, assert_harmless
 from tests.support.messages import naming
 
@@ -186,7 +187,7 @@ def test_a_new_solve_writes_it_with_what_is_then_known(copy):
     again = f"<code>opsearch run --config {copy}/run.yaml</code>"
     save_report(copy)
     compared = read(copy).source.count(again)
-    _, solution, _ = solve(copy, ["20%"])
+    solution = solve(copy, ["20%"]).solution
     page = read(copy)
     assert solution.policy.name in page.text
     assert f"{solution.value:.3f} nats" in page.text
@@ -253,6 +254,22 @@ def test_hostile_words_are_text(hostile):
         assert page.text.count(part) >= 1
     assert "{{ 7 * 7 }}" in page.text
     assert figures(page) == ["front", "curves", "rank"]
+
+
+@pytest.mark.parametrize("data", [IN_MEMORY, "lmms:mme"])
+def test_data_that_is_no_file_is_not_said_to_be_gone(copy, data):
+    give_answers(copy, "something else")
+    config, record = (
+        RunConfig.load(copy / "run.yaml"),
+        json.loads((copy / "solution.json").read_text()),
+    )
+    config.changed(data=data).save(copy / "run.yaml")
+    record["settings"]["data"] = data
+    (copy / "solution.json").write_text(json.dumps(record))
+    save_report(copy)
+    reasons = re.findall(r'class="none">([^<]*)', read(copy).source)
+    assert any(data in reason for reason in reasons)
+    assert not any("does not exist" in reason for reason in reasons)
 
 
 def test_pictures_that_are_gone_or_changed_leave_a_sentence(hostile, tmp_path):

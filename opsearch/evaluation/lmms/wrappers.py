@@ -27,8 +27,18 @@ _NEEDS_QWEN_UTILS = "qwen2_5_vl"
 
 
 def wrapper_name(model: str) -> str:
-    """Return the wrapper of a model's family, from its config alone."""
-    return WRAPPERS[load_config(model).model_type]
+    """Return the wrapper of a model's family, from its config alone.
+
+    Raises:
+        ModelError: lmms-eval has no wrapper for the family.
+    """
+    family = load_config(model).model_type
+    if family not in WRAPPERS:
+        raise ModelError(
+            f"no wrapper of lmms-eval is known for model {model!r} of family {family!r}, only for "
+            f"{', '.join(WRAPPERS)}; use `opsearch eval` with --data FILE instead of --tasks"
+        )
+    return WRAPPERS[family]
 
 
 def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -> Any:

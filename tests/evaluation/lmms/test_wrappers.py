@@ -14,7 +14,7 @@ from opsearch.errors import ModelError, OpsearchError
 from opsearch.evaluation.lmms.answering import build_requests
 from opsearch.evaluation.lmms.benchmarks import task_name
 from opsearch.evaluation.lmms.log import FILE_NAME
-from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
+from opsearch.evaluation.lmms.wrappers import WRAPPERS, load_wrapper, wrapper_name
 from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from tests.evaluation.lmms.data import write_task
@@ -71,6 +71,12 @@ def test_other_wrappers_load_bfloat16_only(tmp_path):
     FAMILIES["internvl"].model(2).config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=naming("internvl_hf", "bfloat16", "float32")):
         load_wrapper(str(tmp_path), "float32", "cpu")
+
+
+def test_a_family_without_a_wrapper_is_refused_with_the_next_step(monkeypatch):
+    monkeypatch.delitem(WRAPPERS, "llava")
+    with pytest.raises(ModelError, match=naming("'demo'", "'llava'", "qwen2_5_vl", "--data FILE")):
+        wrapper_name("demo")
 
 
 def test_what_the_wrapper_of_qwen_does_not_ask_for_is_named(tmp_path, monkeypatch):
