@@ -96,6 +96,11 @@ _HOMES = {
 logging.getLogger("opsearch").addHandler(logging.NullHandler())
 
 
+def __dir__() -> list[str]:
+    """Return the public names, of which some are not imported yet."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `opsearch --help` does not load torch."""
     if name not in _HOMES:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -38,8 +37,8 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
-from opsearch.models.families import family_for
 from opsearch.models.pruned.checks import check_fits
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -48,11 +47,10 @@ from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.choose import choose
 from opsearch.runs.config import IN_MEMORY, RunConfig
-from opsearch.runs.prepare import Settled, check_ranker, state
-from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import check_nested, make_cost, parse_budgets, resolve
+from opsearch.runs.prepare import settle_for, state
+from opsearch.runs.session import measurement_facts
+from opsearch.runs.setup import make_cost, parse_budgets
 
 Budgets = str | Budget | Sequence[str | Budget]
 
@@ -96,86 +94,71 @@ def search(
     Raises:
         OpsearchError: A setting, an item or the model cannot be used.
     """
-    folder = Path(out or mkdtemp(prefix="opsearch-"))
     named = {"space": space, "objective": objective, "solver": solver}
     given = {name: part for name, part in named.items() if isinstance(part, str)}
-    config = RunConfig.checked(
-        **_loaded_as(model),
-        **given,
-        data=Path(IN_MEMORY),
-        samples=len(items),
-        heldout=len(heldout),
-        budget=tuple(b if isinstance(b, str) else b.text for b in _several(budget)),
-        ranker=None if ranker is None else str(ranker),
-        out=folder,
-        **settings,
-    )
-    settled = _settled(config, model, budget, space, objective, solver)
-    shown = search_progress(Console(stderr=True) if progress else None, settled.settings, loading=0)
-    if not all_answered(heldout):
-        shown.total -= 1
-    prepared = state(settled, processor, (items, heldout), shown)
-    result = search_and_save(prepared, shown, model)
-    if out is None:  # the folder goes with the result
-        finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    parts = {name: part for name, part in named.items() if not isinstance(part, str | None)}
+    spec = _loaded_as(model)
+    with ExitStack() as temporary:
+        if out is None:
+            out = mkdtemp(prefix="opsearch-")
+            temporary.callback(shutil.rmtree, out, ignore_errors=True)
+        config = RunConfig.checked(
+            model=spec.name,
+            dtype=spec.dtype,
+            device=spec.device,
+            attention=spec.attention,
+            **given,
+            data=Path(IN_MEMORY),
+            samples=len(items),
+            heldout=len(heldout),
+            budget=_texts(budget),
+            ranker=None if ranker is None else str(ranker),
+            out=Path(out),
+            **settings,
+        )
+        budgets = parse_budgets(_several(budget))
+        settled = settle_for(model.config, config, {**parts, "budgets": budgets})
+        console = Console(stderr=True) if progress else None
+        shown = search_progress(console, settled.settings, loading=0)
+        if not all_answered(heldout):
+            shown.total -= 1
+        prepared = state(settled, processor, (items, heldout), shown)
+        result = search_and_save(prepared, shown, model)
+        # From here on the folder goes with the result.
+        finalize(result, temporary.pop_all().close)
     return result
 
 
-def _settled(
-    config: RunConfig,
-    model: Any,
-    budget: Budgets,
-    space: str | Space,
-    objective: str | ObjectiveFactory | None,
-    solver: str | Solver | None,
-) -> Settled:
-    """Return the settings, with the parts that were given as objects."""
-    family = family_for(model.config.model_type)
-    settings = resolve(config, Shape.from_config(model.config).layers, family.ranker)
-    settings = replace(
-        settings,
-        budgets=parse_budgets(_several(budget)),
-        space=settings.space if isinstance(space, str) else space,
-        objective=settings.objective if isinstance(objective, str) else objective,
-        solver=settings.solver if isinstance(solver, str) else solver,
+def _loaded_as(model: Any) -> ModelSpec:
+    """Return the name and the settings with which the command line would load this model."""
+    return ModelSpec(
+        name=str(model.config.name_or_path or model.config.model_type),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        attention=str(model.config._attn_implementation),
     )
-    check_ranker(settings.space_settings.ranker, model.config)
-    check_nested(settings.space, settings.space_settings.ranker)
-    choose(settings, seconds=0.0)
-    names = {
-        "space": config.space if isinstance(space, str) else space.name,
-        "objective": objective if isinstance(objective, str | None) else objective.name,
-        "solver": solver if isinstance(solver, str | None) else solver.name,
-    }
-    return Settled(config.model_copy(update=names), settings, model.config)
-
-
-def _loaded_as(model: Any) -> dict[str, str]:
-    """Return the options of the command line that would load this model."""
-    return {
-        "model": str(model.config.name_or_path or model.config.model_type),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "attention": str(model.config._attn_implementation),
-    }
 
 
 def _several(budget: Budgets) -> list[str | Budget]:
     return [budget] if isinstance(budget, str | Budget) else list(budget)
 
 
+def _texts(budget: Budgets) -> tuple[str, ...]:
+    return tuple(each if isinstance(each, str) else each.text for each in _several(budget))
+
+
 def run(
     config: RunConfig, *, workers: Workers | None = None, progress: bool = True
 ) -> SearchResult:
-    """Run what a run.yaml says: model and data are loaded by name.
+    """Search with the settings of a run.yaml; model and data are loaded by name.
 
     Args:
         config: The settings, e.g. `RunConfig.load(Path("runs/demo/run.yaml"))`.
         workers: Processes or a Ray cluster that measure; None: this process.
-        progress: Whether progress is shown.
+        progress: Show progress.
 
     Raises:
-        OpsearchError: Anything is wrong; one sentence says what and what to do.
+        OpsearchError: The run cannot be completed; the message states the reason and the next step.
     """
     return run_config(config, Console(stderr=True, quiet=not progress), workers=workers)
 
@@ -203,17 +186,16 @@ def solve(
 
     Raises:
         RunFolderError: The run lacks measurements; names the command that makes them.
+        OpsearchError: The space of the run was an object, which its folder does not hold.
     """
-    texts = None
-    if budget is not None:
-        texts = [b if isinstance(b, str) else b.text for b in _several(budget)]
-    target = None if out is None else Path(out)
-    problem, solution, folder = solve_run(
-        Path(run), texts, objective, solver, evaluations, seed, target
-    )
-    config = RunConfig.load(RunFolder(folder).config)
-    return SearchResult(
-        config=config, problem=problem, solution=solution, comparison=None, folder=folder
+    return solve_run(
+        Path(run),
+        budget=None if budget is None else _texts(budget),
+        objective=objective,
+        solver=solver,
+        evaluations=evaluations,
+        seed=seed,
+        out=None if out is None else Path(out),
     )
 
 
@@ -229,14 +211,15 @@ def front(run: str | Path, *, cost: str = "flops") -> Front:
 
     Raises:
         RunFolderError: The run lacks measurements.
-        OpsearchError: The objective has no front.
+        OpsearchError: The objective has no front, or the space of the run was an object, which its
+            folder does not hold.
     """
     return run_front(Path(run), cost)[0]
 
 
 def compare(
     run: str | Path,
-    budgets: Sequence[str] = ("15%", "20%", "30%", "50%"),
+    budgets: Budgets = ("15%", "20%", "30%", "50%"),
     *,
     samples: int = 300,
     spaces: Sequence[str] = SPACES,
@@ -247,7 +230,7 @@ def compare(
 
     Args:
         run: The run folder, whose model and data are loaded again.
-        budgets: Budgets; each method uses as much of each as it can.
+        budgets: One or several budgets; each method uses as much of each as it can.
         samples: Maximum number of test samples.
         spaces: Spaces to search.
         rankers: Additional rankers to compare.
@@ -261,7 +244,12 @@ def compare(
     """
     console = Console(stderr=True, quiet=not progress)
     compare_run(
-        Path(run), budgets, samples=samples, console=console, spaces=spaces, rankers=rankers
+        Path(run),
+        _texts(budgets),
+        samples=samples,
+        console=console,
+        spaces=spaces,
+        rankers=rankers,
     )
     analysis, _ = analyze("pareto", [Path(run)])
     return analysis.tables["pareto.csv"]
@@ -338,7 +326,8 @@ def measure_kl(
         policies: P policies; computations that they share are done once.
         positions: Number of answer tokens to compare.
         memory: Bytes for the states of one pass; None: depends on the device.
-        store: File that keeps the measurements for later calls; None: they are not kept.
+        store: File that keeps the measurements for later calls with the same model, processor and
+            positions; None: they are not kept.
 
     Returns:
         KL divergences in nats, float64[P, S].
@@ -350,6 +339,7 @@ def measure_kl(
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:
         path = Path(location) if store else Path(location) / "measurements.db"
-        with Store(path, {}) as opened:
+        facts = measurement_facts(model, processor, _loaded_as(model), positions)
+        with Store(path, facts) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
             return engine.measure(policies, samples)

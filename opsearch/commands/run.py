@@ -60,7 +60,10 @@ def run(
 
 
 def search_progress(console: Console | None, settings: SearchSettings, loading: int) -> Progress:
-    """Return the progress of a search; `loading` is 1 if the model is loaded, else 0."""
+    """Return the progress of a search.
+
+    `loading` is 1 if the run loads the model, 0 if it was given.
+    """
     total = _STAGES + loading + settings.space.parameters_act_alone
     return Progress(console, total + _STAGES_OF_TIME * settings.timed)
 
@@ -102,12 +105,13 @@ def search_and_save(
                     session.model, prepared.calibration, latency, solution.policy
                 )
         with progress.stage("drawing figures and writing the report"):
-            save_solution(prepared, problem, solution, folder)
+            policy = save_solution(prepared, problem, solution, folder)
             write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
             device = prepared.settings.model.device
             save_environment(folder, device, progress.seconds, command, prefill)
             save_report(folder.path)
     return SearchResult(
+        policy=policy,
         config=prepared.config,
         problem=problem,
         solution=solution,

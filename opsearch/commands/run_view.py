@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from opsearch.commands.export import measurements
 from opsearch.commands.front import Front
 from opsearch.commands.search_result import SearchResult
 from opsearch.policy.policy import Policy
+from opsearch.report.stored import solution_record
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.stored import stored_outcome
@@ -22,36 +21,52 @@ from opsearch.runs.stored import stored_outcome
 class Run:
     """A run folder: settings, policy, solution, comparison and measurements; no model is loaded.
 
+    Each attribute is read from the folder when it is used, and thus describes its last solve.
+
     Args:
         path: The folder.
 
     Raises:
-        RunFolderError: The folder holds no run or a damaged one.
+        RunFolderError: The folder holds no run or a damaged one; also raised by the attributes.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config = RunConfig.load(RunFolder(self.path).config)
+        RunConfig.load(RunFolder(self.path).config)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    @cached_property
+    @property
+    def config(self) -> RunConfig:
+        """The settings, all defaults resolved."""
+        return RunConfig.load(RunFolder(self.path).config)
+
+    @property
     def policy(self) -> Policy:
-        """The policy found by the search."""
+        """The policy found by the search.
+
+        Raises:
+            PolicyError: The search has not finished.
+        """
         return Policy.from_pretrained(self.path)
 
-    @cached_property
+    @property
     def solution(self) -> dict[str, Any]:
-        """Contents of solution.json."""
-        record: dict[str, Any] = json.loads(
-            RunFolder(self.path).solution.read_text(encoding="utf-8")
-        )
-        return record
+        """Contents of solution.json.
+
+        Raises:
+            RunFolderError: The search has not finished.
+        """
+        return solution_record(RunFolder(self.path))
 
     @property
     def comparison(self) -> pd.DataFrame:
-        """The comparison with baselines, methods as columns."""
+        """The comparison with baselines, methods as columns.
+
+        Raises:
+            RunFolderError: There is none, as after a solve from stored measurements.
+        """
         return stored_outcome(self.path).comparison
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
     from opsearch.timing.policy_latency import TimedPrefill
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SearchResult:
     """Policy found by a search, with its problem, solution and comparison.
 
     Attributes:
+        policy: The policy, as saved in the run folder.
         config: The settings, all defaults resolved.
         problem: The problem that was solved.
         solution: Its solution: status, bound, gap, evaluations, seconds, note.
@@ -37,24 +37,15 @@ class SearchResult:
             stored measurements.
         folder: The run folder.
         prefill: Predicted and measured prefill time of the policy; None without a time budget.
-        temporary: Temporary folder that holds `folder`, None if the caller named one.
     """
 
+    policy: Policy
     config: RunConfig
     problem: Problem
     solution: Solution
     comparison: pd.DataFrame | None
     folder: Path
     prefill: TimedPrefill | None = None
-
-    @property
-    def policy(self) -> Policy:
-        """The policy, as saved in the run folder."""
-        return self._saved_policy
-
-    @cached_property
-    def _saved_policy(self) -> Policy:
-        return Policy.from_pretrained(self.folder)
 
     @property
     def value(self) -> float:

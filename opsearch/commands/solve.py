@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opsearch.commands.search_result import SearchResult
 from opsearch.errors import RunFolderError
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.objective import Table
@@ -21,6 +22,7 @@ from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
 from opsearch.runs.stored import StoredSearch, open_stored
+from opsearch.runs.verify import PROXIES
 
 
 def solve(
@@ -31,7 +33,7 @@ def solve(
     evaluations: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
-) -> tuple[Problem, Solution, Path]:
+) -> SearchResult:
     """Solve a run again from its measurements and save the solution.
 
     Args:
@@ -44,7 +46,7 @@ def solve(
         out: Folder for the results; None: the run folder, whose earlier comparison is removed.
 
     Returns:
-        The problem, its solution and the folder of the results.
+        The result, without a comparison.
 
     Raises:
         RunFolderError: The run lacks the measurements.
@@ -59,17 +61,27 @@ def solve(
     config = stored.changed(**changes)
     with RunFolder(out or folder).locked() as target, open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
-        if stored.verify:
+        # Only a proxy is verified, by `opsearch run` with the saved settings.
+        verify = stored.verify if problem.objective.form in PROXIES else 0
+        if verify:
             note = f"{solution.note}; " if solution.note else ""
             note += "proxy only: verification (--verify) needs new measurements by `opsearch run`"
             solution = replace(solution, note=note)
         # run.yaml keeps the run's seed, which determines the measured samples.
-        config = config.model_copy(update={"solver": solution.solver})
+        kept = {"solver": solution.solver, "verify": verify}
+        config = config.model_copy(update=kept)
         config.save(target.config)
-        save_solution(replace(run, config=config), problem, solution, target)
+        policy = save_solution(replace(run, config=config), problem, solution, target)
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
-        return problem, solution, target.path
+        return SearchResult(
+            policy=policy,
+            config=config,
+            problem=problem,
+            solution=solution,
+            comparison=None,
+            folder=target.path,
+        )
 
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:

@@ -79,7 +79,7 @@ def read_stored(path: Path) -> Stored:
     """
     folder = RunFolder(path)
     config = RunConfig.load(folder.config)
-    record = _record(folder)
+    record = solution_record(folder)
     if record.get("settings", config.results_of) != config.results_of:
         raise RunFolderError(
             f"{folder.config} and {folder.solution} belong to different runs, because the later "
@@ -97,7 +97,12 @@ def read_stored(path: Path) -> Stored:
     )
 
 
-def _record(folder: RunFolder) -> dict[str, Any]:
+def solution_record(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of solution.json.
+
+    Raises:
+        RunFolderError: The file is missing or damaged.
+    """
     again = f"create it with `opsearch run --config {folder.config}`"
     try:
         record: Any = json.loads(folder.solution.read_text(encoding="utf-8"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
+from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
 from opsearch.runs.choose import SearchChoice, choose, choose_planned
-from opsearch.runs.config import IN_MEMORY, RunConfig
+from opsearch.runs.config import AS_OBJECT, IN_MEMORY, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
@@ -97,15 +98,43 @@ def settle(config: RunConfig) -> Settled:
     Raises:
         OpsearchError: A setting is wrong, or settings do not go together.
     """
+    return settle_for(config.model_spec.load_config(), config, {})
+
+
+def settle_for(model_config: Any, config: RunConfig, parts: Mapping[str, Any]) -> Settled:
+    """Resolve and check settings for the config of a model, as `settle` does.
+
+    Args:
+        model_config: The model's config.
+        config: The settings as strings.
+        parts: Fields of `SearchSettings` that were given as objects, in place of those of `config`.
+
+    Raises:
+        OpsearchError: A setting is wrong, or settings do not go together.
+    """
     registry.registered("baselines")  # a broken one fails now, and not after the search
-    model_config = config.model_spec.load_config()
     layers = Shape.from_config(model_config).layers
     settings = resolve(config, layers, family_for(model_config.model_type).ranker)
+    settings = replace(settings, **parts)
+    names = {name: part.name for name, part in parts.items() if name in ("objective", "solver")}
+    if "space" in parts:
+        names["space"] = settings.space.name + AS_OBJECT
+        ranker = _own_ranker(settings.space) or settings.space_settings.ranker
+        space_settings = replace(settings.space_settings, ranker=ranker)
+        settings = replace(settings, space_settings=space_settings)
     check_ranker(settings.space_settings.ranker, model_config)
     check_nested(settings.space, settings.space_settings.ranker)
     choose(settings, seconds=0.0)
     settings.model.check("a budget of time" if settings.timed else None)
-    return Settled(config, settings, model_config)
+    return Settled(config.model_copy(update=names), settings, model_config)
+
+
+def _own_ranker(space: Space) -> RankerSpec | None:
+    """Return the ranker in the policies of a space; None if its policies have none."""
+    rows = [[0] * len(space.parameters)]
+    if space.listed:  # the first or the last policy may prune nothing
+        rows = space.points[[0, len(space.points) // 2, -1]].tolist()
+    return next((spec for row in rows for _, spec in space.decode(row).rankers), None)
 
 
 def prepare(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
 from opsearch.files import write_atomic, write_text
+from opsearch.policy.policy import Policy
 from opsearch.problem.objective import Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
@@ -34,8 +35,8 @@ class Searched(Protocol):
 
 def save_solution(
     searched: Searched, problem: Problem, solution: Solution, folder: RunFolder
-) -> None:
-    """Write policy, record, front and their figures.
+) -> Policy:
+    """Write policy, record, front and their figures, and return the policy as written.
 
     A front of an earlier solve that this one cannot draw is removed.
     """
@@ -54,6 +55,7 @@ def save_solution(
     record = facts | _details(searched, problem, solution)
     write_text(folder.solution, json.dumps(record, indent=2) + "\n")
     _save_front(problem, folder)
+    return policy
 
 
 def _facts(config: RunConfig, problem: Problem, solution: Solution) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.records import StoredSample
@@ -16,6 +17,7 @@ from opsearch.measure.workers.cluster import Workers, started
 from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
+from opsearch.models.spec import ModelSpec
 from opsearch.progress import Progress
 from opsearch.runs.latency_file import write_table
 from opsearch.runs.prepare import Prepared
@@ -82,25 +84,34 @@ def open_session(
                 model = spec.load()
                 if pool:
                     pool.meet(fingerprint(model))
-        with Store(folder.measurements, _facts(prepared, model)) as store:
+        facts = measurement_facts(model, prepared.processor, spec, settings.positions)
+        with Store(folder.measurements, facts) as store:
             memory = memory_for(model, settings.memory)
             engine = Engine(model, store, settings.positions, memory, progress.say, pool)
             yield Session(folder, engine, progress)
 
 
-def _facts(prepared: Prepared, model: Any) -> dict[str, Any]:
-    """Return what the measurements of a store depend on, and what solving again needs."""
-    spec = prepared.settings.model
+def measurement_facts(
+    model: Any, processor: Any, spec: ModelSpec, positions: int
+) -> dict[str, Any]:
+    """Return what the measurements of a store depend on, and what solving again needs.
+
+    Args:
+        model: The loaded model.
+        processor: Its processor.
+        spec: Its data type and attention implementation.
+        positions: Number of answer tokens that are compared.
+    """
     return {
         "model": fingerprint(model),
         "dtype": spec.dtype,
         "attention": spec.attention,
-        "processor": processor_digest(prepared.processor),
-        "positions": prepared.settings.positions,
+        "processor": processor_digest(processor),
+        "positions": positions,
         "generation": _generation(model),
         "engine": ENGINE_VERSION,
-        "model_type": prepared.model_type,
-        "shape": dataclasses.asdict(prepared.shape),
+        "model_type": model.config.model_type,
+        "shape": dataclasses.asdict(Shape.from_config(model.config)),
     }
 
 

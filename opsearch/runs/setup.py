@@ -23,7 +23,7 @@ from opsearch.problem.objective_factory import ObjectiveFactory, ObjectiveSettin
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import N_V_8, N_V_16, Operation, Space, SpaceSettings
 from opsearch.rankers import make_ranker
-from opsearch.runs.config import RunConfig
+from opsearch.runs.config import AS_OBJECT, RunConfig
 
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
@@ -131,8 +131,15 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
     """Return the space of this name, with parameters of its own where `text` gives some.
 
     Raises:
-        OpsearchError: The space does not exist, or settings do not go with it.
+        OpsearchError: The space does not exist, settings do not go with it, or the run's space was
+            an object.
     """
+    if text.endswith(AS_OBJECT):
+        raise OpsearchError(
+            f"this run searched a space {text.removesuffix(AS_OBJECT)!r} that was given as an "
+            "object, and a run folder keeps spaces by name only; search again with the object, or "
+            "with the name of a space"
+        )
     name, params = registry.split_spec("spaces", text)
     factory = registry.lookup("spaces", name)
     keep = None if settings.keep is None else _keep_text(settings.keep)

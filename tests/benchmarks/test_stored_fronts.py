@@ -25,14 +25,15 @@ def test_the_front_and_the_solution_are_among_what_is_stored(stored):
     # The original is known without a measurement.
     assert f"{known + 1:,} of 225 policies" in found.sentence
     assert pd.read_csv(path)["value"].tolist() == found.table["value"].tolist()
-    problem, solution, _ = solve(folder, out=folder / "again")
+    solved = solve(folder, out=folder / "again")
+    problem, solution = solved.problem, solved.solution
     within = found.table[found.table["cost"] <= problem.constraints[0].limit]
     assert solution.value == within["value"].iloc[-1]
 
 
 def test_values_are_the_means_of_what_is_stored_by_canonical_keys(stored):
     folder, _ = stored
-    problem, _, _ = solve(folder, out=folder / "again")
+    problem = solve(folder, out=folder / "again").problem
     samples, space = problem.constraints[0].samples, problem.space
     with Store(folder / "measurements.db") as store:
         kept = {}

@@ -33,7 +33,7 @@ def done(tmp_path_factory):
     return run(RunConfig(**settings, evaluations=4, out=folder), silent())
 
 
-def test_pairs_propose_and_joint_disposes(done):
+def test_pairs_are_corrected_by_measurements(done):
     assert (done.config.objective, done.config.solver) == ("pairwise", "ortools")
     assert done.solution.objective == "joint"
     assert done.solution.status is Status.FEASIBLE
@@ -51,10 +51,12 @@ def test_the_report_says_what_it_cannot_draw(done):
 
 
 def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
-    problem, solution, _ = solve(done.folder, budget=["60%"], out=tmp_path / "again")
+    found = solve(done.folder, budget=["60%"], out=tmp_path / "again")
+    problem, solution = found.problem, found.solution
     assert solution.status is Status.OPTIMAL
     assert solution.objective == "pairwise"
     assert re.search(naming("--verify", "`opsearch run`"), solution.note)
+    assert RunConfig.load(tmp_path / "again" / "run.yaml").verify == 2, "a later run verifies"
     assert solution.costs["flops"] <= problem.constraints[0].limit
 
 
@@ -74,7 +76,8 @@ def test_the_front_is_walked_and_no_budget_has_a_better_policy(done):
     print_front(found, path, shown)
     assert "layers(q=" in shown.file.getvalue()
     for share in (25, 40, 70):
-        problem, solution, _ = solve(done.folder, [f"{share}%"], out=path.parent / "at")
+        solved = solve(done.folder, [f"{share}%"], out=path.parent / "at")
+        problem, solution = solved.problem, solved.solution
         within = found.table[found.table["cost"] <= problem.constraints[0].limit].iloc[-1]
         assert (within["cost"], within["value"]) == (solution.costs["flops"], solution.value)
 

@@ -1,6 +1,8 @@
 """The Python API gives what the command line gives, on models and items in memory."""
 
+import gc
 import logging
+import tempfile
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 
 import opsearch
+from opsearch.commands import python_api
 from opsearch.commands.cli import call
 from opsearch.errors import InfeasibleBudgetError, RunFolderError
 from opsearch.measure.storage.store import Store
+from opsearch.models.spec import ModelSpec
 from opsearch.objectives.additive import Additive
 from opsearch.problem.spaces.depth import depth_space
 from opsearch.progress import Progress
@@ -77,20 +81,71 @@ def test_a_saved_result_is_a_run_folder(found, tmp_path):
         found.save(folder)
 
 
+@pytest.mark.parametrize("budgets", ["80%", opsearch.Budget.parse("80%"), ["80%", "70%"]])
+def test_budgets_of_a_comparison_are_given_as_elsewhere(budgets, monkeypatch):
+    asked = []
+
+    def remember(folder, texts, **settings):
+        asked.extend(texts)
+        raise opsearch.OpsearchError
+
+    monkeypatch.setattr(python_api, "compare_run", remember)
+    with pytest.raises(opsearch.OpsearchError):
+        opsearch.compare("run", budgets)
+    assert asked == (budgets if isinstance(budgets, list) else ["80%"])
+
+
 def test_a_saved_result_does_not_take_other_data_for_its_own(found, tmp_path):
     folder = found.save(tmp_path / "run")
     with refuses(opsearch.OpsearchError, "--data"):
         opsearch.compare(folder, ["80%"], samples=2, progress=False)
 
 
-def test_parts_may_be_objects(demo, items):
-    space = depth_space(12, (Fraction(1, 2),), opsearch.RankerSpec("cls"))
+def test_another_solve_in_its_folder_leaves_a_result_as_it_is(demo, items, tmp_path):
+    found = opsearch.search(*demo, items, out=tmp_path / "run", progress=False, **SETTINGS)
+    view, before = opsearch.Run(tmp_path / "run"), found.solution.policy.counts
+    other = opsearch.solve(tmp_path / "run", budget="40%")
+    assert found.policy.counts == before != other.policy.counts
+    assert (view.policy, view.config.budget) == (other.policy, ("40%",)), "a view follows"
+    assert view.solution["value"] == other.value
+    assert found != other
+
+
+def test_a_failed_search_leaves_no_folder(demo, items, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for wrong in ({"nonsense": 1}, {"budget": "1%"}, {"solver": "nonsense"}):
+        with pytest.raises(opsearch.OpsearchError):
+            opsearch.search(*demo, items, progress=False, **{**SETTINGS, **wrong})
+    assert list(tmp_path.iterdir()) == []
+    found = opsearch.search(*demo, items, progress=False, **SETTINGS)
+    assert found.folder in tmp_path.iterdir()
+    del found
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_of_time_needs_the_whole_model_on_one_device(demo, items, monkeypatch):
+    checked = []
+    monkeypatch.setattr(ModelSpec, "check", lambda self, alone=None: checked.append(alone))
+    for budget, words in ("1%", None), ("1%latency", "a budget of time"):
+        with pytest.raises(InfeasibleBudgetError):
+            opsearch.search(*demo, items, progress=False, **{**SETTINGS, "budget": budget})
+        assert checked[-1] == words
+
+
+def test_parts_may_be_objects(demo, items, tmp_path):
+    space = depth_space(12, (Fraction(1, 2),), opsearch.RankerSpec("uniform"))
     parts = {"space": space, "objective": Additive(points=5), "solver": Grid()}
     budget = opsearch.Budget.parse("60%")
-    found = opsearch.search(*demo, items, budget=budget, progress=False, **parts)
+    out = tmp_path / "run"
+    found = opsearch.search(*demo, items, budget=budget, out=out, progress=False, **parts)
     assert set(found.solution.point) == {"d_q", "d_kv", "d_mlp", "n_v"}
     assert (found.solution.objective, found.solution.solver) == ("additive", "grid")
     assert found.solution.costs["flops"] <= found.problem.constraints[0].limit
+    assert found.config.ranker == "uniform", "the ranker of the space"
+    for work in (opsearch.solve, opsearch.front):
+        with refuses(opsearch.OpsearchError, "'depth'", "object", "search again"):
+            work(out)
 
 
 def test_items_may_be_made_in_memory(demo):
@@ -109,6 +164,11 @@ def test_kl_is_that_of_the_search(demo, items, found, tmp_path):
     assert kl[0].mean() == pytest.approx(found.value, abs=1e-6)
     assert not kl[1].any()
     np.testing.assert_array_equal(opsearch.measure_kl(*demo, items, policies, store=kept), kl)
+    more = opsearch.measure_kl(*demo, items, policies, positions=2, store=kept)
+    np.testing.assert_array_equal(
+        more, opsearch.measure_kl(*demo, items, policies, positions=2), "not those of one position"
+    )
+    assert (more[0] != kl[0]).any()
 
 
 def test_evaluate_answers_with_both(demo, heldout, found):
@@ -175,5 +235,6 @@ def test_load_items_reads_files(tmp_path):
 def test_public_names_are_there():
     for name in opsearch.__all__:
         assert getattr(opsearch, name) is not None
+    assert dir(opsearch) == sorted(opsearch.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = opsearch.nonsense

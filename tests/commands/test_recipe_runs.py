@@ -78,7 +78,8 @@ def test_the_saved_policy_runs(done):
 def test_another_budget_needs_nothing_new(done, tmp_path):
     with Store(done.folder / "measurements.db") as store:
         before = store.count()
-    _, tighter, folder = solve(done.folder, ["20%"], out=tmp_path / "again")
+    found = solve(done.folder, ["20%"], out=tmp_path / "again")
+    tighter, folder = found.solution, found.folder
     assert tighter.value > done.solution.value
     assert Policy.from_pretrained(folder).counts == tighter.policy.counts
     with Store(done.folder / "measurements.db") as store:

@@ -73,7 +73,8 @@ def count(folder):
 def test_another_budget_needs_no_model(copy, name, solver):
     folder = copy(name)
     before = count(folder)
-    problem, solution, place = solve(folder, ["25%"])
+    found = solve(folder, ["25%"])
+    problem, solution, place = found.problem, found.solution, found.folder
     assert (place, solution.solver, solution.status) == (folder, solver, Status.OPTIMAL)
     assert solution.costs["flops"] <= problem.constraints[0].limit
     assert problem.constraints[0].limit == problem.constraints[0].stock * 25 // 100
@@ -88,7 +89,7 @@ def test_another_budget_needs_no_model(copy, name, solver):
 
 @pytest.mark.parametrize("name", ["joint", "additive"])
 def test_the_same_budget_gives_the_policy_of_the_run(runs, copy, name):
-    _, solution, _ = solve(copy(name), ["40%"])
+    solution = solve(copy(name), ["40%"]).solution
     assert solution.policy.counts == Policy.from_pretrained(runs / name).counts
 
 
@@ -96,19 +97,20 @@ def test_solvers_agree_on_stored_measurements(copy):
     joint, additive = copy("joint"), copy("additive")
     pairs = [(joint, "joint", ("grid", "optuna")), (additive, "additive", ("grid", "ortools"))]
     for folder, objective, solvers in pairs:
-        found = [solve(folder, ["30%"], objective, s, evaluations=10_000)[1] for s in solvers]
+        found = [solve(folder, ["30%"], objective, s, evaluations=10_000).solution for s in solvers]
         assert {s.status for s in found} == {Status.OPTIMAL}
         assert len({(s.policy, s.value) for s in found}) == 1
 
 
 def test_the_cache_can_be_the_budget(copy):
-    problem, solution, _ = solve(copy("joint"), ["30%", "20%kv"])
+    found = solve(copy("joint"), ["30%", "20%kv"])
+    problem, solution = found.problem, found.solution
     assert [c.name for c in problem.constraints] == ["flops", "kv"]
     assert all(solution.costs[c.name] <= c.limit for c in problem.constraints)
 
 
 def test_a_larger_budget_is_answered_but_not_called_optimal(copy):
-    _, solution, _ = solve(copy("joint"), ["60%"])
+    solution = solve(copy("joint"), ["60%"]).solution
     assert solution.status is Status.FEASIBLE
     assert re.search(r"\b\d+ of \d+\b.*`opsearch run --config .* --budget 60%`", solution.note)
     assert solution.bound is None
@@ -118,14 +120,16 @@ def test_a_guided_search_can_be_solved_again(copy):
     """Its run measured few points only; those are the ones to choose among."""
     folder = copy("lazy")
     for budget in ("40%", "25%"):
-        problem, solution, _ = solve(folder, [budget])
+        found = solve(folder, [budget])
+        problem, solution = found.problem, found.solution
         assert solution.costs["flops"] <= problem.constraints[0].limit
         assert solution.status is Status.FEASIBLE
 
 
 def test_it_can_write_elsewhere(copy, tmp_path):
     folder = copy("joint")
-    _, solution, place = solve(folder, ["25%"], out=tmp_path / "other")
+    found = solve(folder, ["25%"], out=tmp_path / "other")
+    solution, place = found.solution, found.folder
     assert place == tmp_path / "other"
     assert Policy.from_pretrained(place).counts == solution.policy.counts
     assert {path.name for path in folder.iterdir()} - {".lock"} == set(NEEDED)
@@ -133,7 +137,7 @@ def test_it_can_write_elsewhere(copy, tmp_path):
 
 def test_a_seed_for_the_solver_leaves_that_of_the_samples(copy):
     folder = copy("joint")
-    _, solution, _ = solve(folder, ["30%"], seed=7)
+    solution = solve(folder, ["30%"], seed=7).solution
     assert solution.seed == 7
     assert RunConfig.load(folder / "run.yaml").seed == 0
     with pytest.raises(OpsearchError, match="--seed -1"):
@@ -152,7 +156,7 @@ def test_an_impossible_budget_states_the_range_and_changes_nothing(runs, copy):
 @pytest.mark.parametrize("solver", [None, "grid", "ortools"])
 def test_a_joint_run_can_be_solved_by_the_proxy(copy, solver):
     """Every run measures each parameter alone."""
-    _, solution, _ = solve(copy("joint"), ["30%"], "additive", solver)
+    solution = solve(copy("joint"), ["30%"], "additive", solver).solution
     assert (solution.objective, solution.status) == ("additive", Status.OPTIMAL)
 
 

@@ -41,7 +41,8 @@ def test_the_report_says_why_it_has_no_individual_divergences(done):
 
 
 def test_another_budget_is_solved_from_what_was_measured(done, tmp_path):
-    problem, solution, _ = solve(done.folder, ["25%"], out=tmp_path / "again")
+    found = solve(done.folder, ["25%"], out=tmp_path / "again")
+    problem, solution = found.problem, found.solution
     assert solution.status is Status.OPTIMAL
     assert solution.value == problem.objective.values[problem.feasible].min()
     assert solution.value >= done.solution.value

@@ -70,7 +70,8 @@ def test_a_run_and_solving_again_compare_in_steps_of_one_floor(tmp_path):
     known = values[~np.isnan(values)] / floor
     assert result.problem.objective.quantum == floor >= KL_QUANTUM
     assert np.abs(known - np.rint(known)).max() < 1e-6
-    problem, solution, _ = solve(tmp_path / "run", out=tmp_path / "again")
+    found = solve(tmp_path / "run", out=tmp_path / "again")
+    problem, solution = found.problem, found.solution
     assert problem.objective.quantum == floor
     assert (solution.policy, solution.value) == (result.solution.policy, result.solution.value)
 
@@ -81,12 +82,13 @@ def test_the_floor_is_printed(tmp_path):
         RunConfig(samples=2, heldout=0, space="tokens", objective="joint", out=tmp_path / "run"),
         Console(file=StringIO()),
     )
-    _, fine, _ = solve(tmp_path / "run", out=tmp_path / "fine")
+    fine = solve(tmp_path / "run", out=tmp_path / "fine").solution
     with Store(tmp_path / "run" / "measurements.db") as store:
         items = [sample.item for sample in store.calibration()]
         known = next(store.everything())
         store.add(replace(known, policy=TOGETHER, item=item, kl=90.0) for item in items)
-    problem, coarse, _ = solve(tmp_path / "run", out=tmp_path / "coarse")
+    found = solve(tmp_path / "run", out=tmp_path / "coarse")
+    problem, coarse = found.problem, found.solution
     assert coarse.costs["flops"] == problem.constraints[0].costs.min() < fine.costs["flops"]
     assert coarse.value == 0
     said = Console(file=StringIO(), width=200)

@@ -47,10 +47,16 @@ def solve(
     from opsearch.commands.cli.printing import print_solution
     from opsearch.commands.solve import solve as solve_stored
 
-    problem, solution, folder = solve_stored(
-        run_folder, budget, objective, solver, evaluations, seed, out_folder
+    found = solve_stored(
+        run_folder,
+        budget=budget,
+        objective=objective,
+        solver=solver,
+        evaluations=evaluations,
+        seed=seed,
+        out=out_folder,
     )
-    print_solution(problem, solution, folder, out)
+    print_solution(found.problem, found.solution, found.folder, out)
     if out_folder is None:
         out.print(
             "The earlier policy and comparison of the run were replaced; use --out FOLDER to keep "
