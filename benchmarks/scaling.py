@@ -95,15 +95,15 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
         started(Workers(1), _MODEL, _say) as one,
         started(Workers(2), _MODEL, _say) as two,
     ):
-        pools = [pool for pool in (one, two) if pool]
-        for pool in pools:
-            pool.meet(fingerprint(model))
+        both = [each for each in (one, two) if each]
+        for each in both:
+            each.meet(fingerprint(model))
         pairs, spent = [], [Counter[str](), Counter[str]()]
         for repeat in range(1 + _PAIRS):
             times = []
-            for pool, kinds in zip(pools, spent, strict=True):
+            for each, kinds in zip(both, spent, strict=True):
                 before = cpu_seconds()
-                with _engine(model, pool) as engine:
+                with _engine(model, each) as engine:
                     times.append(_timed(engine, policies, wanted))
                 if repeat:  # the first pair warms up
                     kinds.update(cpu_seconds() - before)
@@ -140,10 +140,10 @@ def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sam
 
 
 @contextmanager
-def _engine(model: Any, pool: MeasureWorkers | None = None) -> Iterator[Engine]:
+def _engine(model: Any, workers: MeasureWorkers | None = None) -> Iterator[Engine]:
     """Open an engine with an empty store."""
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        yield Engine(model, store, pool=pool)
+        yield Engine(model, store, workers=workers)
 
 
 def _timed(engine: Engine, policies: Sequence[Policy], samples: Sequence[Sample]) -> float:

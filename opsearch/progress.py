@@ -13,6 +13,7 @@ from rich.console import Console
 from opsearch.formatting import format_amount, format_duration
 
 Tick = Callable[[int, int], None]
+Say = Callable[[str], None]
 _LOGGER = logging.getLogger("opsearch")
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -1,13 +1,13 @@
 """Measurement of policies on samples: KL divergence of the pruned answer from the original one.
 
 Measurements that the store already holds are not repeated. The others run in trie passes that
-compute shared states once (see `trie.py`), in this process or on workers. Each chunk is written to
-the store as soon as it is measured.
+compute shared states once (see `planning/trie.py`), in this process or on workers. Each chunk is
+written to the store as soon as it is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from opsearch.formatting import format_amount
 from opsearch.measure.planning.batches import group_samples
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
-from opsearch.measure.planning.requests import KeyedPolicy, Missing, Requests
+from opsearch.measure.planning.requests import Missing, Requests, missing_noise
 from opsearch.measure.progress import PlanProgress
 from opsearch.measure.received_attention import received_attention
 from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
@@ -29,7 +29,6 @@ from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.passes import Passes
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
-from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.objective import Masses
@@ -37,21 +36,7 @@ from opsearch.rankers import make_ranker
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers
-    from opsearch.progress import Tick
-
-
-def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Missing]:
-    """Return the samples whose noise under `key` is not stored, by number of visual tokens."""
-    found = store.get([key])
-    original = [KeyedPolicy(key, identity(layers))]
-    missing: dict[int, Missing] = {}
-    for sample in samples:
-        if sample.n_visual and (key, sample.digest) not in found:
-            missing.setdefault(sample.n_visual, Missing(original, [])).samples.append(sample)
-    return list(missing.values())
-
-
-Say = Callable[[str], None]
+    from opsearch.progress import Say, Tick
 
 
 @dataclass(frozen=True)
@@ -59,7 +44,7 @@ class SampleMeasure:
     """Measures on the samples of a search with an engine.
 
     Attributes:
-        engine: What measures.
+        engine: The engine.
         samples: The calibration samples.
         progress: Called with the work done and to do.
     """
@@ -87,7 +72,7 @@ class Engine:
         positions: Answer tokens that are compared.
         memory: Bytes that the states of one chunk may take.
         say: Called with a sentence when a chunk runs out of memory and is split.
-        pool: Workers that measure instead of this process.
+        workers: Workers that measure instead of this process.
     """
 
     def __init__(
@@ -97,10 +82,10 @@ class Engine:
         positions: int = 1,
         memory: int = ON_CPU,
         say: Say | None = None,
-        pool: MeasureWorkers | None = None,
+        workers: MeasureWorkers | None = None,
     ) -> None:
         self.model, self.store, self.positions, self.say = model, store, positions, say
-        self.pool = pool
+        self.workers = workers
         self.family = check_supported(model)
         self.passes = Passes(model, positions)
         self.memory_budget = MemoryBudget(
@@ -129,8 +114,8 @@ class Engine:
         """
         requests = Requests(policies, samples)
         plan = self._plan_missing(requests)
-        if self.pool:
-            plan = self.pool.share(plan)
+        if self.workers:
+            plan = self.workers.share(plan)
         specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
         needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._run_plan(plan, needs, progress)
@@ -188,8 +173,8 @@ class Engine:
                     self.say(self._split_notice(chunk))
             return halves
 
-        if self.pool:
-            yield from self.pool.measure(plan.chunks, needs, plan_progress, split)
+        if self.workers:
+            yield from self.workers.measure(plan.chunks, needs, plan_progress, split)
             return
         pending = list(reversed(plan.chunks))
         while pending:

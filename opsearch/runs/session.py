@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
@@ -22,6 +22,9 @@ from opsearch.progress import Progress
 from opsearch.runs.latency_file import write_table
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from opsearch.measure.workers.ray_workers import MeasureWorkers
 
 MAX_NEW_TOKENS = 16
 """Longest answer to a held-out question, in tokens."""
@@ -67,28 +70,35 @@ def open_session(
         folder: Where the store is.
         progress: Shows the stages.
         workers: Processes that measure; None: this one does.
-        model: A loaded model; None: loaded as the settings say.
+        model: A loaded model; None: loaded as the settings say. Workers load theirs by its name.
 
     Raises:
         RunFolderError: The folder is in use or cannot be written.
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, or workers load another one.
     """
     settings = prepared.settings
     spec = settings.model
     loaded = WorkerModel(spec, settings.positions)
-    with folder.locked(), started(workers, loaded, progress.say) as pool:
+    with folder.locked(), started(workers, loaded, progress.say) as measure_workers:
         if prepared.table is not None:  # so that runs and solves in this folder use the same
             write_table(prepared.table, folder.latency)
         if model is None:
             with progress.stage("loading the model"):
                 model = spec.load()
-                if pool:
-                    pool.meet(fingerprint(model))
+                _meet(measure_workers, model)
+        else:
+            _meet(measure_workers, model)
         facts = measurement_facts(model, prepared.processor, spec, settings.positions)
         with Store(folder.measurements, facts) as store:
             memory = memory_for(model, settings.memory)
-            engine = Engine(model, store, settings.positions, memory, progress.say, pool)
+            engine = Engine(model, store, settings.positions, memory, progress.say, measure_workers)
             yield Session(folder, engine, progress)
+
+
+def _meet(workers: MeasureWorkers | None, model: Any) -> None:
+    """Wait for the first worker, if there are any; all must have loaded the same model."""
+    if workers:
+        workers.meet(fingerprint(model))
 
 
 def measurement_facts(

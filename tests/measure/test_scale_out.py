@@ -1,4 +1,4 @@
-"""Runs with workers on Ray: as without them, whoever is lost on the way, and nobody left behind."""
+"""Runs on Ray workers equal runs in one process, also after losses, and leave no process."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from benchmarks.scaling import processes, workers
@@ -29,11 +30,15 @@ from opsearch.measure.progress import PlanProgress
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.worker import WorkerModel
-from opsearch.models.loading import fingerprint
+from opsearch.models.loading import fingerprint, load_weights
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.spaces.depth import dop_space
+from opsearch.progress import Progress
+from opsearch.runs.prepare import prepare, settle
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.session import open_session
 from tests.commands.test_run import stored, wait_for_measurements
 from tests.measure.demo import LAYERS, TOLERANCE, model, samples
 from tests.support.messages import naming
@@ -137,7 +142,7 @@ def ray():
 
 
 @pytest.fixture(autouse=True)
-def nobody_stays(request):
+def no_worker_outlives(request):
     """No worker outlives its test, nor is taken for one of the next."""
     yield
     if "ray" in request.fixturenames:
@@ -205,15 +210,18 @@ def test_progress_goes_on_by_layer_and_reaches_the_end(ray, tmp_path):
     space, seen = dop_space(LAYERS, ranker=RankerSpec("cls")), []
     policies = [space.decode(point) for point in space.points.tolist()[::2]]
     source = WorkerModel(ModelSpec(), 1)
-    with Store(tmp_path / "m.db", {}) as store, started(Workers(2), source, print) as pool:
-        pool.meet(fingerprint(model()))
-        engine = Engine(model(), store, pool=pool)
+    with (
+        Store(tmp_path / "m.db", {}) as store,
+        started(Workers(2), source, print) as remote,
+    ):
+        remote.meet(fingerprint(model()))
+        engine = Engine(model(), store, workers=remote)
         planned = engine.plan(policies, samples(16))
         values = engine.measure(policies, samples(16), lambda *each: seen.append(each))
     assert not np.isnan(values).any()
     assert {total for _, total in seen} == {planned.flops}
     assert seen[-1][0] == planned.flops
-    assert len(seen) > len(pool.share(planned).chunks)
+    assert len(seen) > len(remote.share(planned).chunks)
 
 
 def test_errors_of_a_call_that_ended_do_not_reach_the_next(ray, tmp_path):
@@ -221,12 +229,15 @@ def test_errors_of_a_call_that_ended_do_not_reach_the_next(ray, tmp_path):
     space = dop_space(LAYERS, ranker=RankerSpec("cls"))
     policies = [space.decode(point) for point in ([6, 4, 3], [9, 5, 8])]
     source = WorkerModel(ModelSpec(), 1)
-    with Store(tmp_path / "m.db", {}) as store, started(Workers(2), source, print) as pool:
-        pool.meet(fingerprint(model()))
-        engine = Engine(model(), store, memory=1, pool=pool)
-        plan = pool.share(engine.plan(policies, samples(4)))
+    with (
+        Store(tmp_path / "m.db", {}) as store,
+        started(Workers(2), source, print) as remote,
+    ):
+        remote.meet(fingerprint(model()))
+        engine = Engine(model(), store, memory=1, workers=remote)
+        plan = remote.share(engine.plan(policies, samples(4)))
         with pytest.raises(KeyError):
-            list(pool.measure(plan.chunks, frozenset(), PlanProgress(plan, None), Chunk.halves))
+            list(remote.measure(plan.chunks, frozenset(), PlanProgress(plan, None), Chunk.halves))
         values = engine.measure(policies, samples(4))
     assert not np.isnan(values).any()
 
@@ -251,25 +262,39 @@ def test_a_worker_with_another_model_is_refused(ray):
     source = WorkerModel(ModelSpec(), 1)
     with (
         pytest.raises(ModelError, match=naming("'demo'")),
-        started(Workers(1), source, print) as pool,
+        started(Workers(1), source, print) as remote,
     ):
-        pool.meet("another")
+        remote.meet("another")
+
+
+def test_workers_do_not_measure_in_place_of_another_model_in_memory(ray, tmp_path):
+    """Workers load the model by its name, so that a change in memory does not reach them."""
+    changed, progress = load_weights("demo"), Progress(None, 1)
+    with torch.no_grad():
+        next(changed.parameters()).add_(1)
+    config = RunConfig(samples=1, heldout=0, out=tmp_path)
+    prepared, folder = prepare(settle(config), progress), RunFolder(tmp_path)
+    with (
+        pytest.raises(ModelError, match=naming("'demo'")),
+        open_session(prepared, folder, progress, Workers(1), changed),
+    ):
+        pass
 
 
 def test_what_a_worker_cannot_load_is_one_sentence(ray):
     source = WorkerModel(ModelSpec("no/such"), 1)
     with (
         pytest.raises(ModelError, match=naming("'no/such'")),
-        started(Workers(1), source, print) as pool,
+        started(Workers(1), source, print) as remote,
     ):
-        pool.meet("another")
+        remote.meet("another")
 
 
 def test_there_are_not_more_workers_than_places(ray):
     said = []
     source = WorkerModel(ModelSpec(), 1)
-    with started(Workers(5), source, said.append) as pool:
-        assert pool.count == 3
+    with started(Workers(5), source, said.append) as remote:
+        assert remote.count == 3
     assert re.search(naming(3, 5), said[-1])
     gpu = WorkerModel(ModelSpec(device="cuda"), 1)
     with (

@@ -22,10 +22,10 @@ from opsearch.measure.workers.cluster import Workers, on_ray
 from opsearch.measure.workers.queue import Queue
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
-from opsearch.progress import Progress, Tick
+from opsearch.progress import Progress, Say, Tick
 
 if TYPE_CHECKING:
-    from opsearch.measure.workers.ray_workers import RayWorkers, Say
+    from opsearch.measure.workers.ray_workers import RayWorkers
 
 _SHARD = 8  # documents per job of a worker
 

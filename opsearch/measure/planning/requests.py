@@ -14,6 +14,7 @@ from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.point_policies import canonical_keys
 
 if TYPE_CHECKING:
+    from opsearch.measure.storage.store import Store
     from opsearch.models.encoding import Sample
 
 
@@ -78,3 +79,14 @@ class Requests:
                 original = key == self.original[n]
                 table[row, column] = 0.0 if original else found.get((key, sample.digest), np.nan)
         return table
+
+
+def missing_noise(key: str, samples: Sequence[Sample], layers: int, store: Store) -> list[Missing]:
+    """Return the samples whose noise under `key` is not stored, by number of visual tokens."""
+    found = store.get([key])
+    original = [KeyedPolicy(key, identity(layers))]
+    missing: dict[int, Missing] = {}
+    for sample in samples:
+        if sample.n_visual and (key, sample.digest) not in found:
+            missing.setdefault(sample.n_visual, Missing(original, [])).samples.append(sample)
+    return list(missing.values())

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from opsearch.models.placement import AUTO
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers
+    from opsearch.progress import Say
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -117,7 +118,7 @@ class Workers:
 
 @contextmanager
 def started(
-    workers: Workers | None, source: WorkerModel, say: Callable[[str], None]
+    workers: Workers | None, source: WorkerModel, say: Say
 ) -> Iterator[MeasureWorkers | None]:
     """Start the workers, or yield None to measure in this process.
 
@@ -129,12 +130,12 @@ def started(
     with on_ray(workers, source.model.device, say) as count:
         from opsearch.measure.workers.ray_workers import MeasureWorkers
 
-        with closing(MeasureWorkers(count, source, say)) as pool:
-            yield pool
+        with closing(MeasureWorkers(count, source, say)) as measure_workers:
+            yield measure_workers
 
 
 @contextmanager
-def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterator[int]:
+def on_ray(workers: Workers, device: str, say: Say) -> Iterator[int]:
     """Connect to the requested Ray and yield the number of workers it can run."""
     if device == AUTO:
         raise OpsearchError(
@@ -146,7 +147,7 @@ def on_ray(workers: Workers, device: str, say: Callable[[str], None]) -> Iterato
         yield _worker_count(workers.count, device, say)
 
 
-def _worker_count(requested: int | None, device: str, say: Callable[[str], None]) -> int:
+def _worker_count(requested: int | None, device: str, say: Say) -> int:
     """Return the number of workers: as requested, but at most one per core or GPU.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ray
 import torch
@@ -25,11 +25,14 @@ from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.workers.queue import Job, Queue, shared
 from opsearch.measure.workers.worker import Worker, WorkerModel
 
+if TYPE_CHECKING:
+    from opsearch.progress import Say
+
 _POLL_SECONDS = 0.5  # interval of `on_poll`
 _NOTICE_SECONDS = 60.0  # time without any worker until the user is notified
+_LAYER_TIMEOUT = 0.5  # seconds to wait for workers to report their layer
 _MAX_FAILED_STARTS = 3
 
-Say = Callable[[str], None]
 J = TypeVar("J", bound=Job)
 
 
@@ -64,7 +67,7 @@ class RayWorkers(Generic[J]):
     Args:
         count: Number of workers.
         worker: Their class. `load(source)` returns a description, equal for all workers.
-        source: What they load; its `model` is a ModelSpec.
+        source: Passed to `load`; its `model` is a ModelSpec.
         say: Called with sentences for the user.
     """
 
@@ -202,7 +205,7 @@ class RayWorkers(Generic[J]):
                 f"{_MAX_FAILED_STARTS} workers were lost while they loaded the model ({reason}); "
                 "give fewer --workers or more memory, and install the same opsearch on all machines"
             )
-        self._say(f"a worker was lost ({reason}); a new one replaces it and repeats its job")
+        self._say(f"a worker was lost ({reason}); a new one replaces it")
         _kill(handle)
         self.handles[self.handles.index(handle)] = self._start_worker()
 
@@ -240,9 +243,6 @@ def _reason(error: RayError) -> str:
     text = str(error)
     match = re.search(r"because (its [^.\n]+)", text)
     return match[1] if match else text.strip().splitlines()[0].rstrip(".")
-
-
-_LAYER_TIMEOUT = 0.5  # seconds to wait for workers to report their layer
 
 
 class MeasureWorkers:
