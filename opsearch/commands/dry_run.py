@@ -10,10 +10,10 @@ from rich.console import Console
 
 from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
 from opsearch.errors import UnknownNameError
+from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import Estimate
 from opsearch.measure.planning.memory import MemoryBudget
-from opsearch.measure.sweep.trie import Layout
 from opsearch.objectives.additive import Additive, alone
 from opsearch.objectives.pairwise import MeasuredPairs, together
 from opsearch.policy.ranker import RankerSpec

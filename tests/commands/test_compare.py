@@ -27,6 +27,7 @@ from opsearch.problem.constraint import feasible_points
 from opsearch.runs.config import RunConfig
 from opsearch.runs.setup import make_constraints, parse_budgets, resolve
 from tests.report.page import Page, assert_harmless
+from tests.support.measured import stored_count
 from tests.support.messages import naming
 
 BUDGETS = ("20%", "30%")
@@ -195,7 +196,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     with pytest.raises(RunFolderError, match=r"`opsearch compare .*run"):
         stored_comparison(path)
     with Store(path / "measurements.db") as store:
-        measured = store.count()
+        measured = stored_count(store)
     monkeypatch.setattr(comparing, "answer", answer)
     take = prefill_times._timed
     monkeypatch.setattr(prefill_times, "_timed", lambda *args: _until(timed, 3, take, args))
@@ -204,7 +205,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(prefill_times, "_timed", lambda *args: timed.append(0) or take(*args))
     compare(path, ["20%"], **given)
     with Store(path / "measurements.db") as store:
-        assert store.count() == measured
+        assert stored_count(store) == measured
     # What was timed before is not timed again; one was interrupted.
     assert len(timed) == len(json.loads((path / "prefill.json").read_text())["times"]) + 1
     frame = analyze("pareto", [path])[0].tables["pareto.csv"]
@@ -225,11 +226,11 @@ def _until(calls, count, function, arguments):
 def test_the_same_comparison_again_measures_nothing(folder):
     before = stored_comparison(folder)
     with Store(folder / "measurements.db") as store:
-        count = store.count()
+        count = stored_count(store)
     compare(folder, BUDGETS, samples=15, effort=60, console=_silent())
     after = stored_comparison(folder)
     with Store(folder / "measurements.db") as store:
-        assert store.count() == count
+        assert stored_count(store) == count
     for one, other in zip(before.entries, after.entries, strict=True):
         assert (one.method, one.policy) == (other.method, other.policy)
         assert np.array_equal(one.scores, other.scores)

@@ -18,6 +18,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.problem.solution import Status
 from opsearch.progress import Progress
 from tests.measure.demo import model, samples
+from tests.support.measured import stored_count
 from tests.support.messages import naming
 
 SETTINGS = {"space": "recipes", "samples": 4, "heldout": 0, "budget": ("40%",)}
@@ -77,13 +78,13 @@ def test_the_saved_policy_runs(done):
 
 def test_another_budget_needs_nothing_new(done, tmp_path):
     with Store(done.folder / "measurements.db") as store:
-        before = store.count()
+        before = stored_count(store)
     found = solve(done.folder, ["20%"], out=tmp_path / "again")
     tighter, folder = found.solution, found.folder
     assert tighter.value > done.solution.value
     assert Policy.from_pretrained(folder).counts == tighter.policy.counts
     with Store(done.folder / "measurements.db") as store:
-        assert store.count() == before
+        assert stored_count(store) == before
 
 
 def test_a_run_that_did_not_read_attention_says_so(done, tmp_path):

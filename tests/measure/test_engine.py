@@ -15,6 +15,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from tests.measure import families
 from tests.measure.demo import LAYERS, TOLERANCE, model, reference_kl, samples, two_pictures
+from tests.support.measured import stored_count
 from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -120,7 +121,7 @@ def test_the_original_is_zero_without_a_forward(store, count_forwards):
     engine = Engine(model(), store)
     table = engine.measure(list(SAME_AS_ORIGINAL.values()), [*samples(2), *two_pictures()])
     assert np.array_equal(table, np.zeros((5, 3)))
-    assert (engine.measured, count_forwards(), store.count()) == (0, 0, 0)
+    assert (engine.measured, count_forwards(), stored_count(store)) == (0, 0, 0)
 
 
 def test_nothing_is_measured_twice(store, count_forwards):
@@ -133,7 +134,7 @@ def test_nothing_is_measured_twice(store, count_forwards):
     )
     engine = Engine(model(), store)
     table = engine.measure([policy, renamed, identity(LAYERS), in_tokens], wanted)
-    assert engine.measured == store.count() == len(wanted)
+    assert engine.measured == stored_count(store) == len(wanted)
     assert np.array_equal(table[0], table[1])
     assert np.array_equal(table[0], table[3])
     before = count_forwards()
@@ -205,7 +206,7 @@ def test_an_original_that_is_not_finite_is_an_error(store):
     engine = Engine(broken("model.language_model.norm.weight"), store)
     with refuses(ModelError, "original", "embedded/calibration/0/0", "--dtype float32"):
         engine.measure([POLICIES["vtw"]], samples(2))
-    assert store.count() == 0
+    assert stored_count(store) == 0
 
 
 def test_a_prompt_that_ends_with_its_image_is_refused(store):
@@ -235,5 +236,5 @@ def test_a_policy_that_is_not_finite_is_named_with_its_item(store):
     finally:
         handle.remove()
     # Finished measurements stay, and the same call goes on from there.
-    assert store.count() == 2
+    assert stored_count(store) == 2
     assert np.isfinite(engine.measure([first, second], wanted)).all()

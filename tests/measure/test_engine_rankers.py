@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
@@ -10,21 +9,12 @@ from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS
 from tests.measure import demo
+from tests.measure.answered import alone
 
 SPECS = [
     *(RankerSpec(name) for name in RANKERS),
     RankerSpec("vispruner", (("important", 0.2),)),
 ]
-
-
-@torch.inference_mode()
-def alone(sample, policy):
-    """Return the KL of a policy on a sample in nats, from two full forwards."""
-    model = demo.model()
-    p = torch.log_softmax(model(**sample.inputs, logits_to_keep=1).logits[0, -1].double(), -1)
-    with policy.apply(model):
-        pruned = model(**sample.inputs, logits_to_keep=1).logits[0, -1].double()
-    return float((p.exp() * (p - torch.log_softmax(pruned, -1))).sum())
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -37,7 +27,8 @@ def test_every_ranker_gives_the_divergence_of_the_applied_policy(spec, tmp_path)
     ]
     with Store(tmp_path / "m.db", {}) as store:
         found = Engine(demo.model(), store).measure(policies, samples)
-    wanted = np.array([[alone(sample, policy) for sample in samples] for policy in policies])
+    model = demo.model()
+    wanted = np.array([[alone(model, policy, each) for each in samples] for policy in policies])
     assert (np.abs(found - wanted) <= 2e-5 * np.maximum(1, wanted)).all()
 
 

@@ -12,13 +12,13 @@ from opsearch.commands.dry_run import dry_run
 from opsearch.costs.shape import SHAPES
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
 from opsearch.measure.engine import Engine
+from opsearch.measure.layout import Layout
+from opsearch.measure.planning import policy_tables
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import estimate
 from opsearch.measure.planning.flops import held_elements
 from opsearch.measure.planning.memory import MemoryBudget, memory_for
 from opsearch.measure.storage.store import Store
-from opsearch.measure.sweep import policy_tables
-from opsearch.measure.sweep.trie import Layout
 from opsearch.models.loading import load_weights
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16

@@ -4,7 +4,6 @@ from dataclasses import replace
 from io import StringIO
 
 import numpy as np
-import pytest
 import torch
 from rich.console import Console
 
@@ -17,20 +16,15 @@ from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.storage.store import Store
 from opsearch.problem.objective import KL_QUANTUM
 from tests.measure import families
+from tests.support.measured import stored_count
 
 SAMPLES = [families.sample(runs, seed) for runs in ([3, 4], [2, 3, 4]) for seed in range(3)]
 ITEMS = [sample.digest for sample in SAMPLES]
 
 
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "measurements.db", {}) as opened:
-        yield opened
-
-
 def test_single_precision_needs_no_measurement(store):
     assert Engine(families.model(), store).noise_floor(SAMPLES) == KL_QUANTUM
-    assert store.count() == 0
+    assert stored_count(store) == 0
 
 
 def test_the_floor_is_the_larger_mean_of_two_chunkings_and_is_stored(store):

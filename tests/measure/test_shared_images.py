@@ -6,17 +6,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs.shape import Shape
 from opsearch.data.item import Item
 from opsearch.measure.engine import Engine
+from opsearch.measure.layout import Size
 from opsearch.measure.planning.batches import group_samples
 from opsearch.measure.planning.estimate import estimate
-from opsearch.measure.planning.flops import trie_bytes, trie_flops
+from opsearch.measure.planning.flops import trie_flops
 from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
-from opsearch.measure.sweep.trie import Size
 from opsearch.models.encoding import Sample
 from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec
@@ -26,9 +25,10 @@ from opsearch.rankers.base import ranking_from_scores
 from tests.measure import families
 from tests.measure.answered import alone
 from tests.measure.families import CLS, LAYERS, of_counts
+from tests.measure.test_engine_plan import check_planned_flops
 from tests.measure.test_sweep import TOLERANCE
-from tests.models.test_executed_flops import CPU_ATTENTION
 from tests.support import tiny
+from tests.support.measured import trie_bytes
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -122,13 +122,7 @@ def test_a_part_is_padded_to_its_own_longest():
 @pytest.mark.parametrize("make", [lambda runs: questions(runs, 3, 1), uneven], ids=["", "uneven"])
 @pytest.mark.parametrize("runs", [*SHARED, COUPLED], ids=str)
 def test_planned_flops_are_executed(store, runs, make):
-    engine, samples = Engine(families.model(), store), make(runs)
-    engine.measure(POLICIES[:1], samples)  # runs the originals, which the engine keeps
-    plan = engine.plan(POLICIES[1:], samples)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        engine.measure(POLICIES[1:], samples)
-    angles = sum(counter.get_flop_counts().get("LlamaRotaryEmbedding", {}).values())
-    assert counter.get_total_flops() - angles == plan.flops > 0
+    check_planned_flops(Engine(families.model(), store), POLICIES, make(runs))
 
 
 @pytest.mark.parametrize("runs", SHARED, ids=str)
@@ -190,7 +184,7 @@ def test_the_estimate_is_the_plan(store, memory):
 
 
 @dataclass(frozen=True)
-class Turned:
+class Shifted:
     """A ranker that starts at visual token `by`, and one further for each row of the batch."""
 
     by: int = 0
@@ -206,14 +200,14 @@ class Turned:
 
 
 def test_an_image_that_is_ranked_in_two_ways_is_not_shared(store, monkeypatch):
-    monkeypatch.setitem(RANKERS, "turned", Turned)
+    monkeypatch.setitem(RANKERS, "shifted", Shifted)
     model, samples, seen = families.model(), questions([3, 4], 3), []
     counts = np.random.default_rng(3).integers(1, 9, (5, LAYERS, 3))
-    policies = [of_counts(each, RankerSpec("turned")) for each in counts]
+    policies = [of_counts(each, RankerSpec("shifted")) for each in counts]
     engine = Engine(model, store)
     found = engine.measure(policies, samples, lambda *tick: seen.append(tick))
     for row, sample in enumerate(samples):
-        own = [of_counts(each, RankerSpec("turned", (("by", row),))) for each in counts]
+        own = [of_counts(each, RankerSpec("shifted", (("by", row),))) for each in counts]
         wanted = [alone(model, policy, sample) for policy in own]
         assert np.abs(found[:, row] - wanted).max() <= TOLERANCE
     # More work was done than planned, and it was counted.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch.measure.sweep.attention import CausalAttention, MaskedAttention
-from opsearch.measure.sweep.trie import is_square
+from opsearch.measure.planning.trie import is_square
+from opsearch.measure.sweep.attention import CausalAttention, KeyRows, MaskedAttention
 from tests.measure import families
 
 ASKING, NODES, BATCH, ORDERS = 16, 3, 2, 2
@@ -36,15 +36,13 @@ def test_a_square_is_a_stack(others, attention):
     visual = torch.stack(ranked) * 2
     text = torch.tensor([0, 31])[:others].expand(BATCH, ORDERS, -1)
     at, order = torch.cat([text, visual], 2), np.array([0, 1, 0])
-    wanted = torch.cat(
-        list(
-            MaskedAttention(asking, visual, reading, shift, at, order).attend(attn, queries, pairs)
-        ),
-        1,
+    keys = KeyRows(reading, shift, at)
+    masked, causal = (
+        MaskedAttention(asking, visual, keys, order),
+        CausalAttention(asking, keys, order),
     )
-    found = torch.cat(
-        list(CausalAttention(asking, reading, shift, at, order).attend(attn, queries, pairs)), 1
-    )
+    wanted = torch.cat(list(masked.attend(attn, queries, pairs)), 1)
+    found = torch.cat(list(causal.attend(attn, queries, pairs)), 1)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     assert found.std() > 0.01
 

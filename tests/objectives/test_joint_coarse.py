@@ -20,10 +20,10 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
 from opsearch.measure.engine import Engine
+from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
-from opsearch.measure.sweep.trie import Layout
 from opsearch.models.loading import load_config
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint

@@ -8,10 +8,10 @@ from opsearch.costs import Flops
 from opsearch.costs.shape import Shape
 from opsearch.errors import UnknownNameError
 from opsearch.measure.engine import Engine
+from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch, group_samples
 from opsearch.measure.planning.memory import MemoryBudget
 from opsearch.measure.storage.store import Store
-from opsearch.measure.sweep.trie import Layout
 from opsearch.models.families import family_for
 from opsearch.policy.counts import MLP
 from opsearch.policy.ranker import RankerSpec

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opsearch.measure.sweep.trie import Layout, Size
+from opsearch.measure.layout import Layout, Size
 
 if TYPE_CHECKING:
     from torch import Tensor

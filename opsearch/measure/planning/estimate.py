@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.flops import Flops
+from opsearch.measure.layout import ONE, Layout, Size
 from opsearch.measure.planning.batches import SampleBatch
-from opsearch.measure.planning.chunks import PolicyPartition, fitting_batches
+from opsearch.measure.planning.chunks import fitting_batches
 from opsearch.measure.planning.flops import trie_flops
 from opsearch.measure.planning.memory import MemoryBudget
-from opsearch.measure.sweep.policy_tables import PolicyTables
-from opsearch.measure.sweep.trie import ONE, Layout, Size
+from opsearch.measure.planning.partition import PolicyPartition
+from opsearch.measure.planning.policy_tables import PolicyTables
 from opsearch.policy.counts import live
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.spaces.base import Space
@@ -81,9 +82,16 @@ def estimate(
     stock = Flops(memory.shape).stock
     lengths = [(at.layout, tail) for at in batches for tail in at.tails]
     once = sum(stock(layout.n_visual, layout.head + tail) for layout, tail in lengths)
-    forwards, samples = totals.flops / once if once else 0.0, len(lengths)
-    numbers = totals.nodes, totals.flops, forwards, totals.elements, totals.parts, totals.passes
-    return Estimate(len(points), samples, *numbers)
+    return Estimate(
+        policies=len(points),
+        samples=len(lengths),
+        nodes=totals.nodes,
+        flops=totals.flops,
+        forwards=totals.flops / once if once else 0.0,
+        elements=totals.elements,
+        parts=totals.parts,
+        passes=totals.passes,
+    )
 
 
 def _add(

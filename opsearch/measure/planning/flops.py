@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from opsearch.costs.shape import Shape
-from opsearch.measure.sweep.trie import ONE, Ints, Layout, Level, Size, Trie, is_square
+from opsearch.measure.layout import ONE, Ints, Layout, Size
+from opsearch.measure.planning.trie import Level, Trie, is_square
 from opsearch.policy.policy import Policy
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import DecoderRanker
@@ -115,11 +116,6 @@ def _flops(shape: Shape, queries: int, keys: int, pairs: int, outputs: int, mlp:
     total = 2 * shape.hidden * shape.q_width * (queries + outputs) + 4 * shape.q_width * pairs
     total += 4 * shape.hidden * shape.kv_width * keys
     return total + 6 * shape.hidden * shape.intermediate * mlp
-
-
-def trie_bytes(trie: Trie, layout: Layout, shape: Shape, itemsize: int, size: Size = ONE) -> int:
-    """Return the peak number of bytes that one pass holds."""
-    return itemsize * int((held_elements(trie, layout, shape) @ np.array(size)).max())
 
 
 def held_elements(trie: Trie, layout: Layout, shape: Shape) -> Ints:

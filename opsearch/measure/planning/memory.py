@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
-from opsearch.measure.sweep.trie import Ints, Size
+from opsearch.measure.layout import Ints, Size
 from opsearch.models.placement import AUTO
 
 # Functions that ask a device import torch themselves: a dry run for a CPU does without it.

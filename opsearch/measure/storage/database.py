@@ -98,7 +98,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Reranking SQLite errors into a RunFolderError that names the next step."""
+    """Raise SQLite errors as RunFolderError with the next step."""
     try:
         yield
     except sqlite3.DatabaseError as error:

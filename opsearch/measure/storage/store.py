@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,8 @@ from opsearch.measure.storage.records import (
 )
 from opsearch.problem.objective import Masses
 
-if TYPE_CHECKING:
-    pass
+ENGINE_VERSION = 2
+"""Raised when measured values change; part of the facts of a store."""
 
 # Much faster than `astuple`, which copies each value of up to hundreds of thousands of rows.
 _FIELDS = attrgetter("policy", "item", *COLUMNS)
@@ -88,8 +88,7 @@ class Store:
 
     def get(self, policies: Sequence[str], column: str = "kl") -> dict[tuple[str, str], float]:
         """Return stored values of a column by (policy, item) for these canonical keys."""
-        if column not in COLUMNS:
-            raise ValueError(f"{column!r} is no measured column")
+        _check_columns([column])
         found: dict[tuple[str, str], float] = {}
         query = f"SELECT policy, item, {column} FROM measurement WHERE context=? AND policy=?"
         with explained(self.path):
@@ -105,6 +104,7 @@ class Store:
 
         They are nan where nothing is stored. Keys and items may repeat.
         """
+        _check_columns(columns)
         # In the order of the table, so that SQLite reads each of its pages once.
         row_of = {policy: row for row, policy in enumerate(sorted(set(policies)))}
         column_of = {item: column for column, item in enumerate(dict.fromkeys(items))}
@@ -186,12 +186,6 @@ class Store:
         with explained(self.path):
             return [Compared(*row) for row in self._db.execute(query, (self._context,))]
 
-    def count(self) -> int:
-        """Return the number of stored measurements of this context."""
-        query = "SELECT count(*) FROM measurement WHERE context=?"
-        with explained(self.path):
-            return int(self._db.execute(query, (self._context,)).fetchone()[0])
-
     def put_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
         """Replace the samples of a split of the run."""
         with explained(self.path), transaction(self._db):
@@ -243,4 +237,8 @@ class Store:
         return int(row[0])
 
 
-ENGINE_VERSION = 2
+def _check_columns(columns: Iterable[str]) -> None:
+    """Raise ValueError for a name that is no measured column; the names become part of a query."""
+    for column in columns:
+        if column not in COLUMNS:
+            raise ValueError(f"{column!r} is no measured column; use one of {', '.join(COLUMNS)}")

@@ -9,20 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from opsearch.measure.layout import Ints
 from opsearch.measure.sweep.inputs import Pair
-from opsearch.measure.sweep.trie import Ints
 from opsearch.models.attention import attend, attended, causal_mask
 from opsearch.rankers.upload import upload
 
 # Pairs of query and key in one call: enough to saturate a device, few enough that scores and
 # gathered keys stay small compared with the states.
 _PAIRS_PER_CALL = 2**20
+
+
+class KeyRows(NamedTuple):
+    """Rows of the keys that N nodes read.
+
+    Attributes:
+        rows: int64[N, c], rows in the first batch row.
+        batch_offset: int64[B, c], offset of the rows of each batch row.
+        positions: int64[B, O, c], positions of the rows in each order.
+    """
+
+    rows: Ints
+    batch_offset: Tensor
+    positions: Tensor
+
+    def of_nodes(self, nodes: slice) -> Tensor:
+        """Return the rows that these nodes read, int64[B, n, c]."""
+        return upload(self.rows[nodes], self.batch_offset.device) + self.batch_offset[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +50,13 @@ class MaskedAttention:
     Attributes:
         query_rows: int64[N, q], rows of the queries.
         query_positions: int64[B, 1 or O, q], positions of the query rows in each order.
-        key_rows: int64[N, c], rows of the keys in the first batch row.
-        batch_offset: int64[B, c], offset of the key rows of each batch row.
-        key_positions: int64[B, O, c], positions of the key rows in each order.
+        keys: Rows of the keys.
         order: int64[N], index of each node's order.
     """
 
     query_rows: Ints
     query_positions: Tensor
-    key_rows: Ints
-    batch_offset: Tensor
-    key_positions: Tensor
+    keys: KeyRows
     order: Ints
 
     def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
@@ -55,14 +69,14 @@ class MaskedAttention:
             queries: [B, R, H, hd].
             keys_values: Keys and values of all nodes, [R, H_kv, hd] each.
         """
-        batch, n_queries = len(self.batch_offset), self.query_rows.shape[1]
-        nodes = nodes_per_call(batch, n_queries, self.key_rows.shape[1])
+        batch, n_queries = len(self.keys.batch_offset), self.query_rows.shape[1]
+        nodes = nodes_per_call(batch, n_queries, self.keys.rows.shape[1])
         # Consecutive parts mostly have the same order.
         masks = lru_cache(maxsize=1)(partial(self._masks, dtype=queries.dtype))
         for start in range(0, len(self.query_rows), nodes):
             part = slice(start, start + nodes)
             q = _gather_queries(queries, self.query_rows[part])
-            key_index = upload(self.key_rows[part], queries.device) + self.batch_offset[:, None]
+            key_index = self.keys.of_nodes(part)
             k, v = (gather_rows(rows, key_index) for rows in keys_values)
             distinct, order = np.unique(self.order[part], return_inverse=True)
             mask, sees_any = (_select_orders(m, order) for m in masks(tuple(distinct.tolist())))
@@ -75,10 +89,10 @@ class MaskedAttention:
         Visibility is true where a row sees any key. Masks are additive because sdpa on a CPU
         expands a boolean mask for every node.
         """
-        index, n_orders = upload(orders, self.key_positions.device), int(max(self.order)) + 1
+        index, n_orders = upload(orders, self.keys.positions.device), int(max(self.order)) + 1
         queries_at, keys_at = (
             at.expand(-1, n_orders, -1).index_select(1, index)
-            for at in (self.query_positions, self.key_positions)
+            for at in (self.query_positions, self.keys.positions)
         )
         visible = keys_at[:, :, None] <= queries_at[..., None]
         sees_any = visible.any(-1, keepdim=True)
@@ -119,20 +133,18 @@ class CausalAttention:
     """
 
     query_rows: Ints
-    key_rows: Ints
-    batch_offset: Tensor
-    key_positions: Tensor
+    keys: KeyRows
     order: Ints
 
     def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
         """Yield the attention output of the query rows, as `MaskedAttention.attend` does."""
-        batch, columns = len(self.batch_offset), self.key_rows.shape[1]
+        batch, columns = len(self.keys.batch_offset), self.keys.rows.shape[1]
         n_others = columns - self.query_rows.shape[1]
         # Rows that are only read get an arbitrary query, so that the call is square.
         fillers = np.repeat(self.query_rows[:, :1], n_others, axis=1)
         padded_queries = np.concatenate([fillers, self.query_rows], axis=1)
         batch_start = torch.arange(batch, device=queries.device) * queries.shape[1]
-        by_position = self.key_positions.argsort(2)
+        by_position = self.keys.positions.argsort(2)
         inverse = by_position.argsort(2)[:, :, n_others:]
         mask, flat_queries = causal_mask(attn, columns, queries), queries.flatten(0, 1)
         nodes = nodes_per_call(batch, columns, columns)
@@ -140,7 +152,7 @@ class CausalAttention:
             part = slice(start, start + nodes)
             order = upload(self.order[part], queries.device)
             sort, unsort = (index.index_select(1, order) for index in (by_position, inverse))
-            key_index = upload(self.key_rows[part], queries.device) + self.batch_offset[:, None]
+            key_index = self.keys.of_nodes(part)
             query_index = upload(padded_queries[part], queries.device) + batch_start[:, None, None]
             k, v = (gather_rows(each, key_index.gather(2, sort)) for each in keys_values)
             heads = attended(

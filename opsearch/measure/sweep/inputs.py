@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsearch.measure.layout import Ints, Layout
 from opsearch.measure.planning.batches import SampleBatch
-from opsearch.measure.sweep.trie import Ints, Layout
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
@@ -132,7 +132,8 @@ class States:
         text: [B, text nodes * tail, D].
         visual: [G, rows of all visual nodes, D].
         orders: int64[G, O, N], positions of visual tokens, best first, in each of O orders.
-        pending: int64[G, pool] each, rows of a visual node in orders that apply from now on.
+        pending: int64[G, N] each, rows of a visual node in orders that apply from the next layer
+            on, for N candidates.
     """
 
     head: Tensor

@@ -18,22 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.measure.sweep.attention import CausalAttention, MaskedAttention
+from opsearch.measure.layout import Ints
+from opsearch.measure.planning.trie import Level, NodeReranking, is_square
+from opsearch.measure.sweep.attention import CausalAttention, KeyRows, MaskedAttention
 from opsearch.measure.sweep.inputs import DecoderInputs, Embeddings, Pair, States
-from opsearch.measure.sweep.trie import Ints, Level, NodeReranking, is_square
 from opsearch.models.attention import project_keys, project_keys_values, project_queries
 from opsearch.rankers.base import AttentionView, DecoderRanker, ranking_from_scores
 from opsearch.rankers.upload import upload
 
 
-def starts(sizes: Ints) -> Ints:
+def row_offsets(sizes: Ints) -> Ints:
     """Return the first row of each node, int64[N]."""
     return np.cumsum(sizes) - sizes
 
 
 def spans(first: Ints, sizes: Ints, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return rows first[i] .. first[i] + sizes[i] - 1 of all nodes i, and each row's offset."""
-    offset = np.arange(int(sizes.sum())) - np.repeat(starts(sizes), sizes)
+    offset = np.arange(int(sizes.sum())) - np.repeat(row_offsets(sizes), sizes)
     rows = np.repeat(first, sizes) + offset
     return upload(rows, device), upload(offset, device)
 
@@ -89,9 +90,7 @@ class SweepLayer:
         attention = MaskedAttention(
             query_rows=rows,
             query_positions=at,
-            key_rows=rows,
-            batch_offset=offset,
-            key_positions=at,
+            keys=KeyRows(rows=rows, batch_offset=offset, positions=at),
             order=np.zeros(1, np.int64),
         )
         queries = self._queries(self.inputs.images, head, positions)
@@ -116,8 +115,8 @@ class SweepLayer:
             query_rows = before[:, None] * n_queries + np.arange(n_queries)
             orders, order = self._orders_of(visual)
             ranked = orders[:, :, : int(n_keys[0])]
-            key_rows = self._keys_read(self.inputs.image_of, before, tail, visual, ranked)
-            attention = MaskedAttention(query_rows, positions[:, None], *key_rows, order)
+            keys = self._keys_read(self.inputs.image_of, before, tail, visual, ranked)
+            attention = MaskedAttention(query_rows, positions[:, None], keys, order)
             updates = attention.attend(self.layer.self_attn, queries, keys_values)
             next_row = _add(result, next_row, updates)
         return self._with_mlp(result)
@@ -125,14 +124,14 @@ class SweepLayer:
     def _visual(self, visual: Tensor, keys_values: Pair) -> Tensor:
         level = self.level
         before, attention, mlp, rows = level.visual.T
-        first = starts(rows)
-        kept, _ = self._row_spans(starts(level.rows)[before], rows)
+        first = row_offsets(rows)
+        kept, _ = self._row_spans(row_offsets(level.rows)[before], rows)
         result = visual.index_select(1, kept)
         if len(level.attention):
             query_rows = level.attention[:, 0]
             attending = attention[attention >= 0]
             into, _ = self._row_spans(first[attention >= 0], query_rows[attending])
-            source, _ = self._row_spans(starts(query_rows)[attending], query_rows[attending])
+            source, _ = self._row_spans(row_offsets(query_rows)[attending], query_rows[attending])
             updates = self._visual_updates(visual, keys_values)
             result.index_add_(1, into, updates.index_select(1, source))
         into, _ = self._row_spans(first, mlp)
@@ -143,7 +142,7 @@ class SweepLayer:
     def _visual_updates(self, visual: Tensor, keys_values: Pair) -> Tensor:
         """Return the attention output of each row of `level.attention`, concatenated."""
         level, inner = self.level, self.inputs.layout.inner
-        rows, _ = self._row_spans(starts(level.rows), level.n_queries)
+        rows, _ = self._row_spans(row_offsets(level.rows), level.n_queries)
         positions = self._visual_positions(level.n_queries)
         queries = self._queries(self.inputs.images, visual.index_select(1, rows), positions)
         images = np.arange(len(visual))
@@ -151,17 +150,17 @@ class SweepLayer:
         result, next_row = visual.new_zeros(len(visual), total, visual.shape[-1]), 0
         for nodes in equal_runs(level.attention, columns=2):
             (n_queries, *_), (n_keys, *_), node, text = nodes.T
-            query_rows = starts(level.n_queries)[node, None] + np.arange(n_queries)
+            query_rows = row_offsets(level.n_queries)[node, None] + np.arange(n_queries)
             orders, order = self._orders_of(node)
             ranked = orders[:, :, : int(n_keys)]
-            read = self._keys_read(images, text, inner, node, ranked)
-            if read[0].size:
+            keys = self._keys_read(images, text, inner, node, ranked)
+            if keys.rows.size:
                 attention: MaskedAttention | CausalAttention
                 if is_square(n_queries, n_keys, self.inputs.layout.head + inner):
-                    attention = CausalAttention(query_rows, *read, order)
+                    attention = CausalAttention(query_rows, keys, order)
                 else:
                     queries_at = orders[:, :, : int(n_queries)]
-                    attention = MaskedAttention(query_rows, queries_at, *read, order)
+                    attention = MaskedAttention(query_rows, queries_at, keys, order)
                 updates = attention.attend(self.layer.self_attn, queries, keys_values)
                 _add(result, next_row, updates)
             next_row += query_rows.size
@@ -169,21 +168,17 @@ class SweepLayer:
 
     def _keys_read(
         self, image_of: Ints, text: Ints, n_text: int, visual: Ints, ranked: Tensor
-    ) -> tuple[Ints, Tensor, Tensor]:
+    ) -> KeyRows:
         """Return the key rows that nodes read, for a batch that shows these images.
 
         Every node reads the head, the first `n_text` rows of its text node and the rows of its
         visual node that stand at positions `ranked` int64[G, O, n] in one of O orders.
-
-        Returns:
-            Rows int64[N, c] in the first batch row, the offset of each batch row int64[B, c], and
-            positions int64[B, O, c].
         """
         inputs, level = self.inputs, self.level
         head, tail = inputs.layout.head, inputs.layout.tail
         images, n_keys, n_texts = len(inputs.head), int(level.n_keys.sum()), level.n_texts * tail
         visual_start, text_start = images * head, images * (head + n_keys)
-        start = np.append(starts(level.n_keys), 0)
+        start = np.append(row_offsets(level.n_keys), 0)
         parts = (
             np.broadcast_to(np.arange(head), (len(text), head)),
             text_start + text[:, None] * tail + np.arange(n_text),
@@ -200,16 +195,16 @@ class SweepLayer:
             query_positions[:, None].expand(-1, ranked.shape[1], -1)
             for query_positions in text_positions
         ]
-        return (
-            np.concatenate(parts, axis=1),
-            torch.cat(batch_offset, 1),
-            torch.cat([positions[0], positions[1], ranked[image]], 2),
+        return KeyRows(
+            rows=np.concatenate(parts, axis=1),
+            batch_offset=torch.cat(batch_offset, 1),
+            positions=torch.cat([*positions, ranked[image]], 2),
         )
 
     def _keys_values(self, states: States) -> Pair:
         """Return keys and values of all rows that some node reads, [R, H_kv, hd]."""
         inputs, level = self.inputs, self.level
-        rows, _ = self._row_spans(starts(level.rows), level.n_keys)
+        rows, _ = self._row_spans(row_offsets(level.rows), level.n_keys)
         sources = (
             (inputs.images, states.head, inputs.head),
             (
@@ -295,10 +290,11 @@ class DecoderRanking:
         current = self.orders(states, reranking.views, reranking.rows, reranking.order)
         orders = [*states.pending, *current]
         before, view, rows_left = reranking.nodes.T
-        rows, _ = spans(starts(reranking.rows)[before], rows_left, states.visual.device)
+        starts = row_offsets(reranking.rows)[before]
+        rows, _ = spans(starts, rows_left, states.visual.device)
         index = rows.repeat(len(states.visual), 1)
         for first, size, start, number in zip(
-            starts(rows_left), rows_left, starts(reranking.rows)[before], view, strict=True
+            row_offsets(rows_left), rows_left, starts, view, strict=True
         ):
             if number >= 0:
                 chosen = orders[number][:, :size]
@@ -321,7 +317,7 @@ class DecoderRanking:
             rows: int64[V], rows of each visual node.
             order: int64[V], index of each visual node's order.
         """
-        first, orders = starts(rows), []
+        first, orders = row_offsets(rows), []
         for ranker, candidates, node, text in views.tolist():
             visual = states.visual[:, first[node] : first[node] + candidates]
             positions = states.orders[:, order[node], :candidates]

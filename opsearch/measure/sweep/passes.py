@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from opsearch.measure.planning.chunks import Chunk
-from opsearch.measure.storage.records import Measurement
+from opsearch.measure.planning.trie import Trie
+from opsearch.measure.storage.records import COLUMNS, Measurement
 from opsearch.measure.sweep.divergence import Divergence, divergence
 from opsearch.measure.sweep.inputs import DecoderInputs, States
 from opsearch.measure.sweep.layer import DecoderRanking, SweepLayer
@@ -26,7 +27,6 @@ from opsearch.measure.sweep.original import (
     make_reference,
     merge_references,
 )
-from opsearch.measure.sweep.trie import Trie
 from opsearch.models.devices import device_of
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
@@ -160,8 +160,7 @@ def _ranks(chunk: Chunk, prompt: Prompt) -> Tensor:
 
 def _measurements(chunk: Chunk, parts: Sequence[Divergence]) -> list[Measurement]:
     """Return one measurement per policy and sample, from divergences [B, leaves] in parts."""
-    names = ("kl", "reverse_kl", "js", "top1")
-    columns = [torch.cat([getattr(part, name) for part in parts], 1) for name in names]
+    columns = [torch.cat([getattr(part, name) for part in parts], 1) for name in COLUMNS]
     numbers = torch.stack(columns, -1)[:, upload(chunk.trie.leaf, columns[0].device)].tolist()
     return [
         Measurement(keyed.key, sample.digest, *values)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.measure.layout import Ints
 from opsearch.measure.planning.requests import KeyedPolicy
-from opsearch.measure.sweep.trie import Ints, Trie, build_trie
+from opsearch.measure.planning.trie import Trie, build_trie
 from opsearch.policy.counts import Counts
 from opsearch.policy.schedule import RerankingTable, Schedule
 

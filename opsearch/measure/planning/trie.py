@@ -27,8 +27,8 @@ layer reads do not exist. Example of two layers, where the last one needs visual
               +---- q 0, mlp 0 ---> V3
 
 Text and visual nodes branch independently: A, B and C share T1, and C and D share V3. The sweep
-(`sweep.py`) computes all nodes of a layer before those of the next one, and stacks nodes of equal
-counts along the batch of one attention call.
+(`sweep/passes.py`, `sweep/layer.py`) computes all nodes of a layer before those of the next one,
+and stacks nodes of equal counts along the batch of one attention call.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.measure.layout import Ints, Size
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.policy.schedule import RerankingTable
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import DecoderRanker
 
-Ints = NDArray[np.int64]
+# One extra query in at least this number of rows costs less than a mask.
+_MIN_QUERIES_PER_OTHER = 8
 
 
 def numbered(*columns: Ints, where: NDArray[np.bool_] | None = None) -> tuple[Ints, Ints]:
@@ -148,68 +150,6 @@ class RerankingBuilder:
         return numbered(ranker, candidates, visual, text, where=acting)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Positions of a sample's tokens, answer positions included.
-
-    Attributes:
-        n_visual: Visual tokens.
-        head: Other tokens before the first visual token.
-        tail: Other tokens after it.
-        inner: Tokens of the tail that stand between visual tokens.
-        answers: Last rows of the tail, whose logits are compared.
-    """
-
-    n_visual: int
-    head: int
-    tail: int
-    inner: int
-    answers: int
-
-    @classmethod
-    def of(cls, visual: NDArray[np.bool_], answers: int) -> Layout:
-        """Return the layout of a prompt followed by `answers` - 1 answer tokens.
-
-        Args:
-            visual: bool[S], true at the visual tokens of the prompt.
-            answers: Answer positions whose logits are compared.
-        """
-        (places,) = visual.nonzero()
-        first, last = int(places[0]), int(places[-1])
-        inner = last + 1 - first - len(places)
-        return cls(
-            len(places), first, len(visual) - first - len(places) + answers - 1, inner, answers
-        )
-
-    @property
-    def coupled(self) -> bool:
-        """True if text stands between visual tokens, so that visual rows depend on it."""
-        return self.inner > 0
-
-    @property
-    def prompt_tail(self) -> int:
-        """Tokens of the tail that belong to the prompt."""
-        return self.tail - self.answers + 1
-
-    @property
-    def length(self) -> int:
-        """Positions of the whole sample."""
-        return self.head + self.tail + self.n_visual
-
-
-class Size(NamedTuple):
-    """Number of samples measured together, and of distinct images among them."""
-
-    samples: int
-    images: int
-
-
-ONE = Size(1, 1)
-
-# One extra query in at least this number of rows costs less than a mask.
-_MIN_QUERIES_PER_OTHER = 8
-
-
 def is_square(queries: Ints, visual: Ints, others: int) -> NDArray[np.bool_]:
     """Return where visual rows read themselves and few enough others for a square call.
 
@@ -309,41 +249,73 @@ def build_trie(
     passing, incoming = _widths(counts, rerankings)
     text = np.zeros(len(counts), np.int64) if roots is None else roots
     trees = int(text.max()) + 1
-    # Index of the visual node, -1 if no later layer reads it.
     visual = np.where(incoming[:, 0] > 0, text, -1)
-    rows = largest(incoming[:, 0], visual, trees)
+    nodes = _PolicyNodes(text, visual, largest(incoming[:, 0], visual, trees))
     builder = RerankingBuilder(rerankings, passing, trees)
     levels = []
     for layer in range(counts.shape[1]):
-        reranking, visual, rows = builder.before_layer(layer, text, visual, rows)
-        views = builder.views_ahead(layer, text, visual)
-        q, kv, mlp = (counts[:, layer, module] for module in (Q, KV, MLP))
-        n_queries, n_keys = largest(q, visual, len(rows)), largest(kv, visual, len(rows))
-        n_texts = int(text.max()) + 1
-        read, after = numbered(kv, text, np.where(kv > 0, visual, -1))
-        text_seen = text if coupled else np.zeros_like(text)
-        attention, attention_of = numbered(q, kv, visual, text_seen, where=q > 0)
-        distinct, visual = numbered(visual, attention_of, mlp, where=incoming[:, layer + 1] > 0)
-        rows_left = largest(incoming[:, layer + 1], visual, len(distinct))
-        nodes = np.column_stack([distinct, rows_left])
-        order = builder.advance(distinct[:, 0])
-        levels.append(
-            Level(
-                n_texts=n_texts,
-                rows=rows,
-                reranking=reranking,
-                views=views,
-                order=order,
-                n_queries=n_queries,
-                n_keys=n_keys,
-                text=read,
-                attention=attention,
-                visual=nodes,
-            )
+        level, nodes = _next_level(
+            nodes, layer, counts[:, layer], incoming[:, layer + 1], coupled, builder
         )
-        text, rows = after, rows_left
+        levels.append(level)
     rankers = tuple(map(make_decoder_ranker, rerankings.specs)) if rerankings else ()
-    return Trie(tuple(levels), text, rankers, trees)
+    return Trie(tuple(levels), nodes.text, rankers, trees)
+
+
+class _PolicyNodes(NamedTuple):
+    """Nodes of P policies between two layers.
+
+    Attributes:
+        text: int64[P], text node of each policy.
+        visual: int64[P], visual node of each policy, -1 if no later layer reads it.
+        rows: int64[V], rows of each visual node.
+    """
+
+    text: Ints
+    visual: Ints
+    rows: Ints
+
+
+def _next_level(
+    before: _PolicyNodes,
+    layer: int,
+    counts: Ints,
+    read_later: Ints,
+    coupled: bool,
+    builder: RerankingBuilder,
+) -> tuple[Level, _PolicyNodes]:
+    """Return the nodes after a layer, and those of each policy.
+
+    Args:
+        before: The nodes before the layer.
+        layer: The layer.
+        counts: Live counts of the layer, int64[P, 3].
+        read_later: Visual rows that later layers read, int64[P].
+        coupled: Some text stands between visual tokens.
+        builder: Numbers the rerankings.
+    """
+    text = before.text
+    reranking, visual, rows = builder.before_layer(layer, text, before.visual, before.rows)
+    views = builder.views_ahead(layer, text, visual)
+    q, kv, mlp = (counts[:, module] for module in (Q, KV, MLP))
+    read, text_after = numbered(kv, text, np.where(kv > 0, visual, -1))
+    text_seen = text if coupled else np.zeros_like(text)
+    attention, attention_of = numbered(q, kv, visual, text_seen, where=q > 0)
+    distinct, visual_after = numbered(visual, attention_of, mlp, where=read_later > 0)
+    rows_left = largest(read_later, visual_after, len(distinct))
+    level = Level(
+        n_texts=int(text.max()) + 1,
+        rows=rows,
+        reranking=reranking,
+        views=views,
+        order=builder.advance(distinct[:, 0]),
+        n_queries=largest(q, visual, len(rows)),
+        n_keys=largest(kv, visual, len(rows)),
+        text=read,
+        attention=attention,
+        visual=np.column_stack([distinct, rows_left]),
+    )
+    return level, _PolicyNodes(text_after, visual_after, rows_left)
 
 
 def _widths(counts: Counts, rerankings: RerankingTable | None) -> tuple[Ints, Ints]:
