@@ -8,5 +8,5 @@ here is needed to use opsearch.
 
 Reading order: `things` (content of a picture), `packing`, `batches` and `feed` (data); `model`,
 `attention`, `heads` and `losses` (model and losses); `options`, `schedule`, `optimiser`,
-`processes` and `trainer` (training); `export`, `evaluate`, `card` and `redundancy` (results).
+`processes` and `trainer` (training); `evaluate`, `card` and `redundancy` (results).
 """

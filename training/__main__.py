@@ -14,7 +14,7 @@ from training.evaluate import as_json, mean_accuracy, measure
 from training.options import Options, spent
 from training.processes import run_in_group
 from training.redundancy import study, write_study
-from training.schedule import Schedule
+from training.schedule import TrainingSchedule
 from training.trainer import train
 
 
@@ -25,7 +25,9 @@ def main() -> None:
         out=args.out,
         start=args.start,
         seed=args.seed,
-        schedule=Schedule(args.steps, 0 if args.start else args.vision, args.rate, args.decay),
+        schedule=TrainingSchedule(
+            args.steps, 0 if args.start else args.vision, args.rate, args.decay
+        ),
         pictures=args.pictures,
         auxiliary=args.auxiliary,
         compiled=not args.eager,
@@ -53,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the run; the same one resumes it")
-    add("--start", type=Path, help="folder of an exported checkpoint to go on from")
+    add("--start", type=Path, help="folder of an exported checkpoint to continue from")
     add("--steps", type=int, default=3740, help="length of the run")
     add("--seed", type=int, default=1, help="of weights and pictures")
     add("--pictures", type=int, default=32, help="pictures in a step")

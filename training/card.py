@@ -8,12 +8,16 @@ from typing import Any
 
 from training.evaluate import Score, mean_accuracy
 from training.heads import COLOR_AFTER, KIND_AFTER, LAST, NEIGHBORS_AFTER, PLACES_AFTER
-from training.options import Cost, Options
+from training.options import Options, TrainingCost
 from training.redundancy import OPERATIONS, SHARES
 
 
 def write_card(
-    folder: Path, options: Options, cost: Cost, scores: dict[str, Score], study: dict[str, Any]
+    folder: Path,
+    options: Options,
+    cost: TrainingCost,
+    scores: dict[str, Score],
+    study: dict[str, Any],
 ) -> None:
     """Write README.md into an exported folder; `study` is the result of `redundancy.study`."""
     template = Path(__file__).with_name("card_template.md").read_text(encoding="utf-8")
@@ -107,7 +111,7 @@ def _course(options: Options) -> str:
     return f"The first {vision:.0%} of the steps had no questions. " if vision else ""
 
 
-def _cost(options: Options, cost: Cost) -> str:
+def _cost(options: Options, cost: TrainingCost) -> str:
     if options.device == "cpu":
         return f"{cost.seconds / 60:.0f} CPU minutes"
     return f"{cost.seconds / 60:.0f} minutes with one GPU"

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from training.batches import NAMES, Batch, draw
-from training.schedule import Schedule
+from training.schedule import TrainingSchedule
 
 STREAM = 7001
 
@@ -27,7 +27,7 @@ class Feed(Dataset[Batch]):
     """
 
     def __init__(
-        self, schedule: Schedule, seeds: list[int], pictures: int, slots: int, workers: int
+        self, schedule: TrainingSchedule, seeds: list[int], pictures: int, slots: int, workers: int
     ) -> None:
         self.schedule, self.seeds, self.workers = schedule, seeds, workers
         self.pictures, self.slots = pictures, slots

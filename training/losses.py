@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
+from opsearch.data.demo.scene_shapes import ShapesScene
 from opsearch.data.demo.vocabulary import COLORS
 from training.batches import SCENES, Batch
 from training.heads import Predictions
@@ -16,6 +17,7 @@ from training.packing import IDS
 from training.things import KINDS
 
 _BACKGROUND = 0.1  # weight of visual tokens of the background
+_SHAPES_SCENE = SCENES.index(ShapesScene)  # the only one that labels neighbors
 
 
 def answer_loss(model: Any, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -46,7 +48,9 @@ def picture_loss(predicted: Predictions, batch: Batch) -> Tensor:
     kind = torch.stack(
         [_mean(kind_entropies, weight * (batch.scene == s)[:, None]) for s in range(len(SCENES))]
     ).mean()
-    of_shapes = (shows * (batch.scene == 0)[:, None])[..., None].expand(batch.neighbors.shape)
+    of_shapes = (shows * (batch.scene == _SHAPES_SCENE)[:, None])[..., None].expand(
+        batch.neighbors.shape
+    )
     neighbors = _mean(_cross_entropies(predicted.neighbors, batch.neighbors), of_shapes)
     present = binary_cross_entropy_with_logits(predicted.present, _present(batch))
     return color + kind + 0.5 * neighbors + 4 * present

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from training.schedule import Schedule
+from training.schedule import TrainingSchedule
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in the folder of a run from which it resumes."""
@@ -34,7 +34,7 @@ class Options:
     out: Path
     start: Path | None
     seed: int
-    schedule: Schedule
+    schedule: TrainingSchedule
     pictures: int = 32
     slots: int = 10
     auxiliary: float = 1.0
@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrainingCost:
     """Cost of a run so far.
 
     Attributes:
@@ -61,10 +61,10 @@ class Cost:
     seconds: float
 
 
-def spent(options: Options) -> Cost:
+def spent(options: Options) -> TrainingCost:
     """Return the cost of the run up to its last checkpoint."""
     state = torch.load(options.out / CHECKPOINT, weights_only=True, map_location="cpu")
     steps = int(state["step"])
     asking = sum(options.schedule.asks(step) for step in range(steps))
     pictures, questions = steps * options.pictures, asking * options.pictures * options.slots
-    return Cost(steps, pictures, questions, state["seconds"])
+    return TrainingCost(steps, pictures, questions, state["seconds"])

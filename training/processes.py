@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 
-class Group:
+class ProcessGroup:
     """The processes of a run, from the view of the one with number `rank`."""
 
     def __init__(self, rank: int, size: int) -> None:
@@ -41,19 +41,19 @@ class Group:
             print(text, flush=True)
 
 
-def run_in_group(size: int, work: Callable[[Group], None]) -> None:
+def run_in_group(size: int, work: Callable[[ProcessGroup], None]) -> None:
     """Run `work` in `size` processes at once and wait; it must be picklable when size > 1."""
     if size == 1:
-        work(Group(0, 1))
+        work(ProcessGroup(0, 1))
         return
     with tempfile.TemporaryDirectory() as folder:
         spawn(_join, args=(size, Path(folder) / "meeting", work), nprocs=size)
 
 
-def _join(rank: int, size: int, meeting: Path, work: Callable[[Group], None]) -> None:
+def _join(rank: int, size: int, meeting: Path, work: Callable[[ProcessGroup], None]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:
-        work(Group(rank, size))
+        work(ProcessGroup(rank, size))
     finally:
         dist.destroy_process_group()

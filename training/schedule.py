@@ -9,18 +9,28 @@ from torch import Tensor
 
 from training.batches import NAMES
 
-CHANCE = dict(
-    zip(
-        NAMES,
-        (0.2, 0.22, 0.5, 0.3, 0.27, 0.2, 0.11, 0.12, 0.33, 0.5, 0.2, 0.12, 0.5, 0.07, 0.05),
-        strict=True,
-    )
-)
-"""Approximate accuracy of guessing."""
+CHANCE = {
+    "color": 0.2,
+    "shape": 0.22,
+    "exist": 0.5,
+    "count": 0.3,
+    "spatial": 0.27,
+    "relation": 0.2,
+    "digit_color": 0.11,
+    "digit_pos": 0.12,
+    "digit_max": 0.33,
+    "digit_cmp": 0.5,
+    "bar_tall": 0.2,
+    "bar_value": 0.12,
+    "bar_cmp": 0.5,
+    "letter": 0.07,
+    "word": 0.05,
+}
+"""Approximate accuracy of guessing, by family."""
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """The course of a run.
 
     Attributes:

@@ -1,28 +1,40 @@
-"""The training run: steps, checkpoints, and the log."""
+"""The training run: steps, checkpoints, the log, and the exported model."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
+from opsearch.data.demo import MODEL_DIR
 from training import model as llava
 from training.batches import NAMES, Batch
-from training.export import export
 from training.feed import Feed
 from training.heads import LAST, Heads
 from training.losses import answer_loss, picture_loss, place_loss
 from training.optimiser import Optimiser
 from training.options import CHECKPOINT, Options
-from training.processes import Group
+from training.packing import IDS
+from training.processes import ProcessGroup
 from training.schedule import FamilyWeights
 
 SAVE_EVERY = 180.0  # seconds
 LOG_EVERY = 50  # steps
+# Files that are the same for every model of this vocabulary and picture size.
+_UNTRAINED = (
+    "chat_template.jinja",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
-def train(options: Options, group: Group) -> None:
+def train(options: Options, group: ProcessGroup) -> None:
     """Train a model, as one of the processes of a group, and export it."""
     trainer = Trainer(options, group)
     trainer.run()
@@ -30,10 +42,25 @@ def train(options: Options, group: Group) -> None:
         export(trainer.model, options.out / "model")
 
 
+def export(model: Any, folder: Path) -> None:
+    """Write the model as a Hugging Face folder, with all files needed to use it except the card."""
+    model.generation_config = GenerationConfig(
+        bos_token_id=IDS["<bos>"],
+        eos_token_id=IDS["<eos>"],
+        pad_token_id=IDS["<pad>"],
+        do_sample=False,
+        max_new_tokens=8,
+    )
+    model.to("cpu", torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # save_pretrained restricts it to its owner
+    for name in _UNTRAINED:
+        shutil.copyfile(MODEL_DIR / name, folder / name)
+
+
 class Trainer:
     """A model in training, in one of the processes of a group."""
 
-    def __init__(self, options: Options, group: Group) -> None:
+    def __init__(self, options: Options, group: ProcessGroup) -> None:
         self.options, self.group = options, group
         self.device = torch.device(options.device)
         model = llava.load(options.start) if options.start else llava.build(options.seed)

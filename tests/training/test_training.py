@@ -16,11 +16,11 @@ from training.batches import NAMES, SCENES, Batch, draw, mentioned, spread
 from training.card import write_card
 from training.evaluate import Score, measure
 from training.optimiser import orthogonal
-from training.options import Cost, Options
+from training.options import Options, TrainingCost
 from training.packing import PREFIX, PROMPT
-from training.processes import Group
+from training.processes import ProcessGroup
 from training.redundancy import OPERATIONS, RANKERS, SHARES, depth_needed
-from training.schedule import FamilyWeights, Schedule
+from training.schedule import FamilyWeights, TrainingSchedule
 from training.things import NAMING, VISUAL, things
 from training.trainer import Trainer, train
 
@@ -33,7 +33,7 @@ def batch() -> Batch:
 
 
 def options(out: Path, steps: int) -> Options:
-    schedule = Schedule(steps, vision=0.5, warm_up=1)
+    schedule = TrainingSchedule(steps, vision=0.5, warm_up=1)
     return Options(out, None, 5, schedule, pictures=2, slots=2, compiled=False)
 
 
@@ -137,12 +137,12 @@ def test_interrupted_training_ends_where_uninterrupted_training_does(tmp_path: P
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    train(options(whole, 4), Group(0, 1))
-    begun = Trainer(options(parts, 4), Group(0, 1))
+    train(options(whole, 4), ProcessGroup(0, 1))
+    begun = Trainer(options(parts, 4), ProcessGroup(0, 1))
     for batch, _ in zip(begun.feed.batches(0), range(3), strict=False):
         begun.learn(batch)
     begun.save()
-    train(options(parts, 4), Group(0, 1))
+    train(options(parts, 4), ProcessGroup(0, 1))
     weights = [(f / "model" / "model.safetensors").read_bytes() for f in (whole, parts)]
     assert weights[0] == weights[1]
     assert set(measure(whole / "model", 15)) == set(NAMES)
@@ -155,7 +155,11 @@ def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
     study = {op: {"depth": needed, "accuracy": curve} for op in OPERATIONS}
     study |= {f"tokens by {name}": {s: {"mean": 0.5} for s in SHARES} for name in RANKERS}
     write_card(
-        tmp_path, options(tmp_path, 10), Cost(10, 20, 40, 60.0), scores, study | {"items": 7}
+        tmp_path,
+        options(tmp_path, 10),
+        TrainingCost(10, 20, 40, 60.0),
+        scores,
+        study | {"items": 7},
     )
     card = (tmp_path / "README.md").read_text()
     assert "| **all** | | **.935** | |" in card
