@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.workers.worker import Worker, WorkerModel
-from opsearch.timing.generation import Spread
+from opsearch.timing.clock import Spread
 
 
 class Seconds(NamedTuple):

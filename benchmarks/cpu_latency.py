@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.measuring import versions
 from benchmarks.rows import BenchmarkRow
 from benchmarks.rules import by_rule
 from opsearch.costs.shape import Shape
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
-from opsearch.timing.generation import Pair, timed, timed_pairs
+from opsearch.timing.generation import GenerationPair, timed, timed_pairs
 from opsearch.timing.policy_latency import latency_row
 from opsearch.timing.random_models import random_model, random_workload
 
@@ -44,7 +44,7 @@ def cpu_latency(tiny: bool) -> Iterator[BenchmarkRow]:
     yield {
         "parameters": sum(p.numel() for p in model.parameters()),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": versions(),
     }
     with torch.inference_mode():
         timed(model, work.inputs, 2)  # warms up
@@ -77,7 +77,7 @@ def _hooks(layers: int) -> Policy:
     return Policy(((Fraction(10**6),) * 3,) * layers, unit="tokens", name="prunes nothing")
 
 
-def _interval(pairs: list[Pair]) -> list[float]:
+def _interval(pairs: list[GenerationPair]) -> list[float]:
     """Return a 96 % interval of the median ratio, valid for any distribution.
 
     The ratio is of whole calls up to the first token, because hooks also run before the decoder.

@@ -7,22 +7,18 @@ time, which other processes do not affect: run it with one thread.
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.individual import individual
+from benchmarks.measuring import new_engine, processor_seconds
 from benchmarks.narrow import one_by_one, random_llava, random_sample
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
-from opsearch.measure.engine import Engine
-from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -50,12 +46,10 @@ def compared(space: DepthSpace | StageSpace, side: int, every: int) -> dict[str,
     """Time a space with side x side visual tokens, and every `every`-th policy one by one."""
     model, sample = random_llava(space.num_layers, side), random_sample(side)
     policies = [space.decode(point) for point in space.points.tolist()]
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        measuring = Engine(model, store)
+    with new_engine(model) as measuring:
         plan = measuring.plan(policies, [sample])
-        start = time.process_time()
-        together = measuring.measure(policies, [sample])[::every, 0]
-        seconds = time.process_time() - start
+        found, seconds = processor_seconds(lambda: measuring.measure(policies, [sample]))
+    together = found[::every, 0]
     alone, each = one_by_one(model, sample, policies[::every])
     one_by_one_s = each * len(policies)
     # A loop over the grid, whose points papers count, repeats equal policies.
@@ -106,12 +100,9 @@ def _measured(
     model: Any, policies: Sequence[Policy], samples: Sequence[Sample]
 ) -> tuple[float, float]:
     """Return the planned forwards of the original per sample, and the seconds."""
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        engine = Engine(model, store)
+    with new_engine(model) as engine:
         forwards = engine.plan(policies, samples).forwards
-        start = time.process_time()
-        engine.measure(policies, samples)
-        return forwards, time.process_time() - start
+        return forwards, processor_seconds(lambda: engine.measure(policies, samples))[1]
 
 
 def _forwards(space: DepthSpace | StageSpace, shape: Shape, sample: Sample) -> float:

@@ -1,10 +1,10 @@
 """Suite `fronts`: seconds of an exact Pareto front.
 
-Of a table as large as the dop space of 32 layers, of sums over a choice per operation of the same
-decoder, see `layer_programs`, and of a stored run: `opsearch front RUN` as a process of its own,
-where every policy of LLaVA-NeXT-7B's depth space within 30 % of the FLOPs was measured on four
-samples; `imports` is the part of its seconds that Python takes to load modules. Seconds are
-processor time, the fastest of five.
+Three fronts are timed: of a table as large as the dop space of 32 layers; of sums over a choice per
+operation of the same decoder (see `layer_programs`); and of a stored run, by `opsearch front RUN`
+as a process of its own. In that run, every policy of LLaVA-NeXT-7B's depth space within 30 % of the
+FLOPs was measured on four samples; `imports` is the part of its seconds that Python takes to load
+modules. Seconds are processor time, the fastest of five.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import dataclasses
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks.measuring import fastest, processor_seconds
 from benchmarks.rows import BenchmarkRow
 
+T = TypeVar("T")
 _REPEATS = 5
 _LOWEST, _HIGHEST = "15%", "60%"
-_SHAPE, _OTHER, _SAMPLES = "llava-next-7b", 65, 4
+_CHECKPOINT, _OTHER, _SAMPLES = "llava-next-7b", 65, 4
 
 
 def fronts() -> Iterator[BenchmarkRow]:
-    """One row per table or space: seconds, and the points on the front."""
+    """Yield a row per table or space: seconds, and points on the front."""
     from benchmarks.layer_programs import effects, limit
     from opsearch.analysis.front import front
     from opsearch.problem.objective import Separable
@@ -79,7 +80,7 @@ def _child_seconds(*arguments: str) -> float:
 
 def store_run(folder: Path, layers: int = 32) -> int:
     """Write a run of the depth space with random divergences; return how many policies it knows."""
-    from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
+    from opsearch.costs.shape import CHECKPOINTS
     from opsearch.measure.storage.records import CALIBRATION, Measurement, StoredSample
     from opsearch.measure.storage.store import Store
     from opsearch.policy.ranker import parse_ranker
@@ -92,17 +93,17 @@ def store_run(folder: Path, layers: int = 32) -> int:
         space="depth", ranker="cls", objective="joint", solver="grid", out=folder
     )
     config.save(folder / "run.yaml")
-    shape = dataclasses.replace(SHAPES[_SHAPE], layers=layers)
+    checkpoint = CHECKPOINTS[_CHECKPOINT]
+    n_visual, shape = checkpoint.visual_tokens, dataclasses.replace(checkpoint.shape, layers=layers)
     space = resolve(config, layers, parse_ranker("cls")).space
     samples = [
-        StoredSample(f"{i:064}", f"sample {i}", "none", VISUAL_TOKENS[_SHAPE], _OTHER)
-        for i in range(_SAMPLES)
+        StoredSample(f"{i:064}", f"sample {i}", "none", n_visual, _OTHER) for i in range(_SAMPLES)
     ]
     pairs = [(s.n_visual, s.n_other) for s in samples]
     within = feasible_points(space, make_constraints(parse_budgets(("30%",)), shape, space, pairs))
-    keys = PointPolicies(space, space.points[within]).canonical(VISUAL_TOKENS[_SHAPE])
+    keys = PointPolicies(space, space.points[within]).canonical(n_visual)
     divergences = np.random.default_rng(0).lognormal(-3, 2, (len(keys), _SAMPLES)).tolist()
-    facts = {"model_type": "llava_next", "shape": dataclasses.asdict(shape)}
+    facts = {"model_type": checkpoint.family, "shape": dataclasses.asdict(shape)}
     with Store(folder / "measurements.db", facts) as store:
         store.put_samples(CALIBRATION, samples)
         store.add(
@@ -114,15 +115,11 @@ def store_run(folder: Path, layers: int = 32) -> int:
 
 
 def _sums(first: Any, second: Any, third: Any) -> Any:
-    """Every sum of one entry of each."""
+    """Return every sum of one entry of each."""
     return (first[:, None, None] + second[:, None] + third).ravel()
 
 
-def _fastest(work: Any) -> tuple[Any, float]:
-    """Return what a function returns, and the least seconds that it took."""
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.process_time()
-        found = work()
-        seconds.append(time.process_time() - start)
-    return found, round(min(seconds), 5)
+def _fastest(work: Callable[[], T]) -> tuple[T, float]:
+    """Return the result of a function, and the fewest seconds that it took."""
+    found, seconds = fastest(lambda: processor_seconds(work), _REPEATS)
+    return found, round(seconds, 5)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from typing import Any
 
 import torch
 
+from benchmarks.measuring import versions
 from benchmarks.roofline import Roofline
 from benchmarks.rows import BenchmarkRow
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import ModelError
+from opsearch.timing.generation import Workload
+from opsearch.timing.random_models import random_workload
 
 STOPPED: BenchmarkRow = {"stopped": "the time is up; the rest is missing"}
 """The last row of a suite that ran out of time."""
@@ -39,7 +43,15 @@ def machine(device: str, speeds: Roofline) -> BenchmarkRow:
     """Return the first row of a suite: device, versions and speeds."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": versions(),
         "matmul_flops_per_s": speeds.flops,
         "bytes_per_s": speeds.bytes,
     }
+
+
+def checkpoint_workload(model: Any, name: str, batch: int, tiny: bool) -> Workload:
+    """Return prompts with a checkpoint's numbers of tokens, or with a sixteenth if `tiny`."""
+    checkpoint, divisor = CHECKPOINTS[name], 16 if tiny else 1
+    return random_workload(
+        model, batch, checkpoint.visual_tokens // divisor, checkpoint.other_tokens // divisor
+    )

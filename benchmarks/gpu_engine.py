@@ -7,31 +7,27 @@ samples at a time.
 
 from __future__ import annotations
 
-import gc
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.gpu import STOPPED, gpu, machine, measured_speeds
+from benchmarks.gpu import STOPPED, checkpoint_workload, gpu, machine, measured_speeds
+from benchmarks.measuring import free_memory, new_engine
 from benchmarks.roofline import Roofline
 from benchmarks.rows import BenchmarkRow
 from opsearch.costs.flops import Flops
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.data.item import Item
-from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
-from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16, Space, space_costs
 from opsearch.problem.spaces.depth import depth_space, dop_space
-from opsearch.timing.random_models import FAMILIES, random_model, random_workload
+from opsearch.timing.random_models import random_model
 
 SEARCHES = (("llava-1.5-7b", dop_space, N_V_16), ("qwen2.5-vl-7b", depth_space, (Fraction(1),)))
 BUDGET = 0.3
@@ -54,16 +50,14 @@ def gpu_engine(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
     speeds = measured_speeds(device, tiny)
     yield machine(device, speeds)
     for name, make, n_v in SEARCHES:
-        shape = Shape(3, 64, 96, 4, 2, 16, 128) if tiny else SHAPES[name]
-        model = random_model(FAMILIES[name], shape, torch.bfloat16, device)
+        shape = Shape(3, 64, 96, 4, 2, 16, 128) if tiny else CHECKPOINTS[name].shape
+        model = random_model(CHECKPOINTS[name].family, shape, torch.bfloat16, device)
         space = make(shape.layers, n_v, RankerSpec("random"))
         samples = [_sample(model, name, i, tiny) for i in range(3 if tiny else _SAMPLES)]
         for row in _searched(model, space, samples, speeds, until):
             yield {"checkpoint": name, "space": space.name, "n_v": len(n_v), **row}
         del model
-        gc.collect()  # frees the memory for the next model
-        if device == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(device)
 
 
 def _searched(
@@ -73,8 +67,7 @@ def _searched(
     policies = [space.decode(point) for point in space.points.tolist()]
     tables: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     seconds, flops = 0.0, 0
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        engine = Engine(model, store, memory=memory_for(model, None))
+    with new_engine(model, memory=memory_for(model, None)) as engine:
         for first in range(0, len(samples), _AT_ONCE):
             if time.monotonic() > until:
                 yield STOPPED
@@ -124,9 +117,7 @@ def _optimum(
 
 
 def _sample(model: Any, name: str, number: int, tiny: bool) -> Sample:
-    n_other, divisor = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
-    n_visual, n_other = VISUAL_TOKENS[name] // divisor, n_other // divisor
     torch.manual_seed(number)
-    inputs = random_workload(model, 1, n_visual, n_other).inputs
+    work = checkpoint_workload(model, name, 1, tiny)
     item = Item(f"random {number}", "", (), ())
-    return Sample(item, item.id, dict(inputs), n_visual, n_other)
+    return Sample(item, item.id, dict(work.inputs), work.n_visual, work.n_other)

@@ -7,7 +7,6 @@ by one and as CUDA graphs.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,21 +14,22 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import STOPPED, gpu, machine, measured_speeds
+from benchmarks.gpu import STOPPED, checkpoint_workload, gpu, machine, measured_speeds
+from benchmarks.measuring import free_memory
 from benchmarks.roofline import Roofline
 from benchmarks.rows import BenchmarkRow
 from benchmarks.rules import by_rule, usual_budgets
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.errors import OpsearchError
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy.policy import Policy
 from opsearch.timing.generation import Workload, timed_pairs
 from opsearch.timing.policy_latency import kv_stored, latency_row
-from opsearch.timing.random_models import FAMILIES, random_model, random_workload
+from opsearch.timing.random_models import random_model
 
 _RULES = ("tokens", "dop")
 # The most important checkpoint comes first, in case time runs out.
-_CHECKPOINTS = sorted(SHAPES, key=lambda name: name != "llava-next-7b")
+_CHECKPOINTS = sorted(CHECKPOINTS, key=lambda name: name != "llava-next-7b")
 
 
 def gpu_latency(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
@@ -47,18 +47,17 @@ def gpu_latency(tiny: bool, limit: float) -> Iterator[BenchmarkRow]:
     speeds = measured_speeds(device, tiny)
     yield machine(device, speeds)
     for name in _CHECKPOINTS:
-        shape = _tiny(SHAPES[name]) if tiny else SHAPES[name]
-        model = random_model(FAMILIES[name], shape, torch.bfloat16, device)
+        shape = _tiny(CHECKPOINTS[name].shape) if tiny else CHECKPOINTS[name].shape
+        model = random_model(CHECKPOINTS[name].family, shape, torch.bfloat16, device)
         for batch in (1, 8):
-            for row in _rows(model, shape, _workload(model, name, batch, tiny), speeds, tiny):
+            work = checkpoint_workload(model, name, batch, tiny)
+            for row in _rows(model, shape, work, speeds, tiny):
                 yield {"checkpoint": name, **row}
                 if time.monotonic() > until:
                     yield STOPPED
                     return
-        del model
-        gc.collect()  # frees the memory for the next model
-        if device == "cuda":
-            torch.cuda.empty_cache()
+        del model, work
+        free_memory(device)
 
 
 def _rows(
@@ -123,11 +122,6 @@ def _difference(model: Any, work: Workload, policy: Policy, graphs: Graphs) -> l
             replayed = model(**inputs, logits_to_keep=1).logits.float()
         found.append(float((replayed - eager).abs().max() / eager.std()))
     return found
-
-
-def _workload(model: Any, name: str, batch: int, tiny: bool) -> Workload:
-    n_other, divisor = 45 if name == "qwen2.5-vl-7b" else 65, 16 if tiny else 1
-    return random_workload(model, batch, VISUAL_TOKENS[name] // divisor, n_other // divisor)
 
 
 def _tiny(shape: Shape) -> Shape:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring import fastest, new_engine, processor_seconds
 from benchmarks.narrow import one_by_one, random_llava, random_sample
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
-from opsearch.measure.engine import Engine
-from opsearch.measure.storage.store import Store
 from opsearch.objectives.additive import Additive
 from opsearch.policy.builders import identity
 from opsearch.problem.spaces.depth import DepthSpace
@@ -36,20 +31,18 @@ def individual(space: DepthSpace, side: int) -> dict[str, Any]:
     policies = list(differing.values())
 
     def together() -> tuple[NDArray[np.float64], float]:
-        with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-            engine = Engine(model, store)
-            start = time.process_time()
-            return engine.measure(policies, [sample])[:, 0], time.process_time() - start
+        with new_engine(model) as engine:
+            return processor_seconds(lambda: engine.measure(policies, [sample])[:, 0])
 
     def alone() -> tuple[NDArray[np.float64], float]:
         found, mean = one_by_one(model, sample, policies)
         return found, mean * len(policies)
 
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        plan = Engine(model, store).plan(policies, [sample])
+    with new_engine(model) as engine:
+        plan = engine.plan(policies, [sample])
     cost = Flops(plan.shape)
     live = sum(policy_cost(cost, policy, *sample.shape) for policy in policies)
-    (ours, seconds), (theirs, one_by_one_s) = _fastest(together), _fastest(alone)
+    (ours, seconds), (theirs, one_by_one_s) = fastest(together, _TIMES), fastest(alone, _TIMES)
     return {
         "space": space.name,
         "objective": Additive.name,
@@ -63,10 +56,3 @@ def individual(space: DepthSpace, side: int) -> dict[str, Any]:
         "ratio": round(one_by_one_s / seconds, 1),
         "max_difference_nats": float(np.abs(ours - theirs).max()),
     }
-
-
-def _fastest(
-    timed: Callable[[], tuple[NDArray[np.float64], float]],
-) -> tuple[NDArray[np.float64], float]:
-    """Return the result of the fastest call, and its seconds of processor time."""
-    return min((timed() for _ in range(_TIMES)), key=lambda found: found[1])

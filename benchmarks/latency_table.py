@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.cpu_latency import SHAPE, TINY
+from benchmarks.measuring import versions
 from benchmarks.rows import BenchmarkRow
 from opsearch.costs.latency import Latency
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -41,12 +42,12 @@ def latency_table(tiny: bool) -> Iterator[BenchmarkRow]:
     n_visual, n_other = (180, 65) if tiny else (2880, 65)
     model = random_model("llava", shape, dtype, device)
     started = time.monotonic()
-    settings = str(dtype).removeprefix("torch."), device, "sdpa"
-    table = fit_latency(model.config, [(n_visual, n_other)], settings)
+    spec = ModelSpec(dtype=str(dtype).removeprefix("torch."), device=device)
+    table = fit_latency(model.config, [(n_visual, n_other)], spec)
     yield {
         "fitted_in_s": round(time.monotonic() - started, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": versions(),
         "table": vars(table),
     }
     cost, work = Latency(shape, table), random_workload(model, 1, n_visual, n_other)
@@ -65,7 +66,9 @@ def latency_table(tiny: bool) -> Iterator[BenchmarkRow]:
 def _model(device: str, tiny: bool) -> tuple[Shape, torch.dtype]:
     if tiny:
         return TINY, torch.float32
-    return (SHAPES["llava-next-7b"], torch.bfloat16) if device == "cuda" else (SHAPE, torch.float32)
+    if device == "cuda":
+        return CHECKPOINTS["llava-next-7b"].shape, torch.bfloat16
+    return SHAPE, torch.float32
 
 
 def _row(model: Any, work: Workload, policy: Policy, cost: Latency) -> BenchmarkRow:

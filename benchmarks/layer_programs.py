@@ -10,7 +10,7 @@ are processor time, that of the clock on an idle machine, because one thread com
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -21,26 +21,31 @@ from benchmarks.rows import BenchmarkRow
 _INTERACTION = 0.1
 _SHARE = 30.0  # with fewer tokens everywhere more is lost than with one operation less
 _TIME = 180.0  # CP-SAT's deterministic time, here half a minute
-_REPEATS, _ENOUGH = 5, 20.0  # the fastest of so many, or of what takes so many seconds
+# At most this many repeats, and no new one after this many seconds; the fastest counts.
+_REPEATS, _ENOUGH = 5, 20.0
 
 
-def layer_programs() -> Iterator[BenchmarkRow]:
-    """Yield a row per problem and solver: fastest seconds, status, value."""
+def layer_programs(layers: Sequence[int] = (12, 32)) -> Iterator[BenchmarkRow]:
+    """Yield a row per problem and solver: fastest seconds, status, value.
+
+    Args:
+        layers: Layers of the decoders; the last is that of the problems with ever more pairs.
+    """
     from opsearch.problem.problem import Problem
     from opsearch.problem.solution import Limit
     from opsearch.problem.spaces.operations import OperationSpace, layers_space
     from opsearch.solvers.ortools import CpSat
     from opsearch.solvers.scipy import Highs
 
-    yield from _every_space()
-    bits = layers_space(32, tied=True)
+    yield from _every_space(layers)
+    bits = layers_space(layers[-1], tied=True)
     every, adjacent = list(combinations(range(len(bits.operations)), 2)), _adjacent(bits)
     random = np.random.default_rng(0)
-    some = [every[i] for i in random.choice(len(every), 500, replace=False)]
+    some = [every[i] for i in random.choice(len(every), min(500, len(every)), replace=False)]
     cases: list[tuple[str, OperationSpace, list[tuple[int, int]], tuple[type[Any], ...]]] = [
         ("none", bits, [], (CpSat, Highs)),
         ("adjacent layers", bits, adjacent, (CpSat, Highs)),
-        ("500 by chance", bits, some, (CpSat, Highs)),
+        (f"{len(some)} by chance", bits, some, (CpSat, Highs)),
         ("all", bits, every, (CpSat,)),
     ]
     for name, space, pairs, solvers in cases:
@@ -66,7 +71,7 @@ def layer_programs() -> Iterator[BenchmarkRow]:
             }
 
 
-def _every_space() -> Iterator[BenchmarkRow]:
+def _every_space(numbers: Sequence[int]) -> Iterator[BenchmarkRow]:
     """Yield a row per space, number of layers, form and budget: CP-SAT's fastest seconds of two."""
     from opsearch.problem.problem import Problem
     from opsearch.problem.spaces.depth import depth_space, dop_space, tokens_space
@@ -74,7 +79,7 @@ def _every_space() -> Iterator[BenchmarkRow]:
     from opsearch.problem.spaces.stages import stages_space
     from opsearch.solvers.ortools import CpSat
 
-    for layers in (12, 32):
+    for layers in numbers:
         spaces: list[Any] = [tokens_space(layers), dop_space(layers), depth_space(layers)]
         spaces += [stages_space(layers), layers_space(layers), operations_space(layers)]
         for space, with_pairs in product(spaces, (False, True)):
@@ -136,12 +141,12 @@ def limit(space: Any, budget: str = "30%") -> Any:
     from dataclasses import replace
 
     from opsearch.costs.flops import Flops
-    from opsearch.costs.shape import SHAPES
+    from opsearch.costs.shape import CHECKPOINTS
     from opsearch.problem.budget import Budget, constraint
 
     return constraint(
         Budget.parse(budget),
-        Flops(replace(SHAPES["llava-1.5-7b"], layers=space.num_layers)),
+        Flops(replace(CHECKPOINTS["llava-1.5-7b"].shape, layers=space.num_layers)),
         space,
         [(576, 65)],
     )

@@ -1,7 +1,8 @@
 """Suite `rankers`: time to select the visual tokens, as a share of the original's prefill.
 
 Each ranker keeps 2/9 of 576 tokens of one tile (128) and of 2,880 of five (640), batch 1, of random
-features; those inside the decoder rank once over all tokens (inner_rankers.py). The prefill is that
+features. Those inside the decoder rank once over all tokens; PyramidDrop and SparseVLM in fact rank
+three times, later over fewer tokens, and FitPrune in every layer that deletes. The prefill is that
 of the decoder: LLaVA-1.5-7B and LLaVA-NeXT-7B of random weights in bfloat16 on a CUDA device;
 elsewhere the model of `cpu-latency`, where rankers take a larger share than of a 7B model's
 prefill. Capturing features in the vision tower is not counted.
@@ -9,22 +10,26 @@ prefill. Capturing features in the vision tower is not counted.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.cpu_latency import SHAPE
-from benchmarks.inner_rankers import decoder_ranking
+from benchmarks.measuring import free_memory, versions
 from benchmarks.rows import BenchmarkRow
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
+from opsearch.models.families import family_for
+from opsearch.models.pruned.plan import BatchReranking, Plan, PlanInputs
+from opsearch.models.pruned.ranking import decoder_scores
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers import DECODER_RANKERS, RANKERS, make_ranker
-from opsearch.rankers.base import Prompt
-from opsearch.timing.generation import Clock, Spread, timed
+from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
+from opsearch.rankers.base import Prompt, ranking_from_scores
+from opsearch.timing.clock import Clock, Spread
+from opsearch.timing.generation import timed
 from opsearch.timing.random_models import random_model, random_workload
 
 TILES = {1: "llava-1.5-7b", 5: "llava-next-7b"}
@@ -43,12 +48,12 @@ def rankers(tiny: bool) -> Iterator[BenchmarkRow]:
     yield {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": versions(),
     }
     for tiles, checkpoint in TILES.items():
         size = 36 if tiny else _TILE
         on_gpu = device.type == "cuda" and not tiny
-        shape = _TINY if tiny else SHAPES[checkpoint] if on_gpu else SHAPE
+        shape = _TINY if tiny else CHECKPOINTS[checkpoint].shape if on_gpu else SHAPE
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = random_model("llava", shape, dtype, str(device))
         placed = {"visual": tiles * size, "tiles": tiles}
@@ -64,9 +69,7 @@ def rankers(tiny: bool) -> Iterator[BenchmarkRow]:
                 "share_of_prefill": round(spent.median / prefill.median, 5),
             }
         del model, order
-        gc.collect()  # frees the memory for the next model
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(device.type)
 
 
 @torch.inference_mode()
@@ -91,7 +94,32 @@ def _orders(model: Any, prompt: Prompt) -> Iterator[tuple[BenchmarkRow, Callable
         rank = make_ranker(RankerSpec(name)).rank
         yield {"ranker": name, "kept": kept}, partial(rank, prompt, [kept])
     for name in DECODER_RANKERS:
-        yield {"ranker": name, "ordered": total}, decoder_ranking(model, name, prompt)
+        yield {"ranker": name, "ordered": total}, _decoder_ranking(model, name, prompt)
+
+
+def _decoder_ranking(model: Any, name: str, prompt: Prompt) -> Callable[[], Tensor]:
+    """Return a function that orders the prompts' visual tokens by the first layer's attention.
+
+    It reads the embeddings and returns ranks, int64[B, S]. It covers a layer's projection of
+    queries and keys for the ranker, its scores, and the new order of all visual tokens.
+    """
+    decoder = model.get_submodule(family_for(model.config.model_type).decoder)
+    candidates = np.array(prompt.n_visual, np.int64)
+    counts = np.tile(candidates[:, None, None], (1, len(decoder.layers), 3))
+    plan = Plan(PlanInputs(prompt, torch.where(prompt.visual, 0, -1), counts, {}))
+    reranking = BatchReranking(make_decoder_ranker(RankerSpec(name)), 0, candidates)
+    assert prompt.embeds is not None
+    stream = prompt.embeds[prompt.real].to(model.dtype)
+    positions = torch.arange(prompt.visual.shape[1], device=stream.device)[None]
+    rotary = decoder.rotary_emb(stream, positions)
+
+    def order() -> Tensor:
+        scores = decoder_scores(
+            decoder.layers[0], plan, reranking, stream, plan.arriving(0), rotary
+        )
+        return ranking_from_scores(scores, prompt.visual)
+
+    return order
 
 
 @torch.inference_mode()
@@ -110,7 +138,7 @@ def _prompt(tiles: int, size: int, shape: Shape, device: torch.device) -> Prompt
     visual[:, _OTHER // 2 : _OTHER // 2 + n_visual] = True
     generator = torch.Generator().manual_seed(0)
 
-    def random(*sizes: int) -> torch.Tensor:
+    def random(*sizes: int) -> Tensor:
         return torch.randn(*sizes, generator=generator).to(device)
 
     captured = {

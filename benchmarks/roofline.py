@@ -10,7 +10,7 @@ import torch
 from opsearch.costs.flops import flops
 from opsearch.costs.shape import Shape
 from opsearch.policy.counts import Counts
-from opsearch.timing.generation import Clock
+from opsearch.timing.clock import Clock
 
 _REPEATS = 10
 

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from benchmarks.ceiling import ceiling
-from benchmarks.cpu_seconds import cpu_seconds
+from benchmarks.measuring import new_engine
 from benchmarks.narrow import random_llava, random_sample
 from opsearch.data.embedded import embedded
 from opsearch.measure.engine import Engine
-from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.queue import shared
 from opsearch.measure.workers.worker import WorkerModel
@@ -38,10 +35,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.base import N_V_16
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers import make_ranker
-from opsearch.timing.generation import Spread
-
-if TYPE_CHECKING:
-    from opsearch.measure.workers.ray_workers import MeasureWorkers
+from opsearch.timing.clock import Spread
 
 _LAYERS, _SIDE = 16, 24
 _REPEATS, _PAIRS = 3, 7
@@ -70,7 +64,7 @@ def grown(layers: int = _LAYERS, side: int = _SIDE, samples: int = 1) -> dict[st
     wanted = [random_sample(side, question=i, image=i) for i in range(samples)]
     seconds = []
     for _ in range(_REPEATS):
-        with _engine(model) as engine:
+        with new_engine(model) as engine:
             plan = engine.plan(policies, wanted)
             seconds.append(_timed(engine, policies, wanted))
     return {
@@ -103,7 +97,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
             times = []
             for each, kinds in zip(both, spent, strict=True):
                 before = cpu_seconds()
-                with _engine(model, each) as engine:
+                with new_engine(model, each) as engine:
                     times.append(_timed(engine, policies, wanted))
                 if repeat:  # the first pair warms up
                     kinds.update(cpu_seconds() - before)
@@ -125,7 +119,7 @@ def workers(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, An
 def processes(samples: int = 16, n_v: Sequence[Fraction] = N_V_16) -> dict[str, Any]:
     """Compare one plain process with two on the chunks of two workers, see `ceiling`."""
     policies, wanted = _work(samples, n_v)
-    with _engine(load_weights("demo")) as engine:
+    with new_engine(load_weights("demo")) as engine:
         chunks = shared(engine.plan(policies, wanted), 2).chunks
     needs = frozenset(make_ranker(_CLS).needs)
     return {"samples": samples, **ceiling(_MODEL, chunks, needs, _REPEATS)}
@@ -139,11 +133,30 @@ def _work(samples: int, n_v: Sequence[Fraction]) -> tuple[list[Policy], list[Sam
     return [space.decode(point) for point in space.points.tolist()], wanted
 
 
-@contextmanager
-def _engine(model: Any, workers: MeasureWorkers | None = None) -> Iterator[Engine]:
-    """Open an engine with an empty store."""
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "m.db", {}) as store:
-        yield Engine(model, store, workers=workers)
+def cpu_seconds() -> Counter[str]:
+    """Return the CPU seconds so far, from Linux' /proc.
+
+    They are those of the driver, of its workers and of Ray's own processes ("other").
+    """
+    parents, names, ticks = {}, {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, tail = path.read_text().rpartition(")")
+        except OSError:  # it has just ended
+            continue
+        pid, fields = int(path.parent.name), tail.split()
+        names[pid], parents[pid] = head.partition("(")[2], int(fields[1])
+        ticks[pid] = int(fields[11]) + int(fields[12])
+    here, spent = os.getpid(), Counter[str]()
+    for pid, count in ticks.items():
+        at = pid
+        while at and at != here:
+            at = parents.get(at, 0)
+        if at == here:
+            worker = names[pid].startswith("ray::Worker")
+            kind = "driver" if pid == here else "workers" if worker else "other"
+            spent[kind] += count
+    return Counter({kind: count / os.sysconf("SC_CLK_TCK") for kind, count in spent.items()})
 
 
 def _timed(engine: Engine, policies: Sequence[Policy], samples: Sequence[Sample]) -> float:

@@ -9,16 +9,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.rows import BenchmarkRow
 
 
-def solvers() -> Iterator[BenchmarkRow]:
-    """Milliseconds of a solve, median of several, with status and agreement in value."""
+def solvers(layers: int = 32, repeats: tuple[int, int] = (50, 5)) -> Iterator[BenchmarkRow]:
+    """Yield a row per budget and solver: median milliseconds, status, agreement with grid.
+
+    Args:
+        layers: Layers of the decoder.
+        repeats: Timed solves of grid and of ortools.
+    """
     from opsearch.costs.flops import Flops
-    from opsearch.costs.shape import SHAPES
+    from opsearch.costs.shape import CHECKPOINTS
     from opsearch.problem.budget import Budget, constraint
     from opsearch.problem.objective import KL_QUANTUM, Separable
     from opsearch.problem.problem import Problem
@@ -26,19 +32,18 @@ def solvers() -> Iterator[BenchmarkRow]:
     from opsearch.solvers.grid import Grid
     from opsearch.solvers.ortools import CpSat
 
-    space = dop_space(32)
+    shape = replace(CHECKPOINTS["llava-1.5-7b"].shape, layers=layers)
+    space = dop_space(layers)
     rng = np.random.default_rng(0)
     terms = [np.sort(rng.lognormal(-3, 2, len(p.values)))[::-1] for p in space.parameters]
     terms = [np.round((term - term[-1]) / KL_QUANTUM) * KL_QUANTUM for term in terms]
     objective = Separable("random", "nats", space, tuple(terms), KL_QUANTUM)
     for budget in ("15%", "30%", "50%"):
-        limit = constraint(
-            Budget.parse(budget), Flops(SHAPES["llava-1.5-7b"]), space, [(576, 65)] * 64
-        )
+        limit = constraint(Budget.parse(budget), Flops(shape), space, [(576, 65)] * 64)
         best = Grid().solve(Problem(space, objective, (limit,)))
-        for solver, repeats in ((Grid(), 50), (CpSat(), 5)):
+        for solver, times_solved in zip((Grid(), CpSat()), repeats, strict=True):
             times = []
-            for _ in range(repeats):
+            for _ in range(times_solved):
                 problem = Problem(space, objective, (limit,))  # fresh: nothing is cached in it
                 start = time.perf_counter()
                 solution = solver.solve(problem)

@@ -180,7 +180,7 @@ def _time(field: Field, prepared: Prepared, session: Session) -> None:
     spec, model = prepared.settings.model, session.model
     policies = list(field.policies.values())
     reductions = [(field.reducers[each.reducer], each) for each in field.reductions.values()]
-    machine = place_of(model.config, spec.dtype, spec.device, spec.attention)
+    machine = place_of(model.config, spec)
     with session.progress.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
         time_prefills(
             model,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import UnknownNameError
 from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch
@@ -75,9 +75,10 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
         settled = settle(config)
         prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
         return _plan(settled.settings, prepared.planned, prepared.choice)
-    if shape_name not in SHAPES:
-        raise UnknownNameError("shape", shape_name, list(SHAPES))
-    shape, n_visual = SHAPES[shape_name], VISUAL_TOKENS[shape_name]
+    if shape_name not in CHECKPOINTS:
+        raise UnknownNameError("shape", shape_name, list(CHECKPOINTS))
+    checkpoint = CHECKPOINTS[shape_name]
+    shape, n_visual = checkpoint.shape, checkpoint.visual_tokens
     settings = resolve(config, shape.layers, RankerSpec("cls"))
     if config.ranker:
         check_nested(settings.space, settings.space_settings.ranker)

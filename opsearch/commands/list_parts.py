@@ -54,12 +54,12 @@ def _parts() -> dict[str, dict[str, str]]:
 
 def _models() -> dict[str, str]:
     from opsearch.costs.flops import text_only_floor
-    from opsearch.costs.shape import HUB_IDS, SHAPES, VISUAL_TOKENS
+    from opsearch.costs.shape import CHECKPOINTS
 
     models = {"demo": "the embedded model"}
-    for name, hub_id in HUB_IDS.items():
-        shape, visual = SHAPES[name], VISUAL_TOKENS[name]
-        models[hub_id] = (
+    for checkpoint in CHECKPOINTS.values():
+        shape, visual = checkpoint.shape, checkpoint.visual_tokens
+        models[checkpoint.hub_id] = (
             f"{shape.layers} layers x {shape.hidden}, {visual} visual tokens, text-only floor "
             f"{100 * text_only_floor(shape, visual, 65):.1f}%"
         )

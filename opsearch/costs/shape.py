@@ -84,36 +84,72 @@ _QWEN_7B = Shape(
     layers=28, hidden=3584, intermediate=18944, heads=28, kv_heads=4, head_dim=128, vocab=152064
 )
 
-SHAPES: dict[str, Shape] = {
-    "llava-1.5-7b": _VICUNA_7B,
-    "llava-1.5-13b": _VICUNA_13B,
-    "llava-next-7b": _VICUNA_7B,
-    "llava-next-13b": _VICUNA_13B,
-    "qwen2.5-vl-7b": _QWEN_7B,
-    "internvl3-8b": replace(_QWEN_7B, vocab=151674),
-    "llava-onevision-7b": replace(_QWEN_7B, vocab=152128),
-}
 
-# Visual tokens of a typical image: the fixed number of LLaVA-1.5, all tiles of LLaVA-NeXT, and the
-# published numbers at 896 x 896 of the others, for LLaVA-OneVision nine tiles, 81 newlines and the
-# whole image.
-VISUAL_TOKENS: dict[str, int] = {
-    "llava-1.5-7b": 576,
-    "llava-1.5-13b": 576,
-    "llava-next-7b": 2880,
-    "llava-next-13b": 2880,
-    "qwen2.5-vl-7b": 1280,
-    "internvl3-8b": 1280,
-    "llava-onevision-7b": 7371,
-}
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint: its decoder, and a typical prompt.
 
-# Checkpoints on the Hugging Face hub.
-HUB_IDS: dict[str, str] = {
-    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
-    "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
-    "llava-next-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
-    "llava-next-13b": "llava-hf/llava-v1.6-vicuna-13b-hf",
-    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
-    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
-    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    Attributes:
+        hub_id: Id on the Hugging Face hub.
+        shape: Dimensions of the decoder.
+        visual_tokens: Visual tokens of a typical image.
+        family: Model family, as its config names it.
+        other_tokens: Other tokens of the prompts of the GPU benchmarks.
+    """
+
+    hub_id: str
+    shape: Shape
+    visual_tokens: int
+    family: str
+    other_tokens: int = 65
+
+
+# Visual tokens are the fixed number of LLaVA-1.5, all tiles of LLaVA-NeXT, and the published
+# numbers at 896 x 896 of the others, for LLaVA-OneVision nine tiles, 81 newlines and the whole
+# image.
+CHECKPOINTS: dict[str, Checkpoint] = {
+    "llava-1.5-7b": Checkpoint(
+        hub_id="llava-hf/llava-1.5-7b-hf",
+        shape=_VICUNA_7B,
+        visual_tokens=576,
+        family="llava",
+    ),
+    "llava-1.5-13b": Checkpoint(
+        hub_id="llava-hf/llava-1.5-13b-hf",
+        shape=_VICUNA_13B,
+        visual_tokens=576,
+        family="llava",
+    ),
+    "llava-next-7b": Checkpoint(
+        hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
+        shape=_VICUNA_7B,
+        visual_tokens=2880,
+        family="llava_next",
+    ),
+    "llava-next-13b": Checkpoint(
+        hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
+        shape=_VICUNA_13B,
+        visual_tokens=2880,
+        family="llava_next",
+    ),
+    "qwen2.5-vl-7b": Checkpoint(
+        hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
+        shape=_QWEN_7B,
+        visual_tokens=1280,
+        family="qwen2_5_vl",
+        other_tokens=45,
+    ),
+    "internvl3-8b": Checkpoint(
+        hub_id="OpenGVLab/InternVL3-8B-hf",
+        shape=replace(_QWEN_7B, vocab=151674),
+        visual_tokens=1280,
+        family="internvl",
+    ),
+    "llava-onevision-7b": Checkpoint(
+        hub_id="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        shape=replace(_QWEN_7B, vocab=152128),
+        visual_tokens=7371,
+        family="llava_onevision",
+    ),
 }
+"""Checkpoints by the names that `--shape` takes."""

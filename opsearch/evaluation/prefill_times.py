@@ -20,7 +20,8 @@ from opsearch.evaluation.reducers import Reducer, Reduction
 from opsearch.files import write_text
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
-from opsearch.timing.generation import Side, Spread, alternated
+from opsearch.timing.clock import Spread
+from opsearch.timing.generation import Side, alternated
 from opsearch.timing.policy_latency import typical
 
 _PAIRS = 7

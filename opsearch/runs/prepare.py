@@ -228,14 +228,13 @@ def _latency_table(
     if not settings.timed:
         return None
     path, model = RunFolder(config.out).latency, settings.model
-    loaded_as = model.dtype, model.device, model.attention
     fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
     with stages.stage("latency table") as tick:
         if path.exists():
             table = read_table(path)
-            if table.place == place_of(model_config, *loaded_as) and table.covers(fewest, most):
+            if table.place == place_of(model_config, model) and table.covers(fewest, most):
                 return table
-        return fit_latency(model_config, pairs, loaded_as, tick)
+        return fit_latency(model_config, pairs, model, tick)
 
 
 def _completed(config: RunConfig, choice: SearchChoice, ranker: RankerSpec) -> RunConfig:

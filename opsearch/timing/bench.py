@@ -9,21 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
 from opsearch.models.encoding import batch_inputs, encode
 from opsearch.models.families import family_for
-from opsearch.models.loading import (
-    DTYPES,
-    check_attention,
-    check_device,
-    load_config,
-    load_processor,
-    load_weights,
-)
+from opsearch.models.loading import DTYPES
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -33,9 +27,10 @@ from opsearch.rankers import make_ranker
 from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.timing.generation import Workload, timed_pairs
 from opsearch.timing.policy_latency import LatencyRow, kv_stored, latency_row
-from opsearch.timing.random_models import FAMILIES, random_model, random_workload
+from opsearch.timing.random_models import random_model, random_workload
 
 _USUAL_TEXT = 65
+_SHARE = "2/9"  # of the visual tokens, kept by each ranker of `bench_peers`
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,13 @@ class Setup:
                     raise OpsearchError(
                         f"--{name} {value} is for random models; give a --shape, e.g. llava-next-7b"
                     )
-        elif self.shape not in SHAPES:
-            raise UnknownNameError("shape", self.shape, list(SHAPES))
+        elif self.shape not in CHECKPOINTS:
+            raise UnknownNameError("shape", self.shape, list(CHECKPOINTS))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model to time, and how its weights are loaded."""
+        return ModelSpec(self.model, self.dtype, self.device, self.attention)
 
 
 def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -> LatencyRow:
@@ -95,7 +95,7 @@ def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -
         The result; its `graphs` holds the times with CUDA graphs, None without.
     """
     policy = Policy.from_pretrained(path)
-    check_place(setup)
+    setup.spec.check("bench")
     with stages.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:
             policy = for_shape(policy, setup)
@@ -123,19 +123,17 @@ def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -
     return row
 
 
-def check_place(setup: Setup) -> None:
-    """Raise ModelError unless the device supports this dtype and attention."""
-    check_device(setup.device, setup.dtype, "bench")
-    check_attention(setup.attention, setup.dtype, setup.device)
-
-
 def _random_setup(setup: Setup) -> tuple[Any, Workload]:
     """Return a model of random weights with the decoder of a checkpoint, and its prompts."""
-    name = setup.shape or ""
-    shape = replace(SHAPES[name], layers=setup.layers or SHAPES[name].layers)
-    how = DTYPES[setup.dtype], setup.device, setup.attention
-    model = random_model(FAMILIES[name], shape, *how)
-    visual, text = setup.visual or VISUAL_TOKENS[name], setup.text or _USUAL_TEXT
+    checkpoint = CHECKPOINTS[setup.shape or ""]
+    model = random_model(
+        checkpoint.family,
+        replace(checkpoint.shape, layers=setup.layers or checkpoint.shape.layers),
+        dtype=DTYPES[setup.dtype],
+        device=setup.device,
+        attention=setup.attention,
+    )
+    visual, text = setup.visual or checkpoint.visual_tokens, setup.text or _USUAL_TEXT
     return model, random_workload(model, setup.batch, visual, text)
 
 
@@ -169,13 +167,12 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
         PolicyError: A policy does not fit; raised before weights are loaded.
         ModelError: The model cannot be used.
     """
-    config, processor = load_config(setup.model), load_processor(setup.model)
+    config, processor = setup.spec.load_config(), setup.spec.load_processor()
     for policy in policies:
         check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
     inputs = batch_inputs([sample] * setup.batch, setup.device)
-    model = load_weights(setup.model, setup.dtype, setup.device, setup.attention)
-    return model, Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
+    return setup.spec.load(), Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
 
 
 @contextmanager
@@ -194,9 +191,6 @@ def rows_to(path: Path | None) -> Iterator[Any]:
         yield lambda row: print(json.dumps(row), file=file, flush=True)
 
 
-_SHARE = "2/9"
-
-
 def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list[LatencyRow]:
     """Time every rule that the model supports in alternation with the original.
 
@@ -213,8 +207,8 @@ def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list
             f"--peers times rules that read pictures, and random models of --shape {setup.shape} "
             "have none; leave it out, or run `python -m benchmarks --suite rankers`"
         )
-    check_place(setup)
-    rules, rows = peers(load_config(setup.model)), []
+    setup.spec.check("bench")
+    rules, rows = peers(setup.spec.load_config()), []
     with stages.stage("loading the model"):
         model, work = loaded(list(rules.values()), setup)
     shape = Shape.from_config(model.config)

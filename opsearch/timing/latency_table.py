@@ -1,4 +1,4 @@
-"""Fit of a latency table on this device: layers of random weights, timed on a small grid of rows.
+"""Fit of a latency table on this device: parts of a prefill, timed on a small grid of rows.
 
 Other processes can only add time, so the fastest of several rounds counts. When time is up, the
 table is made from what was timed: first with fewer rounds, then with fewer points.
@@ -10,121 +10,17 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
-from opsearch.models.pruned.cache import PrunedCache
-from opsearch.models.pruned.layer import pruned_forward
-from opsearch.models.pruned.plan import Plan, PlanInputs
-from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
-from opsearch.policy.builders import depth
-from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers.base import Prompt
-from opsearch.rankers.of_policy import policy_ranker
-from opsearch.timing.generation import Clock
-
-_LAYERS, _MIDDLE = 3, 1
-_KEPT = Fraction(1, 10)
-Part = Callable[[], None]
-
-
-class OneLayer:
-    """Parts of a prefill of one prompt with n_visual tokens amid n_other ones, at batch size 1."""
-
-    def __init__(
-        self,
-        config: Any,
-        n_visual: int,
-        n_other: int,
-        *,
-        dtype: torch.dtype,
-        device: str,
-        attention: str = "sdpa",
-    ) -> None:
-        self.decoder, self.head = _random_layers(config, dtype, device, attention)
-        length = n_visual + n_other
-        visual = torch.zeros(1, length, dtype=torch.bool, device=device)
-        visual[:, n_other // 2 : n_other // 2 + n_visual] = True
-        self.prompt = Prompt(visual, torch.ones_like(visual), (n_visual,))
-        self.embeddings = torch.randn(1, length, self.head.in_features, device=device).to(dtype)
-        self.rank = torch.where(visual, visual.cumsum(1) - 1, -1)
-        self.middle = self.decoder.layers[_MIDDLE]
-        self.given = self._given()
-        for index, layer in enumerate(self.decoder.layers):
-            layer.forward = pruned_forward(layer, index, layer.forward)
-
-    def layer(self, q: int, kv: int, mlp: int) -> Part:
-        """Return a layer in the middle of a pruned prefill, by its numbers of visual tokens."""
-        counts = np.array([[[q, kv, mlp]] * _LAYERS], np.int64)
-        plan = Plan(PlanInputs(self.prompt, self.rank, counts, {}))
-        stream = self.embeddings[:, plan.arriving(0).index[0]]
-        mask, others = self.given
-
-        def run() -> None:
-            cache = PrunedCache(_LAYERS, plan)
-            self.middle.forward(stream, mask, **others, past_key_values=cache)
-
-        return run
-
-    def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
-        """Return a prefill of three layers under a typical searched policy, and its counts."""
-        policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
-        ranker, resolved = policy_ranker(policy), ResolvedPolicy(policy)
-        counts = policy.executed(self.prompt.n_visual[0])
-
-        def run() -> None:
-            plan = Plan(plan_inputs(self.prompt, resolved, ranker))
-            cache = PrunedCache(_LAYERS, plan)
-            mask = self.prompt.real.long()
-            hidden = self.decoder(
-                inputs_embeds=self.embeddings, attention_mask=mask, past_key_values=cache
-            ).last_hidden_state
-            self.head(hidden[:, -1:])
-
-        return run, [(int(q), int(kv), int(mlp)) for q, kv, mlp in counts]
-
-    def _given(self) -> tuple[Tensor | None, dict[str, Any]]:
-        """Return the attention mask and further arguments that the decoder passes to its layers."""
-        found: list[tuple[Tensor | None, dict[str, Any]]] = []
-
-        def keep(hidden: Tensor, attention_mask: Tensor | None, **others: Any) -> Tensor:
-            others.pop("past_key_values")  # a part passes its own
-            found.append((attention_mask, others))
-            return hidden
-
-        for layer in self.decoder.layers:
-            layer.forward = keep
-        self.decoder(inputs_embeds=self.embeddings, attention_mask=self.prompt.real.long())
-        for layer in self.decoder.layers:
-            del layer.forward
-        return found[_MIDDLE]
-
-
-def _random_layers(
-    config: Any, dtype: torch.dtype, device: str, attention: str
-) -> tuple[Any, nn.Linear]:
-    """Return three decoder layers of the config, and its lm_head."""
-    from transformers import AutoModel
-
-    text = deepcopy(config.get_text_config())
-    vocabulary, text.vocab_size = text.vocab_size, 1  # embeddings come from the prompt
-    text.pad_token_id, text.num_hidden_layers = None, _LAYERS
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:1] * _LAYERS
-    with torch.device(device):
-        decoder = AutoModel.from_config(text, dtype=dtype, attn_implementation=attention)
-        head = nn.Linear(text.hidden_size, vocabulary, bias=False, dtype=dtype)
-    return decoder.eval(), head
-
+from opsearch.models.spec import ModelSpec
+from opsearch.timing.clock import Clock
+from opsearch.timing.one_layer import OneLayer, Part
 
 # Shares of the visual tokens, denser where matrix products are small.
 _FINE = (0.0, 0.04, 0.12, 0.25, 0.5, 0.75, 1.0)
@@ -138,16 +34,16 @@ _AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched t
 Key = tuple[int, int, int]
 
 
-def place_of(config: Any, dtype: str, device: str, attention: str) -> str:
+def place_of(config: Any, model: ModelSpec) -> str:
     """Describe the validity of a table: machine, versions, and the decoder except for its depth."""
-    cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    cuda = model.device.startswith("cuda")
+    name = torch.cuda.get_device_name(model.device) if cuda else _processor()
     threads = "" if cuda else f", {torch.get_num_threads()} threads"
     versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers"))
     s = Shape.from_config(config)
     decoder = f"{config.get_text_config().model_type} of width {s.hidden}, MLP {s.intermediate}"
     heads = f"{s.heads} heads of {s.head_dim}, {s.kv_heads} for keys, vocabulary {s.vocab}"
-    return f"{name}{threads}, {dtype}, {attention}, {versions}; {decoder}, {heads}"
+    return f"{name}{threads}, {model.dtype}, {model.attention}, {versions}; {decoder}, {heads}"
 
 
 def _processor() -> str:
@@ -161,7 +57,7 @@ def _processor() -> str:
 def fit_latency(
     config: Any,
     samples: Sequence[tuple[int, int]],
-    settings: tuple[str, str, str],
+    model: ModelSpec,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
     """Fit the table for prompts of these sizes in less than a minute.
@@ -171,22 +67,20 @@ def fit_latency(
     Args:
         config: Config of the model.
         samples: Numbers of (visual, other) tokens of each sample.
-        settings: Dtype, device and attention implementation.
+        model: Its dtype, device and attention implementation.
         progress: Called with the numbers of finished rounds and of all.
     """
     until = time.monotonic() + _SECONDS
-    dtype, device, attention = settings
     n_other = min(other for _, other in samples)
     n_visual = max(max(visual + other for visual, other in samples) - n_other, 1)
-    kind = getattr(torch, dtype)
-    one = OneLayer(config, n_visual, n_other, dtype=kind, device=device, attention=attention)
+    one = OneLayer(config, n_visual, n_other, model)
     whole, layers = one.prefill()
     fine, coarse = _grid(_FINE, n_visual), _grid(_COARSE, n_visual)
     fewer = _grid(_FEWEST[1], n_visual)
     needed = _keys(_grid(_FEWEST[0], n_visual), fewer, layers)
     keys = list(dict.fromkeys([*needed, *_keys(fine, coarse, layers)]))
     parts: dict[Any, Part] = {"whole": whole, **{key: one.layer(*key) for key in keys}}
-    clock = Clock(torch.device(device))
+    clock = Clock(torch.device(model.device))
     at, launched = _timed(parts, 1 + len(needed), until, clock, progress)
     fine = [n for n in fine if {(n, n, 0), (0, 0, n)} <= at.keys()]
     if not {_split_key(q, kv) for q in coarse for kv in coarse} <= at.keys():
@@ -201,7 +95,7 @@ def fit_latency(
         once=max(at["whole"] - sum(at[key] for key in layers), 0),
         launch=launched[0, 0, 0],
         launch_split=launched[_split_key(coarse[0], coarse[-1])],
-        place=place_of(config, dtype, device, attention),
+        place=place_of(config, model),
     )
 
 

@@ -15,10 +15,12 @@ from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
-from opsearch.timing.generation import Pair, Pass, Spread, Workload, timed_pairs
+from opsearch.timing.clock import Spread
+from opsearch.timing.generation import GenerationPair, Pass, Workload, timed_pairs
 from opsearch.timing.parts import PARTS
 
 LatencyRow = dict[str, Any]
+_PAIRS = 7  # of generations, for the time of one prompt
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def flop_ratio(shape: Shape, policy: Policy, n_visual: int, n_other: int) -> flo
     return policy_cost(cost, policy, n_visual, n_other) / cost.stock(n_visual, n_other)
 
 
-def latency_row(shape: Shape, policy: Policy, work: Workload, pairs: Sequence[Pair]) -> LatencyRow:
+def latency_row(
+    shape: Shape, policy: Policy, work: Workload, pairs: Sequence[GenerationPair]
+) -> LatencyRow:
     """Return the spreads [low quartile, median, high quartile] of both sides and of their ratios.
 
     Ratios are taken in each pair. Times are in ms, memory is in bytes. Parts that did not run or
@@ -110,9 +114,6 @@ def _cache_bytes(cache: Any) -> int:
     """Return the bytes of a cache's tensors, original or pruned."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in tensors)
-
-
-_PAIRS = 7
 
 
 @dataclass(frozen=True)

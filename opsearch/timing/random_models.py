@@ -7,6 +7,7 @@ the number of visual tokens is arbitrary and only the decoder is timed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -17,16 +18,6 @@ from torch import Tensor
 from opsearch.costs.shape import Shape
 from opsearch.timing.generation import Workload
 
-# Model family of each shape in opsearch.costs.shape.SHAPES.
-FAMILIES: dict[str, str] = {
-    "llava-1.5-7b": "llava",
-    "llava-1.5-13b": "llava",
-    "llava-next-7b": "llava_next",
-    "llava-next-13b": "llava_next",
-    "qwen2.5-vl-7b": "qwen2_5_vl",
-    "internvl3-8b": "internvl",
-    "llava-onevision-7b": "llava_onevision",
-}
 _HEAD = 35  # tokens before the image: a usual system prompt
 _MERGED = 2  # Qwen2.5-VL merges 2 x 2 patches into one visual token
 _IMAGE = 3  # id of the placeholder of a visual token; larger ids are text
@@ -40,10 +31,10 @@ def random_model(
 
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(
-            _CONFIGS[family](shape), dtype=dtype, attn_implementation=attention
+            _FAMILIES[family].config(shape), dtype=dtype, attn_implementation=attention
         )
     model.generation_config.pad_token_id = 0
-    model.model.get_image_features = partial(_given_features, family)
+    model.model.get_image_features = partial(_given_features, _FAMILIES[family].flat_features)
     return model.eval()
 
 
@@ -55,7 +46,7 @@ def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Work
     ids[:, head : head + n_visual] = _IMAGE
     features = torch.randn(batch, n_visual, text.hidden_size).to(model.dtype)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": features}
-    if model.config.model_type == "qwen2_5_vl":
+    if _FAMILIES[model.config.model_type].image_grid:
         height = max(n for n in range(1, isqrt(n_visual) + 1) if n_visual % n == 0)
         grid = [1, _MERGED * height, _MERGED * (n_visual // height)]
         inputs["image_grid_thw"] = torch.tensor([grid] * batch)
@@ -64,14 +55,13 @@ def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Work
     return Workload(on_device, batch, n_visual, n_other)
 
 
-def _given_features(family: str, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _given_features(flat: bool, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Replace the vision tower and projector: the "pixels" are the features."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    flat = pixel_values.flatten(0, 1)
-    # InternVL takes one tensor, the others one per image.
-    features: Any = flat if family == "internvl" else (flat,)
-    return BaseModelOutputWithPooling(pooler_output=features)
+    features = pixel_values.flatten(0, 1)
+    output: Any = features if flat else (features,)
+    return BaseModelOutputWithPooling(pooler_output=output)
 
 
 def _text(shape: Shape) -> dict[str, Any]:
@@ -149,10 +139,25 @@ def _qwen2_5_vl(shape: Shape) -> Any:
     )
 
 
-_CONFIGS: dict[str, Callable[[Shape], Any]] = {
-    "llava": _llava,
-    "llava_next": _llava_next,
-    "llava_onevision": _llava_onevision,
-    "internvl": _internvl,
-    "qwen2_5_vl": _qwen2_5_vl,
+@dataclass(frozen=True)
+class _Family:
+    """Random models of a family.
+
+    Attributes:
+        config: Returns the config for a decoder of this shape.
+        flat_features: True if the features of all images are one tensor, else one per image.
+        image_grid: True if prompts also hold the grid of patches of each image.
+    """
+
+    config: Callable[[Shape], Any]
+    flat_features: bool = False
+    image_grid: bool = False
+
+
+_FAMILIES: dict[str, _Family] = {
+    "llava": _Family(_llava),
+    "llava_next": _Family(_llava_next),
+    "llava_onevision": _Family(_llava_onevision),
+    "internvl": _Family(_internvl, flat_features=True),
+    "qwen2_5_vl": _Family(_qwen2_5_vl, image_grid=True),
 }

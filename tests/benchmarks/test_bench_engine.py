@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import pytest
 
-from benchmarks.__main__ import SUITES
 from benchmarks.engine import compared, shared
 from benchmarks.individual import individual
 from opsearch.policy.ranker import RankerSpec
@@ -30,8 +29,6 @@ def test_both_ways_give_the_same_divergences(space, policies):
     assert 1 < row["forwards"] < row["one_by_one_forwards"] < row["policies"]
     assert row["max_difference_nats"] < 5e-6
     assert row["points"] > row["policies"]
-    assert row["loop_ratio"] == pytest.approx(row["loop_s"] / row["together_s"], rel=0.1)
-    assert row["ratio"] == pytest.approx(row["one_by_one_s"] / row["together_s"], rel=1)
 
 
 def test_individual_divergences_are_the_same_both_ways():
@@ -40,15 +37,9 @@ def test_individual_divergences_are_the_same_both_ways():
     assert (row["values"], row["policies"]) == (12, 8)
     assert 1 < row["forwards"] < row["one_by_one_forwards"] < row["policies"]
     assert row["max_difference_nats"] < 5e-6
-    assert row["ratio"] == pytest.approx(row["one_by_one_s"] / row["together_s"], rel=0.1)
-
-
-def test_the_suite_can_be_named():
-    assert "engine" in SUITES
 
 
 def test_questions_on_one_image_cost_less_than_on_their_own():
     row = shared(questions=3, side=3, layers=4)
     assert row["questions"] == 3
     assert row["forwards_one_image"] < row["forwards_own_images"]
-    assert row["ratio"] == pytest.approx(row["own_images_s"] / row["one_image_s"], rel=0.1)

@@ -8,12 +8,12 @@ import pytest
 from benchmarks.roofline import Roofline
 from benchmarks.rules import by_rule, usual_budgets
 from opsearch.costs.flops import Flops
-from opsearch.costs.shape import SHAPES, VISUAL_TOKENS, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.timing.policy_latency import flop_ratio
 
-NEXT = SHAPES["llava-next-7b"]
+NEXT = CHECKPOINTS["llava-next-7b"].shape
 
 
 @pytest.mark.parametrize("rule", ["tokens", "dop", "dop, kv stays"])
@@ -32,7 +32,10 @@ def test_nothing_fits_below_the_text():
 
 
 def test_budgets_by_the_floor():
-    budgets = {n: usual_budgets(SHAPES[n], VISUAL_TOKENS[n], 65) for n in SHAPES}
+    budgets = {
+        name: usual_budgets(checkpoint.shape, checkpoint.visual_tokens, 65)
+        for name, checkpoint in CHECKPOINTS.items()
+    }
     assert budgets["llava-next-7b"] == budgets["internvl3-8b"] == (0.14,)
     assert budgets["llava-1.5-7b"] == budgets["llava-1.5-13b"] == (0.25, 0.5)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import SUITES
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.rankers import DECODER_RANKERS, RANKERS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +42,7 @@ def test_gpu_latency():
     machine, *measured = rows("gpu-latency")
     assert machine["matmul_flops_per_s"] > 0
     assert machine["versions"].keys() == {"torch", "transformers", "numpy"}
-    assert {row["checkpoint"] for row in measured} == set(SHAPES)
+    assert {row["checkpoint"] for row in measured} == set(CHECKPOINTS)
     assert {(row["batch"], row.get("mode")) for row in measured} == {
         (1, "eager"), (1, "graph"), (8, "eager")
     }  # fmt: skip

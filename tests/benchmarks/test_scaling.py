@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.__main__ import SUITES
 from benchmarks.scaling import grown
 
 
@@ -25,7 +24,3 @@ def test_more_of_anything_is_more_work(least, more):
     if "samples" in more:
         assert row["planned_gflops"] == pytest.approx(2 * least["planned_gflops"], abs=0.002)
         assert row["forwards"] == least["forwards"]
-
-
-def test_the_suite_can_be_named():
-    assert "scaling" in SUITES

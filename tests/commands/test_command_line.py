@@ -11,7 +11,7 @@ import torch
 
 from opsearch import Policy, RankerSpec
 from opsearch.commands.cli import call
-from opsearch.costs.shape import HUB_IDS
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
 from opsearch.models.loading import load_weights
@@ -169,7 +169,7 @@ def test_list_names_every_part(opsearch):
     assert all(f" {name} " in baselines for name in names)
     assert "builders.fastv(32)" in baselines
     models = opsearch("list", "models")[1]
-    for size in HUB_IDS.values():
+    for size in (each.hub_id for each in CHECKPOINTS.values()):
         assert models.count(f" {size} ") == 1
     assert re.search(r"llava-hf/llava-onevision-qwen2-7b-ov-hf 28 .*\b3584\b.*\b7371\b", models)
 

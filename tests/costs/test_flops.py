@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from opsearch.costs.flops import CONVENTIONS, Flops, executed, flops, text_only_floor
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
 from opsearch.policy.policy import Policy
 from tests.support.messages import refuses
 
-VICUNA = SHAPES["llava-1.5-7b"]
-QWEN = SHAPES["qwen2.5-vl-7b"]
+VICUNA = CHECKPOINTS["llava-1.5-7b"].shape
+QWEN = CHECKPOINTS["qwen2.5-vl-7b"].shape
 TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=3, vocab=11)
 FULL = builders.identity(32)
 
@@ -78,7 +78,7 @@ def test_share_of_scores_at_2880_visual_and_65_other_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-next-13b"])
 def test_exact_is_two_macs_and_one_row_of_lm_head_without_grouped_queries(name: str) -> None:
-    shape = SHAPES[name]
+    shape = CHECKPOINTS[name].shape
     counts = builders.depth(shape.layers, 20, 9, 13, "1/3").resolve(576)
     two_macs = flops(counts, 576, 65, shape, "2macs")
     assert flops(counts, 576, 65, shape) == two_macs + 2 * shape.hidden * shape.vocab

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from opsearch.costs.kv import KVBytes
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.policy import builders
 from opsearch.policy.counts import live
 from opsearch.policy.policy import Policy
 
-LLAVA = KVBytes(SHAPES["llava-next-7b"])
-QWEN = KVBytes(SHAPES["qwen2.5-vl-7b"])
+LLAVA = KVBytes(CHECKPOINTS["llava-next-7b"].shape)
+QWEN = KVBytes(CHECKPOINTS["qwen2.5-vl-7b"].shape)
 MIB = 2**20
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opsearch.costs import COSTS
 from opsearch.costs.latency import Latency
 from opsearch.costs.latency_table import LatencyTable
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
@@ -19,7 +19,7 @@ from opsearch.runs.latency_file import read_table, write_table
 from tests.support.messages import refuses
 
 LAYERS, VISUAL, OTHER = 4, 100, 10
-SHAPE = replace(SHAPES["llava-1.5-7b"], layers=LAYERS)
+SHAPE = replace(CHECKPOINTS["llava-1.5-7b"].shape, layers=LAYERS)
 # 10 ns per query row, 3 per key row, 7 per MLP row, 100 per layer; 5 more where the
 # numbers of query and key rows differ.
 ROWS, COARSE = (10, 60, 110), (10, 110)

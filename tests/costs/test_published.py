@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from opsearch.costs.flops import flops
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from tests.costs.published import calflops, fitprune_macs, recipe_tokens
 
 # The papers count with Vicuna's own vocabulary; LLaVA's checkpoints on the hub pad it to 32,064.
-VICUNA = replace(SHAPES["llava-1.5-7b"], vocab=32000)
+VICUNA = replace(CHECKPOINTS["llava-1.5-7b"].shape, vocab=32000)
 FULL = builders.identity(32)
 PYRAMIDDROP = builders.stages(32, {0: 1, 8: "1/2", 16: "1/4", 24: "1/8"})
 SHORTV = builders.shortv(

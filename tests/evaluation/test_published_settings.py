@@ -7,7 +7,7 @@ import typer
 
 from opsearch import Policy, RankerSpec, RunConfig
 from opsearch.commands.cli import app
-from opsearch.costs.shape import HUB_IDS
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.evaluation.baselines import BASELINES, DOP_AS_PUBLISHED
 from opsearch.policy import builders
 from opsearch.runs.choose import choose
@@ -34,7 +34,7 @@ def test_a_call_makes_a_policy(label):
 def test_a_command_is_one_that_runs(label):
     _, name, *rest = shlex.split(COMMANDS[label])
     given = typer.main.get_command(app).commands[name].make_context(name, rest).params
-    assert given["model"] in HUB_IDS.values()
+    assert given["model"] in {each.hub_id for each in CHECKPOINTS.values()}
     assert given["data"]
     config = RunConfig(
         **{key: given[key] for key in ("space", "solver", "objective", "budget") if given[key]}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Flops
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.measure.engine import Engine
 from opsearch.measure.layout import Layout
 from opsearch.measure.planning.flops import trie_flops
@@ -88,17 +88,17 @@ def test_together_takes_much_less_than_alone(store):
 
 
 # (visual, other tokens), other tokens before the image, forwards for all of dop, of depth.
-CHECKPOINTS = {
+FORWARDS = {
     "llava-1.5-7b": ((576, 65), 35, 13.4, 189),
     "llava-next-7b": ((2880, 65), 35, 8.4, 90),
     "qwen2.5-vl-7b": ((1280, 45), 15, 5.8, 58),
 }
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", FORWARDS)
 def test_whole_spaces_at_one_share_take_few_forwards(name):
-    (n_visual, n_other), head, *forwards = CHECKPOINTS[name]
-    shape = SHAPES[name]
+    (n_visual, n_other), head, *forwards = FORWARDS[name]
+    shape = CHECKPOINTS[name].shape
     layout = Layout(n_visual, head, n_other - head, inner=0, answers=1)
     for make, wanted in zip((dop_space, depth_space), forwards, strict=True):
         space = make(shape.layers, [Fraction(1)], CLS)

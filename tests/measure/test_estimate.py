@@ -9,7 +9,7 @@ from rich.console import Console
 
 from opsearch.commands.cli.printing import print_dry_run
 from opsearch.commands.dry_run import dry_run
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import InfeasibleBudgetError, UnknownNameError
 from opsearch.measure.engine import Engine
 from opsearch.measure.layout import Layout
@@ -126,7 +126,9 @@ def test_no_policy_takes_nothing(space):
             assert re.search(printed, out.getvalue())
     made = dop_space(4, N_V_16[:1], RankerSpec("cls"))
     given = [SampleBatch(Layout(9, 3, 4, 0, 1), (), images=(0,))]
-    nothing = estimate(made, made.points[:0], given, MemoryBudget(SHAPES["llava-1.5-7b"]))
+    nothing = estimate(
+        made, made.points[:0], given, MemoryBudget(CHECKPOINTS["llava-1.5-7b"].shape)
+    )
     assert (nothing.flops, nothing.passes, nothing.forwards) == (0, 0, 0.0)
 
 
@@ -142,9 +144,9 @@ def test_memory_cuts_each_ranking_for_itself():
 )
 def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, head, tail, forwards):
     """The closed form gives 13.6 and 8.4 forwards for 529 policies."""
-    space = dop_space(SHAPES[shape].layers, N_V_16[:1], RankerSpec("cls"))
+    space = dop_space(CHECKPOINTS[shape].shape.layers, N_V_16[:1], RankerSpec("cls"))
     layout = Layout(n_visual, head, tail, 0, 1)
-    room = MemoryBudget(SHAPES[shape])
+    room = MemoryBudget(CHECKPOINTS[shape].shape)
     found = estimate(space, space.points, [SampleBatch(layout, (), images=(0, 1, 2))], room)
     assert found.policies == 529
     assert found.forwards == pytest.approx(forwards, abs=0.25)
@@ -159,7 +161,7 @@ def test_more_policies_share_more():
     space = depth_space(12, N_V_16[::4], RankerSpec("cls"))
     given = (
         [SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,))],
-        MemoryBudget(SHAPES["llava-1.5-7b"]),
+        MemoryBudget(CHECKPOINTS["llava-1.5-7b"].shape),
     )
     everything = estimate(space, space.points, *given)
     random = np.random.default_rng(0).permutation(len(space.points))[: len(space.points) // 2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opsearch.costs.flops import flops
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import PolicyError
 from opsearch.policy import builders
 from opsearch.policy.counts import KV, Q
@@ -14,7 +14,7 @@ from opsearch.policy.policy import Policy
 from tests.costs.published import fitprune_macs
 from tests.support.messages import naming
 
-LLAVA = SHAPES["llava-1.5-7b"]
+LLAVA = CHECKPOINTS["llava-1.5-7b"].shape
 F, H = Fraction(1), Fraction(1, 2)
 
 

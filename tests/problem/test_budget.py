@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.problem.budget import EXAMPLES, Budget, constraint
 from opsearch.problem.constraint import Constraint, check_budget
@@ -209,5 +209,7 @@ def test_a_search_space_of_full_size_takes_a_second() -> None:
     samples = [(2880 - 96 * (i % 4), 50 + i % 20) for i in range(64)]
     assert len(set(samples)) == 20
     start = time.perf_counter()
-    constraint(Budget.parse("14%"), COSTS["flops"](SHAPES["llava-next-7b"]), space, samples)
+    constraint(
+        Budget.parse("14%"), COSTS["flops"](CHECKPOINTS["llava-next-7b"].shape), space, samples
+    )
     assert time.perf_counter() - start < 5  # 0.5 s on two idle cores

@@ -8,7 +8,7 @@ import pytest
 
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
-from opsearch.costs.shape import SHAPES
+from opsearch.costs.shape import CHECKPOINTS
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, live
 from opsearch.policy.ranker import RankerSpec
@@ -160,7 +160,8 @@ def test_a_part_of_the_policies_is_decoded_alike():
 @pytest.mark.parametrize("name", ["two stages, fastv", "two stages, pyramiddrop"])
 def test_points_cost_what_their_policies_cost(name):
     """What a ranker inside the decoder looks at is alive until it does."""
-    space, cost, pairs = SOME[name], Flops(SHAPES["llava-1.5-7b"]), [(9, 5), (577, 5), (9, 6)]
+    space, pairs = SOME[name], [(9, 5), (577, 5), (9, 6)]
+    cost = Flops(CHECKPOINTS["llava-1.5-7b"].shape)
     policies = [space.decode(point) for point in space.points]
     wanted = [sum(policy_cost(cost, policy, *pair) for pair in pairs) for policy in policies]
     assert space_costs(cost, space, pairs).tolist() == wanted

@@ -11,7 +11,7 @@ from rich.console import Console
 from opsearch import RankerSpec
 from opsearch.commands.cli import call
 from opsearch.commands.cli.printing import print_latency
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.errors import PolicyError
 from opsearch.policy import builders
 from opsearch.progress import Progress
@@ -47,7 +47,8 @@ def bench(capsys):
 
 @pytest.fixture
 def tiny_shape(monkeypatch):
-    monkeypatch.setitem(SHAPES, "llava-next-7b", TINY)
+    tiny = replace(CHECKPOINTS["llava-next-7b"], shape=TINY)
+    monkeypatch.setitem(CHECKPOINTS, "llava-next-7b", tiny)
 
 
 def test_the_embedded_model_with_its_vision_tower(bench, tmp_path):

@@ -5,29 +5,30 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opsearch.costs.shape import SHAPES, Shape
+from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.timing.policy_latency import kv_stored
-from opsearch.timing.random_models import FAMILIES, random_model, random_workload
+from opsearch.timing.random_models import random_model, random_workload
 
 TINY = Shape(3, 64, 96, 4, 2, 16, 128, kv_bytes_per_element=4)
 UNIFORM = RankerSpec("uniform")
+FAMILIES = sorted({each.family for each in CHECKPOINTS.values()})
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_decoder_is_that_of_the_checkpoint(name):
-    shape = SHAPES[name]
-    model = random_model(FAMILIES[name], shape, torch.bfloat16, "meta")
+    shape = CHECKPOINTS[name].shape
+    model = random_model(CHECKPOINTS[name].family, shape, torch.bfloat16, "meta")
     assert Shape.from_config(model.config) == shape
-    layer = model.get_submodule(family_for(FAMILIES[name]).decoder).layers[-1]
+    layer = model.get_submodule(family_for(CHECKPOINTS[name].family).decoder).layers[-1]
     assert layer.self_attn.k_proj.weight.shape == (shape.kv_width, shape.hidden)
     assert layer.mlp.up_proj.weight.shape == (shape.intermediate, shape.hidden)
     assert model.lm_head.weight.shape == (shape.vocab, shape.hidden)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES.values())))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_has_the_tokens_asked_for(family):
     model = random_model(family, TINY, torch.float32, "cpu")
     work = random_workload(model, 2, 12, 7)
@@ -37,7 +38,7 @@ def test_a_prompt_has_the_tokens_asked_for(family):
     assert not found[:, -1].any()
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES.values())))
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kv", ["leaves", "stays"])
 def test_stored_bytes_are_those_of_the_cost_model(family, kv):
     model = random_model(family, TINY, torch.float32, "cpu")

@@ -5,10 +5,12 @@ import torch
 
 from opsearch.costs.latency import Latency
 from opsearch.costs.shape import Shape
-from opsearch.timing.latency_table import OneLayer, fit_latency, place_of
+from opsearch.models.spec import ModelSpec
+from opsearch.timing.latency_table import fit_latency, place_of
+from opsearch.timing.one_layer import OneLayer
 from tests.support import families
 
-SETTINGS = ("float32", "cpu", "sdpa")
+SPEC = ModelSpec()
 
 
 @pytest.fixture(params=families.FAMILIES)
@@ -19,7 +21,7 @@ def config(request):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_layer_of_every_family_works_on_the_asked_rows(config, attention):
     """What runs are the rows of the counts, by the shapes of what the projections are given."""
-    one = OneLayer(config, 40, 6, dtype=torch.float32, device="cpu", attention=attention)
+    one = OneLayer(config, 40, 6, ModelSpec(attention=attention))
     seen = {}
     attn, mlp = one.middle.self_attn, one.middle.mlp
     for name, module in (("q", attn.q_proj), ("kv", attn.k_proj), ("mlp", mlp.gate_proj)):
@@ -32,7 +34,7 @@ def test_the_layer_of_every_family_works_on_the_asked_rows(config, attention):
 
 
 def test_a_whole_prefill_has_the_counts_that_it_names(config):
-    one = OneLayer(config, 40, 6, dtype=torch.float32, device="cpu")
+    one = OneLayer(config, 40, 6, SPEC)
     run, layers = one.prefill()
     assert layers == [(4, 4, 4), (0, 4, 0), (0, 0, 0)]
     seen = []
@@ -46,13 +48,14 @@ def test_a_whole_prefill_has_the_counts_that_it_names(config):
 def test_a_table_covers_its_samples_and_more_rows_take_longer(config):
     samples = [(40, 6), (400, 9), (90, 5)]
     ticks = []
-    table = fit_latency(config, samples, SETTINGS, lambda *tick: ticks.append(tick))
+    table = fit_latency(config, samples, SPEC, lambda *tick: ticks.append(tick))
     assert (table.rows[0], table.rows[-1]) == (5, 409)
     assert table.covers(5, 409)
     assert not table.covers(4, 409)
     assert not table.covers(5, 410)
-    assert table.place == place_of(config, *SETTINGS)
-    assert ticks[-1][0] <= ticks[-1][1]
+    assert table.place == place_of(config, SPEC)
+    assert [done for done, _ in ticks] == list(range(1, len(ticks) + 1))
+    assert {total for _, total in ticks} == {12}
     latency = Latency(Shape.from_config(config), table)
     assert latency.stock(400, 9) > latency.stock(40, 6) > 0
 
@@ -60,22 +63,22 @@ def test_a_table_covers_its_samples_and_more_rows_take_longer(config):
 def test_when_time_is_up_a_table_has_fewer_points_and_still_covers_all(monkeypatch):
     config, ticks = families.built("llava", 3).config, []
     monkeypatch.setattr("opsearch.timing.latency_table._SECONDS", 0.0)
-    table = fit_latency(config, [(400, 9)], SETTINGS, lambda *tick: ticks.append(tick))
+    table = fit_latency(config, [(400, 9)], SPEC, lambda *tick: ticks.append(tick))
     assert (table.rows, table.coarse) == ((9, 57, 209, 409), (9, 169, 409))
     assert ticks == [(1, 12)]
     monkeypatch.setattr("opsearch.timing.latency_table._SECONDS", 60.0)
     monkeypatch.setattr("opsearch.timing.latency_table._ROUNDS", 1)
-    table = fit_latency(config, [(400, 9)], SETTINGS)
+    table = fit_latency(config, [(400, 9)], SPEC)
     assert (len(table.rows), len(table.coarse)) == (7, 4)
 
 
 def test_the_place_tells_models_and_types_apart():
     llava, qwen = (families.built(name, 3).config for name in ("llava", "qwen2_5_vl"))
     places = {
-        place_of(llava, *SETTINGS),
-        place_of(qwen, *SETTINGS),
-        place_of(llava, "bfloat16", "cpu", "sdpa"),
-        place_of(llava, "float32", "cpu", "eager"),
+        place_of(llava, SPEC),
+        place_of(qwen, SPEC),
+        place_of(llava, ModelSpec(dtype="bfloat16")),
+        place_of(llava, ModelSpec(attention="eager")),
     }
     assert len(places) == 4
-    assert place_of(families.built("llava", 5).config, *SETTINGS) in places
+    assert place_of(families.built("llava", 5).config, SPEC) in places

@@ -9,7 +9,8 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import ModelError
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.timing.generation import Clock, Pair, Pass, Spread, Workload, timed, timed_pairs
+from opsearch.timing.clock import Clock, Spread
+from opsearch.timing.generation import GenerationPair, Pass, Workload, timed, timed_pairs
 from opsearch.timing.policy_latency import latency_row
 from tests.support import tiny
 from tests.support.messages import naming
@@ -68,8 +69,8 @@ def test_sides_alternate_and_swap(model, work, monkeypatch):
 def test_a_row_has_ratios_of_pairs_and_only_what_was_measured():
     slow = replace(PASS, prefill=8.0, first_token=16.0)
     pairs = [
-        Pair(PASS, replace(PASS, prefill=1.0)),
-        Pair(slow, replace(slow, prefill=4.0)),
+        GenerationPair(PASS, replace(PASS, prefill=1.0)),
+        GenerationPair(slow, replace(slow, prefill=4.0)),
     ]
     shape = Shape(5, 32, 48, 4, 2, 8, tiny.VOCAB)
     row = latency_row(shape, builders.identity(5), Workload({}, 1, 9, 7), pairs)
