@@ -15,7 +15,7 @@ from opsearch.formatting import parse_memory
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
-from opsearch.problem.spaces.stages import STAGES
+from opsearch.problem.spaces.base import STAGES
 from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
+from opsearch.policy.builders import KVReading
 from opsearch.policy.counts import Counts
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -24,6 +25,8 @@ Operation = tuple[int, int]
 _PERCENT = (100, 90, 80, 70, 60, 50, 42, 36, 30, 25, 20, 16, 12, 9, 6, 4)
 N_V_16 = tuple(Fraction(percent, 100) for percent in _PERCENT)
 N_V_8 = N_V_16[::2]
+STAGES = 2
+"""Default number of stages: 60,033 policies at 32 layers and 16 n_v; three have 2.8 million."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class SpaceSettings:
     num_layers: int
     ranker: RankerSpec | None = None
     n_v: tuple[Fraction, ...] = N_V_16
-    kv: Literal["leaves", "stays"] = "leaves"
-    stages: int = 2
+    kv: KVReading = "leaves"
+    stages: int = STAGES
     keep: frozenset[Operation] | None = None
     tie: bool = False
 
@@ -278,6 +281,30 @@ class ListedSpace:
 def unpruned(space: Space) -> list[int]:
     """Return the row of value indices that prunes nothing."""
     return [len(parameter.values) - 1 for parameter in space.parameters]
+
+
+class UnlistedSpace:
+    """Base class of spaces that are too large to list.
+
+    A subclass defines `raise_unlistable`, which says how to search it, and the rest of `Space`.
+    """
+
+    listed: ClassVar[bool] = False
+    layer_columns: ClassVar[None] = None
+    only_objective: ClassVar[str | None] = None
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """Raise OpsearchError: the space is too large to list."""
+        self.raise_unlistable()
+
+    def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
+        self.raise_unlistable()
+
+    def raise_unlistable(self) -> NoReturn:
+        """Raise OpsearchError: the space is too large to list."""
+        raise NotImplementedError
 
 
 POINTS_AT_ONCE = 1_024

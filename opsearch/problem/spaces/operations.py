@@ -21,7 +21,13 @@ from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.spaces.base import N_V_16, Operation, Parameter, SpaceSettings
+from opsearch.problem.spaces.base import (
+    N_V_16,
+    Operation,
+    Parameter,
+    SpaceSettings,
+    UnlistedSpace,
+)
 from opsearch.problem.spaces.operation_costs import OperationCosts, operation_costs
 
 BITS = (Fraction(0), Fraction(1))
@@ -30,7 +36,7 @@ GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
 
 
 @dataclass(frozen=True)
-class OperationSpace:
+class OperationSpace(UnlistedSpace):
     """A level for each operation, and one share of tokens, n_v, that multiplies all levels.
 
     Queries and MLP of the last layer are not parameters, because no layer reads their result. A
@@ -57,9 +63,6 @@ class OperationSpace:
     kept: frozenset[Operation] = frozenset()
     tied: bool = False
     parameters_act_alone: ClassVar[bool] = True
-    listed: ClassVar[bool] = False
-    layer_columns: ClassVar[None] = None
-    only_objective: ClassVar[str | None] = None
 
     @property
     def most_counts(self) -> int:
@@ -93,11 +96,6 @@ class OperationSpace:
     def lowest(self, layer: int, module: int) -> int:
         """Return the index in `levels` of an operation's first value."""
         return len(self.levels) - 1 if (layer, module) in self.kept else 0
-
-    @property
-    def points(self) -> NDArray[np.int64]:
-        """Raise OpsearchError: the space is too large to list."""
-        self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
         """Return the policy of a row of value indices."""
@@ -154,10 +152,6 @@ class OperationSpace:
         if any(places[layer + 1 :, KV].max() < len(self.levels) - 1 for layer in unread):
             places[-1, KV] = len(self.levels) - 1
         return live(places)
-
-    def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
-        """Raise OpsearchError: the space is too large to list."""
-        self.raise_unlistable()
 
     def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> OperationCosts:
         """Return the cost of every point as tables per layer, summed over the samples."""

@@ -22,13 +22,13 @@ from opsearch.errors import OpsearchError
 from opsearch.policy import builders
 from opsearch.policy.counts import Counts, resolve_fraction
 from opsearch.policy.policy import Policy
-from opsearch.problem.spaces.base import Parameter, SpaceSettings
+from opsearch.problem.spaces.base import Parameter, SpaceSettings, UnlistedSpace
 
 _STEPS = 1000  # a share in thousandths is any whole number of less than 1,000 tokens
 
 
 @dataclass(frozen=True)
-class RecipeSpace:
+class RecipeSpace(UnlistedSpace):
     """An upper limit on the share of tokens left after each layer.
 
     A share above that of the preceding layer is the same policy as the preceding share. A point's
@@ -41,8 +41,6 @@ class RecipeSpace:
     num_layers: int
     name: ClassVar[str] = "recipes"
     parameters_act_alone: ClassVar[bool] = False  # tokens deleted in one layer stay deleted
-    listed: ClassVar[bool] = False
-    layer_columns: ClassVar[None] = None
     most_counts: ClassVar[int] = 1  # it has its own ranker
     only_objective: ClassVar[str | None] = "attention"
     per_operation: ClassVar[None] = None
@@ -59,11 +57,6 @@ class RecipeSpace:
         """left0, left1, ...: one per layer, in thousandths."""
         shares = tuple(Fraction(step, _STEPS) for step in range(_STEPS + 1))
         return tuple(Parameter(f"left{layer}", shares) for layer in range(self.num_layers))
-
-    @property
-    def points(self) -> NDArray[np.int64]:
-        """Raise OpsearchError: the space is too large to list."""
-        self.raise_unlistable()
 
     def decode(self, point: Sequence[int]) -> Policy:
         """Return the policy of a row of value indices."""
@@ -96,10 +89,6 @@ class RecipeSpace:
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> NoReturn:
         """Raise OpsearchError: `RecipeCosts` uses the schedule of each policy."""
-        self.raise_unlistable()
-
-    def live_depths(self, points: NDArray[np.int64]) -> NoReturn:
-        """Raise OpsearchError: the space is too large to list."""
         self.raise_unlistable()
 
     def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> RecipeCosts:

@@ -23,10 +23,7 @@ from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import RerankingTable
-from opsearch.problem.spaces.base import N_V_16, ListedSpace, Parameter, SpaceSettings
-
-STAGES = 2
-"""Default number of stages: 60,033 policies at 32 layers and 16 n_v; three have 2.8 million."""
+from opsearch.problem.spaces.base import N_V_16, STAGES, ListedSpace, Parameter, SpaceSettings
 
 
 @dataclass(frozen=True)
