@@ -17,10 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opsearch.errors import ModelError
-from opsearch.rankers.base import Prompt
+from opsearch.rankers.base import CLIP_QUESTION, Prompt
 from opsearch.rankers.upload import upload
-
-CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
 
 
 def clip_unsupported_reason(folder: str, config: Any) -> str | None:

@@ -18,12 +18,7 @@ from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError, OpsearchError
 from opsearch.models.attention import FLASH
-from opsearch.models.clip import (
-    CLIP_PATCHES,
-    CLIP_QUESTION,
-    clip_unsupported_reason,
-    not_clip_reason,
-)
+from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
 from opsearch.models.devices import is_hooked
 from opsearch.models.vision import (
     TOWER_NEEDS,
@@ -37,7 +32,7 @@ from opsearch.models.vision import (
 )
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import known_ranker
-from opsearch.rankers.base import DECODER_ATTENTION, PROMPT_NEEDS
+from opsearch.rankers.base import CLIP_PATCHES, CLIP_QUESTION, DECODER_ATTENTION, PROMPT_NEEDS
 
 
 @dataclass(frozen=True)

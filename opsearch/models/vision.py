@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from opsearch.models.clip import CLIP_PATCHES, joint_patches
+from opsearch.models.clip import joint_patches
+from opsearch.rankers.base import CLIP_PATCHES
 
 Store = Callable[[str, Tensor], None]
 

@@ -8,17 +8,18 @@ from opsearch import registry
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.ranker import RankerSpec
 
+# Rankers import torch inside functions: commands without a model name them, too.
 if TYPE_CHECKING:
     from opsearch.rankers.base import DecoderRanker, Ranker
 
-# By path, because a policy asks for these names, and is read and shown without torch.
+# Paths, not classes: policies are read and printed without importing torch.
 RANKERS = {
     "cdpruner": "opsearch.rankers.cdpruner:CDPruner",
     "cls": "opsearch.rankers.cls:Cls",
     "divprune": "opsearch.rankers.divprune:DivPrune",
-    "random": "opsearch.rankers.uniform:Random",
+    "random": "opsearch.rankers.random:Random",
     "uniform": "opsearch.rankers.uniform:Uniform",
-    "visionzip": "opsearch.rankers.cls:VisionZip",
+    "visionzip": "opsearch.rankers.visionzip:VisionZip",
     "vispruner": "opsearch.rankers.vispruner:VisPruner",
 }
 DECODER_RANKERS = {

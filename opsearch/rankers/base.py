@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from opsearch.rankers.upload import upload
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 # Ranker inputs that come from the prompt itself and are not captured in the vision tower.
 PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})
+
+# Ranker inputs from a CLIP model; its folder or hub id follows.
+CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
+
+DECODER_ATTENTION = "decoder_attention"  # input of all rankers inside the decoder
 
 
 @dataclass(eq=False)
@@ -110,9 +114,6 @@ def owners(n_visual: Sequence[int]) -> Tensor:
     import torch
 
     return torch.arange(len(n_visual)).repeat_interleave(torch.tensor(n_visual, dtype=torch.int64))
-
-
-DECODER_ATTENTION = "decoder_attention"  # input of all rankers inside the decoder
 
 
 @dataclass(frozen=True, eq=False)

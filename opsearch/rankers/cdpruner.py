@@ -21,11 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opsearch.rankers.base import Prompt, owners
+from opsearch.rankers.base import CLIP_PATCHES, CLIP_QUESTION, Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 from opsearch.rankers.upload import upload
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -56,7 +55,7 @@ class CDPruner:
         if self.clip is None:
             return frozenset({"embeddings", "tiles", "question_embeddings"})
         return frozenset(
-            {"embeddings", "tiles", f"clip_patches:{self.clip}", f"clip_question:{self.clip}"}
+            {"embeddings", "tiles", CLIP_PATCHES + self.clip, CLIP_QUESTION + self.clip}
         )
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
@@ -83,8 +82,8 @@ class CDPruner:
             question = total / is_question.sum(1).clamp(min=1)
             patches, sign = embeds, 1
         else:
-            question = prompt.captured[f"clip_question:{self.clip}"]
-            patches, sign = prompt.captured[f"clip_patches:{self.clip}"], -1
+            question = prompt.captured[CLIP_QUESTION + self.clip]
+            patches, sign = prompt.captured[CLIP_PATCHES + self.clip], -1
         per_token = question[upload(owners(prompt.n_visual), question.device)]
         return sign * (normalize(patches.float(), dim=-1) * per_token).sum(-1)
 

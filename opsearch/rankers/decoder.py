@@ -10,22 +10,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     from torch import Tensor
 
+_QUERY_CHUNK = 64  # rows of queries whose attention is computed at once
 
-@dataclass(frozen=True)
-class FastV:
-    """Attention from the last token, in the layer before the one it acts before.
 
-    The score is the mean over heads of one attention row, so no full attention map is computed. The
-    paper keeps a half to a tenth of the tokens from layer 2 or 3 on.
-    """
+class _LastToken:
+    """Ranker by the attention of one row, so that no full attention map is computed."""
 
     needs = frozenset({DECODER_ATTENTION})
     query_rows: ClassVar[Literal["last"]] = "last"
-    layers_back: ClassVar[int] = 1
 
     def scores(self, view: AttentionView) -> Tensor:
         """Return the attention from the last row to each key, mean over heads, float32[B, K]."""
@@ -33,7 +28,17 @@ class FastV:
 
 
 @dataclass(frozen=True)
-class PyramidDrop:
+class FastV(_LastToken):
+    """Attention from the last token, in the layer before the one it acts before.
+
+    The paper keeps a half to a tenth of the tokens from layer 2 or 3 on.
+    """
+
+    layers_back: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class PyramidDrop(_LastToken):
     """Attention from the last token, in the layer that it acts before.
 
     At the end of a stage, the norm and the query and key projections of the next layer give one
@@ -41,13 +46,7 @@ class PyramidDrop:
     and 24 of 32 on.
     """
 
-    needs = frozenset({DECODER_ATTENTION})
-    query_rows: ClassVar[Literal["last"]] = "last"
     layers_back: ClassVar[int] = 0
-
-    def scores(self, view: AttentionView) -> Tensor:
-        """Return the attention from the last row to each key, mean over heads, float32[B, K]."""
-        return view.attention()[:, :, 0].mean(1)
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,6 @@ def raters(view: AttentionView) -> Tensor:
 def _gather(embeds: Tensor, positions: Tensor) -> Tensor:
     """Gather embeddings at positions int64[B, R], float32[B, R, D]."""
     return embeds.gather(1, positions[..., None].expand(-1, -1, embeds.shape[-1])).float()
-
-
-_QUERY_CHUNK = 64
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from opsearch.rankers.base import Prompt, owners
 from opsearch.rankers.upload import upload
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -18,7 +18,6 @@ from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, ranks_by_score
 from opsearch.rankers.upload import upload
 
-# Functions that compute import torch themselves: commands without a model name rankers too.
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -15,7 +15,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS
 from opsearch.rankers.cls import Cls
-from opsearch.rankers.uniform import Random
+from opsearch.rankers.random import Random
 from tests.models import policies
 from tests.models.judge import TOLERANCE, deviation
 from tests.support import tiny

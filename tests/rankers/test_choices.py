@@ -15,8 +15,8 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
-from opsearch.rankers.cls import VisionZip
 from opsearch.rankers.divprune import DivPrune
+from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
 from tests.rankers import batches, literal
 from tests.support.messages import refuses

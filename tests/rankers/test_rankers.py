@@ -12,7 +12,8 @@ from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.rankers import make_ranker
 from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.cls import Cls
-from opsearch.rankers.uniform import Random, Uniform
+from opsearch.rankers.random import Random
+from opsearch.rankers.uniform import Uniform
 from tests.support import reference, tiny
 from tests.support.messages import refuses
 
