@@ -42,7 +42,7 @@ class Sample:
         return self.n_visual, self.n_other
 
     @cached_property
-    def pictures(self) -> str:
+    def images_digest(self) -> str:
         """SHA-256 of all inputs that have no entry per position."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.inputs.items()):
@@ -112,8 +112,8 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     # Some templates write the start token themselves; do not add a second one.
     extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
     # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
-    pictures = [list(images)] if images else None
-    return dict(processor(text=[prompt], images=pictures, return_tensors="pt", **extra))
+    nested = [list(images)] if images else None
+    return dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))
 
 
 def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:

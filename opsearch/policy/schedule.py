@@ -33,14 +33,14 @@ class Reranking:
     Attributes:
         place: Layer of the ranker in the policy.
         spec: The ranker.
-        look: Layer whose attention it reads.
+        attention_layer: Layer whose attention it reads.
         layer: First layer in which its order holds.
         candidates: Number of candidates, the first ones of the previous order.
     """
 
     place: int
     spec: RankerSpec
-    look: int
+    attention_layer: int
     layer: int
     candidates: int
 
@@ -88,7 +88,7 @@ class RerankingTable:
             for each in rerankings:
                 ranker[row, each.layer] = specs.index(each.spec)
                 candidates[row, each.layer] = each.candidates
-                back[row, each.layer] = each.layer - each.look
+                back[row, each.layer] = each.layer - each.attention_layer
         return cls(tuple(specs), ranker, candidates, back)
 
     @property
@@ -148,19 +148,20 @@ def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reran
     for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
         if place == 0 and not spec.inside:
             continue
-        look = place - _layers_back(place, spec)
-        if look == place:
+        attention_layer = place - _layers_back(place, spec)
+        if attention_layer == place:
             layer, candidates = place, n_visual
             if place:
                 updated = counts[place - 1, [Q, MLP]].max()
                 candidates = int(max(updated, counts[place:].max()))
         else:
-            layer, candidates = place, int(counts[look, KV])
-            q, kv, mlp = policy.counts[look]
-            if look not in taken and all(count == 0 or count >= kv for count in (q, mlp)):
-                layer = look
+            layer, candidates = place, int(counts[attention_layer, KV])
+            q, kv, mlp = policy.counts[attention_layer]
+            updates_part = any(0 < count < kv for count in (q, mlp))
+            if attention_layer not in taken and not updates_part:
+                layer = attention_layer
         taken.add(layer)
-        yield Reranking(place, spec, look, layer, candidates)
+        yield Reranking(place, spec, attention_layer, layer, candidates)
 
 
 def _layers_back(place: int, spec: RankerSpec) -> int:

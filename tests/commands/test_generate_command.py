@@ -93,7 +93,7 @@ def test_a_prompt_may_have_several_pictures(command, tmp_path, pictures):
 
 def test_pictures_are_those_of_the_prompt(policy, pictures):
     (first, second), question = pictures
-    found = [generate(policy, [image], question).sample.pictures for image in (first, second)]
+    found = [generate(policy, [image], question).sample.images_digest for image in (first, second)]
     assert found[0] != found[1]
 
 

@@ -219,7 +219,7 @@ def test_what_a_ranker_before_the_layer_orders():
     """Tokens that the layer before updates or a later one processes, not those read a last time."""
     table = [[7, 9, 7], [5, 7, 5], [3, 5, 3]]
     pruned = in_tokens(table, [(layer, RankerSpec("fitprune")) for layer in range(3)])
-    assert [(t.look, t.layer, t.candidates) for t in pruned.schedule(9).rerankings] == [
+    assert [(t.attention_layer, t.layer, t.candidates) for t in pruned.schedule(9).rerankings] == [
         (0, 0, 9),
         (1, 1, 7),
     ], "in the last layer nobody reads what is updated"

@@ -126,7 +126,7 @@ def _image_groups(
             # Text between visual tokens prevents sharing.
             coupled = end - int(positions[0]) > len(positions)
             own = number if coupled else None
-            by_prefix.setdefault((sample.pictures, prefix, own), []).append(sample)
+            by_prefix.setdefault((sample.images_digest, prefix, own), []).append(sample)
     for image in by_prefix.values():
         remaining = sorted(image, key=lambda sample: sample.n_other, reverse=True)
         while remaining:

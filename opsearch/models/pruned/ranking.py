@@ -67,7 +67,9 @@ def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
             if reranking.layer not in by_layer:
                 ranker = make_decoder_ranker(reranking.spec)
                 candidates = np.zeros(len(schedules), np.int64)
-                by_layer[reranking.layer] = BatchReranking(ranker, reranking.look, candidates)
+                by_layer[reranking.layer] = BatchReranking(
+                    ranker, reranking.attention_layer, candidates
+                )
             by_layer[reranking.layer].candidates[row] = reranking.candidates
     return by_layer
 
