@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of one number, by dtype."""
-
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -28,7 +25,9 @@ class ModelSpec:
     @property
     def itemsize(self) -> int:
         """Bytes of one number."""
-        return ITEMSIZE[self.dtype]
+        from opsearch.models.loading import DTYPES
+
+        return DTYPES[self.dtype].itemsize
 
     def check(self, feature: str | None = None) -> None:
         """Raise ModelError unless this machine can load the model.

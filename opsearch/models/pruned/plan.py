@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsearch.models.attention import restrict_mask
+from opsearch.models.pruned.masks import restrict_mask
 from opsearch.models.pruned.rows import Rows, RowSubset
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.rankers.base import DecoderRanker, Prompt, ranking_from_scores
