@@ -11,27 +11,27 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A loaded machine must not fail a law; the same examples are drawn in every run.
+# No deadline, because the machine may be loaded; every run draws the same examples.
 settings.register_profile("opsearch", deadline=None, derandomize=True)
 settings.load_profile("opsearch")
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what needs torchvision, or a GPU, where there is none."""
-    there = {
+    """Skip tests that need torchvision, or a GPU, where there is none."""
+    available = {
         "requires_torchvision": importlib.util.find_spec("torchvision") is not None,
         "gpu": torch.cuda.is_available(),
     }
     for item in items:
-        for needed, found in there.items():
+        for needed, found in available.items():
             if needed in item.keywords and not found:
-                item.add_marker(pytest.mark.skip(reason=f"marked {needed}, which is not here"))
+                item.add_marker(pytest.mark.skip(reason=f"marked {needed}, which is not available"))
 
 
 def declare_missing_operators():
-    """Let a torchvision be imported whose compiled part does not fit this torch.
+    """Declare two operators, so that a torchvision can be imported without its compiled part.
 
-    Its processors need none of it, but the package registers shapes of these two operators.
+    Its processors use none of it, but the package registers shapes of these operators.
     """
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -43,12 +43,12 @@ if importlib.util.find_spec("torchvision"):
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
-        kept = declare_missing_operators()  # they are there as long as this object is
+        kept = declare_missing_operators()  # the operators exist as long as this object does
 
 
 @pytest.fixture(scope="module")
 def flash_attn():
-    """A test of models with FlashAttention, by the stand-in for its package."""
+    """Install the stand-in for flash_attn."""
     from tests.support.flash import installed
 
     with installed():
@@ -57,7 +57,7 @@ def flash_attn():
 
 @pytest.fixture
 def ctrl_c():
-    """A test in which SIGINT raises KeyboardInterrupt, here and in the processes that it starts.
+    """Make SIGINT raise KeyboardInterrupt, also in child processes.
 
     Under nohup or in the background of a script SIGINT is ignored, which child processes inherit.
     """
@@ -68,6 +68,6 @@ def ctrl_c():
 
 @pytest.fixture
 def no_grad():
-    """A test that calls models without autograd."""
+    """Disable autograd for a test."""
     with torch.inference_mode():
         yield

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +20,7 @@ from transformers import (
 from opsearch.costs.flops import Flops, executed
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
+from tests.support.flop_counter import CPU_KERNEL
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
@@ -34,14 +35,6 @@ CONFIGS = {
     "wide-heads": LlamaConfig(**SIZES, num_key_value_heads=1, head_dim=10),
 }
 MODELS = {"llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM, "wide-heads": LlamaForCausalLM}
-
-
-def _sdpa(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-# The counter has no formula for sdpa's CPU kernel and would count it as 0 FLOPs.
-CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa}
 
 
 def make(name: str, attention: str) -> PreTrainedModel:

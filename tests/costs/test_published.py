@@ -21,10 +21,6 @@ SHORTV = builders.shortv(
     32, [31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19]
 )
 
-# FitPrune's 60 % recipe: tokens deleted in each layer of LLaVA-1.5-7B.
-_DELETED = "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0"
-RECIPE = {layer: int(n) for layer, n in enumerate(_DELETED.split())}
-
 
 def cost(policy: Policy, n_visual: int, n_other: int = 0, convention: str = "macs") -> int:
     return int(flops(policy.resolve(n_visual), n_visual, n_other, VICUNA, convention))
@@ -171,18 +167,18 @@ def test_uniform_dropping_to_the_cuts_of_dop(cut: int, n_other: int, tera: float
 
 
 def test_fitprune_tokens() -> None:
-    tokens = recipe_tokens(RECIPE, 576, 32)
-    assert sum(RECIPE.values()) == 449
+    tokens = recipe_tokens(builders.FITPRUNE_60, 576, 32)
+    assert sum(builders.FITPRUNE_60.values()) == 449
     assert tokens[-1] == 127
     assert round(mean(tokens[1:]), 1) == 230.9  # seen by O and the MLP
     assert round(mean(tokens[:-1]), 1) == 245.0  # entering a layer
 
 
 def test_fitprune_macs() -> None:
-    assert fitprune_macs(RECIPE, 576, 0, VICUNA) == 1_538_366_300_160
-    reduction = 1 - fitprune_macs(RECIPE, 576, 0, VICUNA) / cost(FULL, 576)
+    assert fitprune_macs(builders.FITPRUNE_60, 576, 0, VICUNA) == 1_538_366_300_160
+    reduction = 1 - fitprune_macs(builders.FITPRUNE_60, 576, 0, VICUNA) / cost(FULL, 576)
     assert round(100 * reduction, 1) == 59.7
-    with_text = 1 - fitprune_macs(RECIPE, 576, 95, VICUNA) / cost(FULL, 576, 95)
+    with_text = 1 - fitprune_macs(builders.FITPRUNE_60, 576, 95, VICUNA) / cost(FULL, 576, 95)
     assert round(100 * with_text, 1) == 51.4
 
 

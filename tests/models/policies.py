@@ -1,16 +1,22 @@
-"""Policies of every kind, for decoders of five layers."""
+"""Policies of every kind for decoders of five layers, and the prompts that they are tested on."""
 
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
+from tests.support.families import FAMILIES
 
 LAYERS = 5
+# Samples with one image, two images, none, and an image before any text; they need padding.
+MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def tokens(counts, ranker=CLS):

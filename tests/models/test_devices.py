@@ -19,8 +19,8 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space
 from opsearch.rankers.upload import upload
 from tests.measure.families import sample
-from tests.models.policies import LAYERS, with_rankers_of
-from tests.models.test_family_rankers import MIXED, usable
+from tests.models.policies import LAYERS, MIXED, every_family, with_rankers_of
+from tests.models.test_family_rankers import usable
 from tests.support import tiny
 from tests.support.families import FAMILIES, built
 from tests.support.families.clip import saved_clip
@@ -29,7 +29,6 @@ from tests.support.flash import FLASH
 from tests.support.pretend import waits
 
 SOME = ["tokens, uniform", "dop, kv stays", "stages, growing", "random counts 1", "two at once"]
-every_family = pytest.mark.parametrize("name", FAMILIES)
 devices = pytest.mark.parametrize(
     "device", ["pretend", pytest.param("cuda", marks=pytest.mark.gpu)]
 )

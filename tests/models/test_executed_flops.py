@@ -4,8 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from opsearch.costs import Flops
 from opsearch.costs.base import policy_cost
@@ -21,6 +20,7 @@ from tests.models.judge import samples
 from tests.support import tiny
 from tests.support.families import FAMILIES
 from tests.support.families.prompt import prompts
+from tests.support.flop_counter import CPU_KERNEL
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -61,20 +61,12 @@ def policy(request):
     return request.param
 
 
-def cpu_attention(query, key, value, *args, out_shape=None, **kwargs):
-    """Count attention on the CPU, for which torch has no formula and would count 0."""
-    return sdpa_flop_count(query, key, value)
-
-
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention}
-
-
 def counted(model, inputs):
     """Return FLOPs of the decoder's layers and of the lm_head on one row per sample.
 
     Rotary angles are left out; older transformers compute them as a matrix product.
     """
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNEL) as counter:
         model(**inputs, logits_to_keep=1)
     modules = counter.get_flop_counts()
     decoder, head = "model.language_model", "lm_head"

@@ -10,19 +10,14 @@ from opsearch.models.families import FAMILIES as SUPPORTED
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from tests.models.judge import TOLERANCE, deviation, samples
-from tests.models.policies import CLS, LAYERS, RANDOM, with_rankers_of
+from tests.models.policies import CLS, LAYERS, MIXED, RANDOM, every_family, with_rankers_of
+from tests.models.test_apply import traces
 from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
 from tests.support.flash import FLASH
 from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
-
-# Samples with one image, two images, none, and one with text only after the image.
-MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
-
-
-every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def test_every_family_is_tested():
@@ -82,11 +77,11 @@ def test_the_identity_changes_no_bit(name):
 @every_family
 def test_the_model_is_stock_again_after_the_block(name):
     model, inputs = built(name, LAYERS), prompts(FAMILIES[name], MIXED)
-    stock, before = model(**inputs).logits, attributes(model)
+    stock, before = model(**inputs).logits, traces(model)
     policy = with_rankers_of(family_for(name))["stages"]
     with policy.apply(model):
         assert not torch.equal(model(**inputs).logits, stock)
-    assert attributes(model) == before
+    assert traces(model) == before
     assert torch.equal(model(**inputs).logits, stock)
 
 
@@ -112,16 +107,6 @@ def test_text_alone_runs_as_in_the_stock_model(name):
     stock = model(**inputs).logits
     with with_rankers_of(family_for(name))["stages"].apply(model):
         assert torch.equal(model(**inputs).logits, stock)
-
-
-def attributes(model):
-    """Return all hooks and callables on the modules that a policy could leave behind."""
-    return {
-        (name, key): list(value) if isinstance(value, dict) else value
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if callable(value) or "hook" in key
-    }
 
 
 # Requirements of families

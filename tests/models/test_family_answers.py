@@ -9,7 +9,7 @@ from transformers import GenerationMixin
 
 from opsearch.models.families import family_for
 from tests.models.judge import TOLERANCE, deviation, rank, samples
-from tests.models.policies import LAYERS, with_rankers_of
+from tests.models.policies import LAYERS, MIXED, every_family, with_rankers_of
 from tests.support import reference, tiny
 from tests.support.families import FAMILIES
 from tests.support.families.prompt import prompts
@@ -17,7 +17,6 @@ from tests.support.flash import FLASH
 
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
-MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 STEPS = 5
 
 
@@ -30,7 +29,6 @@ def endless(name, attention="sdpa"):
     return model
 
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
 fused = pytest.mark.parametrize("attention", ["sdpa", FLASH])
 SOME = ["dop, kv leaves", "dop, kv stays", "tokens, uniform", "stages"]
 

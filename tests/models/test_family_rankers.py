@@ -13,7 +13,7 @@ from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from tests.models.judge import TOLERANCE, deviation, samples
-from tests.models.policies import LAYERS
+from tests.models.policies import LAYERS, MIXED, every_family
 from tests.support.broken_part import broken_part
 from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
@@ -21,8 +21,6 @@ from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
-# Samples with one image, two images, none, and one with text only after the image.
-MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 OF_CLS = ("cls", "visionzip", "vispruner")
 
 
@@ -76,7 +74,7 @@ def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
         pass
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@every_family
 def test_what_a_config_allows_runs(name):
     """All rankers that the config allows can be captured."""
     model, family = built(name, LAYERS), family_for(name)
@@ -108,7 +106,7 @@ def test_cdpruner_asks_for_clip():
         pass
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@every_family
 def test_attention_inside_is_read_of_decoders_that_are_known(name):
     config = deepcopy(built(name, LAYERS).config)
     for ranker in DECODER_RANKERS:

@@ -13,7 +13,7 @@ from opsearch.models.pruned.cache import PrunedCache
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from tests.models.judge import TOLERANCE, inside, rank, samples
-from tests.models.policies import INSIDE
+from tests.models.policies import INSIDE, MIXED
 from tests.support import reference, tiny
 from tests.support.flash import FLASH
 from tests.support.messages import refuses
@@ -33,7 +33,6 @@ POLICIES = {
 # Their rankers read the attention of the prefill only, so tests that compare two prefills of
 # different length leave them out.
 RANKED = {label: INSIDE[label] for label in ("two at once", "fitprune")}
-MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 UNPADDED = [[3, 11], [1, 0, 4]]  # equal lengths, different numbers of visual tokens
 NO_TOKEN = 10**6
 

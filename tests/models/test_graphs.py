@@ -13,7 +13,7 @@ from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
 from opsearch.rankers.base import Prompt
-from tests.models.policies import LAYERS, POLICIES, with_rankers_of
+from tests.models.policies import LAYERS, POLICIES, every_family, with_rankers_of
 from tests.support import tiny
 from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
@@ -23,7 +23,6 @@ from tests.support.messages import refuses
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
 SOME = ["dop, kv leaves", "dop, kv stays", "random counts 0", "fitprune", "two at once"]
-every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 class Rerun(Graphs):

@@ -4,14 +4,12 @@ import pytest
 import torch
 
 from tests.models.judge import TOLERANCE, deviation, samples
-from tests.models.policies import LAYERS, POLICIES
+from tests.models.policies import LAYERS, MIXED, POLICIES
 from tests.support import tiny
 from tests.support.flash import FLASH
 
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
 
-# Samples with one image, two images, none, and an image before any text; MIXED needs padding.
-MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 EQUAL = [[3, 11], [1, 0, 4], [23], [0, 14]]
 
 

@@ -1,4 +1,4 @@
-"""Counts resolve by one rule, dead operations are those that nobody reads, equal policies agree."""
+"""Counts, dead operations, schedules and canonical keys of policies."""
 
 from fractions import Fraction
 from itertools import product
@@ -90,7 +90,7 @@ def test_resolved_counts_are_a_table_of_layers_and_modules():
 
 
 def logits(model, embeds, rank, counts):
-    """What the model says at text positions."""
+    """Return the logits at text positions."""
     positions = torch.arange(len(rank))
     return reference.masked_forward(model, embeds, rank, counts.tolist(), positions)[rank < 0]
 
@@ -182,8 +182,8 @@ def test_live_takes_many_tables_at_once():
 # rankers inside the decoder
 
 
-def test_a_ranker_inside_keeps_its_pool_alive():
-    """Nobody reads kv after layer 0, but the ranker before layer 2 looks at 4 tokens."""
+def test_a_ranker_inside_keeps_its_candidates_alive():
+    """No layer reads kv after layer 0, but the ranker before layer 2 orders 4 tokens."""
     table = [[4, 4, 4], [4, 0, 4], [3, 3, 3]]
     assert in_tokens(table).live(4).tolist() == [[3, 4, 3], [3, 0, 3], [0, 3, 0]]
     ranked = in_tokens(table, [(2, DROP)])
@@ -191,7 +191,7 @@ def test_a_ranker_inside_keeps_its_pool_alive():
     assert ranked.live(4).tolist() == [[4, 4, 4], [4, 0, 4], [0, 3, 0]]
 
 
-def test_one_that_reads_the_layer_before_keeps_nothing_alive():
+def test_a_ranker_that_reads_the_preceding_layer_keeps_nothing_alive():
     """Tokens that FastV does not choose are not updated in the layer whose attention it reads."""
     policy = in_tokens([[9, 9, 9], [9, 9, 9], [3, 3, 3], [3, 3, 3]], [(2, FASTV)])
     assert policy.candidates(9) == {1: 9}
@@ -204,7 +204,7 @@ def test_one_that_reads_the_layer_before_keeps_nothing_alive():
         ([9, 9, 9], {1: 9}, [3, 9, 3]),
         ([0, 9, 0], {1: 9}, [0, 9, 0]),
         ([9, 6, 9], {1: 6}, [3, 6, 3]),
-        ([5, 9, 9], {2: 9}, [5, 9, 9]),  # which 5 of them the old order says
+        ([5, 9, 9], {2: 9}, [5, 9, 9]),  # the old order selects these 5
         ([9, 3, 9], {}, [3, 3, 3]),  # all that it reads are kept
         ([9, 0, 9], {}, [3, 0, 3]),
     ],
@@ -215,28 +215,28 @@ def test_where_the_order_of_fastv_holds(before, candidates, live):
     assert policy.live(9)[1].tolist() == live
 
 
-def test_what_a_ranker_before_the_layer_orders():
-    """Tokens that the layer before updates or a later one processes, not those read a last time."""
+def test_candidates_of_a_ranker_that_reads_the_layer_it_acts_before():
+    """They are updated by the preceding layer or processed by a later one."""
     table = [[7, 9, 7], [5, 7, 5], [3, 5, 3]]
     pruned = in_tokens(table, [(layer, RankerSpec("fitprune")) for layer in range(3)])
     assert [(t.attention_layer, t.layer, t.candidates) for t in pruned.schedule(9).rerankings] == [
         (0, 0, 9),
         (1, 1, 7),
-    ], "in the last layer nobody reads what is updated"
+    ], "in the last layer no result is read"
 
 
 @pytest.mark.parametrize(
     ("table", "acting"),
     [
         ([[9, 9, 9], [4, 4, 4], [2, 2, 2]], [1, 2]),
-        ([[9, 9, 9], [9, 9, 9], [2, 2, 2]], [2]),  # the second orders all of them anew
+        ([[9, 9, 9], [9, 9, 9], [2, 2, 2]], [2]),  # the second reranks all of them
         ([[9, 9, 9], [4, 4, 4], [4, 4, 4]], [1]),
         ([[9, 9, 9], [4, 4, 4], [0, 0, 0]], [1]),
         ([[9, 9, 9], [0, 0, 0], [0, 0, 0]], []),
-        ([[9, 9, 9], [4, 0, 4], [0, 0, 0]], []),  # nobody reads the 4
+        ([[9, 9, 9], [4, 0, 4], [0, 0, 0]], []),  # no layer reads the 4
     ],
 )
-def test_rankers_act_where_their_order_is_looked_at(table, acting):
+def test_rankers_act_where_their_order_selects_tokens(table, acting):
     policy = in_tokens(table, [(1, DROP), (2, DROP)])
     assert [each.place for each in policy.schedule(9).rerankings] == acting
     alone = in_tokens(table, [(layer, DROP) for layer in acting])
@@ -244,7 +244,7 @@ def test_rankers_act_where_their_order_is_looked_at(table, acting):
     assert distinct([policy, in_tokens(table)], n=9) == 1 + bool(acting)
 
 
-def test_the_order_from_before_the_decoder_is_for_what_stands_before_others():
+def test_the_order_before_the_decoder_holds_up_to_the_first_reranking():
     table = [[6, 6, 6], [3, 3, 3]]
     chosen = in_tokens(table, [(0, CLS), (1, DROP)]).schedule(9)
     assert chosen.kept == {6}
@@ -253,7 +253,7 @@ def test_the_order_from_before_the_decoder_is_for_what_stands_before_others():
     assert distinct([others, in_tokens([[9, 9, 9], [3, 3, 3]], [(1, DROP)])], n=9) == 1
 
 
-def test_rankers_that_cannot_stand_where_they_do():
+def test_rankers_at_layers_where_they_cannot_act():
     with pytest.raises(PolicyError, match=naming("cls", "layer 1", "fastv")):
         in_tokens([[9, 9, 9], [3, 3, 3]], [(1, CLS)]).live(9)
     with pytest.raises(PolicyError, match=naming("fastv", "layer 0", 1)):

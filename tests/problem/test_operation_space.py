@@ -92,10 +92,10 @@ def test_kept_operations_stay_and_are_read():
         assert counts[3, MLP] == 0
 
 
-def test_tied_queries_work_where_keys_are_but_in_the_last_layer_with_keys():
+def test_tied_queries_equal_the_keys_except_in_the_last_layer_with_keys():
     space = layers_space(32, tied=True)
     assert [p.name for p in space.parameters[:3]] == ["attn0", "mlp0", "attn1"]
-    # 64 bits, but for the MLP of the last layer, which nobody reads.
+    # 64 bits without that of the last layer's MLP, which is dead.
     assert len(space.operations) == 63
     random = np.random.default_rng(2)
     for row in random.integers(0, 2, (50, 63)).tolist():
@@ -105,7 +105,7 @@ def test_tied_queries_work_where_keys_are_but_in_the_last_layer_with_keys():
         assert counts[last, Q] == 0 < counts[last, KV]
 
 
-def test_what_is_kept_of_tied_operations_is_both():
+def test_keeping_a_tied_operation_keeps_queries_and_keys():
     space = layers_space(4, HALVES, kept=[(1, Q), (2, KV)], tied=True)
     assert space.kept == {(1, Q), (1, KV), (2, Q), (2, KV)}
 

@@ -102,7 +102,7 @@ def test_points_resolve_as_their_policies_do(space, n_visual):
 
 
 @pytest.mark.parametrize("n_visual", [0, 1, 2, 9, 577])
-def test_rankers_turn_the_order_as_those_of_the_policies_do(space, n_visual):
+def test_rerankings_from_arrays_are_those_of_the_policies(space, n_visual):
     schedules = [space.decode(point).schedule(n_visual) for point in space.points]
     found = space.rerankings(space.points, n_visual)
     wanted = RerankingTable.of([each.rerankings for each in schedules], space.num_layers)
@@ -159,7 +159,7 @@ def test_a_part_of_the_policies_is_decoded_alike():
 
 @pytest.mark.parametrize("name", ["two stages, fastv", "two stages, pyramiddrop"])
 def test_points_cost_what_their_policies_cost(name):
-    """What a ranker inside the decoder looks at is alive until it does."""
+    """Candidates of a ranker inside the decoder are alive until it acts."""
     space, pairs = SOME[name], [(9, 5), (577, 5), (9, 6)]
     cost = Flops(CHECKPOINTS["llava-1.5-7b"].shape)
     policies = [space.decode(point) for point in space.points]

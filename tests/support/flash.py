@@ -1,9 +1,9 @@
 """A stand-in for the package `flash_attn`, so that transformers' own wrapper of it runs on a CPU.
 
-The functions do what the package's documentation says, in plain torch and in any precision; what
-they refuse, the kernels refuse too or do not document. Whatever hands them wrong rows, lengths or
-layouts gives wrong answers or fails here as it would there. The real kernels are not here: their
-rounding in half precision, their limits on head sizes and devices, and their speed cannot be seen.
+The functions follow the package's documentation, in plain torch and in any precision; what they
+refuse, the kernels also refuse or do not document. Wrong rows, lengths or layouts give wrong
+answers or errors, as with the package. The kernels themselves are not tested: their rounding in
+half precision, their limits on head sizes and devices, and their speed.
 """
 
 import sys
@@ -21,9 +21,9 @@ FLASH = "flash_attention_2"
 
 
 def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)):
-    """Attention [B, Sq, H, hd] of queries [B, Sq, H, hd] over keys and values [B, Sk, H_kv, hd].
+    """Apply attention of queries [B, Sq, H, hd] over keys and values [B, Sk, H_kv, hd].
 
-    causal: aligned to the bottom right, so that the last query sees all keys.
+    Causal attention is aligned to the bottom right, so that the last query sees all keys.
     """
     assert (dropout_p, window_size) == (0.0, (-1, -1)), "not for inference of full attention"
     assert q.dtype == k.dtype == v.dtype
@@ -55,7 +55,7 @@ def flash_attn_varlen_func(
     causal=False,
     window_size=(-1, -1),
 ):
-    """The same for sequences one behind the other, [total, H, hd], that begin at cu_seqlens."""
+    """Apply attention to packed sequences [total, H, hd] that begin at cu_seqlens."""
     options = dropout_p, softmax_scale, causal, window_size
     parts = []
     for rows, bounds, longest in ((q, cu_seqlens_q, max_seqlen_q), (k, cu_seqlens_k, max_seqlen_k)):
@@ -72,7 +72,7 @@ def flash_attn_varlen_func(
 
 @contextmanager
 def installed():
-    """Inside, transformers finds the package, and gives it models on the CPU in float32."""
+    """Install the stand-in, also for models on the CPU in float32."""
     package, padding = ModuleType("flash_attn"), ModuleType("flash_attn.bert_padding")
     package.__spec__ = ModuleSpec("flash_attn", None)
     package.flash_attn_func = flash_attn_func
@@ -88,14 +88,14 @@ def installed():
             "general_availability_check",
             lambda: True,
         )
-        # It refuses models on the CPU.
+        # transformers refuses models on the CPU.
         patch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
         yield
 
 
 @contextmanager
 def _imported_anew():
-    """transformers keeps the functions that it has imported once."""
+    """Clear the functions that transformers has cached."""
     wrapper._loaded_implementation = None
     try:
         yield

@@ -1,7 +1,7 @@
 """A second device without a GPU: its tensors hold their values here and compute as CPUs do.
 
-As on a GPU, an operation fails where tensors of two devices meet, and the host waits for each
-value that it reads; `waits` writes these down.
+As on a GPU, an operation on tensors of two devices fails, and the host waits for each value that it
+reads; `waits` records these.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Away(Tensor):
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What `func` computes on the values, as tensors of the device on which it computes."""
+    """Compute `func` on the values and wrap the results for its device."""
     if func is aten._fused_sdp_choice.default:
         return 0  # no kernel fuses it
     if func is aten._has_compatible_shallow_copy_type.default:
@@ -86,7 +86,9 @@ def _check(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) 
     home = [t for t in tensors if not isinstance(t, Away) and t.dim()]
     if func in _COPIES:
         to = kwargs.get("device", tensors[0].device)
-        if torch.device(to).type != tensors[-1].device.type and not _goes_on(func, args, kwargs):
+        if torch.device(to).type != tensors[-1].device.type and not _asynchronous(
+            func, args, kwargs
+        ):
             _waits.append(f"copied to {to}")
     elif func in _INDEXED and all(any(t is i for i in args[1]) for t in home):
         _waits.extend("copied to pretend:0" for _ in home)
@@ -104,8 +106,8 @@ def _kernel(name: str) -> Any:
     return lambda *args, **kwargs: _computed(func, args, kwargs)
 
 
-def _goes_on(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether the host goes on before all values are there."""
+def _asynchronous(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Return whether the copy is asynchronous."""
     given = args[2] if func is aten.copy_.default and len(args) > 2 else False
     return bool(kwargs.get("non_blocking", given)) and kwargs.get("device") != _HERE
 
@@ -114,7 +116,7 @@ def _copied(given: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
     return _computed(aten.copy_.default, (into, given, non_blocking), {})
 
 
-# What is called without a tensor of the device, or below where its tensors are asked.
+# Operations that are called without a tensor of the device, or below the dispatch of its tensors.
 _library = torch.library.Library("aten", "IMPL")
 _library.impl("_copy_from", _copied, "PrivateUse1")
 for _name in (
@@ -132,6 +134,6 @@ for _name in (
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
-    """The operations for which the host waits meanwhile."""
+    """Record the operations for which the host waits."""
     _waits.clear()
     yield _waits

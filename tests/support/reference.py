@@ -1,4 +1,4 @@
-"""The slow masked model that judges the runtime: one sample at a time, full size, plain loops.
+"""Slow masked reference model: one sample at a time, full size, plain loops.
 
 It shares no code with the package: it reads the weights, computes every row of every layer and only
 masks what a policy prunes. Operations are kept where a token's rank is below the count.
@@ -13,7 +13,7 @@ VIDEOS = ("video_grid_thw",)
 
 
 def image_features(model, inputs):
-    """Features of all visual tokens of a batch, in their order, as the stock model makes them."""
+    """Return the stock model's features of all visual tokens of a batch, in prompt order."""
     encoders = {
         "pixel_values": (model.model.get_image_features, IMAGES),
         "pixel_values_videos": (getattr(model.model, "get_video_features", None), VIDEOS),
@@ -27,13 +27,13 @@ def image_features(model, inputs):
 
 
 def is_visual(model, ids):
-    """Which positions hold visual tokens."""
+    """Return a mask of the visual positions."""
     tokens = (getattr(model.config, f"{kind}_token_id", -1) for kind in ("image", "video"))
     return sum(ids == token for token in tokens).bool()
 
 
 def embed(model, ids, features):
-    """Input embeddings of one sample [S, D] and which positions are visual [S]."""
+    """Return the input embeddings of one sample [S, D] and a mask of its visual positions [S]."""
     visual = is_visual(model, ids)
     x = model.model.language_model.embed_tokens(ids).clone()
     x[visual] = features.to(x.dtype)
@@ -41,7 +41,7 @@ def embed(model, ids, features):
 
 
 def angles(text, positions):
-    """cos and sin [S, hd] at positions [S], or [3, S] where each dimension has its frequencies."""
+    """Return cos and sin [S, hd] at positions [S], or [3, S] for time, height and width."""
     inverse = text.rotary_emb.inv_freq.float()
     turned = positions[..., None].float() * inverse
     if positions.ndim == 2:
@@ -58,7 +58,7 @@ def rotate(x, cos, sin):
 
 
 def attention_of(q, k, readable):
-    """Softmax attention [H, S, S] to the columns that can be read, 0 in rows that see none."""
+    """Return softmax attention [H, S, S] to the readable columns, 0 in rows that see none."""
     length, hd = q.shape[1:]
     allowed = torch.ones(length, length, dtype=torch.bool).tril() & readable[None, :]
     scores = (q @ k.transpose(1, 2)) / hd**0.5
@@ -67,7 +67,7 @@ def attention_of(q, k, readable):
 
 
 def reordered(rank, scores, pool):
-    """The first `pool` places of a ranking given anew by falling score, earlier tokens first."""
+    """Rerank the first `pool` tokens by descending score; ties by position."""
     tokens = [i for i, place in enumerate(rank.tolist()) if 0 <= place < pool]
     order = sorted(tokens, key=lambda i: (-scores[tokens.index(i)], i))
     rank = rank.clone()
@@ -77,7 +77,10 @@ def reordered(rank, scores, pool):
 
 
 def survivors(counts, layer, n):
-    """Tokens that the layer before updates, or that this one or a later one processes."""
+    """Return the number of candidates before a layer.
+
+    They are the tokens that the preceding layer updates, or that this one or a later one processes.
+    """
     if layer == 0:
         return n
     n_q, _, n_mlp = counts[layer - 1]
@@ -85,12 +88,17 @@ def survivors(counts, layer, n):
 
 
 def masked_forward(model, x, rank, counts, positions, inside=None):
-    """Logits [S, V] of one sample.
+    """Return the logits [S, V] of one sample.
 
-    x: [S, D] embeddings; rank: [S], TEXT at text; counts: [L][3] of (q, kv, mlp);
-    positions: [S] or, of time, height and width, [3, S]; inside: by layer, rankers that act before
-    it: how many layers back the attention is that they read, and a function that gives their scores
-    from attention [H][S][S] and visual tokens.
+    Args:
+        model: The model.
+        x: Embeddings, [S, D].
+        rank: Ranks, [S], TEXT at text.
+        counts: Counts of (q, kv, mlp), [L][3].
+        positions: Positions, [S]; of time, height and width, [3, S].
+        inside: By layer, the ranker that acts before it: the distance to the layer whose attention
+            it reads, and a function that returns its scores from attention [H][S][S] and the
+            visual tokens.
     """
     inside, weights = inside or {}, None
     text = model.model.language_model
@@ -127,7 +135,7 @@ def masked_forward(model, x, rank, counts, positions, inside=None):
 
 
 def rank_by(scores, visual):
-    """Ranks by falling score on visual positions, TEXT elsewhere; ties: earlier first."""
+    """Rank visual positions by descending score, TEXT elsewhere; ties by position."""
     rank = torch.full(visual.shape, TEXT)
     places = visual.nonzero().flatten().tolist()
     order = sorted(range(len(places)), key=lambda i: (-float(scores[i]), i))
@@ -137,9 +145,9 @@ def rank_by(scores, visual):
 
 
 def greedy(model, x, rank, counts, positions, steps, never=(), inside=None):
-    """Tokens and logits of greedy decoding by recomputing everything for each token.
+    """Return tokens and logits of greedy decoding that recomputes everything for each token.
 
-    never: tokens that are not chosen, however likely.
+    Tokens in `never` are not chosen.
     """
     tokens, all_logits = [], []
     for _ in range(steps):

@@ -11,7 +11,7 @@ PATCHES = 9
 
 
 def llava(layers=5, attention="sdpa", seed=0, kv_heads=2, feature_layer=-2, hidden=32):
-    """A LLaVA of a few thousand weights: 9 visual tokens per image, grouped-query attention."""
+    """Return a small LLaVA with 9 visual tokens per image and grouped-query attention."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=16,
@@ -32,7 +32,7 @@ def llava(layers=5, attention="sdpa", seed=0, kv_heads=2, feature_layer=-2, hidd
 
 
 def text(layers, hidden=32, kv_heads=2):
-    """Settings of a decoder with grouped-query attention."""
+    """Return the settings of a decoder with grouped-query attention."""
     return {
         "hidden_size": hidden,
         "intermediate_size": 48,
@@ -48,7 +48,7 @@ def text(layers, hidden=32, kv_heads=2):
 
 
 def made(kind, config, attention="sdpa", seed=0):
-    """A random model whose answers depend on every operation."""
+    """Return a random model whose answers depend on every operation."""
     torch.manual_seed(seed)
     config._attn_implementation = attention
     model = kind(config).eval()
@@ -64,7 +64,7 @@ def made(kind, config, attention="sdpa", seed=0):
 
 
 def prompts(layout, seed=0, pad="left"):
-    """A padded batch: `layout` lists for each sample its runs of text lengths around the images.
+    """Return a padded batch; `layout` lists the lengths of each sample's texts around its images.
 
     [3, 4] is 3 text tokens, an image, 4 text tokens; [5] has no image; [2, 0, 6] has two images.
     """
@@ -85,7 +85,7 @@ def prompts(layout, seed=0, pad="left"):
 
 
 def padded(rows, pad):
-    """input_ids and attention_mask of rows of different length."""
+    """Pad rows of token ids; return input_ids and attention_mask."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), PAD)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
