@@ -1,8 +1,8 @@
 # `make run` and `make test` set up .venv from nothing; `make run ARGS="--budget 20%"` passes options.
 PYTHON ?= python3
 ARGS ?=
-# A test that hangs, also in native code, is ended and named, with all that its process had to do: so
-# that it hangs once, no other process takes its place.
+# A test that hangs, also in native code, is reported and ends its process. No new process replaces it,
+# so the test hangs only once.
 PYTEST := pytest --timeout 600 --timeout-method thread
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
@@ -14,23 +14,23 @@ LMMS := .venv-lmms/bin
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
 
-# As many processes as there are cores; each takes whole files, which share what they prepare.
+# One process per core. Each takes whole files, whose tests share fixtures.
 test: .venv/ready
 	$(BIN)/python -m $(PYTEST) -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile $(ARGS)
 
 test-slow: .venv/ready
 	$(BIN)/python -m $(PYTEST) -m slow $(ARGS)
 
-# What touches transformers' insides, with the lowest release of it that is supported.
+# Tests that depend on internals of transformers, with the lowest supported release.
 test-lowest: .venv-lowest/ready
 	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure $(ARGS)
 
-# Processors of families that cannot do without torchvision.
+# Families whose processors need torchvision.
 test-vision: .venv-vision/ready
 	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers $(ARGS)
 
-# Evaluation with lmms-eval, of which only what our tasks and wrappers import is installed, accelerate
-# among it, and two quantisers; then the wrappers whose processors need torchvision.
+# Evaluation with lmms-eval (only the packages that our tasks and wrappers import), accelerate and two
+# quantisers; then the wrappers that need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
 	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/evaluation/lmms \
 	  tests/models/test_quantised.py tests/models/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
@@ -52,8 +52,8 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-# A second environment over the first: it sees the first one's packages behind its own.
-# BARE comes without what it asks for: all of lmms-eval is 139 packages.
+# A second environment on top of the first, whose packages it also sees. BARE packages are installed
+# without their dependencies: all of lmms-eval is 139 packages.
 .venv-lowest/ready: PACKAGES = transformers==5.10.4
 .venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
 .venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate torchao compressed-tensors \

@@ -1,4 +1,4 @@
-"""Draws concepts.svg: `python docs/concepts.py RUN`, RUN with the policies.csv of analyze rank."""
+"""Draw concepts.svg: `python docs/concepts.py RUN`, RUN with the policies.csv of analyze rank."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def draw_ranking(axes: Axes) -> None:
-    """Patches with their rank, the first ones kept."""
+    """Draw patches with their rank, the kept ones coloured."""
     ranks = np.random.default_rng(3).permutation(SIDE * SIDE).reshape(SIDE, SIDE)
     for (row, column), rank in np.ndenumerate(ranks):
         kept = rank < KEPT
@@ -44,7 +44,7 @@ def draw_ranking(axes: Axes) -> None:
 
 
 def draw_policy(axes: Axes) -> None:
-    """How many tokens each operation processes: a bar per layer, a lane per module."""
+    """Draw the tokens that each operation processes: a bar per layer, a lane per module."""
     counts = POLICY.executed(100).T / 100
     for lane, (label, shares) in enumerate(zip(ROLES.values(), counts, strict=True)):
         bottom = 2.6 - 1.3 * lane
@@ -58,7 +58,7 @@ def draw_policy(axes: Axes) -> None:
 
 
 def draw_search(axes: Axes, policies: pd.DataFrame) -> None:
-    """Every policy by cost and divergence; the front below, a budget, and what it allows."""
+    """Draw every policy by cost and divergence, the front and a budget."""
     share, kl = 100 * policies["share"].to_numpy(), policies["joint"].to_numpy()
     front = np.minimum.accumulate(kl)
     budget = 30

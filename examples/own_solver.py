@@ -26,9 +26,8 @@ from opsearch.problem import (
     Solution,
     Space,
     Status,
-    infeasible,
-    require_form,
     solution_at,
+    solved,
 )
 
 
@@ -48,15 +47,17 @@ class Luck:
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best of as many random points as the limit allows, 100 by default."""
-        require_form(problem.objective, self)
-        feasible = np.flatnonzero(problem.feasible)
-        if not len(feasible):
-            return infeasible(problem, self.name)
-        count = min((limit and limit.evaluations) or 100, len(feasible))
-        drawn = np.random.default_rng(seed).choice(feasible, count, replace=False)
-        best = min(drawn.tolist(), key=problem.objective.value)
-        # Value and costs are recomputed from the problem, so that a solver cannot misstate them.
-        return solution_at(problem, best, Status.FEASIBLE, self.name, seed=seed, evaluations=count)
+
+        def search() -> Solution:
+            feasible = np.flatnonzero(problem.feasible)
+            count = min((limit and limit.evaluations) or 100, len(feasible))
+            drawn = np.random.default_rng(seed).choice(feasible, count, replace=False)
+            best = min(drawn.tolist(), key=problem.objective.value)
+            # Value and costs come from the problem, so that a solver cannot misstate them.
+            return solution_at(problem, best, Status.FEASIBLE, self.name, evaluations=count)
+
+        # Refuses other forms, answers impossible budgets, and records seed, time and version.
+        return solved(self, problem, seed, "numpy", search)
 
 
 def main() -> None:

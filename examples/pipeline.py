@@ -19,7 +19,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--policy", type=Path, help="run folder; default: no image after 11 layers")
+    parser.add_argument(
+        "--policy", type=Path, help="run folder; default: no visual tokens in the last layer"
+    )
     parser.add_argument("--image", type=Path)
     parser.add_argument("--question")
     given = parser.parse_args()
@@ -34,7 +36,8 @@ def main() -> None:
 
     model, processor = opsearch.load_model(given.model)
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
-    policy = opsearch.builders.vtw(12, 11)
+    layers = model.config.get_text_config().num_hidden_layers
+    policy = opsearch.builders.vtw(layers, layers - 1)
     if given.policy:
         policy = opsearch.Policy.from_pretrained(given.policy)
     print("original:", _answer(pipe, chat))

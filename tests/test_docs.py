@@ -1,4 +1,4 @@
-"""What the documentation promises is there: files, headings, and commands that parse."""
+"""Links, headings and commands of the documentation exist."""
 
 import doctest
 import re
@@ -87,6 +87,12 @@ def test_the_api_page_runs(tmp_path, monkeypatch):
     found = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False)
     assert found.attempted > 20
     assert not found.failed
+
+
+def test_the_api_page_describes_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text()
+    table = page[: page.index("## load_model")]
+    assert [n for n in opsearch.__all__ if n != "__version__" and f"`{n}`" not in table] == []
 
 
 PAGES_OF_PARTS = [ROOT / "docs" / name for name in ("api.md", "architecture.md")]

@@ -1,4 +1,4 @@
-"""The house: links, packages, layers of imports, as CONTRIBUTING.md describes them."""
+"""The house: links, packages, layers of imports, as docs/architecture.md describes them."""
 
 import ast
 import os
