@@ -1,4 +1,4 @@
-"""What a stage says while it runs: how much is done, in counts or amounts, and the time left."""
+"""Lines of a stage: amount done and time left."""
 
 import re
 from io import StringIO

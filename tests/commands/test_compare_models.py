@@ -87,7 +87,7 @@ def test_rankers_asked_for_take_part_beside_the_models_own(model, tmp_path):
 
 
 def test_what_is_left_of_a_budget_is_said(model):
-    """Of baselines that are more than 2 points below it, with what makes their steps so large."""
+    """Baselines more than 2 points below the budget are printed with the reason."""
     console = Console(file=io.StringIO(), width=500)
     compare(model, ["50%", "70%"], samples=2, console=console, spaces=["tokens"])
     text = console.file.getvalue()

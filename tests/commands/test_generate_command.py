@@ -84,7 +84,7 @@ def test_a_prompt_may_have_several_pictures(command, tmp_path, pictures):
     code, printed, _ = command(tmp_path, *images, "--prompt", question, "--max-new-tokens=1")
     assert code == 0
     assert re.search(naming(200, "100%"), printed)
-    assert "right" not in printed
+    assert "expected" not in printed
     *_, before, after = re.findall(r"\d+", printed)
     assert (before, after) == ("1", "1")  # new tokens
     found = re.search(r" original +(\S.*) policy +(\S+) ", printed)

@@ -86,15 +86,6 @@ def additive(tmp_path_factory):
 # What a run leaves
 
 
-def test_the_public_names_are_what_they_are_called():
-    check = (
-        "from opsearch import Policy, RankerSpec, RunConfig; from opsearch.commands.run import run;"
-        "assert all(map(callable, (Policy, RankerSpec, RunConfig, run))), run"
-    )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_run_leaves_all_its_files(done):
     result, said = done
     assert {path.name for path in result.folder.iterdir()} - {".lock"} == FILES
@@ -427,7 +418,7 @@ def wait_for_measurements(process, folder, count):
 
 
 @pytest.fixture(scope="module")
-def reraise_interrupt(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     result, _ = start(tmp_path_factory.mktemp("run") / "whole", **SLOW)
     return result
 
@@ -443,13 +434,13 @@ KILLS = [
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("sent", "after"), KILLS, ids=str)
-def test_a_stopped_run_goes_on_where_it_stopped(reraise_interrupt, tmp_path, sent, after):
+def test_a_stopped_run_goes_on_where_it_stopped(uninterrupted, tmp_path, sent, after):
     folder = tmp_path / "stopped"
     process = started(folder)
     wait_for_measurements(process, folder, after)
     process.send_signal(sent)
     printed, said = process.communicate(timeout=60)
-    kept, whole = stored(folder), stored(reraise_interrupt.folder)
+    kept, whole = stored(folder), stored(uninterrupted.folder)
     assert after <= len(kept) < len(whole)
     assert printed == ""
     if sent == signal.SIGINT:
@@ -462,10 +453,8 @@ def test_a_stopped_run_goes_on_where_it_stopped(reraise_interrupt, tmp_path, sen
     assert kept.items() <= resumed.items()
     assert resumed.keys() == whole.keys()
     assert max(abs(resumed[key] - whole[key]) / max(1, whole[key]) for key in whole) <= TOLERANCE
-    assert result.solution.policy == reraise_interrupt.solution.policy
-    assert result.solution.value == pytest.approx(
-        reraise_interrupt.solution.value, abs=5 * KL_QUANTUM
-    )
+    assert result.solution.policy == uninterrupted.solution.policy
+    assert result.solution.value == pytest.approx(uninterrupted.solution.value, abs=5 * KL_QUANTUM)
 
 
 def test_a_stopped_guided_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def stored(folder):
         return {measurement.policy for measurement in store.everything()}
 
 
-def test_it_measures_so_many_policies_and_stores_them(folder):
+def test_it_measures_the_given_number_of_policies_and_stores_them(folder):
     searched_front(folder, 1, console=silent())
     before = stored(folder)
     found, path = searched_front(folder, 12, console=silent())

@@ -52,10 +52,9 @@ def test_only_a_space_of_stages_falls_back_to_one(prepared):
     settings = resolve(config, prepared.shape.layers, ranker)
     said = Progress(console := Console(file=StringIO()), 1)
     other = replace(prepared, settings=settings, ranker=ranker)
-    assert (
-        search_task("stages", parse_budgets(["80%"]), other, said).settings.space.most_counts == 1
-    )
+    budgets = parse_budgets(["80%"])
+    assert search_task("stages", budgets, other, said).space.most_counts == 1
     assert "one layer only" in console.file.getvalue()
     with refuses(OpsearchError, "vispruner", "nested"):
-        search_task("operations", parse_budgets(["80%"]), other, said)
+        search_task("operations", budgets, other, said)
     assert console.file.getvalue().count("one layer only") == 1

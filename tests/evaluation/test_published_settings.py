@@ -1,4 +1,4 @@
-"""What makes methods at their published defaults can be typed as it is told."""
+"""The published calls and commands of the baselines run as printed."""
 
 import shlex
 

@@ -113,6 +113,7 @@ class Rows:
 
     name: str = "flops"
     unit: str = "rows"
+    timed: bool = False
 
     def of(self, counts: np.ndarray, n_visual: int, n_other: int, candidates=None) -> np.ndarray:
         return counts.sum(axis=(-2, -1)) + n_other
