@@ -18,6 +18,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import where
 from opsearch.report.stored import Stored
 from opsearch.report.svg import inline
+from opsearch.runs.verify import PROXIES
 
 _FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that labels are readable on a phone
 _OTHER_BUDGETS = (0.15, 0.2, 0.3, 0.5, 0.7)
@@ -127,7 +128,9 @@ def _other_budgets(stored: Stored) -> str:
             "other budgets"
         )
     if space.per_operation is not None:
-        searched = " --measure 1000" if stored.config.objective == "joint" else ""
+        objective = stored.settings.objective
+        summed = objective is None or objective.form in PROXIES
+        searched = "" if summed else " --measure 1000"
         return f"use `opsearch front {folder}{searched}`"
     return f"use `{stored.again} --solver grid`, which measures all policies"
 

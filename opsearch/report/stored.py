@@ -22,7 +22,7 @@ from opsearch.problem.spaces.base import Space
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import load_environment
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.setup import resolve
+from opsearch.runs.setup import SearchSettings, resolve
 from opsearch.runs.stored import stored_run
 
 
@@ -60,10 +60,15 @@ class Stored:
         return stored_run(self.folder.path)
 
     @cached_property
+    def settings(self) -> SearchSettings:
+        """The settings in typed parts."""
+        ranker = parse_ranker(str(self.config.ranker))
+        return resolve(self.config, self.policy.num_layers, ranker)
+
+    @property
     def space(self) -> Space:
         """The space that was searched."""
-        ranker = parse_ranker(str(self.config.ranker))
-        return resolve(self.config, self.policy.num_layers, ranker).space
+        return self.settings.space
 
     @property
     def again(self) -> str:
