@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opsearch.data.item import Item
     from opsearch.data.load import load_items
     from opsearch.errors import OpsearchError
+    from opsearch.evaluation.baselines import Baseline
     from opsearch.measure.workers.cluster import Workers
     from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.models.spec import load_model
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from opsearch.runs.config import RunConfig
 
 __all__ = [
+    "Baseline",
     "Budget",
     "Graphs",
     "Item",
@@ -69,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Baseline": "opsearch.evaluation.baselines",
     "Budget": "opsearch.problem.budget",
     "Graphs": "opsearch.models.pruned.cuda_graphs",
     "Item": "opsearch.data.item",

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 import opsearch
+import opsearch.problem
 from opsearch.commands.analyze import KINDS
 from opsearch.commands.cli import app
 from opsearch.registry import KINDS as KIND_CONTRACTS
@@ -96,7 +97,9 @@ def test_the_api_page_describes_every_public_name():
 
 
 PAGES_OF_PARTS = [ROOT / "docs" / name for name in ("api.md", "architecture.md")]
-SHOWN = [*(ROOT / "examples").glob("*.py"), ROOT / "README.md", *PAGES_OF_PARTS]
+PACKAGE = ROOT / "tests" / "plugins" / "package" / "acme_opsearch"
+SCRIPTS = [*(ROOT / "examples").glob("*.py"), *PACKAGE.glob("*.py")]
+SHOWN = [*SCRIPTS, ROOT / "README.md", *PAGES_OF_PARTS]
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
@@ -115,6 +118,11 @@ def test_only_public_names_are_imported(path):
             imported = {name.strip() for name in "".join(names).split(",") if name.strip()}
             assert imported <= set(opsearch.__all__)
         assert set(re.findall(r"\bopsearch\.([A-Za-z]\w*)\(", code)) <= set(opsearch.__all__)
+
+
+def test_every_name_for_authors_of_parts_is_there():
+    for name in opsearch.problem.__all__:
+        assert getattr(opsearch.problem, name) is not None
 
 
 def test_the_minimal_parts_run():

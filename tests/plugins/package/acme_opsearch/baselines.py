@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from opsearch import Policy, RankerSpec, builders
-from opsearch.evaluation.baselines import Baseline
+from opsearch import Baseline, Policy, RankerSpec, builders
 
 
 def _half(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:

@@ -8,15 +8,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.base import CostLabel, CostSettings
-from opsearch.policy.counts import MLP, Candidates, Counts, live
+from opsearch.problem import MLP, Candidates, CostLabel, CostSettings, Counts, live
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows that pass through an MLP, summed over layers.
 
-    The contract is `opsearch.costs.base.Cost`. A cost is an exact integer.
+    The contract is `opsearch.problem.Cost`. A cost is an exact integer.
 
     Attributes:
         layers: Layers of the decoder.

@@ -7,17 +7,24 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from opsearch.objectives.base import ObjectiveSettings, require_any_objective
 
-from opsearch.problem.objective import KL_DECIMALS, KL_QUANTUM, Form, Measure, Table
-from opsearch.problem.spaces.base import Space
+from opsearch.problem import (
+    KL_DECIMALS,
+    KL_QUANTUM,
+    Form,
+    Measure,
+    ObjectiveSettings,
+    Space,
+    Table,
+    require_any_objective,
+)
 
 
 @dataclass(frozen=True)
 class Power:
     """Power mean of the samples' divergences, which counts the worst samples more.
 
-    The contract is `opsearch.objectives.base.ObjectiveFactory`.
+    The contract is `opsearch.problem.ObjectiveFactory`.
 
     Attributes:
         weight: Exponent; 1 is the mean.

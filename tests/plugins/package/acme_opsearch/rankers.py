@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opsearch.rankers.base import (
+from opsearch.problem import (
     DECODER_ATTENTION,
     AttentionView,
     Prompt,
@@ -22,7 +22,7 @@ from opsearch.rankers.base import (
 class Outliers:
     """Tokens that differ most from the mean of their image.
 
-    The contract is `opsearch.rankers.base.Ranker`. Fields of the dataclass are the parameters that
+    The contract is `opsearch.problem.Ranker`. Fields of the dataclass are the parameters that
     a user gives as `acme-outliers(centred=0)`.
 
     Attributes:
@@ -57,7 +57,7 @@ class Outliers:
 class Peak:
     """Tokens that some heads of the last prompt token attend to most.
 
-    The contract is `opsearch.rankers.base.DecoderRanker`.
+    The contract is `opsearch.problem.DecoderRanker`.
 
     Attributes:
         heads: Heads whose attention is averaged, the highest of each token.

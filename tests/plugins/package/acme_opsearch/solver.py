@@ -8,10 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from opsearch.problem.objective import Blackbox, Form, Table
-from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Status, solution_at, solved
-from opsearch.problem.spaces.base import Space
+from opsearch.problem import (
+    Blackbox,
+    Form,
+    Limit,
+    Problem,
+    Solution,
+    Space,
+    Status,
+    Table,
+    evaluations_within,
+    solution_at,
+    solved,
+)
 
 _EVALUATIONS = 50
 
@@ -20,7 +29,7 @@ _EVALUATIONS = 50
 class Draw:
     """Best of the given start points and of feasible points drawn at random.
 
-    The contract is `opsearch.problem.solution.Solver`, and `opsearch.testing.SolverConformance`
+    The contract is `opsearch.problem.Solver`, and `opsearch.testing.SolverConformance`
     tests it. Fields are parameters, as for rankers; `start` is filled in by opsearch with points
     that a proxy likes, because `takes_start` asks for it.
 
@@ -45,7 +54,7 @@ class Draw:
         return solved(self, problem, seed, "numpy", lambda: self._best(problem, seed, limit))
 
     def _best(self, problem: Problem, seed: int, limit: Limit | None) -> Solution:
-        most = (limit and limit.evaluations) or _EVALUATIONS
+        most = evaluations_within(limit, _EVALUATIONS)
         feasible = np.flatnonzero(problem.feasible)
         drawn = np.random.default_rng(seed).permutation(feasible).tolist()
         points = list(dict.fromkeys([*self.start, *drawn]))[:most]

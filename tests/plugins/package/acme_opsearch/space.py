@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import Policy, RankerSpec, builders
-from opsearch.problem.spaces.base import ListedSpace, Parameter, SpaceSettings
+from opsearch.problem import ListedSpace, Parameter, SpaceSettings
 
 
 @dataclass(frozen=True)
 class Steps(ListedSpace):
     """A share of the tokens in the first layers, and a smaller one from some layer on.
 
-    The contract is `opsearch.problem.spaces.base.Space`; `ListedSpace` derives most of it from the
+    The contract is `opsearch.problem.Space`; `ListedSpace` derives most of it from the
     points and the policy of each.
     """
 
