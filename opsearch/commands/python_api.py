@@ -339,7 +339,8 @@ def measure_kl(
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:
         path = Path(location) if store else Path(location) / "measurements.db"
-        facts = measurement_facts(model, processor, _loaded_as(model), positions)
+        shape = Shape.from_config(model.config)
+        facts = measurement_facts(model, processor, _loaded_as(model), shape, positions)
         with Store(path, facts) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
             return engine.measure(policies, samples)

@@ -88,7 +88,9 @@ def open_session(
                 _meet(measure_workers, model)
         else:
             _meet(measure_workers, model)
-        facts = measurement_facts(model, prepared.processor, spec, settings.positions)
+        facts = measurement_facts(
+            model, prepared.processor, spec, prepared.shape, settings.positions
+        )
         with Store(folder.measurements, facts) as store:
             memory = memory_for(model, settings.memory)
             engine = Engine(model, store, settings.positions, memory, progress.say, measure_workers)
@@ -102,7 +104,7 @@ def _meet(workers: MeasureWorkers | None, model: Any) -> None:
 
 
 def measurement_facts(
-    model: Any, processor: Any, spec: ModelSpec, positions: int
+    model: Any, processor: Any, spec: ModelSpec, shape: Shape, positions: int
 ) -> dict[str, Any]:
     """Return what the measurements of a store depend on, and what solving again needs.
 
@@ -110,6 +112,7 @@ def measurement_facts(
         model: The loaded model.
         processor: Its processor.
         spec: Its data type and attention implementation.
+        shape: The decoder's dimensions; of a model loaded by name, those of its config as stored.
         positions: Number of answer tokens that are compared.
     """
     return {
@@ -121,7 +124,7 @@ def measurement_facts(
         "generation": _generation(model),
         "engine": ENGINE_VERSION,
         "model_type": model.config.model_type,
-        "shape": dataclasses.asdict(Shape.from_config(model.config)),
+        "shape": dataclasses.asdict(shape),
     }
 
 

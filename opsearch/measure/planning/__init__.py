@@ -1,1 +1,1 @@
-"""Planning: which chunks a measurement is cut into, and what they take."""
+"""Planning: which chunks a measurement is cut into, their tries, and what they take."""

@@ -26,6 +26,9 @@ from opsearch.models.attention import project_keys, project_keys_values, project
 from opsearch.rankers.base import AttentionView, DecoderRanker, ranking_from_scores
 from opsearch.rankers.upload import upload
 
+# Rows of one call over all samples, which bounds the wide activations of the MLP.
+_ROWS_PER_CALL = 2**13
+
 
 def row_offsets(sizes: Ints) -> Ints:
     """Return the first row of each node, int64[N]."""
@@ -43,10 +46,6 @@ def equal_runs(table: Ints, columns: int) -> Iterator[Ints]:
     """Yield runs of a sorted table int64[N, K] with equal values in the first columns."""
     changes = np.flatnonzero((np.diff(table[:, :columns], axis=0) != 0).any(axis=1)) + 1
     yield from np.split(table, changes)
-
-
-# Rows of one call over all samples, which bounds the wide activations of the MLP.
-_ROWS_PER_CALL = 2**13
 
 
 class SweepLayer:

@@ -33,6 +33,9 @@ from opsearch.models.families import check_supported
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
+_KEPT_BYTES = 2 * 10**9  # of cached references: calls policy by policy do not rerun the original
+_LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state
+
 
 def sweep(
     layers: Any, trie: Trie, inputs: DecoderInputs, on_layer: Callable[[int], None]
@@ -60,10 +63,6 @@ def sweep(
         on_layer(number)
     answers: Tensor = states.text.unflatten(1, (-1, inputs.layout.answers))
     return answers
-
-
-_KEPT_BYTES = 2 * 10**9  # of cached references: calls policy by policy do not rerun the original
-_LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state
 
 
 @dataclass(frozen=True, eq=False)
