@@ -97,7 +97,7 @@ def _plain(folder: Path) -> dict[str, float]:
         return answers
 
     start = time.process_time()
-    wrapper = load_wrapper("demo", "float32", "cpu")
+    wrapper = load_wrapper(ModelSpec("demo", "float32", "cpu"))
     generate, model = wrapper.generate_until, wrapper._model
     wrapper.generate_until = timed
     settings = {"batch_size": 1, "bootstrap_iters": 0, "log_samples": False}

@@ -157,9 +157,16 @@ def main() -> None:
     elif given.data is None or (given.budget.endswith("%") and given.calibration is None):
         parser.error("give --data, and --calibration where a policy is searched")
     else:
-        where = (HUB_IDS[given.checkpoint], given.device, given.dtype)
-        settings = (given.data, given.calibration, given.out)
-        reproduce(given.checkpoint, given.budget, where, *settings)
+        reproduce(
+            given.checkpoint,
+            given.budget,
+            model=HUB_IDS[given.checkpoint],
+            device=given.device,
+            dtype=given.dtype,
+            data=given.data,
+            calibration=given.calibration,
+            out=given.out,
+        )
 
 
 def smoke(out: Path) -> None:
@@ -168,13 +175,24 @@ def smoke(out: Path) -> None:
     data, calibration = questions(folder / "data", 2), questions(folder / "calibration", 2)
     names = {name: checkpoint(name, folder / name) for name in VISUAL}
     for name, budget in ROWS:
-        reproduce(name, budget, (names[name], "cpu", "float32"), data, calibration, out, smoke=True)
+        reproduce(
+            name,
+            budget,
+            model=names[name],
+            data=data,
+            calibration=calibration,
+            out=out,
+            smoke=True,
+        )
 
 
 def reproduce(
     name: str,
     budget: str,
-    where: tuple[str, str, str],
+    *,
+    model: str,
+    device: str = "cpu",
+    dtype: str = "float32",
     data: Path,
     calibration: Path | None,
     out: Path,
@@ -185,29 +203,30 @@ def reproduce(
     Args:
         name: Checkpoint, as in `ROWS`.
         budget: Budget, as in `ROWS`.
-        where: Model, device and dtype.
+        model: Local folder or hub id.
+        device: Device of the model.
+        dtype: Precision of the weights.
         data: Samples to answer.
         calibration: Samples to search on; None if no row is searched.
         out: Folder of the policies.
         smoke: Whether to search on two samples with small settings.
     """
-    model_name, device, dtype = where
-    model, processor = opsearch.load_model(model_name, dtype=dtype, device=device)
+    loaded, processor = opsearch.load_model(model, dtype=dtype, device=device)
     items, original = opsearch.load_items(data), None
     print(f"{name}, {budget}: {len(items)} questions")
     for row in ROWS[name, budget]:
         folder = out / name / budget / row.method.split(",")[0].lower()
         if row.searched:
             given = opsearch.load_items(calibration)
-            policy = search(row, budget, (model, processor, given), smoke)
+            policy = search(row, budget, (loaded, processor, given), smoke)
         else:
             policy = kept(row, budget, name, smoke)
         policy.save_pretrained(folder)
         scores = opsearch.evaluate(
-            model, processor, items, policy, original=original, progress=False
+            loaded, processor, items, policy, original=original, progress=False
         )
         original = scores.original
-        share = opsearch.cost_share(model, processor, items, policy)
+        share = opsearch.cost_share(loaded, processor, items, policy)
         print(
             f"  {row.method}: Rel. Avg. {100 * scores.relative:.1f} % at {share:.1%} of the ",
             end="",

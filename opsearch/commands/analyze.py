@@ -60,17 +60,18 @@ def analyze(
     """
     if kind not in KINDS:
         raise UnknownNameError("analysis", kind, list(KINDS))
-    if len(folders) > 1 and kind not in SEVERAL:
+    if len(folders) > 1 and not KINDS[kind].several:
+        several = [name for name, each in KINDS.items() if each.several]
         raise OpsearchError(
             f"`opsearch analyze {kind}` takes one run, not {len(folders)}; give one run, or use a "
-            f"kind that takes several: {', '.join(SEVERAL)}"
+            f"kind that takes several: {', '.join(several)}"
         )
-    if space is not None and kind in _RUN_SPACE_ONLY:
+    if space is not None and not KINDS[kind].other_spaces:
         raise OpsearchError(
             f"--space {space} has no effect on `opsearch analyze {kind}`, whose results exist only "
             "for the space of the run; remove --space"
         )
-    result = KINDS[kind](folders, space)
+    result = KINDS[kind].make(folders, space)
     target = out or folders[0]
     files = [_write_table(target / name, table) for name, table in result.tables.items()]
     if result.figure is None:
@@ -135,16 +136,26 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis(kept, figure, text, page)
 
 
+# Methods whose differences from other methods are tabulated.
+_DIFFERENCES = {
+    "dop joint": ("dop additive",),
+    "depth joint": ("depth additive", "dop joint", "stages joint", "FastV like"),
+    "stages joint": ("FastV like",),
+    "operations verified": (
+        "operations additive",
+        "GSOP",
+        "FastV like",
+        "depth joint",
+        "stages joint",
+    ),
+}
+
+
 def _differences(comparison: Comparison) -> pd.DataFrame:
     """Return paired differences of searched methods from each other and from strong baselines."""
     from opsearch.analysis import equal_cost
 
-    pairs = [("dop joint", "dop additive"), ("depth joint", "depth additive")]
-    pairs += [("depth joint", "dop joint"), ("depth joint", "stages joint")]
-    pairs += [("depth joint", "FastV like"), ("stages joint", "FastV like")]
-    best = "operations verified"
-    pairs += [(best, other) for other in ("operations additive", "GSOP", "FastV like")]
-    pairs += [(best, other) for other in ("depth joint", "stages joint")]
+    pairs = [(method, other) for method, others in _DIFFERENCES.items() for other in others]
     return pd.concat([equal_cost.differences(comparison, *pair) for pair in pairs])
 
 
@@ -201,20 +212,32 @@ def _tables(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"tables.csv": pd.concat(frames, ignore_index=True)}, None, text)
 
 
-KINDS: dict[str, Callable[[Sequence[Path], str | None], Analysis]] = {
-    "rank": _rank,
-    "curves": _curves,
-    "interactions": _interactions,
-    "pareto": _pareto,
-    "ablation": _ablation,
-    "transfer": _transfer,
-    "outcomes": _outcomes,
-    "rivals": _rivals,
-    "tables": _tables,
+@dataclass(frozen=True)
+class AnalysisKind:
+    """A kind of analysis.
+
+    Attributes:
+        make: Makes the analysis of run folders, in a space or in that of each run.
+        several: True if it takes more than one run.
+        other_spaces: True if it takes a space other than that of the run.
+    """
+
+    make: Callable[[Sequence[Path], str | None], Analysis]
+    several: bool = False
+    other_spaces: bool = True
+
+
+KINDS = {
+    "rank": AnalysisKind(_rank),
+    "curves": AnalysisKind(_curves),
+    "interactions": AnalysisKind(_interactions),
+    "pareto": AnalysisKind(_pareto, several=True, other_spaces=False),
+    "ablation": AnalysisKind(_ablation, several=True),
+    "transfer": AnalysisKind(_transfer, several=True),
+    "outcomes": AnalysisKind(_outcomes, several=True, other_spaces=False),
+    "rivals": AnalysisKind(_rivals),
+    "tables": AnalysisKind(_tables, several=True, other_spaces=False),
 }
-SEVERAL = ("pareto", "ablation", "transfer", "outcomes", "tables")
-"""Kinds that take more than one run."""
-_RUN_SPACE_ONLY = ("pareto", "outcomes", "tables")
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> Path:

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
+from opsearch.evaluation import SPACES
 from opsearch.evaluation.answers import answer
 from opsearch.evaluation.contenders import (
-    SPACES,
     MethodKey,
     Task,
-    asked_rankers,
     fitted_baselines,
-    say_left_out,
+    parse_rankers,
+    print_unsupported_baselines,
     say_unused_budget,
     search,
     search_task,
@@ -51,11 +51,13 @@ from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import parse_budgets
 from opsearch.timing.latency_table import place_of
 
+# Encoding, loading the model, three measured baselines, measuring policies, measuring token
+# reductions, and answering.
 _OTHER_STAGES = 8
 
 
 @dataclass(frozen=True)
-class Field:
+class ComparedMethods:
     """The compared methods.
 
     Attributes:
@@ -72,6 +74,7 @@ class Field:
 def compare(
     folder: Path,
     budgets: Sequence[str],
+    *,
     samples: int = 300,
     effort: float | None = None,
     console: Console | None = None,
@@ -107,7 +110,7 @@ def compare(
     if times:
         settled.settings.model.check("compare --times")
     limits = [parse_budgets([text])[0] for text in budgets]
-    further = asked_rankers(rankers, settled.model_config)
+    further = parse_rankers(rankers, settled.model_config)
     total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
     stages = Progress(console or Console(stderr=True, markup=False), total)
     prepared = prepare(settled, stages, split="test")
@@ -119,14 +122,14 @@ def compare(
             if data
             else "a comparison needs test samples; give --samples a number above 0"
         )
-    say_left_out(settled.model_config, (prepared.ranker, *further), stages)
+    print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), stages)
     tasks = [search_task(name, limits, prepared, stages) for name in spaces]
     with open_session(prepared, run, stages, workers) as session:
-        field = _gather(tasks, limits, further, prepared, session)
-        _judge(field, prepared, session)
+        methods = _gather(tasks, limits, further, prepared, session)
+        _judge(methods, prepared, session)
         if times:
-            _time(field, prepared, session)
-        _store(field, prepared, session.store)
+            _time(methods, prepared, session)
+        _store(methods, prepared, session.store)
 
 
 def _gather(
@@ -135,7 +138,7 @@ def _gather(
     further: Sequence[RankerSpec],
     prepared: Prepared,
     session: Session,
-) -> Field:
+) -> ComparedMethods:
     """Return the original, the best policies of each space, and the baselines at each budget."""
     engine, stages = session.engine, session.progress
     policies = {("100%", "original"): identity(prepared.shape.layers)}
@@ -154,32 +157,32 @@ def _gather(
             rivals[budget.text, "FitPrune"] = recipes[budget.text]
         reductions |= fitted_reductions(budget, prepared, reducers, stages)
     say_unused_budget({**rivals, **reductions}, budgets, prepared, stages)
-    return Field(policies | rivals, reducers, reductions)
+    return ComparedMethods(policies | rivals, reducers, reductions)
 
 
-def _judge(field: Field, prepared: Prepared, session: Session) -> None:
+def _judge(methods: ComparedMethods, prepared: Prepared, session: Session) -> None:
     """Measure and answer with every method, except for stored results."""
     engine, stages = session.engine, session.progress
-    policies, reductions = list(field.policies.values()), list(field.reductions.values())
+    policies, reductions = list(methods.policies.values()), list(methods.reductions.values())
     with stages.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
         engine.measure(policies, prepared.calibration, tick)
         engine.measure(policies, prepared.heldout, tick)
     with stages.stage(f"measuring {len(reductions)} token reductions") as tick:
         both = [*prepared.calibration, *prepared.heldout]
-        measure_reductions(engine, field.reducers, reductions, both, tick)
+        measure_reductions(engine, methods.reducers, reductions, both, tick)
     processor, questions = prepared.processor, prepared.heldout
     with stages.stage(f"answering {len(questions)} test questions") as tick:
-        answer_reductions(engine, processor, field.reducers, reductions, questions)
+        answer_reductions(engine, processor, methods.reducers, reductions, questions)
         for done, policy in enumerate(policies, 1):
             answer(engine.model, processor, questions, policy, engine.store)
             tick(done, len(policies))
 
 
-def _time(field: Field, prepared: Prepared, session: Session) -> None:
+def _time(methods: ComparedMethods, prepared: Prepared, session: Session) -> None:
     """Measure the prefill time of every method and write it to the run folder."""
     spec, model = prepared.settings.model, session.model
-    policies = list(field.policies.values())
-    reductions = [(field.reducers[each.reducer], each) for each in field.reductions.values()]
+    policies = list(methods.policies.values())
+    reductions = [(methods.reducers[each.reducer], each) for each in methods.reductions.values()]
     machine = place_of(model.config, spec)
     with session.progress.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
         time_prefills(
@@ -193,9 +196,9 @@ def _time(field: Field, prepared: Prepared, session: Session) -> None:
         )
 
 
-def _store(field: Field, prepared: Prepared, store: Store) -> None:
+def _store(methods: ComparedMethods, prepared: Prepared, store: Store) -> None:
     """Store the compared methods and the samples they were compared on."""
-    rows = [Compared(*key, policy_text(each)) for key, each in field.policies.items()]
-    rows += [Compared(*key, each.text) for key, each in field.reductions.items()]
+    rows = [Compared(*key, policy_text(each)) for key, each in methods.policies.items()]
+    rows += [Compared(*key, each.text) for key, each in methods.reductions.items()]
     splits = {COMPARED_CALIBRATION: prepared.calibration, COMPARED: prepared.heldout}
     store.put_comparison(rows, {split: stored_samples(each) for split, each in splits.items()})

@@ -28,9 +28,9 @@ from opsearch.commands.run import search_and_save, search_progress
 from opsearch.commands.search_result import SearchResult
 from opsearch.commands.solve import solve as solve_run
 from opsearch.costs.shape import Shape
-from opsearch.data.item import Item, all_answered
+from opsearch.data.item import Item
+from opsearch.evaluation import BUDGETS, SPACES
 from opsearch.evaluation.answers import Answers
-from opsearch.evaluation.contenders import SPACES
 from opsearch.evaluation.evaluate import Scores, answer_both
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
@@ -120,9 +120,7 @@ def search(
         settled = settle_for(model.config, config, {**parts, "budgets": budgets})
         console = Console(stderr=True) if progress else None
         shown = search_progress(console, settled.settings, loading=0)
-        if not all_answered(heldout):
-            shown.total -= 1
-        prepared = state(settled, processor, (items, heldout), shown)
+        prepared = state(settled, processor, (items, heldout), shown, if_answered=1)
         result = search_and_save(prepared, shown, model)
         # From here on the folder goes with the result.
         finalize(result, temporary.pop_all().close)
@@ -219,7 +217,7 @@ def front(run: str | Path, *, cost: str = "flops") -> Front:
 
 def compare(
     run: str | Path,
-    budgets: Budgets = ("15%", "20%", "30%", "50%"),
+    budgets: Budgets = BUDGETS,
     *,
     samples: int = 300,
     spaces: Sequence[str] = SPACES,

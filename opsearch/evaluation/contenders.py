@@ -42,7 +42,8 @@ from opsearch.runs.verify import EVALUATIONS, PROPOSAL, PROXIES, verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools import CpSat
 
-SPACES = ("dop", "depth", "stages")
+# Percent of the original's cost; smaller differences count as equal cost.
+_EQUAL_COST_POINTS = 2
 _EACH = 8  # policies to verify per round if the run has no number
 MethodKey = tuple[str, str]
 """Key of a policy in a comparison: (budget, method)."""
@@ -131,12 +132,12 @@ def search(
 def _listed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
     """Return the optimum of each objective at each budget."""
     found = {}
-    for maker in task.objectives:
-        for text, objective in _objectives(maker, task, measure).items():
+    for factory in task.objectives:
+        for text, objective in _objectives(factory, task, measure).items():
             problem = Problem(task.space, rounded(objective, floor), task.limits[text])
             solution = Grid().solve(problem)
             assert solution.policy is not None  # check_budget() raises otherwise
-            found[text, f"{task.space.name} {maker.name}"] = solution.policy
+            found[text, f"{task.space.name} {factory.name}"] = solution.policy
     return found
 
 
@@ -145,8 +146,8 @@ def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Pol
     nowhere = np.zeros(0, bool)
     joint = lazy_joint(task.space, measure, floor)
     settings, found = task.settings, {}
-    for maker in task.objectives:
-        proxy = rounded(maker.make(task.space, measure, nowhere), floor)
+    for factory in task.objectives:
+        proxy = rounded(factory.make(task.space, measure, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
             first = reraise_interrupt(CpSat().solve(problem, seed=settings.seed, limit=PROPOSAL))
@@ -160,18 +161,18 @@ def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Pol
             )
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None
-            found[text, f"{task.space.name} {maker.name}"] = first.policy
+            found[text, f"{task.space.name} {factory.name}"] = first.policy
             found[text, f"{task.space.name} verified"] = best.policy
     return found
 
 
-def _objectives(maker: ObjectiveFactory, task: Task, measure: Measure) -> dict[str, Objective]:
+def _objectives(factory: ObjectiveFactory, task: Task, measure: Measure) -> dict[str, Objective]:
     """Return the objective of each budget, one object for all if it does not depend on it."""
     masks = {text: feasible_points(task.space, limit) for text, limit in task.limits.items()}
-    if maker.per_budget:
-        return {text: maker.make(task.space, measure, mask) for text, mask in masks.items()}
+    if factory.per_budget:
+        return {text: factory.make(task.space, measure, mask) for text, mask in masks.items()}
     everything = _within_any(task.space, task.limits)
-    return dict.fromkeys(masks, maker.make(task.space, measure, everything))
+    return dict.fromkeys(masks, factory.make(task.space, measure, everything))
 
 
 def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDArray[np.bool_]:
@@ -229,7 +230,7 @@ def fitted_baselines(
     return {(budget.text, label): policy for label, policy in found.items()}
 
 
-def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:
+def parse_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:
     """Parse the rankers of --ranker.
 
     Raises:
@@ -242,16 +243,15 @@ def asked_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, 
     return specs
 
 
-def say_left_out(model_config: Any, present: Sequence[RankerSpec], stages: Progress) -> None:
+def print_unsupported_baselines(
+    model_config: Any, present: Sequence[RankerSpec], stages: Progress
+) -> None:
     """Print why each baseline is absent whose ranker the model does not support."""
     family, names = family_for(model_config.model_type), {spec.name for spec in present}
     unsupported = family.unsupported_rankers(model_config)
     for label, method in registry.registered("baselines").items():
         if method.ranker in unsupported and method.ranker not in names:
             stages.say(f"{label} is not compared: {unsupported[method.ranker]}")
-
-
-POINTS = 2  # percent of the original's cost; smaller differences count as equal cost
 
 
 def say_unused_budget(
@@ -275,7 +275,7 @@ def say_unused_budget(
                 spent = reduction_cost(cost, found.n_visual, prepared.calibration)
             else:
                 spent = total_cost(cost, found, pairs)
-            if 100 * (min(limit, stock) - spent) > POINTS * stock:
+            if 100 * (min(limit, stock) - spent) > _EQUAL_COST_POINTS * stock:
                 reason = reasons.get(method, Baseline.granularity)
                 share = f"{100 * spent / stock:.1f}% of {cost.name}"
                 stages.say(f"{method} uses only {share} at budget {text}: {reason}")

@@ -16,14 +16,8 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import (
-    check_attention,
-    check_device,
-    load_config,
-    load_processor,
-    load_weights,
-)
 from opsearch.models.pruned.checks import check_fits
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
 from opsearch.runs.run_folder import RunFolder
@@ -59,14 +53,12 @@ class Scores:
 
 def evaluate(
     path: Path,
-    model: str = "demo",
+    model: ModelSpec,
+    *,
     data: Path | None = None,
     samples: int = 300,
     split: str = "test",
     seed: int = 0,
-    dtype: str = "float32",
-    device: str = "cpu",
-    attention: str = "sdpa",
     console: Console | None = None,
 ) -> Scores:
     """Generate answers with the original and with the policy of a run folder or file.
@@ -75,14 +67,11 @@ def evaluate(
 
     Args:
         path: Run folder or policy file.
-        model: demo, a local folder, or a hub id.
+        model: The model, and how its weights are loaded.
         data: Data file; None: the embedded tasks.
         samples: Maximum number of samples, from the start of the data.
         split: Split of the embedded tasks.
         seed: Seed of the embedded tasks.
-        dtype: Precision of the weights.
-        device: Device of the model.
-        attention: Attention implementation.
         console: Console for progress; None: standard error.
 
     Raises:
@@ -90,9 +79,8 @@ def evaluate(
     """
     stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
-    check_device(device, dtype)
-    check_attention(attention, dtype, device)
-    config, processor = load_config(model), load_processor(model)
+    model.check()
+    config, processor = model.load_config(), model.load_processor()
     check_fits(policy, config)
     items = load_file(data) if data else embedded(split, samples, seed)
     kept, dropped = _unseen(items, calibrated_on(path, stages.say), samples)
@@ -104,7 +92,7 @@ def evaluate(
     with stages.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
     with stages.stage("loading the model"):
-        loaded = load_weights(model, dtype, device, attention)
+        loaded = model.load()
     return answer_both(loaded, processor, encoded, policy, stages, dropped)
 
 
@@ -151,7 +139,10 @@ def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Ite
 
 
 def calibrated_on(path: Path, say: Callable[[str], None]) -> set[str]:
-    """Return the digests of the items a policy was searched on; unknown ones are reported."""
+    """Return the digests of the items a policy was searched on.
+
+    Print a note if they are not recorded.
+    """
     record = RunFolder(path if path.is_dir() else path.parent).solution
     try:
         return set(json.loads(record.read_text(encoding="utf-8"))["items"])

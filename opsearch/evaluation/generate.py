@@ -18,13 +18,6 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import decoded, greedy
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import (
-    check_attention,
-    check_device,
-    load_config,
-    load_processor,
-    load_weights,
-)
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
@@ -90,14 +83,14 @@ def generate(
     """
     stages = Progress(console or Console(stderr=True, markup=False), 3)
     policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
-    check_device(run.device, run.dtype)
-    check_attention(run.attention, run.dtype, run.device)
-    item = _item(images, prompt, run.model)
-    config, processor = load_config(run.model), load_processor(run.model)
+    spec = run.model_spec
+    spec.check()
+    item = _item(images, prompt, spec.name)
+    config, processor = spec.load_config(), spec.load_processor()
     check_fits(policy, config)
     (sample,) = encode([item], processor, config)
     with stages.stage("loading the model"):
-        model = load_weights(run.model, run.dtype, run.device, run.attention)
+        model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)
 
     def answered(title: str, applied: Policy | None) -> Answered:

@@ -157,9 +157,7 @@ def prepare(
     calibration, heldout = run_items(config, split)
     if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
         stages.say(_fewer(config, *found))
-    if not all_answered(heldout):
-        stages.total -= if_answered
-    return state(settled, processor, (calibration, heldout), stages)
+    return state(settled, processor, (calibration, heldout), stages, if_answered)
 
 
 def check_ranker(spec: RankerSpec | None, model_config: Any) -> None:
@@ -174,13 +172,16 @@ def state(
     processor: Any,
     items: tuple[Sequence[Item], Sequence[Item]],
     stages: Progress,
+    if_answered: int = 0,
 ) -> Prepared:
     """Encode calibration and held-out items, count the costs, choose what was left open.
 
-    Raises as `prepare` does.
+    `if_answered` is as for `prepare`, and so is what it raises.
     """
     config, settings, model_config = settled.config, settled.settings, settled.model_config
     calibration, heldout = items
+    if not all_answered(heldout):
+        stages.total -= if_answered
     both = [*calibration, *heldout]
     with stages.stage(f"encoding {len(both)} samples") as tick:
         encoded = encode(both, processor, model_config, lambda done: tick(done, len(both)))

@@ -484,7 +484,7 @@ def test_memory_that_runs_out_is_no_defect(opsearch, folder, monkeypatch, fail, 
 def test_eval_loads_the_attention_that_is_asked_for(opsearch, folder, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "opsearch.evaluation.evaluate.load_weights",
+        "opsearch.models.loading.load_weights",
         lambda *asked: loaded.append(load_weights(*asked)) or loaded[0],
     )
     code, printed, _ = opsearch("eval", folder, "--samples=5", "--attention=eager")

@@ -12,7 +12,7 @@ from opsearch.commands.cli import call
 from opsearch.commands.compare import compare
 from opsearch.commands.run import run
 from opsearch.errors import ModelError, PolicyError
-from opsearch.evaluation.contenders import asked_rankers, say_left_out
+from opsearch.evaluation.contenders import parse_rankers, print_unsupported_baselines
 from opsearch.evaluation.stored import stored_comparison
 from opsearch.models.loading import load_config
 from opsearch.policy.ranker import RankerSpec
@@ -28,7 +28,7 @@ QUESTIONS = ("what colour is it", "how many", "what is the red")
 
 def said(model_config, *present):
     console = Console(file=io.StringIO(), width=500)
-    say_left_out(model_config, present, Progress(console, 0))
+    print_unsupported_baselines(model_config, present, Progress(console, 0))
     return console.file.getvalue().splitlines()
 
 
@@ -53,9 +53,9 @@ def test_cdpruner_is_missing_until_it_is_given_a_clip():
 def test_a_ranker_that_cannot_serve_is_refused_before_anything_is_measured():
     config = load_config("demo")
     with pytest.raises(ModelError, match=naming("clip=/none", "CLIP")):
-        asked_rankers(["cls", "cdpruner(clip=/none)"], config)
+        parse_rankers(["cls", "cdpruner(clip=/none)"], config)
     with pytest.raises(PolicyError, match=naming("fastv")):
-        asked_rankers(["fastv"], config)
+        parse_rankers(["fastv"], config)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def loaded(monkeypatch):
         asked.append(place)
         return load_weights(*place)
 
-    monkeypatch.setattr("opsearch.evaluation.generate.load_weights", noted)
+    monkeypatch.setattr("opsearch.models.loading.load_weights", noted)
     return asked
 
 

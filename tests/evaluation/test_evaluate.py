@@ -15,6 +15,7 @@ from opsearch.errors import DataError, OpsearchError, PolicyError
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.evaluation.evaluate import evaluate
 from opsearch.models.loading import load_processor
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 from tests.support.messages import naming
@@ -66,7 +67,7 @@ def test_rel_avg_is_the_mean_ratio_over_families_that_the_original_solves():
 
 
 def test_scores_compare_the_policy_with_the_original(policy):
-    scores = evaluate(policy, samples=15, split="held-out", console=SILENT)
+    scores = evaluate(policy, ModelSpec(), samples=15, split="held-out", console=SILENT)
     assert scores.dropped == 0
     assert scores.original.families == tuple(i.family for i in embedded("held-out", 15))
     assert scores.original.scores.mean() > scores.policy.scores.mean()
@@ -80,7 +81,7 @@ def test_scores_compare_the_policy_with_the_original(policy):
 
 def test_the_identity_changes_no_answer(tmp_path):
     builders.identity(LAYERS).save_pretrained(tmp_path)
-    scores = evaluate(tmp_path, samples=5, console=SILENT)
+    scores = evaluate(tmp_path, ModelSpec(), samples=5, console=SILENT)
     assert (scores.changed, scores.relative) == (0, 1.0)
 
 
@@ -93,19 +94,21 @@ def test_items_that_the_policy_was_searched_on_are_left_out(searched, tmp_path):
     data.write_text("\n".join(map(json.dumps, rows)))
     solve(searched, budget=["60%"], out=tmp_path / "again")
     for path in (searched, searched / "policy_config.json", tmp_path / "again"):
-        scores = evaluate(path, data=data, console=SILENT)
+        scores = evaluate(path, ModelSpec(), data=data, console=SILENT)
         assert (scores.dropped, len(scores.original.texts)) == (5, 3)
 
 
 def test_a_policy_that_was_searched_on_unknown_items_is_told(policy):
     said = StringIO()
-    assert evaluate(policy, samples=1, console=Console(file=said, width=300)).dropped == 0
+    assert (
+        evaluate(policy, ModelSpec(), samples=1, console=Console(file=said, width=300)).dropped == 0
+    )
     assert str(policy) in said.getvalue()
 
 
 def test_nothing_left_is_an_error(searched):
     with pytest.raises(DataError, match=naming(5)):
-        evaluate(searched, split="calibration", samples=5, console=SILENT)
+        evaluate(searched, ModelSpec(), split="calibration", samples=5, console=SILENT)
 
 
 def test_data_without_answers_is_an_error(policy, tmp_path):
@@ -113,7 +116,7 @@ def test_data_without_answers_is_an_error(policy, tmp_path):
     data = tmp_path / "bare.jsonl"
     data.write_text('{"image": "a.png", "question": "what color?", "answers": []}')
     with pytest.raises(DataError, match=naming("bare/1")):
-        evaluate(policy, data=data, console=SILENT)
+        evaluate(policy, ModelSpec(), data=data, console=SILENT)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, 
     )
     said = StringIO()
     with pytest.raises(PolicyError, match=naming(*values)):
-        evaluate(tmp_path, samples=3, console=Console(file=said))
+        evaluate(tmp_path, ModelSpec(), samples=3, console=Console(file=said))
     assert said.getvalue() == ""
 
 
@@ -141,12 +144,12 @@ def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, 
         ({"split": "dev"}, ("'dev'", "train", "calibration", "held-out", "test")),
         ({"samples": 0}, (0, 1)),
         ({"seed": -1}, ("-1", 0)),
-        ({"model": "nowhere"}, ("'nowhere'", "demo")),
-        ({"dtype": "int8"}, ("int8", "float32")),
-        ({"device": "abacus"}, ("abacus", "cpu")),
+        ({"model": ModelSpec("nowhere")}, ("'nowhere'", "demo")),
+        ({"model": ModelSpec(dtype="int8")}, ("int8", "float32")),
+        ({"model": ModelSpec(device="abacus")}, ("abacus", "cpu")),
     ],
     ids=str,
 )
 def test_bad_options_get_a_sentence(policy, options, values):
     with pytest.raises(OpsearchError, match=naming(*values)):
-        evaluate(policy, console=SILENT, **{"samples": 2, **options})
+        evaluate(policy, console=SILENT, **{"model": ModelSpec(), "samples": 2, **options})

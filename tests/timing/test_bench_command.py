@@ -10,7 +10,7 @@ from rich.console import Console
 
 from opsearch import RankerSpec
 from opsearch.commands.cli import call
-from opsearch.commands.cli.printing import print_latency
+from opsearch.commands.cli.print_latency import print_latency
 from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.errors import PolicyError
 from opsearch.policy import builders

@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 
 import typer
 
+from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
 from opsearch.commands.cli.generate import generate
-from opsearch.commands.cli.judge import analyze, bench, compare, evaluate
-from opsearch.commands.cli.look import export, list_parts, report, show
-from opsearch.commands.cli.options import err
-from opsearch.commands.cli.part_names import CommandNamingParts
+from opsearch.commands.cli.inspection import export, list_parts, report, show
+from opsearch.commands.cli.options import CommandNamingParts, err
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 
@@ -36,7 +35,7 @@ app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command(cls=CommandNamingParts)(compare)
-app.command()(analyze)
+app.command(cls=CommandNamingParts)(analyze)
 app.command()(export)
 app.command()(report)
 app.command("list")(list_parts)

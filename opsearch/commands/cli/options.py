@@ -1,12 +1,17 @@
-"""Options and consoles that several commands share. Imports no heavy library."""
+"""Options and consoles that several commands share. Imports no heavy library.
+
+Help texts that list the available parts, including those of installed plug-ins.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 # Without markup, so that text from data, policies and paths is printed unchanged.
 out = Console(highlight=False, markup=False)
@@ -139,3 +144,38 @@ def was_typed(context: typer.Context, name: str) -> bool:
     """Return whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class CommandNamingParts(TyperCommand):
+    """Command whose options may name parts in their help as `{solvers}` or another kind.
+
+    The names are looked up when the help is shown, so that other commands start without them.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Fill the placeholders, then show the help."""
+        parameters: list[Any] = self.params  # options and arguments, which have a help
+        for parameter in parameters:
+            parameter.help = parameter.help and with_part_names(parameter.help)
+        super().format_help(ctx, formatter)
+
+
+def with_part_names(text: str) -> str:
+    """Return a help text in which each `{kind}` is replaced by the names of its parts.
+
+    A kind is one of the registry, or `analyses`.
+    """
+
+    def listed(match: re.Match[str]) -> str:
+        if match[1] == "analyses":
+            from opsearch.commands.analyze import KINDS
+
+            return ", ".join(KINDS)
+        from opsearch.registry import names
+
+        return ", ".join(names(match[1]))
+
+    return _PLACEHOLDER.sub(listed, text)

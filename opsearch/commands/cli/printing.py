@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.analysis.heatmap import draw_terminal
-from opsearch.evaluation.lmms.scores import Evaluation, TaskScores, ends
 from opsearch.formatting import format_amount, format_duration
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
@@ -24,11 +22,8 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.report.verdict import cell, verdict
 from opsearch.runs.run_folder import RunFolder
-from opsearch.timing.parts import PARTS
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from opsearch.commands.analyze import Analysis
     from opsearch.commands.dry_run import DryRun
     from opsearch.commands.front import Front
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
     from opsearch.evaluation.evaluate import Scores
     from opsearch.runs.config import RunConfig
     from opsearch.runs.effort import CoarseWork
-    from opsearch.timing.policy_latency import LatencyRow, TimedPrefill
+    from opsearch.timing.policy_latency import TimedPrefill
 
 _TABLE_WIDTH = 80
 
@@ -267,161 +262,3 @@ def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:
     for method in dict.fromkeys(frame["method"]):
         table.add_row(method, *(at.get((method, budget), "-") for budget in budgets))
     return table
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the mean scores of every task, and the official figures of whole splits."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    headers = (
-        "task",
-        "samples",
-        "original",
-        "policy",
-        "ratio (95 %)",
-        "official",
-        "policy",
-        "ratio",
-    )
-    for name in headers:
-        table.add_column(name, justify="left" if name == "task" else "right")
-    for seed, task in enumerate(evaluation.tasks):
-        low, high = ends(task.resampled(seed))
-        table.add_row(
-            task.name,
-            str(len(task.original)),
-            f"{100 * task.original.mean():.1f}%",
-            f"{100 * task.policy.mean():.1f}%",
-            _ratio_cell(task.ratio, low, high),
-            *_official_cells(task),
-        )
-    console.print(table)
-    _print_average(evaluation, console)
-
-
-def _print_average(evaluation: Evaluation, console: Console) -> None:
-    count = sum(len(task.original) for task in evaluation.tasks)
-    changed = sum(task.changed for task in evaluation.tasks)
-    average = _ratio_cell(evaluation.relative, *evaluation.interval())
-    console.print(
-        f"Rel. Avg. {average} of mean scores ({len(evaluation.tasks)} tasks, {count} documents); "
-        f"{changed} answers changed",
-        soft_wrap=True,
-    )
-    if not np.isnan(evaluation.official_relative):
-        console.print(f"Rel. Avg. {100 * evaluation.official_relative:.1f}% of official figures")
-    elif evaluation.limit is not None:
-        console.print(
-            f"Only the first {evaluation.limit} documents of each task were answered; official "
-            "figures require whole splits, without --limit.",
-            soft_wrap=True,
-        )
-    for task in evaluation.tasks:
-        if task.dropped:
-            console.print(
-                f"{task.name}: excluded {task.dropped} documents on which the policy was searched.",
-                soft_wrap=True,
-            )
-
-
-def _official_cells(task: TaskScores) -> tuple[str, str, str]:
-    if task.official is None:
-        return "-", "-", "-"
-    original, policy = task.official
-    return f"{original:.4g}", f"{policy:.4g}", _percent_cell(task.official_ratio)
-
-
-def _ratio_cell(value: float, low: float, high: float) -> str:
-    return "-" if np.isnan(value) else f"{_percent_cell(value)} ({100 * low:.0f}-{100 * high:.0f})"
-
-
-def _percent_cell(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.1f}%"
-
-
-_PART_TITLES = {
-    "tower": "vision tower, ms",
-    "ranking": "ranking, ms",
-    "prefill": "prefill, ms",
-    "first_token": "first token, ms",
-    "decode": "per token, ms",
-}
-_SIDES = ("original", "policy")
-
-
-def print_latency(row: LatencyRow, console: Console) -> None:
-    """Print medians and quartiles of original and policy, and the predicted costs."""
-    console.print(row["policy_name"], style="bold")
-    console.print(_latency_table(row, row["kv_bytes"]))
-    if row["graphs"]:
-        console.print("With the layers of the policy run as CUDA graphs", style="bold")
-        console.print(_latency_table(row["graphs"], row["kv_bytes"]))
-    console.print(
-        f"Measured at batch {row['batch']} with {row['visual']} visual and {row['other']} text "
-        f"tokens, in {row['pairs']} alternating pairs: median (quartiles). Ratios are per pair. "
-        "Prefill: decoder with ranking and lm_head.",
-        soft_wrap=True,
-        style="dim",
-    )
-    if row["shape"]:
-        console.print("Random weights; the vision tower is not run.", style="dim")
-    if "peak_bytes" not in row["policy"]:
-        console.print("Peak memory is measured on CUDA devices only.", style="dim")
-
-
-def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
-    """Print one line per method: time of the token selection, and ratio of the prefill."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in ("selection, ms", "% of prefill", "FLOPs, ratio", "prefill, ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        ranking = row["policy"]["ranking_ms"]
-        share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
-        before = row["before_decoder"]
-        selection = [_spread(ranking), share] if before else ["in the prefill", ""]
-        table.add_row(
-            row["rule"], *selection, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
-        )
-    console.print(table)
-    first = rows[0]
-    console.print(
-        f"Measured at batch {first['batch']} with {first['visual']} visual and {first['other']} "
-        f"text tokens, in {first['pairs']} alternating pairs: median (quartiles). Prefill of the "
-        f"original: {_spread(first['original']['prefill_ms'])} ms. Ratios are per pair and include "
-        "the selection; features that a method reads from the vision tower are computed there.",
-        soft_wrap=True,
-        style="dim",
-    )
-
-
-def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
-    """Return the times of original and policy, with the sizes of their caches."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in (*_SIDES, "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for part in PARTS:
-        cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
-        if part == "ranking":
-            cells[0] = ""  # the original ranks nothing
-        if any(cells):
-            table.add_row(_PART_TITLES[part], *cells, _spread(row["ratio"].get(part)))
-    table.add_row("KV cache", *_byte_cells([kv[side] for side in _SIDES]))
-    table.add_row("KV cache, predicted", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES]))
-    if "peak_bytes" in row["policy"]:
-        table.add_row("peak memory", *_byte_cells([row[side]["peak_bytes"] for side in _SIDES]))
-    table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
-    return table
-
-
-def _spread(values: Sequence[float] | None) -> str:
-    if values is None:
-        return ""
-    low, median, high = (f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in values)
-    return f"{median} ({low}-{high})"
-
-
-def _byte_cells(amounts: Sequence[int]) -> list[str]:
-    """Format the bytes of original and policy, and their ratio."""
-    original, policy = amounts
-    return [format_amount(original, "B"), format_amount(policy, "B"), f"{policy / original:.3f}"]

@@ -89,7 +89,7 @@ def run(
     keep: Annotated[
         str | None,
         typer.Option(
-            help="Spaces of single operations: operations that are never pruned, e.g. 0,1:mlp for "
+            help="Spaces layers and operations: operations that are never pruned, e.g. 0,1:mlp for "
             "layer 0 and the MLP of layer 1; default: none.",
             rich_help_panel=SEARCH,
         ),
@@ -122,7 +122,7 @@ def run(
         int,
         typer.Option(
             help="Correct the proxy with true measurements: number of its best policies to measure "
-            "per round; 0: do not.",
+            "per round; 0: off.",
             rich_help_panel=SEARCH,
         ),
     ] = 0,
@@ -164,8 +164,8 @@ def run(
     effort: Annotated[
         float,
         typer.Option(
-            help="Estimated seconds that measuring the KL of all policies may take, for the "
-            "default of --objective.",
+            help="Maximum estimated time in seconds to measure the KL of all policies; beyond it "
+            "the default objective is measured from coarse to fine or is a proxy.",
             rich_help_panel=MEASUREMENT,
         ),
     ] = 60.0,
@@ -173,7 +173,7 @@ def run(
         str | None,
         typer.Option(
             help="Memory for the states of one pass, e.g. 8GB; default: 2GB on a CPU, half of the "
-            "memory besides the weights on a GPU.",
+            "memory that the weights leave free on a GPU.",
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,

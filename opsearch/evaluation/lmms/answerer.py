@@ -84,7 +84,7 @@ class Answerer:
     def load(self) -> str:
         """Load the model and return a fingerprint of all that its answers depend on."""
         spec = self.source.model
-        self._wrapper = load_wrapper(spec.name, spec.dtype, spec.device, spec.attention)
+        self._wrapper = load_wrapper(spec)
         versions = [__version__, version("lmms-eval"), version("transformers")]
         kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), spec.attention]
         return " ".join([fingerprint(self._wrapper.model), *kind, *versions])

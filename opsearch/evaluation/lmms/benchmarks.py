@@ -89,7 +89,6 @@ def _ocrbench(values: Sequence[Any]) -> float:
 
 
 _MME = ("mme_perception_score", "mme_cognition_score")
-_OCRBENCH = ("ocrbench_accuracy",)
 _EXACT = (("exact_match",), _value("exact_match"))
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -17,7 +17,7 @@ from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel, RemoteAns
 from opsearch.evaluation.lmms.answering import results
 from opsearch.evaluation.lmms.benchmarks import Benchmark, Metrics, benchmark_of
 from opsearch.evaluation.lmms.log import FILE_NAME, AnswerLog, answer_key, policy_key
-from opsearch.evaluation.lmms.scores import Evaluation, Scores, TaskScores
+from opsearch.evaluation.lmms.scores import Evaluation, ScoreArray, TaskScores
 from opsearch.measure.workers.cluster import Workers, on_ray
 from opsearch.measure.workers.queue import Queue
 from opsearch.models.pruned.checks import check_fits
@@ -178,7 +178,7 @@ class _Passes:
 
 def _counted_scores(
     name: str, benchmark: Benchmark, metrics: Sequence[Sequence[Metrics]]
-) -> tuple[Scores, Scores]:
+) -> tuple[ScoreArray, ScoreArray]:
     """Return the scores of original and policy on the documents that count."""
     pairs = [
         (before, after)

@@ -9,8 +9,8 @@ from lmms_eval.api.model import lmms
 
 from opsearch.evaluation.lmms.answering import kept_failures
 from opsearch.evaluation.lmms.wrappers import load_wrapper
-from opsearch.models.loading import load_config
 from opsearch.models.pruned.checks import check_fits
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 
 
@@ -43,8 +43,9 @@ class PrunedModel(lmms):  # type: ignore[misc]
                 f"batch_size {batch_size} changes answers by padding; give --batch_size 1"
             )
         self.policy = Policy.from_pretrained(Path(policy))
-        check_fits(self.policy, load_config(pretrained))
-        self.wrapper = load_wrapper(pretrained, dtype, device)
+        spec = ModelSpec(pretrained, dtype, device)
+        check_fits(self.policy, spec.load_config())
+        self.wrapper = load_wrapper(spec)
         self.wrapper.task_dict = self.task_dict
         self.accelerator, self.device = self.wrapper.accelerator, self.wrapper.device
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from opsearch.analysis.bootstrap import interval, resamples
 
-Scores = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class TaskScores:
     """
 
     name: str
-    original: Scores
-    policy: Scores
+    original: ScoreArray
+    policy: ScoreArray
     dropped: int
     changed: int
     official: tuple[float, float] | None
@@ -43,7 +43,7 @@ class TaskScores:
         """The policy's official figure relative to the original's, nan where there is none."""
         return _ratio(self.official[1], self.official[0]) if self.official else float("nan")
 
-    def resampled(self, seed: int) -> Scores:
+    def resampled(self, seed: int) -> ScoreArray:
         """Return ratios on documents drawn with replacement, the same for both, float64[B]."""
         weights = resamples(len(self.original), seed)
         original, policy = self.original @ weights, self.policy @ weights
@@ -58,7 +58,7 @@ class Evaluation:
     Attributes:
         model: The model, as given by the user.
         limit: Documents per task, None for all.
-        tasks: Scores of the tasks.
+        tasks: ScoreArray of the tasks.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Evaluation:
         return ends(np.mean(drawn, axis=0)) if drawn else (float("nan"), float("nan"))
 
 
-def ends(values: Scores) -> tuple[float, float]:
+def ends(values: ScoreArray) -> tuple[float, float]:
     """Return the middle 95 % of resampled values, without draws in which the original scores 0."""
     known = values[~np.isnan(values)]
     if not len(known):

@@ -7,13 +7,8 @@ from typing import Any
 
 from opsearch.data.lmms import require_lmms
 from opsearch.errors import ModelError, OpsearchError
-from opsearch.models.loading import (
-    check_attention,
-    check_device,
-    load_config,
-    load_processor,
-    resolve_name,
-)
+from opsearch.models.loading import load_config, resolve_name
+from opsearch.models.spec import ModelSpec
 
 WRAPPERS = {
     "llava": "llava_hf",
@@ -41,7 +36,7 @@ def wrapper_name(model: str) -> str:
     return WRAPPERS[family]
 
 
-def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -> Any:
+def load_wrapper(model: ModelSpec) -> Any:
     """Load the model in its stock wrapper; policies apply to its attribute `model`.
 
     Raises:
@@ -49,32 +44,32 @@ def load_wrapper(model: str, dtype: str, device: str, attention: str = "sdpa") -
         OpsearchError: A package is missing.
     """
     require_lmms()
-    check_device(device, dtype, "eval --tasks")
-    check_attention(attention, dtype, device)
-    name = wrapper_name(model)
-    if name != _TAKES_DTYPE and dtype != "bfloat16":
+    model.check("eval --tasks")
+    name = wrapper_name(model.name)
+    if name != _TAKES_DTYPE and model.dtype != "bfloat16":
         raise ModelError(
-            f"lmms-eval's wrapper {name} loads models in bfloat16 only, not in {dtype}; give "
+            f"lmms-eval's wrapper {name} loads models in bfloat16 only, not in {model.dtype}; give "
             "--dtype bfloat16"
         )
     if name == _NEEDS_QWEN_UTILS and find_spec("qwen_vl_utils") is None:
         raise _missing(name, "qwen_vl_utils")  # lmms-eval would fail at the first image
-    load_processor(model)  # for its error messages of one sentence
+    model.load_processor()  # for its error messages of one sentence
     from lmms_eval.models import get_model
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    settings = {"pretrained": resolve_name(model), "device": device, "device_map": device}
+    settings = {"pretrained": resolve_name(model.name), "attn_implementation": model.attention}
+    settings |= {"device": model.device, "device_map": model.device}
     if name == _TAKES_DTYPE:
-        settings["dtype"] = dtype
+        settings["dtype"] = model.dtype
     try:
-        return get_model(name)(attn_implementation=attention, **settings)
+        return get_model(name)(**settings)
     except ImportError as error:
         raise _missing(name, error.name or str(error)) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"lmms-eval's wrapper {name} cannot load {model!r} ({reason}); check --model"
+            f"lmms-eval's wrapper {name} cannot load {model.name!r} ({reason}); check --model"
         ) from error
 
 

@@ -64,10 +64,10 @@ def test_all_thirteen_run_end_to_end_and_answer_nothing_twice(policy, local):
 
 
 def test_the_wrapper_loads_the_attention_that_is_asked_for():
-    wrapper = load_wrapper("demo", "float32", "cpu", "eager")
+    wrapper = load_wrapper(ModelSpec("demo", "float32", "cpu", "eager"))
     assert wrapper.model.config.get_text_config()._attn_implementation == "eager"
     with pytest.raises(ModelError, match=naming("'flash'", "sdpa", "eager", "flash_attention_2")):
-        load_wrapper("demo", "float32", "cpu", "flash")
+        load_wrapper(ModelSpec("demo", "float32", "cpu", "flash"))
     names = [
         Answerer(AnswererModel(ModelSpec(attention=attention), 1)).load()
         for attention in ATTENTIONS[:2]
@@ -91,7 +91,7 @@ def test_figures_are_those_of_plain_lmms_eval(policy, local):
         return [found[task][key] for task, key in zip(tasks, keys, strict=True)]
 
     # simple_evaluate takes the model out of its wrapper at the end.
-    original, pruned = (load_wrapper("demo", "float32", "cpu") for _ in range(2))
+    original, pruned = (load_wrapper(ModelSpec("demo", "float32", "cpu")) for _ in range(2))
     assert [task.official[0] for task in ours.tasks] == plain(original)
     with HALF.apply(pruned.model):
         assert [task.official[1] for task in ours.tasks] == plain(pruned)

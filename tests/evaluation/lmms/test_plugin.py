@@ -38,10 +38,11 @@ def test_it_answers_as_the_stock_wrapper_under_the_policy(tmp_path, registry):
     from opsearch.data.lmms import load_task
     from opsearch.evaluation.lmms.answering import build_requests
     from opsearch.evaluation.lmms.wrappers import load_wrapper
+    from opsearch.models.spec import ModelSpec
 
     kind = registry.get_model_class("opsearch")
     model = kind.create_from_arg_string(arguments(tmp_path), {"batch_size": 1, "device": "cpu"})
-    stock = load_wrapper("demo", "float32", "cpu")
+    stock = load_wrapper(ModelSpec("demo", "float32", "cpu"))
     task = load_task("embedded_color")
     texts = []
     for each in (model, stock, stock):

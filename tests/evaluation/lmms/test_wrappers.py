@@ -16,6 +16,7 @@ from opsearch.evaluation.lmms.benchmarks import task_name
 from opsearch.evaluation.lmms.log import FILE_NAME
 from opsearch.evaluation.lmms.wrappers import WRAPPERS, load_wrapper, wrapper_name
 from opsearch.models.loading import load_weights
+from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from tests.evaluation.lmms.data import write_task
 from tests.support.families import FAMILIES
@@ -51,7 +52,7 @@ def test_it_answers_in_the_stock_wrapper_with_and_without_the_policy(folder, tmp
     lines = (tmp_path / "policy" / FILE_NAME).read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
 
-    wrapper = load_wrapper(str(folder), "bfloat16", "cpu")
+    wrapper = load_wrapper(ModelSpec(str(folder), "bfloat16", "cpu"))
     assert type(wrapper).__module__.endswith(f"chat.{wrapper_name(str(folder))}")
     task = load_task(task_name(name), wrapper_name(str(folder)))
     wrapper.task_dict[task.config.task] = task.dataset
@@ -70,7 +71,7 @@ def test_it_answers_in_the_stock_wrapper_with_and_without_the_policy(folder, tmp
 def test_other_wrappers_load_bfloat16_only(tmp_path):
     FAMILIES["internvl"].model(2).config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=naming("internvl_hf", "bfloat16", "float32")):
-        load_wrapper(str(tmp_path), "float32", "cpu")
+        load_wrapper(ModelSpec(str(tmp_path), "float32", "cpu"))
 
 
 def test_a_family_without_a_wrapper_is_refused_with_the_next_step(monkeypatch):
@@ -86,4 +87,4 @@ def test_what_the_wrapper_of_qwen_does_not_ask_for_is_named(tmp_path, monkeypatc
     with pytest.raises(
         OpsearchError, match=naming("qwen2_5_vl", "qwen_vl_utils", "opsearch[lmms]'")
     ):
-        load_wrapper(str(tmp_path), "bfloat16", "cpu")
+        load_wrapper(ModelSpec(str(tmp_path), "bfloat16", "cpu"))

@@ -29,6 +29,7 @@ from opsearch.commands.cli.options import (
     was_typed,
 )
 from opsearch.errors import OpsearchError
+from opsearch.evaluation import BUDGETS, SPACES
 
 _BENCHMARKS = "Benchmarks"
 _RANDOM_WEIGHTS = "Random weights"
@@ -89,7 +90,7 @@ def evaluate(
                     f"remove --{name}"
                 )
         processes = requested_workers(workers, ray_address)
-        from opsearch.commands.cli.printing import print_evaluation
+        from opsearch.commands.cli.print_evaluation import print_evaluation
         from opsearch.evaluation.lmms.answerer import AnswererModel
         from opsearch.evaluation.lmms.evaluate import evaluate_tasks
         from opsearch.runs.config import policy_settings
@@ -110,8 +111,16 @@ def evaluate(
     from opsearch.runs.config import policy_settings
 
     run = policy_settings(policy, **loaded_as)
-    loading = (run.dtype, run.device, run.attention)
-    print_scores(evaluate_policy(policy, run.model, data, samples, split, seed, *loading, err), out)
+    scores = evaluate_policy(
+        policy,
+        run.model_spec,
+        data=data,
+        samples=samples,
+        split=split,
+        seed=seed,
+        console=err,
+    )
+    print_scores(scores, out)
 
 
 def bench(
@@ -200,7 +209,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Measure the times of prefill and decoding and the memory, with and without a policy."""
-    from opsearch.commands.cli.printing import print_latency, print_peers
+    from opsearch.commands.cli.print_latency import print_latency, print_peers
     from opsearch.progress import Progress
     from opsearch.runs.config import policy_settings
     from opsearch.timing.bench import Setup, bench_peers
@@ -254,7 +263,7 @@ def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graph
 
 def compare(
     run_folder: RunPath,
-    budget: Budgets = ["15%", "20%", "30%", "50%"],  # noqa: B006 - as for run
+    budget: Budgets = [*BUDGETS],  # noqa: B006 - as for run
     samples: Annotated[
         int,
         typer.Option(min=1, help="Maximum number of test samples.", rich_help_panel=MODEL_AND_DATA),
@@ -270,7 +279,7 @@ def compare(
     space: Annotated[
         list[str],
         typer.Option(help="Space to search: {spaces}. Repeatable.", rich_help_panel=SEARCH),
-    ] = ["dop", "depth", "stages"],  # noqa: B006
+    ] = [*SPACES],  # noqa: B006
     ranker: Annotated[
         list[str] | None,
         typer.Option(
@@ -296,8 +305,17 @@ def compare(
     from opsearch.commands.compare import compare as compare_methods
 
     processes = requested_workers(workers, ray_address)
-    settings = (run_folder, budget, samples, effort, err, processes, times, space, ranker or ())
-    compare_methods(*settings)
+    compare_methods(
+        run_folder,
+        budget,
+        samples=samples,
+        effort=effort,
+        console=err,
+        workers=processes,
+        times=times,
+        spaces=space,
+        rankers=ranker or (),
+    )
     analysis, files = analyze_runs("pareto", [run_folder])
     print_compared(analysis.tables["pareto.csv"], out)
     print_analysis(analysis, files, out)
@@ -306,10 +324,7 @@ def compare(
 def analyze(
     kind: Annotated[
         str,
-        typer.Argument(
-            help="Kind of analysis: rank, curves, interactions, pareto, ablation, transfer, "
-            "outcomes, rivals or tables."
-        ),
+        typer.Argument(help="Kind of analysis: {analyses}."),
     ],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     space: Annotated[
