@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from math import floor
 
-PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _MEMORY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
@@ -14,14 +14,7 @@ def format_amount(amount: float, unit: str) -> str:
     """Format an amount with an SI prefix, e.g. 5.83 TFLOPs, 160 MB or 118 ms."""
     if unit == "ns":
         return _format_time(amount)
-    for prefix, factor in (
-        ("E", 1e18),
-        ("P", 1e15),
-        ("T", 1e12),
-        ("G", 1e9),
-        ("M", 1e6),
-        ("k", 1e3),
-    ):
+    for prefix, factor in reversed(PREFIXES.items()):
         if abs(amount) >= factor:
             return f"{amount / factor:.4g} {prefix}{unit}"
     return f"{amount:.4g} {unit}"

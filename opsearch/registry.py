@@ -110,7 +110,10 @@ def registered(kind: str) -> dict[str, Any]:
 
 
 def described(kind: str, name: str) -> str:
-    """Return a part in words; of a plug-in's also the package and the entry point."""
+    """Return the description of a part for messages.
+
+    That of a plug-in has its package and entry point.
+    """
     if name in _built_in(kind):
         return f"{KINDS[kind].one} {name!r}"
     return _named(_point(kind, name))
@@ -235,7 +238,7 @@ def _loaded(kind: str, point: EntryPoint) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise OpsearchError(
-            f"{_named(point)} cannot be loaded ({type(error).__name__}: {reason}); mend or "
+            f"{_named(point)} cannot be loaded ({type(error).__name__}: {reason}); repair or "
             "uninstall that package"
         ) from error
     _require_members(kind, point, part, KINDS[kind].members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         every = np.ones(len(space.points) if space.listed else 0, bool)
         objective = settings.objective.make(space, measure, every)
     found = _front(Problem(space, objective, (whole,)))
-    file = run.folder.front
-    path = file if cost == "flops" else file.with_name(f"front_{cost}.csv")
+    path = run.folder.front_file(cost)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 
@@ -88,31 +88,17 @@ def _front(problem: Problem) -> Front:
             "front; solve the run at several budgets, e.g. `opsearch solve RUN --budget 20%`, or "
             "use --objective joint in another space"
         )
+    make = partial(Front, objective=objective.name, unit=objective.unit, constraint=whole)
     if not problem.space.listed and isinstance(objective, Separable):
         rows = [front_row(problem, index, proved=True) for index in summed_front(problem)]
         sentence = (
             f"{len(rows)} policies on the front, by dynamic programming: the front is complete and "
             "every point is proved."
         )
-        return Front(
-            objective=objective.name,
-            unit=objective.unit,
-            constraint=whole,
-            table=pd.DataFrame(rows),
-            limit=None,
-            sentence=sentence,
-        )
+        return make(table=pd.DataFrame(rows), limit=None, sentence=sentence)
     if not problem.space.listed:
         table, everything = walked_front(problem, _MOST_WALKED)
-        sentence = _walked(table, everything)
-        return Front(
-            objective=objective.name,
-            unit=objective.unit,
-            constraint=whole,
-            table=table,
-            limit=None,
-            sentence=sentence,
-        )
+        return make(table=table, limit=None, sentence=_walked(table, everything))
     if not isinstance(objective, Table | Separable):
         raise OpsearchError(
             f"objective {objective.name!r} has form {objective.form}, which has no front by "
@@ -122,14 +108,7 @@ def _front(problem: Problem) -> Front:
     named = front_table(problem.space, whole, objective.values)
     table = pd.concat([named, exact], axis=1)
     known = int((~np.isnan(objective.values)).sum())
-    found = Front(
-        objective=objective.name,
-        unit=objective.unit,
-        constraint=whole,
-        table=table,
-        limit=limit,
-        sentence="",
-    )
+    found = make(table=table, limit=limit, sentence="")
     return replace(found, sentence=_listed(found, len(objective.values), known))
 
 

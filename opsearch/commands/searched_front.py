@@ -65,8 +65,7 @@ def searched_front(
     prepared = prepare(settled, stages)
     with open_session(prepared, run, stages) as session:
         found = _searched(prepared, evaluations, session)
-    suffix = "" if cost == "flops" else f"_{cost}"
-    path = run.front.with_name(f"front_joint{suffix}.csv")
+    path = run.front_file(cost, searched=True)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 

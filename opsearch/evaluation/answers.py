@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,11 @@ from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
+from opsearch.progress import Tick
 from opsearch.runs.session import MAX_NEW_TOKENS
 
-_MAX_TOKENS = 8192  # positions of one forward
+MAX_TOKENS = 8192
+"""Maximum number of positions of one forward."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def answer(
     samples: Sequence[Sample],
     policy: Policy | None = None,
     store: Store | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Answers:
     """Generate an answer to every sample greedily and score it.
 
@@ -80,7 +82,7 @@ def answer_as(
     processor: Any,
     samples: Sequence[Sample],
     store: Store | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Answers:
     """Generate and score answers as `answer` does, inside a context manager.
 
@@ -108,7 +110,7 @@ def answer_as(
     todo = [s for s, request in zip(samples, requests, strict=True) if request not in found]
     done = len(samples) - len(todo)
     with block:
-        for batch in batches(todo, _MAX_TOKENS):
+        for batch in batches(todo, MAX_TOKENS):
             texts = decoded(processor, greedy(model, batch, MAX_NEW_TOKENS))
             pairs = list(zip(texts, batch, strict=True))
             new = [

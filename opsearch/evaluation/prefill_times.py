@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from opsearch.evaluation.reducers import Reducer, Reduction
 from opsearch.files import write_text
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
+from opsearch.progress import Tick
 from opsearch.timing.clock import Spread
 from opsearch.timing.generation import Side, alternated
 from opsearch.timing.policy_latency import typical
@@ -35,7 +36,7 @@ def time_prefills(
     *,
     machine: str,
     path: Path,
-    progress: Callable[[int, int], None],
+    progress: Tick,
 ) -> None:
     """Time the methods that the file lacks, on the typical sample at batch size 1.
 

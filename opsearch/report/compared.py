@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.formatting import format_amount
 from opsearch.report.svg import inline
+from opsearch.report.templates import templates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,13 +29,6 @@ def comparison_page(
         figure: The figure of the comparison.
         text: Description of the figure.
     """
-    environment = Environment(
-        loader=PackageLoader("opsearch.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     budgets = [
         {
             "budget": budget,
@@ -45,15 +38,19 @@ def comparison_page(
         for budget, rows in table.groupby("budget", sort=False)
     ]
     drawn = inline(figure, "compared", "Quality of each method by share of the original's cost")
-    return environment.get_template("compared.html").render(
-        model=model,
-        text=text,
-        figure=drawn,
-        items=int(table["items"].iloc[0]),
-        methods=table["method"].nunique(),
-        defined=is_defined(table),
-        timed="prefill_ms" in table,
-        budgets=budgets,
+    return (
+        templates()
+        .get_template("compared.html")
+        .render(
+            model=model,
+            text=text,
+            figure=drawn,
+            items=int(table["items"].iloc[0]),
+            methods=table["method"].nunique(),
+            defined=is_defined(table),
+            timed="prefill_ms" in table,
+            budgets=budgets,
+        )
     )
 
 

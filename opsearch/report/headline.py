@@ -30,12 +30,12 @@ class Fact:
     Attributes:
         name: Its name.
         value: Its formatted value.
-        beside: Value to compare it with.
+        context: Value to compare it with.
     """
 
     name: str
     value: str
-    beside: str
+    context: str
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ def _cost(
         format_amount(amount / constraint.samples, constraint.unit)
         for amount in (cost, constraint.stock)
     )
-    beside = f"{used} of {stock} per sample, budget {budget}"
+    context = f"{used} of {stock} per sample, budget {budget}"
     if constraint.timed:
         real = (environment or {}).get("prefill_ms")
-        beside = f"predicted {beside}"
+        context = f"predicted {context}"
         if real:
-            beside += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms"
-    return Fact(_words(constraint.name), f"{100 * cost / constraint.stock:.1f} %", beside)
+            context += f"; real {real['real']:.4g} of {real['original_real']:.4g} ms"
+    return Fact(_words(constraint.name), f"{100 * cost / constraint.stock:.1f} %", context)
 
 
 def _words(cost: str) -> str:
@@ -138,11 +138,11 @@ def _losses(frame: pd.DataFrame) -> list[Fact]:
     )
     facts = []
     if ACCURACY in chosen:
-        beside = f"original: {original[ACCURACY]} %"
-        facts.append(Fact("accuracy, held-out", f"{chosen[ACCURACY]} %", beside))
+        context = f"original: {original[ACCURACY]} %"
+        facts.append(Fact("accuracy, held-out", f"{chosen[ACCURACY]} %", context))
     if ACCURACY in chosen and not nothing_right(frame):
-        beside = "of the original's accuracy, mean over families"
-        facts.append(Fact("Rel. Avg., held-out", f"{chosen[RELATIVE]} %", beside))
+        context = "of the original's accuracy, mean over families"
+        facts.append(Fact("Rel. Avg., held-out", f"{chosen[RELATIVE]} %", context))
     heldout, calibration = chosen["KL held-out"], chosen["KL calibration"]
     facts.append(
         Fact("KL, calibration", f"{calibration} nats", "no held-out samples")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from opsearch.errors import OpsearchError
@@ -16,6 +15,7 @@ from opsearch.report.changed import changed_answers
 from opsearch.report.figures import figures, heat_map
 from opsearch.report.headline import headline
 from opsearch.report.stored import Stored, read_stored
+from opsearch.report.templates import templates
 from opsearch.report.verdict import CHOSEN, best_methods, cell
 from opsearch.runs.run_folder import RunFolder
 
@@ -27,13 +27,7 @@ def save_report(folder: Path) -> Path:
         RunFolderError: The folder holds no results, or damaged ones.
     """
     stored = read_stored(folder)
-    environment = Environment(
-        loader=PackageLoader("opsearch.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["commands"] = _commands
     page = environment.get_template("page.html").render(
         stored=stored,

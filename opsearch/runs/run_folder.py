@@ -19,7 +19,7 @@ class RunFolder:
         self.config = path / "run.yaml"
         self.measurements = path / "measurements.db"
         self.solution = path / "solution.json"
-        self.front = path / "front.csv"
+        self.front = self.front_file("flops")
         self.comparison = path / "comparison.csv"
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
@@ -27,6 +27,14 @@ class RunFolder:
         self.prefill = path / "prefill.json"
         self.environment = path / "environment.json"
         self.report = path / "report.html"
+
+    def front_file(self, cost: str, *, searched: bool = False) -> Path:
+        """Return the file of a front by cost: front.csv for flops, else front_COST.csv.
+
+        That of a searched front has the word joint in its name.
+        """
+        words = ["front", *(["joint"] if searched else []), *([] if cost == "flops" else [cost])]
+        return self.path / f"{'_'.join(words)}.csv"
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:

@@ -56,6 +56,7 @@ class Reduction:
     @property
     def name(self) -> str:
         """Name in comparisons."""
+        # Stored measurements are keyed by this text: never reword it.
         return f"{self.reducer}(up to {self.tokens} tokens a picture)"
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from opsearch.evaluation.answers import answer_as
+from opsearch.evaluation.answers import MAX_TOKENS, answer_as
 from opsearch.evaluation.contenders import MethodKey, budget_limit
 from opsearch.evaluation.reducers import (
     Reducer,
@@ -29,8 +29,6 @@ from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.problem.budget import Budget
 from opsearch.progress import Progress, Tick
 from opsearch.runs.prepare import Prepared
-
-_MAX_TOKENS = 8192  # positions of one forward
 
 
 def served_reducers(config: Any, prepared: Prepared, stages: Progress) -> dict[str, Reducer]:
@@ -77,7 +75,7 @@ def measure_reductions(
 ) -> None:
     """Measure and store the divergence of each reduction on every sample."""
     known = engine.store.get([reduction.key for reduction in reductions])
-    groups = batches(samples, _MAX_TOKENS)
+    groups = batches(samples, MAX_TOKENS)
     for done, batch in enumerate(groups, 1):
         todo = [r for r in reductions if any((r.key, s.digest) not in known for s in batch)]
         if todo:
@@ -116,7 +114,7 @@ def _measured(
     """Measure divergences on samples of equal shape; their reduced shapes may differ."""
     row_of = {sample.digest: row for row, sample in enumerate(samples)}
     found = []
-    for batch in batches(reducer.reduced(samples, reduction.tokens), _MAX_TOKENS):
+    for batch in batches(reducer.reduced(samples, reduction.tokens), MAX_TOKENS):
         with reducer.applied(engine.model, reduction.tokens):
             inputs = batch_inputs(batch, device_of_inputs(engine.model))
             logits = engine.model(**inputs, use_cache=False, logits_to_keep=1).logits

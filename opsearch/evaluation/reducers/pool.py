@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from opsearch.errors import ModelError
 
-# What reduces imports torch itself: reducers are listed without it.
+# Imported in the functions that reduce, so that `opsearch list` needs no torch.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
