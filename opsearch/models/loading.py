@@ -15,7 +15,10 @@ from opsearch.errors import ModelError
 from opsearch.models.attention import FLASH
 from opsearch.models.devices import weight
 from opsearch.models.families import family_for
-from opsearch.models.placement import AUTO
+from opsearch.models.placement import AUTO, ITEMSIZE
+
+ATTENTIONS = ("sdpa", "eager", FLASH)
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
 
 
 def unpack(model: Any) -> None:
@@ -29,10 +32,6 @@ def unpack(model: Any) -> None:
     from compressed_tensors.compressors import ModelCompressor
 
     ModelCompressor.from_pretrained_model(model).decompress_model(model)
-
-
-ATTENTIONS = ("sdpa", "eager", FLASH)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_name(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from opsearch.models.placement import ITEMSIZE
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -25,9 +27,7 @@ class ModelSpec:
     @property
     def itemsize(self) -> int:
         """Bytes of one number."""
-        from opsearch.models.loading import DTYPES
-
-        return DTYPES[self.dtype].itemsize
+        return ITEMSIZE[self.dtype]
 
     def check(self, feature: str | None = None) -> None:
         """Raise ModelError unless this machine can load the model.

@@ -20,7 +20,7 @@ from opsearch.policy.counts import MLP, live
 from opsearch.problem.spaces.depth import depth_space, dop_space
 from tests.measure import families
 from tests.measure.families import CLS, LAYERS, LAYOUTS, of_counts
-from tests.models.test_executed_flops import CPU_ATTENTION
+from tests.support.flop_counter import CPU_KERNEL
 from tests.support.measured import trie_bytes
 from tests.support.messages import naming
 
@@ -32,7 +32,7 @@ def check_planned_flops(engine, policies, samples):
     first, *others = policies
     engine.measure([first], samples)  # runs the originals, which the engine keeps
     plan = engine.plan(others, samples)
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNEL) as counter:
         engine.measure(others, samples)
     # Older transformers compute rotary angles as a matrix product, which the counter includes.
     angles = sum(
