@@ -112,8 +112,8 @@ def compare(
     limits = [parse_budgets([text])[0] for text in budgets]
     further = parse_rankers(rankers, settled.model_config)
     total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
-    stages = Progress(console or Console(stderr=True, markup=False), total)
-    prepared = prepare(settled, stages, split="test")
+    progress = Progress(console or Console(stderr=True, markup=False), total)
+    prepared = prepare(settled, progress, split="test")
     if not all_answered([sample.item for sample in prepared.heldout]):
         data = settled.config.data
         raise DataError(
@@ -122,9 +122,9 @@ def compare(
             if data
             else "a comparison needs test samples; give --samples a number above 0"
         )
-    print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), stages)
-    tasks = [search_task(name, limits, prepared, stages) for name in spaces]
-    with open_session(prepared, run, stages, workers) as session:
+    print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)
+    tasks = [search_task(name, limits, prepared, progress) for name in spaces]
+    with open_session(prepared, run, progress, workers) as session:
         methods = _gather(tasks, limits, further, prepared, session)
         _judge(methods, prepared, session)
         if times:
@@ -140,38 +140,38 @@ def _gather(
     session: Session,
 ) -> ComparedMethods:
     """Return the original, the best policies of each space, and the baselines at each budget."""
-    engine, stages = session.engine, session.progress
+    engine, progress = session.engine, session.progress
     policies = {("100%", "original"): identity(prepared.shape.layers)}
     for task in tasks:
-        policies |= search(task, prepared, engine, stages)
-    frozen_first = shortv_order(prepared, engine, stages)
-    pruned = gsop_policies(budgets, prepared, engine, stages)
-    recipes = fitprune_policies(budgets, prepared, engine, stages)
-    reducers = served_reducers(engine.model.config, prepared, stages)
+        policies |= search(task, prepared, engine, progress)
+    frozen_first = shortv_order(prepared, engine, progress)
+    pruned = gsop_policies(budgets, prepared, engine, progress)
+    recipes = fitprune_policies(budgets, prepared, engine, progress)
+    reducers = served_reducers(engine.model.config, prepared, progress)
     rivals: dict[MethodKey, Policy] = {}
     reductions: dict[MethodKey, Reduction] = {}
     for budget in budgets:
-        rivals |= fitted_baselines(budget, prepared, frozen_first, further, stages)
+        rivals |= fitted_baselines(budget, prepared, frozen_first, further, progress)
         rivals[budget.text, "GSOP"] = pruned[budget.text]
         if budget.text in recipes:
             rivals[budget.text, "FitPrune"] = recipes[budget.text]
-        reductions |= fitted_reductions(budget, prepared, reducers, stages)
-    say_unused_budget({**rivals, **reductions}, budgets, prepared, stages)
+        reductions |= fitted_reductions(budget, prepared, reducers, progress)
+    say_unused_budget({**rivals, **reductions}, budgets, prepared, progress)
     return ComparedMethods(policies | rivals, reducers, reductions)
 
 
 def _judge(methods: ComparedMethods, prepared: Prepared, session: Session) -> None:
     """Measure and answer with every method, except for stored results."""
-    engine, stages = session.engine, session.progress
+    engine, progress = session.engine, session.progress
     policies, reductions = list(methods.policies.values()), list(methods.reductions.values())
-    with stages.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
+    with progress.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
         engine.measure(policies, prepared.calibration, tick)
         engine.measure(policies, prepared.heldout, tick)
-    with stages.stage(f"measuring {len(reductions)} token reductions") as tick:
+    with progress.stage(f"measuring {len(reductions)} token reductions") as tick:
         both = [*prepared.calibration, *prepared.heldout]
         measure_reductions(engine, methods.reducers, reductions, both, tick)
     processor, questions = prepared.processor, prepared.heldout
-    with stages.stage(f"answering {len(questions)} test questions") as tick:
+    with progress.stage(f"answering {len(questions)} test questions") as tick:
         answer_reductions(engine, processor, methods.reducers, reductions, questions)
         for done, policy in enumerate(policies, 1):
             answer(engine.model, processor, questions, policy, engine.store)

@@ -61,9 +61,9 @@ def searched_front(
             f"{folder} is a run over space {space.name!r}; "
             f"{step if space.listed else 'give a run over space layers or operations'}"
         )
-    stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
-    prepared = prepare(settled, stages)
-    with open_session(prepared, run, stages) as session:
+    progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    prepared = prepare(settled, progress)
+    with open_session(prepared, run, progress) as session:
         found = _searched(prepared, evaluations, session)
     path = run.front_file(cost, searched=True)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
@@ -72,14 +72,14 @@ def searched_front(
 def _searched(prepared: Prepared, evaluations: int, session: Session) -> Front:
     """Measure the proxy and start the search from its exact front."""
     settings, (whole,) = prepared.settings, prepared.constraints
-    space, engine, stages = settings.space, session.engine, session.progress
-    with stages.stage("measuring the additive proxy", "FLOPs") as tick:
+    space, engine, progress = settings.space, session.engine, session.progress
+    with progress.stage("measuring the additive proxy", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
         additive = Additive.from_settings(settings.proxy)
         proxy = rounded(additive.make(space, measure, np.zeros(0, bool)), floor)
         start = _spread(summed_front(Problem(space, proxy, (whole,))), -(-evaluations // _STARTS))
-    with stages.stage(f"measuring {evaluations} policies", "FLOPs") as tick:
+    with progress.stage(f"measuring {evaluations} policies", "FLOPs") as tick:
         measure = SampleMeasure(engine, prepared.calibration, tick)
         problem = Problem(space, lazy_joint(space, measure, floor), (whole,))
         evaluated = nsga2(problem, start, evaluations, settings.seed)

@@ -69,14 +69,16 @@ class Task:
         return self.settings.space
 
 
-def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages: Progress) -> Task:
+def search_task(
+    name: str, budgets: Sequence[Budget], prepared: Prepared, progress: Progress
+) -> Task:
     """Return a space with its budgets and its objectives, joint in full or from coarse to fine."""
     run = prepared.settings
     given = run.space_settings.ranker or prepared.ranker
     factory = registry.lookup("spaces", registry.split_spec("spaces", name)[0])
     ranker = given if factory.ranks_inside else prepared.ranker
     if ranker != given:
-        stages.say(
+        progress.say(
             f"space {name} uses ranker {prepared.ranker}, because {given} works inside the decoder"
         )
     settings = run.in_space(name, ranker, run.space_settings.stages)
@@ -84,7 +86,7 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     if settings.space.only_objective is None and settings.space.most_counts > 1 and not nested:
         settings = run.in_space(name, ranker, 1)
         check_nested(settings.space, ranker)  # stages do not change every space
-        stages.say(
+        progress.say(
             f"space {name} drops tokens at one layer only, because ranker {ranker} is not nested"
         )
     space = settings.space
@@ -110,7 +112,7 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
     proxies: tuple[ObjectiveFactory, ...] = (additive,) if space.parameters_act_alone else ()
     if seconds <= run.effort or not space.layer_columns:
         return Task(settings, (*proxies, Joint()), limits)
-    stages.say(
+    progress.say(
         f"{name} joint is measured from coarse to fine, because measuring all feasible policies "
         f"takes about {format_duration(seconds)}, more than --effort {run.effort:g}"
     )
@@ -118,10 +120,10 @@ def search_task(name: str, budgets: Sequence[Budget], prepared: Prepared, stages
 
 
 def search(
-    task: Task, prepared: Prepared, engine: Engine, stages: Progress
+    task: Task, prepared: Prepared, engine: Engine, progress: Progress
 ) -> dict[MethodKey, Policy]:
     """Search the best policy of a space for each budget and objective, by (budget, method)."""
-    with stages.stage(f"searching {task.space.name}", "FLOPs") as tick:
+    with progress.stage(f"searching {task.space.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
         if not task.space.listed:
@@ -194,7 +196,7 @@ def fitted_baselines(
     prepared: Prepared,
     frozen_first: Sequence[int],
     further: Sequence[RankerSpec],
-    stages: Progress,
+    progress: Progress,
 ) -> dict[MethodKey, Policy]:
     """Return the baselines that meet a budget, and print the minimum cost of the others.
 
@@ -203,7 +205,7 @@ def fitted_baselines(
         prepared: The search.
         frozen_first: Layers in ShortV's order.
         further: Rankers that are also compared as methods.
-        stages: Progress, for the messages.
+        progress: Prints the messages.
     """
     cost, limit, stock = budget_limit(budget, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
@@ -213,7 +215,7 @@ def fitted_baselines(
 
     def missed(label: str, cheapest: Policy) -> None:
         share = 100 * total_cost(cost, cheapest, pairs) / stock
-        stages.say(
+        progress.say(
             f"{label} is not compared at {budget.text}, because its cheapest policy takes "
             f"{share:.4g}% of {cost.name}"
         )
@@ -244,21 +246,21 @@ def parse_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, 
 
 
 def print_unsupported_baselines(
-    model_config: Any, present: Sequence[RankerSpec], stages: Progress
+    model_config: Any, present: Sequence[RankerSpec], progress: Progress
 ) -> None:
     """Print why each baseline is absent whose ranker the model does not support."""
     family, names = family_for(model_config.model_type), {spec.name for spec in present}
     unsupported = family.unsupported_rankers(model_config)
     for label, method in registry.registered("baselines").items():
         if method.ranker in unsupported and method.ranker not in names:
-            stages.say(f"{label} is not compared: {unsupported[method.ranker]}")
+            progress.say(f"{label} is not compared: {unsupported[method.ranker]}")
 
 
 def say_unused_budget(
     methods: Mapping[MethodKey, Policy | Reduction],
     budgets: Sequence[Budget],
     prepared: Prepared,
-    stages: Progress,
+    progress: Progress,
 ) -> None:
     """Print each method that is more than 2 points below its budget, with its cost and reason."""
     pairs = [sample.shape for sample in prepared.calibration]
@@ -278,4 +280,4 @@ def say_unused_budget(
             if 100 * (min(limit, stock) - spent) > _EQUAL_COST_POINTS * stock:
                 reason = reasons.get(method, Baseline.granularity)
                 share = f"{100 * spent / stock:.1f}% of {cost.name}"
-                stages.say(f"{method} uses only {share} at budget {text}: {reason}")
+                progress.say(f"{method} uses only {share} at budget {text}: {reason}")

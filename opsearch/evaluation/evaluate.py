@@ -77,23 +77,23 @@ def evaluate(
     Raises:
         OpsearchError: Policy, model or data cannot be used, or no sample is left.
     """
-    stages = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
     policy = Policy.from_pretrained(path)
     model.check()
     config, processor = model.load_config(), model.load_processor()
     check_fits(policy, config)
     items = load_file(data) if data else embedded(split, samples, seed)
-    kept, dropped = _unseen(items, calibrated_on(path, stages.say), samples)
+    kept, dropped = _unseen(items, calibrated_on(path, progress.say), samples)
     if not kept:
         raise DataError(
             f"the policy was searched on all {len(items)} samples; choose others with --data or "
             "--split"
         )
-    with stages.stage(f"encoding {len(kept)} samples") as tick:
+    with progress.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
-    with stages.stage("loading the model"):
+    with progress.stage("loading the model"):
         loaded = model.load()
-    return answer_both(loaded, processor, encoded, policy, stages, dropped)
+    return answer_both(loaded, processor, encoded, policy, progress, dropped)
 
 
 def answer_both(

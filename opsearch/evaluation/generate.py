@@ -81,7 +81,7 @@ def generate(
     Raises:
         OpsearchError: Policy, model or prompt cannot be used.
     """
-    stages = Progress(console or Console(stderr=True, markup=False), 3)
+    progress = Progress(console or Console(stderr=True, markup=False), 3)
     policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
     spec = run.model_spec
     spec.check()
@@ -89,12 +89,12 @@ def generate(
     config, processor = spec.load_config(), spec.load_processor()
     check_fits(policy, config)
     (sample,) = encode([item], processor, config)
-    with stages.stage("loading the model"):
+    with progress.stage("loading the model"):
         model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)
 
     def answered(title: str, applied: Policy | None) -> Answered:
-        with stages.stage(title), applied.apply(model) if applied else nullcontext():
+        with progress.stage(title), applied.apply(model) if applied else nullcontext():
             tokens = greedy(model, [sample], max_new_tokens)
         took = [
             policy_cost(cost, applied, *sample.shape) if applied else cost.stock(*sample.shape)

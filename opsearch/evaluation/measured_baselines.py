@@ -25,18 +25,18 @@ from opsearch.solvers.bisection import Bisection
 from opsearch.solvers.greedy import Greedy
 
 
-def shortv_order(prepared: Prepared, engine: Engine, stages: Progress) -> list[int]:
+def shortv_order(prepared: Prepared, engine: Engine, progress: Progress) -> list[int]:
     """Return the layers in the order in which ShortV freezes them: by KL of each frozen alone."""
     layers = prepared.shape.layers
     alone = [shortv(layers, {layer}) for layer in range(layers)]
-    with stages.stage("freezing each layer alone", "FLOPs") as tick:
+    with progress.stage("freezing each layer alone", "FLOPs") as tick:
         divergence = engine.measure(alone, prepared.calibration, tick).mean(axis=1)
     order: list[int] = np.argsort(divergence, kind="stable").tolist()
     return order
 
 
 def gsop_policies(
-    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, progress: Progress
 ) -> dict[str, Policy]:
     """Return the first policy of GSOP's greedy pruning that is within each budget.
 
@@ -46,7 +46,7 @@ def gsop_policies(
     space = operations_space(prepared.shape.layers, ranker=ranker)
     limit = Limit(prepared.settings.evaluations or GSOP_POLICIES)
     pairs = [sample.shape for sample in prepared.calibration]
-    with stages.stage("pruning operation by operation", "FLOPs") as tick:
+    with progress.stage("pruning operation by operation", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
         joint = lazy_joint(space, measure, floor)
@@ -60,12 +60,12 @@ def gsop_policies(
 
 
 def fitprune_policies(
-    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, stages: Progress
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, progress: Progress
 ) -> dict[str, Policy]:
     """Return FitPrune's recipe for each budget, and print where its search finds none."""
     space = RecipeSpace(prepared.shape.layers)
     pairs = [sample.shape for sample in prepared.calibration]
-    with stages.stage("reading the original's attention") as tick:
+    with progress.stage("reading the original's attention") as tick:
         measure = SampleMeasure(engine, prepared.calibration, tick)
         criterion = Attention().make(space, measure, np.zeros(0, bool))
     found = {}
@@ -73,7 +73,7 @@ def fitprune_policies(
         limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
         solution = Bisection().solve(Problem(space, criterion, limits))
         if solution.policy is None:
-            stages.say(f"FitPrune is not compared at {budget.text}: {solution.note}")
+            progress.say(f"FitPrune is not compared at {budget.text}: {solution.note}")
         else:
             found[budget.text] = solution.policy
     return found

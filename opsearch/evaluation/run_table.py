@@ -45,7 +45,7 @@ class MeasuredPolicy:
 
 
 def compare(
-    prepared: Prepared, chosen: Policy, engine: Engine, stages: Progress
+    prepared: Prepared, chosen: Policy, engine: Engine, progress: Progress
 ) -> list[MeasuredPolicy]:
     """Measure the original, the chosen policy and the baselines on calibration and held-out."""
     pairs = [sample.shape for sample in prepared.calibration]
@@ -60,12 +60,12 @@ def compare(
     policies = {"original": builders.identity(layers), "opsearch": chosen}
     policies |= baselines(layers, prepared.ranker, fits)
     everything = list(policies.values())
-    with stages.stage("measuring the comparison", "FLOPs") as tick:
+    with progress.stage("measuring the comparison", "FLOPs") as tick:
         kl = engine.measure(everything, prepared.calibration, tick)
         heldout = np.zeros((len(everything), 0))
         if prepared.heldout:
             heldout = engine.measure(everything, prepared.heldout, tick)
-    answers = _answers(prepared, everything, engine, stages)
+    answers = _answers(prepared, everything, engine, progress)
     stock = {name: total_cost(cost, everything[0], pairs) for name, cost in costs.items()}
     rows = []
     for i, (label, policy) in enumerate(policies.items()):
@@ -110,7 +110,7 @@ def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
 
 
 def _answers(
-    prepared: Prepared, policies: Sequence[Policy], engine: Engine, stages: Progress
+    prepared: Prepared, policies: Sequence[Policy], engine: Engine, progress: Progress
 ) -> list[Answers | None]:
     """Return the answers of every policy to the held-out questions, if all can be scored."""
     samples, processor = prepared.heldout, prepared.processor
@@ -118,10 +118,10 @@ def _answers(
         unanswered = sum(not sample.item.answers for sample in samples)
         lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
         reason = lacking if samples else "there are no held-out samples"
-        stages.say(f"accuracy is not measured, because {reason}")
+        progress.say(f"accuracy is not measured, because {reason}")
         return [None] * len(policies)
     found: list[Answers | None] = []
-    with stages.stage(f"answering {len(samples)} held-out questions") as tick:
+    with progress.stage(f"answering {len(samples)} held-out questions") as tick:
         for policy in policies:
             found.append(answer(engine.model, processor, samples, policy, engine.store))
             tick(len(found), len(policies))

@@ -138,13 +138,13 @@ def _own_ranker(space: Space) -> RankerSpec | None:
 
 
 def prepare(
-    settled: Settled, stages: Progress, split: str = "held-out", if_answered: int = 0
+    settled: Settled, progress: Progress, split: str = "held-out", if_answered: int = 0
 ) -> Prepared:
     """Load data and processor by name, and state the search.
 
     Args:
         settled: The settings of the run.
-        stages: Shows progress.
+        progress: Shows progress.
         split: The split of the embedded tasks that the held-out samples are drawn from.
         if_answered: Number of stages that run only if all held-out samples have answers.
 
@@ -156,8 +156,8 @@ def prepare(
     processor = settled.settings.model.load_processor()
     calibration, heldout = run_items(config, split)
     if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
-        stages.say(_fewer(config, *found))
-    return state(settled, processor, (calibration, heldout), stages, if_answered)
+        progress.say(_fewer(config, *found))
+    return state(settled, processor, (calibration, heldout), progress, if_answered)
 
 
 def check_ranker(spec: RankerSpec | None, model_config: Any) -> None:
@@ -171,7 +171,7 @@ def state(
     settled: Settled,
     processor: Any,
     items: tuple[Sequence[Item], Sequence[Item]],
-    stages: Progress,
+    progress: Progress,
     if_answered: int = 0,
 ) -> Prepared:
     """Encode calibration and held-out items, count the costs, choose what was left open.
@@ -181,14 +181,14 @@ def state(
     config, settings, model_config = settled.config, settled.settings, settled.model_config
     calibration, heldout = items
     if not all_answered(heldout):
-        stages.total -= if_answered
+        progress.total -= if_answered
     both = [*calibration, *heldout]
-    with stages.stage(f"encoding {len(both)} samples") as tick:
+    with progress.stage(f"encoding {len(both)} samples") as tick:
         encoded = encode(both, processor, model_config, lambda done: tick(done, len(both)))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
     pairs = [sample.shape for sample in samples]
-    table = _latency_table(config, settings, model_config, pairs, stages)
+    table = _latency_table(config, settings, model_config, pairs, progress)
     constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)
     check_budget(settings.space, constraints)
     batches = group_samples(samples, family, model_config, settings.positions)
@@ -220,7 +220,7 @@ def _latency_table(
     settings: SearchSettings,
     model_config: Any,
     pairs: Sequence[tuple[int, int]],
-    stages: Progress,
+    progress: Progress,
 ) -> LatencyTable | None:
     """Return the table of the run's folder where it holds for these samples here, else a new one.
 
@@ -230,7 +230,7 @@ def _latency_table(
         return None
     path, model = RunFolder(config.out).latency, settings.model
     fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
-    with stages.stage("latency table") as tick:
+    with progress.stage("latency table") as tick:
         if path.exists():
             table = read_table(path)
             if table.place == place_of(model_config, model) and table.covers(fewest, most):

@@ -81,13 +81,13 @@ class Setup:
         return ModelSpec(self.model, self.dtype, self.device, self.attention)
 
 
-def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -> LatencyRow:
+def bench(path: Path, setup: Setup, progress: Progress, out: Path | None = None) -> LatencyRow:
     """Time the original and the policy of a run folder or file in alternation.
 
     Args:
         path: The run folder or policy file.
         setup: The workload.
-        stages: Progress.
+        progress: Shows the stages.
         out: File to append a row of JSON to after every pair of generations, and the result at the
             end.
 
@@ -96,7 +96,7 @@ def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -
     """
     policy = Policy.from_pretrained(path)
     setup.spec.check("bench")
-    with stages.stage("making the model" if setup.shape else "loading the model"):
+    with progress.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:
             policy = for_shape(policy, setup)
             model, work = _random_setup(setup)
@@ -107,7 +107,7 @@ def bench(path: Path, setup: Setup, stages: Progress, out: Path | None = None) -
 
     def timed(graphs: Graphs | None, mode: str) -> LatencyRow:
         pairs = []
-        with stages.stage(f"timing {setup.repeats} pairs{mode}") as tick:
+        with progress.stage(f"timing {setup.repeats} pairs{mode}") as tick:
             for pair in timed_pairs(
                 model, work, policy, setup.new_tokens, setup.repeats, graphs=graphs
             ):
@@ -191,12 +191,12 @@ def rows_to(path: Path | None) -> Iterator[Any]:
         yield lambda row: print(json.dumps(row), file=file, flush=True)
 
 
-def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list[LatencyRow]:
+def bench_peers(setup: Setup, progress: Progress, out: Path | None = None) -> list[LatencyRow]:
     """Time every rule that the model supports in alternation with the original.
 
     Args:
         setup: The workload.
-        stages: Progress.
+        progress: Shows the stages.
         out: File to append each row to.
 
     Returns:
@@ -209,10 +209,10 @@ def bench_peers(setup: Setup, stages: Progress, out: Path | None = None) -> list
         )
     setup.spec.check("bench")
     rules, rows = peers(setup.spec.load_config()), []
-    with stages.stage("loading the model"):
+    with progress.stage("loading the model"):
         model, work = loaded(list(rules.values()), setup)
     shape = Shape.from_config(model.config)
-    with stages.stage(f"timing {len(rules)} rules") as tick, rows_to(out) as write:
+    with progress.stage(f"timing {len(rules)} rules") as tick, rows_to(out) as write:
         for name, policy in rules.items():
             pairs = list(timed_pairs(model, work, policy, 1, setup.repeats))
             named = {"rule": name, "before_decoder": before_decoder(policy) is not None}

@@ -237,10 +237,10 @@ def bench(
         repeats=repeats,
         graphs=graphs,
     )
-    stages = Progress(err, 2 + graphs)
+    progress = Progress(err, 2 + graphs)
     if policy is not None:
-        return print_latency(bench_policy(policy, setup, stages, out_file), out)
-    print_peers(bench_peers(setup, stages, out_file), out)
+        return print_latency(bench_policy(policy, setup, progress, out_file), out)
+    print_peers(bench_peers(setup, progress, out_file), out)
 
 
 def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graphs: bool) -> None:

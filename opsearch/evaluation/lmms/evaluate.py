@@ -57,16 +57,16 @@ def evaluate_tasks(
         raise DataError(
             f"--limit {source.limit} selects no documents; give a --limit of at least 1"
         )
-    stages, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
-    used = calibrated_on(path, stages.say)
+    progress, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
+    used = calibrated_on(path, progress.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
     located = [_absolute(name) for name in names]
-    with stages.stage("loading the tasks"):
+    with progress.stage("loading the tasks"):
         benchmarks = [benchmark_of(answerer.task(name)[0]) for name in located]
-    with _ray_workers(workers, source, stages.say) as remote:
-        with stages.stage("loading the model"):
+    with _ray_workers(workers, source, progress.say) as remote:
+        with progress.stage("loading the model"):
             model = remote.meet() if remote else answerer.load()
-        passes = _Passes(answerer, remote, model, policy, log, stages, used)
+        passes = _Passes(answerer, remote, model, policy, log, progress, used)
         scores = [passes.scores(*each) for each in zip(located, benchmarks, strict=True)]
     return Evaluation(source.model.name, source.limit, tuple(scores))
 
@@ -102,17 +102,17 @@ class _Passes:
         model: str,
         policy: Policy,
         log: AnswerLog,
-        stages: Progress,
+        progress: Progress,
         used: set[str],
     ) -> None:
         self.answerer, self.remote, self.model = answerer, remote, model
-        self.policy, self.log, self.stages, self.used = policy, log, stages, used
+        self.policy, self.log, self.progress, self.used = policy, log, progress, used
 
     def scores(self, name: str, benchmark: Benchmark) -> TaskScores:
         """Run both passes over one task and score them."""
         (task, requests), short = self.answerer.task(name), name.rpartition("/")[2]
         digests = []
-        with self.stages.stage(f"{short}, reading") as tick:
+        with self.progress.stage(f"{short}, reading") as tick:
             for request in requests:
                 digests.append(lmms_item(task, request.doc_id).digest())
                 tick(len(digests), len(requests))
@@ -125,7 +125,7 @@ class _Passes:
         kept_digests = {i: digests[i] for i in kept}
         texts, metrics = [], []
         for title, policy in ((f"{short}, original", None), (f"{short}, policy", self.policy)):
-            with self.stages.stage(title) as tick:
+            with self.progress.stage(title) as tick:
                 texts.append(self._texts(name, kept_digests, policy, tick))
                 metrics.append(results(task, [requests[i] for i in kept], texts[-1]))
         whole = len(kept) == len(task.eval_docs)

@@ -31,21 +31,21 @@ from opsearch.progress import Progress, Tick
 from opsearch.runs.prepare import Prepared
 
 
-def served_reducers(config: Any, prepared: Prepared, stages: Progress) -> dict[str, Reducer]:
+def served_reducers(config: Any, prepared: Prepared, progress: Progress) -> dict[str, Reducer]:
     """Return the reducers that the model supports, and print why others are excluded."""
     if prepared.settings.positions > 1:
-        stages.say(
+        progress.say(
             "pool and resize are not compared, because they are measured at one answer token only"
         )
         return {}
     found, refusals = usable_reducers(config, prepared.processor)
     for refusal in refusals:
-        stages.say(refusal)
+        progress.say(refusal)
     return found
 
 
 def fitted_reductions(
-    budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], stages: Progress
+    budget: Budget, prepared: Prepared, reducers: dict[str, Reducer], progress: Progress
 ) -> dict[MethodKey, Reduction]:
     """Return each reducer with the largest number of tokens within a budget."""
     cost, limit, _ = budget_limit(budget, prepared)
@@ -57,7 +57,7 @@ def fitted_reductions(
     for name, reducer in reducers.items():
         reduction = largest_reduction(name, reducer, prepared.calibration, fits)
         if reduction is None:
-            stages.say(
+            progress.say(
                 f"{name} is not compared at {budget.text}, because one token per image already "
                 "exceeds the budget"
             )
