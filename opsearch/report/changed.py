@@ -26,7 +26,7 @@ _LONGEST_SIDE = 320
 
 
 @dataclass(frozen=True)
-class Example:
+class ChangedAnswer:
     """One item with both answers.
 
     Attributes:
@@ -62,7 +62,7 @@ class Changed:
     changed: int
     lost: int
     gained: int
-    examples: tuple[Example, ...]
+    examples: tuple[ChangedAnswer, ...]
 
 
 def changed_answers(stored: Stored) -> Changed:
@@ -128,7 +128,7 @@ class _Items:
 
     def example(
         self, sample: StoredSample, original: StoredAnswer, policy: StoredAnswer
-    ) -> Example:
+    ) -> ChangedAnswer:
         item = self._by_id.get(sample.name)
         picture, missing = "", self._reason
         if item is not None:
@@ -144,7 +144,7 @@ class _Items:
                     )
             except DataError as error:
                 missing = str(error)
-        return Example(
+        return ChangedAnswer(
             sample=sample,
             item=item,
             original=original,

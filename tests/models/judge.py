@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 
 
 @dataclass
-class Sample:
+class UnpaddedSample:
     """One sample of a batch without its padding.
 
     Attributes:
@@ -55,7 +55,7 @@ def samples(model, inputs):
         end = start + int(reference.is_visual(model, ids).sum())
         embeds, visual = reference.embed(model, ids, features[start:end])
         own = [torch.zeros(0) if v is None else v[start:end] for v in (scores, tile, read)]
-        rows.append(Sample(where, ids, embeds, visual, *own, all_positions[row]))
+        rows.append(UnpaddedSample(where, ids, embeds, visual, *own, all_positions[row]))
         start = end
     return rows
 

@@ -11,7 +11,7 @@ WIDTH = 16  # of vectors of +-1: length 4, cosines are exact multiples of 1/8
 
 
 @dataclass
-class Sample:
+class TokenSample:
     """Visual tokens of one sample: tiles, scores with many ties, and vectors."""
 
     tile: Tensor
@@ -36,7 +36,7 @@ def sample(sizes, seed, exact=True, words=3):
 
     tile = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
     scores = torch.randint(0, 5, (n,), generator=generator).float()
-    return Sample(
+    return TokenSample(
         tile[torch.randperm(n, generator=generator)],
         scores if exact else torch.rand(n, generator=generator),
         vectors(n),

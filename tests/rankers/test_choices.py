@@ -131,7 +131,7 @@ def test_cdpruner_multiplies_the_determinant_most(sizes, seed, dtype):
 def one_tile(embeds, scores=None, features=None, words=()):
     embeds = torch.tensor(embeds)
     n = len(embeds)
-    return batches.Sample(
+    return batches.TokenSample(
         torch.zeros(n, dtype=torch.int64),
         torch.tensor(scores or [1.0] * n),
         torch.tensor(features) if features else embeds,

@@ -13,7 +13,7 @@ from opsearch.data.demo.scene import Question, Scene
 
 
 @dataclass(frozen=True)
-class Family:
+class QuestionFamily:
     """A family of questions and the kind of scene that it is about.
 
     Attributes:
@@ -25,20 +25,20 @@ class Family:
     ask: Callable[[Any, Generator], Question | None]
 
 
-FAMILIES: dict[str, Family] = {
-    "color": Family(scene_shapes.ShapesScene, scene_shapes.color),
-    "shape": Family(scene_shapes.ShapesScene, scene_shapes.shape),
-    "exist": Family(scene_shapes.ShapesScene, scene_shapes.exist),
-    "count": Family(scene_shapes.ShapesScene, scene_shapes.count),
-    "spatial": Family(scene_shapes.ShapesScene, scene_shapes.spatial),
-    "relation": Family(scene_shapes.ShapesScene, scene_shapes.relation),
-    "digit_color": Family(scene_digits.DigitsScene, scene_digits.digit_color),
-    "digit_pos": Family(scene_digits.DigitsScene, scene_digits.digit_pos),
-    "digit_max": Family(scene_digits.DigitsScene, scene_digits.digit_max),
-    "digit_cmp": Family(scene_digits.DigitsScene, scene_digits.digit_cmp),
-    "bar_tall": Family(scene_chart.ChartScene, scene_chart.bar_tall),
-    "bar_value": Family(scene_chart.ChartScene, scene_chart.bar_value),
-    "bar_cmp": Family(scene_chart.ChartScene, scene_chart.bar_cmp),
-    "letter": Family(scene_text.TextScene, scene_text.letter),
-    "word": Family(scene_text.TextScene, scene_text.word),
+FAMILIES: dict[str, QuestionFamily] = {
+    "color": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.color),
+    "shape": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.shape),
+    "exist": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.exist),
+    "count": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.count),
+    "spatial": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.spatial),
+    "relation": QuestionFamily(scene_shapes.ShapesScene, scene_shapes.relation),
+    "digit_color": QuestionFamily(scene_digits.DigitsScene, scene_digits.digit_color),
+    "digit_pos": QuestionFamily(scene_digits.DigitsScene, scene_digits.digit_pos),
+    "digit_max": QuestionFamily(scene_digits.DigitsScene, scene_digits.digit_max),
+    "digit_cmp": QuestionFamily(scene_digits.DigitsScene, scene_digits.digit_cmp),
+    "bar_tall": QuestionFamily(scene_chart.ChartScene, scene_chart.bar_tall),
+    "bar_value": QuestionFamily(scene_chart.ChartScene, scene_chart.bar_value),
+    "bar_cmp": QuestionFamily(scene_chart.ChartScene, scene_chart.bar_cmp),
+    "letter": QuestionFamily(scene_text.TextScene, scene_text.letter),
+    "word": QuestionFamily(scene_text.TextScene, scene_text.word),
 }

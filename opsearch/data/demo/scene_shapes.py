@@ -17,7 +17,7 @@ _SIDES = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}  
 
 
 @dataclass(frozen=True)
-class Shape:
+class PlacedShape:
     """One shape on the 3 x 3 lattice.
 
     Attributes:
@@ -49,7 +49,7 @@ class ShapesScene:
     """
 
     brightness: float
-    shapes: tuple[Shape, ...]
+    shapes: tuple[PlacedShape, ...]
 
     @classmethod
     def sample(cls, rng: Generator, scans: Sequence[int]) -> Self:
@@ -60,10 +60,10 @@ class ShapesScene:
         return cls(grey, tuple(cls._shape(rng, int(i)) for i in occupied.nonzero()[0]))
 
     @staticmethod
-    def _shape(rng: Generator, cell: int) -> Shape:
+    def _shape(rng: Generator, cell: int) -> PlacedShape:
         color = COLORS[rng.integers(len(COLORS))]
         row, column = divmod(cell, 3)
-        return Shape(
+        return PlacedShape(
             shape=SHAPES[rng.integers(len(SHAPES))],
             color=color,
             rgb=tint(rng, color),
@@ -170,7 +170,7 @@ def relation(scene: ShapesScene, rng: Generator) -> Question | None:
     return Question(f"what color is {side} of the {anchor.shape}?", neighbor.color)
 
 
-def _unique(scene: ShapesScene, attribute: str) -> list[Shape]:
+def _unique(scene: ShapesScene, attribute: str) -> list[PlacedShape]:
     """Return the shapes whose attribute (shape or colour) is unique in the scene."""
     values = [getattr(s, attribute) for s in scene.shapes]
     return [s for s, value in zip(scene.shapes, values, strict=True) if values.count(value) == 1]

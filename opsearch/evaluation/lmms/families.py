@@ -11,7 +11,7 @@ from opsearch.data.embedded import FAMILIES, embedded
 from opsearch.evaluation.answers import exact_match
 
 
-class Family(ConfigurableMessagesTask):  # type: ignore[misc]
+class EmbeddedTask(ConfigurableMessagesTask):  # type: ignore[misc]
     """Test items of one family; `metadata.samples` of its YAML file is their number."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -31,8 +31,8 @@ class Family(ConfigurableMessagesTask):  # type: ignore[misc]
         self.dataset_no_image = DatasetDict(test=self.dataset["test"].remove_columns("image"))
 
 
-def picture(doc: dict[str, Any]) -> list[Any]:
-    """Return the document's picture."""
+def images(doc: dict[str, Any]) -> list[Any]:
+    """Return the images of a document."""
     return [doc["image"]]
 
 

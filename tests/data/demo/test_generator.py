@@ -11,7 +11,7 @@ from opsearch.data.demo.families import FAMILIES
 from opsearch.data.demo.generator import SPLITS, Example, item
 from opsearch.data.demo.scene_chart import ChartScene
 from opsearch.data.demo.scene_digits import DigitsScene
-from opsearch.data.demo.scene_shapes import Shape, ShapesScene
+from opsearch.data.demo.scene_shapes import PlacedShape, ShapesScene
 from opsearch.data.demo.scene_text import TextScene
 from opsearch.data.demo.vocabulary import COLORS, DIGITS, LETTERS, SHAPES, TOKENS, WORDS
 from tests.support.messages import refuses
@@ -49,7 +49,7 @@ def right_answers(example: Example) -> list[str]:
 
 
 def _about_shapes(family: str, words: list[str], scene: ShapesScene) -> list[str]:
-    def matching(*look: str) -> list[Shape]:
+    def matching(*look: str) -> list[PlacedShape]:
         return [s for s in scene.shapes if set(look) <= {s.color, s.shape}]
 
     if family == "color":
@@ -73,7 +73,7 @@ def _about_shapes(family: str, words: list[str], scene: ShapesScene) -> list[str
     return [s.color for a in anchors for s in beside if _side(s, a) == words[3]]
 
 
-def _side(one: Shape, other: Shape) -> str:
+def _side(one: PlacedShape, other: PlacedShape) -> str:
     down, right = one.row - other.row, one.column - other.column
     assert (down == 0) != (right == 0)
     if down == 0:
