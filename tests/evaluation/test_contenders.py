@@ -1,6 +1,7 @@
 """The effort of a comparison is judged by the work of all its budgets together."""
 
 from dataclasses import replace
+from fractions import Fraction
 from io import StringIO
 
 import pytest
@@ -11,6 +12,8 @@ from opsearch.evaluation.contenders import search_task
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.spaces import SPACES
+from opsearch.problem.spaces.operations import Operations
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import prepare, settle
@@ -46,7 +49,17 @@ def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
     assert isinstance(chosen(prepared, sum(apart), BUDGETS), Joint)
 
 
-def test_only_a_space_of_stages_falls_back_to_one(prepared):
+class Shares(Operations):
+    """Operations of a half of the tokens too: several counts, and no stages to give up."""
+
+    @staticmethod
+    def from_settings(settings):
+        shares = (Fraction(1, 2), Fraction(1))
+        return replace(Operations.from_settings(settings), shares=shares)
+
+
+def test_only_a_space_of_stages_falls_back_to_one(prepared, monkeypatch):
+    monkeypatch.setitem(SPACES, "shares", Shares())
     config = prepared.config.changed(space="layers", n_v=("1/2", "1/4"), ranker=None)
     ranker = RankerSpec("vispruner")
     settings = resolve(config, prepared.shape.layers, ranker)
@@ -56,5 +69,5 @@ def test_only_a_space_of_stages_falls_back_to_one(prepared):
     assert search_task("stages", budgets, other, said).space.most_counts == 1
     assert "one layer only" in console.file.getvalue()
     with refuses(OpsearchError, "vispruner", "nested"):
-        search_task("operations", budgets, other, said)
+        search_task("shares", budgets, other, said)
     assert console.file.getvalue().count("one layer only") == 1
