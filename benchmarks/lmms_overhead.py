@@ -75,7 +75,7 @@ def _write(folder: Path) -> None:
         f"task: {_NAME}\noutput_type: generate_until\ntest_split: test\ndataset_path: parquet\n"
         f"dataset_kwargs: {{data_files: {{test: {folder}/made.parquet}}}}\n"
         "doc_to_text: question\ndoc_to_target: answer\n"
-        "doc_to_visual: !function opsearch.evaluation.lmms.families.picture\n"
+        "doc_to_visual: !function opsearch.evaluation.lmms.families.images\n"
         "process_results: !function opsearch.evaluation.lmms.families.score\n"
         "generation_kwargs: {max_new_tokens: 16}\n"
         "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"

@@ -26,6 +26,7 @@ from opsearch.problem import (
     Solution,
     Space,
     Status,
+    evaluations_within,
     solution_at,
     solved,
 )
@@ -50,7 +51,7 @@ class Luck:
 
         def search() -> Solution:
             feasible = np.flatnonzero(problem.feasible)
-            count = min((limit and limit.evaluations) or 100, len(feasible))
+            count = min(evaluations_within(limit, 100), len(feasible))
             drawn = np.random.default_rng(seed).choice(feasible, count, replace=False)
             best = min(drawn.tolist(), key=problem.objective.value)
             # Value and costs come from the problem, so that a solver cannot misstate them.

@@ -209,7 +209,7 @@ def reproduce(
         data: Samples to answer.
         calibration: Samples to search on; None if no row is searched.
         out: Folder of the policies.
-        smoke: Whether to search on two samples with small settings.
+        smoke: True to search on two samples with small settings.
     """
     loaded, processor = opsearch.load_model(model, dtype=dtype, device=device)
     items, original = opsearch.load_items(data), None

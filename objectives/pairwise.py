@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.problem.objective import (
     KL_DECIMALS,
@@ -44,6 +45,12 @@ class MeasuredPairs:
     name: ClassVar[str] = "pairwise"
     per_budget: ClassVar[bool] = False
     form: ClassVar[Form] = "pairwise"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pairs, int) and self.pairs not in ("adjacent", "all"):
+            raise OpsearchError(
+                f"pairs {self.pairs!r} is not adjacent, all or a number; correct it"
+            )
 
     @classmethod
     def from_settings(cls, settings: ObjectiveSettings) -> MeasuredPairs:

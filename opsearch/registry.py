@@ -31,7 +31,7 @@ class Kind:
         one: The kind in the singular, as messages name it.
         table: Where the built-in parts are, as "module:dict"; its values are parts, or paths of
             parts as "module:name".
-        members: What every part of the kind must have.
+        members: Required members of each part.
         builds: The contract of what a part builds from settings, as "module:Protocol"; empty where
             `members` name all of it.
     """
@@ -112,7 +112,7 @@ def registered(kind: str) -> dict[str, Any]:
 def described(kind: str, name: str) -> str:
     """Return the description of a part for messages.
 
-    That of a plug-in has its package and entry point.
+    For a plug-in it includes the package and the entry point.
     """
     if name in _built_in(kind):
         return f"{KINDS[kind].one} {name!r}"

@@ -63,7 +63,7 @@ class FamilyWeights:
 
     Attributes:
         asked: Recent questions, float32[families], with exponential decay.
-        right: Those answered right, float32[families], with exponential decay.
+        right: Recent right answers, float32[families], with exponential decay.
         chance: Accuracy of guessing, float32[families].
     """
 

@@ -100,7 +100,7 @@ def _plan(settings: SearchSettings, planned: EffortEstimate, choice: SearchChoic
     if space.parameters_act_alone:
         single = _single(space, Additive.from_settings(settings.proxy))
         estimates["additive"] = planned.of(single)
-        if choice.objective.form == "pairwise":
+        if choice.objective.name == MeasuredPairs.name:  # the pairs of others are not known
             pairs = MeasuredPairs.from_settings(settings.proxy).choices(space)
             both = [together(space, pair) for pair in pairs]
             estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))

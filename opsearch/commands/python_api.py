@@ -85,6 +85,7 @@ def search(
             measuring takes.
         solver: Name of a solver, or a solver; None: chosen by the form of the objective.
         ranker: Name of a ranker, "name(parameter=value)", or a spec; None: that of the family.
+            Not used if `space` is an object, whose policies have their own.
         heldout: Held-out items; without them the comparison has no accuracies.
         out: The run folder, in which an interrupted search resumes; None: a temporary folder.
         progress: Show progress.
@@ -337,8 +338,8 @@ def measure_kl(
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:
         path = Path(location) if store else Path(location) / "measurements.db"
-        shape = Shape.from_config(model.config)
-        facts = measurement_facts(model, processor, _loaded_as(model), shape, positions)
+        shape, spec = Shape.from_config(model.config), _loaded_as(model)
+        facts = measurement_facts(model, processor, spec, shape, positions) if store else {}
         with Store(path, facts) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
             return engine.measure(policies, samples)

@@ -28,8 +28,8 @@ def load_items(
         seed: Seed by which items of the embedded tasks or of a task are drawn.
 
     Raises:
-        DataError: The source cannot be read, the message names file, line and remedy; or fewer
-            than 1 samples were requested.
+        DataError: The source cannot be read (the message names file, line and remedy), or `samples`
+            is below 1.
     """
     if samples is not None and samples < 1:
         raise DataError(f"{samples} samples were requested; request at least 1")

@@ -29,7 +29,7 @@ class _LastToken:
 
 @dataclass(frozen=True)
 class FastV(_LastToken):
-    """Attention from the last token, in the layer before the one it acts before.
+    """Attention from the last token, in the layer that precedes the ranking.
 
     The paper keeps a half to a tenth of the tokens from layer 2 or 3 on.
     """
@@ -39,7 +39,7 @@ class FastV(_LastToken):
 
 @dataclass(frozen=True)
 class PyramidDrop(_LastToken):
-    """Attention from the last token, in the layer that it acts before.
+    """Attention from the last token, in the layer that follows the ranking.
 
     At the end of a stage, the norm and the query and key projections of the next layer give one
     attention row. The paper keeps a half, a quarter and an eighth of the tokens from layers 8, 16
@@ -51,7 +51,7 @@ class PyramidDrop(_LastToken):
 
 @dataclass(frozen=True)
 class SparseVLM:
-    """Attention from relevant question tokens, in the layer before the one it acts before.
+    """Attention from relevant question tokens, in the layer that precedes the ranking.
 
     Raters are the question tokens of more than average relevance: the softmax over question tokens
     of the inner products of embeddings, averaged over visual tokens. A score is the mean attention
@@ -113,7 +113,7 @@ def _gather(embeds: Tensor, positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FitPrune:
-    """Attention from the question times that from the image, in the layer that it acts before.
+    """Attention from the question times that from the image, in the layer after the ranking.
 
     The attention from a row is the maximum over its heads. A score is the mean attention from the
     question tokens times that from the remaining visual tokens. Queries are processed in chunks, so

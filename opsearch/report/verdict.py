@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opsearch import registry
+from opsearch.errors import OpsearchError
 from opsearch.formatting import format_amount
 
 if TYPE_CHECKING:
@@ -87,8 +88,15 @@ def _is_quality(row: str) -> bool:
 
 def _plain_amounts() -> set[str]:
     """Return the rows of mean costs that are printed with an SI prefix."""
-    labels = [cost.label for cost in registry.registered("costs").values()]
-    return {label.amount for label in labels if label.scale == 1}
+    found = set()
+    for name in registry.names("costs"):
+        try:
+            label = registry.lookup("costs", name).label
+        except OpsearchError:  # another package's, which cannot be loaded; the table does without
+            continue
+        if label.scale == 1:
+            found.add(label.amount)
+    return found
 
 
 def _value(frame: pd.DataFrame, row: str, method: str) -> float:

@@ -142,8 +142,8 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
     rows: list[dict[str, Any]] = []
     limit, ended = constraint.limit, False
     while len(rows) < most:
-        asked = replace(problem, constraints=(replace(constraint, limit=limit),))
-        solution = reraise_interrupt(CpSat().solve(asked, limit=Limit(deterministic_time=_TIME)))
+        limited = replace(problem, constraints=(replace(constraint, limit=limit),))
+        solution = reraise_interrupt(CpSat().solve(limited, limit=Limit(deterministic_time=_TIME)))
         if solution.index is None:
             # A solver that stopped without a policy did not prove that there are no others.
             ended = solution.status is Status.INFEASIBLE

@@ -176,7 +176,7 @@ def state(
 ) -> Prepared:
     """Encode calibration and held-out items, count the costs, choose what was left open.
 
-    `if_answered` is as for `prepare`, and so is what it raises.
+    Further arguments and errors are those of `prepare`.
     """
     config, settings, model_config = settled.config, settled.settings, settled.model_config
     calibration, heldout = items

@@ -31,7 +31,7 @@ class RunFolder:
     def front_file(self, cost: str, *, searched: bool = False) -> Path:
         """Return the file of a front by cost: front.csv for flops, else front_COST.csv.
 
-        That of a searched front has the word joint in its name.
+        The name of a searched front contains `joint`.
         """
         words = ["front", *(["joint"] if searched else []), *([] if cost == "flops" else [cost])]
         return self.path / f"{'_'.join(words)}.csv"

@@ -76,7 +76,7 @@ def search(
 
 def _started(solver: Solver, points: Sequence[int]) -> Solver:
     """Return a solver with further initial points, after those that it was given."""
-    given: tuple[int, ...] = solver.start  # type: ignore[attr-defined]  # see `require_start`
+    given: tuple[int, ...] = solver.start or ()  # type: ignore[attr-defined]  # `require_start`
     start = tuple(dict.fromkeys((*given, *points)))
     return replace(solver, start=start)  # type: ignore[type-var]
 
@@ -118,12 +118,12 @@ def initial_points(
 
 
 def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
-    """Return, for each layer, the most expensive policy that stops most operations there.
+    """Return, for each layer, the most expensive policy that ends all operations but reading there.
 
-    It is within the budget and stops all operations except reading at that layer.
-    Before it every token passes every operation. From there on the others are as high as the budget
-    allows: at `layers` the share of all tokens, at `operations` up to which layer the key group
-    attends and passes MLPs. They need no proxy, which says little where so much is pruned at once.
+    Policies are within the budget. Before the layer every token passes every operation. From it on
+    the others are as high as the budget allows: at `layers` the share of all tokens, at
+    `operations` up to which layer the key group attends and passes MLPs. They need no proxy, which
+    says little where so much is pruned at once.
     """
     found = []
     for full in range(space.num_layers + 1):

@@ -99,9 +99,8 @@ def presented(
     solver: Solver, seed: int = 0, space: OperationSpace | None = None, scale: float = 1.0
 ) -> Problem:
     """Return a problem in the most general form that the solver accepts."""
-    share = (
-        0.95 if space is not None and space.num_layers == 1 else 0.5
-    )  # text tokens dominate the cost
+    # Text tokens dominate the cost of one layer.
+    share = 0.95 if space is not None and space.num_layers == 1 else 0.5
     forms: tuple[Form, ...] = ("pairwise", "blackbox", "separable")
     form = next(form for form in forms if form in solver.forms)
     return layers_problem(seed, space, share, form, scale)

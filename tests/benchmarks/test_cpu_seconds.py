@@ -1,4 +1,4 @@
-"""CPU seconds are told apart by who spent them."""
+"""CPU seconds are split into the driver's, the workers' and those of Ray's own processes."""
 
 import subprocess
 import sys

@@ -126,7 +126,7 @@ def test_a_failed_search_leaves_no_folder(demo, items, tmp_path, monkeypatch):
 
 def test_a_budget_of_time_needs_the_whole_model_on_one_device(demo, items, monkeypatch):
     checked = []
-    monkeypatch.setattr(ModelSpec, "check", lambda self, alone=None: checked.append(alone))
+    monkeypatch.setattr(ModelSpec, "check", lambda self, feature=None: checked.append(feature))
     for budget, words in ("1%", None), ("1%latency", "a budget of time"):
         with pytest.raises(InfeasibleBudgetError):
             opsearch.search(*demo, items, progress=False, **{**SETTINGS, "budget": budget})

@@ -83,7 +83,7 @@ def additive(tmp_path_factory):
     return start(folder, objective="additive", space="depth", budget=("30%", "60%kv"), seed=2)
 
 
-# What a run leaves
+# Files of a run
 
 
 def test_a_run_leaves_all_its_files(done):
@@ -137,7 +137,7 @@ def test_the_record_of_the_solve_is_complete(done):
     assert (record["model"], record["space"], record["gap"]) == ("demo", "dop", 0)
 
 
-# What it says is true
+# Printed numbers
 
 
 def test_value_and_cost_agree_with_an_independent_computation(done):
@@ -361,7 +361,7 @@ def test_a_single_item_is_enough(pictures, tmp_path):
     assert Policy.from_pretrained(result.folder).provenance["samples"] == 1
 
 
-# What cannot be done is said before the model is loaded
+# Errors come before the model is loaded
 
 
 def test_an_impossible_budget_needs_no_weights(tmp_path):
@@ -395,7 +395,7 @@ OPTIONS += ["--memory=5MB"]
 
 
 def started(folder):
-    """The same run in a process of its own, stopped by nobody yet."""
+    """Start the same run in a process of its own."""
     command = [sys.executable, "-m", "opsearch", "run", *OPTIONS, "--out", folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(

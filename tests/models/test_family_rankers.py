@@ -90,7 +90,7 @@ def test_what_a_config_allows_runs(name):
 
 def test_a_broken_package_leaves_the_other_rankers_usable():
     config, family = built("llava", LAYERS).config, family_for("llava")
-    with broken_part("rankers"), broken_part("decoder_rankers", "broken inside"):
+    with broken_part("decoder_rankers", "broken inside"):
         unsupported = family.unsupported_rankers(config)
     assert "absent_package" in unsupported["broken inside"]
     with broken_part("rankers"):

@@ -189,3 +189,8 @@ def test_pairs_can_be_drawn_and_are_the_same_for_the_same_seed():
     assert drawn == MeasuredPairs(20, seed=3).choices(space)
     assert drawn != MeasuredPairs(20, seed=4).choices(space)
     assert MeasuredPairs(1000000).choices(space) == every
+
+
+def test_pairs_are_a_known_word_or_a_number():
+    with pytest.raises(OpsearchError, match=naming("'500'", "adjacent", "number")):
+        MeasuredPairs("500")

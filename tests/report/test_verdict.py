@@ -1,4 +1,4 @@
-"""The verdict on a comparison names who is better, in what, and nobody else."""
+"""The verdict names each better method, in which measure, and no other."""
 
 import re
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from opsearch.report.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
+from tests.support.broken_part import broken_part
 from tests.support.messages import naming
 
 ROWS = ["FLOPs, mean", "% of stock", "KL calibration", "KL held-out", "Rel. Avg., %", "  % free"]
@@ -67,3 +68,8 @@ def test_cells_read_as_people_write():
     assert (cell("KV bytes, mean", 262144.0), cell("prefill ms", 12.34)) == ("262.1 k", "12.3")
     assert (cell("KL held-out", 1.23456), cell("  count", 65.0)) == ("1.235", "65.0")
     assert cell("KL held-out", float("nan")) == "-"
+
+
+def test_amounts_are_printed_though_a_package_of_costs_is_broken():
+    with broken_part("costs"):
+        assert cell("FLOPs, mean", 1.5e12) == "1.5 T"

@@ -1,4 +1,4 @@
-"""run.yaml holds everything a run was told, and reading it back says what is wrong with it."""
+"""run.yaml holds all settings of a run, and reading it names what is wrong with it."""
 
 from pathlib import Path
 

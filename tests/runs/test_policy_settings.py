@@ -1,4 +1,4 @@
-"""Commands on a policy load the model that it was searched on, unless told otherwise."""
+"""Commands on a policy load the model that it was searched on, unless options name another."""
 
 from dataclasses import replace
 

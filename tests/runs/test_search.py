@@ -82,6 +82,22 @@ def test_initial_points_of_a_solver_object_come_first():
     assert len(set(solver.seen)) == len(solver.seen)
 
 
+@dataclass(frozen=True)
+class Optional(Kept):
+    """Local search whose initial points are None unless given."""
+
+    start: tuple[int, ...] | None = None
+
+
+def test_initial_points_may_be_none_by_default():
+    space = SPACES[0]
+    limits = layers_problem(0, space).constraints
+    solver = Optional()
+    given = replace(settings(space, objective="joint", evaluations=50), solver=solver)
+    problem, _ = search(choose(given, inf), given, limits, divergences, 1e-6)
+    assert set(plain_points(problem, space)) <= set(solver.seen)
+
+
 class Fieldless:
     """A solver that takes initial points and is no dataclass with a field for them."""
 

@@ -1,4 +1,4 @@
-"""GSOP's search: one order for every budget, and first what nobody misses."""
+"""GSOP's search: one order for every budget, the least harmful operation first."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -19,8 +19,8 @@ def config(request):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_layer_of_every_family_works_on_the_asked_rows(config, attention):
-    """What runs are the rows of the counts, by the shapes of what the projections are given."""
+def test_the_layer_of_every_family_processes_the_given_rows(config, attention):
+    """The shapes of the inputs of the projections are the rows of the counts."""
     one = OneLayer(config, 40, 6, ModelSpec(attention=attention))
     seen = {}
     attn, mlp = one.middle.self_attn, one.middle.mlp

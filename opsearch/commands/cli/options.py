@@ -1,6 +1,6 @@
-"""Options and consoles that several commands share. Imports no heavy library.
+"""Options, consoles and help texts that several commands share. Imports no heavy library.
 
-Help texts that list the available parts, including those of installed plug-ins.
+Help texts name the available parts, including those of installed plug-ins.
 """
 
 from __future__ import annotations

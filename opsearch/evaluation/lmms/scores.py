@@ -58,7 +58,7 @@ class Evaluation:
     Attributes:
         model: The model, as given by the user.
         limit: Documents per task, None for all.
-        tasks: ScoreArray of the tasks.
+        tasks: Scores of the tasks.
     """
 
     model: str

@@ -102,7 +102,7 @@ def largest_reduction(
         name: Name of the reducer.
         reducer: The reducer.
         samples: Calibration samples.
-        fits: Whether the given visual tokens of each sample are within the budget.
+        fits: Returns True if the given visual tokens of each sample are within the budget.
 
     Returns:
         The reduction, None if even one token per image is too many.

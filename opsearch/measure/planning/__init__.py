@@ -1,1 +1,1 @@
-"""Planning: which chunks a measurement is cut into, their tries, and what they take."""
+"""Planning: the chunks of a measurement, their tries, work and memory."""

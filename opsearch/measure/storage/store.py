@@ -115,7 +115,7 @@ class Store:
         with explained(self.path):
             keys = json.dumps(list(row_of))
             stored = self._db.execute(query, (keys, self._context)).fetchall()
-        # The last column takes the items that were not asked for.
+        # The last column takes the items that were not requested.
         table = np.full((len(columns), len(row_of), len(column_of) + 1), np.nan)
         if stored:
             rows, of_item, *values = zip(*stored, strict=True)

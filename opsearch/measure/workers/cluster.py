@@ -110,9 +110,9 @@ class Workers:
 
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
-            asked = f"--workers {self.count}" if self.count else f"--ray-address {self.address}"
+            option = f"--workers {self.count}" if self.count else f"--ray-address {self.address}"
             raise OpsearchError(
-                f"{asked} needs Ray, which is not installed; run: pip install 'opsearch[ray]'"
+                f"{option} needs Ray, which is not installed; run: pip install 'opsearch[ray]'"
             )
 
 
