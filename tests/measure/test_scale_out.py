@@ -179,7 +179,7 @@ def test_workers_measure_what_one_process_measures(whole, ray, added, tmp_path):
 def test_compare_measures_with_workers_too(whole, ray, tmp_path, added):
     folder = start(tmp_path / "run", objective="additive")[0].folder
     added.clear()
-    compare(folder, ["50%"], 5, console=Console(file=StringIO()), workers=Workers(2))
+    compare(folder, ["50%"], samples=5, console=Console(file=StringIO()), workers=Workers(2))
     assert set(added.values()) == {1}
     joint = {key: kl for key, kl in stored(whole.folder).items() if key in added}
     found = stored(folder)
