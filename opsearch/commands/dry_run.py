@@ -42,6 +42,7 @@ class DryRun:
         coarse: Joint objective from coarse to fine, None if the whole table is within --effort or
             the space has no coarse grid.
         memory: Memory for the states of a pass.
+        device: The device that --device names.
         chosen: The objective that the run would use, with the reason.
     """
 
@@ -52,6 +53,7 @@ class DryRun:
     seconds: dict[str, float]
     coarse: CoarseWork | None
     memory: MemoryBudget
+    device: str
     chosen: str
 
 
@@ -116,6 +118,7 @@ def _plan(settings: SearchSettings, planned: EffortEstimate, choice: SearchChoic
         seconds=seconds,
         coarse=coarse,
         memory=planned.memory,
+        device=planned.device,
         chosen=choice.reason or f"objective {choice.objective.name}, as requested",
     )
 

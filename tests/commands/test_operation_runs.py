@@ -93,7 +93,7 @@ def test_a_dry_run_knows_the_proxy_alone():
     plan = dry_run(config, "llava-1.5-7b", silent())
     assert list(plan.estimates) == ["additive"]
     shown = Console(file=StringIO(), width=200)
-    print_dry_run(plan, config, shown)
+    print_dry_run(plan, shown)
     line = next(line for line in shown.file.getvalue().splitlines() if "space layers" in line)
     assert not re.search(r"\d policies", line)
 

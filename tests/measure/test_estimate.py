@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_the_engine_plans(tmp_path, settings, memory):
 def test_a_dry_run_says_what_coarse_to_fine_takes_where_all_is_beyond_the_effort():
     config = RunConfig(samples=4, heldout=0, space="depth", n_v=("1/4", "1/2", "1"), effort=0)
     plan, out = dry_run(config, None, silent()), StringIO()
-    print_dry_run(plan, config, Console(file=out, width=300))
+    print_dry_run(plan, Console(file=out, width=300))
     first, every = plan.coarse.first, plan.estimates["joint"]
     assert first.flops < plan.coarse.flops < every.flops
     assert first.forwards < plan.coarse.forwards < every.forwards
@@ -120,7 +120,7 @@ def test_no_policy_takes_nothing(space):
             continue  # a space without a text-only policy
         config = RunConfig(samples=2, heldout=0, space=space, **settings)
         plan, out = dry_run(config, "llava-1.5-7b", silent()), StringIO()
-        print_dry_run(plan, config, Console(file=out, width=300))
+        print_dry_run(plan, Console(file=out, width=300))
         for name, found in plan.estimates.items():
             printed = naming(name, f"{found.forwards:.1f} forwards", f"{found.nodes:,} nodes")
             assert re.search(printed, out.getvalue())

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from opsearch.commands.front import Front
     from opsearch.commands.search_result import SearchResult
     from opsearch.evaluation.evaluate import Scores
-    from opsearch.runs.config import RunConfig
     from opsearch.runs.effort import CoarseWork
     from opsearch.timing.policy_latency import TimedPrefill
 
@@ -92,7 +91,7 @@ def _has_row(frame: pd.DataFrame, start: str) -> bool:
     return any(str(row).startswith(start) for row in frame.index)
 
 
-def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
+def print_dry_run(plan: DryRun, console: Console) -> None:
     """Print the number of measurements of each objective and their estimated time."""
     limit, floor = (
         plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
@@ -110,11 +109,11 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
             format_amount(found.flops, "FLOPs"),
             f"equal to {found.forwards:.1f} forwards of the original per sample",
             f"{states} of states per sample",
-            f"about {format_duration(plan.seconds[name])} on {config.device}",
+            f"about {format_duration(plan.seconds[name])} on {plan.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
         if name == "joint" and plan.coarse:
-            console.print(_from_coarse_to_fine(plan, plan.coarse, config), soft_wrap=True)
+            console.print(_from_coarse_to_fine(plan, plan.coarse), soft_wrap=True)
     console.print(
         f"{plan.chosen}. The states of one pass take at most "
         f"{format_amount(plan.memory.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU "
@@ -123,13 +122,13 @@ def print_dry_run(plan: DryRun, config: RunConfig, console: Console) -> None:
     )
 
 
-def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork, config: RunConfig) -> str:
+def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork) -> str:
     first = coarse.first
     return (
         f"joint from coarse to fine: first {first.policies:,} policies, equal to "
         f"{first.forwards:.1f} forwards of the original per sample; including the policies near "
         f"the best of them about {coarse.forwards:.1f} forwards and "
-        f"{format_duration(plan.seconds['coarse'])} on {config.device}"
+        f"{format_duration(plan.seconds['coarse'])} on {plan.device}"
     )
 
 

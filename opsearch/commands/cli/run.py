@@ -221,7 +221,7 @@ def run(
     if dry_run:
         from opsearch.commands.dry_run import dry_run as plan
 
-        return print_dry_run(plan(settings, shape, err), settings, out)
+        return print_dry_run(plan(settings, shape, err), out)
     from opsearch.commands.run import run as run_config
 
     print_run(run_config(settings, err, context.obj, processes), out)
