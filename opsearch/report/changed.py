@@ -129,6 +129,7 @@ class _Items:
     def example(
         self, sample: StoredSample, original: StoredAnswer, policy: StoredAnswer
     ) -> ChangedAnswer:
+        """Return both answers with the question and its image, or the reason why it has none."""
         item = self._by_id.get(sample.name)
         picture, missing = "", self._reason
         if item is not None:
