@@ -242,7 +242,7 @@ def _loaded(kind: str, point: EntryPoint) -> Any:
             "uninstall that package"
         ) from error
     _require_members(kind, point, part, KINDS[kind].members)
-    own = getattr(part, "name", point.name)
+    own = part.name if "name" in KINDS[kind].members else point.name
     if isinstance(own, str) and own != point.name:
         raise OpsearchError(
             f"{_named(point)} calls itself {own!r}; give its entry point and its attribute `name` "

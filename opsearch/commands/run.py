@@ -99,7 +99,8 @@ def search_and_save(
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
         comparison = table(compare(prepared, solution.policy, session.engine, progress))
         if prepared.table is not None:
-            latency = make_cost("latency", prepared.shape, prepared.table)
+            timed = next(each for each in prepared.settings.budgets if each.cost_class.timed)
+            latency = make_cost(timed.cost, prepared.shape, prepared.table)
             with progress.stage("timing the policy"):
                 prefill = timed_prefill(
                     session.model, prepared.calibration, latency, solution.policy

@@ -15,9 +15,9 @@ from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
+from opsearch.timing import PARTS
 from opsearch.timing.clock import Spread
 from opsearch.timing.generation import GenerationPair, Pass, Workload, timed_pairs
-from opsearch.timing.parts import PARTS
 
 LatencyRow = dict[str, Any]
 _PAIRS = 7  # of generations, for the time of one prompt

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.compare import compare
 from opsearch.commands.run import run
 from opsearch.solvers import SOLVERS
 from tests.support.messages import naming
@@ -28,7 +29,7 @@ sys.exit(code)
 """
 SHAPE = ("run", "--dry-run", "--shape", "llava-1.5-7b")
 MEASURED = ("rank", "curves", "interactions", "ablation", "outcomes", "rivals")
-UNCOMPARED = ("pareto", "tables")
+OF_A_COMPARISON = ("pareto", "tables")
 OF_OTHER_FORMS = ("local", "greedy", "bisection")  # they refuse the sum of the run
 
 
@@ -120,8 +121,22 @@ def test_analyze_transfer_between_runs(folders, tmp_path):
     assert (tmp_path / "transfer.csv").exists()
 
 
-@pytest.mark.parametrize("kind", UNCOMPARED)
+@pytest.mark.parametrize("kind", OF_A_COMPARISON)
 def test_analyses_of_a_comparison_that_was_not_made(folders, tmp_path, kind):
     done = light("analyze", kind, folders["joint"], "--out", tmp_path)
     assert done.returncode == 1
     assert "opsearch compare" in done.stderr.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = measured(tmp_path_factory.mktemp("compared"), space="tokens", budget=("60%",))
+    compare(folder, ["70%"], samples=2, console=Console(file=StringIO()), spaces=["tokens"])
+    return folder
+
+
+@pytest.mark.parametrize("kind", OF_A_COMPARISON)
+def test_analyses_of_a_comparison(compared, tmp_path, kind):
+    done = light("analyze", kind, compared, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert any(tmp_path.iterdir())

@@ -16,9 +16,9 @@ from opsearch.errors import PolicyError
 from opsearch.policy import builders
 from opsearch.progress import Progress
 from opsearch.rankers import RANKERS
+from opsearch.timing import PARTS
 from opsearch.timing.bench import Setup, for_shape
 from opsearch.timing.bench import bench as bench_policy
-from opsearch.timing.parts import PARTS
 from opsearch.timing.policy_latency import kv_stored
 from tests.models.test_graphs import Rerun
 from tests.support.messages import naming

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opsearch.formatting import format_amount
-from opsearch.timing.parts import PARTS
+from opsearch.timing import PARTS
 
 if TYPE_CHECKING:
     from opsearch.timing.policy_latency import LatencyRow

@@ -112,8 +112,8 @@ def print_dry_run(plan: DryRun, console: Console) -> None:
             f"about {format_duration(plan.seconds[name])} on {plan.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
-        if name == "joint" and plan.coarse:
-            console.print(_from_coarse_to_fine(plan, plan.coarse), soft_wrap=True)
+    if plan.coarse:
+        console.print(_from_coarse_to_fine(plan, plan.coarse), soft_wrap=True)
     console.print(
         f"{plan.chosen}. The states of one pass take at most "
         f"{format_amount(plan.memory.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU "
