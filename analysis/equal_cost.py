@@ -31,8 +31,8 @@ _TRUE = ("joint", "verified")
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """A method's policy at a budget.
+class MethodScores:
+    """Costs, divergences and scores of a method at a budget.
 
     Attributes:
         budget: Budget as the user wrote it.
@@ -71,7 +71,7 @@ class Comparison:
     unit: str
     families: tuple[str, ...]
     original: Array
-    entries: tuple[Entry, ...]
+    entries: tuple[MethodScores, ...]
 
 
 def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.choose import SearchChoice, choose_planned
+from opsearch.runs.choose import SearchChoice, choose_by_estimate
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import CoarseWork, EffortEstimate, planned_memory
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
@@ -76,7 +76,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
 
         settled = settle(config)
         prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
-        return _plan(settled.settings, prepared.planned, prepared.choice)
+        return _plan(settled.settings, prepared.effort_estimate, prepared.choice)
     if shape_name not in CHECKPOINTS:
         raise UnknownNameError("shape", shape_name, list(CHECKPOINTS))
     checkpoint = CHECKPOINTS[shape_name]
@@ -91,34 +91,34 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
     batch = SampleBatch(layout, (), images=tuple(range(config.samples)))
     memory = planned_memory(settings.model, settings.memory, shape)
-    planned = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)
-    return _plan(settings, planned, choose_planned(settings, planned))
+    estimate = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)
+    return _plan(settings, estimate, choose_by_estimate(settings, estimate))
 
 
-def _plan(settings: SearchSettings, planned: EffortEstimate, choice: SearchChoice) -> DryRun:
-    space, feasible, estimates = planned.space, None, {}
+def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice) -> DryRun:
+    space, feasible, estimates = estimate.space, None, {}
     if space.listed:
-        feasible, estimates["joint"] = int(planned.feasible.sum()), planned.joint
+        feasible, estimates["joint"] = int(estimate.feasible.sum()), estimate.joint
     if space.parameters_act_alone:
         single = _single(space, Additive.from_settings(settings.proxy))
-        estimates["additive"] = planned.of(single)
+        estimates["additive"] = estimate.of(single)
         if choice.objective.name == MeasuredPairs.name:  # the pairs of others are not known
             pairs = MeasuredPairs.from_settings(settings.proxy).choices(space)
             both = [together(space, pair) for pair in pairs]
-            estimates["pairwise"] = planned.of(np.array([*single.tolist(), *both]))
-    seconds = {name: planned.seconds(found) for name, found in estimates.items()}
-    coarse = planned.coarse if planned.joint_seconds > settings.effort else None
+            estimates["pairwise"] = estimate.of(np.array([*single.tolist(), *both]))
+    seconds = {name: estimate.seconds(found) for name, found in estimates.items()}
+    coarse = estimate.coarse if estimate.joint_seconds > settings.effort else None
     if coarse:
-        seconds["coarse"] = planned.seconds(coarse)
+        seconds["coarse"] = estimate.seconds(coarse)
     return DryRun(
         space=space,
-        constraint=planned.constraints[0],
+        constraint=estimate.constraints[0],
         feasible=feasible,
         estimates=estimates,
         seconds=seconds,
         coarse=coarse,
-        memory=planned.memory,
-        device=planned.device,
+        memory=estimate.memory,
+        device=estimate.device,
         chosen=choice.reason or f"objective {choice.objective.name}, as requested",
     )
 

@@ -106,8 +106,8 @@ def search_task(
         chosen = prepared.choice.objective
         proxy = chosen if chosen.form in PROXIES else Additive.from_settings(run.proxy)
         return Task(settings, (proxy,), limits)
-    planned = replace(prepared.planned, space=space)
-    seconds = planned.seconds(planned.of(space.points[_within_any(space, limits)]))
+    estimate = replace(prepared.effort_estimate, space=space)
+    seconds = estimate.seconds(estimate.of(space.points[_within_any(space, limits)]))
     additive = Additive.from_settings(run.proxy)
     proxies: tuple[ObjectiveFactory, ...] = (additive,) if space.parameters_act_alone else ()
     if seconds <= run.effort or not space.layer_columns:

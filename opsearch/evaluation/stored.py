@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.analysis.equal_cost import Comparison, Entry
+from opsearch.analysis.equal_cost import Comparison, MethodScores
 from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
@@ -39,20 +39,20 @@ def stored_comparison(folder: Path) -> Comparison:
             )
         shape = Shape(**store.facts["shape"])
         splits = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
-        entries = tuple(_entry(row, run, store, shape, *splits) for row in compared[1:])
+        entries = tuple(_method_scores(row, run, store, shape, *splits) for row in compared[1:])
         families = tuple(sample.family for sample in splits[1])
         original = _scores(store, _keys(identity(shape.layers), splits[1]), splits[1])
         return Comparison("FLOPs", families, original, entries)
 
 
-def _entry(
+def _method_scores(
     row: Compared,
     run: RunFolder,
     store: Store,
     shape: Shape,
     calibration: Sequence[StoredSample],
     tested: Sequence[StoredSample],
-) -> Entry:
+) -> MethodScores:
     """Return the costs, divergences and scores of a method."""
     pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
     reduction = Reduction.parse(row.policy)
@@ -69,7 +69,7 @@ def _entry(
     cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
-    return Entry(
+    return MethodScores(
         budget=row.budget,
         method=row.method,
         policy=name,

@@ -40,10 +40,10 @@ class SearchChoice:
     reason: str = ""
 
 
-def choose_planned(settings: SearchSettings, planned: EffortEstimate) -> SearchChoice:
+def choose_by_estimate(settings: SearchSettings, estimate: EffortEstimate) -> SearchChoice:
     """Return the choice, given the estimated measurement work."""
-    seconds = planned.joint_seconds
-    coarse = planned.coarse_seconds if settings.effort < seconds < inf else inf
+    seconds = estimate.joint_seconds
+    coarse = estimate.coarse_seconds if settings.effort < seconds < inf else inf
     return choose(settings, seconds, coarse=coarse)
 
 

@@ -26,7 +26,7 @@ from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
-from opsearch.runs.choose import SearchChoice, choose, choose_planned
+from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
 from opsearch.runs.config import AS_OBJECT, IN_MEMORY, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
@@ -53,7 +53,7 @@ class Prepared:
         calibration: The samples that are searched on.
         heldout: The samples that judge what was found.
         constraints: The budgets over the calibration samples.
-        planned: The work of the joint objective on the calibration samples.
+        effort_estimate: The work of the joint objective on the calibration samples.
         table: Measured times of one layer; None without a budget of time.
     """
 
@@ -68,7 +68,7 @@ class Prepared:
     calibration: list[Sample]
     heldout: list[Sample]
     constraints: tuple[Constraint, ...]
-    planned: EffortEstimate
+    effort_estimate: EffortEstimate
     table: LatencyTable | None = None
 
     @property
@@ -193,8 +193,8 @@ def state(
     check_budget(settings.space, constraints)
     batches = group_samples(samples, family, model_config, settings.positions)
     memory = planned_memory(settings.model, settings.memory, shape)
-    planned = EffortEstimate(settings.space, constraints, batches, memory, settings.model.device)
-    choice = choose_planned(settings, planned)
+    estimate = EffortEstimate(settings.space, constraints, batches, memory, settings.model.device)
+    choice = choose_by_estimate(settings, estimate)
     ranker = settings.space_settings.ranker or family.ranker
     unsupported = family.unsupported_rankers(model_config)
     usable = [*registry.names("rankers"), *registry.names("decoder_rankers")]
@@ -210,7 +210,7 @@ def state(
         calibration=samples,
         heldout=rest,
         constraints=constraints,
-        planned=planned,
+        effort_estimate=estimate,
         table=table,
     )
 

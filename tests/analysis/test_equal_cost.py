@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsearch.analysis.equal_cost import Comparison, Entry, describe, differences, draw, table
+from opsearch.analysis.equal_cost import (
+    Comparison,
+    MethodScores,
+    describe,
+    differences,
+    draw,
+    table,
+)
 
 FAMILIES = ("a", "a", "a", "a", "b", "b", "c", "c")
 ONES = np.ones(len(FAMILIES))
@@ -16,7 +23,7 @@ ONES = np.ones(len(FAMILIES))
 
 def entry(method, scores, budget="30%", share=0.3, kl=None):
     kl = np.zeros(len(scores)) if kl is None else np.asarray(kl, float)
-    return Entry(budget, method, f"policy of {method}", share * 1e12, share, kl, kl, scores)
+    return MethodScores(budget, method, f"policy of {method}", share * 1e12, share, kl, kl, scores)
 
 
 def comparison(*entries, original=ONES, families=FAMILIES):

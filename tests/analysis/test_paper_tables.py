@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from opsearch.analysis import equal_cost
-from opsearch.analysis.equal_cost import Comparison, Entry
+from opsearch.analysis.equal_cost import Comparison, MethodScores
 from opsearch.analysis.paper_tables import markdown, table
 
 FAMILIES = ("vqa", "vqa", "low", "low", "a|b", "a|b")
@@ -19,7 +19,9 @@ SCORES = {
 @pytest.fixture
 def comparison():
     entries = [
-        Entry(budget, method, "policy", 2e11, 0.199, *[np.zeros(6)] * 2, np.array(scores, float))
+        MethodScores(
+            budget, method, "policy", 2e11, 0.199, *[np.zeros(6)] * 2, np.array(scores, float)
+        )
         for (budget, method), scores in SCORES.items()
     ]
     return Comparison("FLOPs", FAMILIES, ORIGINAL, tuple(entries))

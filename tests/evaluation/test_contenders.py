@@ -42,8 +42,8 @@ def depth_task(prepared, budgets):
 
 def test_budgets_that_each_fit_the_effort_may_not_together(prepared):
     task = depth_task(prepared, BUDGETS)
-    planned = replace(prepared.planned, space=task.space)
-    apart = [replace(planned, constraints=limit).joint_seconds for limit in task.limits.values()]
+    estimate = replace(prepared.effort_estimate, space=task.space)
+    apart = [replace(estimate, constraints=limit).joint_seconds for limit in task.limits.values()]
     assert [type(chosen(prepared, max(apart), [text])) for text in BUDGETS] == [Joint, Joint]
     assert isinstance(chosen(prepared, max(apart), BUDGETS), CoarseJoint)
     assert isinstance(chosen(prepared, sum(apart), BUDGETS), Joint)

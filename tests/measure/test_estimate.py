@@ -37,7 +37,7 @@ def engine_plan(config, folder):
     """Return the engine's plan for all policies within the budget, with the same memory."""
     prepared, model = prepare(settle(config), Progress(silent(), 1)), load_weights("demo")
     space = prepared.settings.space
-    points = space.points[prepared.planned.feasible]
+    points = space.points[prepared.effort_estimate.feasible]
     policies = [space.decode(point) for point in points.tolist()]
     memory = memory_for(model, config.memory_bytes)
     with Store(folder / "m.db", {}) as store:
@@ -146,11 +146,11 @@ def test_every_dop_policy_at_one_share_takes_a_few_forwards(shape, n_visual, hea
     """The closed form gives 13.6 and 8.4 forwards for 529 policies."""
     space = dop_space(CHECKPOINTS[shape].shape.layers, N_V_16[:1], RankerSpec("cls"))
     layout = Layout(n_visual, head, tail, 0, 1)
-    room = MemoryBudget(CHECKPOINTS[shape].shape)
-    found = estimate(space, space.points, [SampleBatch(layout, (), images=(0, 1, 2))], room)
+    memory = MemoryBudget(CHECKPOINTS[shape].shape)
+    found = estimate(space, space.points, [SampleBatch(layout, (), images=(0, 1, 2))], memory)
     assert found.policies == 529
     assert found.forwards == pytest.approx(forwards, abs=0.25)
-    once = estimate(space, space.points, [SampleBatch(layout, (), images=(0,))], room)
+    once = estimate(space, space.points, [SampleBatch(layout, (), images=(0,))], memory)
     assert (found.flops, found.nodes) == (3 * once.flops, 3 * once.nodes)
     assert found.elements == once.elements
     assert (found.parts, found.passes) == (1, 1)

@@ -111,18 +111,20 @@ def test_what_it_takes_is_about_what_was_guessed_before(full):
     batch, stored = SampleBatch(Layout(100, 2, 8, 0, 1), (), images=(0,)), Stored(full.values)
     shares = []
     for percent in range(10, 51, 4):
-        planned = EffortEstimate(SPACE, [limit(f"{percent}%")], [batch], MemoryBudget(SHAPE), "cpu")
+        estimate = EffortEstimate(
+            SPACE, [limit(f"{percent}%")], [batch], MemoryBudget(SHAPE), "cpu"
+        )
         rounds = []
 
-        def measure(policies, planned=planned, rounds=rounds):
+        def measure(policies, estimate=estimate, rounds=rounds):
             points = [SPACE.points[POINT_OF[policy]] for policy in policies]
-            rounds.append(planned.of(np.array(points)).flops)
+            rounds.append(estimate.of(np.array(points)).flops)
             return stored(policies)
 
-        CoarseJoint().make(SPACE, measure, planned.feasible)
-        assert rounds[0] == planned.coarse.first.flops
-        assert planned.coarse.flops <= planned.joint.flops
-        shares.append(sum(rounds) / planned.coarse.flops)
+        CoarseJoint().make(SPACE, measure, estimate.feasible)
+        assert rounds[0] == estimate.coarse.first.flops
+        assert estimate.coarse.flops <= estimate.joint.flops
+        shares.append(sum(rounds) / estimate.coarse.flops)
     # The numbers of docs/benchmarks.md.
     found = min(shares), np.median(shares), max(shares)
     assert found == pytest.approx((0.3, 0.8, 1.2), abs=0.05)
