@@ -94,7 +94,7 @@ class MeasuredPairs:
         every = list(pruning_pairs(space))
         if isinstance(self.pairs, int):
             drawn = np.random.default_rng(self.seed).permutation(len(every))[: self.pairs]
-            return [every[place] for place in sorted(drawn)]
+            return [every[position] for position in sorted(drawn)]
         operations = space.per_operation
         if self.pairs == "all" or operations is None:
             return every

@@ -34,7 +34,7 @@ _OPTIMAL, _INFEASIBLE = 0, 2
 
 
 Columns = dict[Choice | Pair | int, int]
-"""The place of each variable: those of choices and pairs, and by number those of listed rows."""
+"""The column of each variable: those of choices and pairs, and by number those of listed rows."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _HighsPrograms:
 def _columns(part: Slice) -> Columns:
     choices = [(k, int(i)) for k, options in enumerate(part.options) for i in options]
     listed = range(0 if part.rows is None else len(part.rows))
-    return {key: place for place, key in enumerate([*choices, *part.pairs, *listed])}
+    return {key: column for column, key in enumerate([*choices, *part.pairs, *listed])}
 
 
 def _scaled(form: LinearForm, column: Columns) -> tuple[NDArray[np.float64], float]:
@@ -136,7 +136,9 @@ def _structure(part: Slice, column: Columns) -> LinearConstraint:
     limits: list[tuple[float, float]] = []
 
     def add(row: dict[int, float], low: float, high: float) -> None:
-        entries.extend((len(limits), place, coefficient) for place, coefficient in row.items())
+        entries.extend(
+            (len(limits), position, coefficient) for position, coefficient in row.items()
+        )
         limits.append((low, high))
 
     for k, options in enumerate(part.options):

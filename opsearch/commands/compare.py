@@ -49,7 +49,7 @@ from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import parse_budgets
-from opsearch.timing.latency_table import place_of
+from opsearch.timing.latency_table import machine_of
 
 # Encoding, loading the model, three measured baselines, measuring policies, measuring token
 # reductions, and answering.
@@ -183,7 +183,7 @@ def _time(methods: ComparedMethods, prepared: Prepared, session: Session) -> Non
     spec, model = prepared.settings.model, session.model
     policies = list(methods.policies.values())
     reductions = [(methods.reducers[each.reducer], each) for each in methods.reductions.values()]
-    machine = place_of(model.config, spec)
+    machine = machine_of(model.config, spec)
     with session.progress.stage(f"timing {len(policies) + len(reductions)} methods") as tick:
         time_prefills(
             model,

@@ -37,11 +37,15 @@ class Layout:
             visual: bool[S], true at the visual tokens of the prompt.
             answers: Answer positions whose logits are compared.
         """
-        (places,) = visual.nonzero()
-        first, last = int(places[0]), int(places[-1])
-        inner = last + 1 - first - len(places)
+        (positions,) = visual.nonzero()
+        first, last = int(positions[0]), int(positions[-1])
+        inner = last + 1 - first - len(positions)
         return cls(
-            len(places), first, len(visual) - first - len(places) + answers - 1, inner, answers
+            len(positions),
+            first,
+            len(visual) - first - len(positions) + answers - 1,
+            inner,
+            answers,
         )
 
     @property

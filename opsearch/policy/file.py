@@ -146,5 +146,5 @@ def _damaged(file: Path, error: Exception) -> PolicyError:
 def _first(error: ValidationError) -> str:
     """Return the first validation error as one line."""
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}; correct that entry"
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key}: {problem['msg']}; correct that entry"

@@ -74,9 +74,9 @@ class Policy:
                         f"count {count} of {module} in layer {layer} is not {allowed}; "
                         f"correct it or use the other unit (unit is {self.unit!r})"
                     )
-        places = [layer for layer, _ in self.rankers]
-        for layer in set(places):
-            if places.count(layer) > 1:
+        layers = [layer for layer, _ in self.rankers]
+        for layer in set(layers):
+            if layers.count(layer) > 1:
                 both = " and ".join(str(spec) for at, spec in self.rankers if at == layer)
                 raise PolicyError(f"{both} act before layer {layer}; give one ranker per layer")
         for layer, _ in self.rankers:
@@ -131,7 +131,7 @@ class Policy:
     def canonical(self, n_visual: int) -> str:
         """Return the key that policies share if they act equally on `n_visual` tokens (SHA-256)."""
         found = self.schedule(n_visual)
-        rankers = [(each.place, str(each.spec)) for each in found.rerankings]
+        rankers = [(each.ranker_layer, str(each.spec)) for each in found.rerankings]
         if found.kept:
             rankers += [(r, str(spec)) for r, spec in self.rankers if r == 0]
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])

@@ -31,14 +31,14 @@ class Reranking:
     """A reranking inside the decoder.
 
     Attributes:
-        place: Layer of the ranker in the policy.
+        ranker_layer: Layer of the ranker in the policy.
         spec: The ranker.
         attention_layer: Layer whose attention it reads.
         layer: First layer in which its order holds.
         candidates: Number of candidates, the first ones of the previous order.
     """
 
-    place: int
+    ranker_layer: int
     spec: RankerSpec
     attention_layer: int
     layer: int
@@ -92,7 +92,7 @@ class RerankingTable:
         return cls(tuple(specs), ranker, candidates, back)
 
     @property
-    def place(self) -> Ints:
+    def ranker_layer(self) -> Ints:
         """Layer of each reranking in its policy, -1 where the order is kept, int64[P, L]."""
         layers_back = np.array([spec.layers_back for spec in self.specs])
         named = np.arange(self.ranker.shape[1]) - self.back + layers_back[self.ranker]
@@ -133,47 +133,47 @@ def schedule(policy: Policy, n_visual: int) -> Schedule:
 
 def before_decoder(policy: Policy) -> RankerSpec | None:
     """Return the ranker before the decoder, or None."""
-    found = [s for place, s in policy.rankers if place == 0 and not s.inside]
+    found = [s for layer, s in policy.rankers if layer == 0 and not s.inside]
     return found[0] if found else None
 
 
-def where(place: int, spec: RankerSpec) -> str:
+def where(layer: int, spec: RankerSpec) -> str:
     """Return where a ranker acts, in words."""
-    return f"before layer {place}" if spec.inside else "before the decoder"
+    return f"before layer {layer}" if spec.inside else "before the decoder"
 
 
 def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reranking]:
     """Yield all rerankings by layer, including those that change no selection."""
     taken = {0} if before_decoder(policy) else set[int]()
-    for place, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
-        if place == 0 and not spec.inside:
+    for ranker_layer, spec in sorted(policy.rankers, key=lambda pair: pair[0]):
+        if ranker_layer == 0 and not spec.inside:
             continue
-        attention_layer = place - _layers_back(place, spec)
-        if attention_layer == place:
-            layer, candidates = place, n_visual
-            if place:
-                updated = counts[place - 1, [Q, MLP]].max()
-                candidates = int(max(updated, counts[place:].max()))
+        attention_layer = ranker_layer - _layers_back(ranker_layer, spec)
+        if attention_layer == ranker_layer:
+            layer, candidates = ranker_layer, n_visual
+            if ranker_layer:
+                updated = counts[ranker_layer - 1, [Q, MLP]].max()
+                candidates = int(max(updated, counts[ranker_layer:].max()))
         else:
-            layer, candidates = place, int(counts[attention_layer, KV])
+            layer, candidates = ranker_layer, int(counts[attention_layer, KV])
             q, kv, mlp = policy.counts[attention_layer]
             updates_part = any(0 < count < kv for count in (q, mlp))
             if attention_layer not in taken and not updates_part:
                 layer = attention_layer
         taken.add(layer)
-        yield Reranking(place, spec, attention_layer, layer, candidates)
+        yield Reranking(ranker_layer, spec, attention_layer, layer, candidates)
 
 
-def _layers_back(place: int, spec: RankerSpec) -> int:
+def _layers_back(layer: int, spec: RankerSpec) -> int:
     if not spec.inside:
         raise PolicyError(
-            f"ranker {spec} cannot act before layer {place}; give it layer 0, or use one that acts "
+            f"ranker {spec} cannot act before layer {layer}; give it layer 0, or use one that acts "
             f"inside the decoder: {', '.join(registry.names('decoder_rankers'))}"
         )
     back = spec.layers_back
-    if place < back:
+    if layer < back:
         raise PolicyError(
             f"ranker {spec} reads the attention of the layer before it, so it cannot act before "
-            f"layer {place}; give it a layer from {back} on"
+            f"layer {layer}; give it a layer from {back} on"
         )
     return back

@@ -89,11 +89,11 @@ def _of_share(
     ways = {0: _Ways(np.array([costs.base]), np.array([value]), row)}
     for layer in reversed(range(space.num_layers)):
         table, reached = costs.tables[n_v][layer], dict[int, list[_Ways]]()
-        for (k, place), before in product(_choices(space, layer), ways):
-            live = _live(space, layer, place, before)
+        for (k, levels), before in product(_choices(space, layer), ways):
+            live = _live(space, layer, levels, before)
             if live is None:
                 continue
-            chosen = [p - space.lowest(layer, module) for module, p in place.items()]
+            chosen = [level - space.lowest(layer, module) for module, level in levels.items()]
             rows = ways[before].rows.copy()
             rows[:, k] = chosen
             added = sum(int(terms.coefficients[i][c]) for i, c in zip(k, chosen, strict=True))
@@ -116,17 +116,17 @@ def _choices(space: PerOperation, layer: int) -> Iterator[tuple[list[int], dict[
     """Yield the parameters of a layer with each choice of levels by module."""
     mine = [k for k, (at, _) in enumerate(space.operations) if at == layer]
     modules = [space.operations[k][1] for k in mine]
-    levels = (range(space.lowest(layer, module), len(space.levels)) for module in modules)
-    for places in product(*levels):
-        yield mine, dict(zip(modules, places, strict=True))
+    ranges = (range(space.lowest(layer, module), len(space.levels)) for module in modules)
+    for levels in product(*ranges):
+        yield mine, dict(zip(modules, levels, strict=True))
 
 
 def _live(
-    space: PerOperation, layer: int, place: dict[int, int], read: int
+    space: PerOperation, layer: int, levels: dict[int, int], read: int
 ) -> tuple[int, int, int] | None:
     """Return the live levels if later kv reach level `read`; None if a result is not read."""
-    kv, mlp = place[KV], place.get(MLP, 0)
-    q = kv if space.tied else place.get(Q, 0)
+    kv, mlp = levels[KV], levels.get(MLP, 0)
+    q = kv if space.tied else levels.get(Q, 0)
     if space.tied and (layer, Q) not in space.kept:
         q = min(q, read)
     return (q, kv, mlp) if max(q, mlp) <= read else None

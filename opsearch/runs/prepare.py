@@ -32,7 +32,7 @@ from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
-from opsearch.timing.latency_table import fit_latency, place_of
+from opsearch.timing.latency_table import fit_latency, machine_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def _latency_table(
     with progress.stage("latency table") as tick:
         if path.exists():
             table = read_table(path)
-            if table.place == place_of(model_config, model) and table.covers(fewest, most):
+            if table.place == machine_of(model_config, model) and table.covers(fewest, most):
                 return table
         return fit_latency(model_config, pairs, model, tick)
 

@@ -185,14 +185,14 @@ def parse_keep(text: str, layers: int) -> frozenset[Operation]:
     """
     kept = set()
     for part in text.split(","):
-        layer, _, module = part.strip().partition(":")
-        if not layer.isdecimal() or int(layer) >= layers or module not in ("", *MODULES):
+        layer, _, name = part.strip().partition(":")
+        if not layer.isdecimal() or int(layer) >= layers or name not in ("", *MODULES):
             raise OpsearchError(
                 f"--keep {text}: {part.strip()!r} is not an operation; write a layer from 0 to "
                 f"{layers - 1}, or one with {', '.join(MODULES)}, e.g. --keep 0,1:mlp"
             )
-        modules = [MODULES.index(module)] if module else range(len(MODULES))
-        kept |= {(int(layer), place) for place in modules}
+        modules = [MODULES.index(name)] if name else range(len(MODULES))
+        kept |= {(int(layer), module) for module in modules}
     return frozenset(kept)
 
 

@@ -34,7 +34,7 @@ _AHEAD = 50_000_000  # cycles that keep a GPU busy until the host has launched t
 Key = tuple[int, int, int]
 
 
-def place_of(config: Any, model: ModelSpec) -> str:
+def machine_of(config: Any, model: ModelSpec) -> str:
     """Describe the validity of a table: machine, versions, and the decoder except for its depth."""
     cuda = model.device.startswith("cuda")
     name = torch.cuda.get_device_name(model.device) if cuda else _processor()
@@ -95,7 +95,7 @@ def fit_latency(
         once=max(at["whole"] - sum(at[key] for key in layers), 0),
         launch=launched[0, 0, 0],
         launch_split=launched[_split_key(coarse[0], coarse[-1])],
-        place=place_of(config, model),
+        place=machine_of(config, model),
     )
 
 

@@ -102,20 +102,20 @@ def lowest(
     queue = sorted(programs, key=lambda each: (not each.part.holds(start), each.objective.floor))
     if start is not None:
         best, reached = queue[0].objective.at(start), {0: queue[0]}
-    for place, program in enumerate(queue):
+    for position, program in enumerate(queue):
         form = program.objective
         if best is not None and form.floor > best:
             bounds.append(form.floor)
             continue
         limits = program.limits if best is None else (*program.limits, (form, best))
         known = row if program.part.holds(row) else None
-        waiting = sum(other.part.has_choices for other in queue[place:])
+        waiting = sum(other.part.has_choices for other in queue[position:])
         answer = minimiser.minimise(replace(program, limits=limits), known, 1 / max(waiting, 1))
         if answer.row is not None:
             value = form.at(answer.row)
             if best is None or value < best:
                 best, row, reached = value, answer.row, {}
-            reached[place] = program
+            reached[position] = program
         if answer.status is not Status.INFEASIBLE:
             bounds.append(form.floor if answer.bound is None else max(form.floor, answer.bound))
     return Minimum(best, row, min(bounds, default=None), tuple(reached.values()))

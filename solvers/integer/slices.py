@@ -178,8 +178,8 @@ def _cost(
     if space.tied:
         dead = _dead_queries(tables)
         last = space.num_layers - 1, KV
-        place = space.operations.index(last)
-        effects[place] = effects[place] + dead * np.arange(space.lowest(*last), len(space.levels))
+        number = space.operations.index(last)
+        effects[number] = effects[number] + dead * np.arange(space.lowest(*last), len(space.levels))
         base -= dead
     return _linear(options, effects, base, dict(_score_pairs(space, tables)))
 
@@ -200,7 +200,7 @@ def _dead_queries(tables: Ints) -> int:
 
 def _score_pairs(space: PerOperation, tables: Ints) -> Iterator[tuple[Pair, int]]:
     """Yield what queries and keys of a layer cost together, beyond what each costs alone."""
-    place = {operation: k for k, operation in enumerate(space.operations)}
+    number = {operation: k for k, operation in enumerate(space.operations)}
     alone = tables[:, :, :1, :1] + tables[:, :1, :, :1] + tables[:, :1, :1, :]
     together = tables - alone
     if (together != together[..., :1]).any():
@@ -211,7 +211,7 @@ def _score_pairs(space: PerOperation, tables: Ints) -> Iterator[tuple[Pair, int]
     for layer in range(0 if space.tied else space.num_layers - 1):
         scores = together[layer, space.lowest(layer, Q) :, space.lowest(layer, KV) :, 0]
         for i, j in np.argwhere(scores).tolist():
-            yield ((place[layer, Q], i), (place[layer, KV], j)), int(scores[i, j])
+            yield ((number[layer, Q], i), (number[layer, KV], j)), int(scores[i, j])
 
 
 def _needs(space: PerOperation) -> Iterator[tuple[Choice, tuple[Choice, ...]]]:
@@ -225,9 +225,9 @@ def _needs(space: PerOperation) -> Iterator[tuple[Choice, tuple[Choice, ...]]]:
             continue
         for level in range(max(space.lowest(layer, module), 1), len(space.levels)):
             readers = tuple(
-                (m, place - space.lowest(*later))
+                (m, kv_level - space.lowest(*later))
                 for m, later in enumerate(space.operations)
                 if later[0] > layer and later[1] == KV
-                for place in range(max(level, space.lowest(*later)), len(space.levels))
+                for kv_level in range(max(level, space.lowest(*later)), len(space.levels))
             )
             yield (k, level - space.lowest(layer, module)), readers

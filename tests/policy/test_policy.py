@@ -238,7 +238,7 @@ def test_candidates_of_a_ranker_that_reads_the_layer_it_acts_before():
 )
 def test_rankers_act_where_their_order_selects_tokens(table, acting):
     policy = in_tokens(table, [(1, DROP), (2, DROP)])
-    assert [each.place for each in policy.schedule(9).rerankings] == acting
+    assert [each.ranker_layer for each in policy.schedule(9).rerankings] == acting
     alone = in_tokens(table, [(layer, DROP) for layer in acting])
     assert distinct([policy, alone], n=9) == 1
     assert distinct([policy, in_tokens(table)], n=9) == 1 + bool(acting)

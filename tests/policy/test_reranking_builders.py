@@ -18,7 +18,7 @@ LLAVA = CHECKPOINTS["llava-1.5-7b"].shape
 F, H = Fraction(1), Fraction(1, 2)
 
 
-def places(policy):
+def layers_and_names(policy):
     """The layers before which rankers act, and their names."""
     layers = [layer for layer, _ in policy.rankers]
     return layers, {str(spec) for _, spec in policy.rankers}
@@ -31,7 +31,7 @@ def macs(policy, n_visual=576):
 def test_fastv_as_published():
     policy = builders.fastv(32)
     assert policy.counts == builders.stages(32, {0: 1, 2: H}).counts
-    assert places(policy) == ([2], {"fastv"})
+    assert layers_and_names(policy) == ([2], {"fastv"})
     assert round(macs(policy) / 1e12, 3) == 2.007
     assert policy.name == "fastv(k=2, share=1/2)"
 
@@ -39,14 +39,14 @@ def test_fastv_as_published():
 def test_pyramiddrop_as_published():
     policy = builders.pyramiddrop()
     assert policy.counts == builders.stages(32, {0: 1, 8: H, 16: "1/4", 24: "1/8"}).counts
-    assert places(policy) == ([8, 16, 24], {"pyramiddrop"})
+    assert layers_and_names(policy) == ([8, 16, 24], {"pyramiddrop"})
     assert round(macs(policy) / 1e12, 3) == 1.777
 
 
 def test_pyramiddrop_of_other_decoders():
-    assert places(builders.pyramiddrop(12))[0] == [3, 6, 9]
+    assert layers_and_names(builders.pyramiddrop(12))[0] == [3, 6, 9]
     policy = builders.pyramiddrop(12, "1/3", first=1)
-    assert places(policy)[0] == [1, 4, 8]
+    assert layers_and_names(policy)[0] == [1, 4, 8]
     assert policy.counts[-1] == (Fraction(1, 27),) * 3
 
 
@@ -57,7 +57,7 @@ def test_sparsevlm_as_published(budget, mean):
     """Behind layers 2, 6 and 15; more tokens than the name of the budget are left on average."""
     policy = builders.sparsevlm(budget=budget)
     counts = policy.resolve(576)
-    assert places(policy) == ([3, 7, 16], {"sparsevlm(heads=0.4375)"})
+    assert layers_and_names(policy) == ([3, 7, 16], {"sparsevlm(heads=0.4375)"})
     assert tuple(counts[[3, 7, 16], KV].tolist()) == builders.SPARSEVLM[budget]
     assert (counts[[2, 6, 15], KV] > counts[[3, 7, 16], KV]).all()
     assert counts.mean() == mean > budget
@@ -65,7 +65,7 @@ def test_sparsevlm_as_published(budget, mean):
 
 def test_sparsevlm_of_another_share_falls_in_proportion():
     policy = builders.sparsevlm(12, share=H)
-    assert places(policy)[0] == [1, 3, 6]
+    assert layers_and_names(policy)[0] == [1, 3, 6]
     assert policy.resolve(600)[[0, 1, 3, 6], Q].tolist() == [600, 300, 200, 118]
 
 

@@ -6,7 +6,7 @@ import torch
 from opsearch.costs.latency import Latency
 from opsearch.costs.shape import Shape
 from opsearch.models.spec import ModelSpec
-from opsearch.timing.latency_table import fit_latency, place_of
+from opsearch.timing.latency_table import fit_latency, machine_of
 from opsearch.timing.one_layer import OneLayer
 from tests.support import families
 
@@ -53,7 +53,7 @@ def test_a_table_covers_its_samples_and_more_rows_take_longer(config):
     assert table.covers(5, 409)
     assert not table.covers(4, 409)
     assert not table.covers(5, 410)
-    assert table.place == place_of(config, SPEC)
+    assert table.place == machine_of(config, SPEC)
     assert [done for done, _ in ticks] == list(range(1, len(ticks) + 1))
     assert {total for _, total in ticks} == {12}
     latency = Latency(Shape.from_config(config), table)
@@ -72,13 +72,13 @@ def test_when_time_is_up_a_table_has_fewer_points_and_still_covers_all(monkeypat
     assert (len(table.rows), len(table.coarse)) == (7, 4)
 
 
-def test_the_place_tells_models_and_types_apart():
+def test_the_machine_tells_models_and_types_apart():
     llava, qwen = (families.built(name, 3).config for name in ("llava", "qwen2_5_vl"))
-    places = {
-        place_of(llava, SPEC),
-        place_of(qwen, SPEC),
-        place_of(llava, ModelSpec(dtype="bfloat16")),
-        place_of(llava, ModelSpec(attention="eager")),
+    machines = {
+        machine_of(llava, SPEC),
+        machine_of(qwen, SPEC),
+        machine_of(llava, ModelSpec(dtype="bfloat16")),
+        machine_of(llava, ModelSpec(attention="eager")),
     }
-    assert len(places) == 4
-    assert place_of(families.built("llava", 5).config, SPEC) in places
+    assert len(machines) == 4
+    assert machine_of(families.built("llava", 5).config, SPEC) in machines

@@ -215,7 +215,7 @@ class Store:
             return [StoredSample(*row) for row in self._db.execute(query, (self._context, split))]
 
     def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
-        rows = [(self._context, split, place, *astuple(s)) for place, s in enumerate(samples)]
+        rows = [(self._context, split, position, *astuple(s)) for position, s in enumerate(samples)]
         self._db.execute("DELETE FROM sample WHERE context=? AND split=?", (self._context, split))
         self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?)", rows)
 

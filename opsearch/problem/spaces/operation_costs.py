@@ -36,9 +36,11 @@ class OperationCosts:
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""
         row = self.space.row(index)
-        places = self.space.live_levels(row)
+        levels = self.space.live_levels(row)
         tables = self.tables[row[-1]]
-        return self.base + sum(int(tables[layer][tuple(at)]) for layer, at in enumerate(places))
+        return self.base + sum(
+            int(tables[layer][tuple(of_layer)]) for layer, of_layer in enumerate(levels)
+        )
 
     def cheapest(self) -> int:
         """Return the number of a cheapest point; more tokens never cost less."""

@@ -99,13 +99,13 @@ class OperationSpace(UnlistedSpace):
 
     def decode(self, point: Sequence[int]) -> Policy:
         """Return the policy of a row of value indices."""
-        places = self.live_levels(point)
+        levels = self.live_levels(point)
         n_v = self.shares[point[-1]]
-        layers = [[self.levels[place] * n_v for place in triple] for triple in places.tolist()]
+        layers = [[self.levels[level] * n_v for level in triple] for triple in levels.tolist()]
         counts = tuple((q, kv, mlp) for q, kv, mlp in layers)
         digits = (
             f"{module}={''.join(map(str, column))}"
-            for module, column in zip(MODULES, places.T.tolist(), strict=True)
+            for module, column in zip(MODULES, levels.T.tolist(), strict=True)
         )
         name = f"{self.name}({', '.join(digits)}, n_v={n_v})"
         rankers = () if self.ranker is None else ((0, self.ranker),)
@@ -113,21 +113,21 @@ class OperationSpace(UnlistedSpace):
 
     def index_of(self, point: Sequence[int]) -> int:
         """Return the number of the point whose policy equals that of a row of value indices."""
-        places = self.live_levels(point)
+        levels = self.live_levels(point)
         index = 0
         for k, parameter in enumerate(self.parameters):
-            place = int(point[k])
+            value_index = int(point[k])
             if k < len(self.operations):
-                place = int(places[self.operations[k]]) - self.lowest(*self.operations[k])
-            index = index * len(parameter.values) + place
+                value_index = int(levels[self.operations[k]]) - self.lowest(*self.operations[k])
+            index = index * len(parameter.values) + value_index
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
         """Return the row of value indices of a point."""
         found = []
         for parameter in reversed(self.parameters):
-            index, place = divmod(index, len(parameter.values))
-            found.append(place)
+            index, value_index = divmod(index, len(parameter.values))
+            found.append(value_index)
         return tuple(reversed(found))
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
@@ -135,23 +135,23 @@ class OperationSpace(UnlistedSpace):
         tokens = np.array(
             [[resolve_fraction(x * n_v, n_visual) for x in self.levels] for n_v in self.shares]
         )
-        places = np.stack([self.live_levels(point) for point in points.tolist()])
-        return np.asarray(tokens[points[:, -1, None, None], places], np.int64)
+        levels = np.stack([self.live_levels(point) for point in points.tolist()])
+        return np.asarray(tokens[points[:, -1, None, None], levels], np.int64)
 
     def rerankings(self, points: NDArray[np.int64], n_visual: int) -> None:
         """Return None: no policy of the space ranks inside the decoder."""
 
     def live_levels(self, point: Sequence[int]) -> Counts:
         """Return the indices in `levels` without dead operations, int64[L, 3]."""
-        places = np.zeros((self.num_layers, len(MODULES)), np.int64)
-        for (layer, module), place in zip(self.operations, point[:-1], strict=True):
-            places[layer, module] = place + self.lowest(layer, module)
+        levels = np.zeros((self.num_layers, len(MODULES)), np.int64)
+        for (layer, module), value_index in zip(self.operations, point[:-1], strict=True):
+            levels[layer, module] = value_index + self.lowest(layer, module)
         if self.tied:
-            places[:, Q] = places[:, KV]
+            levels[:, Q] = levels[:, KV]
         unread = [layer for layer, module in self.kept if module != KV]
-        if any(places[layer + 1 :, KV].max() < len(self.levels) - 1 for layer in unread):
-            places[-1, KV] = len(self.levels) - 1
-        return live(places)
+        if any(levels[layer + 1 :, KV].max() < len(self.levels) - 1 for layer in unread):
+            levels[-1, KV] = len(self.levels) - 1
+        return live(levels)
 
     def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> OperationCosts:
         """Return the cost of every point as tables per layer, summed over the samples."""

@@ -96,13 +96,13 @@ def _ranker_texts(
     ordered_first = rerankings.candidates[first] if rerankings else np.int64(0)
     kept |= (ordered_first > 0) & (ordered_first < n_visual)
     before = space.decode(points[kept.argmax()].tolist()).rankers if kept.any() else ()
-    ordered = {(place, str(spec)) for place, spec in before if place == 0}
-    tables = (rerankings.place, rerankings.ranker) if rerankings else ()
+    ordered = {(layer, str(spec)) for layer, spec in before if layer == 0}
+    tables = (rerankings.ranker_layer, rerankings.ranker) if rerankings else ()
     rows, of_point = np.unique(np.column_stack([kept, *tables]), axis=0, return_inverse=True)
     specs = rerankings.specs if rerankings else ()
     texts = []
     for is_kept, *row in rows.tolist():
         acted = zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)
-        named = {(place, str(specs[k])) for place, k in acted if k >= 0}
+        named = {(layer, str(specs[k])) for layer, k in acted if k >= 0}
         texts.append(dumps(sorted(named | ordered if is_kept else named)))
     return [texts[k] for k in of_point.ravel().tolist()]

@@ -68,16 +68,16 @@ class RecipeSpace(UnlistedSpace):
     def index_of(self, point: Sequence[int]) -> int:
         """Return the number of the point whose policy equals that of a row of value indices."""
         index = 0
-        for place in accumulate(point, min):
-            index = index * (_STEPS + 1) + place
+        for step in accumulate(point, min):
+            index = index * (_STEPS + 1) + step
         return index
 
     def row(self, index: int) -> tuple[int, ...]:
         """Return the row of value indices of a point."""
         found = []
         for _ in range(self.num_layers):
-            index, place = divmod(index, _STEPS + 1)
-            found.append(place)
+            index, step = divmod(index, _STEPS + 1)
+            found.append(step)
         return tuple(reversed(found))
 
     def resolved(self, points: NDArray[np.int64], n_visual: int) -> Counts:
