@@ -30,7 +30,7 @@ sys.exit(code)
 SHAPE = ("run", "--dry-run", "--shape", "llava-1.5-7b")
 MEASURED = ("rank", "curves", "interactions", "ablation", "outcomes", "rivals")
 OF_A_COMPARISON = ("pareto", "tables")
-OF_OTHER_FORMS = ("local", "greedy", "bisection")  # they refuse the sum of the run
+OF_OTHER_FORMS = ("local", "greedy", "bisection")  # they do not solve the sum of the run
 
 
 def light(*arguments):

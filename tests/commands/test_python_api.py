@@ -83,16 +83,16 @@ def test_a_saved_result_is_a_run_folder(found, tmp_path):
 
 @pytest.mark.parametrize("budgets", ["80%", opsearch.Budget.parse("80%"), ["80%", "70%"]])
 def test_budgets_of_a_comparison_are_given_as_elsewhere(budgets, monkeypatch):
-    asked = []
+    received = []
 
     def remember(folder, texts, **settings):
-        asked.extend(texts)
+        received.extend(texts)
         raise opsearch.OpsearchError
 
     monkeypatch.setattr(python_api, "compare_run", remember)
     with pytest.raises(opsearch.OpsearchError):
         opsearch.compare("run", budgets)
-    assert asked == (budgets if isinstance(budgets, list) else ["80%"])
+    assert received == (budgets if isinstance(budgets, list) else ["80%"])
 
 
 def test_a_saved_result_does_not_take_other_data_for_its_own(found, tmp_path):

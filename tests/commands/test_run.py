@@ -242,9 +242,9 @@ def test_a_guided_search_measures_only_what_it_asks(tmp_path):
         tmp_path / "tpe", solver="optuna", objective="joint", evaluations=6, heldout=0
     )
     assert (result.solution.evaluations, result.solution.status) == (6, Status.FEASIBLE)
-    asked = len({policy for policy, _ in stored(result.folder)})
+    measured = len({policy for policy, _ in stored(result.folder)})
     proxy = 2 * (LAYERS + 1) + 2 - 3  # its values, without those that prune nothing
-    assert asked <= 6 + proxy + 6  # and the rows of the final table
+    assert measured <= 6 + proxy + 6  # and the rows of the final table
     assert result.problem.constraints[0].limit >= result.solution.costs["flops"]
 
 
@@ -465,11 +465,11 @@ def test_a_stopped_guided_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
 
     def stopping(self, space, measure, feasible):
         objective = evaluate(self, space, measure, feasible)
-        asked = []
+        batches = []
 
         def second_batch_stops(indices):
-            asked.append(indices)
-            if len(asked) == 2:
+            batches.append(indices)
+            if len(batches) == 2:
                 raise KeyboardInterrupt
             return objective.evaluate(indices)
 

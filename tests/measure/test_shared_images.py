@@ -63,14 +63,14 @@ def longer(runs, image, number, more):
 
 def uneven(runs):
     """Return questions on three images, some of nearly the same length."""
-    asked = ((0, 0, 7), (1, 0, 0), (0, 1, 6), (0, 2, 7), (1, 1, 1), (2, 0, 6))
-    return [longer(runs, image, number, more) for image, number, more in asked]
+    chosen = ((0, 0, 7), (1, 0, 0), (0, 1, 6), (0, 2, 7), (1, 1, 1), (2, 0, 6))
+    return [longer(runs, image, number, more) for image, number, more in chosen]
 
 
 def questions(runs, *numbers):
     """Return the given number of questions on each image, interleaved."""
-    asked = [(n, image) for image, count in enumerate(numbers) for n in range(count)]
-    return [question(runs, image, n) for n, image in sorted(asked)]
+    chosen = [(n, image) for image, count in enumerate(numbers) for n in range(count)]
+    return [question(runs, image, n) for n, image in sorted(chosen)]
 
 
 def gathered(samples, model):

@@ -44,12 +44,12 @@ def test_without_workers_nothing_is_started():
 
 
 @pytest.mark.parametrize(
-    ("asked", "option"), [((2, None), "--workers 2"), ((None, "auto"), "--ray-address auto")]
+    ("settings", "option"), [((2, None), "--workers 2"), ((None, "auto"), "--ray-address auto")]
 )
-def test_without_ray_the_error_names_the_package_to_install(monkeypatch, asked, option):
+def test_without_ray_the_error_names_the_package_to_install(monkeypatch, settings, option):
     monkeypatch.setitem(sys.modules, "ray", None)
     with refuses(OpsearchError, option, "Ray", "pip install 'opsearch[ray]'"):
-        Workers(*asked)
+        Workers(*settings)
 
 
 def test_the_command_line_refuses_before_anything_is_done(monkeypatch, tmp_path, capsys):

@@ -18,11 +18,11 @@ def fetched_from_disk(model, folder):
 
 
 def some_fetched_from_disk(model, folder):
-    device_map = places(model, lambda layer: "disk" if layer % 2 else "cpu")
+    device_map = device_map_of(model, lambda layer: "disk" if layer % 2 else "cpu")
     return accelerate.dispatch_model(model, device_map, offload_dir=str(folder))
 
 
-def places(model, where):
+def device_map_of(model, where):
     """Return a device map: where(layer) for each part, 0 before the decoder, LAYERS after it."""
     layers, found = "model.language_model.layers.", {}
     for name, _ in model.named_parameters():
@@ -38,6 +38,6 @@ def places(model, where):
 def spread(first):
     """Return a LLaVA with the layers from `first` on, and all after them, on a second device."""
     model = tiny.llava(LAYERS)
-    device_map = places(model, lambda layer: "cpu" if layer < max(first, 1) else PRETEND)
+    device_map = device_map_of(model, lambda layer: "cpu" if layer < max(first, 1) else PRETEND)
     device_map["model.language_model.layers.0"] = "cpu" if first else PRETEND
     return accelerate.dispatch_model(model, device_map, main_device="cpu")
