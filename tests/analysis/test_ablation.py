@@ -184,10 +184,10 @@ def test_the_words_have_the_numbers_of_the_table():
     rows = table([base, another(base, ranker="random")])
     text = describe(rows)
     assert re.search(r"\bKL\b.*\b30 %.*\bFLOPs\b", text)
-    told = rows[(rows["budget"] == 30) & (rows["factor"] == "ranker")]
-    for row in told.to_dict("records"):
+    printed = rows[(rows["budget"] == 30) & (rows["factor"] == "ranker")]
+    for row in printed.to_dict("records"):
         assert f"{row['level']} {row['kl']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in text
-    assert f" {told['difference'].iloc[-1]:+.3f} (" in text
+    assert f" {printed['difference'].iloc[-1]:+.3f} (" in text
     assert re.search(r"\b2 budgets\b.*\bjoint\b.*\b\d .*\b5, .*\b10\b", text)
 
 

@@ -20,7 +20,7 @@ points = st.lists(
 
 
 def brute_force(costs, values):
-    """Points that nobody beats in one and equals in the other; of equal ones the first."""
+    """Return points that no other beats in one and equals in the other, the first of equals."""
     kept = []
     for i, (cost, value) in enumerate(zip(costs, values, strict=True)):
         rivals = [j for j in range(len(costs)) if j != i and not np.isnan(values[j])]

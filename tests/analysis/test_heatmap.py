@@ -48,7 +48,7 @@ def test_the_terminal_shows_a_block_per_operation():
 def test_a_little_is_seen_and_only_nothing_is_a_dot(share, block):
     lines = draw_terminal(builders.tokens(2, share)).plain.splitlines()
     assert lines[1].split()[1:3] == [block, block]
-    assert lines[0].split()[1:3] == [block, "·"]  # nobody reads what the last layer updates
+    assert lines[0].split()[1:3] == [block, "·"]  # the last layer's updates are never read
 
 
 def test_the_ruler_counts_layers_from_zero():

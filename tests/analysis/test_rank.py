@@ -55,7 +55,7 @@ def test_a_proxy_that_equals_the_joint_has_no_regret_and_always_the_same_choice(
 
 @settings(max_examples=15)
 @given(seeds)
-def test_nobody_is_below_the_joint_where_it_chose(seed):
+def test_the_policy_of_the_proxy_is_never_below_that_of_the_joint(seed):
     rows = table(made(seed=seed))
     assert (rows["regret"] >= 0).all()
     assert np.allclose(rows["regret"], rows["proxy_kl"] - rows["joint_kl"])

@@ -45,7 +45,7 @@ def test_the_loss_is_what_the_other_optimum_costs():
         assert row.policy == at(rows, source, source).own != row.own
 
 
-def test_nobody_loses_at_home_and_nobody_gains_on_the_samples_that_chose():
+def test_no_policy_loses_at_home_and_none_gains_on_the_samples_that_chose():
     rows = table([made(samples=24, seed=3)])
     home = rows[(rows["source"] == rows["target"]) & (rows["by"] == "joint")]
     assert (home[["loss", "low", "high", "split_loss", "split_top1"]] == 0).all(axis=None)

@@ -209,7 +209,7 @@ def test_show_loads_no_model_library(folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# What is wrong gets one sentence: the value, the reason, the next step
+# An error is one sentence: the value, the reason, the next step
 
 UNKNOWN = [
     (["run", "--solver=x"], ("'x'", "bisection", "greedy", "grid", "local")),

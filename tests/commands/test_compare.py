@@ -159,7 +159,7 @@ def test_costs_are_told_by_two_conventions_and_for_the_cache(folder):
             # Attention of fewer tokens is quadratic, all else linear; there is no text here.
             assert entry.further["macs_share"] < entry.share
             assert entry.further["kv_share"] > entry.further["macs_share"]
-        if method == "VTW":  # whole layers as listed, though nobody reads the last one's updates
+        if method == "VTW":  # whole layers as listed, though the last one's updates are never read
             (kept,) = re.findall(r"\d+", entry.policy)
             assert entry.further["macs_share"] == pytest.approx(int(kept) / 12)
 
@@ -206,7 +206,7 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     compare(path, ["20%"], **given)
     with Store(path / "measurements.db") as store:
         assert stored_count(store) == measured
-    # What was timed before is not timed again; one was interrupted.
+    # Policies timed before are not timed again; one was interrupted.
     assert len(timed) == len(json.loads((path / "prefill.json").read_text())["times"]) + 1
     frame = analyze("pareto", [path])[0].tables["pareto.csv"]
     assert "pool" in set(frame["method"])

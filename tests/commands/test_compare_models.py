@@ -91,7 +91,7 @@ def test_what_is_left_of_a_budget_is_said(model):
     console = Console(file=io.StringIO(), width=500)
     compare(model, ["50%", "70%"], samples=2, console=console, spaces=["tokens"])
     text = console.file.getvalue()
-    told = re.findall(
+    printed = re.findall(
         r"^([^\d\n]+) uses only ([\d.]+)% .*\bflops\b.* (\d+)%: (.*)", text, re.MULTILINE
     )
     left = {
@@ -100,8 +100,8 @@ def test_what_is_left_of_a_budget_is_said(model):
         if float(entry.budget.strip("%")) - 100 * entry.share > 2
         and not entry.method.endswith(("additive", "joint"))
     }
-    assert {tuple(place) for *place, _ in told} == left
-    reasons = {method: reason for method, *_, reason in told}
+    assert {tuple(place) for *place, _ in printed} == left
+    reasons = {method: reason for method, *_, reason in printed}
     assert reasons["VTW"] == reasons["ShortV"] != reasons["SparseVLM"]
     assert all(reasons.values())
 

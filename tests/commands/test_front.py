@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory):
-    """Those within 40 % were measured."""
+    """A run that measured the points within 40 %."""
     settings = {"space": "dop", "objective": "joint", "budget": ("40%",)}
     return start(tmp_path_factory.mktemp("part") / "run", **settings)
 

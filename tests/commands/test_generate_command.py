@@ -49,7 +49,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """What the command asks `load_weights` for."""
+    """Arguments that the command gives `load_weights`."""
     asked = []
 
     def noted(*place):
@@ -68,8 +68,8 @@ def test_an_embedded_item_can_be_tried_at_once(command, policy):
     code, printed, _ = command(policy)
     assert code == 0
     assert printed.startswith(FEW.name)
-    told = item.question, item.answers[0], before, after
-    assert re.search(" .*".join(map(re.escape, told)), printed)
+    parts = item.question, item.answers[0], before, after
+    assert re.search(" .*".join(map(re.escape, parts)), printed)
     assert re.search(r"\b100 .*\b9 ", printed)
     assert re.search(r" 3\.7 .*\b4\.0 .*\b3\.7 .*MLP", printed)  # the last is dead
     ratio = flop_ratio(Shape.from_config(model().config), FEW, *samples[0].shape)

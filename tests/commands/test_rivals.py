@@ -13,7 +13,7 @@ def measured():
     return made()
 
 
-def test_nobody_is_below_the_optimum_of_the_table(measured):
+def test_no_rival_is_below_the_optimum_of_the_table(measured):
     found = table(measured, seeds=2)
     rows = ladder(measured)
     budgets = found["budget"].unique()
@@ -44,5 +44,5 @@ def test_the_table_is_told_with_budgets_across(measured):
         "| additive, threshold",
         "| optuna",
     }
-    # Of the one budget that no threshold meets here.
+    # The row of the one budget that no threshold meets here.
     assert sum(" | - |" in line for line in lines) == 1

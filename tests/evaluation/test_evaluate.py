@@ -53,9 +53,9 @@ def test_answers_are_those_of_generating_one_by_one():
 
 def test_a_score_is_an_exact_match_but_for_case_and_full_stop():
     items = {"letter": samples(15)[13]}
-    told = answer(model(), load_processor("demo"), list(items.values()))
-    assert told.texts[0].casefold() == items["letter"].item.answers[0].casefold()
-    assert told.scores.tolist() == [1.0]
+    answered = answer(model(), load_processor("demo"), list(items.values()))
+    assert answered.texts[0].casefold() == items["letter"].item.answers[0].casefold()
+    assert answered.scores.tolist() == [1.0]
 
 
 def test_rel_avg_is_the_mean_ratio_over_families_that_the_original_solves():

@@ -101,13 +101,13 @@ def test_shortv_freezes_as_few_layers_as_it_can(percent):
 
 
 def test_a_method_out_of_reach_tells_what_it_takes():
-    told = {}
+    missed = {}
     reach = _cost(builders.shortv(LAYERS, range(LAYERS)))
-    given = {"frozen_first": range(LAYERS), "missed": told.__setitem__}
+    given = {"frozen_first": range(LAYERS), "missed": missed.__setitem__}
     assert "ShortV" in baselines(LAYERS, CLS, lambda p: _cost(p) <= reach, **given)
-    assert told == {}
+    assert missed == {}
     assert "ShortV" not in baselines(LAYERS, CLS, lambda p: _cost(p) < reach, **given)
-    assert told == {"ShortV": builders.shortv(LAYERS, range(LAYERS))}
+    assert missed == {"ShortV": builders.shortv(LAYERS, range(LAYERS))}
 
 
 def _cost(policy):

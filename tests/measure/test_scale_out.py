@@ -68,7 +68,7 @@ def start(folder, workers=None, **settings):
 
 @pytest.fixture
 def command():
-    """Starts the same run in a process of its own, whose descendants can be told by a mark."""
+    """Start the same run in a process of its own, whose descendants carry a mark."""
     processes = []
 
     def begun(folder, mark, *options):
@@ -304,7 +304,7 @@ def test_there_are_not_more_workers_than_places(ray):
         pass
 
 
-def test_a_killed_driver_leaves_nobody_and_goes_on(whole, ray, tmp_path, added, command):
+def test_a_killed_driver_leaves_no_process_and_goes_on(whole, ray, tmp_path, added, command):
     folder, mark = tmp_path / "stopped", uuid4().hex
     process = command(folder, mark, "--workers=2")
     wait_for_measurements(process, folder, 100)

@@ -164,7 +164,7 @@ def test_a_run_finds_what_it_finds_on_the_host(device, tmp_path):
     pd.testing.assert_frame_equal(here, away, rtol=0, atol=1e-4)
 
 
-# What the pretended device must notice, or the tests above say nothing.
+# Faults that the pretended device must notice, or the tests above prove nothing.
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ json.dump(said, sys.stdout)
 
 @dataclass(frozen=True)
 class Said:
-    """What a command printed, its spaces and line ends as one space each."""
+    """Output of a command, its spaces and line ends as one space each."""
 
     code: int
     out: str

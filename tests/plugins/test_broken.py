@@ -100,7 +100,7 @@ CASES = {
     ),
 }
 ALONE = {
-    "a baseline that nobody asked for is broken": Case(
+    "a baseline that was not requested is broken": Case(
         "baselines", "broken", BARE, tuple(FEW), ("lacks", "makers")
     ),
     "it takes the name of a built-in part": Case(

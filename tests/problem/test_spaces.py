@@ -74,7 +74,7 @@ def test_any_row_of_values_is_the_policy_of_a_listed_point(space):
 
 
 def test_the_point_of_a_policy_has_its_largest_depths(space):
-    """Of points that are one policy the largest is listed: what it prunes is really pruned."""
+    """The largest of the points that are one policy is listed: all that it prunes is pruned."""
     if space.name == "stages":
         pytest.skip("lists the stages that prune first")
     listed = {space.decode(point).canonical(576): tuple(point) for point in space.points}

@@ -51,7 +51,7 @@ onload = () => {
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """What the probe found in the page of a run, and what the browser had to say."""
+    """Findings of the probe in the page of a run, and messages of the browser."""
     folder = tmp_path_factory.mktemp("browser") / "run"
     run(RunConfig(samples=4, heldout=30, n_v=(".5",), objective="joint", out=folder))
     html = (folder / "report.html").read_text()

@@ -48,7 +48,7 @@ def figures(page):
 
 
 def count_facts(page):
-    """How many figures stand below the title."""
+    """Count the figures below the title."""
     return page.source.count('class="value"')
 
 
@@ -87,7 +87,7 @@ def give_answers(folder, text):
     db.close()
 
 
-# What it says
+# Its text
 
 
 def test_the_answer_comes_first(done):
@@ -231,7 +231,7 @@ def test_too_many_policies_to_rank_are_told(copy, monkeypatch):
     assert re.search(rf"\b\d+ policies\b.*\b10 .*\bopsearch analyze rank {copy}", page.text)
 
 
-# What can be wrong
+# Broken and hostile runs
 
 
 @pytest.fixture(scope="module")

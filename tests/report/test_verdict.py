@@ -18,7 +18,7 @@ def frame(chosen, other, third=(10.0, 30.0, 9.0, 9.0, 1.0, 1.0)):
     return pd.DataFrame(columns, index=ROWS)
 
 
-def test_nobody_is_better():
+def test_no_baseline_is_better():
     table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.5, 0.7, 90.0, 99.0))
     assert better_baselines(table) == ""
     (known,) = verdict(table)
@@ -48,7 +48,7 @@ def test_a_difference_that_the_table_does_not_show_is_none():
     assert better_baselines(table) == ""
 
 
-def test_an_original_without_a_right_answer_judges_nobody():
+def test_an_original_without_a_right_answer_judges_no_baseline():
     table = frame((10.0, 30.0, 0.5, 0.6, np.nan, 0.0), (9.0, 27.0, 0.7, 0.7, np.nan, 0.0))
     table.loc["accuracy, %"] = 0.0
     assert verdict(table)[-1].startswith(NOTHING_RIGHT)

@@ -32,7 +32,7 @@ SPACES = {
 def problem(space, cost=Flops, budget="100%", seed=0):
     random = np.random.default_rng(seed)
     sizes = [len(parameter.values) for parameter in space.parameters]
-    # Few different values, and some that rise: ties, and points that nobody should choose.
+    # Few different values, and some that rise: ties, and points that are never the best choice.
     terms = tuple(random.integers(0, 6, size) / 10 for size in sizes)
     name = "kv" if cost is KVBytes else ""
     counted = cost(replace(TINY, layers=space.num_layers))

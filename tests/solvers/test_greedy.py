@@ -44,7 +44,7 @@ def test_one_order_serves_every_budget(space):
         assert at(problem, cost(cheapest)).costs["flops"] == cost(cheapest)
 
 
-def test_the_suffix_that_nobody_misses_goes_first():
+def test_the_suffix_that_costs_nothing_goes_first():
     for space in SPACES:
         problem = layers_problem(0, space)
         used = [space.operations.index(operation) for operation in ((0, Q), (0, MLP), (1, KV))]

@@ -54,7 +54,7 @@ def test_ctrl_c_before_a_search_begins_is_not_lost(monkeypatch, program):
         seen.append(model)
         if len(seen) == program:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)  # so that the search has not begun when it is first told to stop
+            time.sleep(0.3)  # so that the first request to stop comes before the search begins
         return solve(solver, model)
 
     monkeypatch.setattr(CpSolver, "solve", interrupted)

@@ -157,9 +157,9 @@ def boxed(values, costs, limit):
         ((1, 1, 5), (1, 1, 2), (1, 1, 0), (0, 0, 1)),
         # A step down pays for two up, which together gain more than it loses.
         ((0.8, 0.8, 1), (1, 1, 2), (0, 0, 1), (1, 1, 0)),
-        # Of the steps down the first and the third lose least for what they save.
+        # The first and the third step down lose least for what they save.
         ((1, 3, 2, 4), (1, 2, 3, 4), (1, 1, 1, 0), (0, 1, 0, 1)),
-        # Of the steps up the first gains least for what it costs.
+        # The first step up gains least for what it costs.
         ((1, 1.2, 1.2, 1.2, 3), (2, 1, 1, 1, 3), (0, 0, 0, 0, 1), (0, 1, 1, 1, 0)),
     ],
 )

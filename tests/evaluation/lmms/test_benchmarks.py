@@ -11,7 +11,7 @@ from tests.support.messages import naming
 
 SINGLE_WORD = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
-# What the benchmark's prompt says behind the question, and its figure when half the answers are
+# End of the benchmark's prompt, after the question, and its figure when half the answers are
 # right: MME adds 100 per pair that is right and 50 per question, in each of its two categories.
 EXPECTED = {
     "textvqa": (SINGLE_WORD, 0.5),
