@@ -12,6 +12,7 @@ import opsearch
 import opsearch.problem
 from opsearch.commands.analyze import KINDS
 from opsearch.commands.cli import app
+from opsearch.rankers import RANKERS
 from opsearch.registry import KINDS as KIND_CONTRACTS
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +100,8 @@ def test_the_api_page_describes_every_public_name():
 PAGES_OF_PARTS = [ROOT / "docs" / name for name in ("api.md", "architecture.md")]
 PACKAGE = ROOT / "tests" / "plugins" / "package" / "acme_opsearch"
 SCRIPTS = [*(ROOT / "examples").glob("*.py"), *PACKAGE.glob("*.py")]
-SHOWN = [*SCRIPTS, ROOT / "README.md", *PAGES_OF_PARTS]
+CARD = ROOT / "opsearch" / "data" / "demo" / "model" / "README.md"
+SHOWN = [*SCRIPTS, ROOT / "README.md", *PAGES_OF_PARTS, CARD]
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
@@ -125,13 +127,20 @@ def test_every_name_for_authors_of_parts_is_there():
         assert getattr(opsearch.problem, name) is not None
 
 
-def test_the_minimal_parts_run():
+def test_the_minimal_parts_run(monkeypatch):
     parts = {}
     for block in PYTHON.findall((ROOT / "docs" / "architecture.md").read_text()):
         exec(block, parts)
     solver, space, cost = (parts[name] for name in ("First", "Halves", "KeptRows"))
-    objective = parts["Worst"]
-    given = {"solvers": solver, "objectives": objective, "spaces": space, "costs": cost}
+    objective, ranker, baseline = (parts[name] for name in ("Worst", "Longest", "SECOND_HALF"))
+    given = {
+        "solvers": solver,
+        "objectives": objective,
+        "spaces": space,
+        "costs": cost,
+        "rankers": ranker,
+        "baselines": baseline,
+    }
     for kind, part in given.items():
         assert [m for m in KIND_CONTRACTS[kind].members if not hasattr(part, m)] == []
     model, processor = opsearch.load_model("demo")
@@ -152,3 +161,9 @@ def test_the_minimal_parts_run():
     assert found.value == pytest.approx(kl.max(), abs=1e-6)
     counts = found.policy.resolve(64)
     assert cost(12).of(counts, 64, 10) == counts.sum() < cost(12).stock(64, 10)
+    monkeypatch.setitem(RANKERS, "longest", ranker)
+    (make,) = baseline.makers
+    policies = [make(12, share, opsearch.RankerSpec("longest")) for share in ("1/4", "1")]
+    pruned, whole = opsearch.measure_kl(model, processor, items, policies)
+    assert (pruned > 0).all()
+    assert (whole == 0).all()
