@@ -11,7 +11,12 @@ from opsearch.errors import PolicyError
 
 @dataclass(frozen=True)
 class RankerSpec:
-    """A ranker by name with its parameters, e.g. RankerSpec("random", (("seed", 3),))."""
+    """A ranker by name with its parameters, e.g. RankerSpec("random", (("seed", 3),)).
+
+    Attributes:
+        name: Name of the ranker.
+        params: Name and value of each parameter that is given; others have their defaults.
+    """
 
     name: str
     params: tuple[tuple[str, Any], ...] = ()

@@ -53,7 +53,15 @@ class Estimate:
 
 @dataclass
 class _Totals:
-    """Sums of an estimate."""
+    """Sums of an estimate.
+
+    Attributes:
+        nodes: As in `Estimate`.
+        flops: As in `Estimate`.
+        elements: As in `Estimate`.
+        parts: As in `Estimate`.
+        passes: As in `Estimate`.
+    """
 
     nodes: int = 0
     flops: int = 0

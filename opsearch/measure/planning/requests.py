@@ -27,7 +27,12 @@ class KeyedPolicy(NamedTuple):
 
 @dataclass(frozen=True)
 class Missing:
-    """Policies to measure on samples with an equal number of visual tokens."""
+    """Policies to measure on samples with an equal number of visual tokens.
+
+    Attributes:
+        policies: The policies, with their keys for that number.
+        samples: The samples.
+    """
 
     policies: list[KeyedPolicy]
     samples: list[Sample]

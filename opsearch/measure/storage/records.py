@@ -16,7 +16,7 @@ class Measurement:
 
     Attributes:
         policy: Canonical key of the policy.
-        item: Digest of the item.
+        item: Digest of the sample.
         kl: KL(original || pruned) in nats.
         reverse_kl: KL(pruned || original) in nats.
         js: Jensen-Shannon divergence in nats.
@@ -33,7 +33,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """The answer generated for an item under a policy, with its score between 0 and 1."""
+    """The answer generated for a sample under a policy.
+
+    Attributes:
+        policy: Canonical key of the policy.
+        item: Digest of the sample.
+        text: The answer.
+        score: Its score between 0 and 1.
+    """
 
     policy: str
     item: str
@@ -43,7 +50,13 @@ class StoredAnswer:
 
 @dataclass(frozen=True)
 class Compared:
-    """A method's policy at a budget, as the text of its policy file."""
+    """A method's policy at a budget.
+
+    Attributes:
+        budget: Text of the budget.
+        method: Name of the method.
+        policy: Text of the policy file.
+    """
 
     budget: str
     method: str
@@ -55,8 +68,8 @@ class StoredSample:
     """A sample as analysis needs it, without images and text.
 
     Attributes:
-        item: Digest of the item.
-        name: Id of the item.
+        item: Digest of the sample.
+        name: Id of the sample.
         family: Family of the question.
         n_visual: Visual tokens.
         n_other: All other tokens of the prompt.
