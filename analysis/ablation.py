@@ -175,7 +175,7 @@ def table(runs: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
         answer token equals the original's) are those of the chosen policy, means over `draws`.
         `low` and `high` enclose the middle 95 % of the draws within one run, and are a 95 %
         bootstrap interval over samples between runs. `difference` is the KL minus that of the first
-        run with the interval of the paired differences, for runs over the same items.
+        run with the interval of the paired differences, for runs over the same samples.
 
     Raises:
         OpsearchError: No budget was measured completely by all runs.
@@ -265,6 +265,6 @@ def _level_text(row: dict[Hashable, Any]) -> str:
     if row["difference_low"] < row["difference_high"]:
         text += (
             f", that is {row['difference']:+.3f} ({row['difference_low']:+.3f} to "
-            f"{row['difference_high']:+.3f}) against the first run on the same items"
+            f"{row['difference_high']:+.3f}) against the first run on the same samples"
         )
     return text

@@ -2,7 +2,7 @@
 
 Rel. Avg. is the mean over families of a method's accuracy relative to the original model's. It is
 nan where the original answers nothing correctly. Intervals are percentiles of a bootstrap over the
-items of each family, with the same resamples for every method and the original, so that
+samples of each family, with the same resamples for every method and the original, so that
 differences between methods are paired.
 """
 
@@ -41,8 +41,8 @@ class MethodScores:
         cost: Mean FLOPs per calibration sample.
         share: `cost` relative to the stock model's.
         kl_calibration: KL per calibration sample in nats, float64[S].
-        kl: KL per evaluated item in nats, float64[T].
-        scores: Score per evaluated item in [0, 1], float64[T].
+        kl: KL per evaluated sample in nats, float64[T].
+        scores: Score per evaluated sample in [0, 1], float64[T].
         further: Other costs and times, as columns of the table.
     """
 
@@ -59,12 +59,12 @@ class MethodScores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Methods at several budgets, evaluated on the same items.
+    """Methods at several budgets, evaluated on the same samples.
 
     Attributes:
         unit: Unit of the entries' cost.
-        families: Family of each item.
-        original: Scores of the original model per item, float64[T].
+        families: Family of each sample.
+        original: Scores of the original model per sample, float64[T].
         entries: One per budget and method.
     """
 
@@ -162,9 +162,9 @@ def _accuracy(comparison: Comparison, scores: Array) -> float:
 
 
 def _draws(comparison: Comparison, seed: int) -> NDArray[np.int64]:
-    """Return the items unchanged, then resampled, int64[1 + RESAMPLES, T].
+    """Return the samples unchanged, then resampled, int64[1 + RESAMPLES, T].
 
-    Resampling is within each family, or over all items if a family has fewer than 5, which would
+    Resampling is within each family, or over all samples if a family has fewer than 5, which would
     hardly vary.
     """
     family = np.array(comparison.families)
@@ -325,7 +325,7 @@ def describe(table: pd.DataFrame) -> str:
     if not is_defined(table):
         return _describe_divergences(table)
     rows = [_MethodRow(*row) for row in table[list(_MethodRow.__annotations__)].to_numpy().tolist()]
-    sentences = [f"Rel. Avg. over {rows[0].items} items, with 95 % intervals."]
+    sentences = [f"Rel. Avg. over {rows[0].items} samples, with 95 % intervals."]
     for budget in dict.fromkeys(row.budget for row in rows):
         at_budget = [row for row in rows if row.budget == budget]
         best = max(at_budget, key=lambda row: row.rel_avg)
@@ -341,8 +341,8 @@ def describe(table: pd.DataFrame) -> str:
 def _describe_divergences(table: pd.DataFrame) -> str:
     """Describe why Rel. Avg. is undefined, and the method with the lowest KL at each budget."""
     sentences = [
-        f"The original answers none of the {table['items'].iloc[0]} items correctly, so Rel. Avg. "
-        "is undefined; write the answers in the data as the model words them."
+        f"The original answers none of the {table['items'].iloc[0]} samples correctly, so Rel. "
+        "Avg. is undefined; write the answers in the data as the model words them."
     ]
     for budget, rows in table.groupby("budget", sort=False):
         kl, method = min(zip(rows["kl"], rows["method"], strict=True))
@@ -352,7 +352,16 @@ def _describe_divergences(table: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class _MethodRow:
-    """The columns of a row that `describe` uses."""
+    """The columns of a row that `describe` uses.
+
+    Attributes:
+        budget: Text of the budget.
+        method: Name of the method.
+        rel_avg: Rel. Avg. in percent.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        items: Number of evaluated samples.
+    """
 
     budget: str
     method: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAME = ("model", "dtype", "data", "samples", "heldout", "seed", "positions")
-"""Settings that must agree for runs to be evaluated on the same items by the same model."""
+"""Settings that must agree for runs to be evaluated on the same samples by the same model."""
 _KL, _REL = "KL held-out", "Rel. Avg., %"
 
 
@@ -112,7 +112,7 @@ def draw(found: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    every[0].set_ylabel(f"KL on {column.removeprefix('kl_')} items, nats")
+    every[0].set_ylabel(f"KL on {column.removeprefix('kl_')} samples, nats")
     figure.supxlabel("FLOPs, % of the stock model", fontsize=10)
     legend(figure, every[0])
     return figure
@@ -127,12 +127,12 @@ def describe(found: pd.DataFrame) -> str:
         best = min(rows.to_dict("records"), key=lambda row: row["kl_calibration"])
         sentences.append(
             f"Within {budget} {best['space']} ({best['search']}) comes closest to the original: "
-            f"{best['kl_calibration']:.3f} nats on calibration items{_evaluated(best)}."
+            f"{best['kl_calibration']:.3f} nats on calibration samples{_evaluated(best)}."
         )
     return " ".join(sentences)
 
 
 def _evaluated(row: Mapping[Hashable, Any]) -> str:
-    """Format the KL on held-out items and Rel. Avg., where known."""
-    words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out items"
+    """Format the KL on held-out samples and Rel. Avg., where known."""
+    words = "" if pd.isna(row["kl_heldout"]) else f", {row['kl_heldout']:.3f} on held-out samples"
     return words if pd.isna(row["rel_avg"]) else f"{words}, Rel. Avg. {row['rel_avg']:.1f} %"

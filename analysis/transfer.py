@@ -147,7 +147,7 @@ def _labels(runs: Sequence[Measured]) -> list[str]:
 def _halves(run: Measured, seed: int) -> NDArray[np.bool_]:
     """Draw half of every family in each column, bool[S, HALVES].
 
-    Runs over the same items draw the same halves.
+    Runs over the same samples draw the same halves.
     """
     random = np.random.default_rng(seed)
     family = np.array(run.families)

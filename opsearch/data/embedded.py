@@ -27,7 +27,7 @@ def embedded(split: str, count: int, seed: int = 0) -> list[Item]:
             f"the embedded tasks have no split {split!r}; choose one of {', '.join(SPLITS)}"
         )
     if count < 1:
-        raise DataError(f"{count} embedded items were requested; request at least 1")
+        raise DataError(f"{count} embedded samples were requested; request at least 1")
     if seed < 0:
         raise DataError(f"the embedded tasks have no seed {seed}; use a seed of at least 0")
     return [_item(split, seed, index) for index in range(count)]

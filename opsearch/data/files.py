@@ -47,7 +47,7 @@ def load_jsonl(path: str | Path) -> list[Item]:
     path = Path(path)
     items = make_items(((n, _parse(line, f"{path}, line {n}")) for n, line in _lines(path)), path)
     if not items:
-        raise DataError(f"{path} holds no items; write one JSON object per line: {_EXAMPLE}")
+        raise DataError(f"{path} holds no samples; write one JSON object per line: {_EXAMPLE}")
     return items
 
 

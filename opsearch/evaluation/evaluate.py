@@ -139,7 +139,7 @@ def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Ite
 
 
 def calibrated_on(path: Path, say: Callable[[str], None]) -> set[str]:
-    """Return the digests of the items a policy was searched on.
+    """Return the digests of the samples a policy was searched on.
 
     Print a note if they are not recorded.
     """

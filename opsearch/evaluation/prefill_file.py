@@ -34,7 +34,7 @@ class PrefillFile(BaseModel):
 
     Attributes:
         place: Description of the machine.
-        item: Digest of the timed item.
+        item: Digest of the timed sample.
         n_visual: Number of its visual tokens.
         times: Times by `method_key`.
     """

@@ -109,7 +109,7 @@ class Engine:
             progress: Called with the planned FLOPs done and in total.
 
         Raises:
-            ModelError: A logit is not finite; the message names policy and item.
+            ModelError: A logit is not finite; the message names policy and sample.
             OutOfMemoryError: Not even one policy fits on one sample.
         """
         requests = Requests(policies, samples)

@@ -1,4 +1,4 @@
-"""Encoding of items by a model's processor, one by one and without padding."""
+"""Encoding of samples by a model's processor, one by one and without padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from opsearch.models.families import family_for
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An encoded item.
+    """An encoded sample.
 
     Attributes:
         item: The item.
@@ -65,7 +65,7 @@ def encode(
         items: The items.
         processor: The model's processor.
         config: The model's configuration.
-        progress: Called with the number of encoded items.
+        progress: Called with the number of encoded samples.
 
     Raises:
         DataError: The data set is empty, an image is broken, or the placeholders of a prompt do not

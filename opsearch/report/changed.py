@@ -1,4 +1,4 @@
-"""Held-out items whose answer the policy changed, from the stored answers of a run."""
+"""Held-out samples whose answer the policy changed, from the stored answers of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_SIDE = 320
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """One item with both answers.
+    """One sample with both answers.
 
     Attributes:
         sample: The stored sample.
@@ -116,7 +116,7 @@ class _Items:
         if config.data is None:
             items = embedded("held-out", config.heldout, config.seed)
         elif str(config.data) == IN_MEMORY:
-            self._reason = "the run searched on items in memory, which its folder does not hold"
+            self._reason = "the run searched on samples in memory, which its folder does not hold"
         elif str(config.data).startswith(LMMS_PREFIX):
             self._reason = f"the report does not load the documents of {config.data}"
         else:

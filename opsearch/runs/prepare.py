@@ -174,7 +174,7 @@ def state(
     progress: Progress,
     if_answered: int = 0,
 ) -> Prepared:
-    """Encode calibration and held-out items, count the costs, choose what was left open.
+    """Encode calibration and held-out samples, count the costs, choose what was left open.
 
     Further arguments and errors are those of `prepare`.
     """
@@ -249,10 +249,10 @@ def _completed(config: RunConfig, choice: SearchChoice, ranker: RankerSpec) -> R
 
 
 def run_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
-    """Return calibration and held-out items, disjoint in content.
+    """Return the items of calibration and held-out samples, disjoint in content.
 
     The embedded tasks have a split for each. A file or a task of lmms-eval is shuffled by the seed
-    and cut, and items that repeat a calibration item are left out of the held-out part.
+    and cut, and samples that repeat a calibration sample are left out of the held-out part.
     """
     if config.data is None:
         heldout = embedded(split, config.heldout, config.seed) if config.heldout else []
@@ -268,8 +268,8 @@ def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
     """Describe how many samples are used where the data hold fewer than requested."""
     left = "" if heldout or not config.heldout else "; use fewer --samples to have held-out ones"
     return (
-        f"{config.data} has items for {calibration} of {config.samples} calibration samples and "
-        f"for {heldout} of {config.heldout} held-out samples{left}"
+        f"{config.data} has {calibration} of {config.samples} calibration samples and "
+        f"{heldout} of {config.heldout} held-out samples{left}"
     )
 
 
@@ -277,7 +277,8 @@ def _shuffled(data: str, seed: int) -> Iterator[Item]:
     """Yield the items of a file, or of lmms:TASK, whose documents are read as they are needed."""
     if data == IN_MEMORY:
         raise DataError(
-            "this run searched on items in memory, which its folder does not hold; give --data FILE"
+            "this run searched on samples in memory, which its folder does not hold; "
+            "give --data FILE"
         )
     if data.startswith(LMMS_PREFIX):
         return lmms_items(data.removeprefix(LMMS_PREFIX), seed)

@@ -1,7 +1,7 @@
-"""Endless picture questions: split, seed and index determine an item.
+"""Endless picture questions: split, seed and index determine a sample.
 
-Each item has its own random stream, `default_rng([number of the split, seed, index])`, and each
-split its own handwritten digits, so no item occurs in two splits.
+Each sample has its own random stream, `default_rng([number of the split, seed, index])`, and each
+split its own handwritten digits, so no sample occurs in two splits.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Example:
 
 
 def item(split: str, seed: int, index: int) -> Example:
-    """Return one item; families take turns, so the first 15 n items hold n of each.
+    """Return one sample; families alternate, so the first 15 n samples hold n of each.
 
     Raises:
         ValueError: The split is unknown or a number is negative.

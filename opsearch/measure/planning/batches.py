@@ -93,7 +93,7 @@ def group_samples(
     Questions on one image are adjacent.
 
     Args:
-        samples: Encoded items.
+        samples: Encoded samples.
         family: The model family.
         config: The model's configuration.
         answers: Answer positions whose logits are compared.

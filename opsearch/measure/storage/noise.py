@@ -15,7 +15,7 @@ TOGETHER, ONE_BY_ONE = "noise floor, together", "noise floor, one by one"
 
 
 def noise_floor(store: Store, items: Sequence[str]) -> float:
-    """Return the mean KL in nats below which policies tie on these items.
+    """Return the mean KL in nats below which policies tie on these samples.
 
     The larger of the two mean noises, rounded up to one digit. It is at least KL_QUANTUM, also
     where no noise was measured.

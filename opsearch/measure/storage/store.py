@@ -1,7 +1,7 @@
 """Store of measurements (measurements.db), keyed by everything they depend on.
 
 One SQLite file with a write-ahead log. Every `add` is one transaction, so that killing the process
-loses at most the chunk in flight. A context is everything besides item and policy that a number
+loses at most the chunk in flight. A context is everything besides sample and policy that a number
 depends on: model, dtype, attention, processor and template, answer positions, engine version.
 """
 
@@ -100,9 +100,9 @@ class Store:
     def table(
         self, policies: Sequence[str], items: Sequence[str], columns: Sequence[str] = ("kl",)
     ) -> NDArray[np.float64]:
-        """Return stored values of these columns for canonical keys and items, float64[C, P, I].
+        """Return stored values of these columns for canonical keys and samples, float64[C, P, I].
 
-        They are nan where nothing is stored. Keys and items may repeat.
+        They are nan where nothing is stored. Keys and samples may repeat.
         """
         _check_columns(columns)
         # In the order of the table, so that SQLite reads each of its pages once.
@@ -115,7 +115,7 @@ class Store:
         with explained(self.path):
             keys = json.dumps(list(row_of))
             stored = self._db.execute(query, (keys, self._context)).fetchall()
-        # The last column takes the items that were not requested.
+        # The last column takes the samples that were not requested.
         table = np.full((len(columns), len(row_of), len(column_of) + 1), np.nan)
         if stored:
             rows, of_item, *values = zip(*stored, strict=True)
