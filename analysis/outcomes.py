@@ -112,7 +112,8 @@ def draw(found: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    every[0].set_ylabel(f"KL on {column.removeprefix('kl_')} samples, nats")
+    split = "held-out" if column == "kl_heldout" else "calibration"
+    every[0].set_ylabel(f"KL on {split} samples, nats")
     figure.supxlabel("FLOPs, % of the stock model", fontsize=10)
     legend(figure, every[0])
     return figure
