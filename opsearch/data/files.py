@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from opsearch.data.item import Item
+from opsearch.data.item import Item, Metric
 from opsearch.errors import DataError
 
 _EXAMPLE = '{"image": "a.jpg", "question": "...", "answer": "..."}'
@@ -36,6 +36,8 @@ class _Record(BaseModel):
     answers: list[str] | None = None
     id: str | None = Field(None, min_length=1)
     family: str = Field("all", min_length=1)
+    group: str | None = Field(None, min_length=1)
+    metric: Metric = "match"
 
 
 def load_jsonl(path: str | Path) -> list[Item]:
@@ -127,6 +129,8 @@ def _item(record: _Record, path: Path, number: int, where: str) -> Item:
         answers=tuple(answer for answer in answers if answer.strip()),
         images=tuple(_inside(path.parent, name, where) for name in names),
         family=record.family,
+        group=record.group,
+        metric=record.metric,
     )
 
 

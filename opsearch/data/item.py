@@ -7,13 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from opsearch.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Metric = Literal["match", "vqa", "anls", "relaxed"]
+METRICS: tuple[str, ...] = get_args(Metric)
 SAMPLES = 64  # items of a search, unless it is given another number
 
 
@@ -27,6 +29,9 @@ class Item:
         answers: Accepted answers; empty if unknown.
         images: Image files, or images in memory.
         family: Kind of question, by which results are reported.
+        group: Items of one group are never split between calibration and held-out samples, as are
+            items with a picture in common; None: no group.
+        metric: How an answer is scored, one of METRICS.
     """
 
     id: str
@@ -34,6 +39,8 @@ class Item:
     answers: tuple[str, ...]
     images: tuple[Path | Image.Image, ...]
     family: str = "all"
+    group: str | None = None
+    metric: Metric = "match"
 
     def load_images(self) -> list[Image.Image]:
         """Return the images in RGB, rotated according to their EXIF orientation.
@@ -44,16 +51,19 @@ class Item:
         return [self._load(image) for image in self.images]
 
     def digest(self) -> str:
-        """Return a SHA-256 (hex) of the question, the answers, and size and pixels of the images.
+        """Return a SHA-256 (hex) of the question and the pictures.
 
-        It does not depend on the id or on the paths of the files.
+        It does not depend on the answers, on the id, or on the paths of the files.
         """
-        images = self.load_images()
-        head = [self.question, list(self.answers), [image.size for image in images]]
-        digest = hashlib.sha256(json.dumps(head).encode())
-        for image in images:
-            digest.update(image.tobytes())
-        return digest.hexdigest()
+        content = [self.question, *self.picture_digests()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def picture_digests(self) -> tuple[str, ...]:
+        """Return a SHA-256 (hex) of size and pixels of each image; not of the bytes of its file."""
+        return tuple(
+            hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+            for image in self.load_images()
+        )
 
     def _load(self, source: Path | Image.Image) -> Image.Image:
         from PIL import Image
