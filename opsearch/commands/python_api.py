@@ -37,6 +37,7 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
+from opsearch.models.positions import check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.builders import identity
@@ -47,7 +48,7 @@ from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.config import IN_MEMORY, RunConfig
+from opsearch.runs.config import IN_MEMORY, MAX_NEW_TOKENS, RunConfig
 from opsearch.runs.prepare import settle_for, state
 from opsearch.runs.session import measurement_facts
 from opsearch.runs.setup import make_cost, parse_budgets
@@ -278,12 +279,13 @@ def evaluate(
         The answers of both, `relative` (Rel. Avg.) and `changed` (number of changed answers).
 
     Raises:
-        DataError: An item has no answer.
+        DataError: An item has no answer, or exceeds the model's positions.
         PolicyError: The policy does not fit the model.
     """
     check_fits(policy, model.config)
     shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(list(items), processor, model.config)
+    check_positions(samples, processor, model.config, MAX_NEW_TOKENS)
     return answer_both(model, processor, samples, policy, shown, original=original)
 
 
@@ -332,9 +334,11 @@ def measure_kl(
         KL divergences in nats, float64[P, S].
 
     Raises:
+        DataError: An item exceeds the model's positions.
         ModelError: A logit is not finite; names the policy and the item.
     """
     samples = encode(list(items), processor, model.config)
+    check_positions(samples, processor, model.config, positions, "positions")
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:
         path = Path(location) if store else Path(location) / "measurements.db"

@@ -94,6 +94,7 @@ class Checkpoint:
         shape: Dimensions of the decoder.
         visual_tokens: Visual tokens of a typical image.
         family: Model family, as its config names it.
+        positions: Positions that its config names, scaled rotation included.
         other_tokens: Other tokens of the prompts of the GPU benchmarks.
     """
 
@@ -101,6 +102,7 @@ class Checkpoint:
     shape: Shape
     visual_tokens: int
     family: str
+    positions: int
     other_tokens: int = 65
 
 
@@ -113,30 +115,35 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         shape=_VICUNA_7B,
         visual_tokens=576,
         family="llava",
+        positions=4096,
     ),
     "llava-1.5-13b": Checkpoint(
         hub_id="llava-hf/llava-1.5-13b-hf",
         shape=_VICUNA_13B,
         visual_tokens=576,
         family="llava",
+        positions=4096,
     ),
     "llava-next-7b": Checkpoint(
         hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
         shape=_VICUNA_7B,
         visual_tokens=2880,
         family="llava_next",
+        positions=4096,
     ),
     "llava-next-13b": Checkpoint(
         hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
         shape=_VICUNA_13B,
         visual_tokens=2880,
         family="llava_next",
+        positions=4096,
     ),
     "qwen2.5-vl-7b": Checkpoint(
         hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
         shape=_QWEN_7B,
         visual_tokens=1280,
         family="qwen2_5_vl",
+        positions=128_000,
         other_tokens=45,
     ),
     "internvl3-8b": Checkpoint(
@@ -144,12 +151,14 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         shape=replace(_QWEN_7B, vocab=151674),
         visual_tokens=1280,
         family="internvl",
+        positions=65_536,
     ),
     "llava-onevision-7b": Checkpoint(
         hub_id="llava-hf/llava-onevision-qwen2-7b-ov-hf",
         shape=replace(_QWEN_7B, vocab=152128),
         visual_tokens=7371,
         family="llava_onevision",
+        positions=32_768,
     ),
 }
 """Checkpoints by the names that `--shape` takes."""

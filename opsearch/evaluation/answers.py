@@ -20,7 +20,7 @@ from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.progress import Tick
-from opsearch.runs.session import MAX_NEW_TOKENS
+from opsearch.runs.config import MAX_NEW_TOKENS
 
 MAX_TOKENS = 8192
 """Maximum number of positions of one forward."""

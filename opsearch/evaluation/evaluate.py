@@ -16,10 +16,12 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.models.encoding import Sample, encode
+from opsearch.models.positions import check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
+from opsearch.runs.config import MAX_NEW_TOKENS
 from opsearch.runs.run_folder import RunFolder
 
 _STAGES = 4
@@ -91,6 +93,7 @@ def evaluate(
         )
     with progress.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
+    check_positions(encoded, processor, config, MAX_NEW_TOKENS)
     with progress.stage("loading the model"):
         loaded = model.load()
     return answer_both(loaded, processor, encoded, policy, progress, dropped)

@@ -18,6 +18,7 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import decoded, greedy
 from opsearch.models.encoding import Sample, encode
+from opsearch.models.positions import check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
@@ -89,6 +90,7 @@ def generate(
     config, processor = spec.load_config(), spec.load_processor()
     check_fits(policy, config)
     (sample,) = encode([item], processor, config)
+    check_positions([sample], processor, config, max_new_tokens, "--max-new-tokens")
     with progress.stage("loading the model"):
         model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.models.families import family_for
+from opsearch.models.positions import check_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,8 @@ def encode(
         progress: Called with the number of encoded samples.
 
     Raises:
-        DataError: The data set is empty, an image is broken, or the placeholders of a prompt do not
-            match its images.
+        DataError: The data set is empty, an image is broken, the placeholders of a prompt do not
+            match its images, or a prompt exceeds the model's positions.
     """
     if not items:
         raise DataError("the data set is empty; give --data a file with at least one item")
@@ -96,6 +97,7 @@ def encode(
         samples.append(Sample(item, item.digest(), inputs, n_visual, n_other))
         if progress:
             progress(done)
+    check_positions(samples, processor, config)
     return samples
 
 
@@ -111,6 +113,7 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     start = processor.tokenizer.bos_token
     # Some templates write the start token themselves; do not add a second one.
     extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
+    extra["verbose"] = False  # no warning of long prompts: `check_positions` refuses them
     # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
     nested = [list(images)] if images else None
     return dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))

@@ -49,6 +49,8 @@ class ModelFamily:
         decoder: Text model with `.layers`.
         visual_tokens: Config attributes that hold the placeholder ids of visual tokens.
         positions_from: Input besides input_ids that position ids are computed from, or None.
+        grid: Input with (time, height, width) of each image in patches, whose tokens have positions
+            in this grid; None if each token has a position of its own.
     """
 
     model_type: str
@@ -59,6 +61,7 @@ class ModelFamily:
     decoder: str = "model.language_model"
     visual_tokens: tuple[str, ...] = ("image_token_id",)
     positions_from: str | None = None
+    grid: str | None = None
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
         """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
@@ -166,6 +169,7 @@ FAMILIES = {
             vision_tower="model.visual",
             visual_tokens=_IMAGE_AND_VIDEO,
             positions_from="mm_token_type_ids",
+            grid="image_grid_thw",
         ),
     )
 }

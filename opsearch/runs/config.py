@@ -20,6 +20,8 @@ from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
 """`data` of a run whose items came from Python, and not from a file."""
+MAX_NEW_TOKENS = 16
+"""Longest answer to a held-out question, in tokens."""
 AS_OBJECT = " (an object)"
 """End of `space` in a run whose space was an object from Python, and not a name."""
 _LAST = "out"  # last setting of the file, so that its absence shows a truncated file

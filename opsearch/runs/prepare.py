@@ -21,13 +21,14 @@ from opsearch.errors import DataError
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
+from opsearch.models.positions import check_positions
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
 from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
-from opsearch.runs.config import AS_OBJECT, IN_MEMORY, RunConfig
+from opsearch.runs.config import AS_OBJECT, IN_MEMORY, MAX_NEW_TOKENS, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
@@ -186,6 +187,9 @@ def state(
     with progress.stage(f"encoding {len(both)} samples") as tick:
         encoded = encode(both, processor, model_config, lambda done: tick(done, len(both)))
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
+    check_positions(encoded, processor, model_config, settings.positions, "--positions")
+    if all_answered(heldout):
+        check_positions(rest, processor, model_config, MAX_NEW_TOKENS)
     shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, settings, model_config, pairs, progress)

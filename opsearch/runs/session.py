@@ -19,15 +19,13 @@ from opsearch.models.encoding import Sample, processor_digest
 from opsearch.models.loading import fingerprint
 from opsearch.models.spec import ModelSpec
 from opsearch.progress import Progress
+from opsearch.runs.config import MAX_NEW_TOKENS
 from opsearch.runs.latency_file import write_table
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from opsearch.measure.workers.ray_workers import MeasureWorkers
-
-MAX_NEW_TOKENS = 16
-"""Longest answer to a held-out question, in tokens."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
 from opsearch.models.encoding import batch_inputs, encode
 from opsearch.models.families import family_for
 from opsearch.models.loading import DTYPES
+from opsearch.models.positions import check_positions, prompt_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.models.spec import ModelSpec
@@ -100,6 +101,7 @@ def bench(path: Path, setup: Setup, progress: Progress, out: Path | None = None)
         if setup.shape:
             policy = for_shape(policy, setup)
             model, work = _random_setup(setup)
+            _say_positions(model.config, work, setup, progress)
         else:
             model, work = loaded([policy], setup)
         check_fits(policy, model.config)
@@ -137,6 +139,18 @@ def _random_setup(setup: Setup) -> tuple[Any, Workload]:
     return model, random_workload(model, setup.batch, visual, text)
 
 
+def _say_positions(config: Any, work: Workload, setup: Setup, progress: Progress) -> None:
+    """Print a note where the timed prompts exceed the positions of their checkpoint."""
+    most = CHECKPOINTS[setup.shape or ""].positions
+    one = {name: tensor[:1] for name, tensor in work.inputs.items()}
+    needed = prompt_positions(one, (work.n_visual, work.n_other), config) + setup.new_tokens - 1
+    if needed > most:
+        progress.say(
+            f"{needed} positions are timed, but {setup.shape} has {most}: beyond them its answers "
+            "mean nothing; give a smaller --visual, --text or --new-tokens for a real prompt"
+        )
+
+
 def for_shape(policy: Policy, setup: Setup) -> Policy:
     """Return the policy for a random model: evenly thinned to its layers, ranking without an image.
 
@@ -171,6 +185,7 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
     for policy in policies:
         check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
+    check_positions([sample], processor, config, setup.new_tokens, "--new-tokens")
     inputs = batch_inputs([sample] * setup.batch, setup.device)
     return setup.spec.load(), Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
 

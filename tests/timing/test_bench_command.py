@@ -100,6 +100,19 @@ def test_times_with_graphs_stand_beside_those_without(tmp_path, monkeypatch):
     assert row["graphs"]["policy"]["prefill_ms"] != row["policy"]["prefill_ms"]
 
 
+@pytest.mark.parametrize(("positions", "noted"), [(31, True), (32, False)])
+def test_more_positions_than_those_of_the_checkpoint_are_noted(
+    bench, tmp_path, monkeypatch, positions, noted
+):
+    tiny = replace(CHECKPOINTS["llava-next-7b"], shape=TINY, positions=positions)
+    monkeypatch.setitem(CHECKPOINTS, "llava-next-7b", tiny)
+    policy = builders.tokens(4, "1/2", CLS).save_pretrained(tmp_path)
+    options = ["--visual=20", "--text=9", "--new-tokens=4", "--repeats=1"]
+    code, _, said = bench(policy, "--shape=llava-next-7b", *options)
+    assert code == 0
+    assert bool(re.search(naming(32, positions, "--visual"), said)) == noted
+
+
 @pytest.mark.parametrize("options", [[], ["--shape=llava-next-7b"]], ids=["loaded", "random"])
 def test_the_model_has_the_attention_that_is_asked_for(
     bench, tmp_path, tiny_shape, monkeypatch, options
