@@ -28,7 +28,8 @@ from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.queue import shared
 from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.loading import fingerprint, load_config, load_processor, load_weights
+from opsearch.models.fingerprint import fingerprint
+from opsearch.models.loading import load_config, load_processor, load_weights
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec

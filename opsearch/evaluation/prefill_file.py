@@ -33,7 +33,7 @@ class PrefillFile(BaseModel):
     """Content of prefill.json.
 
     Attributes:
-        place: Description of the machine.
+        place: Description of the machine and of the model.
         item: Digest of the timed sample.
         n_visual: Number of its visual tokens.
         times: Times by `method_key`.

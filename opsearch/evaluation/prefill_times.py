@@ -1,7 +1,7 @@
 """Prefill times of compared methods, each with the original's, written to prefill.json.
 
 The file is written after every method, so that an interrupted comparison resumes. Times are valid
-for one machine and one prompt; if either differs, all are measured anew.
+for one machine, one config of the model and one prompt; if any differs, all are measured anew.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from opsearch.evaluation.prefill_file import PrefillFile, PrefillTime, method_key, read_prefills
 from opsearch.evaluation.reducers import Reducer, Reduction
 from opsearch.files import write_text
+from opsearch.models.digests import settings_digest
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.policy.policy import Policy
 from opsearch.progress import Tick
@@ -51,9 +52,10 @@ def time_prefills(
         progress: Called with the numbers of finished methods and of all.
     """
     sample = typical(samples)
+    place = f"{machine}; model {settings_digest(model.config)[:12]}"
     known = read_prefills(path) if path.exists() else None
-    if known is None or (known.place, known.item) != (machine, sample.digest):
-        known = PrefillFile(place=machine, item=sample.digest, n_visual=sample.n_visual, times={})
+    if known is None or (known.place, known.item) != (place, sample.digest):
+        known = PrefillFile(place=place, item=sample.digest, n_visual=sample.n_visual, times={})
     inputs = batch_inputs([sample], model.device)
     sides: list[tuple[Policy | Reduction, Side]] = [
         *((policy, Side(partial(policy.apply, model), inputs)) for policy in policies),

@@ -37,17 +37,24 @@ def forward_name(module: nn.Module) -> str:
 
 def weight(model: nn.Module, name: str) -> Tensor:
     """Return the values of a parameter, even if it is offloaded or quantized."""
-    parameter: Any = model.get_parameter(name)
-    if hasattr(parameter, "__tensor_flatten__"):  # a tensor subclass of a quantization library
-        parameter = parameter.dequantize()
-    if parameter.is_meta:
-        path, _, own = name.rpartition(".")
-        for hook in _hooks(model.get_submodule(path)):
+    values: Any = stored_tensor(model, name)
+    if hasattr(values, "__tensor_flatten__"):  # a tensor subclass of a quantization library
+        values = values.dequantize()
+    tensor: Tensor = values
+    return tensor
+
+
+def stored_tensor(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer as it is stored, even if it is offloaded."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    tensor: Tensor = getattr(module, own)
+    if tensor.is_meta:
+        for hook in _hooks(module):
             if (offloaded := getattr(hook, "weights_map", None)) is not None:
                 value: Tensor = offloaded[own]
-                return value.to(parameter.dtype)  # the file may have another dtype
-    values: Tensor = parameter
-    return values
+                return value.to(tensor.dtype)  # the file may have another dtype
+    return tensor
 
 
 def _hooks(module: nn.Module) -> list[Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +13,7 @@ from torch.nn.functional import pad
 
 from opsearch.data.item import Item
 from opsearch.errors import DataError
+from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
 from opsearch.models.positions import check_positions
 
@@ -36,6 +35,7 @@ class Sample:
     inputs: dict[str, Tensor]
     n_visual: int
     n_other: int
+    content: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,13 +45,19 @@ class Sample:
     @cached_property
     def images_digest(self) -> str:
         """SHA-256 of all inputs that have no entry per position."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.inputs.items()):
-            if tensor.shape != self.inputs["input_ids"].shape:
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-                # As bytes, because NumPy has no bfloat16.
-                digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        shape = self.inputs["input_ids"].shape
+        images = {name: each for name, each in self.inputs.items() if each.shape != shape}
+        return settings_digest(images)
+
+
+def sample_digest(inputs: Mapping[str, Tensor], item: Item) -> str:
+    """Return the key of a sample's stored numbers, a SHA-256 (hex).
+
+    Args:
+        inputs: All that the model is fed.
+        item: The item, whose answers and metric decide the score.
+    """
+    return settings_digest([inputs, item.answers, item.metric])
 
 
 def encode(
@@ -94,7 +100,8 @@ def encode(
                 "check the processor's image token and chat template"
             )
         n_other = inputs["input_ids"].shape[1] - n_visual
-        samples.append(Sample(item, item.digest(), inputs, n_visual, n_other))
+        key, content = sample_digest(inputs, item), item.digest()
+        samples.append(Sample(item, key, inputs, n_visual, n_other, content=content))
         if progress:
             progress(done)
     check_positions(samples, processor, config)
@@ -147,21 +154,3 @@ def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
         width = max(1, max_tokens // sum(shape))
         groups += [members[i : i + width] for i in range(0, len(members), width)]
     return groups
-
-
-def processor_digest(processor: Any) -> str:
-    """Return a SHA-256 of the settings and the chat template that shape a model's inputs."""
-    settings = {
-        "template": processor.chat_template,
-        "image": {k: v for k, v in _settings(processor.image_processor).items() if _is_plain(v)},
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _settings(image_processor: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = image_processor.to_dict()
-    return settings
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, list, dict))

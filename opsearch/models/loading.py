@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError
 from opsearch.models.attention import FLASH
-from opsearch.models.devices import weight
 from opsearch.models.families import family_for
 from opsearch.models.placement import AUTO, ITEMSIZE
 
@@ -161,21 +159,6 @@ def load_weights(
     model = model.eval() if device == AUTO else model.eval().to(device)
     unpack(model)
     return model
-
-
-def fingerprint(model: Any) -> str:
-    """Return a SHA-256 of the config and a sample of each weight, equal for equal models."""
-    unpack(model)
-    digest = hashlib.sha256()
-    config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        config.pop(volatile, None)
-    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
-    for name, parameter in model.named_parameters():
-        step = max(1, parameter.numel() // 64)
-        sample = weight(model, name).detach().flatten()[::step][:64].float().cpu().numpy()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()
 
 
 def _cannot_load(kind: str, name: str, error: Exception) -> str:

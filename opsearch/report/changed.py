@@ -137,11 +137,12 @@ class _Items:
                 missing = "the question has no image"
                 if images := item.load_images():
                     picture, missing = _data_uri(images[0]), ""
-                if item.digest() != sample.item:
+                if item.digest() != sample.content:
                     item, picture, missing = (
                         None,
                         "",
-                        "the data of this sample changed since the run",
+                        "the data of this sample changed since the run, or the run is of an "
+                        "earlier version",
                     )
             except DataError as error:
                 missing = str(error)

@@ -74,8 +74,8 @@ class Prepared:
 
     @property
     def item_digests(self) -> list[str]:
-        """Digests of the calibration samples."""
-        return [sample.digest for sample in self.calibration]
+        """Digests of the calibration items."""
+        return [sample.content for sample in self.calibration]
 
 
 @dataclass(frozen=True)

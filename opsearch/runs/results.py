@@ -30,7 +30,7 @@ class Searched(Protocol):
 
     @property
     def item_digests(self) -> list[str]:
-        """Digests of the calibration samples, which evaluation leaves out."""
+        """Digests of the calibration items, which evaluation leaves out."""
 
 
 def save_solution(

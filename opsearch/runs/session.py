@@ -15,8 +15,9 @@ from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.measure.workers.cluster import Workers, started
 from opsearch.measure.workers.worker import WorkerModel
-from opsearch.models.encoding import Sample, processor_digest
-from opsearch.models.loading import fingerprint
+from opsearch.models.digests import processor_digest, settings_text
+from opsearch.models.encoding import Sample
+from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
 from opsearch.progress import Progress
 from opsearch.runs.config import MAX_NEW_TOKENS
@@ -113,28 +114,35 @@ def measurement_facts(
         shape: The decoder's dimensions; of a model loaded by name, those of its config as stored.
         positions: Number of answer tokens that are compared.
     """
+    return model_facts(model, processor, spec) | {
+        "positions": positions,
+        "model_type": model.config.model_type,
+        "shape": dataclasses.asdict(shape),
+    }
+
+
+def model_facts(model: Any, processor: Any, spec: ModelSpec) -> dict[str, Any]:
+    """Return what every stored number and answer depends on, besides sample and policy."""
     return {
         "model": fingerprint(model),
         "dtype": spec.dtype,
         "attention": spec.attention,
         "processor": processor_digest(processor),
-        "positions": positions,
         "generation": _generation(model),
         "engine": ENGINE_VERSION,
-        "model_type": model.config.model_type,
-        "shape": dataclasses.asdict(shape),
     }
 
 
 def _generation(model: Any) -> dict[str, Any]:
     """Return what answers depend on besides the weights."""
     settings = model.generation_config.to_diff_dict()
-    settings.pop("transformers_version", None)
-    return {"settings": repr(sorted(settings.items())), "tokens": MAX_NEW_TOKENS}
+    settings.pop("transformers_version", None)  # part of the model's fingerprint
+    return {"settings": settings_text(settings), "tokens": MAX_NEW_TOKENS}
 
 
 def stored_samples(samples: Sequence[Sample]) -> list[StoredSample]:
     """Return samples as the store keeps them."""
     return [
-        StoredSample(s.digest, s.item.id, s.item.family, s.n_visual, s.n_other) for s in samples
+        StoredSample(s.digest, s.item.id, s.item.family, s.n_visual, s.n_other, content=s.content)
+        for s in samples
     ]

@@ -65,13 +65,18 @@ class StoredSearch:
 
     @property
     def item_digests(self) -> list[str]:
-        """Digests of the calibration samples."""
+        """Digests of the calibration items."""
+        return [sample.content for sample in self.samples]
+
+    @property
+    def sample_keys(self) -> list[str]:
+        """Keys of the numbers that are stored for the calibration samples."""
         return [sample.item for sample in self.samples]
 
     @property
     def noise_floor(self) -> float:
         """Nats below which divergences tie."""
-        return noise_floor(self.store, self.item_digests)
+        return noise_floor(self.store, self.sample_keys)
 
     def constraints(
         self, budgets: Sequence[Budget], space: Space | None = None
@@ -170,14 +175,14 @@ class StoredMeasure:
         Raises:
             RunFolderError: The attention was not read.
         """
-        items, folder = self.run.item_digests, self.run.folder
-        found = self.run.store.received(items)
-        if any(item not in found for item in items):
+        keys, folder = self.run.sample_keys, self.run.folder
+        found = self.run.store.received(keys)
+        if any(key not in found for key in keys):
             raise RunFolderError(
                 f"{folder.path} does not hold the original's attention; `opsearch run --config "
                 f"{folder.config} --space recipes --objective attention` reads it"
             )
-        return [found[item] for item in items]
+        return [found[key] for key in keys]
 
 
 def stored_run(path: Path, space: str | None = None) -> Measured:

@@ -18,9 +18,11 @@ import torch
 
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
+from opsearch.models.digests import settings_digest
 from opsearch.models.spec import ModelSpec
 from opsearch.timing.clock import Clock
 from opsearch.timing.one_layer import OneLayer, Part
+from opsearch.version import __version__
 
 # Shares of the visual tokens, denser where matrix products are small.
 _FINE = (0.0, 0.04, 0.12, 0.25, 0.5, 0.75, 1.0)
@@ -35,15 +37,31 @@ Key = tuple[int, int, int]
 
 
 def machine_of(config: Any, model: ModelSpec) -> str:
-    """Describe the validity of a table: machine, versions, and the decoder except for its depth."""
+    """Describe the validity of a table: machine, versions, and the decoder except for its depth.
+
+    Times depend neither on the values of weights nor on anything before the decoder.
+    """
     cuda = model.device.startswith("cuda")
     name = torch.cuda.get_device_name(model.device) if cuda else _processor()
     threads = "" if cuda else f", {torch.get_num_threads()} threads"
     versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers"))
+    versions += f", opsearch {__version__}"
     s = Shape.from_config(config)
     decoder = f"{config.get_text_config().model_type} of width {s.hidden}, MLP {s.intermediate}"
     heads = f"{s.heads} heads of {s.head_dim}, {s.kv_heads} for keys, vocabulary {s.vocab}"
-    return f"{name}{threads}, {model.dtype}, {model.attention}, {versions}; {decoder}, {heads}"
+    config_digest = settings_digest(_layer_settings(config))[:12]
+    decoder += f", {heads}, config {config_digest}"
+    return f"{name}{threads}, {model.dtype}, {model.attention}, {versions}; {decoder}"
+
+
+def _layer_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a decoder's layers that do not depend on how it was loaded."""
+    settings: dict[str, Any] = config.get_text_config().to_dict()
+    kinds = settings.get("layer_types") or []
+    settings["layer_types"] = list(dict.fromkeys(kinds))
+    for name in ("_name_or_path", "transformers_version", "dtype", "num_hidden_layers"):
+        settings.pop(name, None)
+    return settings
 
 
 def _processor() -> str:

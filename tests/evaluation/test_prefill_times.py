@@ -1,6 +1,5 @@
 """Prefills of compared methods: each beside the original's, a reducer's on its smaller prompt."""
 
-from opsearch.evaluation import prefill_times
 from opsearch.evaluation.prefill_file import prefill_time
 from opsearch.evaluation.prefill_times import time_prefills
 from opsearch.evaluation.reducers import Reduction
@@ -34,5 +33,10 @@ def test_a_reducer_is_timed_on_the_prompt_that_it_makes(tmp_path, monkeypatch):
     assert set(seen) == {(whole, False), (small, True)}
     assert prefill_time(REDUCTION, path).policy == small
     assert prefill_time(REDUCTION, path).original == prefill_time(POLICY, path).policy == whole
-    monkeypatch.setattr(prefill_times, "_timed", None)
+    count = len(seen)
     time_prefills(model, *methods, **given)  # all of it is known
+    assert len(seen) == count
+    deeper = tiny.llava(6)
+    time_prefills(deeper, [], methods[1], methods[2], **given)
+    assert len(seen) > count
+    assert prefill_time(POLICY, path) is None

@@ -30,7 +30,8 @@ from opsearch.measure.progress import PlanProgress
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers, joined, started
 from opsearch.measure.workers.worker import WorkerModel
-from opsearch.models.loading import fingerprint, load_weights
+from opsearch.models.fingerprint import fingerprint
+from opsearch.models.loading import load_weights
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective import KL_QUANTUM

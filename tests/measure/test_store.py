@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.support.measured import stored_count
 from tests.support.messages import naming, refuses
 
 FACTS = {"model": "m", "positions": 1}
-SAMPLES = [StoredSample(f"i{k}", f"name {k}", "f", 9, k) for k in range(3)]
+SAMPLES = [StoredSample(f"i{k}", f"name {k}", "f", 9, k, f"c{k}") for k in range(3)]
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_contexts_do_not_mix(path):
         assert stored_count(store) == 0
         assert store.get(policies(2)) == {}
         store.add([Measurement("p1", "i0", 7.0, 0.0, 0.0, 0.0)])
-        store.put_samples("calibration", [StoredSample("i0", "a", "f", 1, 2)])
+        store.put_samples("calibration", [StoredSample("i0", "a", "f", 1, 2, "c0")])
     with Store(path, dict(reversed(FACTS.items()))) as store:
         assert stored_count(store) == 14
         assert store.get(["p1"])["p1", "i0"] == 1.0
@@ -133,7 +134,7 @@ def test_without_facts_the_last_used_context_opens(path):
 
 
 def test_a_split_is_replaced_and_keeps_its_order(path):
-    first = [StoredSample(f"i{k}", f"item {k}", "f", 100, k) for k in range(12)]
+    first = [StoredSample(f"i{k}", f"item {k}", "f", 100, k, f"c{k}") for k in range(12)]
     with Store(path, FACTS) as store:
         store.put_samples("calibration", first)
         store.put_samples("held-out", first[:2])
@@ -186,7 +187,7 @@ def test_a_newer_format(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    is_refused(path, FACTS, 9, 3, "opsearch", "--out")
+    is_refused(path, FACTS, 9, 4, "opsearch", "--out")
 
 
 def test_a_store_of_format_1_is_read_and_completed(path):
@@ -202,6 +203,23 @@ def test_a_store_of_format_1_is_read_and_completed(path):
     with Store(path) as store:
         assert len(store.answers(["p"])) == 1
         assert store.received(["i", "j"])["i"].tolist() == np.ones((3, 2, 5)).tolist()
+
+
+def test_samples_of_format_3_have_one_digest_for_both(path):
+    fill(path, 2)
+    with Store(path, FACTS) as store:
+        store.put_samples("calibration", SAMPLES)
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE sample DROP COLUMN content")
+        db.execute("PRAGMA user_version=3")
+    db.close()
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.calibration() == [replace(each, content=each.item) for each in SAMPLES]
+            assert stored_count(store) == 14
+    with Store(path) as store:
+        store.put_samples("calibration", SAMPLES)
+        assert store.calibration() == SAMPLES
 
 
 def test_a_store_without_a_context(path):

@@ -12,7 +12,7 @@ from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.measure.workers.cluster import Workers, started
 from opsearch.measure.workers.worker import Worker, WorkerModel
-from opsearch.models.loading import fingerprint
+from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import dop_space

@@ -9,7 +9,8 @@ from opsearch.errors import ModelError
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import batch_inputs
 from opsearch.models.families import family_for
-from opsearch.models.loading import fingerprint, load_weights
+from opsearch.models.fingerprint import fingerprint
+from opsearch.models.loading import load_weights
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.policy import builders
 from tests.measure.demo import samples

@@ -9,7 +9,8 @@ from transformers import LlavaForConditionalGeneration
 from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
-from opsearch.models.loading import fingerprint, load_weights
+from opsearch.models.fingerprint import fingerprint
+from opsearch.models.loading import load_weights
 from tests.measure import families
 from tests.models.judge import TOLERANCE, deviation, inside, rank, samples
 from tests.models.policies import LAYERS, POLICIES

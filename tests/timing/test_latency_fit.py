@@ -1,5 +1,7 @@
 """A latency table is fitted on layers of random weights that run as a pruned model's layers do."""
 
+import copy
+
 import pytest
 import torch
 
@@ -82,3 +84,6 @@ def test_the_machine_tells_models_and_types_apart():
     }
     assert len(machines) == 4
     assert machine_of(families.built("llava", 5).config, SPEC) in machines
+    activation = copy.deepcopy(llava)
+    activation.text_config.hidden_act = "gelu"
+    assert machine_of(activation, SPEC) not in machines

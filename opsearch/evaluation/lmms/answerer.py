@@ -17,10 +17,11 @@ import torch
 from opsearch.data.lmms import load_task
 from opsearch.evaluation.lmms.answering import build_requests, kept_failures, without_bars
 from opsearch.evaluation.lmms.benchmarks import task_name
-from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapper_name
-from opsearch.models.loading import fingerprint
+from opsearch.evaluation.lmms.wrappers import load_wrapper, wrapped_processor, wrapper_name
+from opsearch.models.digests import settings_digest
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
+from opsearch.runs.session import model_facts
 from opsearch.version import __version__
 
 
@@ -82,12 +83,13 @@ class Answerer:
         return self._tasks[name]
 
     def load(self) -> str:
-        """Load the model and return a fingerprint of all that its answers depend on."""
+        """Load the model and return a digest of all that its answers depend on."""
         spec = self.source.model
         self._wrapper = load_wrapper(spec)
-        versions = [__version__, version("lmms-eval"), version("transformers")]
-        kind = [type(self._wrapper).__module__, str(self._wrapper.model.dtype), spec.attention]
-        return " ".join([fingerprint(self._wrapper.model), *kind, *versions])
+        facts = model_facts(self._wrapper.model, wrapped_processor(self._wrapper), spec)
+        facts["wrapper"] = type(self._wrapper).__module__
+        facts["versions"] = [__version__, version("lmms-eval")]
+        return settings_digest(facts)
 
     def answers(self, shard: Shard) -> Iterator[str]:
         """Yield one answer per document at batch size 1; errors of `generate` are raised."""
@@ -109,7 +111,7 @@ class RemoteAnswerer:
     """An Answerer as a Ray worker."""
 
     def load(self, source: AnswererModel) -> str:
-        """Load the model and return its fingerprint, to compare with other workers."""
+        """Load the model and return its digest, to compare with other workers."""
         self._answerer = Answerer(source)
         return self._answerer.load()
 

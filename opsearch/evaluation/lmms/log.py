@@ -78,7 +78,7 @@ def answer_key(model: str, policy: Policy | None, task: Any, shown: str) -> str:
     """Return the key of an answer.
 
     Args:
-        model: Fingerprint of the model.
+        model: Digest of the model with its processor and wrapper, as `Answerer.load` returns it.
         policy: The policy, None for the original.
         task: The task.
         shown: Digest of the model's input.

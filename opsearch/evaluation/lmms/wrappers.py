@@ -73,6 +73,13 @@ def load_wrapper(model: ModelSpec) -> Any:
         ) from error
 
 
+def wrapped_processor(wrapper: Any) -> Any:
+    """Return the processor that a wrapper made, under whatever name it keeps it."""
+    from transformers import ProcessorMixin
+
+    return next(each for each in vars(wrapper).values() if isinstance(each, ProcessorMixin))
+
+
 def _missing(wrapper: str, package: str) -> OpsearchError:
     return OpsearchError(
         f"lmms-eval's wrapper {wrapper} needs {package}, which is not installed; "

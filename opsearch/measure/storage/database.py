@@ -10,7 +10,7 @@ from pathlib import Path
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 3
+_FORMAT = 4
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS context (
 CREATE TABLE IF NOT EXISTS sample (
   context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
   item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
-  n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL,
+  n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL, content TEXT NOT NULL,
   PRIMARY KEY (context, split, place)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS measurement (
@@ -79,8 +79,19 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         with transaction(db):
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 db.execute(statement)
+            _upgrade(db)
             db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             db.execute(f"PRAGMA user_version={_FORMAT}")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Add what the tables of earlier formats lack; only the first process finds something to add.
+
+    Up to format 3 a sample had one digest, of its content, which was also the key of its numbers.
+    """
+    if not any(name == "content" for _, name, *_ in db.execute("PRAGMA table_info(sample)")):
+        db.execute("ALTER TABLE sample ADD COLUMN content TEXT NOT NULL DEFAULT ''")
+        db.execute("UPDATE sample SET content=item")
 
 
 @contextmanager

@@ -68,11 +68,12 @@ class StoredSample:
     """A sample as analysis needs it, without images and text.
 
     Attributes:
-        item: Digest of the sample.
+        item: Digest of the sample, the key of its numbers.
         name: Id of the sample.
         family: Family of the question.
         n_visual: Visual tokens.
         n_other: All other tokens of the prompt.
+        content: Digest of its question and images.
     """
 
     item: str
@@ -80,3 +81,4 @@ class StoredSample:
     family: str
     n_visual: int
     n_other: int
+    content: str

@@ -30,7 +30,7 @@ from opsearch.measure.storage.records import (
 )
 from opsearch.problem.objective import Masses
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Raised when measured values change; part of the facts of a store."""
 
 # Much faster than `astuple`, which copies each value of up to hundreds of thousands of rows.
@@ -208,7 +208,7 @@ class Store:
     def samples(self, split: str) -> list[StoredSample]:
         """Return the samples of a split, in order."""
         query = (
-            "SELECT item, name, family, n_visual, n_other FROM sample "
+            "SELECT item, name, family, n_visual, n_other, content FROM sample "
             "WHERE context=? AND split=? ORDER BY place"
         )
         with explained(self.path):
@@ -217,7 +217,7 @@ class Store:
     def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
         rows = [(self._context, split, position, *astuple(s)) for position, s in enumerate(samples)]
         self._db.execute("DELETE FROM sample WHERE context=? AND split=?", (self._context, split))
-        self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?)", rows)
+        self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?,?)", rows)
 
     def _open_context(self, facts: dict[str, Any] | None) -> int:
         if facts is None:

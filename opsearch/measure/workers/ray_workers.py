@@ -215,8 +215,8 @@ class RayWorkers(Generic[J]):
         if found != self._expected:
             raise ModelError(
                 f"a worker loaded different files of {self._source.model.name!r} or runs another "
-                "version of opsearch than this process or the first worker; give all machines "
-                "the same files and version"
+                "version of opsearch, torch or transformers than this process or the first worker; "
+                "give all machines the same files and versions"
             )
 
 

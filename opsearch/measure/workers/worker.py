@@ -15,7 +15,7 @@ from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.sweep.passes import Passes
-from opsearch.models.loading import fingerprint
+from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
 
 
