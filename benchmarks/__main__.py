@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.code_size import code_size
 from benchmarks.cpu_latency import cpu_latency
 from benchmarks.engine import engine
+from benchmarks.fingerprint import fingerprint_speed
 from benchmarks.fronts import fronts
 from benchmarks.gpu_engine import gpu_engine
 from benchmarks.gpu_latency import gpu_latency
@@ -34,6 +35,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "scaling": lambda tiny, limit: scaling(),
     "gpu-latency": gpu_latency,
     "cpu-latency": lambda tiny, limit: cpu_latency(tiny),
+    "fingerprint": lambda tiny, limit: fingerprint_speed(tiny),
     "rankers": lambda tiny, limit: rankers(tiny),
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
@@ -48,7 +50,7 @@ def main() -> int:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="latency and gpu suites, rankers: models of a few weights, on any device",
+        help="latency and gpu suites, rankers, fingerprint: models of a few weights, on any device",
     )
     parser.add_argument(
         "--seconds",

@@ -27,8 +27,10 @@ from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.passes import Passes
+from opsearch.models.clip import clip_folders
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
+from opsearch.models.fingerprint import clip_digest
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.objective import Masses
@@ -92,6 +94,7 @@ class Engine:
             Shape.from_config(model.config), model.dtype.itemsize, memory
         )
         self.measured = 0
+        self._checked = set[str]()
 
     def measure(
         self,
@@ -110,14 +113,16 @@ class Engine:
 
         Raises:
             ModelError: A logit is not finite; the message names policy and sample.
+            RunFolderError: The CLIP model of a ranker changed since stored measurements with it.
             OutOfMemoryError: Not even one policy fits on one sample.
         """
         requests = Requests(policies, samples)
+        specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
+        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
+        self._check_clip(needs)
         plan = self._plan_missing(requests)
         if self.workers:
             plan = self.workers.share(plan)
-        specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
-        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._run_plan(plan, needs, progress)
         return requests.values(self.store.get(requests.all_keys))
 
@@ -137,6 +142,13 @@ class Engine:
     def plan(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> MeasurementPlan:
         """Return the plan that `measure` would run for measurements missing from the store."""
         return self._plan_missing(Requests(policies, samples))
+
+    def _check_clip(self, needs: frozenset[str]) -> None:
+        """Raise RunFolderError where a CLIP model changed since stored measurements with it."""
+        for folder in clip_folders(needs):
+            if folder not in self._checked:
+                self.store.require_checkpoint(folder, clip_digest(self.model, folder))
+                self._checked.add(folder)
 
     def _plan_missing(self, requests: Requests) -> MeasurementPlan:
         return self._chunks(requests.missing(self.store.get(requests.all_keys)), self.memory_budget)

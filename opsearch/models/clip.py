@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opsearch.errors import ModelError
+from opsearch.models.devices import device_of_inputs
 from opsearch.rankers.base import CLIP_QUESTION, Prompt
 from opsearch.rankers.upload import upload
 
@@ -66,13 +67,23 @@ def read_question(model: Any, needs: Iterable[str], prompt: Prompt, input_ids: T
     A question longer than CLIP's context is split into segments, whose embeddings are averaged.
     Synchronizes with the device once, to decode the token ids.
     """
-    folders = [n.removeprefix(CLIP_QUESTION) for n in needs if n.startswith(CLIP_QUESTION)]
-    for folder in folders:
+    for folder in clip_folders(needs):
         tokenizer = _tokenizer(model.config.name_or_path)
         rows = torch.where(prompt.question(), input_ids, -1).tolist()
         kept = [[token for token in row if token >= 0] for row in rows]
         texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in kept]
         prompt.captured[CLIP_QUESTION + folder] = _text_embeddings(folder, texts, input_ids.device)
+
+
+def clip_folders(needs: Iterable[str]) -> list[str]:
+    """Return the folders or hub ids of the CLIP models that these needs name."""
+    return sorted(n.removeprefix(CLIP_QUESTION) for n in needs if n.startswith(CLIP_QUESTION))
+
+
+def clip_parts(model: Any, folder: str) -> tuple[Any, list[Any]]:
+    """Return the CLIP model of a folder, and the tokenizers that ranking by it uses."""
+    tokenizers = [_tokenizer(each) for each in (model.config.name_or_path, folder)]
+    return _clip(folder, device_of_inputs(model)), tokenizers
 
 
 def _text_embeddings(folder: str, texts: Sequence[str], device: torch.device) -> Tensor:

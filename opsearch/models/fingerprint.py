@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from opsearch.models.clip import clip_parts
 from opsearch.models.devices import stored_tensor
 from opsearch.models.digests import settings_digest, tensor_digest
 from opsearch.models.loading import unpack
@@ -39,13 +40,19 @@ def fingerprint(model: Any) -> str:
             "config": model.config,
             "versions": _versions(model),
             "modules": {name: _facts(module) for name, module in model.named_modules()},
-            "tensors": _tensor_digests(model),
+            "tensors": tensor_digests(model),
             "further state": _further_state(model),
         }
     )
 
 
-def _tensor_digests(model: nn.Module) -> dict[str, str]:
+def clip_digest(model: Any, folder: str) -> str:
+    """Return a SHA-256 (hex) of all that a ranking by the CLIP model in a folder depends on."""
+    clip, tokenizers = clip_parts(model, folder)
+    return settings_digest([fingerprint(clip), tokenizers])
+
+
+def tensor_digests(model: nn.Module) -> dict[str, str]:
     """Return the digest of each parameter and buffer by name; of tied ones only the first."""
     names = [name for name, _ in model.named_parameters()]
     names += [name for name, _ in model.named_buffers() if not _is_per_prompt(model, name)]

@@ -2,14 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
+from transformers import CLIPModel
 
+from opsearch.errors import RunFolderError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
+from opsearch.models import clip
+from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS
-from tests.measure import demo
+from tests.measure import demo, families
 from tests.measure.answered import alone
+from tests.support.families import FAMILIES, folder
+from tests.support.families.clip import saved_clip
+from tests.support.messages import refuses
 
 SPECS = [
     *(RankerSpec(name) for name in RANKERS),
@@ -52,3 +60,27 @@ def test_a_ranking_by_embeddings_on_longer_answers(tmp_path):
         found = Engine(demo.model(), store, positions=3).measure([policy], samples)[0]
     wanted = [demo.reference_kl(sample, policy, 3) for sample in samples]
     assert np.abs(found - wanted).max() <= 2e-5 * max(1, *wanted)
+
+
+def test_a_clip_model_that_changed_is_refused(tmp_path):
+    llava, path = FAMILIES["llava"], tmp_path / "m.db"
+    folder.save(llava, tmp_path / "model")
+    spec = RankerSpec("cdpruner", (("clip", saved_clip(tmp_path / "clip")),))
+    policies, prompt = [builders.tokens(3, "1/3", spec)], families.sample([3, 4])
+
+    def measured():
+        clip._clip.cache_clear()  # as in another process
+        with Store(path, {}) as store:
+            engine = Engine(load_weights(str(tmp_path / "model")), store)
+            return engine.measure(policies, [prompt]), engine.measured
+
+    first, count = measured()
+    assert count == 1
+    again, count = measured()
+    assert (again.tolist(), count) == (first.tolist(), 0)
+    other = CLIPModel.from_pretrained(tmp_path / "clip")
+    with torch.no_grad():
+        other.text_projection.weight[3, 5] += 1
+    other.save_pretrained(tmp_path / "clip")
+    with refuses(RunFolderError, path, tmp_path / "clip", "--out"):
+        measured()

@@ -41,6 +41,10 @@ CREATE TABLE IF NOT EXISTS received (
   masses BLOB NOT NULL,
   PRIMARY KEY (context, item)
 );
+CREATE TABLE IF NOT EXISTS checkpoint (
+  context INTEGER NOT NULL REFERENCES context, name TEXT NOT NULL, digest TEXT NOT NULL,
+  PRIMARY KEY (context, name)
+) WITHOUT ROWID;
 """
 
 

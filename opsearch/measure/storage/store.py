@@ -169,6 +169,23 @@ class Store:
                     found[item] = np.frombuffer(masses, "<f4").reshape(layers, 2, -1)
         return found
 
+    def require_checkpoint(self, name: str, digest: str) -> None:
+        """Remember the digest of a further checkpoint that policies name, e.g. a ranker's CLIP.
+
+        Raises:
+            RunFolderError: Numbers with another checkpoint of that name are stored.
+        """
+        with explained(self.path), transaction(self._db):
+            row = (self._context, name, digest)
+            self._db.execute("INSERT OR IGNORE INTO checkpoint VALUES (?,?,?)", row)
+            query = "SELECT digest FROM checkpoint WHERE context=? AND name=?"
+            (stored,) = self._db.execute(query, row[:2]).fetchone()
+        if stored != digest:
+            raise RunFolderError(
+                f"{self.path} holds measurements with other files in {name}, which changed since; "
+                "choose another --out folder, or restore those files"
+            )
+
     def put_comparison(
         self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
     ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from io import StringIO
 
 import numpy as np
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from opsearch import RankerSpec
 from opsearch.commands.cli import call
+from opsearch.data.demo import MODEL_DIR
 from opsearch.data.embedded import embedded
 from opsearch.data.lmms import load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
@@ -129,6 +131,26 @@ def test_an_interrupted_evaluation_goes_on(policy, local):
     log.write_bytes(b"".join(lines[:3]) + lines[3][:20])
     assert repr(evaluate(policy, names)) == repr(whole)
     assert len(log.read_bytes().splitlines()) == len(lines) + 1
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "tokenizer.json", "config.json"])
+def test_a_checkpoint_that_changed_answers_anew(file, policy, local, tmp_path):
+    folder = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    names, log = local("chartqa"), policy / FILE_NAME
+    evaluate(policy, names, limit=1, model=str(folder))
+    moved = shutil.copytree(folder, tmp_path / "moved" / "model")
+    evaluate(policy, names, limit=1, model=str(moved))
+    assert len(log.read_bytes().splitlines()) == 2
+    path = moved / file
+    old, new = {
+        "processor_config.json": ('"image_std": [\n      0.5', '"image_std": [\n      0.4'),
+        "tokenizer.json": ('"red"', '"Red"'),
+        "config.json": ('"rms_norm_eps": 1e-05', '"rms_norm_eps": 1e-04'),
+    }[file]
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    evaluate(policy, names, limit=1, model=str(moved))
+    assert len(log.read_bytes().splitlines()) == 4
 
 
 def test_documents_that_the_policy_was_searched_on_are_left_out(tmp_path, local):
