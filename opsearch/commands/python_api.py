@@ -284,7 +284,7 @@ def evaluate(
     """
     check_fits(policy, model.config)
     shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
-    samples = encode(list(items), processor, model.config)
+    samples = encode(list(items), processor, model.config, say=shown.say)
     check_positions(samples, processor, model.config, MAX_NEW_TOKENS)
     return answer_both(model, processor, samples, policy, shown, original=original)
 

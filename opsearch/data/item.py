@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from opsearch.errors import DataError
+from opsearch.data.pictures import EncodedImage, Picture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,7 @@ class Item:
         id: Identifier, unique within its data set, e.g. "embedded/calibration/0/17".
         question: Text of the question.
         answers: Accepted answers; empty if unknown.
-        images: Image files, or images in memory.
+        images: Image files, encoded images of a Parquet file, or images in memory.
         family: Kind of question, by which results are reported.
         group: Items of one group are never split between calibration and held-out samples, as are
             items with a picture in common; None: no group.
@@ -37,18 +37,26 @@ class Item:
     id: str
     question: str
     answers: tuple[str, ...]
-    images: tuple[Path | Image.Image, ...]
+    images: tuple[Path | EncodedImage | Image.Image, ...]
     family: str = "all"
     group: str | None = None
     metric: Metric = "match"
 
-    def load_images(self) -> list[Image.Image]:
-        """Return the images in RGB, rotated according to their EXIF orientation.
+    def pictures(self) -> list[Picture]:
+        """Return the images as a processor is given them: upright, in the mode of their files.
 
         Raises:
             DataError: A file is missing or cannot be decoded.
         """
-        return [self._load(image) for image in self.images]
+        return [open_picture(image, self.id, n) for n, image in enumerate(self.images, 1)]
+
+    def load_images(self) -> list[Image.Image]:
+        """Return the images in RGB as processors see them: upright, transparency on white.
+
+        Raises:
+            DataError: A file is missing or cannot be decoded.
+        """
+        return [picture.rgb() for picture in self.pictures()]
 
     def digest(self) -> str:
         """Return a SHA-256 (hex) of the question and the pictures.
@@ -60,41 +68,9 @@ class Item:
 
     def picture_digests(self) -> tuple[str, ...]:
         """Return a SHA-256 (hex) of size and pixels of each image; not of the bytes of its file."""
-        return tuple(
-            hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-            for image in self.load_images()
-        )
-
-    def _load(self, source: Path | Image.Image) -> Image.Image:
-        from PIL import Image
-
-        if isinstance(source, Image.Image):
-            return _rgb(source)
-        try:
-            with Image.open(source) as image:
-                return _rgb(image)
-        except FileNotFoundError:
-            raise DataError(
-                f"item {self.id}: the image {source} does not exist; "
-                "correct the path or put the file there"
-            ) from None
-        # Pillow also raises SyntaxError and ValueError for some broken files.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"item {self.id}: the image {source} cannot be read ({error}); "
-                "replace the file or leave the item out"
-            ) from error
+        return tuple(picture.digest() for picture in self.pictures())
 
 
 def all_answered(items: Sequence[Item]) -> bool:
     """Return whether there are items and each of them has an answer."""
     return bool(items) and all(item.answers for item in items)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(image)
-    if "transparency" in upright.info:  # Pillow warns if such palettes are converted directly
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")

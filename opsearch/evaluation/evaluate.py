@@ -92,7 +92,7 @@ def evaluate(
             "--split"
         )
     with progress.stage(f"encoding {len(kept)} samples") as tick:
-        encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)))
+        encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
     check_positions(encoded, processor, config, MAX_NEW_TOKENS)
     with progress.stage("loading the model"):
         loaded = model.load()

@@ -89,7 +89,7 @@ def generate(
     item = _item(images, prompt, spec.name)
     config, processor = spec.load_config(), spec.load_processor()
     check_fits(policy, config)
-    (sample,) = encode([item], processor, config)
+    (sample,) = encode([item], processor, config, say=progress.say)
     check_positions([sample], processor, config, max_new_tokens, "--max-new-tokens")
     with progress.stage("loading the model"):
         model = spec.load()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
+from opsearch.models.picture_notes import PictureNotes
 from opsearch.models.positions import check_positions
+from opsearch.models.refusals import refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ def encode(
     processor: Any,
     config: Any,
     progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Sample]:
     """Encode items with the processor's chat template; needs no weights.
 
@@ -73,26 +77,27 @@ def encode(
         processor: The model's processor.
         config: The model's configuration.
         progress: Called with the number of encoded samples.
+        say: Called with each note on pictures whose content the processor loses; None: they are
+            logged to the logger "opsearch" as warnings.
 
     Raises:
-        DataError: The data set is empty, an image is broken, the placeholders of a prompt do not
-            match its images, or a prompt exceeds the model's positions.
+        DataError: The data set is empty, an image is broken or refused by the processor, the
+            placeholders of a prompt do not match its images, or a prompt exceeds the model's
+            positions.
     """
     if not items:
         raise DataError("the data set is empty; give --data a file with at least one item")
     family = family_for(config.model_type)
-    samples = []
+    samples, notes = [], PictureNotes(processor)
     for done, item in enumerate(items, 1):
-        images = item.load_images()
+        pictures = item.pictures()
+        images = [picture.image for picture in pictures]
         prompt = prompt_text(processor, item)
         try:
             inputs = _tokenize(processor, prompt, images)
-        except (ValueError, IndexError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"item {item.id}: its prompt cannot be encoded with {len(images)} images "
-                f"({reason}); take image placeholders out of the question"
-            ) from error
+        except Exception as error:  # of any kind, as processors check little
+            raise refusal(item, pictures, error, partial(_encode_plainly, processor)) from error
+        notes.add(pictures)
         n_visual = int(family.visual_positions(config, inputs["input_ids"]).sum())
         if images and not n_visual:
             raise DataError(
@@ -105,6 +110,8 @@ def encode(
         if progress:
             progress(done)
     check_positions(samples, processor, config)
+    for note in notes.lines():
+        (say or logging.getLogger("opsearch").warning)(note)
     return samples
 
 
@@ -124,6 +131,12 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
     nested = [list(images)] if images else None
     return dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))
+
+
+def _encode_plainly(processor: Any, images: Sequence[Any]) -> None:
+    """Encode images with a question that has no placeholders."""
+    plain = Item("", "?", (), tuple(images))
+    _tokenize(processor, prompt_text(processor, plain), images)
 
 
 def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:

@@ -185,7 +185,9 @@ def state(
         progress.total -= if_answered
     both = [*calibration, *heldout]
     with progress.stage(f"encoding {len(both)} samples") as tick:
-        encoded = encode(both, processor, model_config, lambda done: tick(done, len(both)))
+        encoded = encode(
+            both, processor, model_config, lambda done: tick(done, len(both)), progress.say
+        )
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     check_positions(encoded, processor, model_config, settings.positions, "--positions")
     if all_answered(heldout):

@@ -1,16 +1,23 @@
 """Items: loading of images, content digests, and errors that name the file."""
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
 from opsearch.data.item import Item
+from opsearch.data.pictures import EncodedImage
 from opsearch.errors import DataError
 from tests.support.messages import refuses
+from tests.support.pictures import CLEAR, MODES, encoded
+from tests.support.pictures import picture as random_picture
 
 
-def make_item(*images: Path | Image.Image, **changes: str) -> Item:
+def make_item(*images: Path | EncodedImage | Image.Image, **changes: str) -> Item:
     fields = {"id": "q1", "question": "what color?", **changes}
     return Item(answers=("red",), images=images, **fields)
 
@@ -94,3 +101,117 @@ def test_digest_does_not_depend_on_the_answers(picture: Image.Image) -> None:
     answers = [("red",), ("red", "blue"), ()]
     items = [Item("q1", "what color?", each, (picture,)) for each in answers]
     assert len({item.digest() for item in items}) == 1
+
+
+def digest(image: Image.Image | Path | EncodedImage) -> str:
+    return make_item(image).picture_digests()[0]
+
+
+def letter(character: str, ink: str, mode: str = "RGBA") -> Image.Image:
+    image = Image.new(mode, (40, 40), (0, 0, 0, 0))
+    ImageDraw.Draw(image).text((10, 10), character, fill=ink)
+    return image
+
+
+@pytest.mark.parametrize("ink", ["black", "white", "red"])
+def test_ink_on_a_clear_ground_is_content(ink: str) -> None:
+    assert digest(letter("A", ink)) != digest(letter("B", ink))
+    assert digest(letter("A", ink)) == digest(letter("A", ink))
+
+
+def test_the_color_of_invisible_pixels_is_no_content() -> None:
+    for ink in ("black", "white"):
+        pixels = np.array(letter("A", ink))
+        other = pixels.copy()
+        other[pixels[..., 3] == 0, :3] = 77
+        assert digest(Image.fromarray(pixels)) == digest(Image.fromarray(other))
+
+
+def test_values_of_sixteen_bits_are_content(tmp_path: Path) -> None:
+    """Processors make the same white picture of all of them."""
+    values = np.arange(1000, 61000, 600, dtype=np.uint16).reshape(10, 10)
+    pictures = [values, values + 1, values.astype(np.int32) + 1, values.astype(np.float32) / 65536]
+    found = [digest(Image.fromarray(each)) for each in pictures]
+    assert found[1] == found[2]
+    assert len(set(found)) == 3
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    assert digest(tmp_path / "deep.png") == digest(tmp_path / "deep.tiff") == found[0]
+
+
+@given(st.integers(0, 99), st.sampled_from(["1", "L", "P", "RGB", "RGBA", "LA"]))
+def test_a_picture_has_one_digest_in_all_lossless_formats(seed: int, mode: str) -> None:
+    made = random_picture(mode, (7, 5), seed)
+    forms = ["PNG", "TIFF", "BMP", "QOI", "GIF"] if mode in ("1", "L", "P") else ["PNG", "TIFF"]
+    files = [content for form in forms if (content := encoded(made, form)) is not None]
+    assert len(files) >= 2
+    found = {digest(EncodedImage(content, "file")) for content in files}
+    assert found == {digest(made)}
+    assert len({digest(made), digest(make_item(made).load_images()[0])}) == 1
+
+
+def test_equal_pixels_of_other_modes_are_one_picture() -> None:
+    gray = random_picture("L", (9, 9), 0)
+    wide = Image.fromarray(np.asarray(gray).astype(np.uint16))
+    modes = [gray.convert(mode) for mode in ("RGB", "RGBA", "P", "LA", "RGBX", "I", "F")]
+    assert {digest(image) for image in (gray, wide, *modes)} == {digest(gray)}
+
+
+def test_every_mode_is_shown_in_rgb_and_has_a_digest() -> None:
+    for mode in MODES:
+        for clear in (None, *CLEAR.get(mode, [])):
+            image = random_picture(mode, (8, 6), 1)
+            if clear is not None:
+                image.info["transparency"] = clear
+            (shown,) = make_item(image).load_images()
+            assert (shown.mode, shown.size) == ("RGB", (8, 6))
+            assert len(digest(image)) == 64
+
+
+def test_transparent_pixels_are_shown_on_white() -> None:
+    (shown,) = make_item(letter("A", "black")).load_images()
+    assert shown.getpixel((0, 0)) == (255, 255, 255)
+    assert shown.getextrema()[0][0] < 128
+
+
+def test_encoded_images_are_decoded_when_they_are_used() -> None:
+    buffer = BytesIO()
+    random_picture("RGB", (5, 4), 0).save(buffer, "PNG")
+    whole = EncodedImage(buffer.getvalue(), "x.parquet, row 3")
+    assert digest(whole) == digest(random_picture("RGB", (5, 4), 0))
+    broken = make_item(EncodedImage(whole.data[:60], whole.name))
+    assert "\\x" not in repr(broken)
+    with refuses(DataError, "item q1", "x.parquet, row 3", "replace"):
+        broken.load_images()
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_pixels_is_named(size: tuple[int, int]) -> None:
+    with refuses(DataError, "item q1", "no. 1", "pixels"):
+        make_item(Image.new("RGB", size)).pictures()
+
+
+def test_an_image_in_memory_whose_file_is_gone_is_named(tmp_path: Path) -> None:
+    random_picture("RGB", (50, 40), 0).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    opened = Image.open(BytesIO(content[: len(content) // 2]))
+    with opened, refuses(DataError, "item q1", "no. 1", "truncated"):
+        make_item(opened).load_images()
+
+
+@pytest.mark.parametrize("form", ["AVIF", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP"])
+def test_no_damage_of_a_file_ends_in_another_error(form: str) -> None:
+    content = encoded(random_picture("RGB", (20, 15), 0), form)
+    if content is None:
+        pytest.skip(f"this Pillow does not write {form}")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(content[: rng.integers(1, len(content) + 1)])
+        for position in rng.integers(0, min(len(damaged), 200), 3):
+            damaged[position] = rng.integers(256)
+        try:
+            make_item(EncodedImage(bytes(damaged), "a file")).picture_digests()
+        except DataError:
+            refused += 1
+    assert refused

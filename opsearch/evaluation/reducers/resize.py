@@ -44,7 +44,8 @@ class Resize:
             "shortest_edge": min(size["shortest_edge"], limit),
             "longest_edge": min(size["longest_edge"], limit),
         }
-        encoded = encode([sample.item for sample in samples], processor, self.config)
+        items = [sample.item for sample in samples]
+        encoded = encode(items, processor, self.config, say=lambda note: None)  # said before
         pairs = zip(encoded, samples, strict=True)
         return [replace(small, digest=sample.digest) for small, sample in pairs]
 
