@@ -27,12 +27,13 @@ test-lowest: .venv-lowest/ready
 
 # Families whose processors need torchvision.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers $(ARGS)
+	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers \
+	  tests/models/test_pictures.py $(ARGS)
 
 # Evaluation with lmms-eval (only the packages that our tasks and wrappers import), accelerate and two
 # quantisers; then the wrappers that need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/evaluation/lmms \
+	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/evaluation/lmms tests/data/test_datasets.py \
 	  tests/models/test_quantised.py tests/models/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/evaluation/lmms $(ARGS)

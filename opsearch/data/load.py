@@ -22,7 +22,8 @@ def load_items(
     """Return items for a search or an evaluation.
 
     Args:
-        source: `demo` for the embedded tasks, a JSON Lines or Parquet file, or `lmms:TASK`.
+        source: `demo` for the embedded tasks, a JSON Lines or Parquet file, a data-set folder
+            (docs/data.md), or `lmms:TASK`.
         samples: Number of items; None: all of a file, 64 of the embedded tasks or of a task.
         split: Split of the embedded tasks: train, calibration, held-out or test.
         seed: Seed by which items of the embedded tasks or of a task are drawn.

@@ -54,6 +54,48 @@ def test_a_blank_answer_is_unknown(folder: Path) -> None:
     assert [item.answers for item in items] == [(), ("red",)]
 
 
+def test_an_image_may_be_a_list_and_images_a_path(folder: Path) -> None:
+    short = {"image": ["sub/b.png", "a.png"], "question": "?", "answer": "x"}
+    long = {"images": "a.png", "question": "?", "answer": "x"}
+    first, second = load_jsonl(write(folder, short, long))
+    assert [Path(str(image)).name for image in first.images] == ["b.png", "a.png"]
+    assert [Path(str(image)).name for image in second.images] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "answers"),
+    [
+        ({"answer": 3}, ("3",)),
+        ({"answer": 3.0}, ("3",)),
+        ({"answer": -3.5}, ("-3.5",)),
+        ({"answer": 2**70}, (str(2**70),)),
+        ({"answer": 1e300}, ("1e+300",)),
+        ({"answer": ["a", 4, "", None]}, ("a", "4")),
+        ({"answers": "a"}, ("a",)),
+        ({"answer": [{"answer": "net", "answer_confidence": "yes"}, "nets"]}, ("net", "nets")),
+        ({"answer": None}, ()),
+        ({"answers": None}, ()),
+        ({"answer": "a", "answers": None}, ("a",)),
+    ],
+)
+def test_answers_may_be_numbers_and_lists(
+    folder: Path, given: dict[str, Any], answers: tuple[str, ...]
+) -> None:
+    (item,) = load_jsonl(write(folder, {"image": "a.png", "question": "?", **given}))
+    assert item.answers == answers
+
+
+def test_words_about_an_item_may_be_numbers(folder: Path) -> None:
+    words = {"id": 7, "family": 1.0, "group": 4, "metric": "anls"}
+    (item,) = load_jsonl(write(folder, {**GOOD, **words}))
+    assert (item.id, item.family, item.group, item.metric) == ("7", "1", "4", "anls")
+
+
+def test_null_is_a_missing_key(folder: Path) -> None:
+    nulls = dict.fromkeys(["images", "answers", "id", "family", "group", "metric"])
+    assert load_jsonl(write(folder, {**GOOD, **nulls})) == load_jsonl(write(folder, GOOD))
+
+
 def test_unknown_answers_are_an_empty_list(folder: Path) -> None:
     unknown = {"image": "a.png", "question": "?", "answers": []}
     assert load_jsonl(write(folder, unknown))[0].answers == ()
@@ -78,7 +120,25 @@ def test_a_relative_path_works_from_elsewhere(
         ({"image": "a.png", "answer": "red"}, ['"question"', EXAMPLE]),
         ({**GOOD, "anwser": "x"}, ['"anwser"', "answer, answers"]),
         ({**GOOD, "question": ""}, ['"question"', "at least 1", EXAMPLE]),
-        ({**GOOD, "answer": 7}, ['"answer"', "valid string", EXAMPLE]),
+        ({**GOOD, "answer": True}, ['"answer"', '"true"', '"yes"', EXAMPLE]),
+        ({**GOOD, "answer": ["a", False]}, ['"answer"', '"false"', EXAMPLE]),
+        ({**GOOD, "answer": float("nan")}, ['"answer"', "nan", EXAMPLE]),
+        ({**GOOD, "answer": [["a"]]}, ['"answer"', "a list", EXAMPLE]),
+        ({**GOOD, "answer": {"text": "a"}}, ['"answer"', "text", '"answer"', EXAMPLE]),
+        ({**GOOD, "question": ["a"]}, ['"question"', "a list", EXAMPLE]),
+        ({**GOOD, "question": None}, ['"question"', "missing", EXAMPLE]),
+        ({**GOOD, "metric": "bleu"}, ['"metric"', '"bleu"', "match, vqa, anls, relaxed"]),
+        ({**GOOD, "group": []}, ['"group"', "a list", EXAMPLE]),
+        ({**GOOD, "group": True}, ['"group"', "true", EXAMPLE]),
+        ({**GOOD, "family": ""}, ['"family"', "at least 1", EXAMPLE]),
+        ({**GOOD, "image": 3}, ['"image"', "int", EXAMPLE]),
+        ({**GOOD, "image": None}, ['"image"', "null", EXAMPLE]),
+        ({**GOOD, "image": []}, ['"image"', "at least 1", EXAMPLE]),
+        ({**GOOD, "image": ["a.png", None]}, ['"image"', "null", EXAMPLE]),
+        ({**GOOD, "image": {"url": "a.png"}}, ['"image"', "url", EXAMPLE]),
+        ({**GOOD, "image": "https://x.org/a.png"}, ["https://x.org/a.png", "URL", "download"]),
+        ({**GOOD, "image": ["a.png", "S3://b/a.png"]}, ["S3://b/a.png", "URL", "download"]),
+        ({**GOOD, "image": "data:image/png;base64," + 99 * "A"}, ["data:image/png", "...", "file"]),
         ({**GOOD, "answers": ["red"]}, ['"answer"', '"answers"', "one"]),
         ({"image": "a.png", "question": "?"}, ['"answer"', '"answers"', "one"]),
         ({"question": "?", "answer": "x"}, ['"image"', '"images"', "one"]),

@@ -13,6 +13,7 @@ import typer
 from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
 from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.inspection import export, list_parts, report, show
+from opsearch.commands.cli.notes import printed_notes
 from opsearch.commands.cli.options import CommandNamingParts, err
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
@@ -66,7 +67,8 @@ def call(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         line = shlex.join(["opsearch", *arguments])
-        result: Any = app(arguments, standalone_mode=False, obj=line)
+        with printed_notes():
+            result: Any = app(arguments, standalone_mode=False, obj=line)
     except typer.Exit as stop:
         result = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

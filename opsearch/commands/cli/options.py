@@ -33,16 +33,16 @@ Model = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="JSONL or Parquet file with images, questions and answers; default: the embedded "
-        "tasks.",
+        help="JSONL or Parquet file, or folder with metadata, of images, questions and answers; "
+        "default: the embedded tasks.",
         rich_help_panel=MODEL_AND_DATA,
     ),
 ]
 RunData = Annotated[
     Path | None,
     typer.Option(
-        help="JSONL or Parquet file with images, questions and answers, or lmms:TASK for a task of "
-        "lmms-eval; default: the embedded tasks.",
+        help="JSONL or Parquet file, or folder with metadata, of images, questions and answers; or "
+        "lmms:TASK for a task of lmms-eval; default: the embedded tasks.",
         rich_help_panel=MODEL_AND_DATA,
     ),
 ]
