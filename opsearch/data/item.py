@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -63,8 +64,13 @@ class Item:
 
         It does not depend on the answers, on the id, or on the paths of the files.
         """
-        content = [self.question, *self.picture_digests()]
+        content = [self.question, *self.pictures]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @cached_property
+    def pictures(self) -> tuple[str, ...]:
+        """Digests of the pictures, for which the images are read once."""
+        return self.picture_digests()
 
     def picture_digests(self) -> tuple[str, ...]:
         """Return a SHA-256 (hex) of size and pixels of each image; not of the bytes of its file."""
