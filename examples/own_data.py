@@ -48,14 +48,13 @@ def main() -> None:
         cheaper = opsearch.solve(given.out, budget=budget, out=folder)
         print(budget, cheaper.policy.name, f"{cheaper.value:.3f} {cheaper.solution.unit}")
 
-    # Judge on the items that the search did not use.
-    used = set(opsearch.Run(given.out).solution["items"])
+    # Judge on the items that share no image and no group with those of the search.
     items = opsearch.load_items(given.data)
-    unseen = [item for item in items if item.digest() not in used]
+    unseen = opsearch.Run(given.out).unseen(items)
     model, processor = opsearch.load_model(given.model, dtype=given.dtype, device=given.device)
     scores = opsearch.evaluate(model, processor, unseen, found.policy)
     print(f"{scores.changed} of {len(unseen)} answers changed; not judged: ", end="")
-    print(f"{len(items) - len(unseen)} items that were searched on")
+    print(f"{len(items) - len(unseen)} items that were searched on, or share an image with those")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ class Progress:
         self.seconds[title] = time.perf_counter() - start
         self.say(f"{label}: {self.seconds[title]:.1f} s")
 
+    def unnumbered(self, title: str) -> AbstractContextManager[Tick]:
+        """Show work that is usually short and belongs to no stage; its end prints nothing."""
+        return self._drawn(title, "")
+
     def say(self, text: str) -> None:
         """Print and log a line between the stages."""
         _LOGGER.info(text)

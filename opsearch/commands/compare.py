@@ -85,8 +85,8 @@ def compare(
 ) -> None:
     """Search, measure and store policies for each budget, with the settings of a run.
 
-    The test samples come from the test split of the embedded tasks, or from the run's data file
-    without its calibration samples.
+    The test samples come from the test split of the embedded tasks, or from the run's data without
+    all that shares a picture or a group with its calibration samples. They may have been held out.
 
     Args:
         folder: The run folder.
@@ -104,8 +104,10 @@ def compare(
         DataError: A test sample has no answer, or there are none.
         OpsearchError: The run, its model or its data cannot be used.
     """
+    if samples < 1:
+        raise DataError(f"--samples {samples} selects no test samples; give a number above 0")
     run = RunFolder(folder)
-    given = {"heldout": samples, "out": folder} | ({} if effort is None else {"effort": effort})
+    given = {"out": folder} | ({} if effort is None else {"effort": effort})
     settled = settle(RunConfig.load(run.config).changed(**given))
     if times:
         settled.settings.model.check("compare --times")
@@ -113,14 +115,11 @@ def compare(
     further = parse_rankers(rankers, settled.model_config)
     total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
     progress = Progress(console or Console(stderr=True, markup=False), total)
-    prepared = prepare(settled, progress, split="test")
+    prepared = prepare(settled, progress, test=samples)
     if not all_answered([sample.item for sample in prepared.heldout]):
-        data = settled.config.data
         raise DataError(
-            "a comparison needs samples with answers besides the calibration samples; add some to "
-            f"{data}"
-            if data
-            else "a comparison needs test samples; give --samples a number above 0"
+            "a comparison needs samples with answers besides the calibration samples and those "
+            f"that share an image or a group with them; add some to {settled.config.data}"
         )
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)
     tasks = [search_task(name, limits, prepared, progress) for name in spaces]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -50,6 +51,7 @@ from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.runs.config import IN_MEMORY, MAX_NEW_TOKENS, RunConfig
 from opsearch.runs.prepare import settle_for, state
+from opsearch.runs.samples import given_items
 from opsearch.runs.session import measurement_facts
 from opsearch.runs.setup import make_cost, parse_budgets
 
@@ -79,7 +81,7 @@ def search(
         model: A multimodal LLM of a supported family; patched or quantised ones are measured as
             they are.
         processor: Its processor, with a chat template.
-        items: The calibration items.
+        items: The calibration items; those of one question about the same images are one sample.
         budget: One or several budgets, e.g. "30%" or ["20%", "50%kv"].
         space: Name of a space, with parameters if it has any, or a space.
         objective: Name of an objective, or an objective factory; None: chosen by the time that
@@ -87,7 +89,8 @@ def search(
         solver: Name of a solver, or a solver; None: chosen by the form of the objective.
         ranker: Name of a ranker, "name(parameter=value)", or a spec; None: that of the family.
             Not used if `space` is an object, whose policies have their own.
-        heldout: Held-out items; without them the comparison has no accuracies.
+        heldout: Held-out items; without them the comparison has no accuracies. All are used; a line
+            of the progress counts those that share an image or a group with calibration items.
         out: The run folder, in which an interrupted search resumes; None: a temporary folder.
         progress: Show progress.
         **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
@@ -122,7 +125,13 @@ def search(
         settled = settle_for(model.config, config, {**parts, "budgets": budgets})
         console = Console(stderr=True) if progress else None
         shown = search_progress(console, settled.settings, loading=0)
-        prepared = state(settled, processor, (items, heldout), shown, if_answered=1)
+        drawn = given_items(items, heldout)
+        for note in drawn.notes:
+            shown.say(note)
+        counts = {"samples": len(drawn.calibration), "heldout": len(drawn.heldout)}
+        settled = replace(settled, config=settled.config.model_copy(update=counts))
+        both = drawn.calibration, drawn.heldout
+        prepared = state(settled, processor, both, shown, if_answered=1)
         result = search_and_save(prepared, shown, model)
         # From here on the folder goes with the result.
         finalize(result, temporary.pop_all().close)
@@ -269,7 +278,8 @@ def evaluate(
     Args:
         model: A loaded model.
         processor: Its processor.
-        items: Items with answers, without those that the policy was searched on.
+        items: Items with answers, without those that the policy was searched on
+            (`Run.unseen` leaves them out).
         policy: The policy.
         original: Answers of the original to these items, `scores.original` of an earlier call;
             None: generate them.

@@ -14,7 +14,7 @@ from opsearch.commands.search_result import SearchResult
 from opsearch.evaluation.run_table import compare, table
 from opsearch.files import write_atomic
 from opsearch.measure.engine import SampleMeasure
-from opsearch.measure.storage.records import CALIBRATION, HELD_OUT
+from opsearch.measure.storage.records import HELD_OUT
 from opsearch.measure.workers.cluster import Workers
 from opsearch.objectives.additive import Additive
 from opsearch.problem.objective_factory import progress_unit
@@ -95,7 +95,7 @@ def search_and_save(
         problem, solution = _searched(prepared, session)
         assert solution.policy is not None  # _searched() raises otherwise
         # Not earlier, so that an interrupted run leaves the previous one unchanged.
-        session.store.put_samples(CALIBRATION, stored_samples(prepared.calibration))
+        session.store.put_calibration(stored_samples(prepared.calibration), prepared.seen)
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
         comparison = table(compare(prepared, solution.policy, session.engine, progress))
         if prepared.table is not None:

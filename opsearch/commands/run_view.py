@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from opsearch.commands import python_api
 from opsearch.commands.export import measurements
 from opsearch.commands.front import Front
 from opsearch.commands.search_result import SearchResult
+from opsearch.data.groups import item_links, unseen_rows
+from opsearch.data.item import Item
 from opsearch.policy.policy import Policy
 from opsearch.report.stored import solution_record
 from opsearch.runs.config import RunConfig
@@ -73,6 +76,22 @@ class Run:
     def measurements(self) -> pd.DataFrame:
         """All stored divergences, one row per policy and sample."""
         return measurements(self.path)
+
+    def unseen(self, items: Sequence[Item]) -> list[Item]:
+        """Return the items to judge the policy on: those that share nothing with its search.
+
+        Items on which it was searched are left out, and items that share an image or a group with
+        those, directly or by way of other items.
+
+        Args:
+            items: The items.
+
+        Raises:
+            RunFolderError: The folder does not list what the search saw.
+        """
+        seen = RunFolder(self.path).seen()
+        unseen = unseen_rows([item_links(item) for item in items], seen)
+        return [item for item, alone in zip(items, unseen, strict=True) if alone]
 
     def solve(self, **changes: Any) -> SearchResult:
         """Solve again from stored measurements, with the arguments of `opsearch.solve`."""

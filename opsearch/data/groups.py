@@ -42,7 +42,7 @@ def item_links(item: Item, *same: Item) -> tuple[str, ...]:
         same: Items with the same question and the same images, of which only the groups are read.
     """
     groups = (each.group for each in (item, *same) if each.group is not None)
-    shown = tuple(map(_picture, item.pictures)) or (_item(item.digest()),)
+    shown = tuple(map(_picture, item.picture_digests)) or (_item(item.digest()),)
     return tuple(dict.fromkeys((*shown, *map(_group, groups))))
 
 
@@ -65,7 +65,7 @@ class Seen:
         """Return what a search on these items sees."""
         return cls(
             tuple(dict.fromkeys(item.digest() for item in items)),
-            tuple(dict.fromkeys(digest for item in items for digest in item.pictures)),
+            tuple(dict.fromkeys(digest for item in items for digest in item.picture_digests)),
             tuple(dict.fromkeys(item.group for item in items if item.group is not None)),
         )
 

@@ -64,16 +64,12 @@ class Item:
 
         It does not depend on the answers, on the id, or on the paths of the files.
         """
-        content = [self.question, *self.pictures]
+        content = [self.question, *self.picture_digests]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @cached_property
-    def pictures(self) -> tuple[str, ...]:
-        """Digests of the pictures, for which the images are read once."""
-        return self.picture_digests()
-
     def picture_digests(self) -> tuple[str, ...]:
-        """Return a SHA-256 (hex) of size and pixels of each image; not of the bytes of its file."""
+        """SHA-256 (hex) of each image's size and pixels, whatever its file; read only once."""
         return tuple(picture.digest() for picture in self.pictures())
 
 

@@ -10,7 +10,7 @@ Documents are read as lmms-eval's chat models read them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,35 @@ def lmms_items(name: str, seed: int) -> Iterator[Item]:
 
     The items have no answers, because the task's metric scores the predictions.
     """
+    for items in lmms_rows(name, seed):
+        yield from items
+
+
+def lmms_rows(name: str, seed: int) -> LmmsRows:
+    """Return a task's documents, shuffled by the seed."""
     task = load_task(name)
     order = list(range(len(task.eval_docs)))
     random.Random(seed).shuffle(order)
-    for index in order:
-        item = lmms_item(task, index)
-        if item.images:
-            yield item
+    return LmmsRows(task, order)
+
+
+class LmmsRows(Sequence[list[Item]]):
+    """Documents of a task, each read when it is indexed: its item, or none if it has no images.
+
+    Args:
+        task: The task.
+        order: Numbers of the documents.
+    """
+
+    def __init__(self, task: Any, order: Sequence[int]) -> None:
+        self._task, self._order = task, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, position: Any) -> Any:
+        item = lmms_item(self._task, self._order[position])
+        return [item] if item.images else []
 
 
 def lmms_item(task: Any, index: int) -> Item:

@@ -86,8 +86,8 @@ class Rows:
         if files and len(files) == len(item.images):
             known = self._pictures.get(files)
             if known is not None:
-                vars(item)["pictures"] = known  # the cache of the property
-            self._pictures[files] = item.pictures
+                vars(item)["picture_digests"] = known  # the cache of the property
+            self._pictures[files] = item.picture_digests
 
 
 def bundled(items: Sequence[Item], order: Sequence[Item] | None = None) -> list[list[Item]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from rich.console import Console
 
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
-from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.data.groups import Seen
+from opsearch.data.rows import Rows, bundled
+from opsearch.data.split import take_unseen
+from opsearch.errors import DataError, RunFolderError
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.positions import check_positions
@@ -23,6 +24,7 @@ from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
 from opsearch.runs.config import MAX_NEW_TOKENS
 from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.samples import repeats
 
 _STAGES = 4
 
@@ -34,7 +36,8 @@ class Scores:
     Attributes:
         original: Answers of the original.
         policy: Answers under the policy.
-        dropped: Number of samples excluded because the policy was searched on them.
+        dropped: Number of samples excluded because the policy was searched on them, or on samples
+            with an image or a group in common.
     """
 
     original: Answers
@@ -65,7 +68,8 @@ def evaluate(
 ) -> Scores:
     """Generate answers with the original and with the policy of a run folder or file.
 
-    Samples on which the policy was searched are excluded.
+    Samples on which the policy was searched are excluded, with all that share an image or a group
+    with them. Rows that repeat the question and the images of another are one sample.
 
     Args:
         path: Run folder or policy file.
@@ -84,13 +88,17 @@ def evaluate(
     model.check()
     config, processor = model.load_config(), model.load_processor()
     check_fits(policy, config)
-    items = load_file(data) if data else embedded(split, samples, seed)
-    kept, dropped = _unseen(items, calibrated_on(path, progress.say), samples)
+    rows = Rows(bundled(load_file(data) if data else embedded(split, samples, seed)))
+    seen = calibrated_on(path, progress.say)
+    kept = [rows.sample(digest) for digest in take_unseen(rows, seen.links, samples)]
+    dropped = len(rows.digests) - len(kept)
     if not kept:
         raise DataError(
-            f"the policy was searched on all {len(items)} samples; choose others with --data or "
-            "--split"
+            f"the policy was searched on all {dropped} samples, or on samples that share an image "
+            "or a group with them; choose others with --data or --split"
         )
+    if note := repeats(rows):
+        progress.say(note)
     with progress.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
     check_positions(encoded, processor, config, MAX_NEW_TOKENS)
@@ -127,31 +135,13 @@ def answer_both(
     return Scores(original, pruned, dropped)
 
 
-def _unseen(items: Sequence[Item], used: set[str], count: int) -> tuple[list[Item], int]:
-    """Return the first `count` unused items, and the number of used ones before them."""
-    kept: list[Item] = []
-    skipped = 0
-    for item in items:
-        if len(kept) == count:
-            break
-        if item.digest() in used:
-            skipped += 1
-        else:
-            kept.append(item)
-    return kept, skipped
-
-
-def calibrated_on(path: Path, say: Callable[[str], None]) -> set[str]:
-    """Return the digests of the samples a policy was searched on.
+def calibrated_on(path: Path, say: Callable[[str], None]) -> Seen:
+    """Return the samples that a policy was searched on.
 
     Print a note if they are not recorded.
     """
-    record = RunFolder(path if path.is_dir() else path.parent).solution
     try:
-        return set(json.loads(record.read_text(encoding="utf-8"))["items"])
-    except (OSError, ValueError, KeyError, TypeError):
-        say(
-            f"{record} does not list the samples on which this policy was searched, so none are "
-            "excluded"
-        )
-        return set()
+        return RunFolder(path if path.is_dir() else path.parent).seen()
+    except RunFolderError as error:
+        say(f"no samples are excluded: {error}")
+        return Seen()

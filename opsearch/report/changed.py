@@ -13,6 +13,7 @@ from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.item import Item
 from opsearch.data.lmms import PREFIX as LMMS_PREFIX
+from opsearch.data.rows import bundled, merged
 from opsearch.errors import DataError, RunFolderError
 from opsearch.measure.storage.records import HELD_OUT, StoredAnswer, StoredSample
 from opsearch.measure.storage.store import Store
@@ -121,7 +122,7 @@ class _Items:
             self._reason = f"the report does not load the documents of {config.data}"
         else:
             try:
-                items = load_file(config.data)
+                items = [merged(rows) for rows in bundled(load_file(config.data))]
             except DataError as error:
                 self._reason = str(error)
         self._by_id = {item.id: item for item in items}

@@ -37,7 +37,8 @@ class RunConfig(BaseModel):
         attention: Attention implementation.
         data: Data file, or `lmms:TASK`; None: the embedded tasks.
         samples: Number of calibration samples.
-        heldout: Number of held-out samples.
+        heldout: Number of held-out samples; none shares an image or a group with a calibration
+            sample.
         seed: Draws the samples and seeds the solver.
         space: Space of policies, with parameters where it takes some.
         kv: `leaves` or `stays`, for the space dop.

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from opsearch import registry
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
-from opsearch.data.embedded import embedded
-from opsearch.data.files import load_file
+from opsearch.data.groups import Seen
 from opsearch.data.item import Item, all_answered
-from opsearch.data.lmms import PREFIX as LMMS_PREFIX
-from opsearch.data.lmms import lmms_items
-from opsearch.errors import DataError
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
@@ -28,10 +21,11 @@ from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
 from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
-from opsearch.runs.config import AS_OBJECT, IN_MEMORY, MAX_NEW_TOKENS, RunConfig
+from opsearch.runs.config import AS_OBJECT, MAX_NEW_TOKENS, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.samples import run_items
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 from opsearch.timing.latency_table import fit_latency, machine_of
 
@@ -73,9 +67,9 @@ class Prepared:
     table: LatencyTable | None = None
 
     @property
-    def item_digests(self) -> list[str]:
-        """Digests of the calibration items."""
-        return [sample.content for sample in self.calibration]
+    def seen(self) -> Seen:
+        """The calibration samples, as evaluations recognise them."""
+        return Seen.of([sample.item for sample in self.calibration])
 
 
 @dataclass(frozen=True)
@@ -139,14 +133,14 @@ def _own_ranker(space: Space) -> RankerSpec | None:
 
 
 def prepare(
-    settled: Settled, progress: Progress, split: str = "held-out", if_answered: int = 0
+    settled: Settled, progress: Progress, test: int | None = None, if_answered: int = 0
 ) -> Prepared:
     """Load data and processor by name, and state the search.
 
     Args:
         settled: The settings of the run.
         progress: Shows progress.
-        split: The split of the embedded tasks that the held-out samples are drawn from.
+        test: Number of test samples that take the place of the held-out ones; None: none do.
         if_answered: Number of stages that run only if all held-out samples have answers.
 
     Raises:
@@ -155,10 +149,11 @@ def prepare(
     """
     config = settled.config
     processor = settled.settings.model.load_processor()
-    calibration, heldout = run_items(config, split)
-    if (found := (len(calibration), len(heldout))) != (config.samples, config.heldout):
-        progress.say(_fewer(config, *found))
-    return state(settled, processor, (calibration, heldout), progress, if_answered)
+    with progress.unnumbered(f"reading {config.data or 'the embedded tasks'}") as tick:
+        drawn = run_items(config, test, tick)
+    for note in drawn.notes:
+        progress.say(note)
+    return state(settled, processor, (drawn.calibration, drawn.heldout), progress, if_answered)
 
 
 def check_ranker(spec: RankerSpec | None, model_config: Any) -> None:
@@ -252,42 +247,3 @@ def _completed(config: RunConfig, choice: SearchChoice, ranker: RankerSpec) -> R
         "ranker": str(ranker),
     }
     return config.model_copy(update=chosen)
-
-
-def run_items(config: RunConfig, split: str = "held-out") -> tuple[list[Item], list[Item]]:
-    """Return the items of calibration and held-out samples, disjoint in content.
-
-    The embedded tasks have a split for each. A file or a task of lmms-eval is shuffled by the seed
-    and cut, and samples that repeat a calibration sample are left out of the held-out part.
-    """
-    if config.data is None:
-        heldout = embedded(split, config.heldout, config.seed) if config.heldout else []
-        return embedded("calibration", config.samples, config.seed), heldout
-    items = _shuffled(str(config.data), config.seed)
-    calibration = list(islice(items, config.samples))
-    used = {item.digest() for item in calibration}
-    rest = (item for item in items if item.digest() not in used)
-    return calibration, list(islice(rest, config.heldout))
-
-
-def _fewer(config: RunConfig, calibration: int, heldout: int) -> str:
-    """Describe how many samples are used where the data hold fewer than requested."""
-    left = "" if heldout or not config.heldout else "; use fewer --samples to have held-out ones"
-    return (
-        f"{config.data} has {calibration} of {config.samples} calibration samples and "
-        f"{heldout} of {config.heldout} held-out samples{left}"
-    )
-
-
-def _shuffled(data: str, seed: int) -> Iterator[Item]:
-    """Yield the items of a file, or of lmms:TASK, whose documents are read as they are needed."""
-    if data == IN_MEMORY:
-        raise DataError(
-            "this run searched on samples in memory, which its folder does not hold; "
-            "give --data FILE"
-        )
-    if data.startswith(LMMS_PREFIX):
-        return lmms_items(data.removeprefix(LMMS_PREFIX), seed)
-    items = load_file(Path(data))
-    random.Random(seed).shuffle(items)
-    return iter(items)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
+from opsearch.data.groups import Seen
 from opsearch.files import write_atomic, write_text
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import Separable, Table
@@ -29,8 +30,8 @@ class Searched(Protocol):
         """Model family."""
 
     @property
-    def item_digests(self) -> list[str]:
-        """Digests of the calibration items, which evaluation leaves out."""
+    def seen(self) -> Seen | None:
+        """The calibration samples, which evaluation leaves out; None if they are not known."""
 
 
 def save_solution(
@@ -91,7 +92,7 @@ def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[s
         "seconds": solution.seconds,
         "note": solution.note,
         "versions": solution.versions,
-        "items": searched.item_digests,
+        **(dataclasses.asdict(searched.seen) if searched.seen else {}),
     }
 
 

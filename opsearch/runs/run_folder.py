@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 
 
@@ -35,6 +37,27 @@ class RunFolder:
         """
         words = ["front", *(["joint"] if searched else []), *([] if cost == "flops" else [cost])]
         return self.path / f"{'_'.join(words)}.csv"
+
+    def seen(self) -> Seen:
+        """Return the samples that the search of the solution saw.
+
+        Raises:
+            RunFolderError: They are not recorded, or by an earlier version.
+        """
+        try:
+            record = json.loads(self.solution.read_text(encoding="utf-8"))
+            items = record["items"]
+            if "pictures" in record:
+                return Seen(tuple(items), tuple(record["pictures"]), tuple(record["groups"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunFolderError(
+                f"{self.solution} does not list the samples on which this policy was searched; "
+                "`opsearch run` writes such a file"
+            ) from None
+        raise RunFolderError(
+            f"{self.solution} is of an earlier version of opsearch, which recognised samples in "
+            "another way; run `opsearch run` again"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:

@@ -16,6 +16,7 @@ from opsearch.analysis.measured import Measured
 from opsearch.analysis.outcomes import Outcome
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
+from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.noise import noise_floor
 from opsearch.measure.storage.records import COLUMNS, StoredSample
@@ -72,6 +73,11 @@ class StoredSearch:
     def sample_keys(self) -> list[str]:
         """Keys of the numbers that are stored for the calibration samples."""
         return [sample.item for sample in self.samples]
+
+    @property
+    def seen(self) -> Seen | None:
+        """What evaluations recognise the samples by; None for a run of an earlier version."""
+        return self.store.seen()
 
     @property
     def noise_floor(self) -> float:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import tempfile
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +22,7 @@ from opsearch.problem.spaces.depth import depth_space
 from opsearch.progress import Progress
 from opsearch.runs.run_folder import RunFolder
 from opsearch.solvers.grid import Grid
-from tests.support.messages import refuses
+from tests.support.messages import naming, refuses
 
 SETTINGS = {"space": "tokens", "n_v": (".5", ".25"), "seed": 3, "budget": "80%"}
 
@@ -55,6 +56,15 @@ def test_the_result_is_that_of_the_command_line(found, tmp_path):
     assert run.solution["point"] == found.solution.point
     assert run.policy == found.policy
     np.testing.assert_array_equal(run.comparison, found.comparison)
+
+
+def test_held_out_items_in_common_with_calibration_are_said(demo, items, caplog):
+    new = opsearch.load_items("demo", samples=1, split="held-out")
+    heldout = [replace(items[0], question="what ?"), *new]
+    with caplog.at_level(logging.INFO, "opsearch"):
+        found = opsearch.search(*demo, items, heldout=heldout, progress=False, **SETTINGS)
+    assert any(re.search(naming("1 of 2 held-out"), line) for line in caplog.messages)
+    assert opsearch.Run(found.folder).unseen(heldout) == new
 
 
 def test_a_result_shows_itself(found):

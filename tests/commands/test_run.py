@@ -35,7 +35,7 @@ from opsearch.policy import builders
 from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.solution import Status
-from opsearch.runs.prepare import run_items
+from opsearch.runs.samples import run_items
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.support.messages import naming
 
@@ -326,13 +326,13 @@ def test_splits_of_a_file_never_overlap(pictures, samples):
     folder, records = pictures
     twice = [record | {"id": f"{copy}{i}"} for copy in "ab" for i, record in enumerate(records)]
     data = write(folder, "twice.jsonl", twice)
-    calibration, heldout = run_items(RunConfig(data=data, samples=samples))
-    assert not {i.digest() for i in calibration} & {i.digest() for i in heldout}
+    drawn = run_items(RunConfig(data=data, samples=samples))
+    assert not {i.digest() for i in drawn.calibration} & {i.digest() for i in drawn.heldout}
 
 
 def test_splits_of_the_embedded_tasks_never_overlap():
-    calibration, heldout = run_items(RunConfig(samples=200, heldout=200, seed=5))
-    assert not {i.digest() for i in calibration} & {i.digest() for i in heldout}
+    drawn = run_items(RunConfig(samples=200, heldout=200, seed=5))
+    assert not {i.digest() for i in drawn.calibration} & {i.digest() for i in drawn.heldout}
 
 
 @pytest.mark.parametrize("unknown", [slice(None), slice(1, None)], ids=["all", "some"])

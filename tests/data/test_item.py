@@ -104,7 +104,7 @@ def test_digest_does_not_depend_on_the_answers(picture: Image.Image) -> None:
 
 
 def digest(image: Image.Image | Path | EncodedImage) -> str:
-    return make_item(image).picture_digests()[0]
+    return make_item(image).picture_digests[0]
 
 
 def letter(character: str, ink: str, mode: str = "RGBA") -> Image.Image:
@@ -211,7 +211,7 @@ def test_no_damage_of_a_file_ends_in_another_error(form: str) -> None:
         for position in rng.integers(0, min(len(damaged), 200), 3):
             damaged[position] = rng.integers(256)
         try:
-            make_item(EncodedImage(bytes(damaged), "a file")).picture_digests()
+            make_item(EncodedImage(bytes(damaged), "a file")).digest()
         except DataError:
             refused += 1
     assert refused

@@ -103,8 +103,8 @@ def test_images_are_bytes_paths_or_both(folder):
     path = table(folder, image=given, question=["?"] * 3, answer=["red"] * 3)
     raw = table(folder, "raw.parquet", image=[png("red")], question=["?"], answer=["red"])
     items = [*load_file(path), *load_file(raw)]
-    expected = load_file(write(folder, [ROWS[0]]))[0].picture_digests()
-    assert [item.picture_digests() for item in items] == [expected] * 4
+    expected = load_file(write(folder, [ROWS[0]]))[0].picture_digests
+    assert [item.picture_digests for item in items] == [expected] * 4
 
 
 def test_lists_of_images_keep_their_order(folder):

@@ -1,22 +1,28 @@
 """eval answers items with the original and under a policy, and leaves out what was searched on."""
 
 import json
+import re
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import opsearch
 from opsearch import Policy, RankerSpec, RunConfig
 from opsearch.commands.run import run
 from opsearch.commands.solve import solve
 from opsearch.data.embedded import embedded
-from opsearch.errors import DataError, OpsearchError, PolicyError
+from opsearch.data.groups import item_links, unseen_rows
+from opsearch.errors import DataError, OpsearchError, PolicyError, RunFolderError
 from opsearch.evaluation.answers import Answers, answer, relative_average
 from opsearch.evaluation.evaluate import evaluate
 from opsearch.models.loading import load_processor
 from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
+from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.samples import run_items
 from tests.measure.demo import LAYERS, model, samples, two_pictures
 from tests.support.messages import naming
 
@@ -96,6 +102,70 @@ def test_items_that_the_policy_was_searched_on_are_left_out(searched, tmp_path):
     for path in (searched, searched / "policy_config.json", tmp_path / "again"):
         scores = evaluate(path, ModelSpec(), data=data, console=SILENT)
         assert (scores.dropped, len(scores.original.texts)) == (5, 3)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run on data with five questions about each picture, and the data."""
+    folder = tmp_path_factory.mktemp("shared")
+    rows = []
+    for i, item in enumerate(embedded("train", 5)):
+        for kind in ("png", "bmp"):
+            item.images[0].save(folder / f"{i}.{kind}")
+        rows += [
+            {"image": f"{i}.{'bmp' if q % 2 else 'png'}", "question": f"{q}?", "answer": "red"}
+            for q in range(5)
+        ]
+    data = folder / "shared.jsonl"
+    data.write_text("\n".join(map(json.dumps, [*rows, *rows])))
+    settings = {"samples": 3, "heldout": 4, "n_v": (".5",), "objective": "additive"}
+    config = RunConfig(data=data, out=folder / "run", **settings)
+    run(config, SILENT)
+    return config, data
+
+
+def test_pictures_that_the_search_saw_are_left_out_by_one_rule(shared, tmp_path):
+    config, data = shared
+    said = StringIO()
+    scores = evaluate(config.out, ModelSpec(), data=data, console=Console(file=said, width=300))
+    tested = {item.digest() for item in run_items(config, test=99).heldout}
+    unseen = opsearch.Run(config.out).unseen(opsearch.load_items(data))
+    assert {item.digest() for item in unseen} == tested
+    assert len(unseen) == 2 * len(tested) == 2 * len(scores.original.texts)
+    assert scores.dropped == 25 - len(tested)
+    assert re.search(naming(25, 50), said.getvalue())
+    seen = RunFolder(config.out).seen()
+    assert not {digest for item in unseen for digest in item.picture_digests} & set(seen.pictures)
+    # A solve needs the measurements only, and records the same.
+    for name in ("run.yaml", "measurements.db"):
+        (tmp_path / name).write_bytes((config.out / name).read_bytes())
+    solve(tmp_path, budget=["60%"])
+    assert RunFolder(tmp_path).seen() == seen
+
+
+def test_groups_that_the_search_saw_are_left_out(shared, tmp_path):
+    record = json.loads(RunFolder(shared[0].out).solution.read_text())
+    solution = RunFolder(tmp_path).solution
+    solution.write_text(json.dumps(record | {"groups": ["g"]}))
+    new = embedded("test", 3)
+    items = [replace(item, group=name) for item, name in zip(new, ("g", "h", None), strict=True)]
+    links = [item_links(item) for item in items]
+    assert unseen_rows(links, RunFolder(tmp_path).seen()) == [False, True, True]
+
+
+def test_a_run_of_an_earlier_version_is_told(shared, tmp_path):
+    config, data = shared
+    builders.identity(LAYERS).save_pretrained(tmp_path)
+    record = json.loads(RunFolder(config.out).solution.read_text())
+    del record["pictures"], record["groups"]
+    RunFolder(tmp_path).solution.write_text(json.dumps(record))
+    said = StringIO()
+    options = {"data": data, "samples": 1, "console": Console(file=said, width=300)}
+    assert evaluate(tmp_path, ModelSpec(), **options).dropped == 0
+    assert re.search(naming(RunFolder(tmp_path).solution, "`opsearch run`"), said.getvalue())
+    (tmp_path / "run.yaml").write_bytes((config.out / "run.yaml").read_bytes())
+    with pytest.raises(RunFolderError, match=naming(RunFolder(tmp_path).solution)):
+        opsearch.Run(tmp_path).unseen([])
 
 
 def test_a_policy_that_was_searched_on_unknown_items_is_told(policy):

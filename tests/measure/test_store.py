@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.records import Compared, Measurement, StoredAnswer, StoredSample
 from opsearch.measure.storage.store import Store
@@ -98,6 +99,17 @@ def test_the_last_comparison_stays_in_its_order(path):
         assert store.samples("compared") == SAMPLES
     with Store(path, {"model": "other"}) as store:
         assert store.compared() == []
+
+
+def test_what_a_search_saw_is_replaced_with_its_samples(path):
+    seen = Seen(("i1", "i0"), ("p2", "p1", "p3"), ("g",))
+    with Store(path, FACTS) as store:
+        store.put_calibration(SAMPLES, Seen(("old",), ("old",), ("old",)))
+        store.put_calibration(SAMPLES[:2], seen)
+    with Store(path, FACTS) as store:
+        assert (store.seen(), store.calibration()) == (seen, SAMPLES[:2])
+    with Store(path, {"model": "other"}) as store:
+        assert store.seen() is None
 
 
 def test_the_first_value_stays(path):
@@ -193,11 +205,14 @@ def test_a_newer_format(path):
 def test_a_store_of_format_1_is_read_and_completed(path):
     fill(path, 2)
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE answer; DROP TABLE compared; DROP TABLE received;")
+        db.executescript(
+            "DROP TABLE answer; DROP TABLE compared; DROP TABLE received; DROP TABLE seen;"
+        )
         db.execute("PRAGMA user_version=1")
     db.close()
     with Store(path, FACTS) as store:
         assert stored_count(store) == 14
+        assert store.seen() is None
         store.add_answers([StoredAnswer("p", "i", "yes", 1.0)])
         store.add_received([("i", np.ones((3, 2, 5), np.float32))])
     with Store(path) as store:

@@ -58,7 +58,8 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
     for task in evaluation.tasks:
         if task.dropped:
             console.print(
-                f"{task.name}: excluded {task.dropped} documents on which the policy was searched.",
+                f"{task.name}: excluded {task.dropped} documents on which the policy was searched, "
+                "or which share an image with those.",
                 soft_wrap=True,
             )
 

@@ -231,7 +231,11 @@ def print_scores(scores: Scores, console: Console) -> None:
         soft_wrap=True,
     )
     if scores.dropped:
-        console.print(f"Excluded {scores.dropped} samples on which the policy was searched.")
+        console.print(
+            f"Excluded {scores.dropped} samples on which the policy was searched, or which share "
+            "an image or a group with those.",
+            soft_wrap=True,
+        )
 
 
 def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) -> None:

@@ -142,7 +142,8 @@ def run(
     heldout: Annotated[
         int,
         typer.Option(
-            help="Number of held-out samples for the final comparison.",
+            help="Number of held-out samples for the final comparison; none shares an image or a "
+            "group with a calibration sample.",
             rich_help_panel=MODEL_AND_DATA,
         ),
     ] = 300,

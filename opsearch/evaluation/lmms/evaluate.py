@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from opsearch.data.groups import Seen, item_links, unseen_rows
 from opsearch.data.lmms import lmms_item
 from opsearch.errors import DataError, PolicyError
 from opsearch.evaluation.evaluate import calibrated_on
@@ -58,7 +59,7 @@ def evaluate_tasks(
             f"--limit {source.limit} selects no documents; give a --limit of at least 1"
         )
     progress, answerer = Progress(console, 2 + 3 * len(names)), Answerer(source)
-    used = calibrated_on(path, progress.say)
+    seen = calibrated_on(path, progress.say)
     log = AnswerLog((path if path.is_dir() else path.parent) / FILE_NAME)
     located = [_absolute(name) for name in names]
     with progress.stage("loading the tasks"):
@@ -66,7 +67,7 @@ def evaluate_tasks(
     with _ray_workers(workers, source, progress.say) as remote:
         with progress.stage("loading the model"):
             model = remote.meet() if remote else answerer.load()
-        passes = _Passes(answerer, remote, model, policy, log, progress, used)
+        passes = _Passes(answerer, remote, model, policy, log, progress, seen)
         scores = [passes.scores(*each) for each in zip(located, benchmarks, strict=True)]
     return Evaluation(source.model.name, source.limit, tuple(scores))
 
@@ -103,24 +104,26 @@ class _Passes:
         policy: Policy,
         log: AnswerLog,
         progress: Progress,
-        used: set[str],
+        seen: Seen,
     ) -> None:
         self.answerer, self.remote, self.model = answerer, remote, model
-        self.policy, self.log, self.progress, self.used = policy, log, progress, used
+        self.policy, self.log, self.progress, self.seen = policy, log, progress, seen
 
     def scores(self, name: str, benchmark: Benchmark) -> TaskScores:
         """Run both passes over one task and score them."""
         (task, requests), short = self.answerer.task(name), name.rpartition("/")[2]
-        digests = []
+        digests, links = [], []
         with self.progress.stage(f"{short}, reading") as tick:
             for request in requests:
-                digests.append(lmms_item(task, request.doc_id).digest())
+                item = lmms_item(task, request.doc_id)
+                digests.append(item.digest())
+                links.append(item_links(item))
                 tick(len(digests), len(requests))
-        kept = [i for i, digest in enumerate(digests) if digest not in self.used]
+        kept = [i for i, unseen in enumerate(unseen_rows(links, self.seen)) if unseen]
         if not kept:
             raise DataError(
                 f"the policy was searched on all {len(digests)} selected documents of task "
-                f"{short}; give a larger --limit or another task"
+                f"{short}, or on their images; give a larger --limit or another task"
             )
         kept_digests = {i: digests[i] for i in kept}
         texts, metrics = [], []

@@ -21,7 +21,8 @@ class TaskScores:
         name: As given by the user, without its folder.
         original: The original's scores of the documents that count, float64[S].
         policy: The policy's scores of the same documents, float64[S].
-        dropped: Number of documents excluded because the policy was searched on them.
+        dropped: Number of documents excluded because the policy was searched on them, or on samples
+            with an image in common.
         changed: Answers that differ.
         official: The two official figures, None unless the whole split was answered.
     """

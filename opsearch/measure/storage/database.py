@@ -21,6 +21,10 @@ CREATE TABLE IF NOT EXISTS sample (
   n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL, content TEXT NOT NULL,
   PRIMARY KEY (context, split, place)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen (
+  context INTEGER NOT NULL REFERENCES context, kind TEXT NOT NULL, value TEXT NOT NULL,
+  PRIMARY KEY (context, kind, value)
+);
 CREATE TABLE IF NOT EXISTS measurement (
   context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
   kl REAL NOT NULL, reverse_kl REAL NOT NULL, js REAL NOT NULL, top1 REAL NOT NULL,

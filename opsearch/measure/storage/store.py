@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.database import connected, explained, transaction
 from opsearch.measure.storage.records import (
@@ -208,6 +209,25 @@ class Store:
         with explained(self.path), transaction(self._db):
             self._replace_samples(split, samples)
 
+    def put_calibration(self, samples: Sequence[StoredSample], seen: Seen) -> None:
+        """Replace the calibration samples of the run, and what evaluations recognise them by."""
+        rows = [(self._context, kind, value) for kind, values in _kinds(seen) for value in values]
+        with explained(self.path), transaction(self._db):
+            self._replace_samples(CALIBRATION, samples)
+            self._db.execute("DELETE FROM seen WHERE context=?", (self._context,))
+            self._db.executemany("INSERT INTO seen VALUES (?,?,?)", rows)
+
+    def seen(self) -> Seen | None:
+        """Return what evaluations recognise the calibration samples by.
+
+        None if an earlier version stored the samples.
+        """
+        query = "SELECT kind, value FROM seen WHERE context=? ORDER BY rowid"
+        with explained(self.path):
+            rows = self._db.execute(query, (self._context,)).fetchall()
+        found = {kind: tuple(v for k, v in rows if k == kind) for kind, _ in _kinds(Seen())}
+        return Seen(**found) if rows else None
+
     def calibration(self) -> list[StoredSample]:
         """Return the calibration samples.
 
@@ -252,6 +272,11 @@ class Store:
             self._db.execute(f"UPDATE context SET used=({latest}) WHERE digest=?", (digest,))
         row = self._db.execute("SELECT id FROM context WHERE digest=?", (digest,)).fetchone()
         return int(row[0])
+
+
+def _kinds(seen: Seen) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the fields of what was seen, by name."""
+    return [(field.name, getattr(seen, field.name)) for field in fields(seen)]
 
 
 def _check_columns(columns: Iterable[str]) -> None:

@@ -4,16 +4,18 @@ import json
 import re
 import shutil
 from io import StringIO
+from itertools import islice
 
+import datasets
 import numpy as np
 import pytest
 from rich.console import Console
 
-from opsearch import RankerSpec
+from opsearch import RankerSpec, RunConfig
 from opsearch.commands.cli import call
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.embedded import embedded
-from opsearch.data.lmms import load_task
+from opsearch.data.lmms import lmms_items, load_task
 from opsearch.errors import DataError, ModelError, PolicyError, UnknownNameError
 from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel
 from opsearch.evaluation.lmms.benchmarks import BENCHMARKS, task_name
@@ -25,7 +27,8 @@ from opsearch.models.loading import ATTENTIONS
 from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
-from tests.evaluation.lmms.data import PER_TASK, write_task
+from opsearch.runs.samples import run_items
+from tests.evaluation.lmms.data import PER_TASK, rows, write_task
 from tests.support.messages import naming
 
 LAYERS = 12
@@ -164,6 +167,40 @@ def test_documents_that_the_policy_was_searched_on_are_left_out(tmp_path, local)
     assert task.official is None
     (other,) = evaluate(run, local("ocrbench"), limit=1).tasks
     assert other.dropped == 0
+
+
+def test_documents_with_pictures_that_the_search_saw_are_left_out(tmp_path, local):
+    """The search saw them under other questions, and as files."""
+    (name,) = local("chartqa")
+    lines = []
+    for number, row in enumerate(rows("chartqa")[:2]):
+        row["image"].save(tmp_path / f"{number}.png")
+        lines.append({"image": f"{number}.png", "question": "what color ?", "answers": []})
+    data = tmp_path / "calibration.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    options = ["--samples=2", "--heldout=0", "--n-v=.5", "--objective=additive", "--budget=60%"]
+    assert call(["run", f"--data={data}", *options, f"--out={tmp_path / 'run'}"]) == 0
+    (task,) = evaluate(tmp_path / "run", [name]).tasks
+    assert (task.dropped, len(task.original)) == (2, PER_TASK - 2)
+
+
+def test_documents_of_one_picture_are_drawn_into_one_part(tmp_path, local):
+    (name,) = local("chartqa")
+    asked = [row | {"question": f"{n} ?"} for n in range(3) for row in rows("chartqa")]
+    documents = datasets.Dataset.from_list(asked).cast_column("image", datasets.Image())
+    documents.to_parquet(tmp_path / "chartqa.parquet")
+    config = RunConfig(data=f"lmms:{name}", samples=4, heldout=6)
+    drawn = run_items(config)
+    assert (len(drawn.calibration), len(drawn.heldout)) == (4, 6)
+    first, second = (
+        {picture for item in part for picture in item.picture_digests}
+        for part in (drawn.calibration, drawn.heldout)
+    )
+    assert (len(first), len(second), first & second) == (2, 2, set())
+    (note,) = drawn.notes
+    assert re.search(naming("4 calibration", "6 held-out", 12, 4), note)
+    few = run_items(RunConfig(data=config.data, samples=1, heldout=0))
+    assert [item.id for item in few.calibration] == [i.id for i in islice(lmms_items(name, 0), 1)]
 
 
 def test_an_error_of_the_model_is_not_an_empty_answer(tmp_path, local, monkeypatch):
