@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.analysis.measured import Array, Measured
+from opsearch.costs.exact import integers
 from opsearch.errors import OpsearchError
 from opsearch.objectives.additive import Additive, interpolated
 from opsearch.problem.constraint import by_cost
@@ -35,9 +36,8 @@ def ladder(measured: Measured) -> Rows:
 
 def within(measured: Measured, rows: Rows, percents: Rows) -> Rows:
     """Count the leading `rows` within each budget, given in % of the stock cost, int64[K]."""
-    # Python integers: 100 times the stock cost of many samples exceeds 64 bits.
     limits = [int(percent) * int(measured.flops.stock) // 100 for percent in percents]
-    return np.searchsorted(measured.flops.listed[rows], limits, side="right")
+    return np.searchsorted(measured.flops.listed[rows], integers(limits), side="right")
 
 
 def missing(measured: Measured, rows: Rows, percents: Rows) -> Rows:

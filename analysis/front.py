@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import Integers, ratios
 from opsearch.files import write_atomic
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.spaces.base import Space
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def front(costs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+def front(costs: Integers, values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the indices of the exact Pareto front by rising cost.
 
     Points with value nan are ignored. Of points with equal cost and value, the first one is taken.
 
     Args:
-        costs: Costs, int64[P].
+        costs: Costs, exact integers [P].
         values: Values, float64[P].
     """
     known = np.flatnonzero(~np.isnan(values))
@@ -43,8 +44,8 @@ def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64
             for k, parameter in enumerate(space.parameters)
         }
     )
-    table[f"{constraint.name}_per_sample"] = constraint.listed[rows] / constraint.samples
-    table["share"] = constraint.listed[rows] / constraint.stock
+    table[f"{constraint.name}_per_sample"] = ratios(constraint.listed[rows], constraint.samples)
+    table["share"] = constraint.shares[rows]
     table["value"] = values[rows]
     return table
 

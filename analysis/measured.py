@@ -53,7 +53,7 @@ class Measured:
     @property
     def share(self) -> Array:
         """Cost of every point relative to the stock model, float64[P]."""
-        return self.flops.listed / self.flops.stock
+        return self.flops.shares
 
     def proxy(self, divergence: str = "kl") -> Array:
         """Return the additive proxy (DOP, 2507.02909), every point and sample, float64[P, S]."""

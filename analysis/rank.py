@@ -208,7 +208,8 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
         OpsearchError: No budget was measured completely, or there is one sample only.
     """
     costs, stock = measured.flops.listed, measured.flops.stock
-    percents = np.arange(-(-100 * costs.min() // stock), -(-100 * costs.max() // stock) + 1)
+    cheapest, dearest = (-(-100 * int(end) // stock) for end in (costs.min(), costs.max()))
+    percents = np.arange(cheapest, dearest + 1)
     rows = ladder(measured)
     sizes, absent = within(measured, rows, percents), missing(measured, rows, percents)
     known = absent == 0

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import Integers
 from opsearch.errors import OpsearchError
 from opsearch.problem.objective import KL_QUANTUM, Form, Measure, Table, rounded_mean
 from opsearch.problem.objective_factory import ObjectiveSettings, require_any_objective
@@ -85,7 +86,7 @@ def coarsest(space: Space, feasible: Mask) -> tuple[int, Mask]:
         step //= 2
 
 
-def near_dearest(space: Space, feasible: Mask, first: Mask, costs: NDArray[np.int64]) -> Mask:
+def near_dearest(space: Space, feasible: Mask, first: Mask, costs: Integers) -> Mask:
     """Return a mask of the points near the most expensive coarse points, to estimate the work.
 
     The best points are not known beforehand, but most of them use up the budget.
@@ -94,7 +95,7 @@ def near_dearest(space: Space, feasible: Mask, first: Mask, costs: NDArray[np.in
         space: The space.
         feasible: Mask of the points within the budgets, bool[P].
         first: Mask of the coarse points, bool[P].
-        costs: Cost of each point under the first budget, int64[P].
+        costs: Cost of each point under the first budget, exact integers [P].
     """
     coarse = np.flatnonzero(first)
     dearest = coarse[np.argsort(costs[coarse], kind="stable")[-_BEST:]]

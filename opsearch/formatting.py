@@ -6,7 +6,16 @@ import re
 from fractions import Fraction
 from math import floor
 
-PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+PREFIXES = {
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "P": 10**15,
+    "E": 10**18,
+    "Z": 10**21,
+    "Y": 10**24,
+}
 _MEMORY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 

@@ -13,6 +13,9 @@ from opsearch.formatting import format_amount, format_duration
         (5.83e12, "FLOPs", "5.83 TFLOPs"),
         (6.387e16, "FLOPs", "63.87 PFLOPs"),
         (1.887e18, "FLOPs", "1.887 EFLOPs"),
+        (190_000_000_000_000_000, "FLOPs", "190 PFLOPs"),
+        (2 * 10**21, "FLOPs", "2 ZFLOPs"),
+        (2**83, "FLOPs", "9.671 YFLOPs"),
         (118e6, "ns", "118 ms"),
     ],
 )

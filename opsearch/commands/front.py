@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.front import front, front_table
+from opsearch.costs.exact import Integers
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.problem.budget import Budget
@@ -138,13 +139,13 @@ def _walked(table: pd.DataFrame, everything: bool) -> str:
     return f"{start}: {proved} are proved; the front may have further points between the others."
 
 
-def proof(costs: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
+def proof(costs: Integers, values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
     """Find the front of measured points.
 
     A point without a value (nan) could beat every point that costs as much or more.
 
     Args:
-        costs: Cost of each point, int64[P].
+        costs: Cost of each point, exact integers [P].
         values: Value of each point, nan where unknown, float64[P].
 
     Returns:

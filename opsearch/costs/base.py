@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from opsearch.costs.exact import Integers
 from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
 
@@ -72,7 +70,7 @@ class Cost(Protocol):
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
-    ) -> NDArray[np.int64]:
+    ) -> Integers:
         """Return the costs of policies on one sample.
 
         Args:
@@ -83,7 +81,7 @@ class Cost(Protocol):
                 operations of these rankers are not part of the cost.
 
         Returns:
-            int64[...].
+            int64[...], or Python integers in object[...] where int64 could wrap.
         """
 
     def stock(self, n_visual: int, n_other: int) -> int:

@@ -2,20 +2,21 @@
 
 `exact` counts what a pruned model executes and equals torch's FlopCounterMode to the integer. The
 other conventions reproduce published numbers; they ignore grouped-query attention and the lm_head.
-All of them count attention scores as a full rectangle, without the causal half. Results are exact
-in int64: a 7B decoder on 3,000 tokens needs 4.4e13 FLOPs, 1/200,000 of the range.
+All of them count attention scores as a full rectangle, without the causal half. Results are exact:
+int64 where a bound proves that it suffices, else Python integers (`opsearch.costs.exact`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from opsearch.costs.base import CostLabel, CostSettings
+from opsearch.costs.exact import Integers, within
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
@@ -51,7 +52,7 @@ CONVENTIONS: dict[str, Convention] = {
 
 def flops(
     counts: Counts, n_visual: int, n_other: int, shape: Shape, convention: str = "exact"
-) -> NDArray[np.int64]:
+) -> Integers:
     """Return the FLOPs (or MACs, by convention) of all counted operations, including dead ones.
 
     Args:
@@ -63,21 +64,22 @@ def flops(
         convention: A key of CONVENTIONS; `exact` includes one row of the lm_head.
 
     Returns:
-        int64[...].
+        int64[...], or Python integers in object[...] where int64 could wrap.
 
     Raises:
         PolicyError: A count exceeds `n_visual`.
     """
     rule = _convention(convention)
-    if counts.max(initial=0) > n_visual:
+    most = int(counts.max(initial=0))
+    if most > n_visual:
         raise PolicyError(
-            f"a count of {counts.max()} is more than the sample's {n_visual} visual tokens; "
+            f"a count of {most} is more than the sample's {n_visual} visual tokens; "
             "resolve the policy for this sample"
         )
-    rows = counts + n_other
+    rows = within(counts + n_other, _bound(counts.shape[-2], most + n_other, shape, rule))
     attention = _attention(rows[..., Q], rows[..., KV], shape, rule)
     lm_head = rule.lm_head * shape.hidden * shape.vocab
-    return np.asarray(attention + _mlp(rows[..., MLP], shape, rule) + lm_head)
+    return np.asarray(attention + _mlp(rows[..., MLP], shape, rule) + lm_head, rows.dtype)
 
 
 def executed(counts: Counts, n_visual: Sequence[int], n_other: Sequence[int], shape: Shape) -> int:
@@ -95,7 +97,9 @@ def executed(counts: Counts, n_visual: Sequence[int], n_other: Sequence[int], sh
     """
     rule = CONVENTIONS["exact"]
     rows = counts + _per_sample(n_other)
-    batch, padded = len(rows), rows.max(axis=0)
+    batch = len(rows)
+    rows = within(rows, batch * _bound(rows.shape[1], int(rows.max()), shape, rule))
+    padded = rows.max(axis=0)
     unpruned = bool((counts == _per_sample(n_visual)).all())
     mlp_rows = batch * padded[:, MLP] if unpruned else rows[..., MLP].sum(axis=0)
     attention = batch * _attention(padded[:, Q], padded[:, KV], shape, rule)
@@ -133,7 +137,7 @@ class Flops:
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
-    ) -> NDArray[np.int64]:
+    ) -> Integers:
         """Return the FLOPs of all operations whose output is used, see `Cost.of`.
 
         Candidates of rankers inside the decoder count as used. The stock model runs the identity,
@@ -149,21 +153,34 @@ class Flops:
         return int(flops(everything, n_visual, n_other, self.shape, self.convention))
 
 
-def _attention(
-    q: NDArray[np.int64], kv: NDArray[np.int64], shape: Shape, rule: Convention
-) -> NDArray[np.int64]:
+def _bound(layers: int, rows: int, shape: Shape, rule: Convention) -> int:
+    """Return the FLOPs of layers with this number of rows in every operation.
+
+    No operand, product or partial sum of fewer rows is larger.
+    """
+    q_width, kv_width = _widths(shape, rule)
+    each = rule.projections * shape.hidden * (q_width + kv_width)
+    each += rule.scores * q_width * max(rows, 1) + rule.mlp * shape.hidden * shape.intermediate
+    return layers * max(rows, 1) * each + rule.lm_head * shape.hidden * shape.vocab
+
+
+def _widths(shape: Shape, rule: Convention) -> tuple[int, int]:
+    """Return the widths of all query heads, and of all key heads."""
+    return (shape.q_width, shape.kv_width) if rule.real_widths else (shape.hidden, shape.hidden)
+
+
+def _attention(q: Integers, kv: Integers, shape: Shape, rule: Convention) -> Any:
     """Sum projections and scores over the layers; q, kv: numbers of rows, int64[..., L]."""
-    real = rule.real_widths
-    q_width, kv_width = (shape.q_width, shape.kv_width) if real else (shape.hidden, shape.hidden)
+    q_width, kv_width = _widths(shape, rule)
     q_and_o = rule.projections * shape.hidden * q_width * q.sum(axis=-1)
     k_and_v = rule.projections * shape.hidden * kv_width * kv.sum(axis=-1)
     scores = rule.scores * q_width * (q * kv).sum(axis=-1)
-    return np.asarray(q_and_o + k_and_v + scores)
+    return q_and_o + k_and_v + scores
 
 
-def _mlp(rows: NDArray[np.int64], shape: Shape, rule: Convention) -> NDArray[np.int64]:
+def _mlp(rows: Integers, shape: Shape, rule: Convention) -> Any:
     """Sum the MLPs over the layers; rows: numbers of rows, int64[..., L]."""
-    return np.asarray(rule.mlp * shape.hidden * shape.intermediate * rows.sum(axis=-1))
+    return rule.mlp * shape.hidden * shape.intermediate * rows.sum(axis=-1)
 
 
 def _per_sample(numbers: ArrayLike) -> NDArray[np.int64]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opsearch.costs.base import CostLabel, CostSettings
+from opsearch.costs.exact import Integers, within
 from opsearch.costs.shape import Shape
 from opsearch.policy.counts import KV, Candidates, Counts
 
@@ -38,10 +38,12 @@ class KVBytes:
 
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
-    ) -> NDArray[np.int64]:
+    ) -> Integers:
         """Return the stored bytes, see `Cost.of`."""
-        rows = (counts[..., KV] + n_other).sum(axis=-1)
-        return np.asarray(self._per_row * rows, np.int64)
+        read = counts[..., KV] + n_other
+        most = self._per_row * read.shape[-1] * max(int(read.max(initial=0)), 1)
+        read = within(read, most)
+        return np.asarray(self._per_row * read.sum(axis=-1), read.dtype)
 
     def stock(self, n_visual: int, n_other: int) -> int:
         """Return the bytes that the original model stores."""

@@ -1,8 +1,8 @@
 """Budgets: from text to an exact limit on the cost of every policy of a space.
 
 A budget is a share of the stock model's cost (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`) or
-a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T are powers of
-1000). All arithmetic is in integers and exact fractions.
+a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T, P, E are
+powers of 1000). All arithmetic is in integers and exact fractions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opsearch.problem.spaces.base import Space
 
 EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([A-Za-z_][\w.-]*)?")
-_AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGT])\s*([A-Za-z]*)")
+_AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGTPE])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
 _NANOSECONDS = {"us": 10**3, "ms": 10**6, "s": 10**9}
 

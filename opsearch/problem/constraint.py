@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.base import budget_suffix
+from opsearch.costs.exact import Integers, ratios
 from opsearch.errors import InfeasibleBudgetError
 from opsearch.formatting import format_amount
 from opsearch.problem.spaces.base import PointCosts, Space
@@ -21,7 +22,7 @@ class Constraint:
     Attributes:
         name: Name of the cost.
         unit: Unit of the cost.
-        costs: Costs by number of the point; int64[P] if the space is listed.
+        costs: Costs by number of the point; exact integers [P] if the space is listed.
         limit: Largest allowed cost.
         stock: Cost of the original model.
         samples: Number of samples.
@@ -31,7 +32,7 @@ class Constraint:
 
     name: str
     unit: str
-    costs: NDArray[np.int64] | PointCosts
+    costs: Integers | PointCosts
     limit: int
     stock: int
     samples: int = 1
@@ -39,11 +40,16 @@ class Constraint:
     timed: bool = False
 
     @property
-    def listed(self) -> NDArray[np.int64]:
-        """Cost of every point, int64[P]; raises OpsearchError if the space is too large to list."""
+    def listed(self) -> Integers:
+        """Cost of every point, [P]; raises OpsearchError if the space is too large to list."""
         if not isinstance(self.costs, np.ndarray):
             self.costs.space.raise_unlistable()
         return self.costs
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Cost of every point relative to the original model, float64[P]."""
+        return ratios(self.listed, self.stock)
 
     def cost(self, index: int) -> int:
         """Return the cost of a point."""
@@ -61,12 +67,12 @@ class Constraint:
         return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
 
 
-def by_cost(rows: NDArray[np.int64], costs: NDArray[np.int64]) -> NDArray[np.int64]:
+def by_cost(rows: NDArray[np.int64], costs: Integers) -> NDArray[np.int64]:
     """Return the order in which ties of points are broken: by rising cost, then by row.
 
     Args:
         rows: Rows of value indices, int64[P, K].
-        costs: Cost of each, int64[P].
+        costs: Cost of each, exact integers [P].
     """
     # lexsort takes its most significant key last.
     return np.lexsort((*rows.T[::-1], costs))
@@ -101,7 +107,7 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
         lowest = constraint.cost(constraint.cheapest)
         if lowest > constraint.limit:
             named = _named(space, constraint.cheapest)
-            suggestion = np.ceil(1000 * lowest / constraint.stock) / 10
+            suggestion = -(-1000 * lowest // constraint.stock) / 10
             sentences.append(
                 f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
                 f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "

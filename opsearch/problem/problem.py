@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import Integers
 from opsearch.problem.constraint import Constraint, feasible_points, some_point_within
 from opsearch.problem.objective import Objective
 from opsearch.problem.spaces.base import Space
@@ -58,8 +59,8 @@ class Problem:
         )
 
     @property
-    def cost(self) -> NDArray[np.int64]:
-        """Cost that breaks ties, int64[P]: that of the first constraint, or zero without one."""
+    def cost(self) -> Integers:
+        """Cost that breaks ties, [P]: that of the first constraint, or zero without one."""
         if self.constraints:
             return self.constraints[0].listed
         return np.zeros(len(self.space.points), np.int64)

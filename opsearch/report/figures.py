@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
+from math import floor
 
 from markupsafe import Markup
 
@@ -23,7 +25,7 @@ from opsearch.runs.verify import PROXIES
 _FRONT_INCHES = (5.4, 3.4)  # narrower than on paper, so that labels are readable on a phone
 _OTHER_BUDGETS = (0.15, 0.2, 0.3, 0.5, 0.7)
 _MOST_RANKED = 3000  # policies; more would take too long for a page
-_RANKED = 0.3  # share of the original's FLOPs to rank within if no budget is in FLOPs
+_RANKED = Fraction(3, 10)  # share of the original's FLOPs to rank within if no budget is in FLOPs
 _ROLES = {"q": "as queries", "kv": "as keys and values", "mlp": "in the MLP"}
 
 
@@ -144,7 +146,7 @@ def _rank(title: str, stored: Stored) -> Figure:
     measured = stored.measured
     flops = measured.flops
     budgets = [c.limit for c in stored.constraints if c.name == flops.name]
-    limit = budgets[0] if budgets else round(_RANKED * flops.stock)
+    limit = budgets[0] if budgets else floor(_RANKED * flops.stock)
     if not measured.complete[flops.listed <= limit].all():
         share = f"{100 * limit / flops.stock:.4g}%"
         raise OpsearchError(

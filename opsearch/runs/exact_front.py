@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch.analysis.front import front
+from opsearch.costs.exact import INT64_MAX, Integers
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.problem.objective import Separable
 from opsearch.problem.problem import Problem
@@ -37,12 +39,12 @@ class _Ways:
     """Partial policies over the layers so far.
 
     Attributes:
-        costs: Costs, int64[W].
+        costs: Costs in units, beyond the base, exact integers [W].
         values: Values in steps of the integer terms, int64[W].
         rows: Rows of value indices, 0 for the remaining layers, int8[W, K].
     """
 
-    costs: Ints
+    costs: Integers
     values: Ints
     rows: NDArray[np.int8]
 
@@ -71,24 +73,34 @@ def summed_front(problem: Problem) -> list[int]:
     assert isinstance(objective, Separable)
     assert isinstance(limited.costs, OperationCosts)
     terms = integer_terms(objective)
-    shares = [
-        _of_share(space, limited.costs, terms, n_v, limited.limit)
-        for n_v in range(len(space.shares))
-    ]
-    found = _joined(shares).best(limited.limit)
+    unit, tables = _in_units(limited.costs.tables)
+    limit = (limited.limit - limited.costs.base) // unit
+    shares = [_of_share(space, tables[n_v], terms, n_v, limit) for n_v in range(len(space.shares))]
+    found = _joined(shares).best(limit)
     return [space.index_of(row) for row in found.rows.tolist()]
 
 
+def _in_units(tables: Integers) -> tuple[int, Integers]:
+    """Return the greatest common divisor of all costs of layers, and the costs in units of it.
+
+    In units even the largest decoders stay within int64, which is much faster than Python integers.
+    """
+    unit = gcd(*tables.ravel().tolist()) or 1
+    units = tables // unit
+    highest = sum(int(layer.max()) for layer in np.moveaxis(units, 1, 0))
+    return unit, units.astype(object if highest > INT64_MAX else np.int64)
+
+
 def _of_share(
-    space: PerOperation, costs: OperationCosts, terms: IntegerTerms, n_v: int, limit: int
+    space: PerOperation, costs: Integers, terms: IntegerTerms, n_v: int, limit: int
 ) -> _Ways:
-    """Return the front at one share of tokens."""
+    """Return the front at one share of tokens, with its costs [L, q, kv, mlp] in units."""
     row = np.zeros((1, len(space.parameters)), np.int8)
     row[0, -1] = n_v
     value = terms.coefficients[-1][n_v]
-    ways = {0: _Ways(np.array([costs.base]), np.array([value]), row)}
+    ways = {0: _Ways(np.zeros(1, costs.dtype), np.array([value]), row)}
     for layer in reversed(range(space.num_layers)):
-        table, reached = costs.tables[n_v][layer], dict[int, list[_Ways]]()
+        table, reached = costs[layer], dict[int, list[_Ways]]()
         for (k, levels), before in product(_choices(space, layer), ways):
             live = _live(space, layer, levels, before)
             if live is None:

@@ -48,6 +48,19 @@ TINY = Shape(
 )
 
 
+VAST = Shape(
+    layers=126,
+    hidden=16384,
+    heads=128,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=53248,
+    vocab=128256,
+)
+"""A dense decoder of 400 B weights."""
+VAST_SAMPLES = ((100_000, 10_000),) * 9_000 + ((99_991, 9_973),) * 1_000
+
+
 def flops_like(space: Space, samples: Sequence[tuple[int, int]] = SAMPLES) -> NDArray[np.int64]:
     """Return a cost like a decoder's FLOPs at every point, summed over samples, int64[P].
 
@@ -126,6 +139,22 @@ def random_problem(
     return Problem(space, objective, limits)
 
 
+def vast(problem: Problem) -> Problem:
+    """Return the problem with costs far beyond 64 bits, whose last digits break its ties.
+
+    A limit is exactly the largest cost within it.
+    """
+    random = np.random.default_rng(len(problem.space.points))
+    limits = []
+    for constraint in problem.constraints:
+        listed = constraint.listed
+        digits = random.permutation(len(listed)).astype(object)
+        costs = listed.astype(object) * 10**22 + digits
+        limit = int(costs[listed <= constraint.limit].max())
+        limits.append(replace(constraint, costs=costs, limit=limit, stock=int(costs.max())))
+    return problem.with_budget(limits)
+
+
 def oracle(problem: Problem) -> int | None:
     """Return the best point by a plain loop over value, cost and row; None if infeasible."""
     objective, best = problem.objective, None
@@ -191,6 +220,8 @@ def layers_problem(
     share: float = 0.4,
     form: Form = "blackbox",
     scale: float = 1.0,
+    shape: Shape = TINY,
+    samples: Sequence[tuple[int, int]] = SAMPLES,
 ) -> Problem:
     """Return a problem with one parameter per operation, falling terms and random interactions.
 
@@ -215,15 +246,15 @@ def layers_problem(
     def evaluate(points: Sequence[int]) -> NDArray[np.float64]:
         return np.array([summed.value(point) for point in points])
 
-    costs = operation_costs(Flops(TINY), space, SAMPLES)
+    costs = operation_costs(Flops(shape), space, samples)
     stock = costs[costs.dearest()]
     limit = Constraint(
         name="flops",
         unit="FLOPs",
         costs=costs,
-        limit=int(share * stock),
+        limit=floor(Fraction(share) * stock),
         stock=stock,
-        samples=len(SAMPLES),
+        samples=len(samples),
     )
     on_request = Blackbox("pairs", "nats", evaluate, quantum)
     return Problem(space, on_request if form == "blackbox" else summed, (limit,))

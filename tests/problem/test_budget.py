@@ -38,6 +38,8 @@ TINY = Shape(layers=3, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=
         ("-70% kv", "kv", Fraction(3, 10), True),
         ("0.3x kv", "kv", Fraction(3, 10), True),
         ("5.8T", "flops", Fraction(5_800_000_000_000), False),
+        ("190P", "flops", Fraction(190 * 10**15), False),
+        ("1.5E FLOPs", "flops", Fraction(3 * 10**18, 2), False),
         ("812M", "flops", Fraction(812_000_000), False),
         ("3.2G FLOPs", "flops", Fraction(3_200_000_000), False),
         ("3.2GFLOPs", "flops", Fraction(3_200_000_000), False),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import weighted_sum
 from opsearch.costs.shape import Shape
 from opsearch.measure.layout import Ints, Size
 from opsearch.models.placement import AUTO
@@ -107,5 +108,6 @@ class MemoryBudget:
             elements: Elements held per sample and per image, int64[L + 1, ..., 2].
             size: Number of samples and images.
         """
-        widest = (elements @ np.array(size)).max(axis=0)
-        return np.asarray(self.itemsize * widest <= self.memory)
+        both = ((size.samples, elements[..., 0]), (size.images, elements[..., 1]))
+        widest = weighted_sum(both, elements.shape[:-1]).max(axis=0)
+        return np.asarray(widest <= self.memory / self.itemsize, bool)

@@ -39,6 +39,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import packed
 from opsearch.measure.layout import Ints, Size
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.policy.schedule import RerankingTable
@@ -56,11 +57,8 @@ def numbered(*columns: Ints, where: NDArray[np.bool_] | None = None) -> tuple[In
     """
     wanted = np.ones(len(columns[0]), np.bool_) if where is None else where
     table = np.stack(columns, axis=1)[wanted]
-    # Pack each row into one integer, which sorts much faster.
-    packed = np.zeros(len(table), np.int64)
-    for column in table.T:
-        packed = packed * (column.max(initial=0) + 2) + column + 1
-    _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
+    # One integer per row sorts much faster.
+    _, first, inverse = np.unique(packed(*table.T), return_index=True, return_inverse=True)
     numbers = np.full(len(wanted), -1, np.int64)
     numbers[wanted] = inverse
     return table[first], numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
+from opsearch.costs.exact import Integers, weighted_sum
 from opsearch.policy.builders import KVReading
 from opsearch.policy.counts import Counts
 from opsearch.policy.policy import Policy
@@ -158,9 +159,7 @@ class Space(Protocol):
     def live_depths(self, points: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return depths and share indices without dead operations, by which points are near."""
 
-    def costs(
-        self, cost: Cost, samples: Sequence[tuple[int, int]]
-    ) -> NDArray[np.int64] | PointCosts:
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> Integers | PointCosts:
         """Return the cost of every point summed over samples of (visual, other) tokens."""
 
     def raise_unlistable(self) -> NoReturn:
@@ -265,8 +264,8 @@ class ListedSpace:
         """Return the rows themselves."""
         return points
 
-    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-        """Return the cost of every point summed over the samples, int64[P]."""
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> Integers:
+        """Return the cost of every point summed over the samples, exact integers [P]."""
         return space_costs(cost, self, samples)
 
     def raise_unlistable(self) -> NoReturn:
@@ -313,21 +312,23 @@ POINTS_AT_ONCE = 1_024
 
 def space_costs(
     cost: Cost, space: ListedSpace | Space, samples: Sequence[tuple[int, int]]
-) -> NDArray[np.int64]:
-    """Return the cost of every listed point summed over the samples, int64[P].
+) -> Integers:
+    """Return the cost of every listed point summed over the samples, exact integers [P].
 
     Equal samples are computed once.
     """
     others: dict[int, Counter[int]] = defaultdict(Counter)
     for n_visual, n_other in samples:
         others[n_visual][n_other] += 1
-    total = np.zeros(len(space.points), np.int64)
-    for start in range(0, len(total), POINTS_AT_ONCE):
-        block = slice(start, start + POINTS_AT_ONCE)
+
+    def of_block(points: NDArray[np.int64]) -> Iterator[tuple[int, Integers]]:
         for n_visual, times in others.items():
-            counts = space.resolved(space.points[block], n_visual)
-            rerankings = space.rerankings(space.points[block], n_visual)
+            counts = space.resolved(points, n_visual)
+            rerankings = space.rerankings(points, n_visual)
             candidates = rerankings.candidates_by_layer if rerankings else None
             for n_other, k in times.items():
-                total[block] += k * cost.of(counts, n_visual, n_other, candidates)
-    return total
+                yield k, cost.of(counts, n_visual, n_other, candidates)
+
+    starts = range(0, len(space.points), POINTS_AT_ONCE)
+    blocks = [space.points[start : start + POINTS_AT_ONCE] for start in starts]
+    return np.concatenate([weighted_sum(of_block(block), (len(block),)) for block in blocks])

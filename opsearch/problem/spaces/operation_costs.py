@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
+from opsearch.costs.exact import Integers, weighted_sum
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
 from opsearch.problem.spaces.base import PerOperation, unpruned
@@ -25,13 +25,13 @@ class OperationCosts:
     Attributes:
         space: The space.
         base: Cost with all visual tokens pruned.
-        tables: Added cost of the levels of a layer, int64[n_v, L, q, kv, mlp]; 0 at level 0 of all
-            three. Points contain no dead operations.
+        tables: Added cost of the levels of a layer, exact integers [n_v, L, q, kv, mlp]; 0 at
+            level 0 of all three. Points contain no dead operations.
     """
 
     space: PerOperation
     base: int
-    tables: NDArray[np.int64]
+    tables: Integers
 
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""
@@ -64,21 +64,20 @@ def operation_costs(
         k * int(cost.of(np.zeros((space.num_layers, len(MODULES)), np.int64), n, t))
         for (n, t), k in pairs.items()
     )
-    tables = np.stack(
-        [
-            sum(k * _tables(cost, space, n_v, n, t) for (n, t), k in pairs.items())
-            for n_v in range(len(space.shares))
-        ]
-    )
+    shape = (space.num_layers, *[len(space.levels)] * len(MODULES))
+
+    def of_share(n_v: int) -> Integers:
+        parts = ((k, _tables(cost, space, n_v, n, t)) for (n, t), k in pairs.items())
+        return weighted_sum(parts, shape)
+
+    tables = np.stack([of_share(n_v) for n_v in range(len(space.shares))])
     found = OperationCosts(space, base, tables)
     _check(cost, found, pairs)
     return found
 
 
-def _tables(
-    cost: Cost, space: PerOperation, n_v: int, n_visual: int, n_other: int
-) -> NDArray[np.int64]:
-    """Return the added cost of levels in each layer of one sample, int64[L, q, kv, mlp].
+def _tables(cost: Cost, space: PerOperation, n_v: int, n_visual: int, n_other: int) -> Integers:
+    """Return the added cost of levels in each layer of one sample, [L, q, kv, mlp].
 
     It is read off policies whose last kv keeps all operations alive, and that run nothing else.
     """
@@ -95,10 +94,8 @@ def _tables(
     return np.asarray(table)
 
 
-def _last(
-    cost: Cost, tokens: Sequence[int], layers: int, n_visual: int, n_other: int
-) -> NDArray[np.int64]:
-    """Return the added cost of the levels of the last layer's kv, int64[levels]."""
+def _last(cost: Cost, tokens: Sequence[int], layers: int, n_visual: int, n_other: int) -> Integers:
+    """Return the added cost of the levels of the last layer's kv, [levels]."""
     counts = np.zeros((len(tokens), layers, len(MODULES)), np.int64)
     counts[:, -1, KV] = tokens
     costs = cost.of(counts, n_visual, n_other)
@@ -114,8 +111,8 @@ def _check(cost: Cost, found: OperationCosts, pairs: Counter[tuple[int, int]]) -
     for row in rows:
         index = space.index_of(row)
         point = np.array([space.row(index)], np.int64)
-        costs = (k * cost.of(space.resolved(point, n), n, t)[0] for (n, t), k in pairs.items())
-        if sum(map(int, costs)) != found[index]:
+        costs = (k * int(cost.of(space.resolved(point, n), n, t)[0]) for (n, t), k in pairs.items())
+        if sum(costs) != found[index]:
             raise OpsearchError(
                 f"cost {cost.name} is not a sum over layers, which space {space.name!r} requires; "
                 "limit FLOPs or the KV cache, e.g. --budget 30%"
