@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from functools import partial
-from math import gcd
 from threading import Event
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,8 +16,8 @@ from opsearch.problem.objective import Choice, Form, Pair
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solved
 from opsearch.problem.spaces.base import Space
-from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
-from opsearch.solvers.integer.quantise import ROW_LIMIT
+from opsearch.solvers.integer.minimum import Answer, Program, ProgramError, unit_of
+from opsearch.solvers.integer.quantise import FLOAT_LIMIT, ROW_LIMIT
 from opsearch.solvers.integer.slices import LinearForm, Slice
 from opsearch.solvers.integer.solve import solve_integer_program
 from opsearch.solvers.interrupts import in_thread, interrupts
@@ -78,7 +77,26 @@ class _CpSatPrograms:
     stop: Event
 
     def minimise(self, program: Program, start: tuple[int, ...] | None, share: float) -> Answer:
-        """Solve one program and subtract its time."""
+        """Solve one program exactly, also where its objective exceeds CP-SAT's integers.
+
+        Such an objective is rounded down, and better rows are asked for until there is none.
+        """
+        form, best = program.objective, None
+        found = self._solve(program, start, share)
+        while found.row is not None and found.status is Status.OPTIMAL:
+            best = Answer(Status.OPTIMAL, found.row, form.at(found.row))
+            if found.bound == best.bound:
+                return best
+            limits = (*program.limits, (form, form.at(found.row) - 1))
+            found = self._solve(replace(program, limits=limits), None, share)
+        if best is None:
+            return found
+        if found.status is Status.INFEASIBLE:
+            return best
+        return Answer(Status.FEASIBLE, found.row or best.row, found.bound)
+
+    def _solve(self, program: Program, start: tuple[int, ...] | None, share: float) -> Answer:
+        """Solve a program whose objective is rounded down, and subtract its time."""
         from ortools.sat.python import cp_model
 
         if self.stop.is_set() or (self.left is not None and self.left <= 0):
@@ -113,19 +131,26 @@ class _CpSatPrograms:
 
 
 def _model(program: Program) -> tuple[cp_model.CpModel, dict[Choice, cp_model.IntVar], int]:
-    """Return the model, the literals of its choices, and the unit of its objective."""
+    """Return the model, the literals of its choices, and the unit of its objective.
+
+    In this unit the coefficients are rounded down where their sum would not be exact in floats.
+    """
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
     choices, pairs = _literals(model, program.part)
     for form, limit in program.limits:
-        unit, terms = _terms(form, choices, pairs)
+        unit = unit_of(form)
+        terms = _terms(form, unit, choices, pairs)
         slack = (limit - form.constant) // unit
         # A limit that always holds may be too large for CP-SAT, one that never does too small.
         if slack < sum(max(coefficient, 0) for _, coefficient in terms):
             never = sum(min(coefficient, 0) for _, coefficient in terms) - 1
             add_row(model, terms, max(slack, never))
-    unit, terms = _terms(program.objective, choices, pairs)
+    unit = unit_of(program.objective)
+    total = sum(map(abs, (*program.objective.choices.values(), *program.objective.pairs.values())))
+    unit *= 1 + total // (unit * FLOAT_LIMIT // 4)
+    terms = _terms(program.objective, unit, choices, pairs)
     model.minimize(sum(coefficient * literal for literal, coefficient in terms))
     return model, choices, unit
 
@@ -160,13 +185,13 @@ def _literals(
 
 def _terms(
     form: LinearForm,
+    unit: int,
     choices: Mapping[Choice, cp_model.IntVar],
     pairs: Mapping[Pair, cp_model.IntVar],
-) -> tuple[int, list[tuple[cp_model.IntVar, int]]]:
-    """Return the greatest common divisor of a form's coefficients, and its terms in units of it."""
-    unit = gcd(*form.choices.values(), *form.pairs.values()) or 1
+) -> list[tuple[cp_model.IntVar, int]]:
+    """Return the terms of a form in whole units."""
     alone = [(choices[choice], c // unit) for choice, c in form.choices.items()]
-    return unit, alone + [(pairs[pair], c // unit) for pair, c in form.pairs.items()]
+    return alone + [(pairs[pair], c // unit) for pair, c in form.pairs.items()]
 
 
 def _run(solver: cp_model.CpSolver, model: cp_model.CpModel, stop: Event) -> int:

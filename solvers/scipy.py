@@ -20,7 +20,7 @@ from opsearch.problem.objective import Choice, Form, Pair
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Status, solved
 from opsearch.problem.spaces.base import Space
-from opsearch.solvers.integer.minimum import Answer, Program, ProgramError
+from opsearch.solvers.integer.minimum import Answer, Program, ProgramError, unit_of
 from opsearch.solvers.integer.slices import LinearForm, Slice
 from opsearch.solvers.integer.solve import solve_integer_program
 from opsearch.solvers.interrupts import in_thread
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scipy.optimize import LinearConstraint
 
 _SCALE = 1e6
+_TOLERANCE = 1e-6  # of HiGHS, in a scaled objective
 _TRIES = 50
 _OPTIMAL, _INFEASIBLE = 0, 2
 
@@ -93,7 +94,7 @@ class _HighsPrograms:
             )
             if all(form.at(row) <= limit for form, limit in program.limits):
                 value = objective.at(row)
-                bound = ceil(result.mip_dual_bound / scale - 0.5) + objective.constant
+                bound = _bound(objective, result.mip_dual_bound / scale, _TOLERANCE / scale)
                 return Answer(Status.OPTIMAL, row, min(bound, value))
             rows.append(_without(row, column))
         raise ProgramError(f"HiGHS gave {_TRIES} answers that exceed a limit")
@@ -114,6 +115,17 @@ def _scaled(form: LinearForm, column: Columns) -> tuple[NDArray[np.float64], flo
         row[column[pair]] = coefficient
     scale = _SCALE / max(float(np.abs(row).max(initial=0.0)), 1.0)
     return row * scale, scale
+
+
+def _bound(form: LinearForm, found: float, error: float) -> int:
+    """Return the lower bound on a form that HiGHS proves for the sum without its constant.
+
+    Values are whole multiples of a unit. Where they are too large for HiGHS to tell neighbours
+    apart, the bound is lower by what it may have missed.
+    """
+    unit = unit_of(form)
+    missed = max(0.5, 2 * error / unit)
+    return unit * ceil(found / unit - missed) + form.constant
 
 
 def _limit(form: LinearForm, limit: int, column: Columns) -> LinearConstraint:

@@ -18,7 +18,7 @@ from opsearch.problem.solution import Solver, Status
 from opsearch.problem.spaces.base import N_V_8
 from opsearch.problem.spaces.operations import OperationSpace, layers_space, operations_space
 from opsearch.testing.checks import SHORT, check_interruption, check_record, recorded, same
-from opsearch.testing.example_problems import SCALES, layers_problem
+from opsearch.testing.example_problems import SCALES, VAST, VAST_SAMPLES, layers_problem
 
 SPACES = {
     "layers": layers_space(3, N_V_8[3:5]),
@@ -51,6 +51,34 @@ class LargeSpaceConformance:
         if solver.exact:
             assert (solution.status, found) == (Status.OPTIMAL, value)
             assert solution.costs["flops"] == cost
+
+    @pytest.mark.parametrize(("name", "share"), [("tied", 0.4), ("operations", 0.8)])
+    def test_costs_beyond_64_bits(self, solver: Solver, name: str, share: float) -> None:
+        """Keep exact limits in a decoder of 400 B weights on 10,000 samples of 110,000 tokens."""
+        space, form = SPACES[name], presented(solver).objective.form
+        shape = replace(VAST, layers=space.num_layers)
+        problem = layers_problem(len(name), space, share, form, shape=shape, samples=VAST_SAMPLES)
+        (constraint,) = problem.constraints
+        assert constraint.stock > 2**63
+        solution = solver.solve(problem, limit=SHORT)
+        check_record(problem, solver, solution)
+        assert solution.value is not None
+        value, cost = best(problem)
+        found = round(solution.value / problem.objective.quantum)
+        assert found >= value
+        if solver.exact:
+            assert (solution.status, found) == (Status.OPTIMAL, value)
+            assert solution.costs["flops"] == cost or solution.note
+        # Exactly at the best policy's cost, and one below it.
+        exactly, below = (
+            problem.with_budget([replace(constraint, limit=limit)]) for limit in (cost, cost - 1)
+        )
+        at, lower = (solver.solve(each, limit=SHORT) for each in (exactly, below))
+        check_record(exactly, solver, at)
+        check_record(below, solver, lower)
+        if solver.exact:
+            assert at.value == solution.value
+            assert lower.value is None or lower.value > solution.value
 
     def test_infeasible_states_the_range(self, solver: Solver) -> None:
         """Report the achievable range of an infeasible budget."""

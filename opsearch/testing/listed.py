@@ -27,6 +27,7 @@ from opsearch.testing.example_problems import (
     random_pairs,
     random_problem,
     random_terms,
+    vast,
 )
 
 
@@ -73,6 +74,18 @@ class SolverConformance:
         if solver.exact:
             assert (solution.status, solution.index) == (Status.OPTIMAL, best)
         assert solution.value >= problem.objective.value(best) - solution.error_bound
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_costs_beyond_64_bits(self, solver: Solver, seed: int) -> None:
+        """Solve problems whose costs exceed 64 bits and differ in their last digits only."""
+        problem = vast(random_problem(seed, budgets=1 + seed % 2))
+        solution = self.solve(solver, problem)
+        assert solution.index is not None
+        if solver.exact or "blackbox" in solver.forms:
+            assert solution.index == self.best(problem)
+        below = replace(problem.constraints[0], limit=int(problem.cost.min()) - 1)
+        none = self.solve(solver, problem.with_budget([below]))
+        assert none.status is Status.INFEASIBLE
 
     def test_known_answer(self, solver: Solver) -> None:
         """Find the best point of a problem of four points."""

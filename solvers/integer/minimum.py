@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Protocol
 
 from opsearch.problem.solution import Status
@@ -42,6 +43,11 @@ class Answer:
     status: Status
     row: tuple[int, ...] | None = None
     bound: int | None = None
+
+
+def unit_of(form: LinearForm) -> int:
+    """Return the greatest common divisor of a form's coefficients; 1 if it has none."""
+    return gcd(*form.choices.values(), *form.pairs.values()) or 1
 
 
 class Minimiser(Protocol):

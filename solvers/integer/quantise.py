@@ -20,7 +20,7 @@ from opsearch.problem.spaces.base import Space
 # Sums of coefficients in a row stay below it, see `ortools.add_row`; larger integers lose
 # exactness as floats, which is how CP-SAT reports bounds.
 ROW_LIMIT = 2**31 - 1
-_FLOAT_LIMIT = 2**53
+FLOAT_LIMIT = 2**53
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _multiples(
     if sum(float(np.abs(step - np.rint(step)).max(initial=0.0)) for step in parts) > 0.25:
         return None
     largest = sum(float(np.abs(step).max()) for step in steps) + float(np.abs(together).sum())
-    if largest >= _FLOAT_LIMIT / 4:
+    if largest >= FLOAT_LIMIT / 4:
         return None
     whole = tuple(np.rint(step).astype(np.int64) for step in steps)
     return IntegerTerms(whole, _whole(pairs, together), 0.0, quantum, 0.0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.exact import Integers
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import KV, MODULES, Q
 from opsearch.problem.objective import Choice, Pair
@@ -118,7 +119,7 @@ def _value(terms: IntegerTerms, options: Sequence[Ints]) -> LinearForm:
 
 
 def _linear(
-    options: Sequence[Ints], effects: Sequence[Ints], constant: int, pairs: Mapping[Pair, int]
+    options: Sequence[Ints], effects: Sequence[Integers], constant: int, pairs: Mapping[Pair, int]
 ) -> LinearForm:
     """Return the form with the smallest effect of each parameter moved into the constant.
 
@@ -167,7 +168,7 @@ def _cost(
 ) -> LinearForm:
     """Return a cost of the rows with one share of tokens; tied, of those with some kv."""
     tables = cost.tables[n_v]
-    effects = []
+    effects: list[Integers] = []
     for layer, module in space.operations:
         levels = np.arange(space.lowest(layer, module), len(space.levels))
         moved = (module, Q) if space.tied and module == KV else (module,)
@@ -179,12 +180,13 @@ def _cost(
         dead = _dead_queries(tables)
         last = space.num_layers - 1, KV
         number = space.operations.index(last)
-        effects[number] = effects[number] + dead * np.arange(space.lowest(*last), len(space.levels))
+        levels = np.arange(space.lowest(*last), len(space.levels)).astype(tables.dtype)
+        effects[number] = effects[number] + dead * levels
         base -= dead
     return _linear(options, effects, base, dict(_score_pairs(space, tables)))
 
 
-def _dead_queries(tables: Ints) -> int:
+def _dead_queries(tables: Integers) -> int:
     """Return the cost of the queries of the last layer that is read, which do not run.
 
     They cost the same in every layer except the last of the decoder, where none are counted.
@@ -198,7 +200,7 @@ def _dead_queries(tables: Ints) -> int:
     return int(queries[0]) if len(queries) else 0
 
 
-def _score_pairs(space: PerOperation, tables: Ints) -> Iterator[tuple[Pair, int]]:
+def _score_pairs(space: PerOperation, tables: Integers) -> Iterator[tuple[Pair, int]]:
     """Yield what queries and keys of a layer cost together, beyond what each costs alone."""
     number = {operation: k for k, operation in enumerate(space.operations)}
     alone = tables[:, :, :1, :1] + tables[:, :1, :, :1] + tables[:, :1, :1, :]

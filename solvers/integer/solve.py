@@ -20,6 +20,10 @@ from opsearch.solvers.integer.quantise import IntegerTerms, integer_terms
 from opsearch.solvers.integer.slices import slices_of
 
 _STOPPED = "the deterministic time ran out or the search was stopped before"
+_NOT_ALL_TIES = (
+    "another policy of the same value may cost less: the search of them was stopped, or the floats "
+    "of the solver do not tell their costs apart"
+)
 
 
 def solve_integer_program(
@@ -101,7 +105,7 @@ def _first_tie(
         ]
         found = lowest(minimiser, ties, best.row)
         row = found.row or row
-        note = "" if found.proved else f"{_STOPPED} all ties were compared"
+        note = "" if found.proved else _NOT_ALL_TIES
     return _feasible_index(problem, row, library), note
 
 
