@@ -295,7 +295,7 @@ def evaluate(
     check_fits(policy, model.config)
     shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(list(items), processor, model.config, say=shown.say)
-    check_positions(samples, processor, model.config, MAX_NEW_TOKENS)
+    check_positions(samples, model.config, MAX_NEW_TOKENS)
     return answer_both(model, processor, samples, policy, shown, original=original)
 
 
@@ -348,7 +348,7 @@ def measure_kl(
         ModelError: A logit is not finite; names the policy and the item.
     """
     samples = encode(list(items), processor, model.config)
-    check_positions(samples, processor, model.config, positions, "positions")
+    check_positions(samples, model.config, positions, "positions")
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:
         path = Path(location) if store else Path(location) / "measurements.db"

@@ -101,7 +101,7 @@ def evaluate(
         progress.say(note)
     with progress.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
-    check_positions(encoded, processor, config, MAX_NEW_TOKENS)
+    check_positions(encoded, config, MAX_NEW_TOKENS)
     with progress.stage("loading the model"):
         loaded = model.load()
     return answer_both(loaded, processor, encoded, policy, progress, dropped)

@@ -90,7 +90,7 @@ def generate(
     config, processor = spec.load_config(), spec.load_processor()
     check_fits(policy, config)
     (sample,) = encode([item], processor, config, say=progress.say)
-    check_positions([sample], processor, config, max_new_tokens, "--max-new-tokens")
+    check_positions([sample], config, max_new_tokens, "--max-new-tokens")
     with progress.stage("loading the model"):
         model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)

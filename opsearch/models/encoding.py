@@ -17,7 +17,7 @@ from opsearch.errors import DataError
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
 from opsearch.models.picture_notes import PictureNotes
-from opsearch.models.positions import check_positions
+from opsearch.models.positions import check_positions, tokenizer_note
 from opsearch.models.refusals import refusal
 
 
@@ -77,8 +77,8 @@ def encode(
         processor: The model's processor.
         config: The model's configuration.
         progress: Called with the number of encoded samples.
-        say: Called with each note on pictures whose content the processor loses; None: they are
-            logged to the logger "opsearch" as warnings.
+        say: Called with each note, on pictures whose content the processor loses and on prompts
+            beyond the tokenizer's limit; None: notes are warnings of the logger "opsearch".
 
     Raises:
         DataError: The data set is empty, an image is broken or refused by the processor, the
@@ -109,8 +109,9 @@ def encode(
         samples.append(Sample(item, key, inputs, n_visual, n_other, content=content))
         if progress:
             progress(done)
-    check_positions(samples, processor, config)
-    for note in notes.lines():
+    check_positions(samples, config)
+    longer = tokenizer_note(samples, processor)
+    for note in [*notes.lines(), *([longer] if longer else [])]:
         (say or logging.getLogger("opsearch").warning)(note)
     return samples
 
@@ -127,7 +128,7 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     start = processor.tokenizer.bos_token
     # Some templates write the start token themselves; do not add a second one.
     extra = {"add_special_tokens": False} if start and prompt.startswith(start) else {}
-    extra["verbose"] = False  # no warning of long prompts: `check_positions` refuses them
+    extra["verbose"] = False  # no warning of long prompts: `encode` gives a note
     # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
     nested = [list(images)] if images else None
     return dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))

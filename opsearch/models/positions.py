@@ -13,8 +13,6 @@ from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.models.families import family_for
 
-_UNLIMITED = 10**20  # tokenizers without a limit have 10^30
-
 
 class Encoded(Protocol):
     """An encoded sample, as `opsearch.models.encoding.Sample`."""
@@ -34,7 +32,6 @@ class Encoded(Protocol):
 
 def check_positions(
     samples: Sequence[Encoded],
-    processor: Any,
     config: Any,
     new_tokens: int = 1,
     option: str | None = None,
@@ -43,7 +40,6 @@ def check_positions(
 
     Args:
         samples: Encoded samples.
-        processor: The model's processor, whose tokenizer may have a lower limit.
         config: The model's config.
         new_tokens: Answer tokens that are measured or generated. The last one is never an input.
         option: Option that sets `new_tokens`, for the message; None: it cannot be set.
@@ -51,40 +47,39 @@ def check_positions(
     Raises:
         DataError: Names the first sample, the number of samples, the limit and the next step.
     """
-    for limit, taken, described in _limits(samples, processor, config):
-        longer = [k for k, count in enumerate(taken) if count + new_tokens - 1 > limit]
-        if not longer:
-            continue
-        sample, needed = samples[longer[0]], taken[longer[0]] + new_tokens - 1
-        n_visual, n_other = sample.shape
-        answer = f" and {new_tokens - 1} of its answer" if new_tokens > 1 else ""
-        step = "give fewer or smaller images, shorter questions, or --data without such items"
-        if option and max(taken) <= limit:
-            step += f", or lower {option} to {limit - max(taken) + 1}"
-        raise DataError(
-            f"item {sample.item.id} needs {needed} positions for {n_visual} visual tokens, "
-            f"{n_other} others{answer}, but {described} (samples beyond it: {len(longer)} "
-            f"of {len(samples)}); {step}"
-        )
+    if (limit := model_positions(config)) is None:
+        return
+    taken = [prompt_positions(sample.inputs, sample.shape, config) for sample in samples]
+    longer = [k for k, count in enumerate(taken) if count + new_tokens - 1 > limit]
+    if not longer:
+        return
+    sample, needed = samples[longer[0]], taken[longer[0]] + new_tokens - 1
+    n_visual, n_other = sample.shape
+    answer = f" and {new_tokens - 1} of its answer" if new_tokens > 1 else ""
+    step = "give fewer or smaller images, shorter questions, or --data without such items"
+    if option and max(taken) <= limit:
+        step += f", or lower {option} to {limit - max(taken) + 1}"
+    raise DataError(
+        f"item {sample.item.id} needs {needed} positions for {n_visual} visual tokens, "
+        f"{n_other} others{answer}, but the model has {limit} (samples beyond it: {len(longer)} "
+        f"of {len(samples)}); {step}"
+    )
 
 
-def _limits(
-    samples: Sequence[Encoded], processor: Any, config: Any
-) -> list[tuple[int, list[int], str]]:
-    """Return each limit with what every prompt takes of it, and the words for it."""
-    limits = []
-    if (most := model_positions(config)) is not None:
-        taken = [prompt_positions(sample.inputs, sample.shape, config) for sample in samples]
-        limits.append((most, taken, f"the model has {most}"))
-    # The tokenizer counts tokens, several of which may share a position.
-    if (longest := tokenizer_limit(processor)) is not None:
-        tokens = [sum(sample.shape) for sample in samples]
-        reason = (
-            f"its tokenizer takes {longest} tokens (model_max_length in tokenizer_config.json, "
-            "which you may raise if the model takes more)"
-        )
-        limits.append((longest, tokens, reason))
-    return limits
+def tokenizer_note(samples: Sequence[Encoded], processor: Any) -> str | None:
+    """Return a note where prompts exceed the limit that the tokenizer names; None if none does.
+
+    It is no error, because it is a setting of the tokenizer, often lower than what the model takes.
+    """
+    limit = getattr(processor.tokenizer, "model_max_length", None)
+    longer = [sample for sample in samples if limit and sum(sample.shape) > limit]
+    if not longer:
+        return None
+    return (
+        f"{len(longer)} of {len(samples)} prompts are longer than the {limit} tokens that the "
+        f"tokenizer names (model_max_length), first item {longer[0].item.id} with "
+        f"{sum(longer[0].shape)}; they are within the positions of the model"
+    )
 
 
 def model_positions(config: Any) -> int | None:
@@ -100,12 +95,6 @@ def model_positions(config: Any) -> int | None:
     scaling = getattr(text, "rope_parameters", None) or {}
     original = scaling.get("original_max_position_embeddings") or most
     return max(int(most), int(original * (scaling.get("factor") or 1)))
-
-
-def tokenizer_limit(processor: Any) -> int | None:
-    """Return the number of tokens that the tokenizer names as its limit; None if it names none."""
-    limit = getattr(processor.tokenizer, "model_max_length", None)
-    return int(limit) if limit and limit < _UNLIMITED else None
 
 
 def prompt_positions(inputs: Mapping[str, Any], tokens: tuple[int, int], config: Any) -> int:

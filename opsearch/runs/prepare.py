@@ -184,9 +184,9 @@ def state(
             both, processor, model_config, lambda done: tick(done, len(both)), progress.say
         )
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
-    check_positions(encoded, processor, model_config, settings.positions, "--positions")
+    check_positions(encoded, model_config, settings.positions, "--positions")
     if all_answered(heldout):
-        check_positions(rest, processor, model_config, MAX_NEW_TOKENS)
+        check_positions(rest, model_config, MAX_NEW_TOKENS)
     shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, settings, model_config, pairs, progress)

@@ -185,7 +185,7 @@ def loaded(policies: Iterable[Policy], setup: Setup) -> tuple[Any, Workload]:
     for policy in policies:
         check_fits(policy, config)
     sample = encode(embedded("calibration", 1, 0), processor, config)[0]
-    check_positions([sample], processor, config, setup.new_tokens, "--new-tokens")
+    check_positions([sample], config, setup.new_tokens, "--new-tokens")
     inputs = batch_inputs([sample] * setup.batch, setup.device)
     return setup.spec.load(), Workload(inputs, setup.batch, sample.n_visual, sample.n_other)
 

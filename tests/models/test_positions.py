@@ -17,10 +17,16 @@ from transformers import LlamaConfig, LlavaConfig, Qwen2Config
 from opsearch import Item, load_model, measure_kl
 from opsearch.commands.cli import call
 from opsearch.data.demo import MODEL_DIR
+from opsearch.data.embedded import embedded
 from opsearch.errors import DataError
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.loading import load_config, load_processor
-from opsearch.models.positions import check_positions, model_positions, prompt_positions
+from opsearch.models.positions import (
+    check_positions,
+    model_positions,
+    prompt_positions,
+    tokenizer_note,
+)
 from opsearch.policy import builders
 from tests.support import tiny
 from tests.support.families import qwen2_5_vl
@@ -102,17 +108,26 @@ def test_the_last_answer_token_is_no_input(new_tokens, over, count):
     length = POSITIONS - (new_tokens - 1) + over
     samples = [sample(VISUAL + 5)] * (count - 1) + [sample(length)]
     if over <= 0:
-        check_positions(samples, PROCESSOR, CONFIG, new_tokens)
+        check_positions(samples, CONFIG, new_tokens)
         return
     with refuses(DataError, POSITIONS + over, POSITIONS, f"1 of {count}"):
-        check_positions(samples, PROCESSOR, CONFIG, new_tokens)
+        check_positions(samples, CONFIG, new_tokens)
 
 
-def test_a_lower_limit_of_the_tokenizer_counts():
-    processor = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=200))
-    check_positions([sample(200)], processor, CONFIG)
-    with refuses(DataError, 201, 200, "model_max_length", "tokenizer_config.json"):
-        check_positions([sample(200)], processor, CONFIG, new_tokens=2)
+@pytest.mark.parametrize(("limit", "noted"), [(200, False), (199, True), (10**30, False)])
+def test_a_lower_limit_of_the_tokenizer_is_noted(limit, noted):
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=limit))
+    note = tokenizer_note([sample(20, "short"), sample(200)], processor)
+    assert bool(note) == noted
+    if note:
+        assert re.search(naming("1 of 2", 199, 200, "model_max_length"), note)
+
+
+def test_prompts_beyond_the_tokenizer_s_limit_are_encoded_with_one_note():
+    processor, notes = load_processor("demo"), []
+    processor.tokenizer.model_max_length = 100
+    assert len(encode(embedded("calibration", 3), processor, CONFIG, say=notes.append)) == 3
+    assert [re.search(naming("3 of 3", 100), note) is not None for note in notes] == [True]
 
 
 @pytest.mark.parametrize(
