@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opsearch.data.item import Item
 from opsearch.errors import DataError
+from opsearch.evaluation.scoring import score
 from opsearch.measure.storage.records import StoredAnswer
 from opsearch.measure.storage.store import Store
 from opsearch.models.devices import device_of_inputs
@@ -32,7 +34,7 @@ class Answers:
 
     Attributes:
         texts: The generated texts.
-        scores: 1 for an exact match, else 0, float64[S].
+        scores: Scores between 0 and 1 by the metric of each sample, float64[S].
         families: Family of each sample.
     """
 
@@ -114,7 +116,9 @@ def answer_as(
             texts = decoded(processor, greedy(model, batch, MAX_NEW_TOKENS))
             pairs = list(zip(texts, batch, strict=True))
             new = [
-                StoredAnswer(key_of[s.digest], s.digest, text, exact_match(text, s.item.answers))
+                StoredAnswer(
+                    key_of[s.digest], s.digest, text, score(text, s.item.answers, s.item.metric)
+                )
                 for text, s in pairs
             ]
             if store:
@@ -151,7 +155,5 @@ def relative_average(scores: dict[str, float], original: dict[str, float]) -> fl
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
-def exact_match(text: str, answers: Sequence[str]) -> float:
-    """Return 1 for a match regardless of case, outer white space and a final full stop, else 0."""
-    normal = text.strip().rstrip(".").casefold()
-    return float(any(normal == answer.strip().rstrip(".").casefold() for answer in answers))
+def _score(text: str, item: Item) -> float:
+    return score(text, item.answers, item.metric)

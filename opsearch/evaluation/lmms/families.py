@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from lmms_eval.api.task import ConfigurableMessagesTask
 
 from opsearch.data.embedded import FAMILIES, embedded
-from opsearch.evaluation.answers import exact_match
+from opsearch.evaluation.scoring import score as score_text
 
 
 class EmbeddedTask(ConfigurableMessagesTask):  # type: ignore[misc]
@@ -37,5 +37,5 @@ def images(doc: dict[str, Any]) -> list[Any]:
 
 
 def score(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
-    """Score by exact match, as `opsearch eval` does."""
-    return {"exact_match": exact_match(answers[0], [doc["answer"]])}
+    """Score as `opsearch eval` does."""
+    return {"exact_match": score_text(answers[0], [doc["answer"]])}
