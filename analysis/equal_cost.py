@@ -43,6 +43,7 @@ class MethodScores:
         kl_calibration: KL per calibration sample in nats, float64[S].
         kl: KL per evaluated sample in nats, float64[T].
         scores: Score per evaluated sample in [0, 1], float64[T].
+        cut: Number of answers that were cut at their maximum length.
         further: Other costs and times, as columns of the table.
     """
 
@@ -54,6 +55,7 @@ class MethodScores:
     kl_calibration: Array
     kl: Array
     scores: Array
+    cut: int = 0
     further: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -66,12 +68,14 @@ class Comparison:
         families: Family of each sample.
         original: Scores of the original model per sample, float64[T].
         entries: One per budget and method.
+        original_cut: Number of the original's answers that were cut at their maximum length.
     """
 
     unit: str
     families: tuple[str, ...]
     original: Array
     entries: tuple[MethodScores, ...]
+    original_cut: int = 0
 
 
 def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
@@ -96,6 +100,8 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "items": len(entry.scores),
+                "cut": entry.cut,
+                "original_cut": comparison.original_cut,
             }
         )
     return pd.DataFrame(rows)
@@ -321,9 +327,18 @@ def _si_prefix(amount: float) -> tuple[float, str]:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Describe the best method at each budget, and the methods within its interval."""
-    if not is_defined(table):
-        return _describe_divergences(table)
+    """Describe the best method at each budget, the methods within its interval, and cut answers."""
+    kept = _describe_rel_avg(table) if is_defined(table) else _describe_divergences(table)
+    original, most = int(table["original_cut"].max()), int(table["cut"].max())
+    if not original and not most:
+        return kept
+    return (
+        f"{kept} {original} of {table['items'].iloc[0]} answers of the original and up to {most} "
+        "of another method were cut at their maximum length (--answer-tokens of `opsearch run`)."
+    )
+
+
+def _describe_rel_avg(table: pd.DataFrame) -> str:
     rows = [_MethodRow(*row) for row in table[list(_MethodRow.__annotations__)].to_numpy().tolist()]
     sentences = [f"Rel. Avg. over {rows[0].items} samples, with 95 % intervals."]
     for budget in dict.fromkeys(row.budget for row in rows):

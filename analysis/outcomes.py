@@ -14,7 +14,7 @@ from opsearch.errors import OpsearchError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAME = ("model", "dtype", "data", "samples", "heldout", "seed", "positions")
+SAME = ("model", "dtype", "data", "samples", "heldout", "seed", "positions", "answer_tokens")
 """Settings that must agree for runs to be evaluated on the same samples by the same model."""
 _KL, _REL = "KL held-out", "Rel. Avg., %"
 
@@ -47,7 +47,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     first = outcomes[0]
     for outcome in outcomes:
         for name in SAME:
-            here, there = outcome.record["settings"][name], first.record["settings"][name]
+            # Records of earlier versions lack settings that had one value only.
+            here, there = (each.record["settings"].get(name) for each in (outcome, first))
             if here != there:
                 raise OpsearchError(
                     f"{outcome.label} has {name} {here}, {first.label} has {there}: their "

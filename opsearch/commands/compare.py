@@ -15,7 +15,7 @@ from rich.console import Console
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
 from opsearch.evaluation import SPACES
-from opsearch.evaluation.answers import answer
+from opsearch.evaluation.answers import answer, describe_cut_answers
 from opsearch.evaluation.contenders import (
     MethodKey,
     Task,
@@ -170,11 +170,24 @@ def _judge(methods: ComparedMethods, prepared: Prepared, session: Session) -> No
         both = [*prepared.calibration, *prepared.heldout]
         measure_reductions(engine, methods.reducers, reductions, both, tick)
     processor, questions = prepared.processor, prepared.heldout
+    longest = prepared.settings.answer_tokens
     with progress.stage(f"answering {len(questions)} test questions") as tick:
-        answer_reductions(engine, processor, methods.reducers, reductions, questions)
-        for done, policy in enumerate(policies, 1):
-            answer(engine.model, processor, questions, policy, engine.store)
-            tick(done, len(policies))
+        reduced = answer_reductions(
+            engine, processor, methods.reducers, reductions, questions, longest
+        )
+        found = []
+        for policy in policies:
+            found.append(
+                answer(
+                    engine.model, processor, questions, policy, engine.store, answer_tokens=longest
+                )
+            )
+            tick(len(found), len(policies))
+    names = [f"{name} at {budget}" for budget, name in (*methods.policies, *methods.reductions)]
+    names[0] = "the original"
+    again = f"`opsearch run --config {session.folder.config}` with --answer-tokens"
+    if cut := describe_cut_answers(dict(zip(names, [*found, *reduced], strict=True)), again):
+        progress.say(cut)
 
 
 def _time(methods: ComparedMethods, prepared: Prepared, session: Session) -> None:

@@ -38,7 +38,7 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
-from opsearch.models.positions import check_positions
+from opsearch.models.positions import check_answer_positions, check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.builders import identity
@@ -49,7 +49,7 @@ from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.config import IN_MEMORY, MAX_NEW_TOKENS, RunConfig
+from opsearch.runs.config import IN_MEMORY, RunConfig
 from opsearch.runs.prepare import settle_for, state
 from opsearch.runs.samples import given_items
 from opsearch.runs.session import measurement_facts
@@ -94,7 +94,7 @@ def search(
         out: The run folder, in which an interrupted search resumes; None: a temporary folder.
         progress: Show progress.
         **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
-            positions, n_v, kv, stages, keep, tie, points, pairs.
+            positions, n_v, kv, stages, keep, tie, points, pairs, answer_tokens.
 
     Raises:
         OpsearchError: A setting, an item or the model cannot be used.
@@ -271,6 +271,7 @@ def evaluate(
     policy: Policy,
     *,
     original: Answers | None = None,
+    answer_tokens: int | None = None,
     progress: bool = True,
 ) -> Scores:
     """Answer items with the original and with a policy.
@@ -283,10 +284,12 @@ def evaluate(
         policy: The policy.
         original: Answers of the original to these items, `scores.original` of an earlier call;
             None: generate them.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         progress: Show progress.
 
     Returns:
-        The answers of both, `relative` (Rel. Avg.) and `changed` (number of changed answers).
+        The answers of both, `relative` (Rel. Avg.), `changed` (number of changed answers) and `cut`
+        (a sentence if answers were cut).
 
     Raises:
         DataError: An item has no answer, or exceeds the model's positions.
@@ -295,8 +298,16 @@ def evaluate(
     check_fits(policy, model.config)
     shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(list(items), processor, model.config, say=shown.say)
-    check_positions(samples, model.config, MAX_NEW_TOKENS)
-    return answer_both(model, processor, samples, policy, shown, original=original)
+    check_answer_positions(samples, processor, model.config, answer_tokens)
+    return answer_both(
+        model,
+        processor,
+        samples,
+        policy,
+        shown,
+        original=original,
+        answer_tokens=answer_tokens,
+    )
 
 
 def cost_share(

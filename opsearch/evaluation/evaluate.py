@@ -15,14 +15,18 @@ from opsearch.data.groups import Seen
 from opsearch.data.rows import Rows, bundled
 from opsearch.data.split import take_unseen
 from opsearch.errors import DataError, RunFolderError
-from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.answers import (
+    Answers,
+    answer,
+    describe_cut_answers,
+    relative_average,
+)
 from opsearch.models.encoding import Sample, encode
-from opsearch.models.positions import check_positions
+from opsearch.models.positions import check_answer_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
-from opsearch.runs.config import MAX_NEW_TOKENS
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.samples import repeats
 
@@ -55,6 +59,11 @@ class Scores:
         pairs = zip(self.original.texts, self.policy.texts, strict=True)
         return sum(before != after for before, after in pairs)
 
+    @property
+    def cut(self) -> str:
+        """Number of answers that were cut at their maximum length, as a sentence; or empty."""
+        return describe_cut_answers({"the original": self.original, "the policy": self.policy})
+
 
 def evaluate(
     path: Path,
@@ -64,6 +73,7 @@ def evaluate(
     samples: int = 300,
     split: str = "test",
     seed: int = 0,
+    answer_tokens: int | None = None,
     console: Console | None = None,
 ) -> Scores:
     """Generate answers with the original and with the policy of a run folder or file.
@@ -78,6 +88,7 @@ def evaluate(
         samples: Maximum number of samples, from the start of the data.
         split: Split of the embedded tasks.
         seed: Seed of the embedded tasks.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         console: Console for progress; None: standard error.
 
     Raises:
@@ -101,10 +112,12 @@ def evaluate(
         progress.say(note)
     with progress.stage(f"encoding {len(kept)} samples") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
-    check_positions(encoded, config, MAX_NEW_TOKENS)
+    check_answer_positions(encoded, processor, config, answer_tokens)
     with progress.stage("loading the model"):
         loaded = model.load()
-    return answer_both(loaded, processor, encoded, policy, progress, dropped)
+    return answer_both(
+        loaded, processor, encoded, policy, progress, dropped, answer_tokens=answer_tokens
+    )
 
 
 def answer_both(
@@ -115,6 +128,7 @@ def answer_both(
     progress: Progress,
     dropped: int = 0,
     original: Answers | None = None,
+    answer_tokens: int | None = None,
 ) -> Scores:
     """Generate answers to encoded samples with the original and with the policy.
 
@@ -126,12 +140,15 @@ def answer_both(
         progress: Progress, with a stage left for each generation.
         dropped: Number of excluded samples, for the result.
         original: Answers of the original; None: generate them.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
     """
     if original is None:
         with progress.stage("answering with the original") as tick:
-            original = answer(model, processor, samples, progress=tick)
+            original = answer(model, processor, samples, progress=tick, answer_tokens=answer_tokens)
     with progress.stage("answering with the policy") as tick:
-        pruned = answer(model, processor, samples, policy, progress=tick)
+        pruned = answer(
+            model, processor, samples, policy, progress=tick, answer_tokens=answer_tokens
+        )
     return Scores(original, pruned, dropped)
 
 

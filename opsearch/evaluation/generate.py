@@ -16,7 +16,8 @@ from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.evaluation.answers import decoded, greedy
+from opsearch.evaluation.answers import decoded, end_tokens, greedy
+from opsearch.models.answer_length import length
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.positions import check_positions
 from opsearch.models.pruned.checks import check_fits
@@ -32,12 +33,14 @@ class Answered:
     Attributes:
         text: The answer.
         new_tokens: Number of generated tokens, including the end token.
+        cut: True if the answer reached the maximum number of tokens without an end token.
         flops: FLOPs of the prefill, by the cost model.
         kv_bytes: KV cache after the prefill in bytes, by the cost model.
     """
 
     text: str
     new_tokens: int
+    cut: bool
     flops: int
     kv_bytes: int
 
@@ -97,12 +100,13 @@ def generate(
 
     def answered(title: str, applied: Policy | None) -> Answered:
         with progress.stage(title), applied.apply(model) if applied else nullcontext():
-            tokens = greedy(model, [sample], max_new_tokens)
+            tokens: list[list[int]] = greedy(model, [sample], max_new_tokens).tolist()
+        size = length(tokens[0], max_new_tokens, end_tokens(model))
         took = [
             policy_cost(cost, applied, *sample.shape) if applied else cost.stock(*sample.shape)
             for cost in costs
         ]
-        return Answered(decoded(processor, tokens)[0], tokens.shape[1], *took)
+        return Answered(decoded(processor, tokens)[0], *size, *took)
 
     original = answered("answering with the original", None)
     return Trial(sample, policy, original, answered("answering with the policy", policy))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from opsearch import registry
 from opsearch.data.item import all_answered
-from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.answers import (
+    Answers,
+    answer,
+    describe_cut_answers,
+    relative_average,
+)
 from opsearch.evaluation.baselines import baselines
 from opsearch.measure.engine import Engine
 from opsearch.policy import builders
@@ -65,7 +70,7 @@ def compare(
         heldout = np.zeros((len(everything), 0))
         if prepared.heldout:
             heldout = engine.measure(everything, prepared.heldout, tick)
-    answers = _answers(prepared, everything, engine, progress)
+    answers = _answers(prepared, policies, engine, progress)
     stock = {name: total_cost(cost, everything[0], pairs) for name, cost in costs.items()}
     rows = []
     for i, (label, policy) in enumerate(policies.items()):
@@ -78,7 +83,7 @@ def compare(
                 costs=spent,
                 kl=kl[i],
                 heldout_kl=heldout[i],
-                answers=answers[i],
+                answers=answers.get(label),
             )
         )
     return rows
@@ -104,25 +109,33 @@ def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
             families = row.answers.by_family()
             column["Rel. Avg., %"] = 100 * relative_average(families, original.by_family())
             column["accuracy, %"] = 100 * float(np.mean(list(families.values())))
+            if any(each.cut for one in rows if one.answers for each in one.answers.lengths):
+                cut = [each.cut for each in row.answers.lengths]
+                column["answers cut, %"] = 100 * float(np.mean(cut))
             column |= {f"  {name}": 100 * score for name, score in families.items()}
         columns[row.label] = column
     return pd.DataFrame(columns)
 
 
 def _answers(
-    prepared: Prepared, policies: Sequence[Policy], engine: Engine, progress: Progress
-) -> list[Answers | None]:
-    """Return the answers of every policy to the held-out questions, if all can be scored."""
+    prepared: Prepared, policies: Mapping[str, Policy], engine: Engine, progress: Progress
+) -> dict[str, Answers]:
+    """Return the answers of every policy to the held-out questions, none if some lack answers."""
     samples, processor = prepared.heldout, prepared.processor
     if not all_answered([sample.item for sample in samples]):
         unanswered = sum(not sample.item.answers for sample in samples)
         lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
         reason = lacking if samples else "there are no held-out samples"
         progress.say(f"accuracy is not measured, because {reason}")
-        return [None] * len(policies)
-    found: list[Answers | None] = []
+        return {}
+    found: dict[str, Answers] = {}
+    longest = prepared.settings.answer_tokens
     with progress.stage(f"answering {len(samples)} held-out questions") as tick:
-        for policy in policies:
-            found.append(answer(engine.model, processor, samples, policy, engine.store))
+        for label, policy in policies.items():
+            found[label] = answer(
+                engine.model, processor, samples, policy, engine.store, answer_tokens=longest
+            )
             tick(len(found), len(policies))
+    if cut := describe_cut_answers(found):
+        progress.say(cut)
     return found

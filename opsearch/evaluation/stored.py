@@ -15,7 +15,13 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.evaluation.prefill_file import prefill_time
 from opsearch.evaluation.reducers import Reduction
-from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared, StoredSample
+from opsearch.measure.storage.records import (
+    COMPARED,
+    COMPARED_CALIBRATION,
+    Compared,
+    StoredAnswer,
+    StoredSample,
+)
 from opsearch.measure.storage.store import Store
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
@@ -41,8 +47,8 @@ def stored_comparison(folder: Path) -> Comparison:
         splits = store.samples(COMPARED_CALIBRATION), store.samples(COMPARED)
         entries = tuple(_method_scores(row, run, store, shape, *splits) for row in compared[1:])
         families = tuple(sample.family for sample in splits[1])
-        original = _scores(store, _keys(identity(shape.layers), splits[1]), splits[1])
-        return Comparison("FLOPs", families, original, entries)
+        original = _answers(store, _keys(identity(shape.layers), splits[1]), splits[1])
+        return Comparison("FLOPs", families, _scores(original), entries, _cut(original))
 
 
 def _method_scores(
@@ -69,6 +75,7 @@ def _method_scores(
     cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
+    answers = _answers(store, keys[1], tested)
     return MethodScores(
         budget=row.budget,
         method=row.method,
@@ -77,7 +84,8 @@ def _method_scores(
         share=cost / stock["flops"],
         kl_calibration=_divergences(store, keys[0], calibration),
         kl=_divergences(store, keys[1], tested),
-        scores=_scores(store, keys[1], tested),
+        scores=_scores(answers),
+        cut=_cut(answers),
         further=costs,
     )
 
@@ -129,10 +137,16 @@ def _divergences(
     )
 
 
-def _scores(
+def _answers(
     store: Store, keys: Sequence[str], samples: Sequence[StoredSample]
-) -> NDArray[np.float64]:
+) -> list[StoredAnswer]:
     found = store.answers(keys)
-    return np.array(
-        [found[key, sample.item].score for key, sample in zip(keys, samples, strict=True)]
-    )
+    return [found[key, sample.item] for key, sample in zip(keys, samples, strict=True)]
+
+
+def _scores(answers: Sequence[StoredAnswer]) -> NDArray[np.float64]:
+    return np.array([answer.score for answer in answers])
+
+
+def _cut(answers: Sequence[StoredAnswer]) -> int:
+    return sum(answer.cut for answer in answers)

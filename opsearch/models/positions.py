@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from opsearch.data.item import Item
 from opsearch.errors import DataError
+from opsearch.models.answer_length import token_limit
 from opsearch.models.families import family_for
 
 
@@ -33,7 +34,7 @@ class Encoded(Protocol):
 def check_positions(
     samples: Sequence[Encoded],
     config: Any,
-    new_tokens: int = 1,
+    new_tokens: int | Sequence[int] = 1,
     option: str | None = None,
 ) -> None:
     """Raise DataError where a prompt and its answer exceed the positions of the model.
@@ -41,7 +42,8 @@ def check_positions(
     Args:
         samples: Encoded samples.
         config: The model's config.
-        new_tokens: Answer tokens that are measured or generated. The last one is never an input.
+        new_tokens: Answer tokens that are measured or generated, for all samples or for each. The
+            last one is never an input.
         option: Option that sets `new_tokens`, for the message; None: it cannot be set.
 
     Raises:
@@ -49,21 +51,39 @@ def check_positions(
     """
     if (limit := model_positions(config)) is None:
         return
+    answers = [new_tokens] * len(samples) if isinstance(new_tokens, int) else new_tokens
     taken = [prompt_positions(sample.inputs, sample.shape, config) for sample in samples]
-    longer = [k for k, count in enumerate(taken) if count + new_tokens - 1 > limit]
+    needed = [count + more - 1 for count, more in zip(taken, answers, strict=True)]
+    longer = [k for k, count in enumerate(needed) if count > limit]
     if not longer:
         return
-    sample, needed = samples[longer[0]], taken[longer[0]] + new_tokens - 1
-    n_visual, n_other = sample.shape
-    answer = f" and {new_tokens - 1} of its answer" if new_tokens > 1 else ""
+    first = longer[0]
+    n_visual, n_other = samples[first].shape
+    answer = f" and {answers[first] - 1} of its answer" if answers[first] > 1 else ""
     step = "give fewer or smaller images, shorter questions, or --data without such items"
     if option and max(taken) <= limit:
         step += f", or lower {option} to {limit - max(taken) + 1}"
     raise DataError(
-        f"item {sample.item.id} needs {needed} positions for {n_visual} visual tokens, "
-        f"{n_other} others{answer}, but the model has {limit} (samples beyond it: {len(longer)} "
-        f"of {len(samples)}); {step}"
+        f"item {samples[first].item.id} needs {needed[first]} positions for {n_visual} visual "
+        f"tokens, {n_other} others{answer}, but the model has {limit} (samples beyond it: "
+        f"{len(longer)} of {len(samples)}); {step}"
     )
+
+
+def check_answer_positions(
+    samples: Sequence[Encoded], processor: Any, config: Any, answer_tokens: int | None = None
+) -> None:
+    """Raise DataError where a prompt and the answer that is generated exceed the positions.
+
+    Args:
+        samples: Encoded samples.
+        processor: The model's processor.
+        config: The model's config.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
+    """
+    tokenizer = processor.tokenizer
+    longest = [token_limit(tokenizer, each.item.answers, answer_tokens) for each in samples]
+    check_positions(samples, config, longest, "--answer-tokens")
 
 
 def tokenizer_note(samples: Sequence[Encoded], processor: Any) -> str | None:

@@ -17,8 +17,10 @@ from opsearch.data.rows import bundled, merged
 from opsearch.errors import DataError, RunFolderError
 from opsearch.measure.storage.records import HELD_OUT, StoredAnswer, StoredSample
 from opsearch.measure.storage.store import Store
+from opsearch.models.answer_length import Length
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
+from opsearch.report.cut_answers import describe_cut
 from opsearch.report.stored import Stored
 from opsearch.runs.config import IN_MEMORY, RunConfig
 
@@ -56,6 +58,7 @@ class Changed:
         changed: Number of changed ones.
         lost: Changed answers with a lower score.
         gained: Changed answers with a higher score.
+        cut: Number of answers that were cut at their maximum length, as a sentence; or empty.
         examples: The first changed ones.
     """
 
@@ -63,6 +66,7 @@ class Changed:
     changed: int
     lost: int
     gained: int
+    cut: str
     examples: tuple[ChangedAnswer, ...]
 
 
@@ -90,11 +94,12 @@ def changed_answers(stored: Stored) -> Changed:
     ]
     items = _Items(stored.config)
     return Changed(
-        len(samples),
-        len(rows),
-        sum(before.score > after.score for _, before, after in rows),
-        sum(before.score < after.score for _, before, after in rows),
-        tuple(items.example(*row) for row in rows[:_SHOWN]),
+        answers=len(samples),
+        changed=len(rows),
+        lost=sum(before.score > after.score for _, before, after in rows),
+        gained=sum(before.score < after.score for _, before, after in rows),
+        cut=describe_cut({"the original": _lengths(original), "the policy": _lengths(policy)}),
+        examples=tuple(items.example(*row) for row in rows[:_SHOWN]),
     )
 
 
@@ -106,6 +111,10 @@ def _answers(
     found = store.answers(keys)
     wanted = [(key, sample.item) for key, sample in zip(keys, samples, strict=True)]
     return [found[each] for each in wanted] if all(each in found for each in wanted) else None
+
+
+def _lengths(answers: Sequence[StoredAnswer]) -> list[Length]:
+    return [Length(each.tokens, each.cut) for each in answers]
 
 
 class _Items:

@@ -85,7 +85,9 @@ def read_stored(path: Path) -> Stored:
     folder = RunFolder(path)
     config = RunConfig.load(folder.config)
     record = solution_record(folder)
-    if record.get("settings", config.results_of) != config.results_of:
+    # Settings missing from the record take their defaults, as those missing from run.yaml do.
+    searched = RunConfig.checked().results_of | record.get("settings", config.results_of)
+    if searched != config.results_of:
         raise RunFolderError(
             f"{folder.config} and {folder.solution} belong to different runs, because the later "
             f"one was interrupted; finish it with `opsearch run --config {folder.config}`"

@@ -20,8 +20,6 @@ from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
 """`data` of a run whose items came from Python, and not from a file."""
-MAX_NEW_TOKENS = 16
-"""Longest answer to a held-out question, in tokens."""
 AS_OBJECT = " (an object)"
 """End of `space` in a run whose space was an object from Python, and not a name."""
 _LAST = "out"  # last setting of the file, so that its absence shows a truncated file
@@ -57,6 +55,7 @@ class RunConfig(BaseModel):
         evaluations: Maximum number of measured policies; None: the solver's default.
         effort: Seconds of measurement that the joint objective may take by default.
         memory: Memory for the states of one pass, e.g. 8GB; None: by the device.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         out: Run folder.
     """
 
@@ -87,6 +86,7 @@ class RunConfig(BaseModel):
     evaluations: int | None = Field(None, ge=1)
     effort: float = Field(60.0, ge=0)
     memory: str | None = None
+    answer_tokens: int | None = Field(None, ge=1)
     out: Path = Path("runs/demo")
 
     @field_validator("n_v")

@@ -14,14 +14,14 @@ from opsearch.data.item import Item, all_answered
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
-from opsearch.models.positions import check_positions
+from opsearch.models.positions import check_answer_positions, check_positions
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker
 from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
-from opsearch.runs.config import AS_OBJECT, MAX_NEW_TOKENS, RunConfig
+from opsearch.runs.config import AS_OBJECT, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
@@ -186,7 +186,7 @@ def state(
     samples, rest = encoded[: len(calibration)], encoded[len(calibration) :]
     check_positions(encoded, model_config, settings.positions, "--positions")
     if all_answered(heldout):
-        check_positions(rest, model_config, MAX_NEW_TOKENS)
+        check_answer_positions(rest, processor, model_config, config.answer_tokens)
     shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, settings, model_config, pairs, progress)

@@ -20,7 +20,6 @@ from opsearch.models.encoding import Sample
 from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
 from opsearch.progress import Progress
-from opsearch.runs.config import MAX_NEW_TOKENS
 from opsearch.runs.latency_file import write_table
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.run_folder import RunFolder
@@ -134,10 +133,13 @@ def model_facts(model: Any, processor: Any, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _generation(model: Any) -> dict[str, Any]:
-    """Return what answers depend on besides the weights."""
+    """Return what answers depend on besides the weights and their maximum length.
+
+    An answer is stored with its length, which tells under which maximum it would be the same.
+    """
     settings = model.generation_config.to_diff_dict()
     settings.pop("transformers_version", None)  # part of the model's fingerprint
-    return {"settings": settings_text(settings), "tokens": MAX_NEW_TOKENS}
+    return {"settings": settings_text(settings)}
 
 
 def stored_samples(samples: Sequence[Sample]) -> list[StoredSample]:

@@ -49,6 +49,7 @@ class SearchSettings:
         effort: Seconds of measurement that the joint objective may take.
         positions: Answer tokens that are compared.
         memory: Bytes for the states of one pass; None: by what the device has.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         seed: Draws the samples and seeds the solver.
     """
 
@@ -64,6 +65,7 @@ class SearchSettings:
     effort: float
     positions: int
     memory: int | None
+    answer_tokens: int | None
     seed: int
 
     @property
@@ -123,6 +125,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         effort=config.effort,
         positions=config.positions,
         memory=config.memory_bytes,
+        answer_tokens=config.answer_tokens,
         seed=config.seed,
     )
 

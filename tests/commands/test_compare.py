@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -190,7 +191,11 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     given = {"samples": 2, "effort": 0, "console": _silent(), "times": True}
     given["spaces"] = ["dop"]
     answered, timed = [], []
-    monkeypatch.setattr(comparing, "answer", lambda *args: _until(answered, 4, answer, args))
+
+    def stopped(*args, **given):
+        return _until(answered, 4, partial(answer, **given), args)
+
+    monkeypatch.setattr(comparing, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare(path, ["20%"], **given)
     with pytest.raises(RunFolderError, match=r"`opsearch compare .*run"):

@@ -85,9 +85,9 @@ def test_a_prompt_may_have_several_pictures(command, tmp_path, pictures):
     assert code == 0
     assert re.search(naming(200, "100%"), printed)
     assert "expected" not in printed
-    *_, before, after = re.findall(r"\d+", printed)
-    assert (before, after) == ("1", "1")  # new tokens
-    found = re.search(r" original +(\S.*) policy +(\S+) ", printed)
+    assert re.findall(r"New tokens: (\d+) .* (\d+) by", printed) == [("1", "1")]
+    assert re.search(naming("1 of 1", "--max-new-tokens 128"), printed)
+    found = re.search(r"original +(\w+) policy +(\w+) ", printed)
     assert found[1] == found[2]
 
 

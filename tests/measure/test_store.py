@@ -78,13 +78,14 @@ def test_everything_is_what_was_added(path):
         assert key == {(m.policy, m.item): m for number in range(3) for m in chunk(number)}
 
 
-def test_answers_are_found_by_policy_and_the_first_one_stays(path):
+def test_answers_are_found_by_policy_and_the_last_one_stays(path):
+    red = StoredAnswer("p", "i0", "red", 1.0, tokens=16, cut=True)
     with Store(path, FACTS) as store:
         store.add_answers([StoredAnswer("p", f"i{k}", "blue", k / 2) for k in range(3)])
-        store.add_answers([StoredAnswer("p", "i0", "red", 1.0), StoredAnswer("q", "i0", "a", 0.0)])
+        store.add_answers([red, StoredAnswer("q", "i0", "a", 0.0)])
         assert store.answers(["q", "q"]) == {("q", "i0"): StoredAnswer("q", "i0", "a", 0.0)}
-        assert store.answers(["p"])["p", "i0"] == StoredAnswer("p", "i0", "blue", 0.0)
-        assert [store.answers(["p"])["p", f"i{k}"].score for k in range(3)] == [0.0, 0.5, 1.0]
+        assert store.answers(["p"])["p", "i0"] == red
+        assert [store.answers(["p"])["p", f"i{k}"].score for k in range(3)] == [1.0, 0.5, 1.0]
     with Store(path, {"model": "other"}) as store:
         assert store.answers(["p"]) == {}
 
@@ -200,6 +201,22 @@ def test_a_newer_format(path):
         db.execute("PRAGMA user_version=9")
     db.close()
     is_refused(path, FACTS, 9, 4, "opsearch", "--out")
+
+
+def test_answers_of_format_3_are_read_without_lengths(path):
+    fill(path, 1)
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "ALTER TABLE answer DROP COLUMN tokens; ALTER TABLE answer DROP COLUMN cut"
+        )
+        db.execute("INSERT INTO answer SELECT id, 'p', 'i', 'yes', 1.0 FROM context")
+        db.execute("PRAGMA user_version=3")
+    db.close()
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.answers(["p"])["p", "i"] == StoredAnswer("p", "i", "yes", 1.0)
+            store.add_answers([StoredAnswer("p", "j", "no", 0.0, tokens=2, cut=True)])
+            assert store.answers(["p"])["p", "j"].cut
 
 
 def test_a_store_of_format_1_is_read_and_completed(path):

@@ -44,11 +44,12 @@ def item(number, question="what colour is the square"):
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten questions on one picture; the fourth and the eighth are too long."""
-    Image.new("RGB", (80, 80)).save(tmp_path / "a.png")
+    """Ten questions, each on a picture of its own; the fourth and the eighth are too long."""
+    for n in range(10):
+        Image.new("RGB", (80, 80), (n, n, n)).save(tmp_path / f"{n}.png")
     lines = [
-        {"image": "a.png", "id": f"q{n}", "question": TOO_LONG if n in (3, 7) else f"what is {n}"}
-        | {"answer": "red"}
+        {"image": f"{n}.png", "id": f"q{n}", "answer": "red"}
+        | {"question": TOO_LONG if n in (3, 7) else f"what is {n}"}
         for n in range(10)
     ]
     path = tmp_path / "data.jsonl"
@@ -154,14 +155,15 @@ def test_held_out_answers_count(tmp_path, capsys):
     question = "what " * words
     (longest,) = encode([item(0, question)], PROCESSOR, CONFIG)
     assert POSITIONS - 15 < sum(longest.shape) <= POSITIONS
-    Image.new("RGB", (80, 80)).save(tmp_path / "a.png")
+    for n in (5, 10):
+        Image.new("RGB", (80, 80), (n, n, n)).save(tmp_path / f"{n}.png")
     path = tmp_path / "data.jsonl"
-    lines = [{"image": "a.png", "question": f"{question[:-n]}", "answer": "a"} for n in (5, 10)]
+    lines = [{"image": f"{n}.png", "question": question[:-n], "answer": "a"} for n in (5, 10)]
     path.write_text("\n".join(map(json.dumps, lines)))
     options = [f"--data={path}", "--samples=1", "--budget=90%", "--dry-run"]
     assert call(["run", *options, "--heldout=0"]) == 0
     assert call(["run", *options, "--heldout=1"]) == 1
-    assert str(POSITIONS) in capsys.readouterr().err
+    assert re.search(naming(POSITIONS, "--answer-tokens"), capsys.readouterr().err)
 
 
 def test_the_python_api_refuses_too():

@@ -135,6 +135,18 @@ def test_the_heat_map_is_that_of_the_policy(done):
     assert cells == (policy.executed(1000) > 0).sum()
 
 
+def test_a_score_between_0_and_1_is_shown(copy):
+    give_answers(copy, "partly")
+    db = sqlite3.connect(copy / "measurements.db")
+    with db:
+        db.execute("UPDATE answer SET score=0.25 WHERE text='partly'")
+    db.close()
+    save_report(copy)
+    page = read(copy)
+    assert "partly (score 0.25)" in page.text
+    assert re.search(r"[1-9]\d* have a lower score", page.text)
+
+
 def test_changed_answers_show_picture_question_and_both_answers(copy):
     give_answers(copy, "nonsense")
     save_report(copy)

@@ -12,6 +12,7 @@ from opsearch.commands.cli.options import (
     MODEL_AND_DATA,
     OUTPUT,
     SEARCH,
+    AnswerTokens,
     Budgets,
     Data,
     Debug,
@@ -73,6 +74,7 @@ def evaluate(
             rich_help_panel=MODEL_AND_DATA,
         ),
     ] = 0,
+    answer_tokens: AnswerTokens = None,
     dtype: RunDtype = None,
     device: RunDevice = None,
     attention: RunAttention = None,
@@ -89,6 +91,11 @@ def evaluate(
                     f"--{name} has no effect with --tasks, whose tasks bring their own data; "
                     f"remove --{name}"
                 )
+        if answer_tokens is not None:
+            raise OpsearchError(
+                f"--answer-tokens {answer_tokens} has no effect with --tasks, whose tasks set the "
+                "length of answers; remove --answer-tokens"
+            )
         processes = requested_workers(workers, ray_address)
         from opsearch.commands.cli.print_evaluation import print_evaluation
         from opsearch.evaluation.lmms.answerer import AnswererModel
@@ -118,6 +125,7 @@ def evaluate(
         samples=samples,
         split=split,
         seed=seed,
+        answer_tokens=answer_tokens,
         console=err,
     )
     print_scores(scores, out)

@@ -18,6 +18,8 @@ from opsearch.commands.cli.options import (
     out,
 )
 from opsearch.formatting import format_amount
+from opsearch.models.answer_length import Length
+from opsearch.report.cut_answers import describe_cut
 
 if TYPE_CHECKING:
     from opsearch.evaluation.generate import Trial
@@ -76,5 +78,9 @@ def _print(trial: Trial) -> None:
         f"({flops}) and {cache} of KV cache.",
         f"New tokens: {before.new_tokens} by the original, {after.new_tokens} by the policy.",
     ]
+    answers = {"the original": before, "the policy": after}
+    lengths = {name: [Length(each.new_tokens, each.cut)] for name, each in answers.items()}
+    if cut := describe_cut(lengths, "--max-new-tokens"):
+        lines.append(f"{cut}.")
     for line in lines:
         out.print(line, soft_wrap=True)

@@ -102,6 +102,14 @@ PolicyPath = Annotated[
     Path, typer.Argument(metavar="POLICY", help="Run folder or policy_config.json.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+AnswerTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Maximum number of tokens per answer; default: by the length of the accepted answers.",
+        rich_help_panel=MEASUREMENT,
+    ),
+]
 Budgets = Annotated[
     list[str],
     typer.Option(

@@ -54,6 +54,7 @@ def print_run(result: SearchResult, console: Console) -> None:
         "prefill": "Prefill: predicted by the latency table.",
         "KL": "KL: divergence from the original, in nats.",
         "accuracy": "Accuracy: on held-out samples.",
+        "answers cut": "Answers cut: at their maximum length (--answer-tokens).",
     }
     shown = [caption for row, caption in captions.items() if _has_row(comparison, row)]
     console.print(" ".join(shown), style="dim")
@@ -230,6 +231,8 @@ def print_scores(scores: Scores, console: Console) -> None:
         f"{relative} ({len(original)} families, {count} samples); {changed} answers changed",
         soft_wrap=True,
     )
+    if scores.cut:
+        console.print(f"{scores.cut}.", soft_wrap=True)
     if scores.dropped:
         console.print(
             f"Excluded {scores.dropped} samples on which the policy was searched, or which share "

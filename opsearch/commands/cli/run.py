@@ -12,6 +12,7 @@ from opsearch.commands.cli.options import (
     MODEL_AND_DATA,
     OUTPUT,
     SEARCH,
+    AnswerTokens,
     Attention,
     Budgets,
     Debug,
@@ -178,6 +179,7 @@ def run(
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,
+    answer_tokens: AnswerTokens = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     out_folder: Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from opsearch.evaluation.answers import MAX_TOKENS, answer_as
+from opsearch.evaluation.answers import MAX_TOKENS, Answers, answer_as
 from opsearch.evaluation.contenders import MethodKey, budget_limit
 from opsearch.evaluation.reducers import (
     Reducer,
@@ -93,14 +93,36 @@ def answer_reductions(
     reducers: dict[str, Reducer],
     reductions: Sequence[Reduction],
     samples: Sequence[Sample],
-) -> None:
-    """Generate and store an answer to every sample under each reduction."""
+    answer_tokens: int | None = None,
+) -> list[Answers]:
+    """Generate and store an answer to every sample under each reduction.
+
+    Args:
+        engine: The engine, with the model and the store.
+        processor: The model's processor.
+        reducers: Reducers by name.
+        reductions: The reductions.
+        samples: Samples with answers.
+        answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
+    """
+    found = []
     for reduction in reductions:
         reducer = reducers[reduction.reducer]
         small = reducer.reduced(samples, reduction.tokens)
         keys = [reduction.key] * len(small)
         block = reducer.applied(engine.model, reduction.tokens)
-        answer_as(keys, block, engine.model, processor, small, engine.store)
+        found.append(
+            answer_as(
+                keys,
+                block,
+                engine.model,
+                processor,
+                small,
+                engine.store,
+                answer_tokens=answer_tokens,
+            )
+        )
+    return found
 
 
 @torch.no_grad()

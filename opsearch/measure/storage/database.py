@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS measurement (
 CREATE TABLE IF NOT EXISTS answer (
   context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
   text TEXT NOT NULL, score REAL NOT NULL,
+  tokens INTEGER NOT NULL DEFAULT 0, cut INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (context, policy, item)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS compared (
@@ -95,11 +96,18 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Add what the tables of earlier formats lack; only the first process finds something to add.
 
-    Up to format 3 a sample had one digest, of its content, which was also the key of its numbers.
+    Up to format 3 a sample had one digest, of its content, which was also the key of its numbers,
+    and answers had no lengths.
     """
-    if not any(name == "content" for _, name, *_ in db.execute("PRAGMA table_info(sample)")):
+    if "content" not in _columns(db, "sample"):
         db.execute("ALTER TABLE sample ADD COLUMN content TEXT NOT NULL DEFAULT ''")
         db.execute("UPDATE sample SET content=item")
+    for column in {"tokens", "cut"} - _columns(db, "answer"):
+        db.execute(f"ALTER TABLE answer ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
 @contextmanager

@@ -40,12 +40,16 @@ class StoredAnswer:
         item: Digest of the sample.
         text: The answer.
         score: Its score between 0 and 1.
+        tokens: Number of its tokens, including the end token; 0 if unknown.
+        cut: True if it reached its maximum length without an end token.
     """
 
     policy: str
     item: str
     text: str
     score: float
+    tokens: int = 0
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -136,19 +136,33 @@ class Store:
                 yield Measurement(*row)
 
     def add_answers(self, answers: Iterable[StoredAnswer]) -> None:
-        """Write answers in one transaction; existing answers are kept."""
+        """Write answers in one transaction; they replace existing ones."""
         rows = [(self._context, *astuple(a)) for a in answers]
         with explained(self.path), transaction(self._db):
-            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?)", rows)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO answer (context, policy, item, text, score, tokens, cut) "
+                "VALUES (?,?,?,?,?,?,?)",
+                rows,
+            )
 
     def answers(self, policies: Iterable[str]) -> dict[tuple[str, str], StoredAnswer]:
         """Return stored answers by (policy, item) for these canonical keys."""
         found = {}
-        query = "SELECT policy, item, text, score FROM answer WHERE context=? AND policy=?"
+        query = (
+            "SELECT policy, item, text, score, tokens, cut FROM answer WHERE context=? AND policy=?"
+        )
         with explained(self.path):
             for policy in dict.fromkeys(policies):
                 for row in self._db.execute(query, (self._context, policy)):
-                    found[row[0], row[1]] = StoredAnswer(*row)
+                    *_, text, score, tokens, cut = row
+                    found[row[0], row[1]] = StoredAnswer(
+                        policy=row[0],
+                        item=row[1],
+                        text=text,
+                        score=score,
+                        tokens=tokens,
+                        cut=bool(cut),
+                    )
         return found
 
     def add_received(self, received: Iterable[tuple[str, Masses]]) -> None:
