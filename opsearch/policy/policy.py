@@ -120,9 +120,12 @@ class Policy:
         """
         return {each.layer: each.candidates for each in self.schedule(n_visual).rerankings}
 
-    def schedule(self, n_visual: int) -> Schedule:
-        """Return the live counts and the rerankings on a sample of `n_visual` tokens."""
-        return schedule(self, n_visual)
+    def schedule(self, n_visual: int, *, all_rows: bool = False) -> Schedule:
+        """Return the live counts and the rerankings on a sample of `n_visual` tokens.
+
+        With `all_rows` no operation is dead, see `schedule`.
+        """
+        return schedule(self, n_visual, all_rows=all_rows)
 
     def is_identity(self, n_visual: int) -> bool:
         """Return whether a sample of `n_visual` tokens is not pruned at all."""

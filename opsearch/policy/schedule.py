@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from opsearch import registry
 from opsearch.errors import PolicyError
-from opsearch.policy.counts import KV, MLP, Counts, Q, live
+from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 if TYPE_CHECKING:
     from opsearch.policy.policy import Policy
@@ -109,26 +109,38 @@ class RerankingTable:
         return RerankingTable(self.specs, *tables)
 
 
-def schedule(policy: Policy, n_visual: int) -> Schedule:
+def schedule(policy: Policy, n_visual: int, *, all_rows: bool = False) -> Schedule:
     """Return the schedule of a policy.
+
+    Args:
+        policy: The policy.
+        n_visual: Number of visual tokens.
+        all_rows: True if the hidden states of visual tokens are a result too, so that no operation
+            is dead.
 
     Raises:
         PolicyError: A ranker cannot act at its layer.
     """
     counts = policy.resolve(n_visual)
+    without_dead = _unchanged if all_rows else live
     acting: list[Reranking] = []
     for reranking in reversed(list(_rerankings(policy, counts, n_visual))):
-        alive = live(counts, {each.layer: each.candidates for each in acting})
+        alive = without_dead(counts, {each.layer: each.candidates for each in acting})
         end = acting[0].layer if acting else len(counts)
         chosen = {acting[0].candidates} if acting else set[int]()
         chosen |= set(alive[reranking.layer : end].ravel().tolist())
         if any(0 < count < reranking.candidates for count in chosen):
             acting.insert(0, reranking)
-    alive = live(counts, {each.layer: each.candidates for each in acting})
+    alive = without_dead(counts, {each.layer: each.candidates for each in acting})
     first = alive[: acting[0].layer] if acting else alive
     kept = {acting[0].candidates} if acting else set[int]()
     kept |= set(first[(first > 0) & (first < n_visual)].tolist())
     return Schedule(alive, frozenset(kept - {n_visual}), tuple(acting))
+
+
+def _unchanged(counts: Counts, candidates: Candidates | None = None) -> Counts:
+    """Return all counts, see `live`."""
+    return counts
 
 
 def before_decoder(policy: Policy) -> RankerSpec | None:

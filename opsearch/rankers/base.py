@@ -199,7 +199,10 @@ class Ranker(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Inputs that the ranker reads: entries of `Prompt.captured` or names in PROMPT_NEEDS."""
+        """Inputs that the ranker reads: entries of `Prompt.captured` or names in PROMPT_NEEDS.
+
+        A ranker that reads text of the prompt names "question_embeddings" or a CLIP_QUESTION.
+        """
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, 0 for the best.

@@ -11,9 +11,12 @@ from opsearch.rankers.base import Ranker
 _MANY_TOKENS = 10**6  # exceeds any sample, so that every token count is a partial one
 
 
-def policy_ranker(policy: Policy) -> Ranker | None:
-    """Return the ranker before the decoder, None if the policy needs no ranking."""
-    kept = policy.schedule(_MANY_TOKENS).kept
+def policy_ranker(policy: Policy, *, all_rows: bool = False) -> Ranker | None:
+    """Return the ranker before the decoder, None if the policy needs no ranking.
+
+    With `all_rows` no operation is dead, see `schedule`.
+    """
+    kept = policy.schedule(_MANY_TOKENS, all_rows=all_rows).kept
     if not kept:
         return None
     spec = before_decoder(policy)
@@ -31,11 +34,13 @@ def policy_ranker(policy: Policy) -> Ranker | None:
     return ranker
 
 
-def decoder_needs(policy: Policy) -> frozenset[str]:
+def decoder_needs(policy: Policy, *, all_rows: bool = False) -> frozenset[str]:
     """Return the inputs of the policy's rankers inside the decoder.
+
+    With `all_rows` no operation is dead, see `schedule`.
 
     Raises:
         PolicyError: A ranker that the policy names inside the decoder does not work there.
     """
-    specs = {each.spec for each in policy.schedule(_MANY_TOKENS).rerankings}
+    specs = {each.spec for each in policy.schedule(_MANY_TOKENS, all_rows=all_rows).rerankings}
     return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)

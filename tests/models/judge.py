@@ -46,8 +46,9 @@ def samples(model, inputs):
     """Return the samples of a batch as the reference takes them."""
     family = FAMILIES[model.config.model_type]
     features = reference.image_features(model, inputs)
-    scores = family.scores(model, inputs) if len(features) else None
-    tile, read = (family.features(model, inputs) if len(features) else None) or (None, None)
+    with torch.no_grad():
+        scores = family.scores(model, inputs) if len(features) else None
+        tile, read = (family.features(model, inputs) if len(features) else None) or (None, None)
     all_positions = family.positions(inputs)
     rows, start = [], 0
     for row, where in enumerate(inputs["attention_mask"].bool()):
@@ -177,13 +178,27 @@ def reference_logits(model, sample, policy):
 
 
 def deviation(model, inputs, policy, rows=None, **given):
-    """Return the largest difference at text positions, relative to max(1, the logits' std)."""
+    """Return the largest difference of a token's logits, relative to max(1, the logits' std).
+
+    Logits of all tokens are compared, and those of the last rows, for which less is computed.
+    """
+    last = last_text_rows(model, inputs)
     with policy.apply(model):
-        got = model(**inputs, **given).logits
-    worst = 0.0
-    for logits, sample in zip(got, rows or samples(model, inputs), strict=True):
-        wanted = reference_logits(model, sample, policy)[~sample.visual]
-        difference = (logits[sample.real][~sample.visual] - wanted).abs().max()
-        assert difference.isfinite(), "max() would pass over nan"
-        worst = max(worst, float(difference / wanted.std().clamp(min=1)))
+        every = model(**inputs, **given).logits
+        some = model(**inputs, **given, logits_to_keep=last).logits
+    length, worst = every.shape[1], 0.0
+    for whole, part, sample in zip(every, some, rows or samples(model, inputs), strict=True):
+        wanted = reference_logits(model, sample, policy)
+        in_part = sample.real.nonzero().flatten() >= length - last
+        difference = torch.cat(
+            [whole[sample.real] - wanted, part[sample.real[length - last :]] - wanted[in_part]]
+        )
+        assert difference.isfinite().all(), "max() would pass over nan"
+        worst = max(worst, float(difference.abs().max() / wanted.std().clamp(min=1)))
     return worst
+
+
+def last_text_rows(model, inputs):
+    """Return the number of last rows of a batch that hold no visual token of any sample."""
+    visual = reference.is_visual(model, inputs["input_ids"]).any(0)
+    return visual.shape[0] - int(visual.nonzero().max()) - 1 if visual.any() else len(visual)

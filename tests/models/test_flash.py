@@ -71,7 +71,7 @@ def test_layers_whose_queries_are_their_keys_are_flash_attentions(
 
     monkeypatch.setattr(flash_attention, "_flash_attention_forward", counted)
     with policy.apply(model):
-        model(**tiny.prompts([[3, 4], [7]]))
+        model(**tiny.prompts([[3, 4], [7]]), logits_to_keep=1)
     assert found == {True: layers, False: 3}, "those of the decoder and those of the tower"
 
 

@@ -1,6 +1,6 @@
 """`with policy.apply(model):` installs hooks that prune the prefill, and removes them at the end.
 
-A hook before the trunk replaces the empty cache of a prefill by a PrunedCache. A hook before the
+The trunk's forward replaces the empty cache of a prefill by a PrunedCache. A hook before the
 decoder ranks the visual tokens and stores the plan in that cache. The decoder layers follow the
 plan. All state of a prefill lives in its cache, so concurrent threads, beam search and later calls
 with a returned cache are independent of each other.
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -28,26 +29,23 @@ from opsearch.models.clip import read_question
 from opsearch.models.devices import forward_name
 from opsearch.models.families import ModelFamily, check_supported
 from opsearch.models.loading import unpack
+from opsearch.models.pruned.block import Block, not_copied, patched
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.checks import (
     check_fits,
     check_images,
+    check_labels,
     check_prefill,
     checked_placeholders,
     has_images,
 )
 from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.pruned.execution import Execution, executions
+from opsearch.models.pruned.generation import guarded_generation
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
-from opsearch.models.pruned.ranking import (
-    ResolvedPolicy,
-    make_prompt,
-    plan_inputs,
-    repeat_for_beams,
-)
+from opsearch.models.pruned.ranking import plan_inputs, read_prompt, repeat_for_beams
 from opsearch.policy.policy import Policy
-from opsearch.rankers.base import PROMPT_NEEDS, Prompt, Ranker
-from opsearch.rankers.of_policy import decoder_needs, policy_ranker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +55,9 @@ _pruned: WeakSet[nn.Module] = WeakSet()
 _pruned_lock = threading.Lock()
 # Ranker inputs captured in this thread's latest forward of the vision tower.
 _captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
-_ATTACHED, _MARK = "opsearch_captured", "opsearch_policy"
+# Last rows whose logits this thread's forward returns; 0 for all, also without the model's head.
+_rows: ContextVar[Any] = ContextVar("opsearch_rows", default=0)
+_ATTACHED = "opsearch_captured"
 
 
 @contextmanager
@@ -90,26 +90,33 @@ def apply_policy(
         yield model
         return
     unpack(model)
-    ranker = policy_ranker(policy)
-    family.check_needs(model.config, decoder_needs(policy))
+    answer, all_rows = executions(model, family, policy)
+    block = Block()
     with ExitStack() as stack:
         stack.enter_context(patched_layers(model, family, graphs))
-        needs = ranker.needs if ranker else frozenset[str]()
+        trunk, decoder = model.get_submodule(family.trunk), model.get_submodule(family.decoder)
+        for module in (model, decoder):
+            stack.enter_context(not_copied(module))
+        needs = answer.needs | all_rows.needs
         for handle in family.capture(model, needs, _store):
             stack.callback(handle.remove)
-        trunk, decoder = model.get_submodule(family.trunk), model.get_submodule(family.decoder)
         tower = model.get_submodule(family.vision_tower)
-        stack.enter_context(checked_placeholders(trunk, family))
-        hooks = _Hooks(model, family, policy, ranker, graphs is not None)
+        stack.enter_context(checked_placeholders(trunk, family, block))
+        stack.enter_context(guarded_generation(model, policy, answer.ranker, block))
+        prefills = _Prefills(model, family, answer, all_rows, graphs is not None)
+        stack.enter_context(patched(trunk, forward=prefills.guarded(trunk.forward, block)))
         for handle in (
+            model.register_forward_pre_hook(_before_model, with_kwargs=True),
+            model.register_forward_hook(_after_model, always_call=True),
             tower.register_forward_pre_hook(_before_tower),
             tower.register_forward_hook(_after_tower),
-            trunk.register_forward_pre_hook(hooks.before_trunk, with_kwargs=True),
-            trunk.register_forward_hook(hooks.after_trunk, with_kwargs=True, always_call=True),
-            decoder.register_forward_pre_hook(hooks.before_decoder, with_kwargs=True),
+            decoder.register_forward_pre_hook(prefills.before_decoder, with_kwargs=True),
         ):
             stack.callback(handle.remove)
+        stack.callback(block.end)
         yield model
+        block.end()
+        block.check_finished()
 
 
 @contextmanager
@@ -124,7 +131,6 @@ def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> It
         _pruned.add(decoder)
     overridden = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
-        vars(decoder)[_MARK] = NotCopyable()
         for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
             pruned = pruned_forward(layer, index, getattr(layer, name))
             if graphs is not None:
@@ -137,17 +143,7 @@ def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> It
                 vars(layer).pop(name, None)
             else:
                 setattr(layer, name, previous)
-        vars(decoder).pop(_MARK, None)
         _pruned.discard(decoder)
-
-
-class NotCopyable:
-    """Attribute that makes deepcopy fail: the patched forwards of a copy would run the original."""
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise PolicyError(
-            "a model under a policy cannot be copied; copy it outside of the `with` block"
-        )
 
 
 def _already_applied() -> PolicyError:
@@ -171,25 +167,48 @@ def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
         output[_ATTACHED] = _captured.get()
 
 
-class _Hooks:
-    """Trunk and decoder hooks of one `with` block, without any state of a prefill."""
+def _before_model(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    check_labels(kwargs)
+    _rows.set(kwargs.get("logits_to_keep", 0))
+
+
+def _after_model(model: nn.Module, args: Any, output: Any) -> None:
+    _rows.set(0)
+
+
+class _Prefills:
+    """Prefills of one `with` block, without any state of a single one."""
 
     def __init__(
         self,
         model: Any,
         family: ModelFamily,
-        policy: Policy,
-        ranker: Ranker | None,
+        answer: Execution,
+        all_rows: Execution,
         use_graphs: bool,
     ) -> None:
-        self.model, self.family, self.policy, self.ranker = model, family, policy, ranker
-        self.use_graphs, self.resolved = use_graphs, ResolvedPolicy(policy)
+        self.model, self.family, self.use_graphs = model, family, use_graphs
+        self.answer, self.all_rows = answer, all_rows
 
-    def before_trunk(self, trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    def guarded(self, stock: Callable[..., Any], block: Block) -> Callable[..., Any]:
+        """Return a forward of the trunk that prunes prefills, and ends inside the block."""
+        signature = inspect.signature(stock)
+
+        @wraps(stock)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with block.call():
+                if args:
+                    kwargs = {**signature.bind_partial(*args).arguments, **kwargs}
+                try:
+                    kwargs = self.before_trunk(kwargs)
+                    return after_trunk(kwargs, stock(**kwargs))
+                finally:
+                    _captured.set(None)
+
+        return forward
+
+    def before_trunk(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Give a prefill with images a PrunedCache; raise PolicyError if it cannot be pruned."""
-        if args:
-            named = inspect.signature(trunk.forward).bind_partial(*args).arguments
-            kwargs, args = {**named, **kwargs}, ()
         cache, input_ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
         if cache is not None and cache.get_seq_length() > 0:
             if has_images(kwargs):
@@ -197,56 +216,57 @@ class _Hooks:
                     "new images on a cache that already holds a prompt cannot be pruned; start "
                     "from an empty cache with the whole conversation, without prefill_chunk_size"
                 )
-            return args, kwargs
+            return kwargs
         check_prefill(cache, input_ids, kwargs, self.model.config)
-        prompt = make_prompt(self.model, self.family, input_ids, kwargs.get("attention_mask"))
+        prompt, visual_rows = read_prompt(self.model, self.family, kwargs, _rows.get())
+        execution = self.all_rows if visual_rows else self.answer
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
-        if all(self.resolved.is_identity(n) for n in prompt.n_visual):
+        if all(execution.resolved.is_identity(n) for n in prompt.n_visual):
             if isinstance(cache, PrunedCache):  # left by a prefill that raised an error
-                PrunedCache.convert(cache, self.policy.num_layers, store)
-            return args, kwargs
+                PrunedCache.convert(cache, self.layers, store)
+            return kwargs
         check_images(self.family, kwargs)
-        pruned = PrunedCache.convert(cache, self.policy.num_layers, store)
-        pruned.prompt = prompt
-        if self.ranker and input_ids is not None:
-            read_question(self.model, self.ranker.needs, prompt, input_ids)
+        execution.check()
+        pruned = PrunedCache.convert(cache, self.layers, store)
+        pruned.prompt, pruned.execution = prompt, execution
+        if execution.ranker:
+            read_question(self.model, execution.ranker.needs, prompt, kwargs["input_ids"])
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         _captured.set(getattr(encoded, _ATTACHED, None))
-        return args, {**kwargs, "past_key_values": pruned}
+        return {**kwargs, "past_key_values": pruned}
 
     def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Rank the visual tokens and store the plan, or the inputs of a graph, in the cache."""
         cache = kwargs.get("past_key_values")
         if isinstance(cache, PrunedCache) and cache.prompt is not None:
-            prompt, cache.prompt = cache.prompt, None
+            prompt, execution = cache.prompt, cache.execution
+            assert execution is not None
+            cache.prompt = cache.execution = None
             prompt.embeds = kwargs["inputs_embeds"]
             found = _captured.get() or {}
             prompt.captured |= {k: repeat_for_beams(v, prompt.n_visual) for k, v in found.items()}
-            self._check_captured(prompt)
+            execution.check_captured(prompt)
             prompt = prompt.to(prompt.embeds.device)
-            inputs = plan_inputs(prompt, self.resolved, self.ranker)
+            inputs = plan_inputs(prompt, execution.resolved, execution.ranker)
             if self.use_graphs:
                 cache.plan_inputs = inputs
             else:
                 cache.plan = Plan(inputs)
 
-    def after_trunk(self, trunk: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """Drop the cache if the caller wants none; raise PolicyError if the plan was not used."""
-        _captured.set(None)
-        given = kwargs.get("past_key_values")
-        if output is not None and isinstance(given, PrunedCache):
-            given.check_consumed()
-        cache = getattr(output, "past_key_values", None)
-        if isinstance(cache, PrunedCache) and not cache.pruned[0].store:
-            output.past_key_values = None
-        return output
+    @property
+    def layers(self) -> int:
+        """Number of layers of the decoder."""
+        return len(self.model.get_submodule(self.family.decoder).layers)
 
-    def _check_captured(self, prompt: Prompt) -> None:
-        needs = self.ranker.needs if self.ranker else frozenset[str]()
-        missing = needs - PROMPT_NEEDS - prompt.captured.keys()
-        if missing:
-            raise PolicyError(
-                f"the ranker needs {', '.join(sorted(missing))}, but the image features were "
-                "computed outside the `with` block; pass pixel_values inside it"
-            )
+
+def after_trunk(kwargs: dict[str, Any], output: Any) -> Any:
+    """Drop the cache if the caller wants none; raise PolicyError if the plan was not used."""
+    given = kwargs.get("past_key_values")
+    if isinstance(given, PrunedCache):
+        given.check_consumed()
+        if not given.pruned[0].store:
+            if isinstance(output, tuple):
+                return tuple(each for each in output if each is not given)
+            return type(output)(**{k: v for k, v in output.items() if v is not given})
+    return output

@@ -7,7 +7,7 @@ positions of the original model. Each layer knows which of the original columns 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from opsearch.models.pruned.plan import Plan, PlanInputs
 from opsearch.models.pruned.rows import Rows
 from opsearch.rankers.base import Prompt
 
+if TYPE_CHECKING:
+    from opsearch.models.pruned.execution import Execution
+
 
 class PrunedLayer(DynamicLayer):
     """Keys and values of one layer: the kept prompt columns, then all generated tokens.
@@ -29,6 +32,7 @@ class PrunedLayer(DynamicLayer):
         index: Original positions of the prompt columns, int64[B, K]; None before the prefill.
         valid: Mask of the slots that hold a column, bool[B, K]; None if all do.
         update_expected: True if the next update comes from a layer that follows the policy.
+        checked: True if only such layers may update; False once the layer was emptied.
     """
 
     store: bool = True
@@ -36,9 +40,11 @@ class PrunedLayer(DynamicLayer):
     index: Tensor | None = None
     valid: Tensor | None = None
     update_expected: bool = False
+    checked: bool = True
 
     def begin(self, rows: Rows) -> None:
         """Set the original columns of the prompt's keys and values, which are stored next."""
+        self.checked = True
         self.index = rows.index
         self.valid = rows.valid if rows.ragged else None
         self.n_pruned = rows.length - rows.index.shape[1]
@@ -46,14 +52,14 @@ class PrunedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append keys and values and return all; without `store`, return only the new ones."""
-        if not self.store:
-            return key_states, value_states
-        if self.index is not None and not self.update_expected:
+        if self.checked and not self.update_expected:
             raise PolicyError(
                 "this cache was made under a policy; a stock layer would assign its columns to "
                 "wrong positions; use it inside `with policy.apply(model)`"
             )
         self.update_expected = False
+        if not self.store:
+            return key_states, value_states
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.keys, self.values, self.is_initialized = key_states, value_states, True
@@ -141,7 +147,7 @@ class PrunedLayer(DynamicLayer):
         super().reset()
         self.keys = self.values = None
         self.is_initialized = False
-        self.n_pruned, self.index, self.valid = 0, None, None
+        self.n_pruned, self.index, self.valid, self.checked = 0, None, None, False
 
     def _crop_columns(self, stored: int) -> None:
         if self.index is None or stored >= self.index.shape[1]:
@@ -171,6 +177,7 @@ class PrunedCache(DynamicCache):
         pruned: Layers of the cache.
         plan: Plan of the prefill; None before and after it.
         prompt: Prompt of the prefill until it is ranked, then None.
+        execution: Operations of the prefill until it is ranked, then None.
         plan_inputs: Inputs of a CUDA graph that replaces the plan; None before and after it.
     """
 
@@ -182,6 +189,7 @@ class PrunedCache(DynamicCache):
         Cache.__init__(self, layers=list(self.pruned))
         self.plan = plan
         self.prompt: Prompt | None = None
+        self.execution: Execution | None = None
         self.plan_inputs: PlanInputs | None = None
         self._mask: Tensor | None = None
         self._restricted: dict[int, tuple[Tensor, Tensor | None]] = {}

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from opsearch.errors import PolicyError
 from opsearch.models.families import ModelFamily
+from opsearch.models.pruned.block import Block, patched
 from opsearch.models.pruned.cache import PrunedCache, PrunedLayer
 from opsearch.policy.policy import Policy
 
@@ -53,12 +55,41 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             f"attention_mask has shape {shape}, pruning needs that of input_ids "
             f"{tuple(input_ids.shape)}; pass the processor's attention_mask"
         )
+    for packed in _PACKED:
+        if kwargs.get(packed) is not None:
+            raise PolicyError(
+                f"{packed} packs several prompts into one row, but a policy counts and ranks the "
+                "visual tokens of each; give each prompt a row of its own, with attention_mask"
+            )
     for wanted in ("output_hidden_states", "output_attentions"):
         if kwargs.get(wanted) or getattr(config.get_text_config(), wanted, False):
             raise PolicyError(
                 f"{wanted}=True is not available under a policy: its layers process "
                 "different rows; use the original model"
             )
+
+
+_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
+
+
+def check_labels(kwargs: dict[str, Any]) -> None:
+    """Raise PolicyError if the loss of a batch with images would read rows of padding.
+
+    Args:
+        kwargs: Arguments of the model. Row t predicts the label of t + 1, or that of t in
+            `shift_labels`.
+    """
+    mask, labels = kwargs.get("attention_mask"), kwargs.get("labels")
+    shifted = kwargs.get("shift_labels")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or labels is None or not has_images(kwargs):
+        return
+    rows, predicted = (mask, shifted) if shifted is not None else (mask[:, :-1], labels[:, 1:])
+    count = int(((rows == 0) & (predicted.to(rows.device) != -100)).sum())
+    if count:
+        raise PolicyError(
+            f"{count} label(s) would be predicted from padding, which a policy does not compute; "
+            "set labels of padding, and of the first token after padding, to -100"
+        )
 
 
 def has_images(kwargs: dict[str, Any]) -> bool:
@@ -70,11 +101,19 @@ def has_images(kwargs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def checked_placeholders(trunk: Any, family: ModelFamily) -> Iterator[None]:
-    """Raise PolicyError inside the block if the prompt's visual tokens do not match its images."""
-    stock, overridden = trunk.get_placeholder_mask, vars(trunk).get("get_placeholder_mask")
+def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Iterator[None]:
+    """Raise PolicyError inside the block if the prompt's visual tokens do not match its images.
+
+    Also if they are merged by a forward of the trunk that was looked up before the block.
+    """
+    stock = trunk.get_placeholder_mask
 
     def checked(*args: Any, **kwargs: Any) -> Any:
+        if not block.runs_here():
+            raise PolicyError(
+                "images were merged by a forward of the trunk from before the `with` block, which "
+                "is not pruned; call the model itself"
+            )
         try:
             return stock(*args, **kwargs)
         except ValueError as error:
@@ -87,14 +126,8 @@ def checked_placeholders(trunk: Any, family: ModelFamily) -> Iterator[None]:
                 "input_ids and pixel_values of one call of the processor"
             ) from error
 
-    trunk.get_placeholder_mask = checked
-    try:
+    with patched(trunk, get_placeholder_mask=checked):
         yield
-    finally:
-        if overridden is None:
-            del trunk.get_placeholder_mask
-        else:
-            trunk.get_placeholder_mask = overridden
 
 
 def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Forward of a decoder layer that computes only the rows of its plan.
 
 Between the layers of a pruned prefill the hidden states are flat, ragged rows [1, R, D]: the rows
-that a later operation needs. The last layer scatters them back to [B, S, D].
+that a later operation needs. Rows that no operation needs any more leave the stream and stay as
+they are. The last layer returns all rows as [B, S, D]; those of padding hold their inputs.
 """
 
 from __future__ import annotations
@@ -40,23 +41,25 @@ def prefill(
     cache: PrunedCache = kwargs["past_key_values"]
     plan.to_device(index, hidden.device)
     if index == 0:
-        hidden = hidden.flatten(0, 1)[plan.arriving(0).flat]
+        plan.left = hidden.flatten(0, 1)
+        hidden = plan.left[plan.arriving(0).flat]
     stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
     planned = plan.planned[index]
     cache.pruned[index].begin(planned.kv)
 
     update = _attention(layer, plan, planned, layer.input_layernorm(stream), mask, kwargs)
+    plan.leave(plan.entering(index), stream, planned.after)
     stream = planned.q_in_after.add(planned.after_in_stream.take(stream), update)
     rows = layer.post_attention_layernorm(planned.mlp_in_after.take(stream))
     # compressed-tensors needs a batch dimension to scale each row separately.
     stream = planned.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
 
     if index + 1 < plan.layers:
-        return stream[None]
+        plan.leave(planned.after, stream, plan.arriving(index + 1))
+        return planned.next_in_after.take(stream)[None]
     cache.plan = None
     batch, length = len(planned.after.sizes), planned.after.length
-    full = stream.new_zeros(batch * length, stream.shape[-1])
-    return full.index_copy(0, planned.after.flat, stream).view(batch, length, -1)
+    return plan.left.index_copy(0, planned.after.flat, stream).view(batch, length, -1)
 
 
 def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -69,7 +72,10 @@ def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str
     if here is not None:
         if here.attention_layer == index:
             plan.scores = decoder_scores(layer, plan, here, stream, plan.arriving(index), cos_sin)
-        stream = plan.rerank(index).take(stream)
+        arriving = plan.arriving(index)
+        within = plan.rerank(index)
+        plan.leave(arriving, stream, plan.entering(index))
+        stream = within.take(stream)
     if following is not None and following.attention_layer == index:
         plan.scores = decoder_scores(layer, plan, following, stream, plan.entering(index), cos_sin)
     return stream

@@ -37,6 +37,7 @@ class LayerPlan:
         after_in_stream: `after` within the rows that enter the layer.
         q_in_after: `q` within `after`.
         mlp_in_after: Rows of the MLP within `after`.
+        next_in_after: Rows that the next layer needs within `after`; the last layer has none.
     """
 
     q: Rows
@@ -47,6 +48,7 @@ class LayerPlan:
     after_in_stream: RowSubset
     q_in_after: RowSubset
     mlp_in_after: RowSubset
+    next_in_after: RowSubset
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,10 @@ class Plan:
         layers: Number of layers.
         scores: Scores float32[B, S] of the next reranking, None until they are computed.
         planned: Plans of the first layers, up to the next reranking.
+        left: Last hidden states of the rows that have left the stream, [B * S, D].
     """
+
+    left: Tensor
 
     def __init__(self, inputs: PlanInputs) -> None:
         self.prompt, self.rank, self.counts, self.rerankings = inputs
@@ -127,6 +132,8 @@ class Plan:
         self.prompt, self.rank = self.prompt.to(device), self.rank.to(device)
         self.scores = None if self.scores is None else self.scores.to(device)
         self._other = self._other.to(device)
+        if layer:
+            self.left = self.left.to(device)
         self._clear()
         if layer < len(self.planned):  # otherwise `rerank` extends the plan
             del self.planned[layer:]
@@ -154,6 +161,17 @@ class Plan:
         self._clear()
         self._extend()
         return RowSubset.of(self.entering(layer), arriving)
+
+    def leave(self, stream_rows: Rows, stream: Tensor, staying: Rows) -> None:
+        """Keep the hidden states of the rows that leave the stream.
+
+        Args:
+            stream_rows: Positions of the rows of `stream`.
+            stream: Hidden states, [R, D].
+            staying: Rows that stay in the stream.
+        """
+        if staying.sizes != stream_rows.sizes:
+            self.left = self.left.index_copy(0, stream_rows.flat, stream)
 
     def rotary(self, position_embeddings: CosSin, rows: Rows) -> CosSin:
         """Return cos and sin of the rows' original positions, [..., B, K, hd]."""
@@ -198,6 +216,7 @@ class Plan:
             stream = self.entering(layer)
             counts = self.counts[:, layer]
             q, kv, mlp = (self.rows(counts[:, module]) for module in (Q, KV, MLP))
+            following = self.arriving(layer + 1)
             after = self.rows(np.maximum(self._arriving[:, layer + 1], counts[:, [Q, MLP]].max(1)))
             self.planned.append(
                 LayerPlan(
@@ -209,10 +228,14 @@ class Plan:
                     after_in_stream=locate(after, stream),
                     q_in_after=locate(q, after),
                     mlp_in_after=locate(mlp, after),
+                    next_in_after=_ALL if following is after else locate(following, after),
                 )
             )
             if layer + 1 in self.rerankings:
                 return
+
+
+_ALL = RowSubset(None, None)
 
 
 def _stream_counts(counts: Counts, candidates: Mapping[int, Counts]) -> tuple[Counts, Counts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,28 +25,87 @@ def make_prompt(
     model: Any, family: ModelFamily, input_ids: Any, attention_mask: Tensor | None
 ) -> Prompt:
     """Find the visual and real positions of a batch; synchronizes with the device once."""
+    given = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return read_prompt(model, family, given, 1)[0]
+
+
+def read_prompt(
+    model: Any, family: ModelFamily, kwargs: dict[str, Any], rows: Any
+) -> tuple[Prompt, bool]:
+    """Find the visual and real positions of a prefill; synchronizes with the device once.
+
+    Args:
+        model: The model.
+        family: Its family.
+        kwargs: Arguments of the trunk, checked by `check_prefill`.
+        rows: `logits_to_keep` of the call: number of last rows that are a result; 0 for all rows,
+            as is anything but a number.
+
+    Returns:
+        The batch, and whether rows of visual tokens are a result.
+
+    Raises:
+        PolicyError: The batch cannot be pruned.
+    """
+    input_ids, attention_mask = kwargs["input_ids"], kwargs.get("attention_mask")
     visual = family.visual_positions(model.config, input_ids)
     real = torch.ones_like(visual) if attention_mask is None else attention_mask.bool()
     last = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(1, keepdim=True)
-    other, ends = (real & ~visual).sum(1), visual.gather(1, last).sum()[None]
-    *sizes, at_end = torch.cat([visual.sum(1), other, ends]).tolist()
+    wanted = visual[:, -rows:] if isinstance(rows, int) and rows > 0 else visual
+    found = (visual.gather(1, last), visual & ~real, _restarts(kwargs, visual), wanted)
+    counts = torch.stack([each.sum() for each in found])
+    *sizes, at_end, hidden, restarts, in_rows = torch.cat(
+        [visual.sum(1), (real & ~visual).sum(1), counts]
+    ).tolist()
     if at_end:
         raise PolicyError(
             "a prompt ends with an image, where a policy computes no answer; put the text after "
             "the image, and leave out prefill_chunk_size, which cuts prompts"
         )
+    if hidden:
+        raise PolicyError(
+            f"attention_mask hides {hidden} visual token(s), which a policy would count and rank; "
+            "leave their images out of the prompt, or pass the processor's attention_mask"
+        )
+    if restarts and any(sizes[: len(visual)]):
+        raise PolicyError(
+            "position_ids start anew within a row, which packs several prompts into one; give "
+            "each prompt a row of its own, with attention_mask"
+        )
     prompt = Prompt(visual, real, tuple(sizes[: len(visual)]))
     prompt.n_other = tuple(sizes[len(visual) :])
-    return prompt
+    return prompt, bool(in_rows)
+
+
+def _restarts(kwargs: dict[str, Any], visual: Tensor) -> Tensor:
+    """Return where the text positions of unpadded rows do not go on, as in packed sequences.
+
+    Without a cache, stock models take every step but 1 for the start of another prompt.
+    """
+    positions = kwargs.get("position_ids")
+    if positions is not None and positions.ndim == 3:
+        # Four kinds of positions: those of text come before time, height and width.
+        positions = positions[0] if len(positions) == 4 else None
+    if positions is None or kwargs.get("attention_mask") is not None:
+        return visual.new_zeros(1)
+    steps: Tensor = positions.diff(dim=-1).to(visual.device)
+    uncached = kwargs.get("past_key_values") is None and kwargs.get("use_cache") is False
+    return steps != 1 if uncached else steps < 1
 
 
 class ResolvedPolicy:
-    """A policy resolved for samples, cached by number of visual tokens."""
+    """A policy resolved for samples, cached by number of visual tokens.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: The policy.
+        all_rows: True if the hidden states of visual tokens are a result too; no operation is dead
+            then.
+    """
+
+    def __init__(self, policy: Policy, *, all_rows: bool = False) -> None:
         self.is_identity = cache(policy.is_identity)
-        self.schedule = cache(policy.schedule)
-        self.executed = cache(policy.executed)
+        self.schedule = cache(partial(policy.schedule, all_rows=all_rows))
+        self.executed = cache(policy.resolve if all_rows else policy.executed)
 
 
 def plan_inputs(prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None) -> PlanInputs:
