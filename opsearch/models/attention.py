@@ -51,7 +51,8 @@ def attended(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     if name == FLASH and mask is not None:
         name = "sdpa"
     function = ALL_ATTENTION_FUNCTIONS.get_interface(name, _modeling(attn).eager_attention_forward)
-    output, _ = function(attn, q, k, v, mask, dropout=0.0, scaling=attn.scaling)
+    dropout = attn.attention_dropout if attn.training else 0.0
+    output, _ = function(attn, q, k, v, mask, dropout=dropout, scaling=attn.scaling)
     heads: Tensor = output.flatten(2)
     return heads
 

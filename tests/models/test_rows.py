@@ -25,7 +25,7 @@ from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
 from tests.support.messages import refuses
 
-LEAVES = POLICIES["dop, kv leaves"]
+LEAVES, STAYS = POLICIES["dop, kv leaves"], POLICIES["dop, kv stays"]
 IGNORED = -100
 
 
@@ -152,6 +152,21 @@ def test_the_loss_and_its_gradients_are_the_references(name, pad):
             torch.testing.assert_close(
                 one.expand_as(other), other, rtol=0, atol=atol, msg=f"{label} {parameter}"
             )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_training_drops_attention_in_every_layer(attention):
+    """With a dropout of 1 no attention is left, also where queries and keys differ in rows."""
+    model, inputs = tiny.llava(LAYERS, attention=attention), tiny.prompts([[3, 4]])
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 1.0
+    with torch.no_grad():
+        with STAYS.apply(model.train()):
+            found = model(**inputs).logits
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+        with STAYS.apply(model.eval()):
+            close(found, model(**inputs).logits)
 
 
 @pytest.mark.parametrize("pad", ["left", "right"])
