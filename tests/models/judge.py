@@ -177,24 +177,30 @@ def reference_logits(model, sample, policy):
     return reference.masked_forward(model, sample.embeds, ranks, counts, sample.positions, rankers)
 
 
-def deviation(model, inputs, policy, rows=None, **given):
+def deviation(model, inputs, policy, rows=None, keep=(0,), **given):
     """Return the largest difference of a token's logits, relative to max(1, the logits' std).
 
-    Logits of all tokens are compared, and those of the last rows, for which less is computed.
+    Args:
+        model: The model.
+        inputs: A batch.
+        policy: The policy.
+        rows: Its samples, if known.
+        keep: Values of `logits_to_keep`, each compared: 0 for all rows; fewer operations are
+            executed for last rows without visual tokens.
+        given: Further arguments of the forward.
     """
-    last = last_text_rows(model, inputs)
     with policy.apply(model):
-        every = model(**inputs, **given).logits
-        some = model(**inputs, **given, logits_to_keep=last).logits
-    length, worst = every.shape[1], 0.0
-    for whole, part, sample in zip(every, some, rows or samples(model, inputs), strict=True):
+        found = [model(**inputs, **given, logits_to_keep=last).logits for last in keep]
+    worst = 0.0
+    for row, sample in enumerate(rows or samples(model, inputs)):
         wanted = reference_logits(model, sample, policy)
-        in_part = sample.real.nonzero().flatten() >= length - last
-        difference = torch.cat(
-            [whole[sample.real] - wanted, part[sample.real[length - last :]] - wanted[in_part]]
-        )
-        assert difference.isfinite().all(), "max() would pass over nan"
-        worst = max(worst, float(difference.abs().max() / wanted.std().clamp(min=1)))
+        places, length = sample.real.nonzero().flatten(), len(sample.real)
+        for logits, last in zip(found, keep, strict=True):
+            kept = places >= length - (last or length)
+            difference = logits[row][sample.real[-last:]] - wanted[kept]
+            assert difference.isfinite().all(), "max() would pass over nan"
+            largest = difference.abs().amax() if len(difference) else 0.0
+            worst = max(worst, float(largest / wanted.std().clamp(min=1)))
     return worst
 
 

@@ -9,7 +9,7 @@ from opsearch.errors import ModelError, PolicyError
 from opsearch.models.families import FAMILIES as SUPPORTED
 from opsearch.models.families import family_for
 from opsearch.policy import builders
-from tests.models.judge import TOLERANCE, deviation, samples
+from tests.models.judge import TOLERANCE, deviation, last_text_rows, samples
 from tests.models.policies import CLS, LAYERS, MIXED, RANDOM, every_family, with_rankers_of
 from tests.models.test_apply import traces
 from tests.support.families import FAMILIES, built
@@ -37,8 +37,10 @@ def test_every_policy_gives_the_logits_of_the_reference(name, pad, attention):
     model, family = built(name, LAYERS, attention), FAMILIES[name]
     inputs = prompts(family, MIXED, seed=1, pad=pad)
     rows, given = samples(model, inputs), family.given_positions(inputs)
+    # The operations of last rows are those of answers.
+    keep = (0, last_text_rows(model, inputs)) if (pad, attention) == ("left", "sdpa") else (0,)
     found = {
-        label: deviation(model, inputs, policy, rows, **given)
+        label: deviation(model, inputs, policy, rows, keep, **given)
         for label, policy in with_rankers_of(family_for(name)).items()
     }
     assert {label: worst for label, worst in found.items() if worst > TOLERANCE} == {}

@@ -16,8 +16,8 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS
 from opsearch.rankers.cls import Cls
 from opsearch.rankers.random import Random
-from tests.models import policies
-from tests.models.judge import TOLERANCE, deviation
+from tests.models import judge, policies
+from tests.models.judge import TOLERANCE, last_text_rows
 from tests.support import tiny
 from tests.support.families import FAMILIES
 from tests.support.families.prompt import prompts
@@ -30,6 +30,11 @@ NOTICED = 100 * TOLERANCE
 COUNTS = [[9, 0, 7], [5, 8, 3], [6, 4, 2], [3, 5, 6], [0, 2, 0]]
 TRIPLES = tuple(tuple(Fraction(c) for c in triple) for triple in COUNTS)
 POLICY = Policy(TRIPLES, unit="tokens", rankers=((0, RankerSpec("cls")),))
+
+
+def deviation(model, inputs, policy):
+    """Return the deviation of all rows, and of the last ones, whose operations are an answer's."""
+    return judge.deviation(model, inputs, policy, keep=(0, last_text_rows(model, inputs)))
 
 
 def reversed_ranking(patch):
