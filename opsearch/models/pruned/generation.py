@@ -65,13 +65,13 @@ def guarded_generation(
 
 
 def _text_reader(policy: Policy, ranker: Ranker | None) -> str | None:
-    """Return what of a policy ranks anew if text is appended, or None."""
-    if decoder_needs(policy):
-        return ", ".join(str(spec) for _, spec in policy.rankers if spec.inside)
+    """Return the rankers of a policy that appended text would change, in words, or None."""
+    inside = bool(decoder_needs(policy))
     needs = ranker.needs if ranker else frozenset[str]()
-    if any(need == "question_embeddings" or need.startswith(CLIP_QUESTION) for need in needs):
-        return ", ".join(str(spec) for _, spec in policy.rankers)
-    return None
+    asked = any(need == "question_embeddings" or need.startswith(CLIP_QUESTION) for need in needs)
+    if not (inside or asked):
+        return None
+    return ", ".join(dict.fromkeys(str(s) for _, s in policy.rankers if s.inside or asked))
 
 
 class _InBlock(StoppingCriteria):
