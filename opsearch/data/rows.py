@@ -12,6 +12,7 @@ from pathlib import Path
 
 from opsearch.data.groups import item_links
 from opsearch.data.item import Item
+from opsearch.data.pictures import EncodedImage
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,14 @@ def bundled(items: Sequence[Item], order: Sequence[Item] | None = None) -> list[
 
 
 def _files(item: Item) -> tuple[object, ...]:
-    # Images in memory are compared by identity, as nothing is read here.
-    return item.question, *(i if isinstance(i, Path) else id(i) for i in item.images)
+    return item.question, *map(_file, item.images)
+
+
+def _file(image: object) -> object:
+    """Return what identifies an image without decoding it: its path or bytes, else the object."""
+    if isinstance(image, EncodedImage):
+        return image.data
+    return image if isinstance(image, Path) else id(image)
 
 
 def merged(items: Sequence[Item]) -> Item:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from opsearch.data.item import Item
+from opsearch.data.pictures import EncodedImage
 from opsearch.data.rows import Rows, bundled, merged
 from tests.data.tables import write_pictures
 
@@ -46,6 +47,16 @@ def test_a_sample_has_the_answers_of_all_its_files(tmp_path):
         "1.png": {"b"},
         "other": {"f"},
     }
+
+
+def test_rows_with_the_bytes_of_one_image_are_together_before_any_is_decoded():
+    """As in a Parquet file, where each annotator's row holds the image again."""
+    shown = [(b"one", "what?"), (b"two", "what?"), (b"one", "who?"), (b"one", "what?")]
+    every = [
+        Item(f"{n}", question, (f"{n}",), (EncodedImage(bytes(bytearray(data)), f"row {n}"),))
+        for n, (data, question) in enumerate(shown)
+    ]
+    assert [[item.id for item in each] for each in bundled(every)] == [["0", "3"], ["1"], ["2"]]
 
 
 def test_a_file_is_read_once_whatever_is_asked_about_it(tmp_path):
