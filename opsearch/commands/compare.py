@@ -123,7 +123,7 @@ def compare(
         )
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)
     tasks = [search_task(name, limits, prepared, progress) for name in spaces]
-    with open_session(prepared, run, progress, workers) as session:
+    with open_session(prepared, run, progress, workers, continued=True) as session:
         methods = _gather(tasks, limits, further, prepared, session)
         _judge(methods, prepared, session)
         if times:

@@ -63,7 +63,7 @@ def searched_front(
         )
     progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
     prepared = prepare(settled, progress)
-    with open_session(prepared, run, progress) as session:
+    with open_session(prepared, run, progress, continued=True) as session:
         found = _searched(prepared, evaluations, session)
     path = run.front_file(cost, searched=True)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))

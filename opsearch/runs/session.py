@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opsearch.costs.shape import Shape
+from opsearch.errors import RunFolderError
 from opsearch.measure.engine import Engine
 from opsearch.measure.planning.memory import memory_for
-from opsearch.measure.storage.records import StoredSample
+from opsearch.measure.storage.records import CALIBRATION, StoredSample
 from opsearch.measure.storage.store import ENGINE_VERSION, Store
 from opsearch.measure.workers.cluster import Workers, started
 from opsearch.measure.workers.worker import WorkerModel
@@ -60,6 +61,8 @@ def open_session(
     progress: Progress,
     workers: Workers | None = None,
     model: Any = None,
+    *,
+    continued: bool = False,
 ) -> Iterator[Session]:
     """Lock the folder, load the model, start the workers, and open the store.
 
@@ -69,9 +72,11 @@ def open_session(
         progress: Shows the stages.
         workers: Processes that measure; None: this one does.
         model: A loaded model; None: loaded as the settings say. Workers load theirs by its name.
+        continued: The measurements belong to the finished run of the folder, if there is one.
 
     Raises:
-        RunFolderError: The folder is in use or cannot be written.
+        RunFolderError: The folder is in use or cannot be written, or the run that is continued was
+            measured with another model.
         ModelError: The model cannot be loaded, or workers load another one.
     """
     settings = prepared.settings
@@ -89,6 +94,8 @@ def open_session(
         facts = measurement_facts(
             model, prepared.processor, spec, prepared.shape, settings.positions
         )
+        if continued:
+            _check_unchanged(folder, facts)
         with Store(folder.measurements, facts) as store:
             memory = memory_for(model, settings.memory)
             engine = Engine(model, store, settings.positions, memory, progress.say, measure_workers)
@@ -99,6 +106,24 @@ def _meet(workers: MeasureWorkers | None, model: Any) -> None:
     """Wait for the first worker, if there are any; all must have loaded the same model."""
     if workers:
         workers.meet(fingerprint(model))
+
+
+def _check_unchanged(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Raise RunFolderError if the finished run of a folder was measured with other facts.
+
+    Its samples and numbers would otherwise no longer be found: a folder shows its latest facts.
+    """
+    if not folder.measurements.exists():
+        return
+    with Store(folder.measurements) as store:
+        finished, before = store.samples(CALIBRATION), store.facts
+    changed = [name for name, value in facts.items() if before.get(name) != value]
+    if finished and changed:
+        raise RunFolderError(
+            f"{', '.join(changed)} changed since the run in {folder.path} (the model also with the "
+            f"versions of torch and transformers); `opsearch run --config {folder.config}` "
+            "measures it anew first"
+        )
 
 
 def measurement_facts(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 
@@ -13,11 +14,14 @@ from safetensors.torch import load_file, save_file
 import opsearch
 from opsearch.commands.cli import call
 from opsearch.data.demo import MODEL_DIR
+from opsearch.data.groups import Seen
 from opsearch.evaluation.answers import answer
+from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import encode
 from opsearch.models.spec import ModelSpec
 from opsearch.runs.session import model_facts
+from tests.support.messages import naming
 
 POLICY = opsearch.builders.tokens(12, "1/2", opsearch.RankerSpec("cls"))
 ITEMS = opsearch.load_items("demo", samples=1)
@@ -180,3 +184,20 @@ def test_a_repeated_run_gives_the_numbers_of_a_fresh_folder(name, folder, tmp_pa
     before = compared("run")
     CHANGES[name](folder)
     assert compared("run") == compared("fresh") != before
+
+
+@pytest.mark.parametrize(
+    "command", [["compare", "--budget", "50%", "--samples", "1"], ["front", "--measure", "2"]]
+)
+def test_a_finished_run_is_not_continued_with_what_changed(command, tmp_path, capsys):
+    """Its own numbers would no longer be found."""
+    run, (name, *options) = tmp_path / "run", command
+    settings = {"samples": 1, "heldout": 0, "space": "layers", "n_v": ("1/4", "1")}
+    opsearch.RunConfig(**settings, budget=("50%",), out=run).save(run / "run.yaml")
+    samples = [StoredSample("i", "name", "f", 9, 1, "c")]
+    with Store(run / "measurements.db", {"model": "before"}) as store:
+        store.put_calibration(samples, Seen(("c",)))
+    assert call([name, str(run), *options]) == 1
+    assert re.search(naming("model", "processor", "opsearch run --config"), capsys.readouterr().err)
+    with Store(run / "measurements.db") as store:
+        assert store.calibration() == samples
