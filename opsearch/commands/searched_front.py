@@ -48,7 +48,7 @@ def searched_front(
         OpsearchError: The policies of the space can be listed.
     """
     run = RunFolder(folder)
-    given = {"heldout": 0, "out": folder, "budget": (f"100% {cost}",)}
+    given = {"out": folder, "budget": (f"100% {cost}",)}
     settled = settle(RunConfig.load(run.config).changed(**given))
     space = settled.settings.space
     if space.per_operation is None:
@@ -62,7 +62,7 @@ def searched_front(
             f"{step if space.listed else 'give a run over space layers or operations'}"
         )
     progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
-    prepared = prepare(settled, progress)
+    prepared = prepare(settled, progress, test=0)
     with open_session(prepared, run, progress, continued=True) as session:
         found = _searched(prepared, evaluations, session)
     path = run.front_file(cost, searched=True)

@@ -1,5 +1,6 @@
 """`opsearch front --measure`: a front of what was measured, in a space too large to list."""
 
+import json
 import re
 from io import StringIO
 
@@ -11,8 +12,12 @@ from opsearch import RunConfig
 from opsearch.analysis.front import front
 from opsearch.commands.cli import call
 from opsearch.commands.searched_front import searched_front
+from opsearch.data.embedded import embedded
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.storage.store import Store
+from opsearch.models.encoding import encode
+from opsearch.models.spec import ModelSpec
+from opsearch.runs.samples import run_items
 from tests.support.messages import naming
 
 SETTINGS = {"samples": 1, "heldout": 0, "n_v": ("1/4", "1"), "budget": ("40%",)}
@@ -58,6 +63,24 @@ def test_it_measures_the_given_number_of_policies_and_stores_them(folder):
     again, _ = searched_front(folder, 12, console=silent())
     pd.testing.assert_frame_equal(again.table, found.table)
     assert stored(folder) == after
+
+
+def test_it_measures_on_the_samples_of_the_run_where_few_pictures_are_divided(tmp_path):
+    """How they are divided depends on the number of held-out samples."""
+    data = tmp_path / "rows.jsonl"
+    for number, item in enumerate(embedded("train", 2)):
+        item.images[0].save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{n % 2}.png", "question": f"{n}?", "answer": "a"} for n in range(6)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    settings = {"samples": 2, "heldout": 3, "seed": 1, "data": data, "space": "layers"}
+    folder = begun(tmp_path / "run", **settings)
+    items = run_items(RunConfig.load(folder / "run.yaml")).calibration
+    assert len({item.images for item in items}) == 1
+    searched_front(folder, 1, console=silent())
+    spec = ModelSpec()
+    wanted = {sample.digest for sample in encode(items, spec.load_processor(), spec.load_config())}
+    with Store(folder / "measurements.db") as store:
+        assert {measurement.item for measurement in store.everything()} == wanted
 
 
 def test_the_command_prints_it_with_another_cost_in_a_file_of_its_own(folder, capsys):
