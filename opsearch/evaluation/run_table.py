@@ -136,6 +136,8 @@ def _answers(
                 engine.model, processor, samples, policy, engine.store, answer_tokens=longest
             )
             tick(len(found), len(policies))
-    if cut := describe_cut_answers(found):
+    titles = {"original": "the original"}
+    named = {titles.get(label, label): each for label, each in found.items()}
+    if cut := describe_cut_answers(named):
         progress.say(cut)
     return found

@@ -32,7 +32,8 @@ def test_a_run_says_how_many_answers_were_cut_also_when_it_resumes(cut, capsys):
     assert RunConfig.load(cut / "run.yaml").answer_tokens == 1
     assert call(["run", "--config", str(cut / "run.yaml")]) == 0
     printed = said(capsys)
-    assert re.search(naming("3 of 3", "original", "other methods", "--answer-tokens 128"), printed)
+    parts = "3 of 3", "the original", "other methods", "--answer-tokens 128"
+    assert re.search(naming(*parts), printed)
     table = pd.read_csv(cut / "comparison.csv", index_col=0)
     assert (table.loc["answers cut, %"] == 100).all()
     assert "answers cut, %" in printed
