@@ -67,7 +67,7 @@ def weighted_sum(parts: Iterable[tuple[int, Integers]], shape: tuple[int, ...]) 
 
 
 def ratios(values: Integers, divisor: int) -> NDArray[np.float64]:
-    """Return values / divisor, each rounded once."""
+    """Return values / divisor as floats, each within 1e-15 of its exact value."""
     exact = abs(divisor) <= INT64_MAX
     return np.asarray((values if exact else values.astype(object)) / divisor, np.float64)
 

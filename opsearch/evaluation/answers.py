@@ -161,7 +161,7 @@ def _stored(
 ) -> dict[Sample, StoredAnswer]:
     """Return the stored answers that generating within these limits would give again.
 
-    They are scored again, and a changed score is stored: the accepted answers may have changed.
+    They are scored again, and a changed score is stored: the rules of scoring may have changed.
     """
     stored = store.answers(key_of.values())
     found, changed = {}, []

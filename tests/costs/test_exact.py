@@ -54,7 +54,7 @@ def test_integers_are_neither_unsigned_nor_floats(values):
 
 
 @given(st.lists(ANY, min_size=1, max_size=4), st.integers(1, 2**70))
-def test_ratios_are_rounded_once(values, divisor):
+def test_ratios_are_exact_up_to_rounding(values, divisor):
     exact = [float(Fraction(value, divisor)) for value in values]
     assert ratios(np.array(values, object), divisor).tolist() == exact
     np.testing.assert_allclose(ratios(np.array(values, np.int64), divisor), exact, rtol=1e-15)
