@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import OrderedDict
+from dataclasses import replace
 from enum import Enum, IntEnum
 from functools import partial
 from importlib.util import find_spec
@@ -157,7 +158,7 @@ def test_a_padded_call_leaves_the_digest_as_it_was():
 @pytest.mark.parametrize("field", ["answers", "metric"])
 def test_the_score_is_part_of_a_key_and_the_id_is_not(field):
     part, other = load_processor("demo"), {"answers": ("blue",), "metric": "anls"}[field]
-    items = [ITEM, Item(**{**vars(ITEM), field: other}), Item(**{**vars(ITEM), "id": "b"})]
+    items = [ITEM, replace(ITEM, **{field: other}), replace(ITEM, id="b")]
     first, second, third = encode(items, part, load_config("demo"))
     assert first.digest != second.digest
     assert first.digest == third.digest
