@@ -38,8 +38,13 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
         of values, measured or not.
 
     Raises:
-        OpsearchError: No pair was measured.
+        OpsearchError: No pair was measured, or the space has one parameter only.
     """
+    if len(measured.space.parameters) < 2:
+        raise OpsearchError(
+            f"{measured.label} is of space {measured.space.name!r}, whose one parameter has no "
+            "other to interact with; use a run of space dop or depth"
+        )
     weights = resamples(len(measured.items), seed)
     blocks = [
         _pair(measured, k, m, weights)

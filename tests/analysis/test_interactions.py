@@ -2,14 +2,16 @@
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from opsearch.analysis.interactions import describe, draw, table
 from opsearch.errors import OpsearchError
+from opsearch.problem.spaces.depth import tokens_space
 from tests.analysis.made import made
-from tests.support.messages import naming
+from tests.support.messages import naming, refuses
 
 
 def of_pair(rows, first, second):
@@ -40,6 +42,12 @@ def test_what_adds_up_has_no_interaction():
     additive = replace(measured, tables=measured.tables | {"kl": measured.proxy()})
     assert np.allclose(table(additive)["interaction"], 0)
     assert re.search(r"\binteractions\b[^;]*? 0% ", describe(table(additive)))
+
+
+def test_a_space_with_one_parameter_is_refused():
+    space = tokens_space(4, (Fraction(1, 2), Fraction(1)))
+    with refuses(OpsearchError, "made", "tokens", "dop"):
+        table(replace(made(), space=space))
 
 
 def test_pairs_that_were_not_measured_are_left_out_and_none_at_all_is_said():
