@@ -24,6 +24,7 @@ from benchmarks.rankers import rankers
 from benchmarks.rows import BenchmarkRow
 from benchmarks.scaling import scaling
 from benchmarks.solvers import solvers
+from benchmarks.waiting import waiting
 from opsearch.errors import OpsearchError
 
 SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
@@ -40,6 +41,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
     "code-size": lambda tiny, limit: code_size(),
+    "waiting": lambda tiny, limit: waiting(),
 }
 
 
