@@ -207,6 +207,19 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(whole, ray, tmp_path, m
     assert set(added.values()) == {1}
 
 
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_threads_of_workers_sleep_unless_the_user_decided_otherwise(ray, monkeypatch, chosen):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    with started(Workers(1), WorkerModel(ModelSpec(), 1), print) as remote:
+        remote.meet(fingerprint(model()))
+        (worker,) = marked(ray, "ray::Worker")
+        variables = Path(f"/proc/{worker}/environ").read_text().split("\0")
+    assert f"OMP_WAIT_POLICY={chosen or 'passive'}" in variables
+
+
 def test_progress_goes_on_by_layer_and_reaches_the_end(ray, tmp_path):
     space, seen = dop_space(LAYERS, ranker=RankerSpec("cls")), []
     policies = [space.decode(point) for point in space.points.tolist()[::2]]

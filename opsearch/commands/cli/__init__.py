@@ -17,6 +17,7 @@ from opsearch.commands.cli.notes import printed_notes
 from opsearch.commands.cli.options import CommandNamingParts, err
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
+from opsearch.models.openmp import wait_settings
 
 INTERRUPTED = 130
 _NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
@@ -44,6 +45,8 @@ app.command("list")(list_parts)
 
 def main() -> None:
     """Run the command line and exit: code 1 after an error, 130 after Ctrl-C."""
+    # Here, because no command has imported torch yet, and the process is ours alone.
+    os.environ.update(wait_settings())
     end(call(sys.argv[1:]))
 
 

@@ -24,6 +24,7 @@ from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.workers.queue import Job, Queue, shared
 from opsearch.measure.workers.worker import Worker, WorkerModel
+from opsearch.models.openmp import wait_settings
 
 if TYPE_CHECKING:
     from opsearch.progress import Say
@@ -143,8 +144,12 @@ class RayWorkers(Generic[J]):
 
     def _start_worker(self) -> WorkerHandle[J]:
         gpus = 1 if self._source.model.device == "cuda" else 0
-        # The second thread reports progress.
-        remote = ray.remote(self._worker).options(num_cpus=1, num_gpus=gpus, max_concurrency=2)
+        remote = ray.remote(self._worker).options(
+            num_cpus=1,
+            num_gpus=gpus,
+            max_concurrency=2,  # the second thread reports progress
+            runtime_env={"env_vars": wait_settings()},
+        )
         actor = remote.remote()
         return WorkerHandle(actor, actor.load.remote(self._source))
 
