@@ -8,7 +8,7 @@ policy returns it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from opsearch.commands.search_result import SearchResult
 from opsearch.commands.solve import solve as solve_run
 from opsearch.costs.shape import Shape
 from opsearch.data.item import Item
+from opsearch.errors import DataError
 from opsearch.evaluation import BUDGETS, SPACES
 from opsearch.evaluation.answers import Answers
 from opsearch.evaluation.evaluate import Scores, answer_both
@@ -103,6 +104,9 @@ def search(
     given = {name: part for name, part in named.items() if isinstance(part, str)}
     parts = {name: part for name, part in named.items() if not isinstance(part, str | None)}
     spec = _loaded_as(model)
+    items, heldout = _listed(items), _listed(heldout)
+    if not items:
+        raise DataError("there are no items to search on; give at least one")
     with ExitStack() as temporary:
         if out is None:
             out = mkdtemp(prefix="opsearch-")
@@ -148,8 +152,24 @@ def _loaded_as(model: Any) -> ModelSpec:
     )
 
 
+def _listed(items: Iterable[Item]) -> list[Item]:
+    """Return items as a list; raise DataError if one is something else, e.g. a line of a file."""
+    if isinstance(items, str | Path):
+        raise DataError(f"{items} holds no items in memory; give opsearch.load_items({items!r})")
+    listed = list(items)
+    for each in listed:
+        if not isinstance(each, Item):
+            raise DataError(
+                f"an item is of type {type(each).__name__}; give each as opsearch.Item(...), or "
+                "read a file with opsearch.load_items"
+            )
+    return listed
+
+
 def _several(budget: Budgets) -> list[str | Budget]:
-    return [budget] if isinstance(budget, str | Budget) else list(budget)
+    several = [budget] if isinstance(budget, str) or not isinstance(budget, Sequence) else budget
+    # A number is no budget: as a text it gets the error that names examples.
+    return [each if isinstance(each, Budget) else str(each) for each in several]
 
 
 def _texts(budget: Budgets) -> tuple[str, ...]:
@@ -297,7 +317,7 @@ def evaluate(
     """
     check_fits(policy, model.config)
     shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
-    samples = encode(list(items), processor, model.config, say=shown.say)
+    samples = encode(_listed(items), processor, model.config, say=shown.say)
     check_answer_positions(samples, processor, model.config, answer_tokens)
     return answer_both(
         model,
@@ -323,7 +343,7 @@ def cost_share(
         cost: flops, kv, or another package's cost.
     """
     shape = Shape.from_config(model.config)
-    pairs = [sample.shape for sample in encode(list(items), processor, model.config)]
+    pairs = [sample.shape for sample in encode(_listed(items), processor, model.config)]
     counted = make_cost(cost, shape)
     stock = total_cost(counted, identity(shape.layers), pairs)
     return total_cost(counted, policy, pairs) / stock
@@ -358,7 +378,7 @@ def measure_kl(
         DataError: An item exceeds the model's positions.
         ModelError: A logit is not finite; names the policy and the item.
     """
-    samples = encode(list(items), processor, model.config)
+    samples = encode(_listed(items), processor, model.config)
     check_positions(samples, model.config, positions, "positions")
     kept = nullcontext(str(store)) if store else TemporaryDirectory(prefix="opsearch-")
     with kept as location:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from opsearch.data.pictures import EncodedImage, Picture, open_picture
+from opsearch.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +43,29 @@ class Item:
     family: str = "all"
     group: str | None = None
     metric: Metric = "match"
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples, and texts for paths.
+
+        Raises:
+            DataError: A value has another type; a text would be taken for a list of letters.
+        """
+        if not isinstance(self.question, str):
+            raise DataError(f"item {self.id}: the question {self.question!r} is no text")
+        for name, example in (("answers", '("red",)'), ("images", '("a.jpg",)')):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list):
+                raise DataError(
+                    f"item {self.id}: {name} is of type {type(value).__name__}, and no tuple; "
+                    f"write e.g. {name}={example}"
+                )
+            vars(self)[name] = tuple(value)
+        for answer in self.answers:
+            if not isinstance(answer, str):
+                raise DataError(
+                    f"item {self.id}: the answer {answer!r} is no text; write it as one"
+                )
+        vars(self)["images"] = tuple(Path(i) if isinstance(i, str) else i for i in self.images)
 
     def pictures(self) -> list[Picture]:
         """Return the images as a processor is given them: upright, in the mode of their files.

@@ -127,6 +127,11 @@ def open_picture(source: Source, item: str, number: int) -> Picture:
     from PIL import Image
 
     in_memory = isinstance(source, Image.Image)
+    if not isinstance(source, Path | EncodedImage | Image.Image):
+        raise DataError(
+            f"item {item}: image no. {number} is of type {type(source).__name__}; give a path or a "
+            "PIL image, as PIL.Image.fromarray makes it of an array"
+        )
     name = f"no. {number} of item {item}" if in_memory else str(source)
     try:
         if isinstance(source, Image.Image):

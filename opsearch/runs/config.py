@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from opsearch.data.item import SAMPLES
 from opsearch.errors import OpsearchError, PolicyError, RunFolderError
@@ -22,6 +22,7 @@ IN_MEMORY = "items in memory"
 """`data` of a run whose items came from Python, and not from a file."""
 AS_OBJECT = " (an object)"
 """End of `space` in a run whose space was an object from Python, and not a name."""
+_STANDARD = ("16", "8")  # numbers of standard shares n_v
 _LAST = "out"  # last setting of the file, so that its absence shows a truncated file
 
 
@@ -89,6 +90,18 @@ class RunConfig(BaseModel):
     answer_tokens: int | None = Field(None, ge=1)
     out: Path = Path("runs/demo")
 
+    @field_validator("n_v", "budget", mode="before")
+    @classmethod
+    def _as_texts(cls, value: Any, field: ValidationInfo) -> Any:
+        """Take one value or several, texts or numbers, as YAML and Python write them."""
+        if isinstance(value, str | int | float):
+            value = str(value).split(",") if field.field_name == "n_v" else [value]
+        elif not isinstance(value, list | tuple):
+            return value
+        texts = tuple(str(each).strip() for each in value)
+        standard = field.field_name == "n_v" and len(texts) == 1 and texts[0] in _STANDARD
+        return texts[0] if standard else texts
+
     @field_validator("n_v")
     @classmethod
     def _shares(cls, value: Any) -> Any:
@@ -98,7 +111,10 @@ class RunConfig(BaseModel):
             except ValueError:
                 raise ValueError(f"{text!r} is not a share such as 0.25 or 1/4") from None
             if not 0 < share <= 1:
-                raise ValueError(f"{text} is not a share between 0 and 1")
+                raise ValueError(
+                    f"{text} is not a share between 0 and 1, nor alone a number of standard shares "
+                    f"({' or '.join(_STANDARD)})"
+                )
         return value
 
     @field_validator("budget")

@@ -91,6 +91,12 @@ def test_a_saved_result_is_a_run_folder(found, tmp_path):
         found.save(folder)
 
 
+@pytest.mark.parametrize("wrong", ["calib.jsonl", [{"question": "?"}], []])
+def test_items_of_another_kind_are_refused(demo, wrong):
+    with refuses(opsearch.OpsearchError, "item"):
+        opsearch.search(*demo, wrong, **SETTINGS, progress=False)
+
+
 @pytest.mark.parametrize("budgets", ["80%", opsearch.Budget.parse("80%"), ["80%", "70%"]])
 def test_budgets_of_a_comparison_are_given_as_elsewhere(budgets, monkeypatch):
     received = []
@@ -123,7 +129,13 @@ def test_another_solve_in_its_folder_leaves_a_result_as_it_is(demo, items, tmp_p
 
 def test_a_failed_search_leaves_no_folder(demo, items, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for wrong in ({"nonsense": 1}, {"budget": "1%"}, {"solver": "nonsense"}):
+    for wrong in (
+        {"nonsense": 1},
+        {"budget": "1%"},
+        {"budget": 0.4},
+        {"budget": [0.4]},
+        {"solver": "nonsense"},
+    ):
         with pytest.raises(opsearch.OpsearchError):
             opsearch.search(*demo, items, progress=False, **{**SETTINGS, **wrong})
     assert list(tmp_path.iterdir()) == []

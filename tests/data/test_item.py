@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,3 +216,31 @@ def test_no_damage_of_a_file_ends_in_another_error(form: str) -> None:
         except DataError:
             refused += 1
     assert refused
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"answers": "red"}, "answers"),
+        ({"answers": None}, "answers"),
+        ({"answers": (3,)}, 3),
+        ({"images": "a.jpg"}, "images"),
+        ({"question": None}, "question"),
+    ],
+)
+def test_values_of_other_types_are_refused(wrong: dict[str, Any], named: object) -> None:
+    fields: dict[str, Any] = {"question": "?", "answers": ("a",), "images": (Path("a.jpg"),)}
+    with refuses(DataError, "item 7", named):
+        Item("7", **fields | wrong)
+
+
+def test_lists_and_names_of_files_are_taken_as_well() -> None:
+    answers: Any = ["a"]
+    images: Any = ["a.jpg"]
+    assert Item("7", "?", answers, images) == Item("7", "?", ("a",), (Path("a.jpg"),))
+
+
+def test_an_array_is_no_picture() -> None:
+    array: Any = np.zeros((2, 2, 3), np.uint8)
+    with refuses(DataError, "item 7", "ndarray", "PIL.Image.fromarray"):
+        Item("7", "?", (), (array,)).pictures()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.runs.config import RunConfig
@@ -143,3 +144,22 @@ def test_a_bad_option_is_named(options, values):
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         FULL.samples = 3
+
+
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [
+        ("n_v: 8", {"n_v": "8"}),
+        ("n_v: .5, 1/4", {"n_v": (".5", "1/4")}),
+        ("n_v: [0.5, 1]", {"n_v": ("0.5", "1")}),
+        ("n_v: 0.5", {"n_v": ("0.5",)}),
+        ("budget: 40%", {"budget": ("40%",)}),
+        ("budget: [40%, 200MB]", {"budget": ("40%", "200MB")}),
+    ],
+)
+def test_a_file_of_ones_own_writes_values_as_yaml_has_them(tmp_path, written, same):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{written}\nout: runs/mine\n")
+    assert RunConfig.load(file) == RunConfig(**same, out=Path("runs/mine"))
+    (name,) = same
+    assert RunConfig.checked(**{name: yaml.safe_load(written)[name]}) == RunConfig(**same)

@@ -237,10 +237,10 @@ def _settings(context: typer.Context) -> RunConfig:
     given = dict(context.params)
     for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
         del given[name]
-    config, n_v = given.pop("config"), given["n_v"]
+    config = given.pop("config")
     given["out"] = given.pop("out_folder") or Path("runs") / Path(given["model"]).name
     given["budget"] = tuple(given["budget"])
-    given["n_v"] = n_v if n_v in ("16", "8") else tuple(part.strip() for part in n_v.split(","))
+    given["n_v"] = tuple(given["n_v"].split(","))
     if config is not None:
         typed = {name for name in context.params if was_typed(context, name)}
         typed |= {"out"} if "out_folder" in typed else set()
