@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsearch.data.item import METRICS
+from opsearch.data.item import METRICS, Item
 from opsearch.errors import DataError
 from opsearch.evaluation.scoring import score
 from opsearch.measure.storage.records import StoredAnswer
@@ -107,7 +107,7 @@ def answer_as(
     Raises:
         DataError: A sample has no answer to compare with, or an unknown metric.
     """
-    _check_answers(samples)
+    check_answers([sample.item for sample in samples])
     limits = {s: token_limit(processor.tokenizer, s.item.answers, answer_tokens) for s in samples}
     key_of = dict(zip(samples, keys, strict=True))
     found = _stored(store, key_of, limits) if store else {}
@@ -141,14 +141,16 @@ def describe_cut_answers(answers: Mapping[str, Answers], option: str = "--answer
     return describe_cut({name: each.lengths for name, each in answers.items()}, option)
 
 
-def _check_answers(samples: Sequence[Sample]) -> None:
-    unanswered = [s.item.id for s in samples if not s.item.answers]
+def check_answers(items: Sequence[Item]) -> None:
+    """Raise DataError unless every item has an answer to compare with, and a known metric."""
+    unanswered = [item.id for item in items if not item.answers]
     if unanswered:
         raise DataError(
-            f"sample {unanswered[0]} has no answer, so accuracy cannot be computed "
-            f"({len(unanswered)} samples without answers); add answers to the data"
+            f"sample {unanswered[0]} has no answer, so accuracy cannot be computed (samples "
+            f"without answers: {len(unanswered)} of {len(items)}); add answers to the data, or "
+            "leave these samples out"
         )
-    for item in (sample.item for sample in samples):
+    for item in items:
         if item.metric not in METRICS:
             raise DataError(
                 f"item {item.id}: the metric {item.metric!r} is unknown; use one of "

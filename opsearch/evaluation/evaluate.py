@@ -18,6 +18,7 @@ from opsearch.errors import DataError, RunFolderError
 from opsearch.evaluation.answers import (
     Answers,
     answer,
+    check_answers,
     describe_cut_answers,
     relative_average,
 )
@@ -108,6 +109,7 @@ def evaluate(
             f"the policy was searched on all {dropped} samples, or on samples that share an image "
             "or a group with them; choose others with --data or --split"
         )
+    check_answers(kept)
     if note := repeats(rows):
         progress.say(note)
     with progress.stage(f"encoding {len(kept)} samples") as tick:

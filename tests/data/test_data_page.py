@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from tests.support.messages import naming
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 FILE = re.compile(r"^\*\*`([^`]+)`\*\*\n\n```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-GIVEN = [shlex.split(line)[-1] for line in re.findall(r"^opsearch eval .*$", PAGE, re.MULTILINE)]
+COMMAND = re.compile(r"^opsearch (?:run|eval) .*$", re.MULTILINE)
+GIVEN = [re.sub(r".*--data '?([^' ]+).*", r"\1", line) for line in COMMAND.findall(PAGE)]
 PICTURE = re.compile(r"[\w/]+\.(?:jpg|png)")
 
 

@@ -7,6 +7,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import opsearch
@@ -24,7 +25,7 @@ from opsearch.policy import builders
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.samples import run_items
 from tests.measure.demo import LAYERS, model, samples, two_pictures
-from tests.support.messages import naming
+from tests.support.messages import naming, refuses
 
 HALF = builders.tokens(LAYERS, "1/2", RankerSpec("cls"))
 SILENT = Console(file=StringIO())
@@ -223,3 +224,13 @@ def test_a_policy_of_another_model_is_refused_before_any_work(tmp_path, change, 
 def test_bad_options_get_a_sentence(policy, options, values):
     with pytest.raises(OpsearchError, match=naming(*values)):
         evaluate(policy, console=SILENT, **{"model": ModelSpec(), "samples": 2, **options})
+
+
+def test_samples_without_answers_are_refused_before_weights_are_loaded(policy, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "what color ?", "answer": None}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row))
+    out = StringIO()
+    with refuses(DataError, "data/1"):
+        evaluate(policy, ModelSpec(), data=tmp_path / "data.jsonl", console=Console(file=out))
+    assert not re.search("encoding|loading", out.getvalue())
