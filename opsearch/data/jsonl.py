@@ -11,6 +11,8 @@ from opsearch.data.item import Item
 from opsearch.data.records import EXAMPLE, Record, make_items
 from opsearch.errors import DataError
 
+_ON_ONE_LINE = f"write each item on one line: {EXAMPLE}"
+
 
 def load_jsonl(path: str | Path) -> list[Item]:
     """Return the items of a JSON Lines file, without opening the images.
@@ -33,14 +35,21 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in _lines(path):
         try:
-            content = json.loads(line)
+            content = json.loads(line.strip())
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path}, line {number}: not valid JSON ({error}); write {EXAMPLE}"
+                f"{path}, line {number}: not valid JSON ({_reason(error)}); {_ON_ONE_LINE}"
             ) from error
         if not isinstance(content, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object; write {EXAMPLE}")
+            raise DataError(f"{path}, line {number}: not a JSON object; {_ON_ONE_LINE}")
         yield number, content
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a line; the number of the line that `json` names is always 1."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error)
 
 
 def no_objects(path: Path) -> DataError:

@@ -146,11 +146,21 @@ def open_picture(source: Source, item: str, number: int) -> Picture:
             f"item {item}: the image {name} does not exist; correct the path or put the file there"
         ) from None
     except Exception as error:  # Pillow's decoders raise any exception for a broken file
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"item {item}: the image {name} cannot be read ({reason}); "
+            f"item {item}: the image {name} cannot be read ({_reason(error)}); "
             "replace the file or leave the item out"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a picture cannot be read, without its name, which the message has already."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its text has an address for bytes in memory
+        return "it has no image format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def url_refusal(name: str) -> str:

@@ -124,8 +124,10 @@ def _word(record: Record, key: str) -> str | None:
         word = text(value)
     except ValueError as error:
         raise record.error(f'"{key}" is wrong ({error}); write {EXAMPLE}') from None
-    if not word:
-        raise record.error(f'"{key}" is wrong (it needs at least 1 character); write {EXAMPLE}')
+    if not word.strip():
+        raise record.error(
+            f'"{key}" is wrong (it needs at least 1 character that is no space); write {EXAMPLE}'
+        )
     return word
 
 

@@ -148,6 +148,8 @@ class _Drawn:
         groups = len(set(groups_of(self.rows).values()))
         if groups == 1 and len(self.rows.digests) > 1:
             return ', because all share an image or a "group"; add samples with other images'
+        if wanted and len(self.rows.digests) == 1:
+            return f"; add samples to have {self._part} ones"
         if wanted and not self.heldout:
             return f"; use fewer --samples to have {self._part} ones"
         if len(self.heldout) < min(wanted, len(self.rows.digests) - len(self.calibration)):

@@ -71,7 +71,13 @@ def test_a_broken_image_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes(content[:1000] if damage == "truncated" else content[:20])
     with refuses(DataError, "item q1", path, "replace") as caught:
         make_item(path).load_images()
-    assert str(caught.value.__cause__) in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1, "a reason, and not the path again"
+
+
+def test_bytes_that_are_no_image_are_named_without_an_address() -> None:
+    with refuses(DataError, "row 3", "replace") as caught:
+        make_item(EncodedImage(b"no image", "row 3")).load_images()
+    assert "0x" not in str(caught.value)
 
 
 def test_digest_follows_content_not_place(tmp_path: Path, picture: Image.Image) -> None:

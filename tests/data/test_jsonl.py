@@ -120,6 +120,7 @@ def test_a_relative_path_works_from_elsewhere(
         ({"image": "a.png", "answer": "red"}, ['"question"', EXAMPLE]),
         ({**GOOD, "anwser": "x"}, ['"anwser"', "answer, answers"]),
         ({**GOOD, "question": ""}, ['"question"', "at least 1", EXAMPLE]),
+        ({**GOOD, "question": " \u3000"}, ['"question"', "at least 1", EXAMPLE]),
         ({**GOOD, "answer": True}, ['"answer"', '"true"', '"yes"', EXAMPLE]),
         ({**GOOD, "answer": ["a", False]}, ['"answer"', '"false"', EXAMPLE]),
         ({**GOOD, "answer": float("nan")}, ['"answer"', "nan", EXAMPLE]),
@@ -174,3 +175,10 @@ def test_a_binary_file_is_an_error(folder: Path) -> None:
     with refuses(DataError, folder / "a.png") as caught:
         load_jsonl(folder / "a.png")
     assert str(caught.value).count("UTF-8") == 2, "what the file is not, and the next step"
+
+
+def test_a_line_that_is_no_json_has_one_number(folder: Path) -> None:
+    path = write(folder, GOOD, '{"image": "a.png",')
+    with refuses(DataError, "line 2") as caught:
+        load_jsonl(path)
+    assert str(caught.value).count("line 1") == 0

@@ -209,6 +209,13 @@ def test_without_a_cache_answers_are_the_same_or_refused(name, ranker):
         assert_same(pruned(model, ranked_by(ranker), inputs, use_cache=False), found)
 
 
+def test_a_ranker_that_a_refusal_is_about_is_named_once():
+    model, inputs = endless("llava"), prompts(FAMILIES["llava"], [[3, 4]])
+    with refuses(PolicyError, "pyramiddrop", "use_cache=True") as caught:
+        pruned(model, builders.pyramiddrop(LAYERS), inputs, use_cache=False)
+    assert str(caught.value).count("pyramiddrop") == 1
+
+
 def test_a_ranker_that_compares_with_the_question_is_refused_without_a_cache(tmp_path):
     model, inputs = endless("llava"), tiny.prompts([[3, 4]])
     ranker = RankerSpec("cdpruner", (("clip", saved_clip(tmp_path)),))

@@ -56,6 +56,13 @@ def assert_disjoint(found):
         assert len({item.digest() for item in part}) == len(part)
 
 
+def test_a_single_sample_asks_for_more(folder, plain):
+    found = drawn(folder, plain[:1], samples=1)
+    assert sizes(found) == (1, 0)
+    (shortage,) = found.notes
+    assert re.search(naming("add samples"), shortage)
+
+
 def test_one_row_per_annotator_is_one_sample(folder, plain):
     answers = ("{}", "{}s", "the {}")
     rows = [r | {"answer": a.format(r["answer"])} for r in plain[:10] for a in answers]
