@@ -224,14 +224,6 @@ def test_a_ranker_that_compares_with_the_question_is_refused_without_a_cache(tmp
         pruned(model, policy, inputs, use_cache=False)
 
 
-def test_a_ranker_of_several_stages_is_named_once():
-    model, policy = endless("llava"), builders.pyramiddrop(LAYERS)
-    assert len(policy.rankers) > 1
-    with refuses(PolicyError, "use_cache=True") as caught:
-        pruned(model, policy, tiny.prompts([[3, 4]]), use_cache=False)
-    assert str(caught.value).count("pyramiddrop") == 1
-
-
 @pytest.mark.parametrize("place", ["call", "config", "model"])
 def test_a_cache_that_is_switched_off_anywhere_is_refused(place):
     model, policy, inputs = FAMILIES["llava"].model(LAYERS), INSIDE[READER], tiny.prompts([[3, 4]])
