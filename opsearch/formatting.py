@@ -29,6 +29,11 @@ def format_amount(amount: float, unit: str) -> str:
     return f"{amount:.4g} {unit}"
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Return a number of things, e.g. "1 sample", "3 samples"."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration, e.g. 90 s, 35 min, 6 h or 25 days."""
     for unit, factor in (("days", 86400), ("h", 3600), ("min", 60)):

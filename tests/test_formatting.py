@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsearch.formatting import format_amount, format_duration
+from opsearch.formatting import counted, format_amount, format_duration
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,12 @@ def test_amounts(amount, unit, shown):
 )
 def test_durations(seconds, shown):
     assert format_duration(seconds) == shown
+
+
+def test_one_thing_is_named_in_the_singular():
+    assert [counted(n, "sample") for n in (0, 1, 1000)] == [
+        "0 samples",
+        "1 sample",
+        "1,000 samples",
+    ]
+    assert [counted(n, "family", "families") for n in (1, 2)] == ["1 family", "2 families"]

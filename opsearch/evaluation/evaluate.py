@@ -22,6 +22,7 @@ from opsearch.evaluation.answers import (
     describe_cut_answers,
     relative_average,
 )
+from opsearch.formatting import counted
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.positions import check_answer_positions
 from opsearch.models.pruned.checks import check_fits
@@ -112,7 +113,7 @@ def evaluate(
     check_answers(kept)
     if note := repeats(rows):
         progress.say(note)
-    with progress.stage(f"encoding {len(kept)} samples") as tick:
+    with progress.stage(f"encoding {counted(len(kept), 'sample')}") as tick:
         encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
     check_answer_positions(encoded, processor, config, answer_tokens)
     with progress.stage("loading the model"):

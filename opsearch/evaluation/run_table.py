@@ -124,7 +124,8 @@ def _answers(
     samples, processor = prepared.heldout, prepared.processor
     if not all_answered([sample.item for sample in samples]):
         unanswered = sum(not sample.item.answers for sample in samples)
-        lacking = f"{unanswered} of {len(samples)} held-out samples have no answers"
+        verb = "has" if unanswered == 1 else "have"
+        lacking = f"{unanswered} of {len(samples)} held-out samples {verb} no answers"
         reason = lacking if samples else "there are no held-out samples"
         progress.say(f"accuracy is not measured, because {reason}")
         return {}

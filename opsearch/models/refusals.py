@@ -8,6 +8,7 @@ from typing import Any
 from opsearch.data.item import Item
 from opsearch.data.pictures import Picture
 from opsearch.errors import DataError
+from opsearch.formatting import counted
 
 _LONG = 20  # sides of a picture, longer to shorter, that are named as the likely reason
 
@@ -33,7 +34,7 @@ def refusal(
             f"but not together ({_reason(together)}); use fewer images, or images of one size"
         )
     return DataError(
-        f"item {item.id}: its prompt cannot be encoded with {len(pictures)} images "
+        f"item {item.id}: its prompt cannot be encoded with {counted(len(pictures), 'image')} "
         f"({_reason(error)}); take image placeholders out of the question"
     )
 

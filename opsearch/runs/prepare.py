@@ -11,6 +11,7 @@ from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.groups import Seen
 from opsearch.data.item import Item, all_answered
+from opsearch.formatting import counted
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
@@ -179,7 +180,7 @@ def state(
     if not all_answered(heldout):
         progress.total -= if_answered
     both = [*calibration, *heldout]
-    with progress.stage(f"encoding {len(both)} samples") as tick:
+    with progress.stage(f"encoding {counted(len(both), 'sample')}") as tick:
         encoded = encode(
             both, processor, model_config, lambda done: tick(done, len(both)), progress.say
         )

@@ -15,6 +15,7 @@ from opsearch.data.lmms import lmms_rows
 from opsearch.data.rows import Rows, bundled
 from opsearch.data.split import groups_of, links_of, split, take_unseen
 from opsearch.errors import DataError
+from opsearch.formatting import counted
 from opsearch.progress import Tick
 from opsearch.runs.config import IN_MEMORY, RunConfig
 
@@ -126,7 +127,8 @@ class _Drawn:
             return ""
         parts = {"calibration": self.calibration, self._part: self.heldout, "read": list(group_of)}
         first, second, read = (
-            f"{len(part)} {name} samples ({len({group_of[digest] for digest in part})} groups)"
+            f"{counted(len(part), f'{name} sample')} "
+            f"({counted(len({group_of[digest] for digest in part}), 'group')})"
             for name, part in parts.items()
         )
         return (

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opsearch.evaluation.lmms.scores import Evaluation, TaskScores, ends
+from opsearch.formatting import counted
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -43,8 +44,9 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
     changed = sum(task.changed for task in evaluation.tasks)
     average = _ratio_cell(evaluation.relative, *evaluation.interval())
     console.print(
-        f"Rel. Avg. {average} of mean scores ({len(evaluation.tasks)} tasks, {count} documents); "
-        f"{changed} answers changed",
+        f"Rel. Avg. {average} of mean scores ({counted(len(evaluation.tasks), 'task')}, "
+        f"{counted(count, 'document')}); "
+        f"{counted(changed, 'answer')} changed",
         soft_wrap=True,
     )
     if not np.isnan(evaluation.official_relative):
@@ -58,8 +60,8 @@ def _print_average(evaluation: Evaluation, console: Console) -> None:
     for task in evaluation.tasks:
         if task.dropped:
             console.print(
-                f"{task.name}: excluded {task.dropped} documents on which the policy was searched, "
-                "or which share an image with those.",
+                f"{task.name}: excluded {counted(task.dropped, 'document')} on which the policy "
+                "was searched, or which share an image with those.",
                 soft_wrap=True,
             )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.analysis.heatmap import draw_terminal
-from opsearch.formatting import format_amount, format_duration
+from opsearch.formatting import counted, format_amount, format_duration
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
@@ -228,15 +228,16 @@ def print_scores(scores: Scores, console: Console) -> None:
     if not any(original.values()):
         relative = "Rel. Avg. is undefined, because the original answers no question correctly"
     console.print(
-        f"{relative} ({len(original)} families, {count} samples); {changed} answers changed",
+        f"{relative} ({counted(len(original), 'family', 'families')}, "
+        f"{counted(count, 'sample')}); {counted(changed, 'answer')} changed",
         soft_wrap=True,
     )
     if scores.cut:
         console.print(f"{scores.cut}.", soft_wrap=True)
     if scores.dropped:
         console.print(
-            f"Excluded {scores.dropped} samples on which the policy was searched, or which share "
-            "an image or a group with those.",
+            f"Excluded {counted(scores.dropped, 'sample')} on which the policy was searched, or "
+            "which share an image or a group with those.",
             soft_wrap=True,
         )
 
