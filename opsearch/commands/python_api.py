@@ -95,7 +95,7 @@ def search(
         out: The run folder, in which an interrupted search resumes; None: a temporary folder.
         progress: Show progress.
         **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
-            positions, n_v, kv, stages, keep, tie, points, pairs, answer_tokens.
+            positions, n_v, kv, stages, keep, tie, groups, points, pairs, answer_tokens.
 
     Raises:
         OpsearchError: A setting, an item or the model cannot be used.

@@ -15,8 +15,14 @@ MODULES = ("q", "kv", "mlp")
 
 
 def parse_share(value: Fraction | int | str) -> Fraction:
-    """Return an exact share from text such as "0.42" or "9/16"; raise ValueError if it is none."""
+    """Return an exact share from text such as "0.42", "9/16" or "42%".
+
+    Raises:
+        ValueError: The text is no number.
+    """
     try:
+        if isinstance(value, str) and value.endswith("%"):
+            return Fraction(value.removesuffix("%")) / 100
         return Fraction(value)
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by 0") from None

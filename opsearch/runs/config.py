@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.base import STAGES
+from opsearch.problem.spaces.operations import check_groups
 from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
@@ -44,6 +46,8 @@ class RunConfig(BaseModel):
         stages: Maximum number of stages, for the space stages.
         keep: Operations that are never pruned, e.g. `0,1:mlp`.
         tie: `q=kv`, for the space layers.
+        groups: Rising shares of the visual tokens, 1 the last, for the space operations; None:
+            1/4 and 1.
         n_v: Shares of the visual tokens: 16 or 8 standard ones, or a list.
         ranker: Ranker of the visual tokens; None: that of the model's family.
         budget: One budget per cost.
@@ -75,6 +79,7 @@ class RunConfig(BaseModel):
     stages: int = Field(STAGES, ge=1, le=3)
     keep: str | None = None
     tie: Literal["q=kv"] | None = None
+    groups: tuple[str, ...] | None = None
     n_v: tuple[str, ...] | Literal["16", "8"] = "16"
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)
@@ -90,31 +95,37 @@ class RunConfig(BaseModel):
     answer_tokens: int | None = Field(None, ge=1)
     out: Path = Path("runs/demo")
 
-    @field_validator("n_v", "budget", mode="before")
+    @field_validator("n_v", "groups", "budget", mode="before")
     @classmethod
     def _as_texts(cls, value: Any, field: ValidationInfo) -> Any:
         """Take one value or several, texts or numbers, as YAML and Python write them."""
-        if isinstance(value, str | int | float):
-            value = str(value).split(",") if field.field_name == "n_v" else [value]
+        if isinstance(value, str | int | float | Fraction):
+            value = [value] if field.field_name == "budget" else str(value).split(",")
         elif not isinstance(value, list | tuple):
             return value
         texts = tuple(str(each).strip() for each in value)
         standard = field.field_name == "n_v" and len(texts) == 1 and texts[0] in _STANDARD
         return texts[0] if standard else texts
 
-    @field_validator("n_v")
+    @field_validator("n_v", "groups")
     @classmethod
-    def _shares(cls, value: Any) -> Any:
-        for text in () if isinstance(value, str) else value:
+    def _shares(cls, value: Any, field: ValidationInfo) -> Any:
+        for text in () if isinstance(value, str | None) else value:
             try:
                 share = parse_share(text)
             except ValueError:
-                raise ValueError(f"{text!r} is not a share such as 0.25 or 1/4") from None
+                raise ValueError(f"{text!r} is not a share such as 0.25, 1/4 or 25%") from None
             if not 0 < share <= 1:
-                raise ValueError(
-                    f"{text} is not a share between 0 and 1, nor alone a number of standard shares "
-                    f"({' or '.join(_STANDARD)})"
-                )
+                nor = f", nor alone a number of standard shares ({' or '.join(_STANDARD)})"
+                alone = nor if field.field_name == "n_v" else ""
+                raise ValueError(f"{text} is not a share above 0 and up to 1{alone}")
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _nested(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            check_groups(tuple(map(parse_share, value)))
         return value
 
     @field_validator("budget")
@@ -213,7 +224,7 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
     reason = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    shown = ",".join(map(str, given)) if isinstance(given, tuple) else repr(given)
+    shown = ",".join(map(str, given)) if isinstance(given, tuple | list) else repr(given)
     return f"{prefix}{name} {shown}: {reason}; correct it"
 
 

@@ -32,6 +32,7 @@ from opsearch.solvers.ortools import CpSat
 
 Ints = NDArray[np.int64]
 _TIME = 30.0  # deterministic time per point of `walked_front`
+_PARTS = 64  # sets of partial policies that wait to be compared; more groups of tokens make more
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +112,11 @@ def _of_share(
             added = sum(int(terms.coefficients[i][c]) for i, c in zip(k, chosen, strict=True))
             costs_so_far = ways[before].costs + table[live]
             more = _Ways(costs_so_far, ways[before].values + added, rows)
-            reached.setdefault(max(before, live[KV]), []).append(more)
-        ways = {state: _joined(parts).best(limit) for state, parts in reached.items()}
+            parts = reached.setdefault(max(before, live[KV]), [])
+            parts.append(more)
+            if len(parts) == _PARTS:
+                parts[:] = [_joined(parts).best(limit)]
+        ways = {state: _joined(each).best(limit) for state, each in reached.items()}
     return _joined(list(ways.values()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -122,14 +123,17 @@ def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
 
     Policies are within the budget. Before the layer every token passes every operation. From it on
     the others are as high as the budget allows: at `layers` the share of all tokens, at
-    `operations` up to which layer the key group attends and passes MLPs. They need no proxy, which
-    says little where so much is pruned at once.
+    `operations`, for each group, up to which layer that group attends and passes MLPs. They need no
+    proxy, which says little where so much is pruned at once.
     """
     found = []
-    for full in range(space.num_layers + 1):
-        ends = range(full, space.num_layers + 1) if len(space.levels) > 2 else (full,)
+    most, layers = len(space.levels) - 1, range(space.num_layers + 1)
+    for group, full in product(range(1, most) or (most,), layers):
+        ends = layers[full:] if group < most else (full,)
         points = [
-            _plain(space, full, end, share) for end in ends for share in range(len(space.shares))
+            _plain(space, full, group, end, share)
+            for end in ends
+            for share in range(len(space.shares))
         ]
         within = [point for point in points if problem.within(point)]
         if within:
@@ -137,14 +141,15 @@ def plain_points(problem: Problem, space: PerOperation) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain(space: PerOperation, full: int, end: int, share: int) -> int:
-    """Return the point with full levels before layer `full`, and fewer after it.
+def _plain(space: PerOperation, full: int, group: int, end: int, share: int) -> int:
+    """Return the point with the highest level before layer `full`, and that of a group after it.
 
-    One level less before `end`, two less after it; kv keeps at least one.
+    From `end` on only the group's keys and values are left.
     """
     row = []
     for layer, module in space.operations:
-        below = (layer >= full) + (layer >= end)
-        level = max(len(space.levels) - 1 - below, int(module == KV))
+        level = len(space.levels) - 1
+        if layer >= full:
+            level = group if layer < end or module == KV else 0
         row.append(max(level - space.lowest(layer, module), 0))
     return space.index_of([*row, share])

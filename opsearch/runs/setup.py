@@ -15,7 +15,7 @@ from opsearch.costs.base import Cost, CostSettings
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
 from opsearch.models.spec import ModelSpec
-from opsearch.policy.counts import MODULES
+from opsearch.policy.counts import MODULES, parse_share
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, constraint
 from opsearch.problem.constraint import Constraint
@@ -82,6 +82,7 @@ class SearchSettings:
             stages=stages,
             keep=self.space_settings.keep if "keep" in options else None,
             tie=self.space_settings.tie and "tie" in options,
+            groups=self.space_settings.groups if "groups" in options else None,
         )
         return replace(self, space=make_space(name, settings), space_settings=settings)
 
@@ -98,7 +99,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         OpsearchError: A name is unknown, or settings do not go together; names the option.
     """
     spec = parse_ranker(config.ranker) if config.ranker else ranker
-    n_v = _N_V[config.n_v] if isinstance(config.n_v, str) else tuple(map(Fraction, config.n_v))
+    n_v = _N_V[config.n_v] if isinstance(config.n_v, str) else _shares(config.n_v)
     keep = parse_keep(config.keep, layers) if config.keep else None
     settings = SpaceSettings(
         num_layers=layers,
@@ -108,6 +109,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         stages=config.stages,
         keep=keep,
         tie=config.tie is not None,
+        groups=_shares(config.groups) if config.groups else None,
     )
     proxy = ObjectiveSettings(
         points=config.points, pairs=parse_pairs(config.pairs), seed=config.seed
@@ -145,8 +147,12 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
         )
     name, params = registry.split_spec("spaces", text)
     factory = registry.lookup("spaces", name)
-    keep = None if settings.keep is None else _keep_text(settings.keep)
-    for option, value in {"keep": keep, "tie": "q=kv" if settings.tie else None}.items():
+    given = {
+        "keep": None if settings.keep is None else _keep_text(settings.keep),
+        "tie": "q=kv" if settings.tie else None,
+        "groups": None if settings.groups is None else ",".join(map(str, settings.groups)),
+    }
+    for option, value in given.items():
         if value is not None and option not in factory.options:
             fitting = [n for n, s in registry.registered("spaces").items() if option in s.options]
             raise OpsearchError(
@@ -173,9 +179,10 @@ def check_nested(space: Space, ranker: RankerSpec | None) -> None:
     if ranker is None or ranker.inside or space.most_counts <= 1:
         return
     if not make_ranker(ranker).nested:
+        fewer = "--stages 1" if space.per_operation is None else "two groups, e.g. --groups 1/4,1"
         raise OpsearchError(
             f"ranker {ranker} gives another order for each count, but policies of space "
-            f"{space.name} keep up to {space.most_counts} different counts; use --stages 1, or a "
+            f"{space.name} keep up to {space.most_counts} different counts; use {fewer}, or a "
             "nested ranker such as cls, divprune or random"
         )
 
@@ -204,6 +211,11 @@ def _keep_text(kept: frozenset[Operation]) -> str:
     whole = {layer for layer, _ in kept if all((layer, m) in kept for m in range(len(MODULES)))}
     parts = (f"{n}" if n in whole else f"{n}:{MODULES[m]}" for n, m in sorted(kept))
     return ",".join(dict.fromkeys(parts))
+
+
+def _shares(texts: Sequence[str]) -> tuple[Fraction, ...]:
+    """Return shares that `RunConfig` accepts."""
+    return tuple(map(parse_share, texts))
 
 
 def parse_pairs(text: str) -> Pairs:

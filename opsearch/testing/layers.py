@@ -7,6 +7,7 @@ reference.
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -25,6 +26,7 @@ SPACES = {
     "kept": layers_space(3, N_V_8[3:5], kept=[(0, Q), (1, MLP)]),
     "tied": layers_space(3, N_V_8[3:5], tied=True),
     "operations": operations_space(2),
+    "groups": operations_space(2, groups=(Fraction(1, 8), Fraction(1, 2), Fraction(1))),
     "one layer": layers_space(1, N_V_8[3:5]),
 }
 

@@ -11,6 +11,7 @@ from opsearch.commands.cli.printing import print_dry_run, print_front
 from opsearch.commands.dry_run import dry_run
 from opsearch.commands.front import run_front
 from opsearch.commands.run import run
+from opsearch.commands.searched_front import searched_front
 from opsearch.commands.solve import solve
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.objectives.pairwise import MeasuredPairs
@@ -109,9 +110,52 @@ def test_a_dry_run_counts_the_pairs_that_are_asked_for(which):
     assert plan.estimates["pairwise"].flops > plan.estimates["additive"].flops
 
 
+def test_finer_groups_are_searched_solved_and_shown(tmp_path):
+    """A run, what is solved again from it, its fronts, page and comparison have its groups."""
+    settings = SETTINGS | {"space": "operations", "groups": "1/8,1/2,1"}
+    result = run(RunConfig(**settings, objective="additive", out=tmp_path / "run"), silent())
+    named = naming("operations(", "groups=1/8,1/2,1")
+    assert re.search(named, result.solution.policy.name)
+    assert {*result.solution.policy.resolve(80).ravel().tolist()} <= {0, 10, 40, 80}
+    again = solve(result.folder, budget=["60%"], out=tmp_path / "again")
+    assert again.solution.status is Status.OPTIMAL
+    assert re.search(named, again.solution.policy.name)
+    found, _ = run_front(result.folder)
+    assert found.table["policy"].str.contains(named).all()
+    within = found.table[found.table["cost"] <= again.problem.constraints[0].limit].iloc[-1]
+    assert within["value"] == again.solution.value
+    searched, _ = searched_front(result.folder, 8, console=silent())
+    assert searched.table["policy"].str.contains(named).all()
+    assert "groups=1/8,1/2,1" in (result.folder / "report.html").read_text()
+
+
+def test_a_dry_run_counts_the_choices_of_each_operation():
+    def singles(groups):
+        config = RunConfig(space="operations", groups=groups)
+        return dry_run(config, "llava-1.5-7b", silent()).estimates["additive"].policies
+
+    assert singles(None) == singles("1/4,1") == 94 * 3 + 1
+    assert singles("1/8,1/4,1/2,1") == 94 * 5 + 1
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("greedy", "optuna")]
+
+
+@pytest.mark.parametrize("solver", ["local", *SLOW])
+def test_finer_groups_are_searched_on_demand(solver, tmp_path):
+    settings = SETTINGS | {"space": "operations", "groups": "1/8,1/2,1", "keep": "0:mlp"}
+    limited = {"objective": "joint", "solver": solver, "evaluations": 30}
+    result = run(RunConfig(**settings, **limited, out=tmp_path / "run"), silent())
+    counts = result.solution.policy.resolve(80)
+    assert {*counts.ravel().tolist()} <= {0, 10, 40, 80}
+    assert counts[0, MLP] == 80
+    assert result.solution.costs["flops"] <= result.problem.constraints[0].limit
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     for changes, reason in (
         ({"space": "dop", "keep": "0"}, ("--keep 0", "'dop'", "--space layers", "run.yaml")),
+        ({"groups": "1/8,1"}, ("--groups 1/8,1", "'layers'", "--space operations", "run.yaml")),
         ({"space": "operations", "tie": "q=kv"}, ("--tie q=kv", "--space layers", "run.yaml")),
         ({"solver": "grid"}, ("'layers'", "--solver ortools", "local")),
         ({"budget": ("5%",)}, ("5%", "layers", "--budget")),

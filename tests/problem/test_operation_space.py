@@ -22,9 +22,11 @@ from tests.support.messages import naming
 
 SAMPLES = [(9, 5), (9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
+FINER = (Fraction(1, 16), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 SPACES = {
     "layers": layers_space(4, HALVES),
     "operations": operations_space(4),
+    "operations, finer": operations_space(4, groups=FINER),
     "layers, some kept": layers_space(4, HALVES, kept=[(0, Q), (2, MLP), (3, MLP)]),
     "layers, tied": layers_space(4, HALVES, tied=True),
     "layers, tied, some kept": layers_space(4, HALVES, kept=[(1, Q), (2, MLP)], tied=True),

@@ -1,11 +1,13 @@
 """run.yaml holds all settings of a run, and reading it names what is wrong with it."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import yaml
 
 from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.policy.counts import parse_share
 from opsearch.runs.config import RunConfig
 from tests.support.messages import naming
 
@@ -17,6 +19,7 @@ FULL = RunConfig(
     seed=3,
     space="depth",
     kv="stays",
+    groups=("1/8", "0.25", "50%", "1"),
     n_v=(".5", "1/4"),
     ranker="uniform",
     budget=("14%", "200MB"),
@@ -67,6 +70,20 @@ def test_a_file_of_ones_own_says_what_differs_and_where_it_goes(tmp_path):
     assert RunConfig.load(path) == expected
     path.write_text("space: depth\n")
     with pytest.raises(RunFolderError, match=naming(path, "`opsearch run`", "out: runs/mine")):
+        RunConfig.load(path)
+
+
+@pytest.mark.parametrize("name", ["groups", "n_v"])
+def test_shares_are_lists_or_text_and_may_be_numbers(tmp_path, name):
+    path = tmp_path / "mine.yaml"
+    for written in ("[1/8, .25, 1]", "1/8, .25, 1", "['1/8', '.25', '1']"):
+        path.write_text(f"space: operations\n{name}: {written}\nout: runs/mine\n")
+        shares = getattr(RunConfig.load(path), name)
+        assert [parse_share(text) for text in shares] == [Fraction(1, 8), Fraction(1, 4), 1]
+    given = RunConfig(**{name: (Fraction(1, 8), 0.25, 1)})
+    assert getattr(given, name) == ("1/8", "0.25", "1")
+    path.write_text(f"{name}: [1/4, 0]\nout: runs/mine\n")
+    with pytest.raises(RunFolderError, match=naming(path, f"{name} 1/4,0", 1)):
         RunConfig.load(path)
 
 
@@ -130,6 +147,17 @@ def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
         ({"n_v": ("1/0",)}, ("--n-v 1/0", "'1/0'", "1/4")),
         ({"n_v": ("2",)}, ("--n-v 2", 0, 1)),
         ({"n_v": ("0",)}, ("--n-v 0", 1)),
+        ({"groups": "1/4,half"}, ("--groups '1/4,half'", "'half'", "25%")),
+        ({"groups": "1/4,1/0"}, ("--groups '1/4,1/0'", "'1/0'")),
+        ({"groups": ""}, ("--groups", "''", "1/4")),
+        ({"groups": "0,1"}, ("--groups '0,1'", 0)),
+        ({"groups": ("1/4", "200%")}, ("--groups 1/4,200%", "200%", 1)),
+        ({"groups": "1/2,1/4,1"}, ("--groups '1/2,1/4,1'", "1/4", "1/2")),
+        ({"groups": "1/4,25%,1"}, ("--groups '1/4,25%,1'", "1/4")),
+        ({"groups": "1/8,1/4"}, ("--groups '1/8,1/4'", "1/4,1")),
+        ({"groups": 1}, ("--groups 1", "--space layers")),
+        ({"groups": [k / 10 for k in range(1, 11)]}, ("--groups", 10, 9)),
+        ({"groups": {}}, ("--groups {}",)),
         ({"memory": "8"}, ("--memory '8'", "8GB")),
         ({"memory": "0GB"}, ("--memory '0GB'", "8GB")),
         ({"budget": ()}, ("--budget", "30%")),

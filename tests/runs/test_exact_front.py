@@ -23,6 +23,7 @@ HALVES = (Fraction(1, 2),)
 SPACES = {
     "layers": layers_space(3, HALVES),
     "operations": operations_space(3),
+    "finer": operations_space(2, groups=(Fraction(1, 8), Fraction(1, 2), Fraction(1))),
     "some kept": layers_space(3, HALVES, kept=[(0, Q), (1, MLP), (1, KV)]),
     "tied": layers_space(4, HALVES, tied=True),
     "tied, some kept": layers_space(4, HALVES, kept=[(1, Q)], tied=True),

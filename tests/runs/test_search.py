@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from math import inf
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.policy.counts import MLP, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective_factory import progress_unit
 from opsearch.problem.spaces.operations import layers_space, operations_space
@@ -25,7 +26,8 @@ from opsearch.solvers.local import Local
 from opsearch.testing.example_problems import N_V_TEST, layers_problem
 from tests.support.messages import naming
 
-SPACES = (layers_space(4, N_V_TEST), operations_space(4))
+FINER = (Fraction(1, 8), Fraction(1, 2), Fraction(1))
+SPACES = (layers_space(4, N_V_TEST), operations_space(4), operations_space(4, groups=FINER))
 
 
 def settings(space="dop", **options):
@@ -58,6 +60,21 @@ def test_joint_is_searched_on_demand_where_points_are_too_many(space):
     assert len(begun) > 2
     assert all(map(problem.within, begun))
     assert solution.value <= problem.objective.evaluate(begun).min()
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_plain_points_end_each_group_where_the_budget_ends(space):
+    problem = layers_problem(0, space, share=0.6)
+    found = {}
+    for point in plain_points(problem, space):
+        assert problem.within(point)
+        levels = space.live_levels(space.row(point))
+        (used,) = {*levels[:, KV].tolist()} - {len(space.levels) - 1} or {len(space.levels) - 1}
+        assert {*levels.ravel().tolist()} <= {0, used, len(space.levels) - 1}
+        assert (np.diff(levels, axis=0) <= 0).all()
+        found.setdefault(used, []).append(point)
+    # Every group is a start, and the full model before some layer.
+    assert set(found) >= set(range(1, len(space.levels) - 1))
 
 
 @dataclass(frozen=True)

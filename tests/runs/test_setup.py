@@ -1,12 +1,13 @@
 """Settings become typed parts, and the joint objective is estimated as the engine measures it."""
 
 import os
+from fractions import Fraction
 
 import pytest
 
 from opsearch.costs import Flops
 from opsearch.costs.shape import Shape
-from opsearch.errors import UnknownNameError
+from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.measure.engine import Engine
 from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch, group_samples
@@ -22,7 +23,7 @@ from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import make_constraints, make_space, parse_budgets, resolve
 from tests.measure import families
-from tests.support.messages import naming
+from tests.support.messages import naming, refuses
 
 
 @pytest.mark.parametrize("name", ["tokens", "dop", "depth", "stages"])
@@ -74,3 +75,17 @@ def test_another_space_is_told_nothing_that_it_cannot_take():
     dop = given.in_space("dop", ranker, 2)
     assert (dop.space.name, dop.space_settings.keep, dop.space_settings.tie) == ("dop", None, False)
     assert dop.seed == 3
+
+
+def test_groups_go_to_the_space_that_reads_them():
+    ranker = RankerSpec("cls")
+    given = resolve(RunConfig(space="operations", groups="12.5%,.25,1"), 4, ranker)
+    assert given.space.levels == (0, Fraction(1, 8), Fraction(1, 4), 1)
+    dop = given.in_space("dop", ranker, 2)
+    assert (dop.space.name, dop.space_settings.groups) == ("dop", None)
+    assert given.in_space("operations", ranker, 2).space == given.space
+    usual = resolve(RunConfig(space="operations"), 4, ranker).space
+    assert resolve(RunConfig(space="operations", groups="1/4,1"), 4, ranker).space == usual
+    for space in ("dop", "layers", "stages"):
+        with refuses(OpsearchError, "--groups 1/8,1", "operations", repr(space)):
+            resolve(RunConfig(space=space, groups="1/8,1"), 4, ranker)

@@ -1,6 +1,7 @@
 """A ranker whose order depends on the count is refused where a space's policies keep several."""
 
 import re
+from fractions import Fraction
 from io import StringIO
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_operations_keep_one_partial_count(ranker):
     rows = np.random.default_rng(0).integers(0, [len(p.values) for p in space.parameters], (64, 11))
     counts = space.resolved(rows, 100)
     assert set(counts.ravel().tolist()) == {0, 25, 100}
+
+
+@pytest.mark.parametrize("ranker", ["vispruner", "uniform"])
+def test_finer_groups_need_a_nested_ranker(ranker):
+    groups = (Fraction(1, 8), Fraction(1, 4), Fraction(1))
+    space = space_of("operations", ranker, groups=groups)
+    with pytest.raises(OpsearchError, match=naming(ranker, 2, "--groups 1/4,1")):
+        check_nested(space, RankerSpec(ranker))
+    check_nested(space_of("operations", ranker, groups=groups[1:]), RankerSpec(ranker))
+    check_nested(space, RankerSpec("cls"))
+    with pytest.raises(OpsearchError, match=naming(ranker, 2, "--groups 1/4,1")):
+        settle(RunConfig(space="operations", groups="1/8,1/4,1", ranker=ranker))
 
 
 def test_a_comparison_ranks_before_the_decoder_where_the_run_ranks_inside_it(tmp_path):

@@ -16,7 +16,12 @@ from opsearch.solvers.greedy import Greedy
 from opsearch.testing.checks import recorded, same
 from opsearch.testing.example_problems import as_form, layers_problem, random_problem
 
-SPACES = (layers_space(4, (Fraction(1, 2), Fraction(1, 4))), operations_space(4))
+FINER = (Fraction(1, 8), Fraction(1, 2), Fraction(1))
+SPACES = (
+    layers_space(4, (Fraction(1, 2), Fraction(1, 4))),
+    operations_space(4),
+    operations_space(4, groups=FINER),
+)
 
 
 def at(problem, limit):

@@ -103,6 +103,14 @@ def run(
             rich_help_panel=SEARCH,
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Space operations: rising shares of the visual tokens that an operation can "
+            "process, 1 the last, e.g. 1/8,1/4,1/2,1; none is always possible; default: 1/4,1.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     points: Annotated[
         int | None,
         typer.Option(
@@ -240,7 +248,6 @@ def _settings(context: typer.Context) -> RunConfig:
     config = given.pop("config")
     given["out"] = given.pop("out_folder") or Path("runs") / Path(given["model"]).name
     given["budget"] = tuple(given["budget"])
-    given["n_v"] = tuple(given["n_v"].split(","))
     if config is not None:
         typed = {name for name in context.params if was_typed(context, name)}
         typed |= {"out"} if "out_folder" in typed else set()

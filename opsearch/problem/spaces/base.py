@@ -55,6 +55,7 @@ class SpaceSettings:
         stages: Largest number of stages in `stages`.
         keep: Operations that are never pruned; None: none.
         tie: True if queries and keys of a layer are one parameter.
+        groups: Rising shares of the tokens in the groups of `operations`, 1 the last; None: GSOP's.
     """
 
     num_layers: int
@@ -64,6 +65,7 @@ class SpaceSettings:
     stages: int = STAGES
     keep: frozenset[Operation] | None = None
     tie: bool = False
+    groups: tuple[Fraction, ...] | None = None
 
 
 class SpaceFactory(Protocol):
@@ -71,7 +73,7 @@ class SpaceFactory(Protocol):
 
     @property
     def options(self) -> frozenset[str]:
-        """Settings among `keep` and `tie` that the space reads; others are errors."""
+        """Settings among `keep`, `tie` and `groups` that the space reads; others are errors."""
 
     @property
     def ranks_inside(self) -> bool:

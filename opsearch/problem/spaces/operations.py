@@ -1,8 +1,9 @@
 """Spaces with one parameter per operation: `layers` and `operations`.
 
 `layers` keeps or prunes q, kv and mlp of each layer; it contains operator-level skipping (arXiv
-2606.31903) and ShortV (ICCV 2025). In `operations`, each of them runs on no token, on the key
-quarter, or on all tokens (GSOP, arXiv 2507.02909 v1). Both are too large to list.
+2606.31903) and ShortV (ICCV 2025). In `operations`, each of them runs on no token or on one of
+several nested groups of tokens: by default the key quarter and all (GSOP, arXiv 2507.02909 v1).
+Both are too large to list.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar, NoReturn
 
 import numpy as np
@@ -31,8 +33,9 @@ from opsearch.problem.spaces.base import (
 from opsearch.problem.spaces.operation_costs import OperationCosts, operation_costs
 
 BITS = (Fraction(0), Fraction(1))
-GROUPS = (Fraction(0), Fraction(1, 4), Fraction(1))
-"""Shares of the tokens: none, GSOP's key group (144 of 576), all."""
+GROUPS = (Fraction(1, 4), Fraction(1))
+"""Shares of the tokens in GSOP's groups: the key group (144 of 576), all."""
+MOST_GROUPS = 9  # a level is one digit of a policy's name
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,16 @@ class OperationSpace(UnlistedSpace):
             f"{module}={''.join(map(str, column))}"
             for module, column in zip(MODULES, levels.T.tolist(), strict=True)
         )
-        name = f"{self.name}({', '.join(digits)}, n_v={n_v})"
+        name = f"{self.name}({', '.join(digits)}, n_v={n_v}{self._named_groups})"
         rankers = () if self.ranker is None else ((0, self.ranker),)
         return Policy(counts, rankers=rankers, name=name)
+
+    @cached_property
+    def _named_groups(self) -> str:
+        """The groups that the digits of a policy's name stand for; empty where they are usual."""
+        if self.levels in (BITS, (Fraction(0), *GROUPS)):
+            return ""
+        return f", groups={','.join(map(str, self.levels[1:]))}"
 
     def index_of(self, point: Sequence[int]) -> int:
         """Return the number of the point whose policy equals that of a row of value indices."""
@@ -181,17 +191,16 @@ class Layers:
 
 
 class Operations:
-    """Each of q, kv and mlp of every layer on no token, GSOP's key quarter, or all."""
+    """Each of q, kv and mlp of every layer on no token or a group: GSOP's key quarter, or all."""
 
-    options: ClassVar[frozenset[str]] = frozenset({"keep"})
+    options: ClassVar[frozenset[str]] = frozenset({"keep", "groups"})
     ranks_inside: ClassVar[bool] = False
 
     @staticmethod
     def from_settings(settings: SpaceSettings) -> OperationSpace:
         """Return the space of these settings."""
-        return operations_space(
-            settings.num_layers, settings.n_v, settings.ranker, settings.keep or ()
-        )
+        given = settings.num_layers, settings.n_v, settings.ranker
+        return operations_space(*given, settings.keep or (), settings.groups or GROUPS)
 
 
 def layers_space(
@@ -225,21 +234,51 @@ def operations_space(
     n_v: Sequence[Fraction] = N_V_16,
     ranker: RankerSpec | None = None,
     kept: Collection[Operation] = (),
+    groups: Sequence[Fraction] = GROUPS,
 ) -> OperationSpace:
-    """Return GSOP's space: q, kv and mlp of each layer on no token, the key quarter or all.
+    """Return GSOP's space: q, kv and mlp of each layer on no token or on a group of tokens.
 
-    Its groups are fixed shares of the tokens, so n_v is 1. Counts are prefixes of the ranking, so
-    the key group is pruned only together with the less important tokens.
+    The groups are fixed shares of the tokens, so n_v is 1. Counts are prefixes of the ranking, so
+    a group is pruned only together with the less important tokens.
+
+    Raises:
+        ValueError: `check_groups` refuses the groups.
     """
-    kept = searchable(layers, kept)
+    check_groups(groups)
     return OperationSpace(
         name="operations",
         num_layers=layers,
-        levels=GROUPS,
+        levels=(Fraction(0), *groups),
         shares=(Fraction(1),),
         ranker=ranker,
-        kept=kept,
+        kept=searchable(layers, kept),
     )
+
+
+def check_groups(groups: Sequence[Fraction]) -> None:
+    """Raise ValueError, with the reason, unless groups are nested and end with all tokens.
+
+    Args:
+        groups: Share of the visual tokens in each group.
+    """
+    for smaller, larger in pairwise((Fraction(0), *groups)):
+        if larger <= smaller:
+            raise ValueError(
+                f"groups are nested, so that each share is larger than the one before it, but "
+                f"{larger} follows {smaller}"
+            )
+    if not groups or groups[-1] != 1:
+        raise ValueError("the last group is all tokens; end with 1, e.g. 1/4,1")
+    if len(groups) == 1:
+        raise ValueError(
+            "all tokens or none are the choices of --space layers with --n-v 1; give a smaller "
+            "group too, e.g. 1/4,1"
+        )
+    if len(groups) > MOST_GROUPS:
+        raise ValueError(
+            f"{len(groups)} groups are more than the {MOST_GROUPS} that a policy's name has digits "
+            "for"
+        )
 
 
 def searchable(layers: int, kept: Collection[Operation]) -> frozenset[Operation]:

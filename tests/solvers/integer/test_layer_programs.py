@@ -6,6 +6,8 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
@@ -20,6 +22,7 @@ from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.solvers.ortools import CpSat
 from opsearch.solvers.scipy import Highs
 from opsearch.testing.example_problems import TINY
+from tests.support.spaces import drawn_groups
 
 SAMPLES = [(9, 5), (20, 7)]
 HALVES = (Fraction(1, 2),)
@@ -32,10 +35,10 @@ SPACES = (
 )
 
 
-def problem(seed, pairs, budgets=("45%",), quantum=1e-6):
+def problem(seed, pairs, budgets=("45%",), quantum=1e-6, space=None):
     """Terms that fall with the value, and interactions of either sign."""
     random = np.random.default_rng(seed)
-    space = SPACES[seed % len(SPACES)]
+    space = space or SPACES[seed % len(SPACES)]
     sizes = [len(parameter.values) for parameter in space.parameters]
     terms = tuple(np.sort(random.exponential(size=size))[::-1].round(1) for size in sizes)
     for term in terms:
@@ -97,6 +100,23 @@ def test_they_find_what_a_loop_over_all_rows_finds(seed, pairs):
         assert solution.value == pytest.approx(value, abs=1e-9)
         assert solution.costs["flops"] == cost
         assert solution.bound == pytest.approx(value, abs=1e-9)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    groups=drawn_groups(most=5),
+    seed=st.integers(0, 999),
+    pairs=st.sampled_from([0, 20]),
+    budgets=st.sampled_from([("60%",), ("80%", "60% kv")]),
+)
+def test_any_groups_give_what_a_loop_over_all_rows_finds(groups, seed, pairs, budgets):
+    presented = problem(seed, pairs, budgets, space=operations_space(2, groups=groups))
+    value, cost, _ = best(presented)
+    for solver in (CpSat(), Highs()):
+        solution = solver.solve(presented)
+        assert solution.status is Status.OPTIMAL
+        assert solution.value == pytest.approx(value, abs=1e-9)
+        assert solution.costs["flops"] == cost
 
 
 @pytest.mark.parametrize("solver", [CpSat(), Highs()], ids=["ortools", "scipy"])
