@@ -60,7 +60,7 @@ def check_positions(
     first = longer[0]
     n_visual, n_other = samples[first].shape
     answer = f" and {answers[first] - 1} of its answer" if answers[first] > 1 else ""
-    step = "give fewer or smaller images, shorter questions, or --data without such items"
+    step = "give fewer or smaller images or a shorter question, or leave such items out"
     if option and max(taken) <= limit:
         step += f", or lower {option} to {limit - max(taken) + 1}"
     raise DataError(

@@ -80,7 +80,7 @@ def test_commands_name_the_first_item_the_limit_and_how_many(
     with caplog.at_level(logging.WARNING, "transformers"):
         assert call([*command.split(), *options]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(naming(VISUAL, "2 of 10", "--data"), said)
+    assert re.search(naming(VISUAL, "2 of 10"), said)
     assert re.search(r"item q[37] needs \d+ positions .* has 256 ", said)
     assert "loading" not in said
     assert not caplog.records
