@@ -97,7 +97,8 @@ def store_run(folder: Path, layers: int = 32) -> int:
     n_visual, shape = checkpoint.visual_tokens, dataclasses.replace(checkpoint.shape, layers=layers)
     space = resolve(config, layers, parse_ranker("cls")).space
     samples = [
-        StoredSample(f"{i:064}", f"sample {i}", "none", n_visual, _OTHER) for i in range(_SAMPLES)
+        StoredSample(f"{i:064}", f"sample {i}", "none", n_visual, _OTHER, content=f"{i:064}")
+        for i in range(_SAMPLES)
     ]
     pairs = [(s.n_visual, s.n_other) for s in samples]
     within = feasible_points(space, make_constraints(parse_budgets(("30%",)), shape, space, pairs))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
 from opsearch.data.pictures import NUMERIC, Picture, has_one_color, is_transparent
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _FRAMES = (
     "pictures with several frames or pages, of which the processor sees the first only",
