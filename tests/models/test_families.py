@@ -92,15 +92,21 @@ def test_bfloat16_stays_close(name):
     model = FAMILIES[name].model(LAYERS)
     inputs = prompts(FAMILIES[name], MIXED)
     policy = builders.dop(LAYERS, 3, 2, "1/2", RANDOM, kv="stays")
-    given = FAMILIES[name].given_positions(inputs)
-    with policy.apply(model):
-        exact = model(**inputs, **given).logits
     rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
-    with policy.apply(model.to(torch.bfloat16)):
-        found = model(**rounded, **given).logits
+    given = FAMILIES[name].given_positions(inputs)
+
+    def logits(inputs):
+        stock = model(**inputs, **given).logits
+        with policy.apply(model):
+            return torch.stack([model(**inputs, **given).logits, stock])
+
+    exact = logits(inputs)
+    model.to(torch.bfloat16)
+    found = logits(rounded)
     assert found.dtype == torch.bfloat16
-    real = inputs["attention_mask"].bool()
-    assert (found - exact)[real].abs().max() < 0.15
+    pruned, stock = (found - exact)[:, inputs["attention_mask"].bool()].abs().amax((1, 2))
+    # Some visual tokens are rounded to logits that far in the original, too.
+    assert pruned < max(0.15, 1.5 * stock)
 
 
 @every_family
