@@ -71,7 +71,7 @@ class Seen:
 
     @property
     def links(self) -> tuple[str, ...]:
-        """What joins other items with these."""
+        """Links of these samples, by which other items join them."""
         return (
             *map(_item, self.items),
             *map(_picture, self.pictures),

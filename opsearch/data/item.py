@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Metric = Literal["match", "vqa", "anls", "relaxed"]
-METRICS: tuple[str, ...] = get_args(Metric)
+METRICS: tuple[Metric, ...] = get_args(Metric)
 SAMPLES = 64  # items of a search, unless it is given another number
 
 

@@ -76,7 +76,7 @@ class StoredSearch:
 
     @property
     def seen(self) -> Seen | None:
-        """What evaluations recognise the samples by; None for a run of an earlier version."""
+        """Digests and groups of the calibration samples; None for a run of an earlier version."""
         return self.store.seen()
 
     @property
