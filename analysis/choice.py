@@ -60,8 +60,8 @@ def common_budgets(runs: Sequence[Measured]) -> Rows:
     if not common.any():
         raise OpsearchError(
             f"no budget of {', '.join(map(str, BUDGETS))} % was measured completely in "
-            f"{', '.join(run.label for run in runs)}; run the search with --objective joint and "
-            "one of these budgets"
+            f"{', '.join(run.label for run in runs)}; run the search with --objective joint, "
+            "--complete and one of these budgets"
         )
     return percents[common]
 

@@ -54,7 +54,7 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
     if rows.empty:
         raise OpsearchError(
             f"{measured.label} holds no pair of pruned parameters with all else unpruned; run its "
-            "search with --objective joint --budget 100%"
+            "search with --objective joint --complete --budget 100%"
         )
     return rows
 

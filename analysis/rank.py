@@ -216,7 +216,7 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
     if not known.any():
         raise OpsearchError(
             f"{measured.label} holds no budget within which every policy was measured; run its "
-            f"search with --objective joint and a budget of at least {percents[0]}%"
+            f"search with --objective joint --complete and a budget of at least {percents[0]}%"
         )
     counts = pd.DataFrame(
         {

@@ -20,6 +20,7 @@ from benchmarks.gpu_latency import gpu_latency
 from benchmarks.gpu_rankers import gpu_rankers
 from benchmarks.latency_table import latency_table
 from benchmarks.layer_programs import layer_programs
+from benchmarks.racing import racing
 from benchmarks.rankers import rankers
 from benchmarks.rows import BenchmarkRow
 from benchmarks.scaling import scaling
@@ -37,6 +38,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "gpu-latency": gpu_latency,
     "cpu-latency": lambda tiny, limit: cpu_latency(tiny),
     "fingerprint": lambda tiny, limit: fingerprint_speed(tiny),
+    "racing": lambda tiny, limit: racing(tiny),
     "rankers": lambda tiny, limit: rankers(tiny),
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
@@ -52,7 +54,8 @@ def main() -> int:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="latency and gpu suites, rankers, fingerprint: models of a few weights, on any device",
+        help="latency and gpu suites, rankers, fingerprint: models of few weights, on any device; "
+        "racing: few samples",
     )
     parser.add_argument(
         "--seconds",

@@ -7,14 +7,23 @@ long. A blackbox solver has points measured one by one (`lazy`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.objectives.joint_coarse import CoarseJoint
-from opsearch.problem.objective import KL_QUANTUM, Blackbox, Form, Measure, Table, rounded_mean
+from opsearch.objectives.joint_table import RACED, joint_table, race_on
+from opsearch.problem.objective import (
+    KL_QUANTUM,
+    Blackbox,
+    Form,
+    Measure,
+    SubsetMeasure,
+    Table,
+    rounded_mean,
+)
 from opsearch.problem.objective_factory import (
     ObjectiveFactory,
     ObjectiveSettings,
@@ -30,11 +39,13 @@ class Joint:
 
     Attributes:
         lazy: True to measure points on request.
+        race: Points that cannot be the best are left out; those that round to the same multiple
+            of this number of nats tie with the best and are measured. None: all are measured.
     """
 
     lazy: bool = False
+    race: float | None = None
     name: ClassVar[str] = "joint"
-    per_budget: ClassVar[bool] = False
 
     @classmethod
     def from_settings(cls, settings: ObjectiveSettings) -> Joint:
@@ -51,6 +62,15 @@ class Joint:
             return Joint(lazy=True)
         return CoarseJoint() if coarse and space.layer_columns else self
 
+    def raced(self, quantum: float) -> Joint:
+        """Return the objective that measures only what can be the best on all samples."""
+        return replace(self, race=quantum)
+
+    @property
+    def per_budget(self) -> bool:
+        """True for a race, whose bar is the best point of the budget."""
+        return self.race is not None
+
     @property
     def form(self) -> Form:
         """Form of the objective that `make` returns."""
@@ -64,6 +84,10 @@ class Joint:
                 return rounded_mean(measure([space.decode(space.row(i)) for i in indices]))
 
             return Blackbox(self.name, "nats", evaluate, KL_QUANTUM)
-        values = np.full(len(space.points), np.nan)
-        values[feasible] = rounded_mean(measure(PointPolicies(space, space.points[feasible])))
-        return Table(self.name, "nats", values, KL_QUANTUM)
+        policies = PointPolicies(space, space.points[feasible])
+        if self.race is None:
+            return joint_table(self.name, space, feasible, measure(policies))
+        if not isinstance(measure, SubsetMeasure):
+            raise ValueError("a race needs a measurement of parts of the samples")
+        table = race_on(policies, measure, quantum=self.race)
+        return joint_table(self.name, space, feasible, table, RACED)

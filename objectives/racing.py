@@ -15,11 +15,11 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.problem.objective import KL_QUANTUM, rounded_mean
+from opsearch.problem.objective import KL_QUANTUM, in_quanta, rounded_mean
 
-Table = NDArray[np.float64]
+Divergences = NDArray[np.float64]
 Rows = NDArray[np.int64]
-MeasureSubset = Callable[[Rows, Rows], Table]
+MeasureSubset = Callable[[Rows, Rows], Divergences]
 """Returns the divergence of policies (numbers int64[p]) on samples (numbers int64[s]) in nats,
 float64[p, s]. It may be asked for a value again."""
 
@@ -30,14 +30,14 @@ the samples into more passes (docs/benchmarks.md)."""
 
 def race(
     measure: MeasureSubset,
-    known: Table,
+    known: Divergences,
     order: Sequence[int],
     *,
     first: Sequence[int] = (),
     best: float = inf,
     keep: int = 1,
     quantum: float = KL_QUANTUM,
-) -> Table:
+) -> Divergences:
     """Measure policies on samples until none that is left out can be among the best.
 
     Args:
@@ -82,7 +82,7 @@ def race(
     return table
 
 
-def lower_bounds(table: Table) -> Table:
+def lower_bounds(table: Divergences) -> Divergences:
     """Return a lower bound of each policy's rounded mean; its value where all is measured.
 
     Args:
@@ -93,7 +93,7 @@ def lower_bounds(table: Table) -> Table:
 
 
 def can_be_best(
-    table: Table, best: float = inf, keep: int = 1, quantum: float = KL_QUANTUM
+    table: Divergences, best: float = inf, keep: int = 1, quantum: float = KL_QUANTUM
 ) -> NDArray[np.bool_]:
     """Return the policies that may be among the `keep` best or tie with them, bool[P].
 
@@ -103,8 +103,3 @@ def can_be_best(
     if measured.sum() >= keep:
         best = min(best, float(np.partition(bounds[measured], keep - 1)[keep - 1]))
     return np.asarray(in_quanta(bounds, quantum) <= in_quanta(np.array(best), quantum))
-
-
-def in_quanta(values: Table, quantum: float) -> Table:
-    """Return values as whole numbers of a quantum; unchanged where it is zero."""
-    return np.rint(values / quantum) if quantum > 0 else values

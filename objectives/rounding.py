@@ -25,7 +25,9 @@ def rounded(objective: Objective, floor: float) -> Objective:
 
     match objective:
         case Table():
-            return replace(objective, values=to_floor(objective.values), quantum=floor)
+            lower = None if objective.lower is None else to_floor(objective.lower)
+            values = to_floor(objective.values)
+            return replace(objective, values=values, lower=lower, quantum=floor)
         case Separable():
             terms = tuple(to_floor(term) for term in objective.terms)
             return replace(objective, terms=terms, quantum=floor)

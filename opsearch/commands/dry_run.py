@@ -38,9 +38,10 @@ class DryRun:
         constraint: The first budget.
         feasible: Number of policies within the budgets, None if the space cannot be listed.
         estimates: Estimates by objective.
-        seconds: Durations by objective, at the nominal speed that --effort assumes.
-        coarse: Joint objective from coarse to fine, None if the whole table is within --effort or
-            the space has no coarse grid.
+        seconds: Durations by objective, at the nominal speed that --effort assumes; `raced` is the
+            joint objective without policies that cannot be the best, `joint` with them.
+        coarse: Joint objective from coarse to fine, None if racing or, with --complete, the whole
+            table is within --effort, or the space has no coarse grid.
         memory: Memory for the states of a pass.
         device: The device that --device names.
         chosen: The objective that the run would use, with the reason.
@@ -107,7 +108,10 @@ def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoi
             both = [together(space, pair) for pair in pairs]
             estimates["pairwise"] = estimate.of(np.array([*single.tolist(), *both]))
     seconds = {name: estimate.seconds(found) for name, found in estimates.items()}
-    coarse = estimate.coarse if estimate.joint_seconds > settings.effort else None
+    if space.listed and not settings.complete:
+        seconds["raced"] = estimate.raced_seconds
+    needed = seconds.get("raced", estimate.joint_seconds)
+    coarse = estimate.coarse if needed > settings.effort else None
     if coarse:
         seconds["coarse"] = estimate.seconds(coarse)
     return DryRun(

@@ -33,7 +33,8 @@ class Front:
         table: One row per point, by rising cost: parameters, `cost` (exact integer over all
             samples), its mean per sample and share of the original's, `value` in `unit`, and
             `proved`: no other point can beat it.
-        limit: Lowest cost of a listed point without a value, None if all have one.
+        limit: Lowest cost of a listed point without a value, None if all have one; a point measured
+            on some samples only has none.
         sentence: How the front was found, which points are proved, and the next step for the rest.
     """
 
@@ -105,7 +106,8 @@ def _front(problem: Problem) -> Front:
             f"objective {objective.name!r} has form {objective.form}, which has no front by "
             "enumeration; solve the run with --objective joint"
         )
-    exact, limit = proof(whole.listed, objective.values)
+    lower = objective.lower if isinstance(objective, Table) else None
+    exact, limit = proof(whole.listed, objective.values, lower)
     named = front_table(problem.space, whole, objective.values)
     table = pd.concat([named, exact], axis=1)
     known = int((~np.isnan(objective.values)).sum())
@@ -121,10 +123,10 @@ def _listed(found: Front, policies: int, known: int) -> str:
     if found.limit is None:
         return f"{start}: all {policies:,} policies of the space are known; every point is proved."
     return (
-        f"{start}; the {proved} cheapest are proved: {known:,} of {policies:,} policies of the "
-        f"space are known, and the cheapest unknown policy costs "
-        f"{found.constraint.describe(found.limit)}; `opsearch run` with a larger --budget and "
-        "--effort measures more."
+        f"{start}; {proved} of them are proved: {known:,} of {policies:,} policies of the space "
+        f"were measured on all samples, and the cheapest other policy costs "
+        f"{found.constraint.describe(found.limit)}; `opsearch run` with --complete and a larger "
+        "--budget and --effort measures more."
     )
 
 
@@ -139,14 +141,19 @@ def _walked(table: pd.DataFrame, everything: bool) -> str:
     return f"{start}: {proved} are proved; the front may have further points between the others."
 
 
-def proof(costs: Integers, values: NDArray[np.float64]) -> tuple[pd.DataFrame, int | None]:
+def proof(
+    costs: Integers, values: NDArray[np.float64], lower: NDArray[np.float64] | None = None
+) -> tuple[pd.DataFrame, int | None]:
     """Find the front of measured points.
 
-    A point without a value (nan) could beat every point that costs as much or more.
+    A point without a value (nan) could beat every point that costs as much or more and whose value
+    is not below its lower bound.
 
     Args:
         costs: Cost of each point, exact integers [P].
         values: Value of each point, nan where unknown, float64[P].
+        lower: Lower bound of each value, nan where nothing is known of it, float64[P]; None: no
+            bound is known. No value is negative.
 
     Returns:
         A table with the exact `cost` of each point of the front and whether it is `proved`, and the
@@ -155,5 +162,9 @@ def proof(costs: Integers, values: NDArray[np.float64]) -> tuple[pd.DataFrame, i
     rows = front(costs, values)
     unknown = np.isnan(values)
     limit = int(costs[unknown].min()) if unknown.any() else None
-    proved = np.ones(len(rows), bool) if limit is None else costs[rows] < limit
+    bounds = np.zeros(len(costs)) if lower is None else np.nan_to_num(lower)
+    order = np.flatnonzero(unknown)[np.argsort(costs[unknown], kind="stable")]
+    # The lowest bound of the unknown points up to each cost; infinite below the first one.
+    least = np.minimum.accumulate(np.append(np.inf, bounds[order]))
+    proved = least[np.searchsorted(costs[order], costs[rows], side="right")] > values[rows]
     return pd.DataFrame({"cost": costs[rows], "proved": proved}), limit

@@ -94,8 +94,8 @@ def search(
             of the progress counts those that share an image or a group with calibration items.
         out: The run folder, in which an interrupted search resumes; None: a temporary folder.
         progress: Show progress.
-        **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, memory,
-            positions, n_v, kv, stages, keep, tie, groups, points, pairs, answer_tokens.
+        **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, complete,
+            memory, positions, n_v, kv, stages, keep, tie, groups, points, pairs, answer_tokens.
 
     Raises:
         OpsearchError: A setting, an item or the model cannot be used.

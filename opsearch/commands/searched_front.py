@@ -53,8 +53,8 @@ def searched_front(
     space = settled.settings.space
     if space.per_operation is None:
         step = (
-            f"`opsearch run --config {run.config} --objective joint --budget 100%` with a larger "
-            "--effort measures its exact front"
+            f"`opsearch run --config {run.config} --objective joint --complete --budget 100%` with "
+            "a larger --effort measures its exact front"
         )
         raise OpsearchError(
             f"--measure {evaluations} searches a front in the spaces layers and operations, but "

@@ -14,7 +14,7 @@ from opsearch.errors import RunFolderError
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.objective import Table
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution
+from opsearch.problem.solution import Solution, Status
 from opsearch.report.page import save_report
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
@@ -108,10 +108,12 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
 
 
 def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]:
-    """Return the solver's note, and the command that measures points without stored values."""
+    """Return the solver's note, and the command that measures the points that may be better."""
     notes = [solution.note] if solution.note else []
     objective = problem.objective
-    if isinstance(objective, Table) and np.isnan(objective.values[problem.feasible]).any():
+    if solution.status is Status.OPTIMAL or not isinstance(objective, Table):
+        return notes
+    if np.isnan(objective.values[problem.feasible]).any():
         options = f"--objective {objective.name} --budget {' --budget '.join(run.config.budget)}"
         more = f"`opsearch run --config {run.folder.config} {options}` measures more"
         notes.append(f"{more}; with a larger --effort it measures all policies")

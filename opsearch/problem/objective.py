@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,17 @@ class Measure(Protocol):
         """Return the attention that visual tokens receive in the original, one array per sample."""
 
 
+@runtime_checkable
+class SubsetMeasure(Measure, Protocol):
+    """A measurement that may be confined to a part of the samples."""
+
+    def known(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the KL in nats that is already stored, float64[P, S]; nan where none is."""
+
+    def on(self, policies: Sequence[Policy], samples: Sequence[int]) -> NDArray[np.float64]:
+        """Return the KL of each policy on some samples, by their numbers, float64[P, s]."""
+
+
 KL_DECIMALS = 6
 KL_QUANTUM = 10.0**-KL_DECIMALS
 """Nats; divergences are rounded to multiples of it, so smaller differences are ties."""
@@ -37,6 +48,11 @@ KL_QUANTUM = 10.0**-KL_DECIMALS
 def rounded_mean(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over samples of each row in whole quanta, so that ties are exact."""
     return np.asarray(np.round(divergences.mean(axis=1), KL_DECIMALS))
+
+
+def in_quanta(values: NDArray[np.float64], quantum: float) -> NDArray[np.float64]:
+    """Return values as whole numbers of a quantum; unchanged where it is zero."""
+    return np.rint(values / quantum) if quantum > 0 else values
 
 
 class Objective(Protocol):
@@ -73,6 +89,8 @@ class Table:
         quantum: See `Objective`.
         form: See `Objective`.
         how: Clause that names the measured points, without full stop; empty: all.
+        lower: Lower bound of the value of each point, nan where nothing is known of it, float64[P];
+            None: there are no bounds. A point measured on some samples has one and no value.
     """
 
     name: str
@@ -81,6 +99,7 @@ class Table:
     quantum: float = 0.0
     form: Form = "table"
     how: str = ""
+    lower: NDArray[np.float64] | None = None
 
     def value(self, index: int) -> float:
         """Return the value of point `index`."""

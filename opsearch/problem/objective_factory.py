@@ -35,8 +35,8 @@ class ObjectiveFactory(Protocol):
     """Factory of an objective over a space from measurements.
 
     The class also has `from_settings(settings: ObjectiveSettings, **params)`, which builds it;
-    `params` come from `--objective 'name(key=value)'`. It may also have the members of `Adaptable`
-    and of `CountedProgress`.
+    `params` come from `--objective 'name(key=value)'`. It may also have the members of `Adaptable`,
+    `Raceable` and `CountedProgress`.
     """
 
     @property
@@ -75,6 +75,18 @@ class Adaptable(Protocol):
             space: The space that is searched.
             on_demand: True if points are measured when the solver asks for them.
             coarse: True if measuring every feasible point exceeds the limit of effort.
+        """
+
+
+@runtime_checkable
+class Raceable(Protocol):
+    """An objective that can leave points unmeasured that cannot be the best."""
+
+    def raced(self, quantum: float) -> ObjectiveFactory:
+        """Return the factory whose table holds the best feasible points and bounds of the others.
+
+        Args:
+            quantum: Values that round to the same multiple of it are ties.
         """
 
 

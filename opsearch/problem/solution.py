@@ -12,7 +12,7 @@ from enum import StrEnum
 from importlib.metadata import version
 from math import isfinite
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from opsearch.errors import OpsearchError
 from opsearch.policy.policy import Policy
@@ -136,6 +136,15 @@ class Solver(Protocol):
 
     def solve(self, problem: Problem, *, seed: int = 0, limit: Limit | None = None) -> Solution:
         """Return the best point found within the limit."""
+
+
+@runtime_checkable
+class TakesBounds(Protocol):
+    """A solver that needs no value of a point whose lower bound is above the optimum."""
+
+    @property
+    def takes_bounds(self) -> bool:
+        """True if it reads `Table.lower`, so that such points need not be measured completely."""
 
 
 def solution_at(

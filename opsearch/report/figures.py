@@ -115,6 +115,11 @@ def _front(title: str, stored: Stored) -> Figure:
         f"{len(front)} policies of space {record['space']} for which no other measured policy has "
         f"both lower cost and a lower {record['objective']} objective on the calibration samples."
     )
+    if not record.get("complete", True):
+        text += (
+            " Only policies measured on all samples are shown; the others were dropped because "
+            f"they cannot be the best within the budget: `{stored.again} --complete` measures them."
+        )
     if elsewhere:
         text += f" Lowest objective at other budgets, in {record['unit']}: {elsewhere}."
     return Figure(title, inline(figure, "front", title), text)
@@ -151,7 +156,7 @@ def _rank(title: str, stored: Stored) -> Figure:
         share = f"{100 * limit / flops.stock:.4g}%"
         raise OpsearchError(
             f"not all policies within {share} of the FLOPs were measured; use "
-            f"`{stored.again} --objective joint --solver grid --budget {share}`"
+            f"`{stored.again} --objective joint --solver grid --complete --budget {share}`"
         )
     if (known := int(measured.complete.sum())) > _MOST_RANKED:
         raise OpsearchError(

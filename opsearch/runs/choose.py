@@ -9,8 +9,8 @@ from opsearch import registry
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
 from opsearch.problem.objective import Form
-from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory
-from opsearch.problem.solution import Solver, require_form
+from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory, Raceable
+from opsearch.problem.solution import Solver, TakesBounds, require_form
 from opsearch.problem.spaces.base import Space
 from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import SearchSettings, make_objective, make_solver, require_start
@@ -33,16 +33,18 @@ class SearchChoice:
         objective: Factory of the objective.
         solver: The solver.
         reason: Why the objective was chosen; empty where the user named it.
+        races: Points that cannot be the best are left out of the objective's table.
     """
 
     objective: ObjectiveFactory
     solver: Solver
     reason: str = ""
+    races: bool = False
 
 
 def choose_by_estimate(settings: SearchSettings, estimate: EffortEstimate) -> SearchChoice:
     """Return the choice, given the estimated measurement work."""
-    seconds = estimate.joint_seconds
+    seconds = estimate.raced_seconds if _may_race(settings) else estimate.joint_seconds
     coarse = estimate.coarse_seconds if settings.effort < seconds < inf else inf
     return choose(settings, seconds, coarse=coarse)
 
@@ -59,7 +61,8 @@ def choose(
 
     Args:
         settings: The search; names may be left open.
-        seconds: Estimated time to measure every feasible policy.
+        seconds: Estimated time to find the best of all feasible policies, by racing or by measuring
+            each completely.
         lazy: True if joint may be measured on demand.
         coarse: Estimated time from coarse to fine; infinite where that cannot be had.
 
@@ -74,7 +77,7 @@ def choose(
         whole = objective
         objective = whole.adapted(space, on_demand=on_demand, coarse=seconds > settings.effort)
         if objective.per_budget and not whole.per_budget:
-            words = _effort_words(seconds, coarse, settings.effort)
+            words = _effort_words(settings, seconds, coarse)
             reason = f"objective {objective.name} from coarse to fine: {words}"
     solver = solver or make_solver(_DEFAULT_SOLVER[objective.form])
     require_start(solver, f"solver {solver.name!r}")
@@ -83,7 +86,21 @@ def choose(
     solver.require(space)
     if settings.verify:
         require_proxy(objective)
-    return SearchChoice(objective, solver, reason)
+    return SearchChoice(objective, solver, reason, races(settings, objective, solver))
+
+
+def _may_race(settings: SearchSettings) -> bool:
+    """Return whether joint, if chosen, leaves out points that cannot be the best."""
+    objective, solver = settings.objective, settings.solver
+    solver = solver or make_solver(_DEFAULT_SOLVER["table"])
+    return races(settings, objective or make_objective("joint", settings.proxy), solver)
+
+
+def races(settings: SearchSettings, objective: ObjectiveFactory, solver: Solver) -> bool:
+    """Return whether points that cannot be the best are left out of the objective's table."""
+    bounded = isinstance(solver, TakesBounds) and solver.takes_bounds
+    table = objective.form == "table" and isinstance(objective, Raceable)
+    return bounded and table and not settings.complete
 
 
 def _fitting_solvers(space: Space) -> list[Solver]:
@@ -131,14 +148,17 @@ def _objective_name(settings: SearchSettings, seconds: float, coarse: float) -> 
     if proxy and solver and "table" not in solver.forms:
         return "additive", f": solver {solver.name} does not take joint"
     name = "joint" if min(seconds, coarse) <= effort or not proxy else "additive"
-    return name, f": {_effort_words(seconds, coarse, effort)}"
+    return name, f": {_effort_words(settings, seconds, coarse)}"
 
 
-def _effort_words(seconds: float, coarse: float, effort: float) -> str:
+def _effort_words(settings: SearchSettings, seconds: float, coarse: float) -> str:
     """Return what measuring takes, compared with what it may take."""
     if isinf(seconds):
         return "the space has too many policies to measure each"
-    every = f"measuring every feasible policy takes about {format_duration(seconds)}"
+    effort, how = settings.effort, "racing all feasible policies"
+    if not _may_race(settings):
+        how = "measuring every feasible policy"
+    every = f"{how} takes about {format_duration(seconds)}"
     if seconds <= effort:
         return f"{every}, within --effort {effort:g}"
     more = f"{every}, more than --effort {effort:g}"

@@ -59,6 +59,7 @@ class RunConfig(BaseModel):
         verify: Proposals of a proxy that are measured per round; 0: none.
         evaluations: Maximum number of measured policies; None: the solver's default.
         effort: Seconds of measurement that the joint objective may take by default.
+        complete: Measure every feasible policy on all samples, also those that cannot be the best.
         memory: Memory for the states of one pass, e.g. 8GB; None: by the device.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         out: Run folder.
@@ -91,6 +92,7 @@ class RunConfig(BaseModel):
     verify: int = Field(0, ge=0)
     evaluations: int | None = Field(None, ge=1)
     effort: float = Field(60.0, ge=0)
+    complete: bool = False
     memory: str | None = None
     answer_tokens: int | None = Field(None, ge=1)
     out: Path = Path("runs/demo")

@@ -21,9 +21,13 @@ from opsearch.measure.planning.estimate import Estimate, estimate
 from opsearch.measure.planning.memory import MemoryBudget, memory_ahead, on_gpu
 from opsearch.models.spec import ModelSpec
 from opsearch.objectives.joint_coarse import coarsest, near_dearest
+from opsearch.objectives.joint_table import first_policies
+from opsearch.objectives.racing import ROUNDS
 from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.spaces.base import Space
 
+# Rounds of a race that all policies take part in, on average: 1 to 3 (docs/benchmarks.md).
+_WHOLE_ROUNDS = 2
 # FLOPs per second that `--effort` counts with: round figures and no stopwatch, so that the same
 # command on the same machine always chooses the same objective.
 _PER_CORE = 15e9
@@ -95,6 +99,24 @@ class EffortEstimate:
     def joint_seconds(self) -> float:
         """Seconds of measuring every feasible policy; infinite if there are too many."""
         return self.seconds(self.joint) if self.space.listed else inf
+
+    @cached_property
+    def raced_flops(self) -> int:
+        """FLOPs of racing the feasible policies of a listed space; depends on the results.
+
+        The policies that tell the hardest samples, and two of the rounds for all policies. Where
+        racing drops none, it takes more than `joint`, whose passes share more.
+        """
+        feasible = self.space.points[self.feasible]
+        first = self.of(feasible[first_policies(len(feasible))]).flops
+        rounds = min(ROUNDS, self.joint.samples)
+        whole = _WHOLE_ROUNDS * self.joint.flops // rounds
+        return min(first + whole, self.joint.flops)
+
+    @property
+    def raced_seconds(self) -> float:
+        """Seconds of racing the feasible policies; infinite if there are too many."""
+        return self.raced_flops / nominal_speed(self.device) if self.space.listed else inf
 
     @cached_property
     def coarse(self) -> CoarseWork | None:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 from typing import Any, Protocol
 
+import numpy as np
+
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
 from opsearch.data.groups import Seen
@@ -91,9 +93,18 @@ def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[s
         "evaluations": solution.evaluations,
         "seconds": solution.seconds,
         "note": solution.note,
+        "complete": _complete(problem),
         "versions": solution.versions,
         **(dataclasses.asdict(searched.seen) if searched.seen else {}),
     }
+
+
+def _complete(problem: Problem) -> bool:
+    """Return whether the objective has a value at every feasible point, where it is a table."""
+    objective = problem.objective
+    if not isinstance(objective, Table):
+        return True
+    return not np.isnan(objective.values[problem.feasible]).any()
 
 
 def _save_front(problem: Problem, folder: RunFolder) -> None:

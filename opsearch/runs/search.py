@@ -13,7 +13,8 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.policy.counts import KV
 from opsearch.problem.constraint import Constraint, feasible_points
-from opsearch.problem.objective import Measure, Pairwise
+from opsearch.problem.objective import Measure, Pairwise, SubsetMeasure
+from opsearch.problem.objective_factory import Raceable
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
@@ -48,7 +49,10 @@ def search(
     """
     space = settings.space
     feasible = feasible_points(space, constraints) if space.listed else np.zeros(0, bool)
-    objective = rounded(choice.objective.make(space, measure, feasible), floor)
+    factory = choice.objective
+    if choice.races and isinstance(factory, Raceable) and isinstance(measure, SubsetMeasure):
+        factory = factory.raced(floor)
+    objective = rounded(factory.make(space, measure, feasible), floor)
     problem = Problem(space, objective, tuple(constraints))
     solver = choice.solver
     if solver.takes_start and objective.form == "blackbox":

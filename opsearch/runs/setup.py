@@ -47,6 +47,7 @@ class SearchSettings:
         verify: Policies that a proxy proposes at a time to be measured; 0: none.
         evaluations: Most policies that are measured on demand; None: the solver's default.
         effort: Seconds of measurement that the joint objective may take.
+        complete: Measure every feasible policy on all samples, also those that cannot be the best.
         positions: Answer tokens that are compared.
         memory: Bytes for the states of one pass; None: by what the device has.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
@@ -63,6 +64,7 @@ class SearchSettings:
     verify: int
     evaluations: int | None
     effort: float
+    complete: bool
     positions: int
     memory: int | None
     answer_tokens: int | None
@@ -125,6 +127,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         verify=config.verify,
         evaluations=config.evaluations,
         effort=config.effort,
+        complete=config.complete,
         positions=config.positions,
         memory=config.memory_bytes,
         answer_tokens=config.answer_tokens,

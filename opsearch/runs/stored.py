@@ -169,9 +169,10 @@ class StoredMeasure:
         summed = self.objective.form in ("separable", "pairwise")
         if missing.all() or (summed and missing.any()) or missing[pruned].all():
             folder, name = self.run.folder, self.objective.name
+            complete = " --complete" if self.objective.form == "table" else ""
             raise RunFolderError(
                 f"{folder.path} does not hold the measurements for objective {name}; `opsearch "
-                f"run --config {folder.config} --objective {name}` makes them"
+                f"run --config {folder.config} --objective {name}{complete}` makes them"
             )
         return table
 

@@ -29,14 +29,14 @@ def start(folder, **settings):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Every policy of dop was measured."""
-    settings = {"space": "dop", "objective": "joint", "budget": ("100%",)}
+    settings = {"space": "dop", "objective": "joint", "complete": True, "budget": ("100%",)}
     return start(tmp_path_factory.mktemp("whole") / "run", **settings)
 
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory):
     """A run that measured the points within 40 %."""
-    settings = {"space": "dop", "objective": "joint", "budget": ("40%",)}
+    settings = {"space": "dop", "objective": "joint", "complete": True, "budget": ("40%",)}
     return start(tmp_path_factory.mktemp("part") / "run", **settings)
 
 

@@ -39,7 +39,7 @@ def runs(model, tmp_path_factory):
     """A run of each kind of objective; their model does not exist any more."""
     folder = tmp_path_factory.mktemp("runs")
     kinds = {
-        "joint": {"objective": "joint"},
+        "joint": {"objective": "joint", "complete": True},
         "additive": {"objective": "additive"},
         "lazy": {"objective": "joint", "solver": "optuna", "evaluations": 8},
     }

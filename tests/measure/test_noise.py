@@ -72,8 +72,9 @@ def test_a_run_and_solving_again_compare_in_steps_of_one_floor(tmp_path):
 
 def test_the_floor_is_printed(tmp_path):
     """At a floor of 90 nats all policies tie, so the cheapest is chosen."""
+    settings = {"samples": 2, "heldout": 0, "space": "tokens"}
     run(
-        RunConfig(samples=2, heldout=0, space="tokens", objective="joint", out=tmp_path / "run"),
+        RunConfig(**settings, objective="joint", complete=True, out=tmp_path / "run"),
         Console(file=StringIO()),
     )
     fine = solve(tmp_path / "run", out=tmp_path / "fine").solution

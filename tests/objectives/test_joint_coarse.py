@@ -184,13 +184,13 @@ def test_a_run_takes_it_where_the_whole_table_is_beyond_the_effort_and_it_is_wit
     settings = {"samples": 3, "heldout": 0, "n_v": (".5",), "space": "depth", "out": tmp_path}
     silent = Console(file=StringIO())
     seconds = dry_run(RunConfig(**settings, effort=0), None, silent).seconds
-    assert seconds["coarse"] < seconds["joint"]
+    assert seconds["coarse"] < seconds["raced"] < seconds["joint"]
     said = StringIO()
-    config = RunConfig(**settings, effort=(seconds["coarse"] + seconds["joint"]) / 2)
+    config = RunConfig(**settings, effort=(seconds["coarse"] + seconds["raced"]) / 2)
     result = run(config, Console(file=said, width=200))
     (reason,) = [line for line in said.getvalue().splitlines() if "--effort" in line]
     allowed, coarse = config.effort, format_duration(seconds["coarse"])
-    every = format_duration(seconds["joint"])
+    every = format_duration(seconds["raced"])
     assert re.search(naming("joint", "coarse", every, f"--effort {allowed:g}", coarse), reason)
     assert (result.config.objective, result.config.solver) == ("joint", "grid")
     assert result.solution.status is Status.FEASIBLE

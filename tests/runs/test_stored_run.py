@@ -20,7 +20,7 @@ SETTINGS = {"samples": 5, "heldout": 0, "budget": ("15%",), "n_v": ("1/4", "1/2"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("stored") / "run"
-    run(RunConfig(**SETTINGS, objective="joint", out=path))
+    run(RunConfig(**SETTINGS, objective="joint", complete=True, out=path))
     return path
 
 

@@ -113,6 +113,14 @@ def print_dry_run(plan: DryRun, console: Console) -> None:
             f"about {format_duration(plan.seconds[name])} on {plan.device}",
         ]
         console.print(", ".join(lines), soft_wrap=True)
+    if "raced" in plan.seconds:
+        raced = format_duration(plan.seconds["raced"])
+        console.print(
+            f"joint by racing: about {raced} on {plan.device}, an estimate, as it depends on the "
+            "results; policies that cannot be the best are dropped early, and --complete measures "
+            "all",
+            soft_wrap=True,
+        )
     if plan.coarse:
         console.print(_from_coarse_to_fine(plan, plan.coarse), soft_wrap=True)
     console.print(

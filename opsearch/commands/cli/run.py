@@ -179,6 +179,16 @@ def run(
             rich_help_panel=MEASUREMENT,
         ),
     ] = 60.0,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete",
+            help="Measure the KL of every policy within the budget on all samples, as fronts, "
+            "other budgets and analyses need; default: a policy that cannot be the best is "
+            "dropped early.",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = False,
     memory: Annotated[
         str | None,
         typer.Option(

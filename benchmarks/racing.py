@@ -1,0 +1,102 @@
+"""Suite `racing`: the joint objective by racing against complete measurement, embedded model.
+
+Each row measures the policies of a space within a budget twice, into empty stores: once completely
+and once by racing, which includes the policies that tell the hardest samples. `forwards` are FLOPs
+in forwards of the original per sample; `seconds` are processor time; `same` says that both find the
+same policy, proved, at the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.measuring import new_engine, processor_seconds
+from benchmarks.rows import BenchmarkRow
+from opsearch.costs.flops import Flops
+from opsearch.measure.engine import SampleMeasure
+from opsearch.objectives.joint import Joint
+from opsearch.problem.objective import KL_QUANTUM
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution
+from opsearch.progress import Progress
+from opsearch.runs.config import RunConfig
+from opsearch.runs.prepare import Prepared, prepare, settle
+from opsearch.solvers.grid import Grid
+
+_SEEDS, _BUDGETS = range(3), ("15%", "20%", "30%")
+_SAMPLES, _FEW = 64, 4
+
+
+def racing(tiny: bool) -> Iterator[BenchmarkRow]:
+    """Yield a row per space, budget and draw of samples; `tiny`: one on a few samples."""
+    spaces: Sequence[str] = ("dop",) if tiny else ("dop", "depth")
+    for space in spaces:
+        seeds, budgets = _SEEDS[: 1 if tiny or space == "depth" else None], _BUDGETS
+        for budget in budgets[:1] if tiny else budgets:
+            for seed in seeds:
+                config = RunConfig(
+                    space=space,
+                    budget=(budget,),
+                    seed=seed,
+                    samples=_FEW if tiny else _SAMPLES,
+                    heldout=0,
+                    n_v="8" if tiny else "16",
+                )
+                yield _row(config)
+
+
+def _row(config: RunConfig) -> BenchmarkRow:
+    prepared = prepare(settle(config), Progress(Console(quiet=True), 1))
+    model = prepared.settings.model.load()
+    complete = _measured(prepared, model, Joint())
+    raced = _measured(prepared, model, Joint(race=KL_QUANTUM))
+    found, best = raced.solution, complete.solution
+    return {
+        "space": config.space,
+        "budget": config.budget[0],
+        "seed": config.seed,
+        "policies": int(prepared.effort_estimate.feasible.sum()),
+        "forwards_complete": round(complete.forwards, 1),
+        "forwards_raced": round(raced.forwards, 1),
+        "share": round(raced.forwards / complete.forwards, 3),
+        "seconds_complete": round(complete.seconds, 2),
+        "seconds_raced": round(raced.seconds, 2),
+        "same": (found.policy, found.status) == (best.policy, best.status)
+        and abs((found.value or 0.0) - (best.value or 0.0)) < 2 * KL_QUANTUM,
+        "kl": best.value,
+    }
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The optimum of an objective and the work for it."""
+
+    solution: Solution
+    forwards: float
+    seconds: float
+
+
+class _Work:
+    """Sums the FLOPs of several measurements, each of which reports what it has done."""
+
+    def __init__(self) -> None:
+        self.flops = self._last = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.flops += done - (self._last if done >= self._last else 0)
+        self._last = 0 if done == total else done
+
+
+def _measured(prepared: Prepared, model: Any, objective: Joint) -> _Measured:
+    work, samples, space = _Work(), prepared.calibration, prepared.settings.space
+    with new_engine(model) as engine:
+        measure = SampleMeasure(engine, samples, work)
+        feasible = prepared.effort_estimate.feasible
+        table, seconds = processor_seconds(lambda: objective.make(space, measure, feasible))
+    stock = sum(Flops(prepared.shape).stock(*sample.shape) for sample in samples)
+    solution = Grid().solve(Problem(space, table, prepared.constraints))
+    return _Measured(solution, work.flops / stock, seconds)
