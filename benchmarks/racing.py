@@ -1,14 +1,14 @@
 """Suite `racing`: the joint objective by racing against complete measurement, embedded model.
 
-Each row measures the policies of a space within a budget twice, into empty stores: once completely
-and once by racing, which includes the policies that tell the hardest samples. `forwards` are FLOPs
-in forwards of the original per sample; `seconds` are processor time; `same` says that both find the
-same policy, proved, at the same value.
+Each row measures the policies of a space within a budget by racing, which includes the policies that
+tell the hardest samples, and in `dop` also completely, into empty stores. `forwards` are FLOPs in
+forwards of the original per sample, planned for complete measurement; `seconds` are processor time;
+`same` says that both find the same policy, proved, at the same value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,9 @@ _SAMPLES, _FEW = 64, 4
 
 def racing(tiny: bool) -> Iterator[BenchmarkRow]:
     """Yield a row per space, budget and draw of samples; `tiny`: one on a few samples."""
-    spaces: Sequence[str] = ("dop",) if tiny else ("dop", "depth")
-    for space in spaces:
-        seeds, budgets = _SEEDS[: 1 if tiny or space == "depth" else None], _BUDGETS
-        for budget in budgets[:1] if tiny else budgets:
-            for seed in seeds:
+    for space in ("dop",) if tiny else ("depth", "dop"):
+        for budget in reversed(_BUDGETS[:1] if tiny else _BUDGETS):
+            for seed in _SEEDS[: 1 if tiny or space == "depth" else None]:
                 config = RunConfig(
                     space=space,
                     budget=(budget,),
@@ -52,23 +50,33 @@ def racing(tiny: bool) -> Iterator[BenchmarkRow]:
 def _row(config: RunConfig) -> BenchmarkRow:
     prepared = prepare(settle(config), Progress(Console(quiet=True), 1))
     model = prepared.settings.model.load()
-    complete = _measured(prepared, model, Joint())
     raced = _measured(prepared, model, Joint(race=KL_QUANTUM))
-    found, best = raced.solution, complete.solution
-    return {
+    planned = prepared.effort_estimate.joint
+    row = {
         "space": config.space,
         "budget": config.budget[0],
         "seed": config.seed,
-        "policies": int(prepared.effort_estimate.feasible.sum()),
-        "forwards_complete": round(complete.forwards, 1),
+        "policies": planned.policies,
+        "forwards_complete": round(planned.forwards, 1),
         "forwards_raced": round(raced.forwards, 1),
-        "share": round(raced.forwards / complete.forwards, 3),
-        "seconds_complete": round(complete.seconds, 2),
+        "share": round(raced.forwards / planned.forwards, 3),
         "seconds_raced": round(raced.seconds, 2),
-        "same": (found.policy, found.status) == (best.policy, best.status)
-        and abs((found.value or 0.0) - (best.value or 0.0)) < 2 * KL_QUANTUM,
-        "kl": best.value,
+        "kl": raced.solution.value,
+        "status": str(raced.solution.status),
     }
+    if config.space == "dop":
+        complete = _measured(prepared, model, Joint())
+        row["seconds_complete"] = round(complete.seconds, 2)
+        row["same"] = _same(raced.solution, complete.solution)
+    return row
+
+
+def _same(found: Solution, best: Solution) -> bool:
+    """Return whether two solutions are the same policy, equally proved."""
+    assert found.value is not None
+    assert best.value is not None
+    near = abs(found.value - best.value) < 2 * KL_QUANTUM  # passes of other sizes round differently
+    return near and (found.policy, found.status) == (best.policy, best.status)
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,14 @@ def test_a_point_without_value_can_beat_any_that_costs_as_much():
     costs, values = np.array([1, 2, 2, 3]), np.array([5.0, 4.0, np.nan, 3.0])
     table, limit = proof(costs, values)
     assert (limit, table["proved"].tolist()) == (2, [True, False, False])
+
+
+def test_a_point_cannot_beat_those_below_its_bound():
+    costs, values = np.array([1, 2, 2, 3]), np.array([5.0, 4.0, np.nan, 3.0])
+    for bound, proved in (
+        (3.5, [True, False, True]),
+        (4.0, [True, False, True]),
+        (4.1, [True] * 3),
+    ):
+        lower = np.array([5.0, 4.0, bound, 3.0])
+        assert proof(costs, values, lower)[0]["proved"].tolist() == proved

@@ -62,6 +62,27 @@ def test_a_table_with_holes_is_not_called_optimal() -> None:
     assert solution.evaluations == 1
 
 
+def test_bounds_above_the_best_value_prove_it_and_others_bound_it() -> None:
+    space = tokens_space(2, N_V_TEST)
+    values, costs = np.array([np.nan, 2.0, np.nan, 4.0]), np.array([1, 2, 3, 4])
+    limit = Constraint("flops", "FLOPs", costs, 4, 4)
+
+    def solved(lower: list[float], quantum: float = 0.0) -> tuple[Status, float | None, int]:
+        table = Table("kl", "nats", values, quantum, lower=np.array(lower))
+        found = Grid().solve(Problem(space, table, (limit,)))
+        assert found.index == 1
+        return found.status, found.bound, found.evaluations
+
+    none = np.nan
+    assert solved([2.5, 2.0, 3.0, 4.0]) == (Status.OPTIMAL, 2.0, 4)
+    assert solved([1.5, 2.0, 3.0, 4.0]) == (Status.FEASIBLE, 1.5, 4)
+    assert solved([none, 2.0, 3.0, 4.0]) == (Status.FEASIBLE, None, 3)
+    # A cheaper point with this bound could tie, and would then be chosen.
+    assert solved([2.0, 2.0, 3.0, 4.0]) == (Status.FEASIBLE, 2.0, 4)
+    assert solved([2.2, 2.0, 3.0, 4.0], quantum=1.0)[0] is Status.FEASIBLE
+    assert solved([2.6, 2.0, 3.0, 4.0], quantum=1.0)[0] is Status.OPTIMAL
+
+
 def test_holes_outside_the_budget_do_not_matter() -> None:
     space = tokens_space(2, N_V_TEST)
     costs = Constraint("flops", "FLOPs", np.array([1, 2, 3, 4]), 3, 4)

@@ -1,0 +1,11 @@
+"""The suite `racing` finds the same policy by racing as by complete measurement."""
+
+from benchmarks.racing import racing
+
+
+def test_the_suite_compares_both():
+    (row,) = racing(tiny=True)
+    assert row["same"]
+    assert row["policies"] > 20
+    assert 0 < row["forwards_raced"] < row["forwards_complete"]
+    assert row["share"] < 1
