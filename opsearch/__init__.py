@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from opsearch.data.item import Item
     from opsearch.data.load import load_items
     from opsearch.errors import OpsearchError
-    from opsearch.evaluation.baselines import Baseline
     from opsearch.measure.workers.cluster import Workers
     from opsearch.models.pruned.cuda_graphs import Graphs
     from opsearch.models.spec import load_model
     from opsearch.policy import builders
+    from opsearch.policy.baseline import Baseline
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
     from opsearch.problem.budget import Budget
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Baseline": "opsearch.evaluation.baselines",
+    "Baseline": "opsearch.policy.baseline",
     "Budget": "opsearch.problem.budget",
     "Graphs": "opsearch.models.pruned.cuda_graphs",
     "Item": "opsearch.data.item",

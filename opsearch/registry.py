@@ -73,7 +73,17 @@ KINDS = {
     "baselines": Kind(
         "baseline",
         "opsearch.evaluation.baselines:BASELINES",
-        ("description", "makers", "ranker", "least", "granularity", "published"),
+        (
+            "description",
+            "makers",
+            "ranker",
+            "least",
+            "granularity",
+            "published",
+            "knobs",
+            "nested",
+            "in_run",
+        ),
     ),
 }
 

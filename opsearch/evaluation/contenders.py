@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from opsearch import registry
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
-from opsearch.evaluation.baselines import Baseline, baselines
+from opsearch.evaluation.baselines import shortv_in_order
 from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
 from opsearch.formatting import format_duration
 from opsearch.measure.engine import Engine, SampleMeasure
@@ -24,6 +24,7 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.objectives.rounding import lazy_joint, rounded
+from opsearch.policy.baseline import Baseline, candidates
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
@@ -220,16 +221,17 @@ def fitted_baselines(
             f"{share:.4g}% of {cost.name}"
         )
 
-    found = baselines(
+    found = candidates(
         prepared.shape.layers,
         prepared.ranker,
         fits,
         usable=prepared.usable_rankers,
-        frozen_first=frozen_first,
-        missed=missed,
+        nested=prepared.nested,
         further=further,
+        measured={"ShortV": shortv_in_order(frozen_first)},
+        missed=missed,
     )
-    return {(budget.text, label): policy for label, policy in found.items()}
+    return {(budget.text, label): policies[0] for label, policies in found.items()}
 
 
 def parse_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:

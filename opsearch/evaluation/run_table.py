@@ -17,9 +17,9 @@ from opsearch.evaluation.answers import (
     describe_cut_answers,
     relative_average,
 )
-from opsearch.evaluation.baselines import baselines
 from opsearch.measure.engine import Engine
 from opsearch.policy import builders
+from opsearch.policy.baseline import candidates
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
 from opsearch.progress import Progress
@@ -63,7 +63,8 @@ def compare(
 
     layers = prepared.shape.layers
     policies = {"original": builders.identity(layers), "opsearch": chosen}
-    policies |= baselines(layers, prepared.ranker, fits)
+    rivals = candidates(layers, prepared.ranker, fits, nested=prepared.nested, in_run=True)
+    policies |= {label: found[0] for label, found in rivals.items()}
     everything = list(policies.values())
     with progress.stage("measuring the comparison", "FLOPs") as tick:
         kl = engine.measure(everything, prepared.calibration, tick)

@@ -182,7 +182,12 @@ def pyramiddrop(layers: int = 32, share: FractionLike = "1/2", first: int | None
     return replace(policy, name=f"pyramiddrop(share={kept}, first={start})")
 
 
-def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = None) -> Policy:
+def sparsevlm(
+    layers: int = 32,
+    budget: int = 192,
+    share: FractionLike | None = None,
+    first: int | None = None,
+) -> Policy:
     """Keep fewer tokens from each of three layers on, by attention of text (SparseVLM, version 2).
 
     Args:
@@ -190,9 +195,11 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
         budget: Name of the published token numbers: 192, 128, 96 or 64.
         share: Share of the tokens after the first stage, with the others in proportion; None: as
             published.
+        first: Layer of the first stage, from which the others divide the remaining layers as
+            published; None: as published.
 
     Raises:
-        PolicyError: No numbers are published for the budget.
+        PolicyError: No numbers are published for the budget, or the layer is not in the decoder.
     """
     if budget not in SPARSEVLM:
         raise PolicyError(
@@ -200,12 +207,22 @@ def sparsevlm(layers: int = 32, budget: int = 192, share: FractionLike | None = 
             f"{', '.join(map(str, SPARSEVLM))}"
         )
     numbers = SPARSEVLM[budget]
-    first = Fraction(numbers[0], _TOKENS) if share is None else _fraction(share)
-    starts = [max(1, (2 * at * layers + _DEPTH) // (2 * _DEPTH)) for at in _SPARSEVLM_LAYERS]
-    kept = [first * Fraction(n, numbers[0]) for n in numbers]
+    most = Fraction(numbers[0], _TOKENS) if share is None else _fraction(share)
+    starts = _sparsevlm_starts(layers, first)
+    kept = [most * Fraction(n, numbers[0]) for n in numbers]
     shares = {0: Fraction(1)} | dict(zip(starts, kept, strict=True))
     policy = _ranked("sparsevlm", stages(layers, shares), starts, heads=_SPARSEVLM_HEADS)
-    return replace(policy, name=f"sparsevlm(budget={budget}, share={first})")
+    at = "" if first is None else f", first={first}"
+    return replace(policy, name=f"sparsevlm(budget={budget}, share={most}{at})")
+
+
+def _sparsevlm_starts(layers: int, first: int | None) -> list[int]:
+    """Return the layers of the three stages, each rounded to the nearest."""
+    if first is None:
+        return [max(1, (2 * at * layers + _DEPTH) // (2 * _DEPTH)) for at in _SPARSEVLM_LAYERS]
+    begin = _SPARSEVLM_LAYERS[0]
+    ratio = Fraction(layers - first, _DEPTH - begin)
+    return [first + int((at - begin) * ratio + Fraction(1, 2)) for at in _SPARSEVLM_LAYERS]
 
 
 def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKENS) -> Policy:

@@ -97,13 +97,14 @@ class Policy:
         A fraction f of N tokens is floor(f N + 1/2), at least 1 if f > 0. Numbers of tokens are
         limited to N.
         """
-        memo: dict[Fraction, int] = {}
-        for count in {count for triple in self.counts for count in triple}:
+        memo: dict[int, int] = {}  # by identity, because hashing a fraction takes longer
+        for count in {id(count): count for triple in self.counts for count in triple}.values():
             if self.unit == "tokens":
-                memo[count] = min(int(count), n_visual)
+                memo[id(count)] = min(int(count), n_visual)
             else:
-                memo[count] = resolve_fraction(count, n_visual)
-        return np.array([[memo[count] for count in triple] for triple in self.counts], np.int64)
+                memo[id(count)] = resolve_fraction(count, n_visual)
+        rows = [[memo[id(count)] for count in triple] for triple in self.counts]
+        return np.array(rows, np.int64)
 
     def live(self, n_visual: int) -> Counts:
         """Return the resolved counts without dead operations, int64[L, 3]."""

@@ -20,7 +20,7 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.rankers import known_ranker
+from opsearch.rankers import known_ranker, make_ranker
 from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
 from opsearch.runs.config import AS_OBJECT, RunConfig
 from opsearch.runs.effort import EffortEstimate, planned_memory
@@ -66,6 +66,11 @@ class Prepared:
     constraints: tuple[Constraint, ...]
     effort_estimate: EffortEstimate
     table: LatencyTable | None = None
+
+    @property
+    def nested(self) -> bool:
+        """Whether the order of `ranker` is the same for all numbers of tokens."""
+        return make_ranker(self.ranker).nested
 
     @property
     def seen(self) -> Seen:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
 from opsearch.evaluation.answers import Answers
-from opsearch.evaluation.baselines import BASELINES, baselines
+from opsearch.evaluation.baselines import BASELINES, shortv_in_order
 from opsearch.evaluation.run_table import MeasuredPolicy, table
 from opsearch.models.loading import load_config
 from opsearch.policy import builders
+from opsearch.policy.baseline import candidates
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import total_cost
 from opsearch.rankers import DECODER_RANKERS, RANKERS
@@ -26,7 +27,14 @@ STOCK = total_cost(FLOPS, builders.identity(LAYERS), PAIRS)
 
 
 def found(limit, ranker=CLS, layers=LAYERS):
-    return baselines(layers, ranker, lambda policy: total_cost(FLOPS, policy, PAIRS) <= limit)
+    return baselines(lambda policy: _cost(policy) <= limit, ranker, layers)
+
+
+def baselines(fits, ranker=CLS, layers=LAYERS, frozen_first=(), **given):
+    """Published settings of the baselines of a run."""
+    measured = {"ShortV": shortv_in_order(frozen_first)} if frozen_first else {}
+    methods = candidates(layers, ranker, fits, measured=measured, in_run=True, **given)
+    return {label: policies[0] for label, policies in methods.items()}
 
 
 def share_of(policy):
@@ -95,7 +103,7 @@ def test_one_row_per_method_when_the_runs_ranker_is_a_baseline_too():
 @pytest.mark.parametrize("percent", [30, 50, 75])
 def test_shortv_freezes_as_few_layers_as_it_can(percent):
     limit, order = STOCK * percent // 100, (11, 3, 7, 9, 10, 2, 5, 8, 6, 4, 1, 0)
-    policy = baselines(LAYERS, CLS, lambda p: _cost(p) <= limit, frozen_first=order)["ShortV"]
+    policy = baselines(lambda p: _cost(p) <= limit, frozen_first=order)["ShortV"]
     frozen = [builders.shortv(LAYERS, order[:count]) for count in range(LAYERS + 1)]
     assert policy == next(p for p in frozen if _cost(p) <= limit)
 
@@ -104,9 +112,9 @@ def test_a_method_out_of_reach_tells_what_it_takes():
     missed = {}
     reach = _cost(builders.shortv(LAYERS, range(LAYERS)))
     given = {"frozen_first": range(LAYERS), "missed": missed.__setitem__}
-    assert "ShortV" in baselines(LAYERS, CLS, lambda p: _cost(p) <= reach, **given)
+    assert "ShortV" in baselines(lambda p: _cost(p) <= reach, **given)
     assert missed == {}
-    assert "ShortV" not in baselines(LAYERS, CLS, lambda p: _cost(p) < reach, **given)
+    assert "ShortV" not in baselines(lambda p: _cost(p) < reach, **given)
     assert missed == {"ShortV": builders.shortv(LAYERS, range(LAYERS))}
 
 
@@ -164,7 +172,7 @@ def test_a_family_does_not_hide_a_measured_row(name):
 def test_baselines_of_the_rankers_that_a_model_serves():
     limit = STOCK * 3 // 10
     cost = {"fits": lambda policy: _cost(policy) <= limit, "usable": ("vispruner", "divprune")}
-    methods = baselines(LAYERS, CLS, **cost)
+    methods = baselines(**cost)
     assert list(methods) == [
         "tokens cls",
         "tokens vispruner",
@@ -181,7 +189,7 @@ def test_baselines_of_the_rankers_that_a_model_serves():
 def test_methods_that_rank_inside_the_decoder_spend_the_budget(percent):
     """FastV as much as its counts in the order of the run's ranker do."""
     limit, usable = STOCK * percent // 100, tuple(DECODER_RANKERS)
-    methods = baselines(LAYERS, CLS, lambda policy: _cost(policy) <= limit, usable)
+    methods = baselines(lambda policy: _cost(policy) <= limit, usable=usable)
     assert list(methods)[-3:] == ["FastV", "PyramidDrop", "SparseVLM"]
     assert methods["FastV"].counts == methods["FastV like"].counts
     for name in ("FastV", "PyramidDrop", "SparseVLM"):
