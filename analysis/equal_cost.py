@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 _FEWEST = 5
 _MARKERS = "osD^vPX*h<>pd8"
-_TRUE = ("joint", "verified")
+_TRUE = ("joint", "verified", "refined")
 """The last word of the names of methods that were searched by true measurements."""
 
 
@@ -45,6 +45,8 @@ class MethodScores:
         scores: Score per evaluated sample in [0, 1], float64[T].
         cut: Number of answers that were cut at their maximum length.
         further: Other costs and times, as columns of the table.
+        setting: Setting of the method's knobs that was chosen on the calibration samples.
+        evaluations: Policies measured on them to choose this one; None: not recorded.
     """
 
     budget: str
@@ -57,6 +59,8 @@ class MethodScores:
     scores: Array
     cut: int = 0
     further: Mapping[str, float] = field(default_factory=dict)
+    setting: str = ""
+    evaluations: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,8 @@ def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
                 "budget": entry.budget,
                 "method": entry.method,
                 "policy": entry.policy,
+                "setting": entry.setting,
+                "evaluations": entry.evaluations,
                 "cost": entry.cost,
                 "share": entry.share,
                 **entry.further,

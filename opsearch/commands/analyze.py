@@ -141,6 +141,7 @@ _DIFFERENCES = {
     "dop joint": ("dop additive",),
     "depth joint": ("depth additive", "dop joint", "stages joint", "FastV like"),
     "stages joint": ("FastV like",),
+    "stages refined": ("stages joint", "FastV like"),
     "operations verified": (
         "operations additive",
         "GSOP",

@@ -6,27 +6,35 @@ measurements are reused, so an interrupted comparison resumes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from opsearch.costs.flops import Flops
 from opsearch.data.item import all_answered
 from opsearch.errors import DataError
 from opsearch.evaluation import SPACES
 from opsearch.evaluation.answers import answer, describe_cut_answers
+from opsearch.evaluation.baselines import shortv_in_order, skip_in_order
 from opsearch.evaluation.contenders import (
     MethodKey,
     Task,
-    fitted_baselines,
+    baseline_candidates,
     parse_rankers,
     print_unsupported_baselines,
     say_unused_budget,
     search,
     search_task,
+    with_readings,
 )
-from opsearch.evaluation.measured_baselines import fitprune_policies, gsop_policies, shortv_order
+from opsearch.evaluation.measured_baselines import (
+    fitprune_policies,
+    gsop_policies,
+    shortv_order,
+    skipping_order,
+)
 from opsearch.evaluation.prefill_times import time_prefills
 from opsearch.evaluation.reducers import Reducer, Reduction
 from opsearch.evaluation.reducers.compared import (
@@ -35,6 +43,7 @@ from opsearch.evaluation.reducers.compared import (
     measure_reductions,
     served_reducers,
 )
+from opsearch.evaluation.tuned import choose_settings, with_evaluations
 from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
@@ -42,7 +51,7 @@ from opsearch.policy.builders import identity
 from opsearch.policy.file import policy_text
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from opsearch.problem.budget import Budget
+from opsearch.problem.budget import Budget, total_cost
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import Prepared, prepare, settle
@@ -51,9 +60,9 @@ from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import parse_budgets
 from opsearch.timing.latency_table import machine_of
 
-# Encoding, loading the model, three measured baselines, measuring policies, measuring token
-# reductions, and answering.
-_OTHER_STAGES = 8
+# Encoding, loading the model, four measured baselines, choosing settings, measuring policies,
+# measuring token reductions, and answering.
+_OTHER_STAGES = 10
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def compare(
         console: Console for progress; None: standard error.
         workers: Processes that measure; None: this one.
         times: Also measure prefill times.
-        spaces: Spaces to search.
+        spaces: Spaces to search; `dop` in both readings of its paper.
         rankers: Additional rankers to compare.
 
     Raises:
@@ -112,8 +121,8 @@ def compare(
     if times:
         settled.settings.model.check("compare --times")
     limits = [parse_budgets([text])[0] for text in budgets]
-    further = parse_rankers(rankers, settled.model_config)
-    total = _OTHER_STAGES + len(spaces) + settled.settings.timed + times
+    further, searched = parse_rankers(rankers, settled.model_config), with_readings(spaces)
+    total = _OTHER_STAGES + len(searched) + settled.settings.timed + times
     progress = Progress(console or Console(stderr=True, markup=False), total)
     prepared = prepare(settled, progress, test=samples)
     if not all_answered([sample.item for sample in prepared.heldout]):
@@ -122,7 +131,7 @@ def compare(
             f"that share an image or a group with them; add some to {settled.config.data}"
         )
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)
-    tasks = [search_task(name, limits, prepared, progress) for name in spaces]
+    tasks = [search_task(name, limits, prepared, progress) for name in searched]
     with open_session(prepared, run, progress, workers, continued=True) as session:
         methods = _gather(tasks, limits, further, prepared, session)
         _judge(methods, prepared, session)
@@ -143,20 +152,42 @@ def _gather(
     policies = {("100%", "original"): identity(prepared.shape.layers)}
     for task in tasks:
         policies |= search(task, prepared, engine, progress)
-    frozen_first = shortv_order(prepared, engine, progress)
+    frozen = shortv_order(prepared, engine, progress)
+    skipped = skipping_order(prepared, engine, progress)
     pruned = gsop_policies(budgets, prepared, engine, progress)
     recipes = fitprune_policies(budgets, prepared, engine, progress)
     reducers = served_reducers(engine.model.config, prepared, progress)
-    rivals: dict[MethodKey, Policy] = {}
+    measured = {"ShortV": shortv_in_order(frozen), "operator skipping": skip_in_order(skipped)}
+    spent = {"ShortV": len(frozen), "operator skipping": len(skipped)}
+    candidates: dict[MethodKey, list[Policy]] = {}
     reductions: dict[MethodKey, Reduction] = {}
     for budget in budgets:
-        rivals |= fitted_baselines(budget, prepared, frozen_first, further, progress)
-        rivals[budget.text, "GSOP"] = pruned[budget.text]
+        for key, found in baseline_candidates(
+            budget, prepared, measured, further, progress
+        ).items():
+            before = spent.get(key[1], 0)
+            candidates[key] = [with_evaluations(policy, before) for policy in found]
+        candidates[budget.text, "GSOP"] = [pruned[budget.text]]
         if budget.text in recipes:
-            rivals[budget.text, "FitPrune"] = recipes[budget.text]
+            candidates[budget.text, "FitPrune"] = [recipes[budget.text]]
         reductions |= fitted_reductions(budget, prepared, reducers, progress)
+    rivals = _chosen(candidates, prepared, session)
     say_unused_budget({**rivals, **reductions}, budgets, prepared, progress)
     return ComparedMethods(policies | rivals, reducers, reductions)
+
+
+def _chosen(
+    candidates: Mapping[MethodKey, Sequence[Policy]], prepared: Prepared, session: Session
+) -> dict[MethodKey, Policy]:
+    """Choose the settings of all baselines on the calibration samples."""
+    samples, flops = prepared.calibration, Flops(prepared.shape)
+    pairs = [sample.shape for sample in samples]
+
+    def cost(policy: Policy) -> int:
+        return total_cost(flops, policy, pairs)
+
+    with session.progress.stage("choosing the baselines' settings", "FLOPs") as tick:
+        return choose_settings(candidates, session.engine, samples, cost, tick)
 
 
 def _judge(methods: ComparedMethods, prepared: Prepared, session: Session) -> None:

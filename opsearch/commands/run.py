@@ -13,6 +13,7 @@ from rich.console import Console
 from opsearch.commands.search_result import SearchResult
 from opsearch.evaluation.run_table import compare, table
 from opsearch.files import write_atomic
+from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import SampleMeasure
 from opsearch.measure.storage.records import HELD_OUT
 from opsearch.measure.workers.cluster import Workers
@@ -92,12 +93,14 @@ def search_and_save(
     folder, prefill = RunFolder(prepared.config.out), None
     with open_session(prepared, folder, progress, workers, model) as session:
         prepared.config.save(folder.config)
-        problem, solution = _searched(prepared, session)
+        problem, solution, evaluations = _searched(prepared, session)
         assert solution.policy is not None  # _searched() raises otherwise
         # Not earlier, so that an interrupted run leaves the previous one unchanged.
         session.store.put_calibration(stored_samples(prepared.calibration), prepared.seen)
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
-        comparison = table(compare(prepared, solution.policy, session.engine, progress))
+        comparison = table(
+            compare(prepared, solution.policy, session.engine, progress, evaluations)
+        )
         if prepared.table is not None:
             timed = next(each for each in prepared.settings.budgets if each.cost_class.timed)
             latency = make_cost(timed.cost, prepared.shape, prepared.table)
@@ -122,18 +125,21 @@ def search_and_save(
     )
 
 
-def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution]:
-    """Search with the model of a session, then measure each parameter alone for the figures."""
+def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution, int]:
+    """Search with the model of a session, then measure each parameter alone for the figures.
+
+    The third part is the number of policies that the search measured.
+    """
     settings, engine, progress = prepared.settings, session.engine, session.progress
     objective = prepared.choice.objective
     unit = progress_unit(objective)
     with progress.stage(f"measuring {objective.name}, solving", unit) as tick:
         # The noise is measured in FLOPs, which must not mix with another unit.
         floor = engine.noise_floor(prepared.calibration, tick if unit == "FLOPs" else None)
-        measure = SampleMeasure(engine, prepared.calibration, tick)
+        measure = CountedMeasure(SampleMeasure(engine, prepared.calibration, tick))
         found = search(prepared.choice, settings, prepared.constraints, measure, floor)
     if settings.space.parameters_act_alone:
         with progress.stage("measuring each parameter alone", "FLOPs") as tick:
             single = Additive.from_settings(settings.proxy).policies(settings.space)
             engine.measure(single, prepared.calibration, tick)
-    return found
+    return *found, measure.evaluations

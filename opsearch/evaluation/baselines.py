@@ -17,6 +17,7 @@ _RUN = "opsearch run --space {search} --model llava-hf/{model} --data calib.json
 _SHORTV = "31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19"
 _WHOLE_LAYERS = "it prunes whole layers"
 _SPARSEVLM_HALF = 2  # its first stage is moved within the first half of the layers
+_SLOPES = (2, 4, 8, 16, 32)
 _IMPORTANT = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -34,7 +35,7 @@ def _fastv_like(k: int) -> PolicyMaker:
 
 
 def shortv_in_order(order: Sequence[int]) -> PolicyMaker:
-    """Freeze all but a share of the layers, in the given order."""
+    """Return the maker that freezes all but a share of the layers, in the given order."""
 
     def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
         return builders.shortv(layers, order[: layers - int(share * layers)])
@@ -71,6 +72,37 @@ def _vispruner_knobs(layers: int) -> Mapping[str, PolicyMaker]:
     specs = {share: RankerSpec("vispruner", (("important", share),)) for share in _IMPORTANT}
     specs[0.5] = RankerSpec("vispruner")  # the published share
     return {f"important={share}": _ranked_by(spec) for share, spec in specs.items()}
+
+
+def _vispco(k: int) -> PolicyMaker:
+    return lambda layers, share, ranker: builders.vispco(layers, k, share, ranker)
+
+
+def _sigmoid(slope: int) -> PolicyMaker:
+    """Move the middle from one depth before the decoder to one after it."""
+    return lambda layers, ratio, ranker: builders.sigmoid(layers, 3 * ratio - 1, slope, ranker)
+
+
+def _late_pyramid(first: int) -> PolicyMaker:
+    """Move the last layer up to twice the depth."""
+
+    def make(layers: int, ratio: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.late_pyramid(layers, first, first + 2 * ratio * layers, ranker)
+
+    return make
+
+
+def _vskip(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+    return builders.vskip(layers, int(share * layers))
+
+
+def skip_in_order(order: Sequence[tuple[int, str]]) -> PolicyMaker:
+    """Return the maker that skips all but a share of the operators, in the given order."""
+
+    def make(layers: int, share: Fraction, ranker: RankerSpec) -> Policy:
+        return builders.skip(layers, order[: len(order) - int(share * len(order))])
+
+    return make
 
 
 def _ranked_by(spec: RankerSpec) -> PolicyMaker:
@@ -168,6 +200,47 @@ BASELINES: dict[str, Baseline] = {
         published=_RUN.format(
             search="operations --solver greedy --budget 30%", model="llava-1.5-7b-hf"
         ),
+    ),
+    "VisPCO like": Baseline(
+        "Tokens by the run's ranking that fall along a steep sigmoid around a layer, the same for "
+        "all samples, where VisPCO (arXiv 2604.15188) predicts layer and share for each.",
+        (),
+        knobs=_from_layer(_vispco, "k", 1),
+        nested=True,
+        in_run=False,
+    ),
+    "P-Sigmoid like": Baseline(
+        "Tokens by the run's ranking along a sigmoid of two parameters, as in P-Sigmoid (arXiv "
+        "2412.00556).",
+        (),
+        least=0,
+        knobs=lambda layers: {f"slope={slope}": _sigmoid(slope) for slope in _SLOPES},
+        nested=True,
+        in_run=False,
+    ),
+    "HiDrop like": Baseline(
+        "No visual tokens in the first layers, then all and ever fewer by the run's ranking, as in "
+        "HiDrop (arXiv 2602.23699), which trains the model for it.",
+        (),
+        knobs=lambda layers: {f"first={at}": _late_pyramid(at) for at in range(1, layers // 3 + 1)},
+        nested=True,
+        in_run=False,
+    ),
+    "V-Skip": Baseline(
+        "No attention of visual tokens from a layer on, where they remain readable and pass MLPs "
+        "(arXiv 2606.08511).",
+        (_vskip,),
+        least=0,
+        granularity=_WHOLE_LAYERS,
+        in_run=False,
+    ),
+    "operator skipping": Baseline(
+        "Attention or MLP of visual tokens is skipped where that alone gives the lowest KL on the "
+        "calibration samples; all remain readable (arXiv 2606.31903, by another criterion).",
+        (),
+        least=0,
+        granularity="it skips whole operators",
+        in_run=False,
     ),
 }
 DOP_AS_PUBLISHED = _RUN.format(

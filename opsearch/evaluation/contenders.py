@@ -15,22 +15,25 @@ from numpy.typing import NDArray
 from opsearch import registry
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
-from opsearch.evaluation.baselines import shortv_in_order
 from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
+from opsearch.evaluation.tuned import EVALUATIONS as MEASURED
+from opsearch.evaluation.tuned import with_evaluations
 from opsearch.formatting import format_duration
+from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.models.families import family_for
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.objectives.rounding import lazy_joint, rounded
-from opsearch.policy.baseline import Baseline, candidates
+from opsearch.policy.baseline import Baseline, Fits, PolicyMaker, candidates
 from opsearch.policy.builders import identity
+from opsearch.policy.finer import finer_shares
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.constraint import Constraint, check_budget, feasible_points
-from opsearch.problem.objective import Measure, Objective
+from opsearch.problem.objective import KL_QUANTUM, Measure, Objective, Table
 from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import reraise_interrupt
@@ -45,9 +48,20 @@ from opsearch.solvers.ortools import CpSat
 
 # Percent of the original's cost; smaller differences count as equal cost.
 _EQUAL_COST_POINTS = 2
+REFINED = "refined"
 _EACH = 8  # policies to verify per round if the run has no number
 MethodKey = tuple[str, str]
 """Key of a policy in a comparison: (budget, method)."""
+
+
+_READINGS = {"dop": "dop(kv=leaves)"}
+"""Spaces whose name has one reading in a comparison, whatever that of the run."""
+
+
+def with_readings(spaces: Sequence[str]) -> list[str]:
+    """Return the spaces, and beside `dop` its other reading."""
+    both = (("dop", "dop(kv=stays)") if name == "dop" else (name,) for name in spaces)
+    return list(dict.fromkeys(name for names in both for name in names))
 
 
 @dataclass(frozen=True)
@@ -55,11 +69,13 @@ class Task:
     """A space to search.
 
     Attributes:
+        name: Name of the space in the comparison.
         settings: The run's settings in this space.
         objectives: Objectives to minimize.
         limits: The constraints of each budget, by the budget's text.
     """
 
+    name: str
     settings: SearchSettings
     objectives: tuple[ObjectiveFactory, ...]
     limits: dict[str, tuple[Constraint, ...]]
@@ -82,10 +98,11 @@ def search_task(
         progress.say(
             f"space {name} uses ranker {prepared.ranker}, because {given} works inside the decoder"
         )
-    settings = run.in_space(name, ranker, run.space_settings.stages)
+    text = _READINGS.get(name, name)
+    settings = run.in_space(text, ranker, run.space_settings.stages)
     nested = ranker.inside or make_ranker(ranker).nested
     if settings.space.only_objective is None and settings.space.most_counts > 1 and not nested:
-        settings = run.in_space(name, ranker, 1)
+        settings = run.in_space(text, ranker, 1)
         check_nested(settings.space, ranker)  # stages do not change every space
         progress.say(
             f"space {name} drops tokens at one layer only, because ranker {ranker} is not nested"
@@ -106,51 +123,105 @@ def search_task(
     if not space.listed:
         chosen = prepared.choice.objective
         proxy = chosen if chosen.form in PROXIES else Additive.from_settings(run.proxy)
-        return Task(settings, (proxy,), limits)
+        return Task(name, settings, (proxy,), limits)
     estimate = replace(prepared.effort_estimate, space=space)
     seconds = estimate.seconds(estimate.of(space.points[_within_any(space, limits)]))
     additive = Additive.from_settings(run.proxy)
     proxies: tuple[ObjectiveFactory, ...] = (additive,) if space.parameters_act_alone else ()
     if seconds <= run.effort or not space.layer_columns:
-        return Task(settings, (*proxies, Joint()), limits)
+        return Task(name, settings, (*proxies, Joint()), limits)
     progress.say(
         f"{name} joint is measured from coarse to fine, because measuring all feasible policies "
         f"takes about {format_duration(seconds)}, more than --effort {run.effort:g}"
     )
-    return Task(settings, (*proxies, CoarseJoint()), limits)
+    return Task(name, settings, (*proxies, CoarseJoint()), limits)
 
 
 def search(
     task: Task, prepared: Prepared, engine: Engine, progress: Progress
 ) -> dict[MethodKey, Policy]:
-    """Search the best policy of a space for each budget and objective, by (budget, method)."""
-    with progress.stage(f"searching {task.space.name}", "FLOPs") as tick:
+    """Search the best policy of a space for each budget and objective, by (budget, method).
+
+    Method `refined` has the best policy of true measurements with shares that use up the budget.
+    """
+    with progress.stage(f"searching {task.name}", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
         if not task.space.listed:
-            return _proposed(task, measure, floor)
-        return _listed(task, measure, floor)
+            return _proposed(task, prepared, measure, floor)
+        return _listed(task, prepared, measure, floor)
 
 
-def _listed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
+def _listed(
+    task: Task, prepared: Prepared, measure: SampleMeasure, floor: float
+) -> dict[MethodKey, Policy]:
     """Return the optimum of each objective at each budget."""
     found = {}
     for factory in task.objectives:
-        for text, objective in _objectives(factory, task, measure).items():
+        counted = CountedMeasure(measure)
+        for text, objective in _objectives(factory, task, counted).items():
             problem = Problem(task.space, rounded(objective, floor), task.limits[text])
             solution = Grid().solve(problem)
             assert solution.policy is not None  # check_budget() raises otherwise
-            found[text, f"{task.space.name} {factory.name}"] = solution.policy
+            joint = isinstance(objective, Table)
+            evaluations = solution.evaluations if joint else counted.evaluations
+            policy = with_evaluations(solution.policy, evaluations)
+            found[text, f"{task.name} {factory.name}"] = policy
+            if joint:
+                starts = [policy, *_best_by_layer(problem)]
+                fits = _within(problem.constraints, prepared)
+                found[text, f"{task.name} {REFINED}"] = _refined(starts, fits, measure, floor)
     return found
 
 
-def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Policy]:
+def _within(constraints: Sequence[Constraint], prepared: Prepared) -> Fits:
+    """Return the function that says whether a policy is within these limits."""
+    pairs = [sample.shape for sample in prepared.calibration]
+    limits = [(make_cost(c.name, prepared.shape, prepared.table), c.limit) for c in constraints]
+    return lambda policy: all(total_cost(cost, policy, pairs) <= limit for cost, limit in limits)
+
+
+def _best_by_layer(problem: Problem) -> list[Policy]:
+    """Return the best measured policy for each value of the first parameter that is a layer."""
+    columns = problem.space.layer_columns
+    if not columns:
+        return []
+    assert isinstance(problem.objective, Table)
+    values = problem.objective.values
+    known = np.flatnonzero(problem.feasible & ~np.isnan(values))
+    layers = problem.space.points[known, columns[0]]
+    groups = (known[layers == layer] for layer in np.unique(layers))
+    best = (int(group[np.argmin(values[group])]) for group in groups)
+    return [problem.space.decode(problem.space.row(index)) for index in best]
+
+
+def _refined(starts: Sequence[Policy], fits: Fits, measure: SampleMeasure, floor: float) -> Policy:
+    """Return the first policy or, if its KL is lower, one with finer shares.
+
+    Args:
+        starts: Policies whose shares are raised, first the best one with its evaluations.
+        fits: Return whether a policy is within the budget.
+        measure: Measures on the calibration samples.
+        floor: Nats; smaller differences are ties.
+    """
+    finer = [policy for start in dict.fromkeys(starts) for policy in finer_shares(start, fits)]
+    counted = CountedMeasure(measure)
+    everything = [starts[0], *dict.fromkeys(finer)]
+    ties = np.rint(counted(everything).mean(axis=1) / max(floor, KL_QUANTUM))
+    evaluations = starts[0].provenance[MEASURED] + counted.evaluations - 1
+    return with_evaluations(everything[int(np.argmin(ties))], evaluations)
+
+
+def _proposed(
+    task: Task, prepared: Prepared, measure: SampleMeasure, floor: float
+) -> dict[MethodKey, Policy]:
     """Search a space too large to list: the optimum of its proxy, and the verified optimum."""
     nowhere = np.zeros(0, bool)
     joint = lazy_joint(task.space, measure, floor)
     settings, found = task.settings, {}
     for factory in task.objectives:
-        proxy = rounded(factory.make(task.space, measure, nowhere), floor)
+        counted = CountedMeasure(measure)
+        proxy = rounded(factory.make(task.space, counted, nowhere), floor)
         for text, limits in task.limits.items():
             problem = Problem(task.space, proxy, limits)
             first = reraise_interrupt(CpSat().solve(problem, seed=settings.seed, limit=PROPOSAL))
@@ -164,8 +235,12 @@ def _proposed(task: Task, measure: Measure, floor: float) -> dict[MethodKey, Pol
             )
             assert first.policy is not None  # check_budget() raises otherwise
             assert best.policy is not None
-            found[text, f"{task.space.name} {factory.name}"] = first.policy
-            found[text, f"{task.space.name} verified"] = best.policy
+            proposed = with_evaluations(first.policy, counted.evaluations)
+            verified = with_evaluations(best.policy, counted.evaluations + best.evaluations)
+            found[text, f"{task.name} {factory.name}"] = proposed
+            found[text, f"{task.name} verified"] = verified
+            fits = _within(limits, prepared)
+            found[text, f"{task.name} {REFINED}"] = _refined([verified], fits, measure, floor)
     return found
 
 
@@ -192,19 +267,19 @@ def budget_limit(budget: Budget, prepared: Prepared) -> tuple[Cost, int, int]:
     return cost, budget.limit(stock, len(pairs)), stock
 
 
-def fitted_baselines(
+def baseline_candidates(
     budget: Budget,
     prepared: Prepared,
-    frozen_first: Sequence[int],
+    measured: Mapping[str, PolicyMaker],
     further: Sequence[RankerSpec],
     progress: Progress,
-) -> dict[MethodKey, Policy]:
-    """Return the baselines that meet a budget, and print the minimum cost of the others.
+) -> dict[MethodKey, list[Policy]]:
+    """Return the candidates of the baselines at a budget, and print what the others cost at least.
 
     Args:
-        budget: The budget, of which each baseline uses as much as it can.
+        budget: The budget, of which each candidate uses as much as it can.
         prepared: The search.
-        frozen_first: Layers in ShortV's order.
+        measured: Makers of baselines that depend on measurements, by label.
         further: Rankers that are also compared as methods.
         progress: Prints the messages.
     """
@@ -228,10 +303,10 @@ def fitted_baselines(
         usable=prepared.usable_rankers,
         nested=prepared.nested,
         further=further,
-        measured={"ShortV": shortv_in_order(frozen_first)},
+        measured=measured,
         missed=missed,
     )
-    return {(budget.text, label): policies[0] for label, policies in found.items()}
+    return {(budget.text, label): policies for label, policies in found.items()}
 
 
 def parse_rankers(texts: Sequence[str], model_config: Any) -> tuple[RankerSpec, ...]:

@@ -1,4 +1,4 @@
-"""Baselines that need measurements: ShortV's order, GSOP's search, FitPrune's recipes."""
+"""Baselines that need measurements: two orders of operations, GSOP's search, FitPrune's recipes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from opsearch.evaluation.baselines import GSOP_POLICIES
+from opsearch.evaluation.tuned import with_evaluations
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.rounding import lazy_joint
-from opsearch.policy.builders import shortv
+from opsearch.policy.builders import shortv, skip
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
@@ -35,6 +36,16 @@ def shortv_order(prepared: Prepared, engine: Engine, progress: Progress) -> list
     return order
 
 
+def skipping_order(prepared: Prepared, engine: Engine, progress: Progress) -> list[tuple[int, str]]:
+    """Return (layer, module) in the order in which operators are skipped: by KL of each alone."""
+    layers = prepared.shape.layers
+    operators = [(layer, module) for layer in range(layers) for module in ("q", "mlp")]
+    alone = [skip(layers, {operator}) for operator in operators]
+    with progress.stage("skipping each operator alone", "FLOPs") as tick:
+        divergence = engine.measure(alone, prepared.calibration, tick).mean(axis=1)
+    return [operators[i] for i in np.argsort(divergence, kind="stable")]
+
+
 def gsop_policies(
     budgets: Sequence[Budget], prepared: Prepared, engine: Engine, progress: Progress
 ) -> dict[str, Policy]:
@@ -53,9 +64,9 @@ def gsop_policies(
         found = {}
         for budget in budgets:
             limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
-            policy = Greedy().solve(Problem(space, joint, limits), limit=limit).policy
-            assert policy is not None  # the space contains the policy without visual tokens
-            found[budget.text] = policy
+            solution = Greedy().solve(Problem(space, joint, limits), limit=limit)
+            assert solution.policy is not None  # it contains the policy without visual tokens
+            found[budget.text] = with_evaluations(solution.policy, solution.evaluations)
     return found
 
 
@@ -75,5 +86,5 @@ def fitprune_policies(
         if solution.policy is None:
             progress.say(f"FitPrune is not compared at {budget.text}: {solution.note}")
         else:
-            found[budget.text] = solution.policy
+            found[budget.text] = with_evaluations(solution.policy, 0)
     return found

@@ -17,6 +17,7 @@ from opsearch.evaluation.answers import (
     describe_cut_answers,
     relative_average,
 )
+from opsearch.evaluation.tuned import EVALUATIONS, SETTING, choose_settings, with_evaluations
 from opsearch.measure.engine import Engine
 from opsearch.policy import builders
 from opsearch.policy.baseline import candidates
@@ -34,11 +35,12 @@ class MeasuredPolicy:
     Attributes:
         label: Name of the method.
         policy: The policy.
-        costs: Mean per calibration sample and share of the original's, by name: FLOPs and the costs
-            of the budgets.
+        costs: Mean per calibration sample and share of the original's, by name: FLOPs, bytes of the
+            KV cache and the costs of the budgets.
         kl: KL on the calibration samples in nats, float64[S].
         heldout_kl: KL on the held-out samples in nats, float64[S].
         answers: Answers to the held-out questions, None if they were not scored.
+        evaluations: Number of policies that were measured to choose it.
     """
 
     label: str
@@ -47,14 +49,27 @@ class MeasuredPolicy:
     kl: NDArray[np.float64]
     heldout_kl: NDArray[np.float64]
     answers: Answers | None
+    evaluations: int = 0
 
 
 def compare(
-    prepared: Prepared, chosen: Policy, engine: Engine, progress: Progress
+    prepared: Prepared,
+    chosen: Policy,
+    engine: Engine,
+    progress: Progress,
+    evaluations: int = 0,
 ) -> list[MeasuredPolicy]:
-    """Measure the original, the chosen policy and the baselines on calibration and held-out."""
+    """Measure the original, the chosen policy and the baselines on calibration and held-out.
+
+    Args:
+        prepared: The search.
+        chosen: Its policy.
+        engine: Measures the policies.
+        progress: Shows the stages.
+        evaluations: Number of policies that were measured to choose it.
+    """
     pairs = [sample.shape for sample in prepared.calibration]
-    names = ["flops", *(constraint.name for constraint in prepared.constraints)]
+    names = ["flops", "kv", *(constraint.name for constraint in prepared.constraints)]
     costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
 
     def fits(policy: Policy) -> bool:
@@ -62,11 +77,19 @@ def compare(
         return all(total_cost(costs[c.name], policy, pairs) <= c.limit for c in limits)
 
     layers = prepared.shape.layers
-    policies = {"original": builders.identity(layers), "opsearch": chosen}
+    policies = {
+        "original": with_evaluations(builders.identity(layers), 0),
+        "opsearch": with_evaluations(chosen, evaluations),
+    }
     rivals = candidates(layers, prepared.ranker, fits, nested=prepared.nested, in_run=True)
-    policies |= {label: found[0] for label, found in rivals.items()}
-    everything = list(policies.values())
     with progress.stage("measuring the comparison", "FLOPs") as tick:
+
+        def cost(policy: Policy) -> int:
+            return total_cost(costs["flops"], policy, pairs)
+
+        tuned = choose_settings(rivals, engine, prepared.calibration, cost, tick)
+        policies |= {_named(label, policy): policy for label, policy in tuned.items()}
+        everything = list(policies.values())
         kl = engine.measure(everything, prepared.calibration, tick)
         heldout = np.zeros((len(everything), 0))
         if prepared.heldout:
@@ -85,13 +108,20 @@ def compare(
                 kl=kl[i],
                 heldout_kl=heldout[i],
                 answers=answers.get(label),
+                evaluations=policy.provenance[EVALUATIONS],
             )
         )
     return rows
 
 
+def _named(label: str, policy: Policy) -> str:
+    """Return a label with the setting of a policy, where there is one."""
+    setting = policy.provenance.get(SETTING)
+    return f"{label} {setting}" if setting else label
+
+
 def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
-    """Return a table with methods as columns; costs, KL, Rel. Avg. and accuracies as rows.
+    """Return a table with methods as columns; rows are costs, evaluations, KL and scores.
 
     Families are indented by two spaces, so that they cannot equal the name of another row.
     """
@@ -103,6 +133,7 @@ def table(rows: Sequence[MeasuredPolicy]) -> pd.DataFrame:
             label = registry.lookup("costs", name).label
             column |= {label.amount: mean / label.scale, label.share: 100 * share}
         column |= {
+            "evaluations": row.evaluations,
             "KL calibration": float(row.kl.mean()),
             "KL held-out": float(row.heldout_kl.mean()) if row.heldout_kl.size else np.nan,
         }

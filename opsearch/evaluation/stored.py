@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.evaluation.prefill_file import prefill_time
 from opsearch.evaluation.reducers import Reduction
+from opsearch.evaluation.tuned import EVALUATIONS, SETTING
 from opsearch.measure.storage.records import (
     COMPARED,
     COMPARED_CALIBRATION,
@@ -62,8 +64,10 @@ def _method_scores(
     """Return the costs, divergences and scores of a method."""
     pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
     reduction = Reduction.parse(row.policy)
+    facts: Mapping[str, Any] = {EVALUATIONS: 0}
     if reduction is None:
         policy = Policy.from_text(row.policy, run.measurements)
+        facts = policy.provenance
         name, costs = policy.name, _costs(policy, shape, pairs)
         costs |= _times(policy, run.prefill)
         keys = [_keys(policy, samples) for samples in (calibration, tested)]
@@ -87,6 +91,8 @@ def _method_scores(
         scores=_scores(answers),
         cut=_cut(answers),
         further=costs,
+        setting=facts.get(SETTING, ""),
+        evaluations=facts.get(EVALUATIONS),
     )
 
 

@@ -93,8 +93,8 @@ def candidates(
         measured: Makers of baselines that depend on measurements, by label; without theirs they are
             left out.
         in_run: True for the few baselines that `run` compares.
-        missed: Called with the label and the cheapest published policy of every baseline without a
-            policy that fits.
+        missed: Called with the label and a cheap policy of every baseline without one that fits:
+            the cheapest with the published knobs, or with the first setting if there are none.
     """
     requested = {f"tokens {spec}": spec for spec in (ranker, *further)}
     found = {}
@@ -103,9 +103,8 @@ def candidates(
         policies = list(_policies(label, method, layers, spec, fits))
         if policies:
             found[label] = policies
-        elif method.makers:
-            share = Fraction(method.least, _STEPS)
-            missed(label, method.makers[-1](layers, share, spec))
+        elif makers := method.makers[-1:] or tuple(method.knobs(layers).values())[:1]:
+            missed(label, makers[0](layers, Fraction(method.least, _STEPS), spec))
     return found
 
 

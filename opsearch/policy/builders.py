@@ -4,7 +4,9 @@ A depth is the number of layers that are kept, which is also the index of the fi
 share is a fraction of the sample's visual tokens. Defaults of methods that rank inside the decoder
 are those published for LLaVA-1.5-7B; with another number of layers, stages start at the same
 fraction of the depth. Sources: DOP (arXiv 2507.02909), VTW (AAAI 2025), ShortV (ICCV 2025), FastV
-(ECCV 2024), PyramidDrop (CVPR 2025), SparseVLM (ICML 2025), FitPrune (AAAI 2025).
+(ECCV 2024), PyramidDrop (CVPR 2025), SparseVLM (ICML 2025), FitPrune (AAAI 2025), VisPCO (arXiv
+2604.15188), P-Sigmoid (arXiv 2412.00556), V-Skip (arXiv 2606.08511), operator skipping (arXiv
+2606.31903), HiDrop (arXiv 2602.23699).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from math import exp
 from typing import Literal
 
 from opsearch.errors import PolicyError
@@ -145,6 +148,121 @@ def stages(
         counts.append((current, current, current))
     label = ", ".join(f"{start}: {_fraction(shares[start])}" for start in sorted(shares))
     return Policy(tuple(counts), rankers=_before_decoder(ranker), name=f"stages({label})")
+
+
+def curve(
+    layers: int, shares: Collection[FractionLike], ranker: RankerSpec | None = None
+) -> Policy:
+    """Keep a share of the tokens in each layer, which may also rise again.
+
+    Raises:
+        PolicyError: There is not one share for each layer.
+    """
+    if len(shares) != layers:
+        raise PolicyError(
+            f"a curve has {len(shares)} shares for {layers} layers; give one for each"
+        )
+    counts = tuple((_fraction(share),) * 3 for share in shares)
+    return Policy(counts, rankers=_before_decoder(ranker), name="curve")
+
+
+def vispco(layers: int, k: int, share: FractionLike, ranker: RankerSpec | None = None) -> Policy:
+    """Keep 1 + (share - 1) sigmoid(10 (i - k)) of the tokens in layer i (VisPCO).
+
+    VisPCO predicts k and the share for each sample, here they are the same for all. Shares are in
+    thousandths.
+    """
+    gone = 1 - float(_fraction(share))
+    kept = [_thousandths(1 - gone * _sigmoid(10 * (i - k))) for i in range(layers)]
+    return replace(curve(layers, kept, ranker), name=f"vispco(k={k}, share={_fraction(share)})")
+
+
+def sigmoid(
+    layers: int, middle: FractionLike, slope: int, ranker: RankerSpec | None = None
+) -> Policy:
+    """Keep tokens along a sigmoid over the layers (P-Sigmoid).
+
+    Layer i keeps the share sigmoid(slope (middle - i / layers)), in thousandths.
+
+    Args:
+        layers: Number of decoder layers.
+        middle: Depth at which half of the tokens are left, as a share of the layers; it may lie
+            outside the decoder.
+        slope: Steepness over the whole depth.
+        ranker: Ranker before the decoder.
+    """
+    centre = float(_fraction(middle))
+    kept = [_thousandths(_sigmoid(slope * (centre - i / layers))) for i in range(layers)]
+    name = f"sigmoid(middle={_fraction(middle)}, slope={slope})"
+    return replace(curve(layers, kept, ranker), name=name)
+
+
+def late_pyramid(
+    layers: int, first: int, last: FractionLike, ranker: RankerSpec | None = None
+) -> Policy:
+    """Process no visual token before layer `first`, all in it and ever fewer up to `last` (HiDrop).
+
+    Layer i keeps 1 - ((i - first) / (last - first))^2 of the tokens, a concave decrease.
+
+    Args:
+        layers: Number of decoder layers.
+        first: Layer at which the visual tokens enter.
+        last: Layer from which on none is left, above `first`; it may lie outside the decoder.
+        ranker: Ranker before the decoder.
+
+    Raises:
+        PolicyError: `last` is not above `first`.
+    """
+    end = float(_fraction(last))
+    if end <= first:
+        raise PolicyError(f"last={end:g} is not above first={first}; give a later layer")
+    kept = [
+        _thousandths(1 - ((i - first) / (end - first)) ** 2) if first <= i < end else _ZERO
+        for i in range(layers)
+    ]
+    return replace(curve(layers, kept, ranker), name=f"late_pyramid(first={first}, last={end:g})")
+
+
+def vskip(layers: int, k: int) -> Policy:
+    """Skip the attention of visual tokens from layer k on, where they remain readable (V-Skip)."""
+    skipped = {(layer, "q") for layer in range(k, layers)}
+    return replace(skip(layers, skipped), name=f"vskip(k={k})")
+
+
+def skip(layers: int, skipped: Collection[tuple[int, str]]) -> Policy:
+    """Skip operators of the visual tokens, which all remain readable (operator skipping).
+
+    Args:
+        layers: Number of decoder layers.
+        skipped: Pairs of a layer and "q" or "mlp".
+
+    Raises:
+        PolicyError: A pair is no such operator of the decoder.
+    """
+    allowed = {(layer, module) for layer in range(layers) for module in ("q", "mlp")}
+    if outside := sorted(set(skipped) - allowed):
+        raise PolicyError(
+            f"operators {outside} cannot be skipped; give pairs of a layer from 0 to {layers - 1} "
+            "and 'q' or 'mlp'"
+        )
+    counts = tuple(
+        (
+            _ZERO if (layer, "q") in skipped else _ONE,
+            _ONE,
+            _ZERO if (layer, "mlp") in skipped else _ONE,
+        )
+        for layer in range(layers)
+    )
+    named = " ".join(f"{layer}:{module}" for layer, module in sorted(skipped))
+    return Policy(counts, name=f"skip({named})")
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x)) if x > 0 else exp(x) / (1 + exp(x))
+
+
+def _thousandths(value: float) -> Fraction:
+    return Fraction(round(1000 * value), 1000)
 
 
 def _fraction(value: FractionLike) -> Fraction:

@@ -68,6 +68,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
             "FLOPs, %": f"{100 * row['share']:.2f}",
             "papers' MACs, %": f"{100 * row['macs_share']:.2f}",
             "KV cache": f"{format_amount(row['kv_bytes'], 'B')}, {100 * row['kv_share']:.1f} %",
+            "measured": "-" if pd.isna(row["evaluations"]) else f"{row['evaluations']:,.0f}",
             "KL": f"{row['kl']:.3f}",
             "Rel. Avg., %": "-" if np.isnan(row["rel_avg"]) else _interval(row),
             "accuracy, %": f"{100 * row['accuracy']:.1f}",
@@ -77,9 +78,13 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
             time = f"{row['prefill_ms']:.3g} of {row['original_ms']:.3g}"
             cells["prefill, ms"] = time if timed else "-"
             cells["including ranking, ms"] = f"{row['ranking_ms']:.3g}" if timed else "-"
-        named = {"method": row["method"], "policy": row["policy"], "cells": cells}
+        named = {"method": row["method"], "policy": _with_setting(row), "cells": cells}
         found.append({**named, "best": [name for name in values if values[name] == best[name]]})
     return found
+
+
+def _with_setting(row: dict[Hashable, Any]) -> str:
+    return f"{row['policy']}, {row['setting']} chosen" if row["setting"] else str(row["policy"])
 
 
 def _interval(row: dict[Hashable, Any]) -> str:

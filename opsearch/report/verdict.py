@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CHOSEN, ORIGINAL = "opsearch", "original"
 _DIVERGENCES = ("KL calibration", "KL held-out")
 ACCURACY, RELATIVE = "accuracy, %", "Rel. Avg., %"
+EVALUATIONS = "evaluations"
 _JUDGED = (*_DIVERGENCES, RELATIVE)
 _FAMILY = "  "  # before the name of a family
 NOTHING_RIGHT = "the original answers no held-out question correctly, so accuracies are meaningless"
@@ -77,6 +78,8 @@ def cell(row: str, value: float) -> str:
         return "-"
     if row in _DIVERGENCES:
         return f"{value:.3f}"
+    if row == EVALUATIONS:
+        return f"{value:,.0f}"
     if not _is_quality(row) and row in _plain_amounts():
         return format_amount(value, "").rstrip()
     return f"{value:.1f}"

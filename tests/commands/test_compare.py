@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from opsearch.commands import compare as comparing
 from opsearch.commands.analyze import analyze
 from opsearch.commands.compare import compare
 from opsearch.commands.run import run
+from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.evaluation import prefill_times
@@ -23,7 +25,10 @@ from opsearch.evaluation.stored import stored_comparison
 from opsearch.measure.storage.records import COMPARED
 from opsearch.measure.storage.store import Store
 from opsearch.models.loading import load_config
+from opsearch.policy.baseline import candidates
+from opsearch.policy.builders import identity
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import total_cost
 from opsearch.problem.constraint import feasible_points
 from opsearch.runs.config import RunConfig
 from opsearch.runs.setup import make_constraints, parse_budgets, resolve
@@ -51,10 +56,11 @@ def _silent():
 def test_every_method_keeps_within_every_budget(folder):
     comparison = stored_comparison(folder)
     found = {(entry.budget, entry.method): entry for entry in comparison.entries}
-    searched = [f"{s} {o}" for s in ("dop", "depth") for o in ("additive", "joint")]
+    spaces = ("dop", "dop(kv=stays)", "depth")
+    searched = [f"{s} {o}" for s in spaces for o in ("additive", "joint", "refined")]
     for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
         methods = [method for at, method in found if at == budget]
-        assert methods[:5] == [*searched, "stages joint"]
+        assert methods[:11] == [*searched, "stages joint", "stages refined"]
         assert {"FastV like", "FitPrune", "GSOP", "pool"} <= set(methods)
         # All keys stay: beyond its reach at 20 % of the FLOPs.
         assert ("ShortV" in methods) == (limit > 0.25)
@@ -65,12 +71,60 @@ def test_joint_is_never_above_additive_on_calibration(folder):
     entries = stored_comparison(folder).entries
     kl = {(e.budget, e.method): e.kl_calibration.mean() for e in entries}
     for budget in BUDGETS:
-        for space in ("dop", "depth"):
+        for space in ("dop", "dop(kv=stays)", "depth"):
+            assert kl[budget, f"{space} refined"] <= kl[budget, f"{space} joint"] + 1e-6
             assert kl[budget, f"{space} joint"] <= kl[budget, f"{space} additive"] + 1e-6
-        # The depth space holds every policy of the dop space.
-        assert kl[budget, "depth joint"] <= kl[budget, "dop joint"] + 1e-6
+        # The depth space holds every policy of the dop space, in both readings.
+        for reading in ("dop", "dop(kv=stays)"):
+            assert kl[budget, "depth joint"] <= kl[budget, f"{reading} joint"] + 1e-6
         # Withdrawing all tokens at a layer is a single stage.
         assert kl[budget, "stages joint"] <= kl[budget, "VTW"] + 1e-6
+
+
+def test_settings_are_chosen_on_the_calibration_samples(folder):
+    """No baseline is worse there than its published setting at the same budget."""
+    with Store(folder / "measurements.db") as store:
+        samples, shape = store.samples("calibration"), Shape(**store.facts["shape"])
+        pairs = [(sample.n_visual, sample.n_other) for sample in samples]
+        entries = {(e.budget, e.method): e for e in stored_comparison(folder).entries}
+        for budget, limit in zip(BUDGETS, (Fraction(1, 5), Fraction(3, 10)), strict=True):
+            most = limit * total_cost(Flops(shape), identity(shape.layers), pairs)
+            found = candidates(
+                shape.layers,
+                RankerSpec("cls"),
+                lambda policy, most=most: total_cost(Flops(shape), policy, pairs) <= most,
+                ("vispruner", "fastv", "pyramiddrop", "sparsevlm"),
+            )
+            for label, policies in found.items():
+                entry = entries[budget, label]
+                kl = np.mean([_stored_kl(store, p, samples) for p in policies], axis=1)
+                assert entry.kl_calibration.mean() == pytest.approx(kl.min(), abs=1e-6)
+                assert entry.setting in {p.provenance["setting"] for p in policies}
+                keys = {p.canonical(samples[0].n_visual) for p in policies}
+                assert entry.evaluations == (len(keys) if len(policies) > 1 else 0)
+
+
+def _stored_kl(store, policy, samples):
+    keys = [policy.canonical(sample.n_visual) for sample in samples]
+    found = store.get(keys)
+    return [found[key, sample.item] for key, sample in zip(keys, samples, strict=True)]
+
+
+def test_evaluations_and_the_cache_are_told_for_every_method(folder):
+    comparison = stored_comparison(folder)
+    rows = {(e.budget, e.method): e for e in comparison.entries}
+    assert all(entry.evaluations is not None for entry in comparison.entries)
+    for budget in BUDGETS:
+        assert rows[budget, "ShortV" if (budget, "ShortV") in rows else "VTW"].evaluations in (
+            0,
+            12,
+        )
+        assert rows[budget, "pool"].evaluations == rows[budget, "tokens cls"].evaluations == 0
+        assert 0 < rows[budget, "GSOP"].evaluations <= 12
+        # d_attn, d_mlp and n_v, each with its values alone but for those that prune nothing.
+        assert rows[budget, "dop additive"].evaluations <= 2 * 13 + 1
+        more = rows[budget, "dop refined"].evaluations - rows[budget, "dop joint"].evaluations
+        assert 0 <= more <= 1 + 13
 
 
 def test_gsop_prunes_in_one_order(folder):
@@ -99,7 +153,9 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
     run(RunConfig(**{**SETTINGS, "samples": 1}, out=path), _silent())
     compare(path, ["20%"], samples=1, effort=0, console=console)
     methods = [entry.method for entry in stored_comparison(path).entries]
-    assert methods[:4] == ["dop additive", "dop joint", "depth additive", "depth joint"]
+    spaces = ("dop", "dop(kv=stays)", "depth")
+    searched = [f"{s} {o}" for s in spaces for o in ("additive", "joint", "refined")]
+    assert methods[:9] == searched
     said = console.file.getvalue()
     assert re.search(r"\bdepth joint .* \d.*--effort 0\b", said)
     with Store(path / "measurements.db") as store:
@@ -135,6 +191,8 @@ def test_pareto_writes_table_figure_and_words(folder, tmp_path):
         ("depth joint", "stages joint"),
         ("depth joint", "FastV like"),
         ("stages joint", "FastV like"),
+        ("stages refined", "stages joint"),
+        ("stages refined", "FastV like"),
     }
 
 

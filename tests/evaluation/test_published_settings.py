@@ -14,6 +14,8 @@ from opsearch.runs.choose import choose
 from opsearch.runs.setup import resolve
 
 OWN = {"tokens uniform", "tokens random", "tokens cls", "FastV like"}  # baselines of no paper
+# Their papers choose a setting for each sample, task or budget and print none that is known here.
+WITHOUT = {"VisPCO like", "P-Sigmoid like", "HiDrop like", "V-Skip", "operator skipping"}
 PUBLISHED = {label: method.published for label, method in BASELINES.items() if method.published}
 CALLS = {label: call for label, call in PUBLISHED.items() if not call.startswith("opsearch ")}
 COMMANDS = {label: PUBLISHED[label] for label in PUBLISHED.keys() - CALLS.keys()}
@@ -43,4 +45,5 @@ def test_a_command_is_one_that_runs(label):
 
 
 def test_every_published_method_has_its_call():
-    assert BASELINES.keys() - OWN == PUBLISHED.keys()
+    assert BASELINES.keys() - OWN - WITHOUT == PUBLISHED.keys()
+    assert all("arXiv" in BASELINES[label].description for label in WITHOUT)

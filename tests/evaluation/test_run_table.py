@@ -129,7 +129,7 @@ def answers(*scores):
 def row(label, scores=None, heldout=(0.5, 1.5)):
     kl, heldout = np.array([0.25, 0.75]), np.array(heldout)
     costs = {"flops": (1e9, 0.25), "kv": (2e6, 0.5), "latency": (3e6, 0.75)}
-    return MeasuredPolicy(label, builders.identity(2), costs, kl, heldout, scores)
+    return MeasuredPolicy(label, builders.identity(2), costs, kl, heldout, scores, 7)
 
 
 def test_the_table_averages_over_families():
@@ -143,6 +143,7 @@ def test_the_table_averages_over_families():
             "KV, %": 50,
             "prefill ms": 3,
             "prefill, %": 75,
+            "evaluations": 7,
             "KL calibration": 0.5,
             "KL held-out": 1.0,
             "Rel. Avg., %": 100 * (0.5 + 1) / 2,  # the original never solves c

@@ -52,6 +52,7 @@ def print_run(result: SearchResult, console: Console) -> None:
         "operations of all tokens, one lm_head row).",
         "KV": "KV: size of the cache after the prefill.",
         "prefill": "Prefill: predicted by the latency table.",
+        "evaluations": "Evaluations: policies measured on calibration samples for the choice.",
         "KL": "KL: divergence from the original, in nats.",
         "accuracy": "Accuracy: on held-out samples.",
         "answers cut": "Answers cut: at their maximum length (--answer-tokens).",
@@ -257,13 +258,22 @@ def print_analysis(analysis: Analysis, files: Sequence[Path], console: Console) 
 
 
 def print_compared(frame: pd.DataFrame, console: Console) -> None:
-    """Print Rel. Avg. with its interval, then KL and FLOPs, by method and budget."""
+    """Print Rel. Avg., KL, costs, policies measured and settings, by method and budget."""
     rows = frame.to_dict("records")
     if is_defined(frame):
         kept = [f"{row['rel_avg']:.1f} ({row['low']:.0f}-{row['high']:.0f})" for row in rows]
         console.print(_by_budget("Rel. Avg., %", frame, kept))
     spent = [f"{row['kl']:.3f}, {100 * row['share']:.1f}" for row in rows]
     console.print(_by_budget("KL, nats; FLOPs, %", frame, spent))
+    kept = [f"{100 * row['kv_share']:.1f}, {_count(row['evaluations'])}" for row in rows]
+    console.print(_by_budget("KV, %; policies measured", frame, kept))
+    tuned = frame[frame["setting"] != ""]
+    if len(tuned):
+        console.print(_by_budget("setting chosen", tuned, list(tuned["setting"])))
+
+
+def _count(number: float) -> str:
+    return "-" if pd.isna(number) else f"{number:,.0f}"
 
 
 def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,9 +128,12 @@ class Dop:
     ranks_inside: ClassVar[bool] = False
 
     @staticmethod
-    def from_settings(settings: SpaceSettings) -> DepthSpace:
-        """Return the space of these settings."""
-        return dop_space(settings.num_layers, settings.n_v, settings.ranker, settings.kv)
+    def from_settings(settings: SpaceSettings, kv: builders.KVReading | None = None) -> DepthSpace:
+        """Return the space of these settings, in the reading `kv` where it is given."""
+        reading = kv or settings.kv
+        if reading not in get_args(builders.KVReading):
+            raise TypeError(f"kv={reading} is not a reading of dop; use leaves or stays")
+        return dop_space(settings.num_layers, settings.n_v, settings.ranker, reading)
 
 
 class Depth:
