@@ -6,6 +6,7 @@ Importing them loads no solver library; that happens inside solve().
 from typing import Any
 
 from opsearch.solvers.bisection import Bisection
+from opsearch.solvers.gradient import GradientDescent
 from opsearch.solvers.greedy import Greedy
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.local import Local
@@ -15,6 +16,7 @@ from opsearch.solvers.scipy import Highs
 from opsearch.solvers.threshold import Threshold
 
 SOLVERS: dict[str, type[Any]] = {
+    "gradient": GradientDescent,
     "grid": Grid,
     "ortools": CpSat,
     "scipy": Highs,

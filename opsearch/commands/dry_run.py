@@ -85,12 +85,12 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     settings = resolve(config, shape.layers, RankerSpec("cls"))
     if config.ranker:
         check_nested(settings.space, settings.space_settings.ranker)
-    pairs = [(n_visual, _HEAD + _TAIL)] * config.samples
+    pairs = [(n_visual, _HEAD + _TAIL)] * config.drawn_samples
     constraints = make_constraints(settings.budgets, shape, settings.space, pairs)
     check_budget(settings.space, constraints)
     tail = _TAIL + settings.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
-    batch = SampleBatch(layout, (), images=tuple(range(config.samples)))
+    batch = SampleBatch(layout, (), images=tuple(range(config.drawn_samples)))
     memory = planned_memory(settings.model, settings.memory, shape)
     estimate = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)
     return _plan(settings, estimate, choose_by_estimate(settings, estimate))

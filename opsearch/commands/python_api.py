@@ -50,7 +50,7 @@ from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.config import IN_MEMORY, RunConfig
+from opsearch.runs.config import IN_MEMORY, RunConfig, default_space
 from opsearch.runs.prepare import settle_for, state
 from opsearch.runs.samples import given_items
 from opsearch.runs.session import measurement_facts
@@ -65,7 +65,7 @@ def search(
     items: Sequence[Item],
     *,
     budget: Budgets = "30%",
-    space: str | Space = "dop",
+    space: str | Space | None = None,
     objective: str | ObjectiveFactory | None = None,
     solver: str | Solver | None = None,
     ranker: str | RankerSpec | None = None,
@@ -84,7 +84,8 @@ def search(
         processor: Its processor, with a chat template.
         items: The calibration items; those of one question about the same images are one sample.
         budget: One or several budgets, e.g. "30%" or ["20%", "50%kv"].
-        space: Name of a space, with parameters if it has any, or a space.
+        space: Name of a space, with parameters if it has any, or a space; None: shares, or dop if
+            an objective, a solver or a setting of another space is given.
         objective: Name of an objective, or an objective factory; None: chosen by the time that
             measuring takes.
         solver: Name of a solver, or a solver; None: chosen by the form of the objective.
@@ -100,6 +101,10 @@ def search(
     Raises:
         OpsearchError: A setting, an item or the model cannot be used.
     """
+    if space is None:
+        space = default_space(
+            {"objective": objective, "solver": solver, "ranker": ranker and str(ranker), **settings}
+        )
     named = {"space": space, "objective": objective, "solver": solver}
     given = {name: part for name, part in named.items() if isinstance(part, str)}
     parts = {name: part for name, part in named.items() if not isinstance(part, str | None)}

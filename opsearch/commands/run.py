@@ -25,12 +25,14 @@ from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import save_environment
+from opsearch.runs.portfolio import portfolio
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
 from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import SearchSettings, make_cost
+from opsearch.solvers.gradient import GradientDescent
 from opsearch.timing.policy_latency import timed_prefill
 
 _STAGES = 5  # encoding, measuring the objective and the comparison, answering, the report
@@ -131,6 +133,9 @@ def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution, 
     The third part is the number of policies that the search measured.
     """
     settings, engine, progress = prepared.settings, session.engine, session.progress
+    if isinstance(prepared.choice.solver, GradientDescent):
+        problem, solution = portfolio(prepared, engine, progress)
+        return problem, solution, solution.evaluations
     objective = prepared.choice.objective
     unit = progress_unit(objective)
     with progress.stage(f"measuring {objective.name}, solving", unit) as tick:

@@ -12,9 +12,11 @@ from opsearch.problem.objective import Form
 from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory, Raceable
 from opsearch.problem.solution import Solver, TakesBounds, require_form
 from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import SearchSettings, make_objective, make_solver, require_start
 from opsearch.runs.verify import require_proxy
+from opsearch.solvers.gradient import GradientDescent
 
 _DEFAULT_SOLVER: dict[Form, str] = {
     "table": "grid",
@@ -79,7 +81,7 @@ def choose(
         if objective.per_budget and not whole.per_budget:
             words = _effort_words(settings, seconds, coarse)
             reason = f"objective {objective.name} from coarse to fine: {words}"
-    solver = solver or make_solver(_DEFAULT_SOLVER[objective.form])
+    solver = solver or make_solver(_default_solver(objective.form, space))
     require_start(solver, f"solver {solver.name!r}")
     if objective.form not in solver.forms:
         require_form(objective, solver, _fitting_solvers(space))
@@ -87,6 +89,18 @@ def choose(
     if settings.verify:
         require_proxy(objective)
     return SearchChoice(objective, solver, reason, races(settings, objective, solver))
+
+
+def _default_solver(form: Form, space: Space) -> str:
+    """Return the name of the solver of an objective of this form."""
+    if form == "blackbox" and _is_gradual(space):
+        return GradientDescent.name
+    return _DEFAULT_SOLVER[form]
+
+
+def _is_gradual(space: Space) -> bool:
+    """Return whether the space is one of shares, which gradients can search."""
+    return isinstance(space, OperationSpace) and space.gradual
 
 
 def _may_race(settings: SearchSettings) -> bool:
@@ -140,6 +154,8 @@ def _objective_name(settings: SearchSettings, seconds: float, coarse: float) -> 
     space, solver, effort = settings.space, settings.solver, settings.effort
     if space.only_objective is not None:
         return space.only_objective, f": space {space.name} has no other"
+    if solver is None and _is_gradual(space) and not settings.verify:
+        return "joint", ": its gradient moves all shares at once"
     if settings.verify:
         return "additive", ": --verify corrects a proxy"
     if solver and solver.forms == {"blackbox"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,10 @@ from opsearch.formatting import parse_memory
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
+from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.spaces.base import STAGES
 from opsearch.problem.spaces.operations import check_groups
+from opsearch.rankers import make_ranker
 from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
@@ -26,6 +29,37 @@ AS_OBJECT = " (an object)"
 """End of `space` in a run whose space was an object from Python, and not a name."""
 _STANDARD = ("16", "8")  # numbers of standard shares n_v
 _LAST = "out"  # last setting of the file, so that its absence shows a truncated file
+
+
+SHARES = "shares"
+"""The space that is searched where nothing is said of the space, the objective or the solver."""
+SHARES_SAMPLES = 1024
+_OF_OTHERS = (
+    *("objective", "solver", "kv", "stages", "tie", "groups", "n_v"),
+    *("points", "pairs", "verify", "evaluations", "complete"),
+)
+
+
+def default_space(given: Mapping[str, Any]) -> str:
+    """Return the space of settings that name none.
+
+    It is `shares`, and `dop` where an objective, a solver, a setting of another space, or a ranker
+    is given whose order depends on the number of tokens or arises inside the decoder.
+
+    Args:
+        given: Settings by name; those with their default value do not count.
+    """
+    fields = RunConfig.model_fields
+    named = (given.get(name, fields[name].default) != fields[name].default for name in _OF_OTHERS)
+    return "dop" if any(named) or not _nested(given.get("ranker")) else SHARES
+
+
+def _nested(ranker: str | None) -> bool:
+    """Return whether a ranker orders tokens before the decoder, equally for all their numbers."""
+    if ranker is None:
+        return True
+    spec = parse_ranker(ranker)
+    return not spec.inside and make_ranker(spec).nested
 
 
 class RunConfig(BaseModel):
@@ -37,7 +71,7 @@ class RunConfig(BaseModel):
         device: Torch device, or `auto` for all GPUs.
         attention: Attention implementation.
         data: Data file, or `lmms:TASK`; None: the embedded tasks.
-        samples: Number of calibration samples.
+        samples: Number of calibration samples; None: by the space, see `drawn_samples`.
         heldout: Number of held-out samples; none shares an image or a group with a calibration
             sample.
         seed: Draws the samples and seeds the solver.
@@ -72,7 +106,7 @@ class RunConfig(BaseModel):
     device: str = "cpu"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: Path | None = None
-    samples: int = Field(SAMPLES, ge=1)
+    samples: int | None = Field(None, ge=1)
     heldout: int = Field(300, ge=0)
     seed: int = Field(0, ge=0)
     space: str = "dop"
@@ -152,6 +186,15 @@ class RunConfig(BaseModel):
         return value
 
     @property
+    def drawn_samples(self) -> int:
+        """Number of calibration samples to draw.
+
+        Steps of gradient descent take a few of them at a time, so that many cost little there.
+        """
+        usual = SHARES_SAMPLES if self.space.startswith(SHARES) else SAMPLES
+        return usual if self.samples is None else self.samples
+
+    @property
     def model_spec(self) -> ModelSpec:
         """The model to load and its settings."""
         return ModelSpec(self.model, self.dtype, self.device, self.attention)
@@ -196,7 +239,7 @@ class RunConfig(BaseModel):
                 "another version; remove it and run again"
             )
         try:
-            config = cls(**raw)
+            config = cls(**{"space": default_space(raw), **raw})
         except ValidationError as error:
             raise RunFolderError(f"{path} is not valid: {explain(error)}") from error
         # A file cut at the end of a line is still YAML, and defaults would hide what is lost.

@@ -206,7 +206,7 @@ def state(
     unsupported = family.unsupported_rankers(model_config)
     usable = [*registry.names("rankers"), *registry.names("decoder_rankers")]
     return Prepared(
-        config=_completed(config, choice, ranker),
+        config=_completed(config, choice, ranker, config.samples or len(samples)),
         settings=settings,
         choice=choice,
         model_type=model_config.model_type,
@@ -245,11 +245,14 @@ def _latency_table(
         return fit_latency(model_config, pairs, model, tick)
 
 
-def _completed(config: RunConfig, choice: SearchChoice, ranker: RankerSpec) -> RunConfig:
-    """Return the settings with the chosen objective, solver and ranker."""
+def _completed(
+    config: RunConfig, choice: SearchChoice, ranker: RankerSpec, samples: int
+) -> RunConfig:
+    """Return the settings with the chosen objective, solver, ranker and number of samples."""
     chosen = {
         "objective": config.objective or choice.objective.name,
         "solver": config.solver or choice.solver.name,
         "ranker": str(ranker),
+        "samples": samples,
     }
     return config.model_copy(update=chosen)

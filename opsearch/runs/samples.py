@@ -9,7 +9,7 @@ from pathlib import Path
 
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
-from opsearch.data.item import Item
+from opsearch.data.item import SAMPLES, Item
 from opsearch.data.lmms import PREFIX as LMMS_PREFIX
 from opsearch.data.lmms import lmms_rows
 from opsearch.data.rows import Rows, bundled
@@ -53,9 +53,12 @@ def run_items(config: RunConfig, test: int | None = None, tick: Tick | None = No
     if config.data is None:
         named, count = ("held-out", config.heldout) if test is None else ("test", test)
         heldout = embedded(named, count, config.seed) if count else []
-        return RunItems(embedded("calibration", config.samples, config.seed), heldout)
+        return RunItems(embedded("calibration", config.drawn_samples, config.seed), heldout)
     rows = Rows(_shuffled(str(config.data), config.seed))
-    parts = split(rows, config.samples, config.heldout, tick)
+    parts = split(rows, config.drawn_samples, config.heldout, tick)
+    if config.samples is None and len(parts.heldout) < config.heldout:  # hence all rows were read
+        fewer = max(len(rows.digests) - config.heldout, min(SAMPLES, config.drawn_samples))
+        parts = split(rows, fewer, config.heldout, tick)
     calibration, heldout_digests = parts.calibration, parts.heldout
     if test is not None:
         heldout_digests = take_unseen(rows, links_of(rows, calibration), test, tick)
@@ -139,11 +142,11 @@ class _Drawn:
     def _shortage(self) -> str:
         wanted = self.config.heldout if self.test is None else self.test
         found = len(self.calibration), len(self.heldout)
-        if found == (self.config.samples, wanted):
+        if found[1] == wanted and (found[0] == self.config.samples or self.config.samples is None):
             return ""
         return (
-            f"{self.config.data} has {found[0]} of {self.config.samples} calibration samples and "
-            f"{found[1]} of {wanted} {self._part} samples{self._remedy(wanted)}"
+            f"{self.config.data} has {found[0]} of {self.config.drawn_samples} calibration samples "
+            f"and {found[1]} of {wanted} {self._part} samples{self._remedy(wanted)}"
         )
 
     def _remedy(self, wanted: int) -> str:

@@ -27,7 +27,6 @@ from opsearch.commands.cli.options import (
     requested_workers,
     was_typed,
 )
-from opsearch.data.item import SAMPLES
 
 if TYPE_CHECKING:
     from opsearch.runs.config import RunConfig
@@ -37,8 +36,13 @@ def run(
     context: typer.Context,
     budget: Budgets = ["30%"],  # noqa: B006 - typer only reads the default
     space: Annotated[
-        str, typer.Option(help="Space of policies: {spaces}.", rich_help_panel=SEARCH)
-    ] = "dop",
+        str | None,
+        typer.Option(
+            help="Space of policies: {spaces}; default: shares, or dop if an objective, a solver "
+            "or a setting of another space is given.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -146,8 +150,12 @@ def run(
     model: Model = "demo",
     data: RunData = None,
     samples: Annotated[
-        int, typer.Option(help="Number of calibration samples.", rich_help_panel=MODEL_AND_DATA)
-    ] = SAMPLES,
+        int | None,
+        typer.Option(
+            help="Number of calibration samples; default: 1024 in space shares, else 64.",
+            rich_help_panel=MODEL_AND_DATA,
+        ),
+    ] = None,
     heldout: Annotated[
         int,
         typer.Option(
@@ -250,7 +258,7 @@ def run(
 
 def _settings(context: typer.Context) -> RunConfig:
     """Return the settings of the options, which override those of --config."""
-    from opsearch.runs.config import RunConfig
+    from opsearch.runs.config import RunConfig, default_space
 
     given = dict(context.params)
     for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
@@ -263,4 +271,5 @@ def _settings(context: typer.Context) -> RunConfig:
         typed |= {"out"} if "out_folder" in typed else set()
         changes = {name: value for name, value in given.items() if name in typed}
         return RunConfig.load(config).changed(**changes)
+    given["space"] = given["space"] or default_space(given)
     return RunConfig.checked(**given)

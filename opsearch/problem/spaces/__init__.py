@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opsearch.problem.spaces.base import SpaceFactory
 from opsearch.problem.spaces.depth import Depth, Dop, Tokens
-from opsearch.problem.spaces.operations import Layers, Operations
+from opsearch.problem.spaces.operations import Layers, Operations, Shares
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.problem.spaces.stages import StageSpace
 
@@ -15,5 +15,6 @@ SPACES: dict[str, SpaceFactory] = {
     "stages": StageSpace,
     "layers": Layers(),
     "operations": Operations(),
+    "shares": Shares(),
     "recipes": RecipeSpace,
 }

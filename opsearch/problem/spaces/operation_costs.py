@@ -1,4 +1,8 @@
-"""Exact costs in spaces with one parameter per operation, as a sum over layers."""
+"""Exact costs in spaces with one parameter per operation.
+
+With few levels they are tables per layer, as integer programs need them; with many, the counts of
+each point are counted.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,35 @@ class OperationCosts:
         return self.base + sum(
             int(tables[layer][tuple(of_layer)]) for layer, of_layer in enumerate(levels)
         )
+
+    def cheapest(self) -> int:
+        """Return the number of a cheapest point; more tokens never cost less."""
+        return self.space.index_of([0] * len(self.space.parameters))
+
+    def dearest(self) -> int:
+        """Return the number of the point that prunes nothing."""
+        return self.space.index_of(unpruned(self.space))
+
+
+@dataclass(frozen=True, eq=False)
+class CountedCosts:
+    """Cost of points, counted when it is asked for.
+
+    Attributes:
+        space: The space.
+        cost: The cost.
+        pairs: Samples by their numbers of visual and other tokens.
+    """
+
+    space: PerOperation
+    cost: Cost
+    pairs: Counter[tuple[int, int]]
+
+    def __getitem__(self, index: int) -> int:
+        """Return the cost of a point."""
+        point = np.array([self.space.row(index)], np.int64)
+        counts = {n: self.space.resolved(point, n) for n in {n for n, _ in self.pairs}}
+        return sum(k * int(self.cost.of(counts[n], n, t)[0]) for (n, t), k in self.pairs.items())
 
     def cheapest(self) -> int:
         """Return the number of a cheapest point; more tokens never cost less."""

@@ -1,13 +1,14 @@
-"""Spaces with one parameter per operation: `layers` and `operations`.
+"""Spaces with one parameter per operation: `layers`, `operations` and `shares`.
 
 `layers` keeps or prunes q, kv and mlp of each layer; it contains operator-level skipping (arXiv
 2606.31903) and ShortV (ICCV 2025). In `operations`, each of them runs on no token or on one of
-several nested groups of tokens: by default the key quarter and all (GSOP, arXiv 2507.02909 v1).
-Both are too large to list.
+several nested groups of tokens: by default the key quarter and all (GSOP, arXiv 2507.02909 v1). In
+`shares`, each of them has its own share of the tokens, in 32nds. All are too large to list.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,15 +28,18 @@ from opsearch.problem.spaces.base import (
     N_V_16,
     Operation,
     Parameter,
+    PointCosts,
     SpaceSettings,
     UnlistedSpace,
 )
-from opsearch.problem.spaces.operation_costs import OperationCosts, operation_costs
+from opsearch.problem.spaces.operation_costs import CountedCosts, operation_costs
 
 BITS = (Fraction(0), Fraction(1))
 GROUPS = (Fraction(1, 4), Fraction(1))
 """Shares of the tokens in GSOP's groups: the key group (144 of 576), all."""
-MOST_GROUPS = 9  # a level is one digit of a policy's name
+SHARES = tuple(Fraction(k, 32) for k in range(1, 33))
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # a level is one digit of a policy's name
+MOST_GROUPS = len(_DIGITS) - 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ class OperationSpace(UnlistedSpace):
         """The space itself, because it has one parameter per operation."""
         return self
 
+    @property
+    def gradual(self) -> bool:
+        """True if neighbouring levels are so close that all shares can be moved by gradients."""
+        return self.levels[1:] == SHARES and self.shares == (Fraction(1),)
+
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
         """(layer, module) of each parameter except n_v, the last one; kv if queries are tied."""
@@ -107,7 +116,7 @@ class OperationSpace(UnlistedSpace):
         layers = [[self.levels[level] * n_v for level in triple] for triple in levels.tolist()]
         counts = tuple((q, kv, mlp) for q, kv, mlp in layers)
         digits = (
-            f"{module}={''.join(map(str, column))}"
+            f"{module}={''.join(_DIGITS[level] for level in column)}"
             for module, column in zip(MODULES, levels.T.tolist(), strict=True)
         )
         name = f"{self.name}({', '.join(digits)}, n_v={n_v}{self._named_groups})"
@@ -117,7 +126,7 @@ class OperationSpace(UnlistedSpace):
     @cached_property
     def _named_groups(self) -> str:
         """The groups that the digits of a policy's name stand for; empty where they are usual."""
-        if self.levels in (BITS, (Fraction(0), *GROUPS)):
+        if self.levels in (BITS, (Fraction(0), *GROUPS), (Fraction(0), *SHARES)):
             return ""
         return f", groups={','.join(map(str, self.levels[1:]))}"
 
@@ -163,8 +172,10 @@ class OperationSpace(UnlistedSpace):
             levels[-1, KV] = len(self.levels) - 1
         return live(levels)
 
-    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> OperationCosts:
-        """Return the cost of every point as tables per layer, summed over the samples."""
+    def costs(self, cost: Cost, samples: Sequence[tuple[int, int]]) -> PointCosts:
+        """Return the cost of every point summed over the samples, as tables of few levels."""
+        if self.gradual:
+            return CountedCosts(self, cost, Counter(samples))
         return operation_costs(cost, self, samples)
 
     def raise_unlistable(self) -> NoReturn:
@@ -201,6 +212,18 @@ class Operations:
         """Return the space of these settings."""
         given = settings.num_layers, settings.n_v, settings.ranker
         return operations_space(*given, settings.keep or (), settings.groups or GROUPS)
+
+
+class Shares:
+    """Each of q, kv and mlp of every layer on its own share of the tokens, in 32nds."""
+
+    options: ClassVar[frozenset[str]] = frozenset({"keep"})
+    ranks_inside: ClassVar[bool] = False
+
+    @staticmethod
+    def from_settings(settings: SpaceSettings) -> OperationSpace:
+        """Return the space of these settings."""
+        return shares_space(settings.num_layers, settings.ranker, settings.keep or ())
 
 
 def layers_space(
@@ -249,6 +272,20 @@ def operations_space(
         name="operations",
         num_layers=layers,
         levels=(Fraction(0), *groups),
+        shares=(Fraction(1),),
+        ranker=ranker,
+        kept=searchable(layers, kept),
+    )
+
+
+def shares_space(
+    layers: int, ranker: RankerSpec | None = None, kept: Collection[Operation] = ()
+) -> OperationSpace:
+    """Return the space with a share of the tokens for each of q, kv and mlp of each layer."""
+    return OperationSpace(
+        name="shares",
+        num_layers=layers,
+        levels=(Fraction(0), *SHARES),
         shares=(Fraction(1),),
         ranker=ranker,
         kept=searchable(layers, kept),

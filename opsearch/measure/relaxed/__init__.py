@@ -1,0 +1,1 @@
+"""The divergence of policies with fractional token counts, and its gradient."""

@@ -1,0 +1,106 @@
+"""A decoder whose operations on visual tokens have gates between 0 and 1.
+
+A gate g multiplies one operation of one visual token: 1 computes it and 0 prunes it, as a policy
+does.
+
+- q: the attention output of the token's row is multiplied by g before it is added to the state.
+- kv: log g is added to the attention logits of the token's column, for all rows and heads.
+- mlp: the output of the token's MLP is multiplied by g before it is added.
+
+Gates fall along the ranking, so the rows of an operation with gates above 0 are a prefix of it, and
+only these rows are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsearch.measure.layout import Ints
+from opsearch.measure.sweep.inputs import DecoderInputs, Pair
+from opsearch.models.attention import attend, project_keys_values, project_queries
+from opsearch.policy.counts import KV, MLP, Q
+
+
+class GatedDecoder:
+    """The decoder of a model on a batch of samples, with gates.
+
+    Args:
+        layers: The decoder's layers.
+        inputs: Its inputs.
+        gates: Gates along the ranking, [L, 3, N], on the device of the inputs.
+        open_rows: Number of gates above 0 of each operation, int64[L, 3].
+    """
+
+    def __init__(
+        self, layers: Sequence[Any], inputs: DecoderInputs, gates: Tensor, open_rows: Ints
+    ) -> None:
+        self.layers, self.inputs, self.gates = layers, inputs, gates
+        image = torch.as_tensor(inputs.image_of, device=inputs.tail.device)
+        self.text_positions = torch.cat([inputs.head[image], inputs.tail], 1)
+        self.visual_positions = inputs.order[image]
+        self.rows = _used(open_rows)
+
+    def answers(self) -> Tensor:
+        """Return the states of the answer rows after the last layer, [B, A, D]."""
+        samples = self.inputs.samples
+        text = samples.rows(self.text_positions)
+        visual = samples.rows(self.visual_positions)
+        for number in range(len(self.layers)):
+            text, visual = self._layer(number, text, visual)
+        rows = self.inputs.answer_rows + self.inputs.head.shape[1]
+        return text.gather(1, rows[..., None].expand(-1, -1, text.shape[-1]))
+
+    def _layer(self, number: int, text: Tensor, visual: Tensor) -> Pair:
+        """Return text and visual rows after a layer, less the visual ones that nothing reads."""
+        layer, queries, through = self.layers[number], *self.rows[number, [Q, MLP]]
+        read = max(self.rows[number:, KV].max(), 1)
+        visual = visual[:, :read]
+        normed = layer.input_layernorm(torch.cat([text, visual], 1))
+        update = self._attention(layer.self_attn, number, normed, text.shape[1])
+        text = text + update[:, : text.shape[1]]
+        added = self._gated(update[:, text.shape[1] :], number, Q)
+        visual = torch.cat([visual[:, :queries] + added, visual[:, queries:]], 1)
+        rows = torch.cat([text, visual[:, :through]], 1)
+        update = layer.mlp(layer.post_attention_layernorm(rows))
+        added = self._gated(update[:, text.shape[1] :], number, MLP)
+        return text + update[:, : text.shape[1]], torch.cat(
+            [visual[:, :through] + added, visual[:, through:]], 1
+        )
+
+    def _gated(self, update: Tensor, number: int, module: int) -> Tensor:
+        """Multiply an update of visual rows [B, R, D] by their gates."""
+        gate = self.gates[number, module, : update.shape[1], None]
+        return update * gate.to(update.dtype)
+
+    def _attention(self, attn: Any, number: int, normed: Tensor, n_text: int) -> Tensor:
+        """Return the attention output of all text rows and the visual rows with open queries."""
+        queries, keys, _ = self.rows[number]
+        q_positions = self._positions(int(queries))
+        k_positions = self._positions(int(keys))
+        cos_sin = self.inputs.samples
+        q = project_queries(attn, normed[:, : n_text + queries], cos_sin.rotary(q_positions))
+        k, v = project_keys_values(attn, normed[:, : n_text + keys], cos_sin.rotary(k_positions))
+        gates = self.gates[number, KV, :keys].clamp(min=torch.finfo(torch.float32).tiny)
+        bias = torch.cat([gates.new_zeros(n_text), gates.log()]).to(q.dtype)
+        hidden = q_positions[:, :, None] < k_positions[:, None]
+        mask = bias.expand(hidden.shape).masked_fill(hidden, torch.finfo(q.dtype).min)
+        return attend(attn, q, k, v, mask[:, None])
+
+    def _positions(self, visual: int) -> Tensor:
+        """Return the positions of all text rows and the first visual ones, int64[B, R]."""
+        return torch.cat([self.text_positions, self.visual_positions[:, :visual]], 1)
+
+
+def _used(open_rows: Ints) -> Ints:
+    """Return the open rows of each operation, less those whose states no later layer reads."""
+    later = np.zeros(1, np.int64)
+    rows = open_rows.copy()
+    for number in reversed(range(len(rows))):
+        rows[number, [Q, MLP]] = np.minimum(rows[number, [Q, MLP]], later)
+        later = np.maximum(later, rows[number, KV])
+    return rows

@@ -1,0 +1,199 @@
+"""KL of fractional token counts on samples, and its gradient with respect to the counts.
+
+A policy keeps in each operation a prefix of the ranked visual tokens. Here an operation has a share
+c between 0 and 1 instead, and the gates of its tokens fall smoothly from 1 to 0 around c, over a
+`width` that a search lets shrink (`gates`). The divergence then has a gradient in all shares, which
+costs about three forwards for all of them together. VisPCO (arXiv 2604.15188) relaxes its two
+parameters in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opsearch.measure.layout import Ints, Layout
+from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.relaxed.gated import GatedDecoder
+from opsearch.measure.sweep.divergence import divergence
+from opsearch.measure.sweep.inputs import DecoderInputs
+from opsearch.measure.sweep.original import (
+    Reference,
+    concat_padded,
+    make_reference,
+    merge_references,
+)
+from opsearch.models.encoding import Sample
+from opsearch.models.families import check_supported
+from opsearch.rankers.base import Ranker
+
+_KEPT_BYTES = 2 * 10**9  # of the original's inputs and logits: each sample is used many times
+Shares = NDArray[np.float64]
+"""Share of the visual tokens in each operation, float64[L, 3]."""
+
+
+def gates(shares: Tensor, width: float, n_visual: int) -> Tensor:
+    """Return the gates of the ranked tokens of each operation, [L, 3, N].
+
+    A share of 0 opens the first tokens a little, so that an operation can return; it is closed as
+    the width goes to 0.
+
+    Args:
+        shares: Share of each operation, [L, 3].
+        width: Half of the share over which gates fall from 1 to 0, above 0.
+        n_visual: Number of visual tokens N.
+    """
+    center = shares * (1 + width) - width / 2
+    rank = (torch.arange(n_visual, device=shares.device) + 0.5) / n_visual
+    ramp = ((center[..., None] - rank) / (2 * width) + 0.5).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+class RelaxedDivergence:
+    """The divergence of fractional counts on the samples of a search.
+
+    Args:
+        model: The model.
+        samples: The calibration samples; those without visual tokens are left out.
+        ranker: A nested ranker.
+        positions: Number of answer tokens that are compared.
+        memory: Bytes that the states of one pass may take.
+    """
+
+    def __init__(
+        self, model: Any, samples: Sequence[Sample], ranker: Ranker, positions: int, memory: int
+    ) -> None:
+        self.model, self.ranker, self.positions, self.memory = model, ranker, positions, memory
+        self.family = check_supported(model)
+        self.decoder = model.get_submodule(self.family.decoder)
+        self.samples = [sample for sample in samples if sample.n_visual]
+        self._kept: dict[str, tuple[Reference, Tensor]] = {}
+
+    def __call__(
+        self, shares: Shares, width: float, indices: Sequence[int]
+    ) -> tuple[NDArray[np.float64], Shares]:
+        """Return the KL in nats of each sample, float64[n], and the gradient of their mean.
+
+        Args:
+            shares: Share of each operation, float64[L, 3].
+            width: See `gates`.
+            indices: Indices of n samples.
+
+        Raises:
+            ModelError: A logit is not finite.
+            OutOfMemoryError: The states of one sample do not fit.
+        """
+        divergences, total = [], np.zeros_like(shares)
+        with _frozen(self.model):
+            for batch in self._batches([self.samples[index] for index in indices]):
+                kl, gradient = self._measured(shares, width, batch)
+                divergences.append(kl)
+                total += gradient
+        return np.concatenate(divergences), total / len(indices)
+
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[SampleBatch]:
+        """Yield samples of equal visual positions, padded to the longest, as far as they fit."""
+        groups: dict[bytes, list[tuple[Sample, Layout]]] = {}
+        for sample in samples:
+            visual = self.family.visual_positions(self.model.config, sample.inputs["input_ids"])
+            positions = visual[0].cpu().numpy()
+            layout = Layout.of(positions, self.positions)
+            groups.setdefault(positions.nonzero()[0].tobytes(), []).append((sample, layout))
+        for group in groups.values():
+            most = max(1, self.memory // max(self._bytes(layout) for _, layout in group))
+            for first in range(0, len(group), most):
+                part, layouts = zip(*group[first : first + most], strict=True)
+                longest = max(layouts, key=lambda layout: layout.tail)
+                yield SampleBatch(longest, part, tuple(range(len(part))))
+
+    def _bytes(self, layout: Layout) -> int:
+        """Return about the bytes that one sample's states take until the backward pass."""
+        config = self.decoder.config
+        widths = 12 * config.hidden_size + 4 * config.intermediate_size
+        scores = 3 * config.num_attention_heads * layout.length
+        layers: int = config.num_hidden_layers
+        itemsize: int = self.model.dtype.itemsize
+        total: int = layers * layout.length * (widths + scores) * itemsize
+        return total
+
+    def _measured(
+        self, shares: Shares, width: float, batch: SampleBatch
+    ) -> tuple[NDArray[np.float64], Shares]:
+        """Return the KL of each sample of a batch, and the gradient of their sum."""
+        reference, inputs = self._inputs(batch)
+        n_visual, device = batch.layout.n_visual, reference.embeds.device
+        on_host = gates(torch.as_tensor(shares), width, n_visual)
+        open_rows: Ints = (on_host > 0).sum(-1).numpy()
+        given = torch.as_tensor(shares, dtype=torch.float32).to(device).requires_grad_()
+        with torch.enable_grad():
+            opened = gates(given, width, n_visual)
+            decoder = GatedDecoder(self.decoder.layers, inputs, opened, open_rows)
+            states = self.decoder.norm(decoder.answers())
+            logits = self.model.get_output_embeddings()(states)
+            kl = divergence(reference.logits, logits, reference.counted).kl
+            (gradient,) = torch.autograd.grad(kl.sum(), given)
+        return kl.detach().cpu().numpy(), gradient.double().cpu().numpy()
+
+    @torch.no_grad()
+    def _inputs(self, batch: SampleBatch) -> tuple[Reference, DecoderInputs]:
+        """Return the original on a batch and its inputs, sorted by rank."""
+        self._keep([sample for sample in batch.samples if sample.digest not in self._kept])
+        parts = [self._kept[sample.digest] for sample in batch.samples]
+        order = range(len(parts))
+        reference = merge_references([part for part, _ in parts], order)
+        rank = concat_padded([rank for _, rank in parts], order, value=-1)
+        cos_sin = self.decoder.rotary_emb(reference.embeds, reference.position_ids)
+        inputs = DecoderInputs.from_prompt(reference.prompt, cos_sin, rank, batch)
+        self._forget()
+        return reference, inputs
+
+    def _keep(self, samples: Sequence[Sample]) -> None:
+        """Run the original on samples, those of equal shape together."""
+        shapes: dict[tuple[int, int], list[Sample]] = {}
+        for sample in samples:
+            shapes.setdefault(sample.shape, []).append(sample)
+        for group in shapes.values():
+            needs = self.ranker.needs
+            whole = make_reference(self.model, self.family, group, needs, self.positions)
+            ranks = self.ranker.rank(whole.prompt, list(whole.prompt.n_visual))
+            for row, sample in enumerate(group):
+                self._kept[sample.digest] = _row(whole, row), ranks[row : row + 1]
+
+    def _forget(self) -> None:
+        """Drop the oldest samples beyond the bytes that may be kept."""
+        size = sum(reference.nbytes for reference, _ in self._kept.values())
+        while size > _KEPT_BYTES:
+            size -= self._kept.pop(next(iter(self._kept)))[0].nbytes
+
+
+def _row(reference: Reference, row: int) -> Reference:
+    """Return one sample of a reference, without the inputs of rankers."""
+    part = slice(row, row + 1)
+    prompt, positions = reference.prompt, reference.position_ids
+    if positions.shape[-2] > 1:
+        positions = positions[..., part, :]
+    embeds = reference.embeds[part].clone()
+    alone = type(prompt)(
+        prompt.visual[part], prompt.real[part], prompt.n_visual[part], embeds=embeds
+    )
+    logits, counted = reference.logits[part].clone(), reference.counted[part]
+    return Reference(alone, embeds, positions, logits, counted)
+
+
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """Keep autograd from storing what only gradients of the weights need."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()

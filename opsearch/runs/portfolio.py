@@ -1,0 +1,215 @@
+"""The default search: gradient descent on token shares, against every baseline.
+
+A part of the calibration samples is kept from the descent. The points that it passes are compared
+on that part, and the baselines at all settings of their knobs take part in a race on all samples,
+so that the answer is at least as good as each of them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.measure.engine import Engine, SampleMeasure
+from opsearch.measure.relaxed.gradient import RelaxedDivergence
+from opsearch.models.encoding import Sample
+from opsearch.objectives.racing import race
+from opsearch.objectives.rounding import lazy_joint
+from opsearch.policy.baseline import candidates
+from opsearch.policy.policy import Policy
+from opsearch.problem.budget import total_cost
+from opsearch.problem.objective import KL_QUANTUM, Blackbox, rounded_mean
+from opsearch.problem.problem import Problem
+from opsearch.problem.solution import Solution, Status, solution_at
+from opsearch.problem.spaces.operations import GROUPS, operations_space
+from opsearch.progress import Progress, Tick
+from opsearch.rankers import make_ranker
+from opsearch.runs.prepare import Prepared
+from opsearch.runs.relaxed import budget_of_shares, descended, plan_descent
+from opsearch.runs.setup import make_constraints, make_cost
+from opsearch.solvers.gradient import GradientDescent
+from opsearch.solvers.interrupts import interrupts
+
+_COMPARED = 4  # one of so many calibration samples is kept from the descent
+_FEWEST = 32  # samples of which a part is kept; fewer are all used for both
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A policy in the race.
+
+    Attributes:
+        policy: The policy.
+        point: Its number in the space of shares; None: a baseline.
+    """
+
+    policy: Policy
+    point: int | None = None
+
+    @property
+    def method(self) -> str:
+        """How the policy was found."""
+        if self.point is not None:
+            return "gradient descent on token shares"
+        facts = self.policy.provenance
+        return f"{facts['baseline']} {facts['setting']}".strip()
+
+
+def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[Problem, Solution]:
+    """Search the policy of lowest KL in token shares and among the baselines.
+
+    Ctrl-C ends the descent, and what it has found so far is compared.
+
+    Args:
+        prepared: The search.
+        engine: Measures policies, and holds the model.
+        progress: Shows the stages.
+
+    Returns:
+        The problem in the space of the answer, and the solution.
+    """
+    started, samples = perf_counter(), prepared.calibration
+    space = prepared.settings.space
+    joint = lazy_joint(space, SampleMeasure(engine, samples), KL_QUANTUM)
+    problem = Problem(space, joint, prepared.constraints)
+    with progress.stage("gradient descent on token shares") as tick:
+        finalists = _descend(prepared, engine, problem, tick)
+    with progress.stage("racing its policies against baselines", "FLOPs") as tick:
+        floor = engine.noise_floor(samples, tick)
+        measure = SampleMeasure(engine, samples, tick)
+        entries = [_Entry(space.decode(space.row(point)), point) for point in finalists]
+        entries += [_Entry(policy) for policy in _baselines(prepared)]
+        table = _raced(entries, len(finalists), measure, floor)
+    best = _chosen(table, len(finalists))
+    problem, point = _stated(entries[best], problem, prepared)
+    known = Blackbox("joint", "nats", lambda points: rounded_mean(table[[best] * len(points)]))
+    solution = solution_at(
+        replace(problem, objective=known),
+        point,
+        Status.FEASIBLE,
+        GradientDescent.name,
+        evaluations=len(entries),
+        seed=prepared.settings.seed,
+        seconds=perf_counter() - started,
+        note=_note(entries, table, best, len(finalists)),
+    )
+    return problem, solution
+
+
+def _descend(prepared: Prepared, engine: Engine, problem: Problem, tick: Tick) -> list[int]:
+    """Return the points that a descent passes."""
+    settings, kept = prepared.settings, prepared.calibration[: _kept(prepared.calibration)]
+    ranker = make_ranker(prepared.ranker)
+    gradient = RelaxedDivergence(
+        engine.model, kept, ranker, settings.positions, int(engine.memory_budget.memory)
+    )
+    costs = [
+        (make_cost(c.name, prepared.shape, prepared.table), c.limit / c.stock)
+        for c in prepared.constraints
+    ]
+    n_visual, n_other = np.mean([s.shape for s in prepared.calibration], axis=0).round().astype(int)
+    budget = budget_of_shares(costs, prepared.shape.layers, int(n_visual), int(n_other))
+    descent = plan_descent(prepared.effort_estimate, len(kept), settings.effort).descent
+    points: list[int] = []
+    with interrupts() as stop:
+        steps = descended(descent, gradient, budget, problem, len(gradient.samples), settings.seed)
+        for step, passed in steps:
+            tick(step, descent.steps)
+            if stop.is_set() or step == descent.steps:
+                points = passed()
+                break
+    return points
+
+
+def _kept(samples: Sequence[Sample]) -> int:
+    """Return the number of first samples that the descent sees; the others compare its points."""
+    return len(samples) - len(samples) // _COMPARED if len(samples) >= _FEWEST else len(samples)
+
+
+def _baselines(prepared: Prepared) -> list[Policy]:
+    """Return the candidates of the baselines of a run's table, at all settings of their knobs."""
+    pairs = [sample.shape for sample in prepared.calibration]
+    costs = [make_cost(c.name, prepared.shape, prepared.table) for c in prepared.constraints]
+
+    def fits(policy: Policy) -> bool:
+        limits = (constraint.limit for constraint in prepared.constraints)
+        return all(
+            total_cost(cost, policy, pairs) <= limit
+            for cost, limit in zip(costs, limits, strict=True)
+        )
+
+    found = candidates(
+        prepared.shape.layers, prepared.ranker, fits, nested=prepared.nested, in_run=True
+    )
+    return [policy for policies in found.values() for policy in policies]
+
+
+def _raced(
+    entries: Sequence[_Entry], finalists: int, measure: SampleMeasure, floor: float
+) -> NDArray[np.float64]:
+    """Return the KL of each entry on each sample; only the first ones and the best have all."""
+    policies = [entry.policy for entry in entries]
+    known = measure.known(policies)
+    first = measure(policies[:1])[0]  # tells which samples are hard
+
+    def some(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        return measure.on([policies[row] for row in rows], columns.tolist())
+
+    hardest = np.argsort(-first, kind="stable").tolist()
+    return race(some, known, hardest, first=range(finalists), quantum=floor)
+
+
+def _chosen(table: NDArray[np.float64], finalists: int) -> int:
+    """Return the entry of the answer: the best finalist, unless a baseline is better.
+
+    Finalists are compared on the samples that the descent did not see, as far as they are as good
+    as the best baseline on all samples.
+    """
+    means = table.mean(axis=1)  # nan where the race dropped an entry
+    baselines = means[finalists:]
+    bar = np.nanmin(baselines) if np.isfinite(baselines).any() else np.inf
+    unseen = table[:finalists, _kept(table[0]) :]
+    unseen = unseen if unseen.size else table[:finalists]
+    order = np.lexsort((means[:finalists], unseen.mean(axis=1)))
+    for index in order.tolist():
+        if means[index] <= bar:
+            return int(index)
+    return finalists + int(np.nanargmin(baselines))
+
+
+def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Problem, int]:
+    """Return a problem whose space holds the policy of an entry, and its point there."""
+    if entry.point is not None:
+        return problem, entry.point
+    policy, layers = entry.policy, prepared.shape.layers
+    shares = {share for triple in policy.counts for share in triple if share}
+    groups = tuple(sorted({*shares, Fraction(1)}))
+    groups = groups if len(groups) > 1 else GROUPS
+    ranker = policy.rankers[0][1] if policy.rankers else prepared.ranker
+    space = operations_space(layers, ranker=ranker, groups=groups)
+    pairs = [sample.shape for sample in prepared.calibration]
+    limits = make_constraints(
+        prepared.settings.budgets, prepared.shape, space, pairs, prepared.table
+    )
+    levels = [Fraction(0), *groups]
+    row = [levels.index(Fraction(policy.counts[at][module])) for at, module in space.operations]
+    return replace(problem, space=space, constraints=limits), space.index_of([*row, 0])
+
+
+def _note(entries: Sequence[_Entry], table: NDArray[np.float64], best: int, finalists: int) -> str:
+    """Say where the answer came from, and what it was compared with."""
+    means = table.mean(axis=1)
+    note = (
+        f"found by {entries[best].method}; {finalists} of its policies raced against "
+        f"{len(entries) - finalists} of the baselines, all knobs tried"
+    )
+    raced = means[finalists:]
+    if best < finalists and np.isfinite(raced).any():
+        rival = finalists + int(np.nanargmin(raced))
+        note += f"; best of them {entries[rival].method} with {means[rival]:.3f} nats"
+    return note

@@ -1,0 +1,176 @@
+"""Gradient descent on the shares of a space, and the points of the space that it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsearch.costs.base import Cost
+from opsearch.errors import OpsearchError
+from opsearch.policy.counts import MODULES
+from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.runs.effort import EffortEstimate, nominal_speed
+from opsearch.solvers.relaxed import Budgeted, Gradient, RelaxedDescent, Shares
+
+EFFORT = 60.0
+"""Seconds of `--effort` by default; a descent that needs more runs in its short form."""
+_WORK = 0.75  # of a step, in forwards of the original at the nominal speed, per sample
+_STEPS, _BATCH = (40, 400), (8, 32)  # fewest and most
+_SHOWN = (0.7, 0.8, 0.9, 1.0)  # parts of the descent after which its point is a finalist
+_AVERAGED = 0.9  # decay of the mean of the last shares
+
+
+@dataclass(frozen=True)
+class DescentPlan:
+    """Steps of a descent within an effort.
+
+    Attributes:
+        descent: The descent.
+        seconds: Its estimated time.
+    """
+
+    descent: RelaxedDescent
+    seconds: float
+
+
+def plan_descent(estimate: EffortEstimate, samples: int, effort: float) -> DescentPlan:
+    """Return the longest descent within `effort` seconds, or the shortest one.
+
+    Args:
+        estimate: Shapes of the samples, and the device.
+        samples: Number of samples that the descent draws from.
+        effort: Seconds.
+
+    Raises:
+        OpsearchError: The effort is below `EFFORT` and too short; names the seconds it needs.
+    """
+    stock = estimate.constraints[0]
+    forward = _forward(estimate) / stock.samples
+    sample = _WORK * forward / nominal_speed(estimate.device)
+    (fewest, most), (small, large) = _STEPS, _BATCH
+    small, large = min(small, samples), min(large, samples)
+    batch = int(np.clip(effort / (2 * fewest * sample), small, large))
+    steps = int(np.clip(effort / (batch * sample), fewest, most))
+    needed = small * fewest * sample
+    if needed > effort and effort != EFFORT:
+        raise OpsearchError(
+            f"--effort {effort:g} is too short for one round: {fewest} steps of {small} samples "
+            f"take about {ceil(needed)} s here; give --effort {ceil(needed)}, or a space such as "
+            "--space tokens"
+        )
+    return DescentPlan(RelaxedDescent(steps=steps, batch=batch), steps * batch * sample)
+
+
+def _forward(estimate: EffortEstimate) -> float:
+    """Return the FLOPs of the original on all samples."""
+    from opsearch.costs.flops import Flops
+
+    flops = Flops(estimate.memory.shape)
+    total = 0
+    for batch in estimate.batches:
+        layout = batch.layout
+        total += len(batch.images) * flops.stock(layout.n_visual, layout.head + layout.tail)
+    return total
+
+
+def budget_of_shares(
+    costs: Sequence[tuple[Cost, float]], layers: int, n_visual: int, n_other: int
+) -> Budgeted:
+    """Return a budget for shares, counted on a sample of mean size.
+
+    Args:
+        costs: Each cost, and its limit as a share of the original's.
+        layers: Number of decoder layers.
+        n_visual: Visual tokens of the sample.
+        n_other: Its other tokens.
+    """
+
+    def used(shares: Shares) -> float:
+        counts = np.rint(shares * n_visual).astype(np.int64)
+        return max(
+            int(cost.of(counts, n_visual, n_other)) / (limit * cost.stock(n_visual, n_other))
+            for cost, limit in costs
+        )
+
+    half = np.full((layers, len(MODULES)), 0.5)
+    prices = np.zeros_like(half)
+    for at in np.ndindex(*half.shape):
+        raised = half.copy()
+        raised[at] = 1.0
+        prices[at] = used(raised) - used(half)
+    prices /= prices.max()
+    # Dead operations cost nothing and have no gradient either.
+    return Budgeted(used, np.where(prices > 0, prices, 1.0))
+
+
+def descended(
+    descent: RelaxedDescent,
+    gradient: Gradient,
+    budget: Budgeted,
+    problem: Problem,
+    samples: int,
+    seed: int,
+) -> Iterator[tuple[int, Callable[[], list[int]]]]:
+    """Run a descent; yield the number of steps done, and a function that returns its points.
+
+    The points are those at the end of several parts of the descent, the latest one, and the mean of
+    the last ones, which evens out the noise of the steps.
+
+    Args:
+        descent: Its settings.
+        gradient: The gradient of the divergence.
+        budget: The budget.
+        problem: A problem in a space of shares.
+        samples: Number of samples to draw from.
+        seed: Seed of the order of the samples.
+    """
+    start = np.full((problem.space.num_layers, len(MODULES)), 0.5)
+    shown = {ceil(part * descent.steps) for part in _SHOWN}
+    passed: list[Shares] = []
+    mean = latest = start
+
+    def points() -> list[int]:
+        found = [*passed, latest, budget.nearest(mean)]
+        return list(dict.fromkeys(nearest_point(problem, shares) for shares in found))
+
+    for step, (latest, _) in enumerate(descent.run(gradient, budget, start, samples, seed), 1):
+        mean = latest if step <= min(shown) else _AVERAGED * mean + (1 - _AVERAGED) * latest
+        if step in shown:
+            passed.append(latest)
+        yield step, points
+
+
+def nearest_point(problem: Problem, shares: Shares) -> int:
+    """Return a point within the budgets whose shares are about the given ones.
+
+    Shares are rounded down, and then up again, those that lost most first, as far as the budget
+    allows. If they are over the budget even when rounded down, they are lowered, those that lost
+    least first.
+    """
+    space = problem.space
+    assert isinstance(space, OperationSpace)
+    steps = len(space.levels) - 1
+    wanted = np.array([shares[at] * steps for at in space.operations])
+    lowest = np.array([space.lowest(*at) for at in space.operations])
+    row = np.maximum(np.floor(wanted + 1e-9).astype(int), lowest) - lowest
+
+    def point(of: NDArray[np.int64]) -> int:
+        return space.index_of([*of.tolist(), 0])
+
+    while not problem.within(point(row)):
+        lost = np.where(row > 0, wanted - lowest - row, np.inf)
+        if not np.isfinite(lost).any():
+            break
+        row[int(lost.argmin())] -= 1
+    for _ in range(2):
+        for at in np.argsort(-(wanted - lowest - row), kind="stable").tolist():
+            raised = row.copy()
+            raised[at] += 1
+            if raised[at] + lowest[at] <= steps and problem.within(point(raised)):
+                row = raised
+    return point(row)

@@ -1,0 +1,107 @@
+"""Stochastic gradient descent on the share of tokens in each operation, within a budget.
+
+All shares move at once along the part of the gradient that keeps the cost, scaled as by Adam
+(Kingma and Ba, 2015), and are then brought back to the budget. Each step sees a few samples only, so
+that the number of samples costs little and many of them can be used: that is what keeps a search
+from fitting a policy to its calibration samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shares = NDArray[np.float64]
+"""Share of the visual tokens in each operation, float64[L, 3]."""
+Gradient = Callable[[Shares, float, Sequence[int]], tuple[NDArray[np.float64], Shares]]
+"""Returns the divergence of samples, float64[n], and the gradient of their mean, float64[L, 3], for
+shares, a width (see `opsearch.measure.relaxed.gradient`) and the indices of the samples."""
+
+_MEAN, _SQUARE = 0.8, 0.95  # decay of the means of gradients and of their squares
+_BISECTIONS = 30
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """Shares within a budget.
+
+    Attributes:
+        spent: Cost of shares over the limit; at most 1 is within the budget.
+        prices: Cost of each operation's whole share over that of the dearest one, float64[L, 3].
+    """
+
+    spent: Callable[[Shares], float]
+    prices: Shares
+
+    def nearest(self, shares: Shares) -> Shares:
+        """Shift shares along the prices, up or down, until the budget is used."""
+        low, high = -1.0 / self.prices.min(), 1.0 / self.prices.min()
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            if self.spent(np.clip(shares - middle * self.prices, 0, 1)) <= 1:
+                high = middle
+            else:
+                low = middle
+        nearest: Shares = np.clip(shares - high * self.prices, 0, 1)
+        return nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedDescent:
+    """Settings of a descent.
+
+    Attributes:
+        steps: Number of steps.
+        batch: Samples per step.
+        rate: Largest change of a share in the first step; it falls linearly to a fifth of it.
+        widths: Width of the gates in the first and in the last step, falling geometrically.
+    """
+
+    steps: int
+    batch: int = 32
+    rate: float = 0.035
+    widths: tuple[float, float] = (0.3, 0.05)
+
+    def run(
+        self, gradient: Gradient, budget: Budgeted, start: Shares, samples: int, seed: int
+    ) -> Iterator[tuple[Shares, NDArray[np.float64]]]:
+        """Yield the shares after each step, and the divergence of the step's samples before it."""
+        shares, batches = budget.nearest(start), _batches(samples, self.batch, seed)
+        mean, square = np.zeros_like(shares), np.zeros_like(shares)
+        first, last = self.widths
+        for step in range(self.steps):
+            done = step / max(self.steps - 1, 1)
+            values, slope = gradient(shares, first * (last / first) ** done, next(batches))
+            slope = _along_budget(slope, shares, budget.prices)
+            mean = _MEAN * mean + (1 - _MEAN) * slope
+            square = _SQUARE * square + (1 - _SQUARE) * slope**2
+            unbiased = mean / (1 - _MEAN ** (step + 1))
+            scale = np.sqrt(square / (1 - _SQUARE ** (step + 1))) + 1e-8
+            rate = self.rate * (1 - 0.8 * done)
+            shares = budget.nearest(np.clip(shares - rate * unbiased / scale, 0, 1))
+            yield shares, values
+
+
+def _along_budget(slope: Shares, shares: Shares, prices: Shares) -> Shares:
+    """Return the part of a gradient along which the cost stays the same.
+
+    At an optimum every operation gains equally per unit of cost, and this part is zero. Operations
+    at 0 or 1 that the gradient would move further out stay where they are.
+    """
+    free = ((shares > 0) | (slope < 0)) & ((shares < 1) | (slope > 0))
+    gain = (prices * slope)[free].sum() / max((prices**2)[free].sum(), 1e-12)
+    return np.where(free, slope - gain * prices, 0.0)
+
+
+def _batches(samples: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches in which every sample occurs once before any occurs again."""
+    draw = np.random.default_rng(seed)
+    order: list[int] = []
+    size = min(size, samples)
+    while True:
+        if len(order) < size:
+            order = draw.permutation(samples).tolist()
+        yield [order.pop() for _ in range(size)]
