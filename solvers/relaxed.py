@@ -1,8 +1,8 @@
 """Stochastic gradient descent on the share of tokens in each operation, within a budget.
 
 All shares move at once along the part of the gradient that keeps the cost, scaled as by Adam
-(Kingma and Ba, 2015), and are then brought back to the budget. Each step sees a few samples only, so
-that the number of samples costs little and many of them can be used: that is what keeps a search
+(Kingma and Ba, 2015), and are then brought back to the budget. Each step sees a few samples only,
+so that their number costs little and many can be used: that is what keeps a search
 from fitting a policy to its calibration samples.
 """
 
