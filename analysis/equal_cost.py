@@ -84,11 +84,11 @@ class Comparison:
 
 def table(comparison: Comparison, seed: int = 0) -> pd.DataFrame:
     """Tabulate cost, mean KL, accuracy and Rel. Avg. in % per budget and method."""
-    draws = _draws(comparison, seed)
+    draws = item_draws(comparison.families, seed)
     rows = []
     for entry in comparison.entries:
         rel = _relative(comparison, entry.scores, draws)
-        low, high = _interval(rel[1:])
+        low, high = defined_interval(rel[1:])
         rows.append(
             {
                 "budget": entry.budget,
@@ -141,7 +141,7 @@ def differences(comparison: Comparison, method: str, other: str, seed: int = 0) 
     Rel. Avg. is in percentage points, KL in nats. There is one row per budget that has both
     methods.
     """
-    draws = _draws(comparison, seed)
+    draws = item_draws(comparison.families, seed)
     found = {(entry.budget, entry.method): entry for entry in comparison.entries}
     rows = []
     for budget in dict.fromkeys(entry.budget for entry in comparison.entries):
@@ -153,13 +153,13 @@ def differences(comparison: Comparison, method: str, other: str, seed: int = 0) 
         kl = np.array([gap.mean(), *(gap[rows].mean() for rows in draws[1:])])
         row: dict[str, float | str] = {"budget": budget, "method": method, "other": other}
         for name, values in (("rel_avg", rel[0] - rel[1]), ("kl", kl)):
-            low, high = _interval(values[1:])
+            low, high = defined_interval(values[1:])
             row |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _interval(draws: Array) -> tuple[float, float]:
+def defined_interval(draws: Array) -> tuple[float, float]:
     """Return the middle 95 % of the defined draws; nan where there is none."""
     if np.isnan(draws).all():
         return np.nan, np.nan
@@ -173,19 +173,19 @@ def _accuracy(comparison: Comparison, scores: Array) -> float:
     return float(np.mean([scores[family == name].mean() for name in set(comparison.families)]))
 
 
-def _draws(comparison: Comparison, seed: int) -> NDArray[np.int64]:
+def item_draws(families: Sequence[str], seed: int) -> NDArray[np.int64]:
     """Return the samples unchanged, then resampled, int64[1 + RESAMPLES, T].
 
     Resampling is within each family, or over all samples if a family has fewer than 5, which would
     hardly vary.
     """
-    family = np.array(comparison.families)
+    family = np.array(families)
     draws = np.tile(np.arange(len(family)), (1 + RESAMPLES, 1))
     random = np.random.default_rng(seed)
-    if min(map(comparison.families.count, comparison.families)) < _FEWEST:
+    if np.unique(family, return_counts=True)[1].min() < _FEWEST:
         draws[1:] = random.integers(0, len(family), (RESAMPLES, len(family)))
         return draws
-    for name in dict.fromkeys(comparison.families):
+    for name in dict.fromkeys(families):
         members = np.flatnonzero(family == name)
         draws[1:, members] = random.choice(members, (RESAMPLES, len(members)))
     return draws
