@@ -54,7 +54,7 @@ def run_items(config: RunConfig, test: int | None = None, tick: Tick | None = No
         named, count = ("held-out", config.heldout) if test is None else ("test", test)
         heldout = embedded(named, count, config.seed) if count else []
         return RunItems(embedded("calibration", config.drawn_samples, config.seed), heldout)
-    rows = Rows(_shuffled(str(config.data), config.seed))
+    rows = Rows(shuffled(str(config.data), config.seed))
     parts = split(rows, config.drawn_samples, config.heldout, tick)
     if config.samples is None and len(parts.heldout) < config.heldout:  # hence all rows were read
         fewer = max(len(rows.digests) - config.heldout, min(SAMPLES, config.drawn_samples))
@@ -91,8 +91,14 @@ def given_items(items: Sequence[Item], heldout: Sequence[Item]) -> RunItems:
     )
 
 
-def _shuffled(data: str, seed: int) -> Sequence[Sequence[Item]]:
-    """Return the rows of a file, or of lmms:TASK, whose documents are read as they are needed."""
+def shuffled(data: str, seed: int) -> Sequence[Sequence[Item]]:
+    """Return the rows of a file, or of lmms:TASK, in the order of a seed.
+
+    Documents of a task are read as they are needed.
+
+    Raises:
+        DataError: The data cannot be read, or were samples in memory.
+    """
     if data == IN_MEMORY:
         raise DataError(
             "this run searched on samples in memory, which its folder does not hold; "

@@ -375,3 +375,22 @@ def test_killed_writers_leave_what_an_undisturbed_one_writes(path):
             assert store.get(policies(total)) == expected_rows
         finished[positions] = total
     assert min(finished.values()) >= 12
+
+
+def test_numbers_of_the_same_samples_are_taken_from_a_store_with_the_same_facts(path, tmp_path):
+    fill(path, 2)
+    with Store(path, FACTS) as store:
+        store.add_answers([StoredAnswer("p0", f"i{k}", "red", 1.0, 2, False) for k in range(3)])
+        store.require_checkpoint("clip", "a")
+    with Store(tmp_path / "other.db", FACTS) as store:
+        store.take(path, ["i1", "i2"])
+        store.take(path, ["i1"])
+        store.take(tmp_path / "none.db", ["i1"])
+        assert store.get(["p0"]) == {("p0", "i1"): 0.1, ("p0", "i2"): 0.2}
+        assert stored_count(store) == 4
+        assert set(store.answers(["p0"])) == {("p0", "i1"), ("p0", "i2")}
+        with refuses(RunFolderError, "clip"):
+            store.require_checkpoint("clip", "b")
+    with Store(tmp_path / "foreign.db", FACTS | {"positions": 2}) as store:
+        store.take(path, ["i1"])
+        assert stored_count(store) == 0

@@ -184,6 +184,47 @@ class Store:
                     found[item] = np.frombuffer(masses, "<f4").reshape(layers, 2, -1)
         return found
 
+    def take(self, other: Path, items: Sequence[str]) -> None:
+        """Copy the measurements and answers of samples from another store with the same facts.
+
+        Args:
+            other: The file of the other store; nothing is taken if it does not exist.
+            items: Keys of the samples.
+        """
+        if not other.exists():
+            return
+        with explained(other):
+            connected(other).close()  # brings it to the format of this version
+        with explained(self.path):
+            self._db.execute("ATTACH ? AS other", (str(other),))
+            try:
+                with transaction(self._db):
+                    self._take_attached(items)
+            finally:
+                self._db.execute("DETACH other")
+
+    def _take_attached(self, items: Sequence[str]) -> None:
+        """Copy rows of the attached store; its digests of checkpoints hold for them."""
+        query = (
+            "SELECT theirs.id FROM other.context AS theirs JOIN main.context AS ours "
+            "ON theirs.digest=ours.digest WHERE ours.id=?"
+        )
+        for (theirs,) in self._db.execute(query, (self._context,)).fetchall():
+            self._db.execute(
+                "INSERT OR IGNORE INTO checkpoint "
+                "SELECT ?, name, digest FROM other.checkpoint WHERE context=?",
+                (self._context, theirs),
+            )
+            columns = {"measurement": COLUMNS, "answer": ("text", "score", "tokens", "cut")}
+            for table, names in columns.items():
+                row = f"policy, item, {', '.join(names)}"
+                self._db.execute(
+                    f"INSERT OR IGNORE INTO {table} (context, {row}) "
+                    f"SELECT ?, {row} FROM other.{table} "
+                    "WHERE context=? AND item IN (SELECT value FROM json_each(?))",
+                    (self._context, theirs, json.dumps(list(items))),
+                )
+
     def require_checkpoint(self, name: str, digest: str) -> None:
         """Remember the digest of a further checkpoint that policies name, e.g. a ranker's CLIP.
 
