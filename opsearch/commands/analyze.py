@@ -11,8 +11,10 @@ import pandas as pd
 
 from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.evaluation.stored import stored_comparison
+from opsearch.evaluation.stored_draws import has_draws, stored_draws
 from opsearch.files import write_atomic, write_text
 from opsearch.report.compared import comparison_page
+from opsearch.report.drawn import draws_page
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.stored import stored_outcome, stored_run
@@ -20,6 +22,7 @@ from opsearch.runs.stored import stored_outcome, stored_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from opsearch.analysis.draws import DrawTables
     from opsearch.analysis.equal_cost import Comparison
 
 
@@ -129,11 +132,29 @@ def _pareto(folders: Sequence[Path], space: str | None) -> Analysis:
         text = texts[labels[0]]
         model = RunConfig.load(RunFolder(folders[0]).config).model
         parts = whole["pareto.csv"], whole["families.csv"], figure, text
-        page = comparison_page(model, *parts)
+        page = comparison_page(model, *parts, over_draws=_stored_tables(folders[0]))
     else:
         text, page = "\n".join(f"{label}: {line}" for label, line in texts.items()), ""
     kept = {name: table for name, table in whole.items() if not table.empty}
     return Analysis(kept, figure, text, page)
+
+
+def _stored_tables(folder: Path) -> DrawTables | None:
+    """Return the tables over the draws of a run, None if it has none."""
+    from opsearch.analysis import draws
+
+    return draws.tables(stored_draws(folder)) if has_draws(folder) else None
+
+
+def _draws(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Relate the methods over the draws that `opsearch compare --draws` made."""
+    from opsearch.analysis import draws
+
+    found = draws.tables(stored_draws(folders[0]))
+    figure, text = draws.draw(found), draws.describe(found)
+    model = RunConfig.load(RunFolder(folders[0]).config).model
+    files = {"draws.csv": found.methods, "each_draw.csv": found.draws}
+    return Analysis(files, figure, text, draws_page(model, found, figure, text))
 
 
 # Methods whose differences from other methods are tabulated.
@@ -233,6 +254,7 @@ KINDS = {
     "curves": AnalysisKind(_curves),
     "interactions": AnalysisKind(_interactions),
     "pareto": AnalysisKind(_pareto, several=True, other_spaces=False),
+    "draws": AnalysisKind(_draws, other_spaces=False),
     "ablation": AnalysisKind(_ablation, several=True),
     "transfer": AnalysisKind(_transfer, several=True),
     "outcomes": AnalysisKind(_outcomes, several=True, other_spaces=False),

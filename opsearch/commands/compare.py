@@ -7,13 +7,13 @@ measurements are reused, so an interrupted comparison resumes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from opsearch.costs.flops import Flops
-from opsearch.data.item import all_answered
+from opsearch.data.item import Item, all_answered
 from opsearch.errors import DataError
 from opsearch.evaluation import SPACES
 from opsearch.evaluation.answers import answer, describe_cut_answers
@@ -62,7 +62,7 @@ from opsearch.timing.latency_table import machine_of
 
 # Encoding, loading the model, four measured baselines, choosing settings, measuring policies,
 # measuring token reductions, and answering.
-_OTHER_STAGES = 10
+STAGES = 10
 
 
 @dataclass(frozen=True)
@@ -122,22 +122,52 @@ def compare(
         settled.settings.model.check("compare --times")
     limits = [parse_budgets([text])[0] for text in budgets]
     further, searched = parse_rankers(rankers, settled.model_config), with_readings(spaces)
-    total = _OTHER_STAGES + len(searched) + settled.settings.timed + times
+    total = STAGES + len(searched) + settled.settings.timed + times
     progress = Progress(console or Console(stderr=True, markup=False), total)
     prepared = prepare(settled, progress, test=samples)
-    if not all_answered([sample.item for sample in prepared.heldout]):
-        raise DataError(
-            "a comparison needs samples with answers besides the calibration samples and those "
-            f"that share an image or a group with them; add some to {settled.config.data}"
-        )
+    require_answers([sample.item for sample in prepared.heldout], settled.config.data)
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)
     tasks = [search_task(name, limits, prepared, progress) for name in searched]
     with open_session(prepared, run, progress, workers, continued=True) as session:
-        methods = _gather(tasks, limits, further, prepared, session)
-        _judge(methods, prepared, session)
-        if times:
-            _time(methods, prepared, session)
-        _store(methods, prepared, session.store)
+        compare_methods(tasks, limits, further, prepared, session, times=times)
+
+
+def require_answers(items: Sequence[Item], data: Path | None) -> None:
+    """Raise DataError if there are no test items in the data, or one has no answer."""
+    if not all_answered(items):
+        raise DataError(
+            "a comparison needs samples with answers besides the calibration samples and those "
+            f"that share an image or a group with them; add some to {data}"
+        )
+
+
+def compare_methods(
+    tasks: Sequence[Task],
+    budgets: Sequence[Budget],
+    further: Sequence[RankerSpec],
+    prepared: Prepared,
+    session: Session,
+    *,
+    times: bool = False,
+    given: Mapping[MethodKey, Policy] | None = None,
+) -> None:
+    """Gather, measure, answer with and store all methods.
+
+    Args:
+        tasks: The spaces to search.
+        budgets: Budgets of the comparison.
+        further: Additional rankers to compare.
+        prepared: The search, with the test samples in place of held-out ones.
+        session: Its opened resources.
+        times: Also measure prefill times.
+        given: Further policies to compare; None: none.
+    """
+    methods = _gather(tasks, budgets, further, prepared, session)
+    methods = replace(methods, policies=methods.policies | dict(given or {}))
+    _judge(methods, prepared, session)
+    if times:
+        _time(methods, prepared, session)
+    _store(methods, prepared, session.store)
 
 
 def _gather(

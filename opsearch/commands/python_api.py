@@ -23,6 +23,7 @@ from rich.console import Console
 
 from opsearch.commands.analyze import analyze
 from opsearch.commands.compare import compare as compare_run
+from opsearch.commands.draws import compare_draws
 from opsearch.commands.front import Front, run_front
 from opsearch.commands.run import run as run_config
 from opsearch.commands.run import search_and_save, search_progress
@@ -258,6 +259,7 @@ def compare(
     samples: int = 300,
     spaces: Sequence[str] = SPACES,
     rankers: Sequence[str] = (),
+    draws: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Compare searched policies and baselines at several budgets, on test samples.
@@ -268,23 +270,25 @@ def compare(
         samples: Maximum number of test samples.
         spaces: Spaces to search.
         rankers: Additional rankers to compare.
+        draws: Repeat all choices on this many draws of the calibration samples; None: compare on
+            the samples of the run.
         progress: Show progress.
 
     Returns:
-        One row per budget and method: costs, KL, Rel. Avg. with its interval, and accuracy.
+        One row per budget and method: costs, KL, Rel. Avg. with its interval, and accuracy. With
+        `draws`: mean, spread over draws and interval of KL and Rel. Avg., and the difference from
+        the method `opsearch`, which is the run's own search.
 
     Raises:
         OpsearchError: The run, its model or its data cannot be used.
     """
     console = Console(stderr=True, quiet=not progress)
-    compare_run(
-        Path(run),
-        _texts(budgets),
-        samples=samples,
-        console=console,
-        spaces=spaces,
-        rankers=rankers,
-    )
+    texts = _texts(budgets)
+    given: dict[str, Any] = {"samples": samples, "spaces": spaces, "rankers": rankers}
+    if draws is not None:
+        compare_draws(Path(run), texts, draws, console=console, **given)
+        return analyze("draws", [Path(run)])[0].tables["draws.csv"]
+    compare_run(Path(run), texts, console=console, **given)
     analysis, _ = analyze("pareto", [Path(run)])
     return analysis.tables["pareto.csv"]
 

@@ -132,6 +132,27 @@ def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution, 
 
     The third part is the number of policies that the search measured.
     """
+    settings = prepared.settings
+    found = answered(prepared, session)
+    by_gradient = isinstance(prepared.choice.solver, GradientDescent)
+    if settings.space.parameters_act_alone and not by_gradient:
+        with session.progress.stage("measuring each parameter alone", "FLOPs") as tick:
+            single = Additive.from_settings(settings.proxy).policies(settings.space)
+            session.engine.measure(single, prepared.calibration, tick)
+    return found
+
+
+def answered(prepared: Prepared, session: Session) -> tuple[Problem, Solution, int]:
+    """Search with the model of a session, as the settings of the run say.
+
+    The comparison over draws calls this too, once for each budget and draw.
+
+    Returns:
+        The problem, its solution, and the number of policies that the search measured.
+
+    Raises:
+        OpsearchError: The search ends without a policy.
+    """
     settings, engine, progress = prepared.settings, session.engine, session.progress
     if isinstance(prepared.choice.solver, GradientDescent):
         problem, solution = portfolio(prepared, engine, progress)
@@ -142,9 +163,5 @@ def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution, 
         # The noise is measured in FLOPs, which must not mix with another unit.
         floor = engine.noise_floor(prepared.calibration, tick if unit == "FLOPs" else None)
         measure = CountedMeasure(SampleMeasure(engine, prepared.calibration, tick))
-        found = search(prepared.choice, settings, prepared.constraints, measure, floor)
-    if settings.space.parameters_act_alone:
-        with progress.stage("measuring each parameter alone", "FLOPs") as tick:
-            single = Additive.from_settings(settings.proxy).policies(settings.space)
-            engine.measure(single, prepared.calibration, tick)
-    return *found, measure.evaluations
+        problem, solution = search(prepared.choice, settings, prepared.constraints, measure, floor)
+    return problem, solution, measure.evaluations

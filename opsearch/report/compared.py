@@ -10,15 +10,23 @@ import pandas as pd
 
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.formatting import format_amount
+from opsearch.report.drawn import draws_section
 from opsearch.report.svg import inline
 from opsearch.report.templates import templates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from opsearch.analysis.draws import DrawTables
+
 
 def comparison_page(
-    model: str, table: pd.DataFrame, families: pd.DataFrame, figure: Figure, text: str
+    model: str,
+    table: pd.DataFrame,
+    families: pd.DataFrame,
+    figure: Figure,
+    text: str,
+    over_draws: DrawTables | None = None,
 ) -> str:
     """Return the HTML of the tables of `opsearch.analysis.equal_cost`; all text is escaped.
 
@@ -28,6 +36,7 @@ def comparison_page(
         families: Scores by family.
         figure: The figure of the comparison.
         text: Description of the figure.
+        over_draws: The same methods over draws of the calibration samples; None if not compared.
     """
     budgets = [
         {
@@ -50,6 +59,7 @@ def comparison_page(
             defined=is_defined(table),
             timed="prefill_ms" in table,
             budgets=budgets,
+            drawn=None if over_draws is None else draws_section(over_draws),
         )
     )
 

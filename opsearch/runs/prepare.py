@@ -17,6 +17,7 @@ from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
 from opsearch.models.positions import check_answer_positions, check_positions
 from opsearch.policy.ranker import RankerSpec
+from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
@@ -160,6 +161,29 @@ def prepare(
     for note in drawn.notes:
         progress.say(note)
     return state(settled, processor, (drawn.calibration, drawn.heldout), progress, if_answered)
+
+
+def at_budget(prepared: Prepared, budget: Budget) -> Prepared:
+    """Return a search with one budget in place of its own.
+
+    What was left open is chosen again.
+
+    Raises:
+        InfeasibleBudgetError: No policy keeps to the budget; names the achievable range.
+    """
+    settings = replace(prepared.settings, budgets=(budget,))
+    pairs = [sample.shape for sample in prepared.calibration]
+    constraints = make_constraints([budget], prepared.shape, settings.space, pairs, prepared.table)
+    check_budget(settings.space, constraints)
+    estimate = replace(prepared.effort_estimate, constraints=constraints)
+    return replace(
+        prepared,
+        config=prepared.config.model_copy(update={"budget": (budget.text,)}),
+        settings=settings,
+        choice=choose_by_estimate(settings, estimate),
+        constraints=constraints,
+        effort_estimate=estimate,
+    )
 
 
 def check_ranker(spec: RankerSpec | None, model_config: Any) -> None:

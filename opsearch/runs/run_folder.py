@@ -29,6 +29,7 @@ class RunFolder:
         self.prefill = path / "prefill.json"
         self.environment = path / "environment.json"
         self.report = path / "report.html"
+        self.draws = path / "draws"
 
     def front_file(self, cost: str, *, searched: bool = False) -> Path:
         """Return the file of a front by cost: front.csv for flops, else front_COST.csv.

@@ -303,16 +303,46 @@ def compare(
             rich_help_panel=MEASUREMENT,
         ),
     ] = False,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Repeat all choices on this many draws of the calibration samples, and report "
+            "mean, spread and intervals over draws and test samples; default: the run's samples.",
+            rich_help_panel=MODEL_AND_DATA,
+        ),
+    ] = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
     debug: Debug = False,
 ) -> None:
     """Compare searched policies with baselines at several budgets, on test samples."""
     from opsearch.commands.analyze import analyze as analyze_runs
-    from opsearch.commands.cli.printing import print_analysis, print_compared
+    from opsearch.commands.cli.printing import print_analysis, print_compared, print_draws
     from opsearch.commands.compare import compare as compare_methods
 
     processes = requested_workers(workers, ray_address)
+    if draws is not None:
+        from opsearch.commands.draws import compare_draws
+
+        if times:
+            raise OpsearchError(
+                "--times measures the methods of one draw and cannot be combined with --draws; "
+                "remove one of them"
+            )
+        compare_draws(
+            run_folder,
+            budget,
+            draws,
+            samples=samples,
+            effort=effort,
+            console=err,
+            workers=processes,
+            spaces=space,
+            rankers=ranker or (),
+        )
+        analysis, files = analyze_runs("draws", [run_folder])
+        print_draws(analysis.tables["draws.csv"], out)
+        return print_analysis(analysis, files, out)
     compare_methods(
         run_folder,
         budget,

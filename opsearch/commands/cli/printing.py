@@ -276,6 +276,27 @@ def _count(number: float) -> str:
     return "-" if pd.isna(number) else f"{number:,.0f}"
 
 
+def print_draws(frame: pd.DataFrame, console: Console) -> None:
+    """Print the mean over draws with its interval, and the spread, by method and budget."""
+    rows = frame.to_dict("records")
+    metrics = [("kl", "KL, nats", 3)]
+    if is_defined(frame):
+        metrics.insert(0, ("rel_avg", "Rel. Avg., %", 1))
+    for name, title, digits in metrics:
+        cells = [
+            f"{row[name]:.{digits}f} ± {row[f'{name}_sd']:.{digits}f} "
+            f"({row[f'{name}_low']:.{digits}f}-{row[f'{name}_high']:.{digits}f})"
+            f"{'*' if row[f'{name}_certain'] else ''}"
+            for row in rows
+        ]
+        console.print(_by_budget(title, frame, cells))
+    console.print(
+        "mean ± standard deviation over draws (95 % interval over draws and test samples); "
+        "*: certainly different from opsearch",
+        soft_wrap=True,
+    )
+
+
 def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:
     """Return a table of the cells with methods as rows and budgets as columns."""
     budgets = list(dict.fromkeys(frame["budget"]))
