@@ -154,8 +154,8 @@ def _compare_draw(
     folder, settled = RunFolder(config.out), settle(config)
     _take_latency_table(folder)
     by_gradient = settled.settings.space.name == SHARES
-    own = (1 + by_gradient) * len(methods.budgets)
-    total = STAGES + len(methods.spaces) + own + settled.settings.timed
+    searches = (1 + by_gradient) * len(methods.budgets)  # its stages
+    total = STAGES + len(methods.spaces) + searches + settled.settings.timed
     progress = Progress(console, total - (model is not None))
     prepared = state(settled, settled.settings.model.load_processor(), items, progress)
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *methods.further), progress)
