@@ -1,9 +1,9 @@
 """Suite `racing`: the joint objective by racing against complete measurement, embedded model.
 
-Each row measures the policies of a space within a budget by racing, which includes the policies that
-tell the hardest samples, and in `dop` also completely, into empty stores. `forwards` are FLOPs in
-forwards of the original per sample, planned for complete measurement; `seconds` are processor time;
-`same` says that both find the same policy, proved, at the same value.
+Each row measures the policies of a space within a budget by racing, with the policies that tell the
+hardest samples, and in `dop` also completely, into empty stores. `forwards` are FLOPs in forwards
+of the original per sample, planned for complete measurement; `seconds` are processor time; `same`
+says that both find the same policy, proved, at the same value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SAMPLES, _FEW = 64, 4
 
 def racing(tiny: bool) -> Iterator[BenchmarkRow]:
     """Yield a row per space, budget and draw of samples; `tiny`: one on a few samples."""
-    for space in ("dop",) if tiny else ("depth", "dop"):
+    for space in ("dop",) if tiny else ("dop", "depth"):
         for budget in reversed(_BUDGETS[:1] if tiny else _BUDGETS):
             for seed in _SEEDS[: 1 if tiny or space == "depth" else None]:
                 config = RunConfig(
@@ -92,11 +92,13 @@ class _Work:
     """Sums the FLOPs of several measurements, each of which reports what it has done."""
 
     def __init__(self) -> None:
-        self.flops = self._last = 0
+        self.flops, self._last = 0, (0, 0)
 
     def __call__(self, done: int, total: int) -> None:
-        self.flops += done - (self._last if done >= self._last else 0)
-        self._last = 0 if done == total else done
+        before, goal = self._last
+        new = done < before or total != goal  # the first report of the next measurement
+        self.flops += done - (0 if new else before)
+        self._last = done, total
 
 
 def _measured(prepared: Prepared, model: Any, objective: Joint) -> _Measured:

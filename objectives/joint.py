@@ -89,5 +89,5 @@ class Joint:
             return joint_table(self.name, space, feasible, measure(policies))
         if not isinstance(measure, SubsetMeasure):
             raise ValueError("a race needs a measurement of parts of the samples")
-        table = race_on(policies, measure, quantum=self.race)
+        table = race_on(policies, measure, self.race)
         return joint_table(self.name, space, feasible, table, RACED)

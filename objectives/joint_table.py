@@ -16,7 +16,7 @@ RACED = "--complete measures all on all samples, as fronts and other budgets nee
 
 
 def race_on(
-    policies: PointPolicies, measure: SubsetMeasure, *, keep: int = 1, quantum: float = KL_QUANTUM
+    policies: PointPolicies, measure: SubsetMeasure, quantum: float = KL_QUANTUM
 ) -> Divergences:
     """Race policies on the samples of a measurement, and return the table as `race` does.
 
@@ -25,7 +25,6 @@ def race_on(
     Args:
         policies: The policies of P points.
         measure: Measures them.
-        keep: See `race`.
         quantum: See `race`.
     """
 
@@ -33,12 +32,13 @@ def race_on(
         chosen = PointPolicies(policies.space, policies.points[rows])
         return measure.on(chosen, samples.tolist())
 
-    known = measure.known(policies)
-    every = np.arange(known.shape[1])
     first = first_policies(len(policies))
-    known[first] = on(first, every)
-    order = np.argsort(-known[first].mean(axis=0), kind="stable")
-    return race(on, known, order.tolist(), keep=keep, quantum=quantum)
+    begun = measure(PointPolicies(policies.space, policies.points[first]))
+    # Whatever else the store holds is not used, so that the same run again takes the same way.
+    known = np.full((len(policies), begun.shape[1]), np.nan)
+    known[first] = begun
+    order = np.argsort(-begun.mean(axis=0), kind="stable")
+    return race(on, known, order.tolist(), quantum=quantum)
 
 
 def first_policies(count: int) -> Rows:

@@ -59,10 +59,6 @@ class SampleMeasure:
         """Return the KL of each policy on each sample in nats, float64[P, S]."""
         return self.engine.measure(policies, self.samples, self.progress)
 
-    def known(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
-        """Return the KL in nats that is stored, float64[P, S]; nan where none is."""
-        return self.engine.known(policies, self.samples)
-
     def on(self, policies: Sequence[Policy], samples: Sequence[int]) -> NDArray[np.float64]:
         """Return the KL of each policy on some samples, by their numbers, float64[P, s]."""
         some = [self.samples[number] for number in samples]
@@ -126,22 +122,13 @@ class Engine:
             OutOfMemoryError: Not even one policy fits on one sample.
         """
         requests = Requests(policies, samples)
-        needs = _needs(requests)
+        specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
+        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         self._check_clip(needs)
         plan = self._plan_missing(requests)
         if self.workers:
             plan = self.workers.share(plan)
         self._run_plan(plan, needs, progress)
-        return requests.values(self.store.get(requests.all_keys))
-
-    def known(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """Return the stored KL in nats, float64[P, S], nan where it was not measured.
-
-        Raises:
-            RunFolderError: A CLIP model changed since stored measurements with it.
-        """
-        requests = Requests(policies, samples)
-        self._check_clip(_needs(requests))
         return requests.values(self.store.get(requests.all_keys))
 
     def noise_floor(self, samples: Sequence[Sample], progress: Tick | None = None) -> float:
@@ -228,9 +215,3 @@ class Engine:
             f"memory ran out with {len(chunk.policies)} policies on {len(chunk.samples)} samples "
             f"at once; continuing in halves (a --memory below {memory} makes smaller chunks)"
         )
-
-
-def _needs(requests: Requests) -> frozenset[str]:
-    """Return what the rankers before the decoder of these policies read."""
-    specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
-    return frozenset(need for spec in specs for need in make_ranker(spec).needs)

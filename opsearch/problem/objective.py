@@ -33,9 +33,6 @@ class Measure(Protocol):
 class SubsetMeasure(Measure, Protocol):
     """A measurement that may be confined to a part of the samples."""
 
-    def known(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
-        """Return the KL in nats that is already stored, float64[P, S]; nan where none is."""
-
     def on(self, policies: Sequence[Policy], samples: Sequence[int]) -> NDArray[np.float64]:
         """Return the KL of each policy on some samples, by their numbers, float64[P, s]."""
 

@@ -39,7 +39,7 @@ def opsearch(capsys):
 def folder(tmp_path_factory):
     """A finished run."""
     path = tmp_path_factory.mktemp("cli") / "run"
-    assert call(["run", *FEW, "--objective", "joint", "--out", str(path)]) == 0
+    assert call(["run", *FEW, "--objective=joint", "--complete", "--out", str(path)]) == 0
     return path
 
 

@@ -57,9 +57,6 @@ class Lookup:
         self.rows = {space.decode(row): i for i, row in enumerate(space.points.tolist())}
         self.table, self.asked = table, np.zeros(table.shape, int)
 
-    def known(self, policies):
-        return np.full((len(policies), self.table.shape[1]), np.nan)
-
     def on(self, policies, samples):
         rows = [self.rows[policy] for policy in policies]
         self.asked[np.ix_(rows, samples)] += 1
