@@ -174,7 +174,8 @@ def _applied_to(
         if not group.run.complete[rows].all():
             raise OpsearchError(
                 f"{group.label} did not measure every policy within {budgets[-1]} % of the FLOPs "
-                f"of {run.label}; run its search with a larger --budget"
+                f"of {run.label}; run its search with --complete and a larger "
+                "--budget"
             )
     choices = {by: [_choices(by, group, rows, sizes) for group in groups] for by in CHOSEN_BY}
     for target, (own, own_halves) in zip(groups, choices[JOINT], strict=True):

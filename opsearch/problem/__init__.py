@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Objective,
         Pairwise,
         Separable,
+        SubsetMeasure,
         Table,
     )
     from opsearch.problem.objective_factory import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         CountedProgress,
         ObjectiveFactory,
         ObjectiveSettings,
+        Raceable,
         require_any_objective,
     )
     from opsearch.problem.problem import Problem
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         Solution,
         Solver,
         Status,
+        TakesBounds,
         evaluations_within,
         infeasible,
         require_form,
@@ -93,6 +96,7 @@ __all__ = [
     "Problem",
     "Prompt",
     "Q",
+    "Raceable",
     "Ranker",
     "Separable",
     "Solution",
@@ -101,7 +105,9 @@ __all__ = [
     "SpaceFactory",
     "SpaceSettings",
     "Status",
+    "SubsetMeasure",
     "Table",
+    "TakesBounds",
     "evaluations_within",
     "infeasible",
     "live",
@@ -121,15 +127,17 @@ _NAMES = {
     "opsearch.problem.budget": "Budget",
     "opsearch.problem.constraint": "Constraint",
     "opsearch.problem.objective": (
-        "KL_DECIMALS KL_QUANTUM Blackbox Bounded Form Measure Objective Pairwise Separable Table"
+        "KL_DECIMALS KL_QUANTUM Blackbox Bounded Form Measure Objective Pairwise Separable "
+        "SubsetMeasure Table"
     ),
     "opsearch.problem.objective_factory": (
-        "Adaptable CountedProgress ObjectiveFactory ObjectiveSettings require_any_objective"
+        "Adaptable CountedProgress ObjectiveFactory ObjectiveSettings Raceable "
+        "require_any_objective"
     ),
     "opsearch.problem.problem": "Problem",
     "opsearch.problem.solution": (
-        "Limit Solution Solver Status evaluations_within infeasible require_form solution_at "
-        "solved without_point"
+        "Limit Solution Solver Status TakesBounds evaluations_within infeasible require_form "
+        "solution_at solved without_point"
     ),
     "opsearch.problem.spaces.base": (
         "ListedSpace Parameter Space SpaceFactory SpaceSettings unpruned"

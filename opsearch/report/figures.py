@@ -156,7 +156,7 @@ def _rank(title: str, stored: Stored) -> Figure:
         share = f"{100 * limit / flops.stock:.4g}%"
         raise OpsearchError(
             f"not all policies within {share} of the FLOPs were measured; use "
-            f"`{stored.again} --objective joint --solver grid --complete --budget {share}`"
+            f"`{stored.again} --objective joint --solver grid --budget {share} --complete`"
         )
     if (known := int(measured.complete.sum())) > _MOST_RANKED:
         raise OpsearchError(

@@ -193,7 +193,7 @@ def test_the_words_have_the_numbers_of_the_table():
 
 def test_a_real_run_has_an_ablation(tmp_path):
     config = {"samples": 6, "heldout": 0, "budget": ("15%",), "n_v": ("1/2", "1")}
-    run(RunConfig(**config, objective="joint", out=tmp_path / "run"))
+    run(RunConfig(**config, objective="joint", complete=True, out=tmp_path / "run"))
     rows = table([stored_run(tmp_path / "run")])
     assert rows["budget"].unique().tolist() == [15]
     assert rows["kl"].between(0, 20).all()

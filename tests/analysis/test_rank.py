@@ -198,7 +198,7 @@ def test_a_handful_of_policies_gets_no_rank_statistics_in_words():
 
 def test_a_real_run_is_graded(tmp_path):
     config = {"samples": 5, "heldout": 0, "budget": ("15%",), "n_v": ("1/4", "1/2", "1")}
-    run(RunConfig(**config, objective="joint", out=tmp_path / "run"))
+    run(RunConfig(**config, objective="joint", complete=True, out=tmp_path / "run"))
     measured = stored_run(tmp_path / "run")
     rows = table(measured)
     known = rows[rows["missing"] == 0]

@@ -49,11 +49,12 @@ def measured(folder, **settings):
 def folders(tmp_path_factory):
     """A run of each kind that is looked at: a table, a sum, one ranked inside the decoder."""
     root = tmp_path_factory.mktemp("runs")
+    every = {"objective": "joint", "solver": "grid", "complete": True}
     small = {"space": "tokens", "n_v": (".5", ".25"), "budget": ("60%",)}
     inside = {"space": "stages", "stages": 1, "ranker": "fastv", "budget": ("60%",)}
     return {
-        "joint": measured(root / "joint", objective="joint", solver="grid"),
-        "seed 1": measured(root / "seed 1", objective="joint", solver="grid", seed=1),
+        "joint": measured(root / "joint", **every),
+        "seed 1": measured(root / "seed 1", **every, seed=1),
         "tokens": measured(root / "tokens", **small, objective="additive", solver="grid"),
         "inside": measured(root / "inside", **inside),
     }

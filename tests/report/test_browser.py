@@ -53,7 +53,8 @@ onload = () => {
 def opened(tmp_path_factory):
     """Findings of the probe in the page of a run, and messages of the browser."""
     folder = tmp_path_factory.mktemp("browser") / "run"
-    run(RunConfig(samples=4, heldout=30, n_v=(".5",), objective="joint", out=folder))
+    settings = {"samples": 4, "heldout": 30, "n_v": (".5",), "objective": "joint"}
+    run(RunConfig(**settings, complete=True, out=folder))
     html = (folder / "report.html").read_text()
     # A word without an end, as data and models may hold, must not make the page wider.
     (folder / "report.html").write_text(html.replace("what ", "what" + "w" * 400 + " "))

@@ -56,7 +56,7 @@ def count_facts(page):
 def done(tmp_path_factory):
     """A finished run whose joint table is stored."""
     folder = tmp_path_factory.mktemp("report") / "run"
-    start(folder, objective="joint")
+    start(folder, objective="joint", complete=True)
     return folder
 
 
@@ -117,7 +117,7 @@ def test_all_figures_are_drawn(done):
 
 
 def test_families_of_enough_samples_are_held_against_each_other(tmp_path):
-    start(tmp_path / "run", objective="joint", samples=8, heldout=0)
+    start(tmp_path / "run", objective="joint", complete=True, samples=8, heldout=0)
     db = sqlite3.connect(tmp_path / "run" / "measurements.db")
     with db:
         db.execute("UPDATE sample SET family = iif(place % 2, 'odd', 'even')")
@@ -253,7 +253,8 @@ def hostile(tmp_path_factory):
     model = shutil.copytree(MODEL_DIR, folder / "<b onclick=alert(2)>&\"'")
     data = write_data(folder, family=f"</style></svg>$x${EVIL}")
     out = folder / "run"
-    start(out, model=str(model), data=data, samples=4, heldout=9, objective="joint")
+    settings = {"samples": 4, "heldout": 9, "objective": "joint", "complete": True}
+    start(out, model=str(model), data=data, **settings)
     give_answers(out, EVIL)
     save_report(out)
     return out
