@@ -31,7 +31,8 @@ class Measured:
         tables: By divergence ("kl", "reverse_kl", "js", "top1"): every point on every sample,
             float64[P, S], nan where not measured.
         alone: By divergence, per parameter of the space: that parameter at each of its V values
-            with all else unpruned, float64[V, S].
+            with all else unpruned, float64[V, S]. "taylor" holds the gradients of the gates that
+            they close, if the run took them.
         quantum: Unit of the values that solvers see, in nats.
     """
 

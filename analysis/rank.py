@@ -52,7 +52,7 @@ def grades(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFra
     records = []
     for size in sizes:
         proxy, true = proxies[:size, -1], joints[:size, -1]
-        spearman = _spearman(proxies[:size], joints[:size])
+        spearman = rank_correlation(proxies[:size], joints[:size])
         known = spearman[:-1][~np.isnan(spearman[:-1])]
         low, high = interval(known) if len(known) else (np.nan, np.nan)
         varied = not np.isnan(spearman[-1])
@@ -69,7 +69,7 @@ def grades(measured: Measured, rows: Rows, sizes: Rows, seed: int) -> pd.DataFra
     return pd.DataFrame(records)
 
 
-def _spearman(first: Array, second: Array) -> Array:
+def rank_correlation(first: Array, second: Array) -> Array:
     """Return Spearman's correlation of each pair of columns [N, W]; nan for a constant column."""
     from scipy.stats import rankdata
 

@@ -12,10 +12,12 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.pairwise import MeasuredPairs
+from opsearch.objectives.taylor import Taylor
 
 OBJECTIVES: dict[str, type[Any]] = {
     "additive": Additive,
     "joint": Joint,
     "pairwise": MeasuredPairs,
+    "taylor": Taylor,
     "attention": Attention,
 }

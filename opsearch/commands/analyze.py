@@ -88,13 +88,17 @@ def analyze(
 
 
 def _rank(folders: Sequence[Path], space: str | None) -> Analysis:
-    """Compare the proxy with the joint KL: rank correlation, and regret at every budget."""
-    from opsearch.analysis import rank
+    """Compare proxies with the joint KL: rank correlation, and regret at every budget."""
+    from opsearch.analysis import proxies, rank
 
     measured = stored_run(folders[0], space)
     policies, found = rank.policies(measured), rank.table(measured)
     tables = {"rank.csv": found, "policies.csv": policies}
-    return Analysis(tables, rank.draw(policies, found), rank.describe(found))
+    text = rank.describe(found)
+    if not (graded := proxies.table(measured)).empty:
+        tables["proxies.csv"] = graded
+        text += " " + proxies.describe(graded)
+    return Analysis(tables, rank.draw(policies, found), text)
 
 
 def _curves(folders: Sequence[Path], space: str | None) -> Analysis:

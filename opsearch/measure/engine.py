@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.shape import Shape
 from opsearch.formatting import format_amount
+from opsearch.measure.gates.gradients import gate_gradients
 from opsearch.measure.planning.batches import group_samples
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan, make_chunks
 from opsearch.measure.planning.memory import ON_CPU, MemoryBudget
@@ -68,6 +69,17 @@ class SampleMeasure:
         """Return for each sample the attention that its visual tokens get, float32[L, 2, N]."""
         engine = self.engine
         return received_attention(engine.model, engine.store, self.samples, self.progress)
+
+    def gate_gradients(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the gradient that each policy's closed gates have, float64[P, S].
+
+        They are taken in this process, also if workers measure.
+        """
+        engine = self.engine
+        engine.check_clip(policies)
+        return gate_gradients(
+            engine.model, engine.store, policies, self.samples, engine.positions, self.progress
+        )
 
 
 class Engine:
@@ -122,9 +134,7 @@ class Engine:
             OutOfMemoryError: Not even one policy fits on one sample.
         """
         requests = Requests(policies, samples)
-        specs = {spec for policy in requests.policies if (spec := before_decoder(policy))}
-        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
-        self._check_clip(needs)
+        needs = self.check_clip(requests.policies)
         plan = self._plan_missing(requests)
         if self.workers:
             plan = self.workers.share(plan)
@@ -148,12 +158,19 @@ class Engine:
         """Return the plan that `measure` would run for measurements missing from the store."""
         return self._plan_missing(Requests(policies, samples))
 
-    def _check_clip(self, needs: frozenset[str]) -> None:
-        """Raise RunFolderError where a CLIP model changed since stored measurements with it."""
+    def check_clip(self, policies: Sequence[Policy]) -> frozenset[str]:
+        """Return what the rankers before the decoder read.
+
+        Raises:
+            RunFolderError: A CLIP model among it changed since stored measurements with it.
+        """
+        specs = {spec for policy in policies if (spec := before_decoder(policy))}
+        needs = frozenset(need for spec in specs for need in make_ranker(spec).needs)
         for folder in clip_folders(needs):
             if folder not in self._checked:
                 self.store.require_checkpoint(folder, clip_digest(self.model, folder))
                 self._checked.add(folder)
+        return needs
 
     def _plan_missing(self, requests: Requests) -> MeasurementPlan:
         return self._chunks(requests.missing(self.store.get(requests.all_keys)), self.memory_budget)

@@ -28,6 +28,12 @@ class Measure(Protocol):
     def received_attention(self) -> list[Masses]:
         """Return the attention that visual tokens receive in the original, one array per sample."""
 
+    def gate_gradients(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the gradient that each policy's closed gates have on each sample, float64[P, S].
+
+        It is in nats per unit of a gate and at least 0, see `opsearch/measure/gates`.
+        """
+
 
 @runtime_checkable
 class SubsetMeasure(Measure, Protocol):

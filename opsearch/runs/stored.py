@@ -144,6 +144,22 @@ def open_stored(path: Path, config: RunConfig | None = None) -> Iterator[StoredS
         )
 
 
+def stored_gradients(
+    store: Store, samples: Sequence[StoredSample], policies: Sequence[Policy]
+) -> NDArray[np.float64]:
+    """Return the stored gradients of closed gates, float64[P, S], nan where nothing is stored."""
+    original = identity(policies[0].num_layers)
+    table = np.full((len(policies), len(samples)), np.nan)
+    for n_visual in {sample.n_visual for sample in samples}:
+        keys = canonical_keys(policies, n_visual)
+        found = store.gate_gradients(keys)
+        found |= {(original.canonical(n_visual), sample.item): 0.0 for sample in samples}
+        for column, sample in enumerate(samples):
+            if sample.n_visual == n_visual:
+                table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
+    return table
+
+
 @dataclass(frozen=True)
 class StoredMeasure:
     """Looks up the measurements of a run; what was not measured is nan.
@@ -191,6 +207,21 @@ class StoredMeasure:
             )
         return [found[key] for key in keys]
 
+    def gate_gradients(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the gradient that each policy's closed gates have, float64[P, S].
+
+        Raises:
+            RunFolderError: A gradient was not taken.
+        """
+        table = stored_gradients(self.run.store, self.run.samples, policies)
+        if np.isnan(table).any():
+            folder = self.run.folder
+            raise RunFolderError(
+                f"{folder.path} does not hold the gradients of these policies; `opsearch run "
+                f"--config {folder.config} --objective taylor` takes them"
+            )
+        return table
+
 
 def stored_run(path: Path, space: str | None = None) -> Measured:
     """Return what a run measured on its calibration samples.
@@ -216,6 +247,8 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
         quantum = run.noise_floor
         policies = PointPolicies(searched, np.concatenate(rows))
         found, _ = looked_up(run.store, run.samples, policies, COLUMNS)
+        closed = PointPolicies(searched, np.concatenate(single))
+        gradients = stored_gradients(run.store, run.samples, closed)
     ends = np.cumsum([len(group) for group in rows])[:-1]
     tables = {name: np.split(table, ends) for name, table in zip(COLUMNS, found, strict=True)}
     for parameter, kl in zip(searched.parameters, tables["kl"][1:], strict=True):
@@ -224,6 +257,9 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
                 f"{path} does not hold the individual divergences of {parameter.name}; "
                 f"`opsearch run --config {run.folder.config} --space {searched.name}` measures them"
             )
+    each_alone = {name: tuple(parts[1:]) for name, parts in tables.items()}
+    if not np.isnan(gradients).any():
+        each_alone["taylor"] = tuple(np.split(gradients, (ends - ends[0])[1:]))
     settings = run.config.model_dump(mode="json") | {"space": searched.name}
     return Measured(
         label=path.name,
@@ -233,7 +269,7 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
         items=tuple(run.item_digests),
         families=tuple(sample.family for sample in run.samples),
         tables={name: parts[0] for name, parts in tables.items()},
-        alone={name: tuple(parts[1:]) for name, parts in tables.items()},
+        alone=each_alone,
         quantum=quantum,
     )
 

@@ -200,7 +200,7 @@ def test_a_newer_format(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    is_refused(path, FACTS, 9, 4, "opsearch", "--out")
+    is_refused(path, FACTS, 9, 5, "opsearch", "--out")
 
 
 def test_answers_of_format_3_are_read_without_lengths(path):

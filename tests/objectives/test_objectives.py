@@ -158,7 +158,7 @@ def test_interpolation_never_leaves_the_range_of_its_nodes(values, points):
 
 def test_every_objective_says_its_name():
     assert all(factory().name == name for name, factory in OBJECTIVES.items())
-    assert set(OBJECTIVES) == {"additive", "attention", "joint", "pairwise"}
+    assert set(OBJECTIVES) == {"additive", "attention", "joint", "pairwise", "taylor"}
 
 
 def test_a_space_of_one_parameter_has_no_pairs():

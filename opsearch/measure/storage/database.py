@@ -10,7 +10,7 @@ from pathlib import Path
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 4
+_FORMAT = 5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -46,6 +46,11 @@ CREATE TABLE IF NOT EXISTS received (
   masses BLOB NOT NULL,
   PRIMARY KEY (context, item)
 );
+CREATE TABLE IF NOT EXISTS gate_gradient (
+  context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
+  value REAL NOT NULL,
+  PRIMARY KEY (context, policy, item)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoint (
   context INTEGER NOT NULL REFERENCES context, name TEXT NOT NULL, digest TEXT NOT NULL,
   PRIMARY KEY (context, name)

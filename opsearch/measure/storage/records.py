@@ -32,6 +32,21 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class GateGradient:
+    """Gradient of the gates that one policy closes on one sample.
+
+    Attributes:
+        policy: Canonical key of the policy.
+        item: Digest of the sample.
+        value: Nats per unit of a gate, at least 0.
+    """
+
+    policy: str
+    item: str
+    value: float
+
+
+@dataclass(frozen=True)
 class StoredAnswer:
     """The answer generated for a sample under a policy.
 

@@ -25,6 +25,7 @@ from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
     Compared,
+    GateGradient,
     Measurement,
     StoredAnswer,
     StoredSample,
@@ -224,6 +225,22 @@ class Store:
                     "WHERE context=? AND item IN (SELECT value FROM json_each(?))",
                     (self._context, theirs, json.dumps(list(items))),
                 )
+
+    def add_gate_gradients(self, gradients: Iterable[GateGradient]) -> None:
+        """Write gradients of gates in one transaction; existing values are kept."""
+        rows = [(self._context, *astuple(gradient)) for gradient in gradients]
+        with explained(self.path), transaction(self._db):
+            self._db.executemany("INSERT OR IGNORE INTO gate_gradient VALUES (?,?,?,?)", rows)
+
+    def gate_gradients(self, policies: Iterable[str]) -> dict[tuple[str, str], float]:
+        """Return the stored gradients of gates by (policy, item) for these canonical keys."""
+        found = {}
+        query = "SELECT policy, item, value FROM gate_gradient WHERE context=? AND policy=?"
+        with explained(self.path):
+            for policy in dict.fromkeys(policies):
+                for key, item, value in self._db.execute(query, (self._context, policy)):
+                    found[key, item] = value
+        return found
 
     def require_checkpoint(self, name: str, digest: str) -> None:
         """Remember the digest of a further checkpoint that policies name, e.g. a ranker's CLIP.

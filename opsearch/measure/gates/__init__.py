@@ -1,0 +1,1 @@
+"""Gates: gradients of the divergence with respect to a factor on each operation of each token."""
