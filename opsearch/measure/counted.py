@@ -32,15 +32,27 @@ class CountedMeasure:
 
     def __call__(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
         """Return the KL of each policy on each sample in nats, float64[P, S]."""
+        self._count(policies)
+        return self.measure(policies)
+
+    def on(self, policies: Sequence[Policy], samples: Sequence[int]) -> NDArray[np.float64]:
+        """Return the KL of each policy on some samples, by their numbers, float64[P, s]."""
+        self._count(policies)
+        return self.measure.on(policies, samples)
+
+    def _count(self, policies: Sequence[Policy]) -> None:
         most = max(sample.n_visual for sample in self.measure.samples)
         self.keys.update(canonical_keys(policies, most))
         if len(policies):
             self.keys.discard(identity(policies[0].num_layers).canonical(most))
-        return self.measure(policies)
 
     def received_attention(self) -> list[Masses]:
         """Return for each sample the attention that its visual tokens get, float32[L, 2, N]."""
         return self.measure.received_attention()
+
+    def gate_gradients(self, policies: Sequence[Policy]) -> NDArray[np.float64]:
+        """Return the gradient that each policy's closed gates have, float64[P, S]."""
+        return self.measure.gate_gradients(policies)
 
     @property
     def evaluations(self) -> int:

@@ -154,14 +154,15 @@ def _raced(
 ) -> NDArray[np.float64]:
     """Return the KL of each entry on each sample; only the first ones and the best have all."""
     policies = [entry.policy for entry in entries]
-    known = measure.known(policies)
-    first = measure(policies[:1])[0]  # tells which samples are hard
+    begun = measure(policies[:finalists])  # tell which samples are hard
+    known = np.full((len(policies), begun.shape[1]), np.nan)
+    known[:finalists] = begun
 
     def some(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         return measure.on([policies[row] for row in rows], columns.tolist())
 
-    hardest = np.argsort(-first, kind="stable").tolist()
-    return race(some, known, hardest, first=range(finalists), quantum=floor)
+    hardest = np.argsort(-begun.mean(axis=0), kind="stable").tolist()
+    return race(some, known, hardest, quantum=floor)
 
 
 def _chosen(table: NDArray[np.float64], finalists: int) -> int:
