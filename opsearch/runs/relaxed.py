@@ -21,6 +21,7 @@ EFFORT = 60.0
 """Seconds of `--effort` by default; a descent that needs more runs in its short form."""
 _WORK = 0.5  # of a step, in forwards of the original at the nominal speed, per sample
 _STEPS, _BATCH = (40, 400), (8, 32)  # fewest and most
+_PASSES = 50  # most steps that see a sample: more fit the policy to the few samples there are
 # Keys first, so that all tokens remain readable, and MLPs, which cost most, last. A start of equal
 # shares, or of those of FastV's schedule, ended in worse optima.
 _START = (0.6, 0.9, 0.15)
@@ -58,6 +59,7 @@ def plan_descent(estimate: EffortEstimate, samples: int, effort: float) -> Desce
     (fewest, most), (small, large) = _STEPS, _BATCH
     small, large = min(small, samples), min(large, samples)
     batch = int(np.clip(effort / (2 * fewest * sample), small, large))
+    most = max(min(most, _PASSES * samples // batch), fewest)
     steps = int(np.clip(effort / (batch * sample), fewest, most))
     needed = small * fewest * sample
     if needed > effort and effort != EFFORT:
