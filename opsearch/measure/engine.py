@@ -28,6 +28,7 @@ from opsearch.measure.storage.noise import ONE_BY_ONE, TOGETHER, noise_floor
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.passes import Passes
+from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.clip import clip_folders
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
@@ -189,10 +190,11 @@ class Engine:
     ) -> None:
         """Measure and store the plan chunk by chunk."""
         plan_progress = PlanProgress(plan, progress)
-        for chunk, measured in self._measured(plan, needs, plan_progress):
-            self.store.add(measured)
-            self.measured += len(measured)
-            plan_progress.finish(chunk)
+        with reused_memory():
+            for chunk, measured in self._measured(plan, needs, plan_progress):
+                self.store.add(measured)
+                self.measured += len(measured)
+                plan_progress.finish(chunk)
 
     def _measured(
         self, plan: MeasurementPlan, needs: frozenset[str], plan_progress: PlanProgress

@@ -158,6 +158,7 @@ class CausalAttention:
             heads = attended(
                 attn, gather_rows(flat_queries, query_index.gather(2, sort)), k, v, mask
             )
-            heads = heads.unflatten(0, (batch, -1))
-            kept = heads.gather(2, unsort[..., None].expand(-1, -1, -1, heads.shape[-1]))
-            yield attn.o_proj(kept.flatten(1, 2))
+            first = torch.arange(len(heads), device=heads.device).view(batch, -1, 1) * columns
+            # Much faster than to gather along a middle dimension.
+            kept = heads.flatten(0, 1).index_select(0, (unsort + first).flatten())
+            yield attn.o_proj(kept.unflatten(0, (batch, -1)))

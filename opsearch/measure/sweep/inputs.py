@@ -46,10 +46,15 @@ class Embeddings:
 
     def rotary(self, positions: Tensor) -> Pair:
         """Return cos and sin [..., B, R, hd] at positions int64[B, R]."""
-        leading = self.cos_sin[0].shape[:-3]
-        index = positions[..., None].expand(*leading, -1, -1, self.cos_sin[0].shape[-1])
-        cos, sin = (t.expand(*leading, len(positions), -1, -1) for t in self.cos_sin)
-        return cos.gather(-2, index), sin.gather(-2, index)
+        batch, length = self.cos_sin[0].shape[-3:-1]
+        if batch > 1:
+            first = torch.arange(batch, device=positions.device) * length
+            positions = positions + first[:, None]
+        cos, sin = (
+            t.flatten(-3, -2).index_select(-2, positions.flatten()).unflatten(-2, positions.shape)
+            for t in self.cos_sin
+        )
+        return cos, sin
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,17 @@ def equal_runs(table: Ints, columns: int) -> Iterator[Ints]:
     yield from np.split(table, changes)
 
 
+def concatenate_rows(sources: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Concatenate the rows of several sources, given in slabs [B, r, H, hd], as [R, H, hd]."""
+    sizes = [(len(slabs[0]), sum(slab.shape[1] for slab in slabs)) for slabs in sources]
+    like = sources[0][0]
+    result = like.new_empty(sum(batch * rows for batch, rows in sizes), *like.shape[2:])
+    parts = result.split([batch * rows for batch, rows in sizes])
+    for slabs, size, part in zip(sources, sizes, parts, strict=True):
+        torch.cat(list(slabs), 1, out=part.view(*size, *like.shape[2:]))
+    return result
+
+
 class SweepLayer:
     """One layer for all nodes.
 
@@ -213,9 +224,8 @@ class SweepLayer:
             ),
             (inputs.samples, states.text, inputs.tail.repeat(1, level.n_texts)),
         )
-        parts = [self._projected(*source) for source in sources]
-        keys, values = (torch.cat(part) for part in zip(*parts, strict=True))
-        return keys, values
+        keys, values = zip(*(self._projected(*source) for source in sources), strict=True)
+        return concatenate_rows(keys), concatenate_rows(values)
 
     def _orders_of(self, visual: Ints) -> tuple[Tensor, Ints]:
         """Return the distinct orders int64[G, O, N] of visual nodes, and the order of each node."""
@@ -229,14 +239,15 @@ class SweepLayer:
         index, _ = self._row_spans(self.level.order * self.orders.shape[2], sizes)
         return self.orders.flatten(1).index_select(1, index)
 
-    def _projected(self, embeddings: Embeddings, states: Tensor, positions: Tensor) -> Pair:
-        """Return keys and values [B * R, H_kv, hd] of rows [B, R, D] at these positions."""
-        parts = [
+    def _projected(
+        self, embeddings: Embeddings, states: Tensor, positions: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return keys and values of rows [B, R, D], in slabs [B, r, H_kv, hd]."""
+        slabs = [
             project_keys_values(self.layer.self_attn, normed, cos_sin)
             for normed, cos_sin in self._slabs(embeddings, states, positions)
         ]
-        keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
-        return keys.transpose(1, 2).flatten(0, 1), values.transpose(1, 2).flatten(0, 1)
+        return [k.transpose(1, 2) for k, _ in slabs], [v.transpose(1, 2) for _, v in slabs]
 
     def _queries(self, embeddings: Embeddings, states: Tensor, positions: Tensor) -> Tensor:
         """Return queries [B, R, H, hd] of rows [B, R, D] at these positions."""

@@ -15,6 +15,7 @@ from opsearch.measure.planning.chunks import Chunk
 from opsearch.measure.storage.records import Measurement
 from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.sweep.passes import Passes
+from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
 
@@ -57,7 +58,8 @@ class Worker:
         assert self._passes is not None  # load() comes first
         torch.set_num_threads(1)  # holds for this thread, not for the one that loaded
         try:
-            return self._passes.run(self._passes.rank(chunk, needs), self._on_layer)
+            with reused_memory():
+                return self._passes.run(self._passes.rank(chunk, needs), self._on_layer)
         finally:
             self._layer = -1
 
