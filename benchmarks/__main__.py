@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.code_size import code_size
 from benchmarks.cpu_latency import cpu_latency
 from benchmarks.engine import engine
+from benchmarks.engine_share import engine_share
 from benchmarks.fingerprint import fingerprint_speed
 from benchmarks.fronts import fronts
 from benchmarks.gpu_engine import gpu_engine
@@ -33,6 +34,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "layer-programs": lambda tiny, limit: layer_programs(),
     "fronts": lambda tiny, limit: fronts(),
     "engine": lambda tiny, limit: engine(),
+    "engine-share": lambda tiny, limit: engine_share(tiny),
     "gpu-engine": gpu_engine,
     "scaling": lambda tiny, limit: scaling(),
     "gpu-latency": gpu_latency,
@@ -55,7 +57,7 @@ def main() -> int:
         "--tiny",
         action="store_true",
         help="latency and gpu suites, rankers, fingerprint: models of few weights, on any device; "
-        "racing: few samples",
+        "racing: few samples; engine-share: two samples",
     )
     parser.add_argument(
         "--seconds",

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from benchmarks.engine import compared, shared
+from benchmarks.engine_share import engine_share
 from benchmarks.individual import individual
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.spaces.depth import depth_space, dop_space
@@ -43,3 +44,10 @@ def test_questions_on_one_image_cost_less_than_on_their_own():
     row = shared(questions=3, side=3, layers=4)
     assert row["questions"] == 3
     assert row["forwards_one_image"] < row["forwards_own_images"]
+
+
+def test_the_share_of_the_matmul_peak():
+    individual_row, unrelated = engine_share(tiny=True)
+    assert (unrelated["policies"], unrelated["samples"]) == (32, 2)
+    assert individual_row["policies"] > unrelated["policies"]
+    assert all(0 < row["share_of_matmul_peak"] < 1 for row in (individual_row, unrelated))
