@@ -29,6 +29,7 @@ from opsearch.measure.sweep.original import (
     make_reference,
     merge_references,
 )
+from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
 from opsearch.rankers.base import Ranker
@@ -90,7 +91,7 @@ class RelaxedDivergence:
             OutOfMemoryError: The states of one sample do not fit.
         """
         divergences, total = [], np.zeros_like(shares)
-        with _frozen(self.model):
+        with _frozen(self.model), reused_memory():
             for batch in self._batches([self.samples[index] for index in indices]):
                 kl, gradient = self._measured(shares, width, batch)
                 divergences.append(kl)
