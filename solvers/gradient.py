@@ -10,7 +10,7 @@ from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.operations import is_gradual
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GradientDescent:
 
     def require(self, space: Space) -> None:
         """Raise OpsearchError for a space other than `shares`."""
-        if not (isinstance(space, OperationSpace) and space.gradual):
+        if not is_gradual(space):
             raise OpsearchError(
                 f"solver {self.name!r} moves the share of tokens in every operation a little at a "
                 f"time, which space {space.name!r} does not allow; use --space shares"

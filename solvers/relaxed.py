@@ -29,24 +29,47 @@ class Budgeted:
     """Shares within a budget.
 
     Attributes:
-        spent: Cost of shares over the limit; at most 1 is within the budget.
-        prices: Cost of each operation's whole share over that of the dearest one, float64[L, 3].
+        spent: Returns each cost of shares over its limit, float64[C]; up to 1 is within the budget.
+        prices: Of each cost, that of an operation's whole share over that of the dearest one,
+            float64[C, L, 3]; 0 where it costs nothing.
+        least: Lowest share of each operation, float64[L, 3]; None: 0.
     """
 
-    spent: Callable[[Shares], float]
-    prices: Shares
+    spent: Callable[[Shares], NDArray[np.float64]]
+    prices: NDArray[np.float64]
+    least: Shares | None = None
 
     def nearest(self, shares: Shares) -> Shares:
         """Shift shares along the prices, up or down, until the budget is used."""
-        low, high = -1.0 / self.prices.min(), 1.0 / self.prices.min()
+        shares = self._shifted(shares, self._tightest(shares))
+        while (spent := self.spent(shares)).max() > 1:  # by another cost, so that they only fall
+            lowered = self._shifted(shares, int(spent.argmax()))
+            if np.array_equal(lowered, shares):
+                break  # not even the least shares are within the budget
+            shares = lowered
+        return shares
+
+    def price(self, shares: Shares) -> Shares:
+        """Return the prices in the cost that limits these shares."""
+        price: Shares = self.prices[self._tightest(shares)]
+        return price
+
+    def _tightest(self, shares: Shares) -> int:
+        return int(self.spent(shares).argmax())
+
+    def _shifted(self, shares: Shares, cost: int) -> Shares:
+        """Shift shares along the prices of one cost until its limit is reached."""
+        price, least = self.prices[cost], 0.0 if self.least is None else self.least
+        high = 1.0 / price[price > 0].min()
+        low = -high
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if self.spent(np.clip(shares - middle * self.prices, 0, 1)) <= 1:
+            if self.spent(np.clip(shares - middle * price, least, 1))[cost] <= 1:
                 high = middle
             else:
                 low = middle
-        nearest: Shares = np.clip(shares - high * self.prices, 0, 1)
-        return nearest
+        shifted: Shares = np.clip(shares - high * price, least, 1)
+        return shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +98,7 @@ class RelaxedDescent:
         for step in range(self.steps):
             done = step / max(self.steps - 1, 1)
             values, slope = gradient(shares, first * (last / first) ** done, next(batches))
-            slope = _along_budget(slope, shares, budget.prices)
+            slope = _along_budget(slope, shares, budget.price(shares))
             mean = _MEAN * mean + (1 - _MEAN) * slope
             square = _SQUARE * square + (1 - _SQUARE) * slope**2
             unbiased = mean / (1 - _MEAN ** (step + 1))
@@ -103,5 +126,7 @@ def _batches(samples: int, size: int, seed: int) -> Iterator[list[int]]:
     size = min(size, samples)
     while True:
         if len(order) < size:
-            order = draw.permutation(samples).tolist()
+            left, again = order, draw.permutation(samples).tolist()
+            # Those left over come first now and last in the next round, so never twice in a batch.
+            order = sorted(again, key=lambda sample: sample not in left) + left
         yield [order.pop() for _ in range(size)]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import UnknownNameError
+from opsearch.formatting import format_duration
 from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import Estimate
@@ -23,7 +24,9 @@ from opsearch.progress import Progress
 from opsearch.runs.choose import SearchChoice, choose_by_estimate
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import CoarseWork, EffortEstimate, planned_memory
+from opsearch.runs.relaxed import DescentPlan, plan_descent
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
+from opsearch.solvers.gradient import GradientDescent
 
 # Text tokens of a typical prompt of a 7B model: system prompt before the image, question after it.
 _HEAD, _TAIL = 35, 30
@@ -97,10 +100,13 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
 
 
 def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice) -> DryRun:
-    space, feasible, estimates = estimate.space, None, {}
-    if space.listed:
+    space, feasible, estimates = estimate.space, None, dict[str, Estimate]()
+    chosen = choice.reason or f"objective {choice.objective.name}, as requested"
+    if isinstance(choice.solver, GradientDescent):
+        chosen = f"{chosen}, in {_described(plan_descent(estimate, settings.effort))}"
+    elif space.listed:
         feasible, estimates["joint"] = int(estimate.feasible.sum()), estimate.joint
-    if space.parameters_act_alone:
+    if space.parameters_act_alone and not isinstance(choice.solver, GradientDescent):
         single = _single(space, Additive.from_settings(settings.proxy))
         estimates["additive"] = estimate.of(single)
         if choice.objective.name == MeasuredPairs.name:  # the pairs of others are not known
@@ -123,7 +129,16 @@ def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoi
         coarse=coarse,
         memory=estimate.memory,
         device=estimate.device,
-        chosen=choice.reason or f"objective {choice.objective.name}, as requested",
+        chosen=chosen,
+    )
+
+
+def _described(plan: DescentPlan) -> str:
+    """Describe the steps of a descent."""
+    steps, batch = plan.descent.steps, plan.descent.batch
+    return (
+        f"{steps} steps of {batch} samples that take about {format_duration(plan.seconds)}; a race "
+        "of its policies against baselines follows"
     )
 
 

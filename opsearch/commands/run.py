@@ -27,6 +27,7 @@ from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import save_environment
 from opsearch.runs.portfolio import portfolio
 from opsearch.runs.prepare import Prepared, prepare, settle
+from opsearch.runs.relaxed import plan_descent
 from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
@@ -90,6 +91,8 @@ def search_and_save(
     Raises:
         OpsearchError: The folder is in use, or the search ends without a policy.
     """
+    if isinstance(prepared.choice.solver, GradientDescent):  # too short an effort fails now
+        plan_descent(prepared.effort_estimate, prepared.settings.effort)
     if prepared.choice.reason:
         progress.say(prepared.choice.reason)
     folder, prefill = RunFolder(prepared.config.out), None

@@ -17,6 +17,7 @@ from opsearch.measure.engine import SampleMeasure
 from opsearch.objectives.additive import Additive
 from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.operations import is_gradual
 from opsearch.progress import Progress
 from opsearch.runs.config import RunConfig
 from opsearch.runs.exact_front import front_row, summed_front
@@ -51,7 +52,7 @@ def searched_front(
     given = {"out": folder, "budget": (f"100% {cost}",)}
     settled = settle(RunConfig.load(run.config).changed(**given))
     space = settled.settings.space
-    if space.per_operation is None:
+    if space.per_operation is None or is_gradual(space):
         step = (
             f"`opsearch run --config {run.config} --objective joint --complete --budget 100%` with "
             "a larger --effort measures its exact front"

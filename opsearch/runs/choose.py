@@ -12,10 +12,10 @@ from opsearch.problem.objective import Form
 from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory, Raceable
 from opsearch.problem.solution import Solver, TakesBounds, require_form
 from opsearch.problem.spaces.base import Space
-from opsearch.problem.spaces.operations import OperationSpace
+from opsearch.problem.spaces.operations import is_gradual
 from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import SearchSettings, make_objective, make_solver, require_start
-from opsearch.runs.verify import require_proxy
+from opsearch.runs.verify import PROXIES, require_proxy
 from opsearch.solvers.gradient import GradientDescent
 
 _DEFAULT_SOLVER: dict[Form, str] = {
@@ -86,6 +86,8 @@ def choose(
     if objective.form not in solver.forms:
         require_form(objective, solver, _fitting_solvers(space))
     solver.require(space)
+    if is_gradual(space):
+        _require_few(space, objective, solver)
     if settings.verify:
         require_proxy(objective)
     return SearchChoice(objective, solver, reason, races(settings, objective, solver))
@@ -93,14 +95,25 @@ def choose(
 
 def _default_solver(form: Form, space: Space) -> str:
     """Return the name of the solver of an objective of this form."""
-    if form == "blackbox" and _is_gradual(space):
+    if form == "blackbox" and is_gradual(space):
         return GradientDescent.name
     return _DEFAULT_SOLVER[form]
 
 
-def _is_gradual(space: Space) -> bool:
-    """Return whether the space is one of shares, which gradients can search."""
-    return isinstance(space, OperationSpace) and space.gradual
+def _require_few(space: Space, objective: ObjectiveFactory, solver: Solver) -> None:
+    """Raise OpsearchError if the value of every share alone would be measured."""
+    if objective.form in PROXIES:
+        asked = f"objective {objective.name!r} adds up"
+    elif solver.takes_start:
+        asked = f"solver {solver.name!r} starts from"
+    else:
+        return
+    alone = sum(len(parameter.values) for parameter in space.parameters)
+    raise OpsearchError(
+        f"{asked} the divergences of each share alone, and space {space.name!r} has {alone:,} of "
+        f"them to measure on every sample; use --solver {GradientDescent.name} there, or --space "
+        "operations"
+    )
 
 
 def _may_race(settings: SearchSettings) -> bool:
@@ -154,7 +167,7 @@ def _objective_name(settings: SearchSettings, seconds: float, coarse: float) -> 
     space, solver, effort = settings.space, settings.solver, settings.effort
     if space.only_objective is not None:
         return space.only_objective, f": space {space.name} has no other"
-    if solver is None and _is_gradual(space) and not settings.verify:
+    if solver is None and is_gradual(space) and not settings.verify:
         return "joint", ": its gradient moves all shares at once"
     if settings.verify:
         return "additive", ": --verify corrects a proxy"

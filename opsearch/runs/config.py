@@ -34,6 +34,7 @@ _LAST = "out"  # last setting of the file, so that its absence shows a truncated
 SHARES = "shares"
 """The space that is searched where nothing is said of the space, the objective or the solver."""
 SHARES_SAMPLES = 1024
+_OWN_SOLVER = "gradient"
 _OF_OTHERS = (
     *("objective", "solver", "kv", "stages", "tie", "groups", "n_v"),
     *("points", "pairs", "verify", "evaluations", "complete"),
@@ -43,20 +44,23 @@ _OF_OTHERS = (
 def default_space(given: Mapping[str, Any]) -> str:
     """Return the space of settings that name none.
 
-    It is `shares`, and `dop` where an objective, a solver, a setting of another space, or a ranker
-    is given whose order depends on the number of tokens or arises inside the decoder.
+    It is `shares`, and `dop` where an objective, a solver other than its own, a setting of another
+    space, or a ranker is given whose order depends on the number of tokens or arises inside the
+    decoder.
 
     Args:
-        given: Settings by name; those with their default value do not count.
+        given: Settings by name, not yet checked; those with their default value do not count.
     """
     fields = RunConfig.model_fields
+    if given.get("solver") == _OWN_SOLVER:
+        return SHARES
     named = (given.get(name, fields[name].default) != fields[name].default for name in _OF_OTHERS)
     return "dop" if any(named) or not _nested(given.get("ranker")) else SHARES
 
 
-def _nested(ranker: str | None) -> bool:
+def _nested(ranker: Any) -> bool:
     """Return whether a ranker orders tokens before the decoder, equally for all their numbers."""
-    if ranker is None:
+    if not isinstance(ranker, str):
         return True
     spec = parse_ranker(ranker)
     return not spec.inside and make_ranker(spec).nested
@@ -83,7 +87,8 @@ class RunConfig(BaseModel):
         groups: Rising shares of the visual tokens, 1 the last, for the space operations; None:
             1/4 and 1.
         n_v: Shares of the visual tokens: 16 or 8 standard ones, or a list.
-        ranker: Ranker of the visual tokens; None: that of the model's family.
+        ranker: Ranker of the visual tokens; None: that of the model's family, or divprune in the
+            space shares where the family's is not nested.
         budget: One budget per cost.
         objective: None: chosen by the time that measuring takes.
         points: Values that the additive proxy measures per parameter; None: all.
@@ -191,8 +196,13 @@ class RunConfig(BaseModel):
 
         Steps of gradient descent take a few of them at a time, so that many cost little there.
         """
-        usual = SHARES_SAMPLES if self.space.startswith(SHARES) else SAMPLES
+        usual = SHARES_SAMPLES if self.searches_shares else SAMPLES
         return usual if self.samples is None else self.samples
+
+    @property
+    def searches_shares(self) -> bool:
+        """True if the space is `shares`."""
+        return self.space == SHARES
 
     @property
     def model_spec(self) -> ModelSpec:

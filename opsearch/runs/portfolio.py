@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from time import perf_counter
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
-from opsearch.models.encoding import Sample
 from opsearch.objectives.racing import race
 from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.baseline import candidates
@@ -26,17 +25,14 @@ from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM, Blackbox, rounded_mean
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status, solution_at
-from opsearch.problem.spaces.operations import GROUPS, operations_space
+from opsearch.problem.spaces.base import ListedSpace, Parameter
 from opsearch.progress import Progress, Tick
 from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.relaxed import budget_of_shares, descended, plan_descent
+from opsearch.runs.relaxed import budget_of_shares, descended, plan_descent, seen_samples
 from opsearch.runs.setup import make_constraints, make_cost
 from opsearch.solvers.gradient import GradientDescent
 from opsearch.solvers.interrupts import interrupts
-
-_COMPARED = 4  # one of so many calibration samples is kept from the descent
-_FEWEST = 32  # samples of which a part is kept; fewer are all used for both
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,29 @@ class _Entry:
         return f"{facts['baseline']} {facts['setting']}".strip()
 
 
+@dataclass(frozen=True)
+class _OnePolicy(ListedSpace):
+    """The policy of a baseline, which may rank inside the decoder or count in tokens."""
+
+    policy: Policy
+    name: ClassVar[str] = "baselines"
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return self.policy.num_layers
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """The only row, which has no values."""
+        return np.zeros((1, 0), np.int64)
+
+    def decode(self, point: Sequence[int]) -> Policy:
+        """Return the policy."""
+        return self.policy
+
+
 def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[Problem, Solution]:
     """Search the policy of lowest KL in token shares and among the baselines.
 
@@ -78,7 +97,7 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
     joint = lazy_joint(space, SampleMeasure(engine, samples), KL_QUANTUM)
     problem = Problem(space, joint, prepared.constraints)
     with progress.stage("gradient descent on token shares") as tick:
-        finalists = _descend(prepared, engine, problem, tick)
+        finalists, undone = _descend(prepared, engine, problem, tick)
     with progress.stage("racing its policies against baselines", "FLOPs") as tick:
         floor = engine.noise_floor(samples, tick)
         measure = SampleMeasure(engine, samples, tick)
@@ -97,13 +116,22 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
         seed=prepared.settings.seed,
         seconds=perf_counter() - started,
         note=_note(entries, table, best, len(finalists)),
+        stopped=undone > 0,
     )
+    if undone:
+        note = f"{solution.note}; the descent was stopped with {undone} of its steps left"
+        solution = replace(solution, note=note)
     return problem, solution
 
 
-def _descend(prepared: Prepared, engine: Engine, problem: Problem, tick: Tick) -> list[int]:
-    """Return the points that a descent passes."""
-    settings, kept = prepared.settings, prepared.calibration[: _kept(prepared.calibration)]
+def _descend(
+    prepared: Prepared, engine: Engine, problem: Problem, tick: Tick
+) -> tuple[list[int], int]:
+    """Return the points that a descent passes, and the number of steps left when Ctrl-C came."""
+    settings, kept = (
+        prepared.settings,
+        prepared.calibration[: seen_samples(len(prepared.calibration))],
+    )
     ranker = make_ranker(prepared.ranker)
     gradient = RelaxedDivergence(
         engine.model, kept, ranker, settings.positions, int(engine.memory_budget.memory)
@@ -113,22 +141,16 @@ def _descend(prepared: Prepared, engine: Engine, problem: Problem, tick: Tick) -
         for c in prepared.constraints
     ]
     n_visual, n_other = np.mean([s.shape for s in prepared.calibration], axis=0).round().astype(int)
-    budget = budget_of_shares(costs, prepared.shape.layers, int(n_visual), int(n_other))
-    descent = plan_descent(prepared.effort_estimate, len(kept), settings.effort).descent
-    points: list[int] = []
+    layers, kept_operations = prepared.shape.layers, settings.space_settings.keep or ()
+    budget = budget_of_shares(costs, layers, max(int(n_visual), 1), int(n_other), kept_operations)
+    descent = plan_descent(prepared.effort_estimate, settings.effort).descent
     with interrupts() as stop:
         steps = descended(descent, gradient, budget, problem, len(gradient.samples), settings.seed)
         for step, passed in steps:
             tick(step, descent.steps)
             if stop.is_set() or step == descent.steps:
-                points = passed()
-                break
-    return points
-
-
-def _kept(samples: Sequence[Sample]) -> int:
-    """Return the number of first samples that the descent sees; the others compare its points."""
-    return len(samples) - len(samples) // _COMPARED if len(samples) >= _FEWEST else len(samples)
+                return passed(), descent.steps - step
+    raise AssertionError("a descent has steps")
 
 
 def _baselines(prepared: Prepared) -> list[Policy]:
@@ -174,7 +196,7 @@ def _chosen(table: NDArray[np.float64], finalists: int) -> int:
     means = table.mean(axis=1)  # nan where the race dropped an entry
     baselines = means[finalists:]
     bar = np.nanmin(baselines) if np.isfinite(baselines).any() else np.inf
-    unseen = table[:finalists, _kept(table[0]) :]
+    unseen = table[:finalists, seen_samples(table.shape[1]) :]
     unseen = unseen if unseen.size else table[:finalists]
     order = np.lexsort((means[:finalists], unseen.mean(axis=1)))
     for index in order.tolist():
@@ -187,19 +209,12 @@ def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Proble
     """Return a problem whose space holds the policy of an entry, and its point there."""
     if entry.point is not None:
         return problem, entry.point
-    policy, layers = entry.policy, prepared.shape.layers
-    shares = {share for triple in policy.counts for share in triple if share}
-    groups = tuple(sorted({*shares, Fraction(1)}))
-    groups = groups if len(groups) > 1 else GROUPS
-    ranker = policy.rankers[0][1] if policy.rankers else prepared.ranker
-    space = operations_space(layers, ranker=ranker, groups=groups)
+    space = _OnePolicy(entry.policy)
     pairs = [sample.shape for sample in prepared.calibration]
     limits = make_constraints(
         prepared.settings.budgets, prepared.shape, space, pairs, prepared.table
     )
-    levels = [Fraction(0), *groups]
-    row = [levels.index(Fraction(policy.counts[at][module])) for at, module in space.operations]
-    return replace(problem, space=space, constraints=limits), space.index_of([*row, 0])
+    return replace(problem, space=space, constraints=limits), 0
 
 
 def _note(entries: Sequence[_Entry], table: NDArray[np.float64], best: int, finalists: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -13,6 +13,7 @@ from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import MODULES
 from opsearch.problem.problem import Problem
+from opsearch.problem.spaces.base import Operation
 from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.effort import EffortEstimate, nominal_speed
 from opsearch.solvers.relaxed import Budgeted, Gradient, RelaxedDescent, Shares
@@ -26,7 +27,15 @@ _PASSES = 50  # most steps that see a sample: more fit the policy to the few sam
 # shares, or of those of FastV's schedule, ended in worse optima.
 _START = (0.6, 0.9, 0.15)
 _SHOWN = (0.7, 0.8, 0.9, 1.0)  # parts of the descent after which its point is a finalist
+_TRIED = 8  # shares that may be raised where dearer ones before them do not fit
+_COMPARED = 4  # one of so many calibration samples is kept from the descent
+_FEWEST = 32  # samples of which a part is kept; fewer are all used for both
 _AVERAGED = 0.9  # decay of the mean of the last shares
+
+
+def seen_samples(samples: int) -> int:
+    """Return the number of first samples that a descent sees; the others compare its points."""
+    return samples - samples // _COMPARED if samples >= _FEWEST else samples
 
 
 @dataclass(frozen=True)
@@ -42,19 +51,18 @@ class DescentPlan:
     seconds: float
 
 
-def plan_descent(estimate: EffortEstimate, samples: int, effort: float) -> DescentPlan:
+def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
     """Return the longest descent within `effort` seconds, or the shortest one.
 
     Args:
         estimate: Shapes of the samples, and the device.
-        samples: Number of samples that the descent draws from.
         effort: Seconds.
 
     Raises:
         OpsearchError: The effort is below `EFFORT` and too short; names the seconds it needs.
     """
     stock = estimate.constraints[0]
-    forward = _forward(estimate) / stock.samples
+    forward, samples = _forward(estimate) / stock.samples, seen_samples(stock.samples)
     sample = _WORK * forward / nominal_speed(estimate.device)
     (fewest, most), (small, large) = _STEPS, _BATCH
     small, large = min(small, samples), min(large, samples)
@@ -84,7 +92,11 @@ def _forward(estimate: EffortEstimate) -> float:
 
 
 def budget_of_shares(
-    costs: Sequence[tuple[Cost, float]], layers: int, n_visual: int, n_other: int
+    costs: Sequence[tuple[Cost, float]],
+    layers: int,
+    n_visual: int,
+    n_other: int,
+    kept: Collection[Operation] = (),
 ) -> Budgeted:
     """Return a budget for shares, counted on a sample of mean size.
 
@@ -93,24 +105,27 @@ def budget_of_shares(
         layers: Number of decoder layers.
         n_visual: Visual tokens of the sample.
         n_other: Its other tokens.
+        kept: Operations that are never pruned.
     """
 
-    def used(shares: Shares) -> float:
+    def used(shares: Shares) -> NDArray[np.float64]:
         counts = np.rint(shares * n_visual).astype(np.int64)
-        return max(
+        shares_of_limits = [
             int(cost.of(counts, n_visual, n_other)) / (limit * cost.stock(n_visual, n_other))
             for cost, limit in costs
-        )
+        ]
+        return np.array(shares_of_limits)
 
     half = np.full((layers, len(MODULES)), 0.5)
-    prices = np.zeros_like(half)
+    prices = np.zeros((len(costs), *half.shape))
     for at in np.ndindex(*half.shape):
         raised = half.copy()
         raised[at] = 1.0
-        prices[at] = used(raised) - used(half)
-    prices /= prices.max()
-    # Dead operations cost nothing and have no gradient either.
-    return Budgeted(used, np.where(prices > 0, prices, 1.0))
+        prices[:, *at] = np.maximum(used(raised) - used(half), 0)
+    least = np.zeros_like(half)
+    for operation in kept:
+        least[operation] = 1.0
+    return Budgeted(used, prices / prices.max(axis=(1, 2), keepdims=True), least)
 
 
 def descended(
@@ -172,10 +187,21 @@ def nearest_point(problem: Problem, shares: Shares) -> int:
         if not np.isfinite(lost).any():
             break
         row[int(lost.argmin())] -= 1
-    for _ in range(2):
-        for at in np.argsort(-(wanted - lowest - row), kind="stable").tolist():
-            raised = row.copy()
-            raised[at] += 1
-            if raised[at] + lowest[at] <= steps and problem.within(point(raised)):
-                row = raised
+
+    def raised(chosen: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        higher: NDArray[np.int64] = row.copy()
+        higher[chosen] += 1
+        return higher
+
+    order = np.argsort(-(wanted - lowest - row), kind="stable")
+    order = order[row[order] + lowest[order] < steps]
+    low, high = 0, len(order)  # each check counts the cost of all samples
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = problem.within(point(raised(order[:middle])))
+        low, high = (middle, high) if fits else (low, middle - 1)
+    row = raised(order[:low])
+    for at in order[low : low + _TRIED]:
+        if problem.within(point(raised([at]))):
+            row = raised([at])
     return point(row)

@@ -100,7 +100,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
     Raises:
         OpsearchError: A name is unknown, or settings do not go together; names the option.
     """
-    spec = parse_ranker(config.ranker) if config.ranker else ranker
+    spec = parse_ranker(config.ranker) if config.ranker else _default_ranker(config, ranker)
     n_v = _N_V[config.n_v] if isinstance(config.n_v, str) else _shares(config.n_v)
     keep = parse_keep(config.keep, layers) if config.keep else None
     settings = SpaceSettings(
@@ -133,6 +133,13 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         answer_tokens=config.answer_tokens,
         seed=config.seed,
     )
+
+
+def _default_ranker(config: RunConfig, of_family: RankerSpec) -> RankerSpec:
+    """Return the family's ranker, or for space `shares` one that is nested and fits any family."""
+    if config.searches_shares and not make_ranker(of_family).nested:
+        return RankerSpec("divprune")
+    return of_family
 
 
 def make_space(text: str, settings: SpaceSettings) -> Space:
@@ -182,7 +189,8 @@ def check_nested(space: Space, ranker: RankerSpec | None) -> None:
     if ranker is None or ranker.inside or space.most_counts <= 1:
         return
     if not make_ranker(ranker).nested:
-        fewer = "--stages 1" if space.per_operation is None else "two groups, e.g. --groups 1/4,1"
+        fewer = "two groups, e.g. --space operations --groups 1/4,1"
+        fewer = "--stages 1" if space.per_operation is None else fewer
         raise OpsearchError(
             f"ranker {ranker} gives another order for each count, but policies of space "
             f"{space.name} keep up to {space.most_counts} different counts; use {fewer}, or a "

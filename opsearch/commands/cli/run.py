@@ -270,6 +270,9 @@ def _settings(context: typer.Context) -> RunConfig:
         typed = {name for name in context.params if was_typed(context, name)}
         typed |= {"out"} if "out_folder" in typed else set()
         changes = {name: value for name, value in given.items() if name in typed}
-        return RunConfig.load(config).changed(**changes)
+        loaded = RunConfig.load(config)
+        if loaded.searches_shares and {"space", "objective"} & typed:
+            changes.setdefault("solver", None)  # no other space or objective has gradients
+        return loaded.changed(**changes)
     given["space"] = given["space"] or default_space(given)
     return RunConfig.checked(**given)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
 from opsearch.costs.exact import Integers, weighted_sum
@@ -71,9 +73,19 @@ class CountedCosts:
 
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""
-        point = np.array([self.space.row(index)], np.int64)
-        counts = {n: self.space.resolved(point, n) for n in {n for n, _ in self.pairs}}
-        return sum(k * int(self.cost.of(counts[n], n, t)[0]) for (n, t), k in self.pairs.items())
+        row = self.space.row(index)
+        levels = self.space.live_levels(row)
+        counts = {n: tokens[row[-1]][levels] for n, tokens in self._tokens.items()}
+        return sum(k * int(self.cost.of(counts[n], n, t)) for (n, t), k in self.pairs.items())
+
+    @cached_property
+    def _tokens(self) -> dict[int, NDArray[np.int64]]:
+        """Tokens of each level by the number of visual tokens, int64[n_v, levels] each."""
+        levels, shares = self.space.levels, self.space.shares
+        return {
+            n: np.array([[resolve_fraction(x * n_v, n) for x in levels] for n_v in shares])
+            for n in {n for n, _ in self.pairs}
+        }
 
     def cheapest(self) -> int:
         """Return the number of a cheapest point; more tokens never cost less."""

@@ -29,6 +29,7 @@ from opsearch.problem.spaces.base import (
     Operation,
     Parameter,
     PointCosts,
+    Space,
     SpaceSettings,
     UnlistedSpace,
 )
@@ -180,11 +181,11 @@ class OperationSpace(UnlistedSpace):
 
     def raise_unlistable(self) -> NoReturn:
         """Raise OpsearchError: the space is too large to list."""
+        solvers = "ortools or scipy, or for --objective joint with local, greedy or optuna"
         raise OpsearchError(
             f"space {self.name!r} has {len(self.levels)}^{len(self.operations)} x "
-            f"{len(self.shares)} points, too many to list; search it with --solver ortools or "
-            "scipy, or for --objective joint with local, greedy or optuna; use another space where "
-            "a list is required"
+            f"{len(self.shares)} points, too many to list; search it with --solver "
+            f"{'gradient' if self.gradual else solvers}; use another space where a list is required"
         )
 
 
@@ -290,6 +291,11 @@ def shares_space(
         ranker=ranker,
         kept=searchable(layers, kept),
     )
+
+
+def is_gradual(space: Space) -> bool:
+    """Return whether a space is one of shares, which gradients can search."""
+    return isinstance(space, OperationSpace) and space.gradual
 
 
 def check_groups(groups: Sequence[Fraction]) -> None:
