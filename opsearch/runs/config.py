@@ -20,7 +20,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.spaces.base import STAGES
 from opsearch.problem.spaces.operations import check_groups
-from opsearch.rankers import make_ranker
+from opsearch.rankers import known_ranker, make_ranker
 from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
@@ -63,6 +63,7 @@ def _nested(ranker: Any) -> bool:
     if not isinstance(ranker, str):
         return True
     spec = parse_ranker(ranker)
+    known_ranker(spec)  # which names those inside the decoder, too
     return not spec.inside and make_ranker(spec).nested
 
 

@@ -30,7 +30,12 @@ sys.exit(code)
 SHAPE = ("run", "--dry-run", "--shape", "llava-1.5-7b")
 MEASURED = ("rank", "curves", "interactions", "ablation", "outcomes", "rivals")
 OF_A_COMPARISON = ("pareto", "tables")
-OF_OTHER_FORMS = ("local", "greedy", "bisection")  # they do not solve the sum of the run
+OF_OTHER_FORMS = (
+    "local",
+    "greedy",
+    "bisection",
+    "gradient",
+)  # they do not solve the sum of the run
 
 
 def light(*arguments):
@@ -64,7 +69,8 @@ def folders(tmp_path_factory):
     ("arguments", "words"),
     [
         (("list",), "vispruner"),
-        ((*SHAPE,), "within"),
+        ((*SHAPE,), "steps"),
+        ((*SHAPE, "--space", "dop"), "within"),
         ((*SHAPE, "--space", "stages", "--stages", "1"), "policies"),
         ((*SHAPE, "--space", "layers", "--objective", "additive"), "policies"),
     ],

@@ -281,7 +281,7 @@ def test_spaces_by_name():
     named = {name: factory.from_settings(settings) for name, factory in SPACES.items()}
     assert all(space.name == name for name, space in named.items())
     assert set(named) == {
-        "tokens", "dop", "depth", "stages", "layers", "operations", "recipes",
+        "tokens", "dop", "depth", "stages", "layers", "operations", "shares", "recipes",
     }  # fmt: skip
     names = [parameter.name for parameter in named["depth"].parameters]
     assert names == ["d_q", "d_kv", "d_mlp", "n_v"]

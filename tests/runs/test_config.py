@@ -8,7 +8,7 @@ import yaml
 
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy.counts import parse_share
-from opsearch.runs.config import RunConfig
+from opsearch.runs.config import RunConfig, default_space
 from tests.support.messages import naming
 
 FULL = RunConfig(
@@ -156,7 +156,7 @@ def test_a_folder_instead_of_a_file_gets_a_sentence(tmp_path):
         ({"groups": "1/4,25%,1"}, ("--groups '1/4,25%,1'", "1/4")),
         ({"groups": "1/8,1/4"}, ("--groups '1/8,1/4'", "1/4,1")),
         ({"groups": 1}, ("--groups 1", "--space layers")),
-        ({"groups": [k / 10 for k in range(1, 11)]}, ("--groups", 10, 9)),
+        ({"groups": [k / 36 for k in range(1, 37)]}, ("--groups", 36, 35)),
         ({"groups": {}}, ("--groups {}",)),
         ({"memory": "8"}, ("--memory '8'", "8GB")),
         ({"memory": "0GB"}, ("--memory '0GB'", "8GB")),
@@ -187,7 +187,61 @@ def test_a_config_does_not_change():
 )
 def test_a_file_of_ones_own_writes_values_as_yaml_has_them(tmp_path, written, same):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"{written}\nout: runs/mine\n")
+    file.write_text(f"space: dop\n{written}\nout: runs/mine\n")
     assert RunConfig.load(file) == RunConfig(**same, out=Path("runs/mine"))
     (name,) = same
     assert RunConfig.checked(**{name: yaml.safe_load(written)[name]}) == RunConfig(**same)
+
+
+# The space that is searched where none is named
+
+
+@pytest.mark.parametrize(
+    ("given", "space"),
+    [
+        ({}, "shares"),
+        ({"samples": 8, "budget": ("20%",), "effort": 5.0, "keep": "0", "seed": 3}, "shares"),
+        ({"objective": None, "solver": None, "n_v": "16", "verify": 0, "ranker": None}, "shares"),
+        ({"ranker": "cls"}, "shares"),
+        ({"ranker": "cdpruner(clip=folder)"}, "shares"),
+        ({"solver": "gradient"}, "shares"),
+        ({"ranker": "uniform"}, "dop"),
+        ({"ranker": "vispruner(important=0.3)"}, "dop"),
+        ({"ranker": "fastv"}, "dop"),
+        ({"objective": "joint"}, "dop"),
+        ({"solver": "grid"}, "dop"),
+        ({"n_v": (".5",)}, "dop"),
+        ({"kv": "stays"}, "dop"),
+        ({"verify": 8}, "dop"),
+        ({"complete": True}, "dop"),
+        ({"evaluations": 9}, "dop"),
+        ({"groups": ("1/8", "1")}, "dop"),
+    ],
+    ids=str,
+)
+def test_settings_of_other_spaces_decide_the_default_space(given, space):
+    assert default_space(given) == space
+
+
+def test_a_file_without_a_space_has_the_default_of_its_settings(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for written, space in (("", "shares"), ("objective: joint\n", "dop"), ("space: dop\n", "dop")):
+        path.write_text(f"{written}out: runs/mine\n")
+        assert RunConfig.load(path).space == space
+
+
+def test_a_wrong_setting_beside_no_space_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("ranker: 3\nout: runs/mine\n")
+    with pytest.raises(RunFolderError, match=naming(path, "ranker")):
+        RunConfig.load(path)
+
+
+def test_many_samples_are_drawn_in_shares_and_few_elsewhere():
+    drawn = {
+        (space, samples): RunConfig(space=space, samples=samples).drawn_samples
+        for space in ("shares", "dop", "shares2")
+        for samples in (None, 7)
+    }
+    assert [drawn[space, 7] for space in ("shares", "dop")] == [7, 7]
+    assert [drawn[space, None] for space in ("shares", "dop", "shares2")] == [1024, 64, 64]

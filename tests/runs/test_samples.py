@@ -162,3 +162,21 @@ def test_given_items_are_all_used_and_those_in_common_are_counted():
 
 def test_an_example_of_a_division():
     assert balanced([15, 10, 5], 10, 20) == {1}
+
+
+def test_the_default_number_of_samples_leaves_the_held_out_ones(folder, plain, monkeypatch):
+    """1,024 are searched on in space shares; a file with fewer rows keeps its held-out samples."""
+    monkeypatch.setattr("opsearch.runs.config.SHARES_SAMPLES", 50)
+    monkeypatch.setattr("opsearch.runs.samples.SAMPLES", 10)
+    found = drawn(folder, plain, samples=None, space="shares")
+    assert sizes(found) == (LINES - 20, 20)
+    assert_disjoint(found)
+    assert found.notes == ()
+    again = drawn(folder, plain, samples=LINES - 20, space="shares")  # as run.yaml then says
+    assert again.calibration == found.calibration
+    assert again.heldout == found.heldout
+    few = drawn(folder, plain[:15], samples=None, space="shares")
+    assert sizes(few) == (10, 5)  # at least as many as other spaces draw
+    assert re.search(naming("5 of 20 held-out"), *few.notes)
+    enough = drawn(folder, plain, samples=None, heldout=5, space="shares")
+    assert sizes(enough) == (50, 5)
