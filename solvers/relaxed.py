@@ -50,9 +50,13 @@ class Budgeted:
         return shares
 
     def price(self, shares: Shares) -> Shares:
-        """Return the prices in the cost that limits these shares."""
-        price: Shares = self.prices[self._tightest(shares)]
-        return price
+        """Return the prices, for directions, in the cost that limits these shares.
+
+        Operations that cost nothing count as the dearest. That damps the gain per unit of cost;
+        without it a descent of few steps ends at about twice the divergence.
+        """
+        price = self.prices[self._tightest(shares)]
+        return np.where(price > 0, price, 1.0)
 
     def _tightest(self, shares: Shares) -> int:
         return int(self.spent(shares).argmax())

@@ -89,12 +89,17 @@ def test_the_direction_costs_nothing_to_first_order(shares, slope, prices):
     assert not along[(shares == 1) & (slope < 0)].any()
 
 
-def test_at_the_optimum_nothing_moves_also_beside_operations_that_cost_nothing():
-    """A dead operation has neither a price nor a gradient, and must not count as one of price 1."""
+def test_at_the_optimum_nothing_moves():
     prices = np.random.default_rng(0).uniform(0.1, 1, SHAPE)
-    prices[-1, [0, 2]] = 0
     along = _along_budget(-3.0 * prices, np.full(SHAPE, 0.4), prices)
     np.testing.assert_allclose(along, 0, atol=1e-12)
+
+
+def test_directions_take_what_costs_nothing_for_dear():
+    prices = np.full(SHAPE, 0.5)
+    prices[-1, [0, 2]] = 0
+    price = linear(prices, 0.5).price(np.full(SHAPE, 0.4))
+    assert (price == 1).all()  # in units of the dearest
 
 
 @settings(max_examples=30)
