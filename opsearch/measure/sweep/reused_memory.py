@@ -1,8 +1,8 @@
 """Reuse of freed host memory, so that large tensors do not cost page faults each time.
 
 glibc takes every block above 32 MB from the system and returns it when it is freed, so each of its
-pages is mapped and zeroed again for the next tensor. In a sweep on a CPU this was a third of the
-time.
+pages is mapped and zeroed again for the next tensor. In a sweep on a CPU this was up to a third of
+the time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DEFAULT = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**2
 def reused_memory() -> Iterator[None]:
     """Keep memory that is freed within the block in the process.
 
-    Afterwards it returns to the system with the next large block that is freed. Without glibc,
-    nothing changes.
+    Afterwards it may return to the system when a large block is freed. Without glibc, nothing
+    changes.
     """
     mallopt = _mallopt()
     if mallopt is None:
