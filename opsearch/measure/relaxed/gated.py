@@ -23,6 +23,7 @@ from torch import Tensor
 from opsearch.measure.layout import Ints
 from opsearch.measure.sweep.inputs import DecoderInputs, Pair
 from opsearch.models.attention import attend, project_keys_values, project_queries
+from opsearch.models.devices import device_of
 from opsearch.policy.counts import KV, MLP, Q
 
 
@@ -52,12 +53,14 @@ class GatedDecoder:
         visual = samples.rows(self.visual_positions)
         for number in range(len(self.layers)):
             text, visual = self._layer(number, text, visual)
-        rows = self.inputs.answer_rows + self.inputs.head.shape[1]
+        rows = self.inputs.answer_rows.to(text.device) + self.inputs.head.shape[1]
         return text.gather(1, rows[..., None].expand(-1, -1, text.shape[-1]))
 
     def _layer(self, number: int, text: Tensor, visual: Tensor) -> Pair:
         """Return text and visual rows after a layer, less the visual ones that nothing reads."""
         layer, queries, through = self.layers[number], *self.rows[number, [Q, MLP]]
+        self._move(device := device_of(layer.input_layernorm))
+        text, visual = text.to(device), visual.to(device)
         read = max(self.rows[number:, KV].max(), 1)
         visual = visual[:, :read]
         normed = layer.input_layernorm(torch.cat([text, visual], 1))
@@ -71,6 +74,13 @@ class GatedDecoder:
         return text + update[:, : text.shape[1]], torch.cat(
             [visual[:, :through] + added, visual[:, through:]], 1
         )
+
+    def _move(self, device: torch.device) -> None:
+        """Move what all layers read to the device of the next one."""
+        if device != self.gates.device:
+            self.inputs, self.gates = self.inputs.to(device), self.gates.to(device)
+            self.text_positions = self.text_positions.to(device)
+            self.visual_positions = self.visual_positions.to(device)
 
     def _gated(self, update: Tensor, number: int, module: int) -> Tensor:
         """Multiply an update of visual rows [B, R, D] by their gates."""
@@ -89,7 +99,10 @@ class GatedDecoder:
         bias = torch.cat([gates.new_zeros(n_text), gates.log()]).to(q.dtype)
         hidden = q_positions[:, :, None] < k_positions[:, None]
         mask = bias.expand(hidden.shape).masked_fill(hidden, torch.finfo(q.dtype).min)
-        return attend(attn, q, k, v, mask[:, None])
+        update = attend(attn, q, k, v, mask[:, None])
+        if not self.inputs.head.shape[1]:  # a row before all text may see no key
+            update = update.masked_fill(hidden.all(-1, keepdim=True), 0)
+        return update
 
     def _positions(self, visual: int) -> Tensor:
         """Return the positions of all text rows and the first visual ones, int64[B, R]."""

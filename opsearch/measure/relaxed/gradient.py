@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opsearch.errors import ModelError
 from opsearch.measure.layout import Ints, Layout
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.relaxed.gated import GatedDecoder
@@ -25,6 +26,7 @@ from opsearch.measure.sweep.divergence import divergence
 from opsearch.measure.sweep.inputs import DecoderInputs
 from opsearch.measure.sweep.original import (
     Reference,
+    check_finite,
     concat_padded,
     make_reference,
     merge_references,
@@ -87,31 +89,47 @@ class RelaxedDivergence:
             indices: Indices of n samples.
 
         Raises:
-            ModelError: A logit is not finite.
+            ModelError: A logit or a gradient is not finite, or the model has no gradients.
             OutOfMemoryError: The states of one sample do not fit.
         """
-        divergences, total = [], np.zeros_like(shares)
-        with _frozen(self.model), reused_memory():
-            for batch in self._batches([self.samples[index] for index in indices]):
-                kl, gradient = self._measured(shares, width, batch)
-                divergences.append(kl)
-                total += gradient
-        return np.concatenate(divergences), total / len(indices)
+        divergences, total = np.zeros(len(indices)), np.zeros_like(shares)
+        pending = list(self._batches([self.samples[index] for index in indices]))
+        with torch.inference_mode(False), _frozen(self.model), reused_memory():
+            while pending:
+                numbers, batch = pending.pop(0)
+                try:
+                    divergences[numbers], gradient = self._measured(shares, width, batch)
+                except torch.OutOfMemoryError:
+                    if len(numbers) == 1:
+                        raise
+                else:
+                    total += gradient
+                    continue
+                half = len(numbers) // 2
+                pending += [
+                    (numbers[:half], batch.part(0, half)),
+                    (numbers[half:], batch.part(half, len(numbers))),
+                ]
+        return divergences, total / len(indices)
 
-    def _batches(self, samples: Sequence[Sample]) -> Iterator[SampleBatch]:
-        """Yield samples of equal visual positions, padded to the longest, as far as they fit."""
-        groups: dict[bytes, list[tuple[Sample, Layout]]] = {}
-        for sample in samples:
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], SampleBatch]]:
+        """Yield samples of equal visual positions, padded to the longest, as far as they fit.
+
+        The first part is their numbers among the given ones.
+        """
+        groups: dict[bytes, list[tuple[int, Layout]]] = {}
+        for number, sample in enumerate(samples):
             visual = self.family.visual_positions(self.model.config, sample.inputs["input_ids"])
             positions = visual[0].cpu().numpy()
             layout = Layout.of(positions, self.positions)
-            groups.setdefault(positions.nonzero()[0].tobytes(), []).append((sample, layout))
+            groups.setdefault(positions.nonzero()[0].tobytes(), []).append((number, layout))
         for group in groups.values():
             most = max(1, self.memory // max(self._bytes(layout) for _, layout in group))
             for first in range(0, len(group), most):
-                part, layouts = zip(*group[first : first + most], strict=True)
+                numbers, layouts = zip(*group[first : first + most], strict=True)
                 longest = max(layouts, key=lambda layout: layout.tail)
-                yield SampleBatch(longest, part, tuple(range(len(part))))
+                part = tuple(samples[number] for number in numbers)
+                yield list(numbers), SampleBatch(longest, part, tuple(range(len(part))))
 
     def _bytes(self, layout: Layout) -> int:
         """Return about the bytes that one sample's states take until the backward pass."""
@@ -132,14 +150,21 @@ class RelaxedDivergence:
         on_host = gates(torch.as_tensor(shares), width, n_visual)
         open_rows: Ints = (on_host > 0).sum(-1).numpy()
         given = torch.as_tensor(shares, dtype=torch.float32).to(device).requires_grad_()
-        with torch.enable_grad():
+        with _differentiated():
             opened = gates(given, width, n_visual)
             decoder = GatedDecoder(self.decoder.layers, inputs, opened, open_rows)
             states = self.decoder.norm(decoder.answers())
-            logits = self.model.get_output_embeddings()(states)
+            logits = self.model.get_output_embeddings()(states).to(device)
+            check_finite(logits.detach()[:, None], batch.samples, ["a fractional policy"])
             kl = divergence(reference.logits, logits, reference.counted).kl
             (gradient,) = torch.autograd.grad(kl.sum(), given)
-        return kl.detach().cpu().numpy(), gradient.double().cpu().numpy()
+        found: Shares = gradient.double().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"the gradient of the divergence is not finite in {self.model.dtype}; use --dtype "
+                "float32, or --space operations --verify 8, which needs no gradients"
+            )
+        return kl.detach().cpu().numpy(), found
 
     @torch.no_grad()
     def _inputs(self, batch: SampleBatch) -> tuple[Reference, DecoderInputs]:
@@ -185,6 +210,26 @@ def _row(reference: Reference, row: int) -> Reference:
     )
     logits, counted = reference.logits[part].clone(), reference.counted[part]
     return Reference(alone, embeds, positions, logits, counted)
+
+
+@contextmanager
+def _differentiated() -> Iterator[None]:
+    """Record operations for a gradient.
+
+    Raises:
+        ModelError: An operation, often of a quantisation library, has no gradient.
+    """
+    try:
+        with torch.enable_grad():
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"the model cannot be differentiated ({reason}); use --space operations --verify 8, "
+            "which needs no gradients"
+        ) from error
 
 
 @contextmanager
