@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from opsearch.models.families import check_supported
 from opsearch.rankers.base import Ranker
 
 _KEPT_BYTES = 2 * 10**9  # of the original's inputs and logits: each sample is used many times
+Values = TypeVar("Values", Tensor, NDArray[np.float64])
 Shares = NDArray[np.float64]
 """Share of the visual tokens in each operation, float64[L, 3]."""
 
@@ -56,6 +57,15 @@ def gates(shares: Tensor, width: float, n_visual: int) -> Tensor:
     rank = (torch.arange(n_visual, device=shares.device) + 0.5) / n_visual
     ramp = ((center[..., None] - rank) / (2 * width) + 0.5).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)
+
+
+def bounded(divergence: Values) -> Values:
+    """Return D / (1 + D) of divergences in nats, which grows to 1.
+
+    The mean of D itself follows the few samples whose answer is lost anyway. This mean is close to
+    the share of lost answers.
+    """
+    return divergence / (1 + divergence)
 
 
 class RelaxedDivergence:
@@ -81,7 +91,7 @@ class RelaxedDivergence:
     def __call__(
         self, shares: Shares, width: float, indices: Sequence[int]
     ) -> tuple[NDArray[np.float64], Shares]:
-        """Return the KL in nats of each sample, float64[n], and the gradient of their mean.
+        """Return the KL in nats of each sample, float64[n], and the gradient of their bounded mean.
 
         Args:
             shares: Share of each operation, float64[L, 3].
@@ -144,7 +154,7 @@ class RelaxedDivergence:
     def _measured(
         self, shares: Shares, width: float, batch: SampleBatch
     ) -> tuple[NDArray[np.float64], Shares]:
-        """Return the KL of each sample of a batch, and the gradient of their sum."""
+        """Return the KL of each sample of a batch, and the gradient of their bounded sum."""
         reference, inputs = self._inputs(batch)
         n_visual, device = batch.layout.n_visual, reference.embeds.device
         on_host = gates(torch.as_tensor(shares), width, n_visual)
@@ -157,7 +167,7 @@ class RelaxedDivergence:
             logits = self.model.get_output_embeddings()(states).to(device)
             check_finite(logits.detach()[:, None], batch.samples, ["a fractional policy"])
             kl = divergence(reference.logits, logits, reference.counted).kl
-            (gradient,) = torch.autograd.grad(kl.sum(), given)
+            (gradient,) = torch.autograd.grad(bounded(kl).sum(), given)
         found: Shares = gradient.double().cpu().numpy()
         if not np.isfinite(found).all():
             raise ModelError(
