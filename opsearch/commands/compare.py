@@ -43,10 +43,11 @@ from opsearch.evaluation.reducers.compared import (
     measure_reductions,
     served_reducers,
 )
-from opsearch.evaluation.tuned import choose_settings, with_evaluations
+from opsearch.evaluation.tuned import choose_settings
 from opsearch.measure.storage.records import COMPARED, COMPARED_CALIBRATION, Compared
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
+from opsearch.policy.baseline import with_evaluations
 from opsearch.policy.builders import identity
 from opsearch.policy.file import policy_text
 from opsearch.policy.policy import Policy

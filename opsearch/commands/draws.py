@@ -28,8 +28,8 @@ from opsearch.evaluation.contenders import (
     with_readings,
 )
 from opsearch.evaluation.stored_draws import begin_draws, draw_folder, finish_draws
-from opsearch.evaluation.tuned import with_evaluations
 from opsearch.measure.workers.cluster import Workers
+from opsearch.policy.baseline import with_evaluations
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget

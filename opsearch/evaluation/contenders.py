@@ -16,8 +16,6 @@ from opsearch import registry
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
 from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
-from opsearch.evaluation.tuned import EVALUATIONS as MEASURED
-from opsearch.evaluation.tuned import with_evaluations
 from opsearch.formatting import format_duration
 from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import Engine, SampleMeasure
@@ -26,7 +24,8 @@ from opsearch.objectives.additive import Additive
 from opsearch.objectives.joint import Joint
 from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.objectives.rounding import lazy_joint, rounded
-from opsearch.policy.baseline import Baseline, Fits, PolicyMaker, candidates
+from opsearch.policy.baseline import EVALUATIONS as MEASURED
+from opsearch.policy.baseline import Baseline, Fits, PolicyMaker, candidates, with_evaluations
 from opsearch.policy.builders import identity
 from opsearch.policy.finer import finer_shares
 from opsearch.policy.policy import Policy

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from opsearch.evaluation.baselines import GSOP_POLICIES
-from opsearch.evaluation.tuned import with_evaluations
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.rounding import lazy_joint
+from opsearch.policy.baseline import with_evaluations
 from opsearch.policy.builders import shortv, skip
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec

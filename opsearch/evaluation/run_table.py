@@ -17,10 +17,10 @@ from opsearch.evaluation.answers import (
     describe_cut_answers,
     relative_average,
 )
-from opsearch.evaluation.tuned import EVALUATIONS, SETTING, choose_settings, with_evaluations
+from opsearch.evaluation.tuned import choose_settings
 from opsearch.measure.engine import Engine
 from opsearch.policy import builders
-from opsearch.policy.baseline import candidates
+from opsearch.policy.baseline import EVALUATIONS, SETTING, candidates, with_evaluations
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
 from opsearch.progress import Progress

@@ -16,7 +16,6 @@ from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.evaluation.prefill_file import prefill_time
 from opsearch.evaluation.reducers import Reduction
-from opsearch.evaluation.tuned import EVALUATIONS, SETTING
 from opsearch.measure.storage.records import (
     COMPARED,
     COMPARED_CALIBRATION,
@@ -25,6 +24,7 @@ from opsearch.measure.storage.records import (
     StoredSample,
 )
 from opsearch.measure.storage.store import Store
+from opsearch.policy.baseline import EVALUATIONS, SETTING
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,18 +10,12 @@ import numpy as np
 from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.models.encoding import Sample
+from opsearch.policy.baseline import EVALUATIONS, with_evaluations
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.progress import Tick
 
 Key = TypeVar("Key", bound=Hashable)
-EVALUATIONS, SETTING = "evaluations", "setting"
-"""Keys in the provenance of a chosen policy."""
-
-
-def with_evaluations(policy: Policy, evaluations: int) -> Policy:
-    """Return the policy with the number of policies that were measured to choose it."""
-    return replace(policy, provenance={**policy.provenance, EVALUATIONS: evaluations})
 
 
 def choose_settings(

@@ -23,6 +23,13 @@ PolicyMaker = Callable[[int, Fraction, RankerSpec], Policy]
 Knobs = Callable[[int], Mapping[str, PolicyMaker]]
 """Function from a number of layers to makers by setting, e.g. "k=3"."""
 _STEPS = 1000
+EVALUATIONS, SETTING = "evaluations", "setting"
+"""Keys in the provenance of a chosen policy."""
+
+
+def with_evaluations(policy: Policy, evaluations: int) -> Policy:
+    """Return the policy with the number of policies that were measured to choose it."""
+    return replace(policy, provenance={**policy.provenance, EVALUATIONS: evaluations})
 
 
 def no_knobs(layers: int) -> Mapping[str, PolicyMaker]:

@@ -115,7 +115,7 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
         evaluations=len(entries),
         seed=prepared.settings.seed,
         seconds=perf_counter() - started,
-        note=_note(entries, table, best, len(finalists)),
+        note=_note(entries, best, len(finalists)),
         stopped=undone > 0,
     )
     if undone:
@@ -217,15 +217,9 @@ def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Proble
     return replace(problem, space=space, constraints=limits), 0
 
 
-def _note(entries: Sequence[_Entry], table: NDArray[np.float64], best: int, finalists: int) -> str:
+def _note(entries: Sequence[_Entry], best: int, finalists: int) -> str:
     """Say where the answer came from, and what it was compared with."""
-    means = table.mean(axis=1)
-    note = (
-        f"found by {entries[best].method}; {finalists} of its policies raced against "
+    return (
+        f"found by {entries[best].method}; {finalists} policies of the descent raced against "
         f"{len(entries) - finalists} of the baselines, all knobs tried"
     )
-    raced = means[finalists:]
-    if best < finalists and np.isfinite(raced).any():
-        rival = finalists + int(np.nanargmin(raced))
-        note += f"; best of them {entries[rival].method} with {means[rival]:.3f} nats"
-    return note

@@ -217,7 +217,10 @@ def state(
     check_positions(encoded, model_config, settings.positions, "--positions")
     if all_answered(heldout):
         check_answer_positions(rest, processor, model_config, config.answer_tokens)
-    shape, family = Shape.from_config(model_config), family_for(model_config.model_type)
+    family = family_for(model_config.model_type)
+    # The cache has the data type that the model runs in, not that of the stored weights.
+    itemsize = settings.model.itemsize
+    shape = replace(Shape.from_config(model_config), kv_bytes_per_element=itemsize)
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, settings, model_config, pairs, progress)
     constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)

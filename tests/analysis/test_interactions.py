@@ -58,7 +58,9 @@ def test_pairs_that_were_not_measured_are_left_out_and_none_at_all_is_said():
     rows = table(replace(measured, tables=measured.tables | {"kl": kl}))
     assert len(of_pair(rows, "d_attn", "n_v")) == 4 * 3 - 3 - 1
     empty = measured.tables | {"kl": np.full_like(kl, np.nan)}
-    with pytest.raises(OpsearchError, match=naming("made", "--objective joint --budget 100%")):
+    with pytest.raises(
+        OpsearchError, match=naming("made", "--objective joint --complete --budget 100%")
+    ):
         table(replace(measured, tables=empty))
 
 

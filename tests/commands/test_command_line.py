@@ -150,7 +150,8 @@ def test_eval_prints_families_and_rel_avg(opsearch, folder):
 
 def test_report_writes_the_page_again_and_prints_its_path(opsearch, folder):
     page = (folder / "report.html").read_text()
-    assert f"opsearch run {' '.join(FEW)} --objective joint --out {folder}" in page
+    given = f"opsearch run {' '.join(FEW)} --objective=joint --complete --out {folder}"
+    assert given in page
     (folder / "report.html").unlink()
     assert opsearch("report", folder) == (0, f"{folder}/report.html", "")
     assert (folder / "report.html").read_text() == page

@@ -41,7 +41,7 @@ def stopped_and_resumed(tmp_path_factory):
 
     def stopped(*arguments, **given):
         calls.append(0)
-        if len(calls) == 25:  # the first draw has fewer answers to generate
+        if len(calls) == 40:  # the first draw has fewer answers to generate
             raise KeyboardInterrupt
         return answer(*arguments, **given)
 

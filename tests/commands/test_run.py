@@ -187,7 +187,9 @@ def test_a_narrow_terminal_loses_no_method(done):
     shown = StringIO()
     print_run(result, Console(file=shown, width=50))
     header = next(line for line in shown.getvalue().splitlines() if "original" in line)
-    assert header.split()[-3:] == ["random", "VTW", "like"]
+    *_, random, vtw, setting = header.split()
+    assert (random, vtw) == ("random", "VTW")
+    assert re.fullmatch(r"k=\d", setting)  # the last line of "FastV like k=3"
 
 
 def test_the_table_shows_what_was_measured(done):

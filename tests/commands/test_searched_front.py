@@ -96,7 +96,9 @@ def test_the_command_prints_it_with_another_cost_in_a_file_of_its_own(folder, ca
 
 def test_a_space_that_can_be_listed_has_an_exact_front(tmp_path):
     listed = begun(tmp_path, space="dop")
-    with pytest.raises(OpsearchError, match=naming("'dop'", "--objective joint --budget 100%`")):
+    with pytest.raises(
+        OpsearchError, match=naming("'dop'", "--objective joint --complete --budget 100%`")
+    ):
         searched_front(listed, 5, console=silent())
 
 

@@ -20,6 +20,7 @@ TOLERANCE = 5e-6
 
 
 @cache
+@torch.inference_mode(mode=False)  # whoever asks first: others take gradients
 def model():
     return load_weights("demo")
 

@@ -31,6 +31,7 @@ LAYOUTS = ([3, 4], [2, 3, 4], [2, 0, 5], [0, 5], [0, 2, 3])
 
 
 @cache
+@torch.inference_mode(mode=False)  # whoever asks first: others take gradients
 def model(decoder="llama", attention="sdpa", dtype=torch.float32):
     """Return the tiny LLaVA with another decoder, scaled so that the image matters."""
     stock = tiny.llava(LAYERS).config

@@ -68,7 +68,7 @@ def test_a_run_takes_gradients_and_solves_again_from_the_store(tmp_path):
 
 def test_the_analysis_and_other_solves_need_what_a_run_took(tmp_path):
     config = {"samples": 4, "heldout": 0, "budget": ("15%",), "n_v": ("1/4", "1")}
-    run(RunConfig(**config, objective="joint", out=tmp_path / "run"))
+    run(RunConfig(**config, objective="joint", complete=True, out=tmp_path / "run"))
     before = stored_run(tmp_path / "run")
     assert "taylor" not in before.alone
     assert proxies.table(before).empty

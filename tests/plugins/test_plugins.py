@@ -185,7 +185,7 @@ def test_a_comparison_has_them_take_part(site, run_inside):
     (said,) = opsearch(site, ["compare", folder, *options])
     assert said.code == 0, said.err
     methods = set(pd.read_csv(folder / "pareto.csv")["method"])
-    searched = {"acme-steps joint", "acme-steps additive"}
+    searched = {f"{SPACE} joint", f"{SPACE} additive"}
     assert {*searched, "acme-half", "acme-peak-half", "tokens acme-outliers"} <= methods
     assert "acme-half uses only" not in said.err, "it uses the budget"
 

@@ -11,15 +11,16 @@ from opsearch.testing import BoundedConformance, LargeSpaceConformance, SolverCo
 
 
 class TestEverySolver(SolverConformance):
-    # `greedy` refuses the suite's spaces and has a file of its own, `bisection` its objectives.
-    @pytest.fixture(params=sorted(SOLVERS.keys() - {"greedy", "bisection"}))
+    # `greedy` refuses the suite's spaces and has a file of its own, `bisection` its objectives, and
+    # `gradient` needs a model: tests/runs/test_portfolio.py.
+    @pytest.fixture(params=sorted(SOLVERS.keys() - {"greedy", "bisection", "gradient"}))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
 
 
 class TestEverySolverOfLargeSpaces(LargeSpaceConformance):
-    # `grid` needs a list, `bisection` another objective.
-    @pytest.fixture(params=sorted(SOLVERS.keys() - {"grid", "bisection"}))
+    # `grid` needs a list, `bisection` another objective, and `gradient` a model.
+    @pytest.fixture(params=sorted(SOLVERS.keys() - {"grid", "bisection", "gradient"}))
     def solver(self, request: pytest.FixtureRequest) -> Solver:
         return SOLVERS[request.param]()
 
