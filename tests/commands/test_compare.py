@@ -24,7 +24,7 @@ from opsearch.evaluation.answers import answer
 from opsearch.evaluation.stored import stored_comparison
 from opsearch.measure.storage.records import COMPARED
 from opsearch.measure.storage.store import Store
-from opsearch.models.loading import load_config
+from opsearch.models.loading import load_weights
 from opsearch.policy.baseline import candidates
 from opsearch.policy.builders import identity
 from opsearch.policy.ranker import RankerSpec
@@ -159,7 +159,7 @@ def test_what_does_not_fit_the_effort_is_measured_from_coarse_to_fine(tmp_path):
         (sample,) = store.samples("calibration")
         measured = sum(found.item == sample.item for found in store.everything())
     space = resolve(RunConfig(**SETTINGS, space="depth"), 12, RankerSpec("cls")).space
-    shape = Shape.from_config(load_config("demo"))
+    shape = Shape.from_config(load_weights("demo").config)
     pairs = [(sample.n_visual, sample.n_other)]
     limits = make_constraints(parse_budgets(["20%"]), shape, space, pairs)
     # With all that the baselines and the proxy take.

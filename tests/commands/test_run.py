@@ -29,7 +29,7 @@ from opsearch.data.embedded import embedded
 from opsearch.errors import InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep import passes
-from opsearch.models.loading import load_config
+from opsearch.models.loading import load_weights
 from opsearch.objectives.joint import Joint
 from opsearch.policy import builders
 from opsearch.problem.budget import total_cost
@@ -52,7 +52,7 @@ FILES = {
     "report.html",
 }
 SMALL = {"samples": 4, "heldout": 15, "n_v": (".5",)}
-SHAPE = Shape.from_config(load_config("demo"))
+SHAPE = Shape.from_config(load_weights("demo").config)
 
 
 def start(folder, **settings):

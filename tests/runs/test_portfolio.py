@@ -18,7 +18,7 @@ from opsearch.commands.cli import call
 from opsearch.commands.run import run
 from opsearch.costs import COSTS
 from opsearch.costs.shape import Shape
-from opsearch.models.loading import load_config
+from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from opsearch.policy.counts import MODULES
 from opsearch.problem.budget import Budget, constraint, total_cost
@@ -32,7 +32,7 @@ from opsearch.solvers.relaxed import RelaxedDescent
 from tests.measure.demo import TOLERANCE, reference_kl, samples
 from tests.support.messages import naming
 
-SHAPE = Shape.from_config(load_config("demo"))
+SHAPE = Shape.from_config(load_weights("demo").config)
 FLOPS, KV = COSTS["flops"](SHAPE), COSTS["kv"](SHAPE)
 KL = "KL calibration"
 
@@ -166,7 +166,7 @@ def test_ctrl_c_in_the_descent_keeps_what_it_found(tmp_path, monkeypatch):
 )
 def test_the_nearest_point_is_within_the_budgets_and_near(values, budgets, kept):
     layers, pairs = 3, [(100, 20), (60, 30)]
-    shape = Shape.from_config(load_config("demo"))
+    shape = Shape.from_config(load_weights("demo").config)
     shape = type(shape)(**{**vars(shape), "layers": layers})
     keep = [(0, 1)] if kept else []
     space = shares_space(layers, kept=keep)

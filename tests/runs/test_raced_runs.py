@@ -68,6 +68,9 @@ class Lookup:
     def received_attention(self):
         raise NotImplementedError
 
+    def gate_gradients(self, policies):
+        raise NotImplementedError
+
 
 def found(options, measure, floor):
     given = settings(objective="joint", n_v="8", **options)
