@@ -135,7 +135,7 @@ def measurement_facts(
         model: The loaded model.
         processor: Its processor.
         spec: Its data type and attention implementation.
-        shape: The decoder's dimensions; of a model loaded by name, those of its config as stored.
+        shape: The decoder's dimensions, with the data type that the model runs in.
         positions: Number of answer tokens that are compared.
     """
     return model_facts(model, processor, spec) | {
