@@ -393,9 +393,9 @@ def test_the_suggested_budget_is_possible(tmp_path):
 
 # So little memory cuts the joint table into a dozen chunks.
 SLOW = {"samples": 3, "heldout": 2, "n_v": (".5", ".25"), "budget": ("70%",), "objective": "joint"}
-SLOW |= {"memory": "5MB"}
+SLOW |= {"memory": "5MB", "complete": True}
 OPTIONS = ["--samples=3", "--heldout=2", "--n-v=.5,.25", "--budget=70%", "--objective=joint"]
-OPTIONS += ["--memory=5MB"]
+OPTIONS += ["--memory=5MB", "--complete"]
 
 
 def started(folder):

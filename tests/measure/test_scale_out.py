@@ -54,8 +54,8 @@ pytestmark = [
 # So little memory cuts the joint table into chunks of one sample, with workers or without.
 SETTINGS = {"samples": 8, "heldout": 3, "n_v": (".5", ".25"), "budget": ("50%",), "memory": "5MB"}
 OPTIONS = ["--samples=8", "--heldout=3", "--n-v=.5,.25", "--budget=50%", "--memory=5MB"]
-SETTINGS |= {"objective": "joint"}
-OPTIONS += ["--objective=joint"]
+SETTINGS |= {"objective": "joint", "complete": True}  # hundreds of policies, to share among workers
+OPTIONS += ["--objective=joint", "--complete"]
 LOST = r"\bworker\b.*\("  # and then why
 MARK = "OPSEARCH_TEST"
 
