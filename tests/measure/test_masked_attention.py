@@ -14,10 +14,10 @@ ASKING, NODES, BATCH, ORDERS = 16, 3, 2, 2
 @pytest.mark.usefixtures("no_grad", "flash_attn")
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2"])
 @pytest.mark.parametrize("others", [0, 1, 2])
-def test_a_square_is_a_stack(others, attention):
+def test_a_square_is_a_stack(others, attention, monkeypatch):
     """Nodes of two orders on two images; each reads `others` rows that have no query."""
     attn = families.model("llama").model.language_model.layers[0].self_attn
-    attn.config._attn_implementation = attention
+    monkeypatch.setattr(attn.config, "_attn_implementation", attention)
     generator = torch.Generator().manual_seed(others)
     heads, groups, width = 4, attn.config.num_key_value_heads, attn.head_dim
     queries = torch.randn(BATCH, NODES * ASKING, heads, width, generator=generator)
