@@ -52,8 +52,7 @@ class Budgeted:
     def price(self, shares: Shares) -> Shares:
         """Return the prices, for directions, in the cost that limits these shares.
 
-        Operations that cost nothing count as the dearest. That damps the gain per unit of cost;
-        without it a descent of few steps ends at about twice the divergence.
+        Operations that cost nothing count as the dearest, which damps the gain per unit of cost.
         """
         price = self.prices[self._tightest(shares)]
         return np.where(price > 0, price, 1.0)

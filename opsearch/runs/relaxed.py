@@ -23,8 +23,7 @@ EFFORT = 60.0
 _WORK = 0.5  # of a step, in forwards of the original at the nominal speed, per sample
 _STEPS, _BATCH = (40, 400), (8, 32)  # fewest and most
 _PASSES = 50  # most steps that see a sample: more fit the policy to the few samples there are
-# Keys first, so that all tokens remain readable, and MLPs, which cost most, last. A start of equal
-# shares, or of those of FastV's schedule, ended in worse optima.
+# Keys first, so that all tokens remain readable, and MLPs, which cost most, last.
 _START = (0.6, 0.9, 0.15)
 _SHOWN = (0.7, 0.8, 0.9, 1.0)  # parts of the descent after which its point is a finalist
 _TRIED = 8  # shares that may be raised where dearer ones before them do not fit
