@@ -49,7 +49,7 @@ class _Entry:
 
     @property
     def method(self) -> str:
-        """How the policy was found."""
+        """Name of the method that found the policy."""
         if self.point is not None:
             return "gradient descent on token shares"
         facts = self.policy.provenance

@@ -70,7 +70,7 @@ class Prepared:
 
     @property
     def nested(self) -> bool:
-        """Whether the order of `ranker` is the same for all numbers of tokens."""
+        """True if the order of `ranker` is the same for all numbers of tokens."""
         return make_ranker(self.ranker).nested
 
     @property

@@ -62,8 +62,7 @@ def gates(shares: Tensor, width: float, n_visual: int) -> Tensor:
 def bounded(divergence: Values) -> Values:
     """Return D / (1 + D) of divergences in nats, which grows to 1.
 
-    The mean of D itself follows the few samples whose answer is lost anyway. This mean is close to
-    the share of lost answers.
+    In the mean of D itself, the few samples whose answer is lost anyway outweigh all others.
     """
     return divergence / (1 + divergence)
 
