@@ -1,5 +1,6 @@
 """What Hugging Face's datasets read and write, opsearch reads alike (where they are installed)."""
 
+import gc
 import json
 
 import numpy as np
@@ -9,9 +10,16 @@ from opsearch.data.files import load_file
 from tests.support.pictures import picture
 
 datasets = pytest.importorskip("datasets")
-# Its reader of CSV leaves files open.
+# Its reader of CSV leaves files open: `collected` closes them before the test ends.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 NAMES = ["1.png", "more/2.png", "3.png"]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Free open files here, where their warnings are ignored, and not during a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
