@@ -36,18 +36,25 @@ def project_keys(attn: Any, states: Tensor, cos_sin: tuple[Tensor, Tensor]) -> T
     return rotated
 
 
-def attend(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Apply attention and the output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv]."""
-    projected: Tensor = attn.o_proj(attended(attn, q, k, v, mask))
+def attend(
+    attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, name: str | None = None
+) -> Tensor:
+    """Apply attention and the output projection, [B, Kq, D]; mask: [B, 1, Kq, Kkv].
+
+    `name` is an attention implementation in place of the module's.
+    """
+    projected: Tensor = attn.o_proj(attended(attn, q, k, v, mask, name))
     return projected
 
 
-def attended(attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attended(
+    attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, name: str | None = None
+) -> Tensor:
     """Apply the module's attention function and concatenate the heads, [B, Kq, H * hd].
 
     With a mask, FlashAttention is replaced by SDPA, because it accepts no query-by-key masks.
     """
-    name = implementation(attn)
+    name = name or implementation(attn)
     if name == FLASH and mask is not None:
         name = "sdpa"
     function = ALL_ATTENTION_FUNCTIONS.get_interface(name, _modeling(attn).eager_attention_forward)

@@ -117,6 +117,28 @@ def test_a_small_memory_makes_smaller_batches_of_the_same_numbers(whole):
     np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_samples_and_change_nothing(whole, threads):
+    shares, width, (kl, gradient) = whole
+    found, before = relaxed(families.model(), SEVERAL), torch.get_num_threads()
+    found.threads = threads
+    for _ in range(2):
+        together, slope = found(shares, width, range(6))
+        np.testing.assert_allclose(together, kl, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(slope, gradient, rtol=0, atol=1e-5)
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_a_thread_is_raised(whole):
+    shares, width, _ = whole
+    found, before = relaxed(families.model(), SEVERAL), torch.get_num_threads()
+    found.threads = 2
+    found._measured = lambda *given: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        found(shares, width, range(6))
+    assert torch.get_num_threads() == before
+
+
 def test_forgotten_samples_are_measured_again(whole, monkeypatch):
     shares, width, (kl, _) = whole
     monkeypatch.setattr("opsearch.measure.relaxed.gradient._KEPT_BYTES", 1)

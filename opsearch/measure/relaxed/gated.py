@@ -99,7 +99,9 @@ class GatedDecoder:
         bias = torch.cat([gates.new_zeros(n_text), gates.log()]).to(q.dtype)
         hidden = q_positions[:, :, None] < k_positions[:, None]
         mask = bias.expand(hidden.shape).masked_fill(hidden, torch.finfo(q.dtype).min)
-        update = attend(attn, q, k, v, mask[:, None])
+        # On a CPU, SDPA has no kernel for masks with gradients, and eager attention is faster.
+        name = "eager" if q.device.type == "cpu" else None
+        update = attend(attn, q, k, v, mask[:, None], name)
         if not self.inputs.head.shape[1]:  # a row before all text may see no key
             update = update.masked_fill(hidden.all(-1, keepdim=True), 0)
         return update

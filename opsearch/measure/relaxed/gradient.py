@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from opsearch.errors import ModelError
 from opsearch.measure.layout import Ints, Layout
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.relaxed.gated import GatedDecoder
+from opsearch.measure.relaxed.threads import one_per_core
 from opsearch.measure.sweep.divergence import divergence
 from opsearch.measure.sweep.inputs import DecoderInputs
 from opsearch.measure.sweep.original import (
@@ -37,7 +39,9 @@ from opsearch.models.families import check_supported
 from opsearch.rankers.base import Ranker
 
 _KEPT_BYTES = 2 * 10**9  # of the original's inputs and logits: each sample is used many times
-Values = TypeVar("Values", Tensor, NDArray[np.float64])
+Array = TypeVar("Array", Tensor, NDArray[np.float64])
+Values = NDArray[np.float64]
+_Part = tuple[list[int], SampleBatch]  # numbers among the given samples, and these
 Shares = NDArray[np.float64]
 """Share of the visual tokens in each operation, float64[L, 3]."""
 
@@ -59,7 +63,7 @@ def gates(shares: Tensor, width: float, n_visual: int) -> Tensor:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def bounded(divergence: Values) -> Values:
+def bounded(divergence: Array) -> Array:
     """Return D / (1 + D) of divergences in nats, which grows to 1.
 
     In the mean of D itself, the few samples whose answer is lost anyway outweigh all others.
@@ -85,11 +89,13 @@ class RelaxedDivergence:
         self.family = check_supported(model)
         self.decoder = model.get_submodule(self.family.decoder)
         self.samples = [sample for sample in samples if sample.n_visual]
+        # Small tensors gain nothing from several threads, but samples are independent.
+        self.threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self._kept: dict[str, tuple[Reference, Tensor]] = {}
 
     def __call__(
         self, shares: Shares, width: float, indices: Sequence[int]
-    ) -> tuple[NDArray[np.float64], Shares]:
+    ) -> tuple[Values, Shares]:
         """Return the KL in nats of each sample, float64[n], and the gradient of their bounded mean.
 
         Args:
@@ -103,25 +109,32 @@ class RelaxedDivergence:
         """
         divergences, total = np.zeros(len(indices)), np.zeros_like(shares)
         pending = list(self._batches([self.samples[index] for index in indices]))
+
+        def measured(part: _Part) -> tuple[Values, Shares] | None:
+            numbers, batch = part
+            try:
+                return self._measured(shares, width, batch)
+            except torch.OutOfMemoryError:
+                if len(numbers) == 1:
+                    raise
+                return None
+
         with torch.inference_mode(False), _frozen(self.model), reused_memory():
+            for _, batch in pending:
+                self._keep(batch.samples)
             while pending:
-                numbers, batch = pending.pop(0)
-                try:
-                    divergences[numbers], gradient = self._measured(shares, width, batch)
-                except torch.OutOfMemoryError:
-                    if len(numbers) == 1:
-                        raise
-                else:
+                results = one_per_core(measured, pending, self.threads)
+                parts, pending = pending, []
+                for (numbers, batch), found in zip(parts, results, strict=True):
+                    if found is None:
+                        pending += _halves(numbers, batch)
+                        continue
+                    divergences[numbers], gradient = found
                     total += gradient
-                    continue
-                half = len(numbers) // 2
-                pending += [
-                    (numbers[:half], batch.part(0, half)),
-                    (numbers[half:], batch.part(half, len(numbers))),
-                ]
+        self._forget()
         return divergences, total / len(indices)
 
-    def _batches(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], SampleBatch]]:
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[_Part]:
         """Yield samples of equal visual positions, padded to the longest, as far as they fit.
 
         The first part is their numbers among the given ones.
@@ -133,7 +146,8 @@ class RelaxedDivergence:
             layout = Layout.of(positions, self.positions)
             groups.setdefault(positions.nonzero()[0].tobytes(), []).append((number, layout))
         for group in groups.values():
-            most = max(1, self.memory // max(self._bytes(layout) for _, layout in group))
+            fit = self.memory // (self.threads * max(self._bytes(layout) for _, layout in group))
+            most = max(1, min(fit, ceil(len(group) / self.threads)))
             for first in range(0, len(group), most):
                 numbers, layouts = zip(*group[first : first + most], strict=True)
                 longest = max(layouts, key=lambda layout: layout.tail)
@@ -150,9 +164,7 @@ class RelaxedDivergence:
         total: int = layers * layout.length * (widths + scores) * itemsize
         return total
 
-    def _measured(
-        self, shares: Shares, width: float, batch: SampleBatch
-    ) -> tuple[NDArray[np.float64], Shares]:
+    def _measured(self, shares: Shares, width: float, batch: SampleBatch) -> tuple[Values, Shares]:
         """Return the KL of each sample of a batch, and the gradient of their bounded sum."""
         reference, inputs = self._inputs(batch)
         n_visual, device = batch.layout.n_visual, reference.embeds.device
@@ -178,20 +190,21 @@ class RelaxedDivergence:
     @torch.no_grad()
     def _inputs(self, batch: SampleBatch) -> tuple[Reference, DecoderInputs]:
         """Return the original on a batch and its inputs, sorted by rank."""
-        self._keep([sample for sample in batch.samples if sample.digest not in self._kept])
         parts = [self._kept[sample.digest] for sample in batch.samples]
         order = range(len(parts))
         reference = merge_references([part for part, _ in parts], order)
         rank = concat_padded([rank for _, rank in parts], order, value=-1)
         cos_sin = self.decoder.rotary_emb(reference.embeds, reference.position_ids)
         inputs = DecoderInputs.from_prompt(reference.prompt, cos_sin, rank, batch)
-        self._forget()
         return reference, inputs
 
+    @torch.no_grad()
     def _keep(self, samples: Sequence[Sample]) -> None:
-        """Run the original on samples, those of equal shape together."""
+        """Run the original on samples that are not kept, those of equal shape together."""
         shapes: dict[tuple[int, int], list[Sample]] = {}
         for sample in samples:
+            if sample.digest in self._kept:
+                continue
             shapes.setdefault(sample.shape, []).append(sample)
         for group in shapes.values():
             needs = self.ranker.needs
@@ -205,6 +218,15 @@ class RelaxedDivergence:
         size = sum(reference.nbytes for reference, _ in self._kept.values())
         while size > _KEPT_BYTES:
             size -= self._kept.pop(next(iter(self._kept)))[0].nbytes
+
+
+def _halves(numbers: list[int], batch: SampleBatch) -> list[_Part]:
+    """Return two parts that take half the memory each."""
+    half = len(numbers) // 2
+    return [
+        (numbers[:half], batch.part(0, half)),
+        (numbers[half:], batch.part(half, len(numbers))),
+    ]
 
 
 def _row(reference: Reference, row: int) -> Reference:
