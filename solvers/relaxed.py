@@ -9,7 +9,8 @@ from fitting a policy to its calibration samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,28 @@ class Budgeted:
         return shifted
 
 
+@dataclass(frozen=True, eq=False)
+class DescentState:
+    """Everything on which the next steps of a descent depend.
+
+    Attributes:
+        step: Number of steps done.
+        shares: The shares, float64[L, 3].
+        mean: Decaying mean of the gradients.
+        square: Decaying mean of their squares.
+    """
+
+    step: int
+    shares: Shares
+    mean: Shares
+    square: Shares
+
+    @classmethod
+    def start(cls, shares: Shares) -> DescentState:
+        """Return the state before the first step."""
+        return cls(0, shares, np.zeros_like(shares), np.zeros_like(shares))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RelaxedDescent:
     """Settings of a descent.
@@ -92,23 +115,35 @@ class RelaxedDescent:
     widths: tuple[float, float] = (0.3, 0.05)
 
     def run(
-        self, gradient: Gradient, budget: Budgeted, start: Shares, samples: int, seed: int
-    ) -> Iterator[tuple[Shares, NDArray[np.float64]]]:
-        """Yield the shares after each step, and the divergence of the step's samples before it."""
-        shares, batches = budget.nearest(start), _batches(samples, self.batch, seed)
-        mean, square = np.zeros_like(shares), np.zeros_like(shares)
-        first, last = self.widths
-        for step in range(self.steps):
-            done = step / max(self.steps - 1, 1)
-            values, slope = gradient(shares, first * (last / first) ** done, next(batches))
-            slope = _along_budget(slope, shares, budget.price(shares))
-            mean = _MEAN * mean + (1 - _MEAN) * slope
-            square = _SQUARE * square + (1 - _SQUARE) * slope**2
-            unbiased = mean / (1 - _MEAN ** (step + 1))
-            scale = np.sqrt(square / (1 - _SQUARE ** (step + 1))) + 1e-8
-            rate = self.rate * (1 - 0.8 * done)
-            shares = budget.nearest(np.clip(shares - rate * unbiased / scale, 0, 1))
-            yield shares, values
+        self,
+        gradient: Gradient,
+        budget: Budgeted,
+        state: DescentState,
+        samples: int,
+        seed: int,
+    ) -> Iterator[DescentState]:
+        """Yield the state after each step that is left."""
+        if not state.step:
+            state = replace(state, shares=budget.nearest(state.shares))
+        batches = islice(_batches(samples, self.batch, seed), state.step, self.steps)
+        for batch in batches:
+            state = self._stepped(gradient, budget, state, batch)
+            yield state
+
+    def _stepped(
+        self, gradient: Gradient, budget: Budgeted, state: DescentState, batch: Sequence[int]
+    ) -> DescentState:
+        (first, last), done = self.widths, state.step / max(self.steps - 1, 1)
+        _, slope = gradient(state.shares, first * (last / first) ** done, batch)
+        slope = _along_budget(slope, state.shares, budget.price(state.shares))
+        mean = _MEAN * state.mean + (1 - _MEAN) * slope
+        square = _SQUARE * state.square + (1 - _SQUARE) * slope**2
+        step = state.step + 1
+        unbiased = mean / (1 - _MEAN**step)
+        scale = np.sqrt(square / (1 - _SQUARE**step)) + 1e-8
+        rate = self.rate * (1 - 0.8 * done)
+        shares = budget.nearest(np.clip(state.shares - rate * unbiased / scale, 0, 1))
+        return DescentState(step, shares, mean, square)
 
 
 def _along_budget(slope: Shares, shares: Shares, prices: Shares) -> Shares:

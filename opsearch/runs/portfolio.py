@@ -7,8 +7,10 @@ so that the answer is at least as good as each of them there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import ClassVar
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
+from opsearch.models.encoding import Sample
 from opsearch.objectives.racing import race
 from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.baseline import candidates
@@ -28,11 +31,15 @@ from opsearch.problem.solution import Solution, Status, solution_at
 from opsearch.problem.spaces.base import ListedSpace, Parameter
 from opsearch.progress import Progress, Tick
 from opsearch.rankers import make_ranker
+from opsearch.runs.descent import Passage, descended
 from opsearch.runs.prepare import Prepared
-from opsearch.runs.relaxed import budget_of_shares, descended, plan_descent, seen_samples
+from opsearch.runs.relaxed import START, budget_of_shares, plan_descent, seen_samples
 from opsearch.runs.setup import make_constraints, make_cost
 from opsearch.solvers.gradient import GradientDescent
 from opsearch.solvers.interrupts import interrupts
+from opsearch.solvers.relaxed import Budgeted, RelaxedDescent
+
+_STORED_EVERY = 5.0  # seconds between writes of the state of a descent
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,8 @@ class _OnePolicy(ListedSpace):
 def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[Problem, Solution]:
     """Search the policy of lowest KL in token shares and among the baselines.
 
-    Ctrl-C ends the descent, and what it has found so far is compared.
+    Ctrl-C ends the descent, and what it has found so far is compared. The same search, started
+    again, goes on from there.
 
     Args:
         prepared: The search.
@@ -127,30 +135,54 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
 def _descend(
     prepared: Prepared, engine: Engine, problem: Problem, tick: Tick
 ) -> tuple[list[int], int]:
-    """Return the points that a descent passes, and the number of steps left when Ctrl-C came."""
-    settings, kept = (
-        prepared.settings,
-        prepared.calibration[: seen_samples(len(prepared.calibration))],
-    )
+    """Return the points that a descent passes, and the number of steps left when Ctrl-C came.
+
+    Its state is stored every few seconds, so that the same search goes on from there.
+    """
+    settings = prepared.settings
+    kept = prepared.calibration[: seen_samples(len(prepared.calibration))]
     ranker = make_ranker(prepared.ranker)
     gradient = RelaxedDivergence(
         engine.model, kept, ranker, settings.positions, int(engine.memory_budget.memory)
     )
+    budget = _budget(prepared)
+    descent = plan_descent(prepared.effort_estimate, settings.effort).descent
+    search, stored = _search_key(prepared, descent, gradient.samples), perf_counter()
+    begun = engine.store.descent(search)
+    start = np.tile(START, (prepared.shape.layers, 1))
+    begin = Passage.from_bytes(begun) if begun else Passage.start(start)
+    passage, samples = begin, len(gradient.samples)
+    with interrupts() as stop:
+        for passage in descended(descent, gradient, budget, begin, samples, settings.seed):
+            tick(passage.state.step, descent.steps)
+            if stop.is_set():
+                break
+            if perf_counter() - stored > _STORED_EVERY:
+                engine.store.put_descent(search, passage.to_bytes())
+                stored = perf_counter()
+    engine.store.put_descent(search, passage.to_bytes())
+    return passage.points(budget, problem), descent.steps - passage.state.step
+
+
+def _budget(prepared: Prepared) -> Budgeted:
+    """Return the budgets of a search, counted on a sample of mean size."""
     costs = [
         (make_cost(c.name, prepared.shape, prepared.table), c.limit / c.stock)
         for c in prepared.constraints
     ]
     n_visual, n_other = np.mean([s.shape for s in prepared.calibration], axis=0).round().astype(int)
-    layers, kept_operations = prepared.shape.layers, settings.space_settings.keep or ()
-    budget = budget_of_shares(costs, layers, max(int(n_visual), 1), int(n_other), kept_operations)
-    descent = plan_descent(prepared.effort_estimate, settings.effort).descent
-    with interrupts() as stop:
-        steps = descended(descent, gradient, budget, problem, len(gradient.samples), settings.seed)
-        for step, passed in steps:
-            tick(step, descent.steps)
-            if stop.is_set() or step == descent.steps:
-                return passed(), descent.steps - step
-    raise AssertionError("a descent has steps")
+    layers, kept = prepared.shape.layers, prepared.settings.space_settings.keep or ()
+    return budget_of_shares(costs, layers, max(int(n_visual), 1), int(n_other), kept)
+
+
+def _search_key(prepared: Prepared, descent: RelaxedDescent, samples: Sequence[Sample]) -> str:
+    """Return a digest of everything but the model on which the steps of a descent depend."""
+    settings = prepared.settings
+    limits = [(each.name, each.limit, each.stock) for each in prepared.constraints]
+    kept = sorted(settings.space_settings.keep or ())
+    facts = [asdict(descent), START, settings.seed, str(prepared.ranker), limits, kept]
+    facts.append([sample.digest for sample in samples])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _baselines(prepared: Prepared) -> list[Policy]:

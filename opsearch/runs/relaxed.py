@@ -1,8 +1,8 @@
-"""Gradient descent on the shares of a space, and the points of the space that it passes."""
+"""Gradient descent on the shares of a space: its plan, its budget, and the nearest points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -16,20 +16,19 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.base import Operation
 from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.effort import EffortEstimate, nominal_speed
-from opsearch.solvers.relaxed import Budgeted, Gradient, RelaxedDescent, Shares
+from opsearch.solvers.relaxed import Budgeted, RelaxedDescent, Shares
 
 EFFORT = 60.0
 """Seconds of `--effort` by default; a descent that needs more runs in its short form."""
+START = (0.6, 0.9, 0.15)
+"""Shares of q, kv and mlp in all layers before the first step: keys first, so that all tokens
+remain readable, and MLPs, which cost most, last."""
 _WORK = 0.5  # of a step, in forwards of the original at the nominal speed, per sample
 _STEPS, _BATCH = (40, 400), (8, 32)  # fewest and most
 _PASSES = 50  # most steps that see a sample: more fit the policy to the few samples there are
-# Keys first, so that all tokens remain readable, and MLPs, which cost most, last.
-_START = (0.6, 0.9, 0.15)
-_SHOWN = (0.7, 0.8, 0.9, 1.0)  # parts of the descent after which its point is a finalist
 _TRIED = 8  # shares that may be raised where dearer ones before them do not fit
 _COMPARED = 4  # one of so many calibration samples is kept from the descent
 _FEWEST = 32  # samples of which a part is kept; fewer are all used for both
-_AVERAGED = 0.9  # decay of the mean of the last shares
 
 
 def seen_samples(samples: int) -> int:
@@ -125,43 +124,6 @@ def budget_of_shares(
     for operation in kept:
         least[operation] = 1.0
     return Budgeted(used, prices / prices.max(axis=(1, 2), keepdims=True), least)
-
-
-def descended(
-    descent: RelaxedDescent,
-    gradient: Gradient,
-    budget: Budgeted,
-    problem: Problem,
-    samples: int,
-    seed: int,
-) -> Iterator[tuple[int, Callable[[], list[int]]]]:
-    """Run a descent; yield the number of steps done, and a function that returns its points.
-
-    The points are those at the end of several parts of the descent, the latest one, and the mean of
-    the last ones, which evens out the noise of the steps.
-
-    Args:
-        descent: Its settings.
-        gradient: The gradient of the divergence.
-        budget: The budget.
-        problem: A problem in a space of shares.
-        samples: Number of samples to draw from.
-        seed: Seed of the order of the samples.
-    """
-    start = np.tile(_START, (problem.space.num_layers, 1))
-    shown = {ceil(part * descent.steps) for part in _SHOWN}
-    passed: list[Shares] = []
-    mean = latest = start
-
-    def points() -> list[int]:
-        found = [*passed, latest, budget.nearest(mean)]
-        return list(dict.fromkeys(nearest_point(problem, shares) for shares in found))
-
-    for step, (latest, _) in enumerate(descent.run(gradient, budget, start, samples, seed), 1):
-        mean = latest if step <= min(shown) else _AVERAGED * mean + (1 - _AVERAGED) * latest
-        if step in shown:
-            passed.append(latest)
-        yield step, points
 
 
 def nearest_point(problem: Problem, shares: Shares) -> int:

@@ -157,6 +157,17 @@ def test_a_split_is_replaced_and_keeps_its_order(path):
         assert store.samples("test") == []
 
 
+def test_the_state_of_a_descent_replaces_the_former_one_of_its_search_and_context(path):
+    with Store(path, FACTS) as store:
+        assert store.descent("a") is None
+        store.put_descent("a", b"1")
+        store.put_descent("b", b"2")
+        store.put_descent("a", b"3")
+        assert (store.descent("a"), store.descent("b")) == (b"3", b"2")
+    with Store(path, FACTS | {"model": "another"}) as store:
+        assert store.descent("a") is None
+
+
 # Files that cannot be used are left as they are.
 
 
@@ -200,7 +211,7 @@ def test_a_newer_format(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    is_refused(path, FACTS, 9, 5, "opsearch", "--out")
+    is_refused(path, FACTS, 9, 6, "opsearch", "--out")
 
 
 def test_answers_of_format_3_are_read_without_lengths(path):

@@ -138,21 +138,40 @@ def test_the_same_run_again_gives_the_same_also_from_its_settings(beaten, tmp_pa
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_in_the_descent_keeps_what_it_found(tmp_path, monkeypatch):
-    steps = RelaxedDescent.run
+def test_ctrl_c_in_the_descent_keeps_what_it_found_and_the_run_goes_on_there(tmp_path):
+    given = {"samples": 4, "heldout": 0}
+    steps, counted = RelaxedDescent.run, []
 
-    def interrupted(self, *given):
-        for step, found in enumerate(steps(self, *given)):
-            if step == 2:
+    def interrupted(self, *arguments):
+        for state in steps(self, *arguments):
+            if state.step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
-            yield found
+            yield state
 
-    monkeypatch.setattr(RelaxedDescent, "run", interrupted)
-    result, _ = start(tmp_path / "run", 200, samples=4, heldout=0)
+    def counting(self, *arguments):
+        for state in steps(self, *arguments):
+            counted.append(state.step)
+            yield state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RelaxedDescent, "run", interrupted)
+        result, _ = start(tmp_path / "run", 8, **given)
     assert result.solution.stopped
-    assert "stopped with 197 of its steps left" in result.solution.note
+    assert "stopped with 5 of its steps left" in result.solution.note
     check_law(result)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RelaxedDescent, "run", counting)
+        resumed, _ = start(tmp_path / "run", 8, **given)
+        assert counted == list(range(4, 9))
+        counted.clear()
+        assert start(tmp_path / "run", 8, **given)[0].policy == resumed.policy
+        assert counted == []  # it was finished
+        start(tmp_path / "run", 8, **given, budget=("40%",))
+        assert counted == list(range(1, 9))  # another search
+    assert not resumed.solution.stopped
+    whole, _ = start(tmp_path / "whole", 8, **given)
+    assert resumed.policy == whole.policy
 
 
 # Rounding to points

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from opsearch.solvers.relaxed import Budgeted, RelaxedDescent, _along_budget, _batches
+from opsearch.solvers.relaxed import (
+    Budgeted,
+    DescentState,
+    RelaxedDescent,
+    _along_budget,
+    _batches,
+)
 
 SHAPE = (4, 3)
 SIZE = 12
@@ -65,7 +71,8 @@ def test_every_step_is_within_and_the_last_near_the_optimum(target, weights, pri
     gradient = quadratic(target, weights, noise=0.2 * noisy)
     budget, start = linear(prices, limit), np.full(SHAPE, 0.5)
     descent = RelaxedDescent(steps=200, batch=4)
-    steps = [shares for shares, _ in descent.run(gradient, budget, start, 8, 0)]
+    begin = DescentState.start(start)
+    steps = [state.shares for state in descent.run(gradient, budget, begin, 8, 0)]
     assert len(steps) == 200
     for shares in steps:
         assert shares.min() >= 0
@@ -132,12 +139,11 @@ def test_operations_that_are_kept_stay_at_one():
     prices = np.ones(SHAPE)
     budget = linear(prices, 0.5)
     budget = Budgeted(budget.spent, budget.prices, least)
-    steps = RelaxedDescent(steps=30, batch=2).run(
-        quadratic(np.zeros(SHAPE), np.ones(SHAPE)), budget, np.full(SHAPE, 0.5), 8, 0
-    )
-    for shares, _ in steps:
-        assert (shares[0] == 1).all()
-        assert budget.spent(shares)[0] <= 1 + 1e-12
+    gradient, begin = quadratic(np.zeros(SHAPE), np.ones(SHAPE)), np.full(SHAPE, 0.5)
+    descent = RelaxedDescent(steps=30, batch=2)
+    for state in descent.run(gradient, budget, DescentState.start(begin), 8, 0):
+        assert (state.shares[0] == 1).all()
+        assert budget.spent(state.shares)[0] <= 1 + 1e-12
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
@@ -160,12 +166,23 @@ def test_the_seed_decides():
     budget = linear(np.ones(SHAPE), 0.3)
 
     def last(seed):
-        return list(
-            RelaxedDescent(steps=12, batch=3).run(gradient, budget, np.full(SHAPE, 0.5), 8, seed)
-        )[-1][0]
+        begin, descent = np.full(SHAPE, 0.5), RelaxedDescent(steps=12, batch=3)
+        return list(descent.run(gradient, budget, DescentState.start(begin), 8, seed))[-1].shares
 
     assert np.array_equal(last(0), last(0))
     assert not np.array_equal(last(0), last(1))
+
+
+def test_a_descent_goes_on_from_any_of_its_states():
+    gradient = quadratic(np.full(SHAPE, 0.3), np.ones(SHAPE), noise=0.5)
+    budget, descent = linear(np.ones(SHAPE), 0.3), RelaxedDescent(steps=12, batch=3)
+    begin = DescentState.start(np.full(SHAPE, 0.5))
+    states = list(descent.run(gradient, budget, begin, 8, 5))
+    assert [state.step for state in states] == list(range(1, 13))
+    for begun in states[:-1]:
+        rest = list(descent.run(gradient, budget, begun, 8, 5))
+        assert len(rest) == 12 - begun.step
+        assert np.array_equal(rest[-1].shares, states[-1].shares)
 
 
 def test_the_width_shrinks_from_the_first_to_the_last():
@@ -175,7 +192,8 @@ def test_the_width_shrinks_from_the_first_to_the_last():
         widths.append(width)
         return np.zeros(len(indices)), np.zeros(SHAPE)
 
-    list(RelaxedDescent(steps=5).run(gradient, linear(np.ones(SHAPE), 0.5), np.ones(SHAPE), 4, 0))
+    begin = DescentState.start(np.ones(SHAPE))
+    list(RelaxedDescent(steps=5).run(gradient, linear(np.ones(SHAPE), 0.5), begin, 4, 0))
     assert (widths[0], widths[-1]) == (pytest.approx(0.3), pytest.approx(0.05))
     ratios = np.array(widths[1:]) / np.array(widths[:-1])
     np.testing.assert_allclose(ratios, ratios[0])

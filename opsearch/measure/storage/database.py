@@ -10,7 +10,7 @@ from pathlib import Path
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 5
+_FORMAT = 6
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -55,6 +55,10 @@ CREATE TABLE IF NOT EXISTS checkpoint (
   context INTEGER NOT NULL REFERENCES context, name TEXT NOT NULL, digest TEXT NOT NULL,
   PRIMARY KEY (context, name)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS descent (
+  context INTEGER NOT NULL REFERENCES context, search TEXT NOT NULL, state BLOB NOT NULL,
+  PRIMARY KEY (context, search)
+);
 """
 
 

@@ -242,6 +242,19 @@ class Store:
                     found[key, item] = value
         return found
 
+    def put_descent(self, search: str, state: bytes) -> None:
+        """Write the state of a descent in place of the former one of the same search."""
+        with explained(self.path), transaction(self._db):
+            row = (self._context, search, state)
+            self._db.execute("INSERT OR REPLACE INTO descent VALUES (?,?,?)", row)
+
+    def descent(self, search: str) -> bytes | None:
+        """Return the state of the descent of a search; None if it has not begun."""
+        query = "SELECT state FROM descent WHERE context=? AND search=?"
+        with explained(self.path):
+            found = self._db.execute(query, (self._context, search)).fetchone()
+        return found[0] if found else None
+
     def require_checkpoint(self, name: str, digest: str) -> None:
         """Remember the digest of a further checkpoint that policies name, e.g. a ranker's CLIP.
 
