@@ -1,10 +1,10 @@
-"""Racing: the policy of lowest mean divergence without measuring every policy on every sample.
+"""Racing: the policies of lowest mean divergence without measuring each one on every sample.
 
 No divergence is negative, so a policy's divergences on the samples measured so far, summed and
 divided by the number of all samples, bound its mean from below. The samples are taken in rounds,
-the hardest first, and a policy goes on only while its bound is not above the best mean known.
-Races with Hoeffding bounds (Maron and Moore, 1994) drop what is probably worse; these bounds are
-certain, so the result is the one of complete measurement, ties included.
+the hardest first, and a policy goes on only while its bound is not above the best mean known in its
+group. Races with Hoeffding bounds (Maron and Moore, 1994) drop what is probably worse; these bounds
+are certain, so the result is the one of complete measurement, ties included.
 """
 
 from __future__ import annotations
@@ -33,30 +33,28 @@ def race(
     known: Divergences,
     order: Sequence[int],
     *,
-    first: Sequence[int] = (),
-    best: float = inf,
-    keep: int = 1,
+    groups: Sequence[int] | None = None,
     quantum: float = KL_QUANTUM,
 ) -> Divergences:
-    """Measure policies on samples until none that is left out can be among the best.
+    """Measure policies on samples until none that is left out can be the best of its group.
 
     Args:
         measure: Measures some policies on some samples.
         known: Divergences in nats, float64[P, S], nan where they are not known.
         order: The samples, the hardest first.
-        first: Promising policies, which are measured on all samples beforehand.
-        best: Mean of the best other policy in nats; those above it are dropped, too.
-        keep: Number of best policies, with all their ties, that are measured on all samples.
+        groups: Number of the group of each policy, from 0; None: all are in one.
         quantum: Means that round to the same multiple of it are ties.
 
     Returns:
-        The table float64[P, S]. Where a row has no nan, `rounded_mean` is its value; the
-        `lower_bounds` of every other row is above the value of the `keep`-th best, or above `best`.
+        The table float64[P, S]. Where a row has no nan, `rounded_mean` is its value, and the best
+        of each group and all their ties have none; the `lower_bounds` of every other row is above
+        the best value of its group.
 
     Raises:
         ValueError: A measured divergence is negative.
     """
     table, samples = known.copy(), np.array(order, np.int64)
+    members = np.zeros(len(table), np.int64) if groups is None else np.array(groups, np.int64)
 
     def fill(rows: Rows, columns: Rows) -> None:
         missing = np.isnan(table[np.ix_(rows, columns)])
@@ -72,13 +70,14 @@ def race(
         table[np.ix_(rows, columns)] = found
 
     def left() -> Rows:
-        return np.flatnonzero(np.isnan(table).any(axis=1) & can_be_best(table, best, keep, quantum))
+        return np.flatnonzero(np.isnan(table).any(axis=1) & can_be_best(table, members, quantum))
 
-    fill(np.unique(np.array(first, np.int64)), samples)
     for end in range(1, ROUNDS + 1):
         fill(left(), samples[: -(-end * len(samples) // ROUNDS)])
-        rows = left()  # the most promising of them set the bar for the next round
-        fill(rows[np.argsort(lower_bounds(table[rows]), kind="stable")[:keep]], samples)
+        rows = left()
+        rows = rows[np.argsort(lower_bounds(table[rows]), kind="stable")]
+        # The most promising one of each group sets its bar for the next round.
+        fill(rows[np.unique(members[rows], return_index=True)[1]], samples)
     return table
 
 
@@ -92,14 +91,15 @@ def lower_bounds(table: Divergences) -> Divergences:
     return rounded_mean(np.where(np.isnan(table), 0.0, table))
 
 
-def can_be_best(
-    table: Divergences, best: float = inf, keep: int = 1, quantum: float = KL_QUANTUM
-) -> NDArray[np.bool_]:
-    """Return the policies that may be among the `keep` best or tie with them, bool[P].
+def can_be_best(table: Divergences, groups: Rows, quantum: float) -> NDArray[np.bool_]:
+    """Return the policies that may be the best of their group or tie with it, bool[P].
 
-    Arguments are those of `race`.
+    Args:
+        table: Divergences in nats, float64[P, S], nan where not measured.
+        groups: Number of the group of each policy, int64[P].
+        quantum: See `race`.
     """
     bounds, measured = lower_bounds(table), ~np.isnan(table).any(axis=1)
-    if measured.sum() >= keep:
-        best = min(best, float(np.partition(bounds[measured], keep - 1)[keep - 1]))
-    return np.asarray(in_quanta(bounds, quantum) <= in_quanta(np.array(best), quantum))
+    best = np.full(groups.max(initial=0) + 1, inf)
+    np.minimum.at(best, groups[measured], bounds[measured])
+    return np.asarray(in_quanta(bounds, quantum) <= in_quanta(best, quantum)[groups])

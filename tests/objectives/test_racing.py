@@ -1,7 +1,5 @@
 """Racing finds what complete measurement finds, ties and rounding included, with fewer values."""
 
-from math import inf
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,35 +45,44 @@ def skewed(seed, policies=40, samples=16):
     samples=st.integers(1, 20),
     digits=st.integers(0, 7),
     quantum=st.sampled_from([0.0, KL_QUANTUM, 1e-4, 0.3]),
-    keep=st.integers(1, 4),
-    best=st.sampled_from([inf, 0.5, 0.05, 0.0]),
+    kinds=st.integers(1, 4),
 )
-def test_the_best_and_all_their_ties_are_those_of_the_whole_table(
-    seed, policies, samples, digits, quantum, keep, best
+def test_the_best_of_each_group_and_all_their_ties_are_those_of_the_whole_table(
+    seed, policies, samples, digits, quantum, kinds
 ):
     table = np.round(skewed(seed, policies, samples), digits)  # coarse digits make many ties
     random = np.random.default_rng(seed)
     known = np.where(random.random(table.shape) < random.choice([0, 0.3]), table, np.nan)
-    first = random.integers(0, policies, 2)
-    found, _ = raced(
-        table,
-        random.permutation(samples),
-        known,
-        keep=keep,
-        best=best,
-        quantum=quantum,
-        first=first,
-    )
+    groups = random.integers(0, kinds, policies)
+    found, _ = raced(table, random.permutation(samples), known, groups=groups, quantum=quantum)
     assert np.array_equal(found[~np.isnan(found)], table[~np.isnan(found)])
     values = rounded_mean(table)
     measured = ~np.isnan(found).any(axis=1)
-    bar = min(best, np.sort(values)[min(keep, policies) - 1] if policies >= keep else inf)
-    contenders = (values <= bar) if not quantum else quanta(values, quantum) <= quanta(bar, quantum)
-    assert measured[contenders].all()
+    bars = np.array([values[groups == group].min() for group in groups])
+    best = (values <= bars) if not quantum else quanta(values, quantum) <= quanta(bars, quantum)
+    assert measured[best].all()
     assert np.array_equal(rounded_mean(found[measured]), values[measured])
     bounds = lower_bounds(found)
     assert (bounds <= values).all()
-    assert not can_be_best(found, best, keep, quantum)[~measured].any()
+    assert not can_be_best(found, groups, quantum)[~measured].any()
+
+
+def test_groups_race_in_the_same_rounds_and_one_group_as_without_groups():
+    table = skewed(0, 60, 32)
+    calls = []
+
+    def measure(rows, columns):
+        calls.append(set(rows.tolist()))
+        return table[np.ix_(rows, columns)]
+
+    groups = np.arange(len(table)) % 3
+    order = np.argsort(-table.mean(axis=0))
+    race(measure, np.full(table.shape, np.nan), order, groups=groups)
+    assert calls[0] == set(range(len(table)))
+    assert set(groups[list(calls[1])]) == {0, 1, 2}, "the most promising one of each"
+    assert len(calls[1]) == 3
+    alone = raced(table, groups=[0] * len(table))[0]
+    assert np.array_equal(alone, raced(table)[0], equal_nan=True)
 
 
 def test_it_measures_a_fraction_where_most_policies_are_bad():
@@ -99,21 +106,16 @@ def test_a_policy_that_ties_only_after_rounding_is_measured_to_the_end():
     """The second one is 0.4 of a quantum worse on its first sample alone."""
     table = np.zeros((3, 8))
     table[:, 0] = [8e-3, 8e-3 + 8 * 0.4e-3, 8e-3 + 8 * 1.6e-3]
-    found, _ = raced(table, order=range(8), first=[0], quantum=1e-3)
+    known = np.full(table.shape, np.nan)
+    known[0] = table[0]
+    found, _ = raced(table, order=range(8), known=known, quantum=1e-3)
     assert np.isnan(found).any(axis=1).tolist() == [False, False, True]
-    exact, _ = raced(table, order=range(8), first=[0], quantum=KL_QUANTUM)
+    exact, _ = raced(table, order=range(8), known=known, quantum=KL_QUANTUM)
     assert np.isnan(exact).any(axis=1).tolist() == [False, True, True]
-
-
-def test_a_better_policy_from_elsewhere_drops_all_others_in_the_first_round():
-    table = 1 + skewed(3)
-    found, measure = raced(table, best=0.01)
-    assert np.isnan(found).any(axis=1).all()
-    assert measure.asked.sum() == len(table) * table.shape[1] // 8
 
 
 def test_negative_divergences_are_refused():
     table = skewed(0)
     table[5, 3] = -1e-9
     with pytest.raises(ValueError, match=r"-1e-09.*negative.*completely"):
-        raced(table, keep=len(table))
+        raced(table, groups=range(len(table)))
