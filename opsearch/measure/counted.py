@@ -9,18 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.measure.engine import SampleMeasure
+from opsearch.models.encoding import Sample
 from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import Masses
 from opsearch.problem.spaces.point_policies import canonical_keys
 
 
+def distinct_keys(policies: Sequence[Policy], samples: Sequence[Sample]) -> set[str]:
+    """Return the canonical keys of policies on the sample with most visual tokens.
+
+    The original, whose divergence is 0 by definition, has none.
+    """
+    most = max(sample.n_visual for sample in samples)
+    originals = {identity(policy.num_layers).canonical(most) for policy in policies[:1]}
+    return set(canonical_keys(policies, most)) - originals
+
+
 @dataclass(frozen=True)
 class CountedMeasure:
     """A measurement that counts the distinct policies it was called with.
 
-    Policies are distinct if they differ on the sample with most visual tokens. The original, whose
-    divergence is 0 by definition, does not count. Stored measurements count as well.
+    Stored measurements count as well.
 
     Attributes:
         measure: Measures on the calibration samples.
@@ -41,10 +51,7 @@ class CountedMeasure:
         return self.measure.on(policies, samples)
 
     def _count(self, policies: Sequence[Policy]) -> None:
-        most = max(sample.n_visual for sample in self.measure.samples)
-        self.keys.update(canonical_keys(policies, most))
-        if len(policies):
-            self.keys.discard(identity(policies[0].num_layers).canonical(most))
+        self.keys.update(distinct_keys(policies, self.measure.samples))
 
     def received_attention(self) -> list[Masses]:
         """Return for each sample the attention that its visual tokens get, float32[L, 2, N]."""

@@ -142,6 +142,14 @@ class Engine:
         self._run_plan(plan, needs, progress)
         return requests.values(self.store.get(requests.all_keys))
 
+    def stored(self, policies: Sequence[Policy], samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """Return the stored KL in nats of every policy on every sample, nan if none, float64[P, S].
+
+        Nothing is measured.
+        """
+        requests = Requests(policies, samples)
+        return requests.values(self.store.get(requests.all_keys))
+
     def noise_floor(self, samples: Sequence[Sample], progress: Tick | None = None) -> float:
         """Return the mean KL in nats below which policies tie on these samples in half precision.
 

@@ -22,6 +22,7 @@ from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, Run
 from opsearch.evaluation import prefill_times
 from opsearch.evaluation.answers import answer
 from opsearch.evaluation.stored import stored_comparison
+from opsearch.measure.engine import Engine
 from opsearch.measure.storage.records import COMPARED
 from opsearch.measure.storage.store import Store
 from opsearch.models.loading import load_weights
@@ -32,6 +33,7 @@ from opsearch.problem.budget import total_cost
 from opsearch.problem.constraint import feasible_points
 from opsearch.runs.config import RunConfig
 from opsearch.runs.setup import make_constraints, parse_budgets, resolve
+from tests.measure import demo
 from tests.report.page import Page, assert_harmless
 from tests.support.measured import stored_count
 from tests.support.messages import naming
@@ -81,12 +83,16 @@ def test_joint_is_never_above_additive_on_calibration(folder):
         assert kl[budget, "stages joint"] <= kl[budget, "VTW"] + 1e-6
 
 
-def test_settings_are_chosen_on_the_calibration_samples(folder):
-    """No baseline is worse there than its published setting at the same budget."""
+def test_settings_are_chosen_on_the_calibration_samples(folder, tmp_path):
+    """No candidate of a baseline is better there at the same budget."""
+    given = demo.samples(SETTINGS["samples"])
+    pairs = [sample.shape for sample in given]
     with Store(folder / "measurements.db") as store:
-        samples, shape = store.samples("calibration"), Shape(**store.facts["shape"])
-        pairs = [(sample.n_visual, sample.n_other) for sample in samples]
-        entries = {(e.budget, e.method): e for e in stored_comparison(folder).entries}
+        assert [each.item for each in store.samples("calibration")] == [s.digest for s in given]
+        shape = Shape(**store.facts["shape"])
+    entries = {(e.budget, e.method): e for e in stored_comparison(folder).entries}
+    with Store(tmp_path / "whole.db", {}) as store:
+        engine = Engine(demo.model(), store)
         for budget, limit in zip(BUDGETS, (Fraction(1, 5), Fraction(3, 10)), strict=True):
             most = limit * total_cost(Flops(shape), identity(shape.layers), pairs)
             found = candidates(
@@ -95,19 +101,14 @@ def test_settings_are_chosen_on_the_calibration_samples(folder):
                 lambda policy, most=most: total_cost(Flops(shape), policy, pairs) <= most,
                 ("vispruner", "fastv", "pyramiddrop", "sparsevlm"),
             )
+            engine.measure([policy for policies in found.values() for policy in policies], given)
             for label, policies in found.items():
                 entry = entries[budget, label]
-                kl = np.mean([_stored_kl(store, p, samples) for p in policies], axis=1)
+                kl = engine.measure(policies, given).mean(axis=1)
                 assert entry.kl_calibration.mean() == pytest.approx(kl.min(), abs=1e-6)
                 assert entry.setting in {p.provenance["setting"] for p in policies}
-                keys = {p.canonical(samples[0].n_visual) for p in policies}
+                keys = {p.canonical(pairs[0][0]) for p in policies}
                 assert entry.evaluations == (len(keys) if len(policies) > 1 else 0)
-
-
-def _stored_kl(store, policy, samples):
-    keys = [policy.canonical(sample.n_visual) for sample in samples]
-    found = store.get(keys)
-    return [found[key, sample.item] for key, sample in zip(keys, samples, strict=True)]
 
 
 def test_evaluations_and_the_cache_are_told_for_every_method(folder):
