@@ -31,6 +31,7 @@ from opsearch.evaluation.contenders import (
 )
 from opsearch.evaluation.measured_baselines import (
     fitprune_policies,
+    gsearch_policies,
     gsop_policies,
     shortv_order,
     skipping_order,
@@ -61,9 +62,9 @@ from opsearch.runs.session import Session, open_session, stored_samples
 from opsearch.runs.setup import parse_budgets
 from opsearch.timing.latency_table import machine_of
 
-# Encoding, loading the model, four measured baselines, choosing settings, measuring policies,
+# Encoding, loading the model, five measured baselines, choosing settings, measuring policies,
 # measuring token reductions, and answering.
-STAGES = 10
+STAGES = 11
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def _gather(
     frozen = shortv_order(prepared, engine, progress)
     skipped = skipping_order(prepared, engine, progress)
     pruned = gsop_policies(budgets, prepared, engine, progress)
+    dropped = gsearch_policies(budgets, prepared, engine, progress)
     recipes = fitprune_policies(budgets, prepared, engine, progress)
     reducers = served_reducers(engine.model.config, prepared, progress)
     measured = {"ShortV": shortv_in_order(frozen), "operator skipping": skip_in_order(skipped)}
@@ -199,8 +201,9 @@ def _gather(
             before = spent.get(key[1], 0)
             candidates[key] = [with_evaluations(policy, before) for policy in found]
         candidates[budget.text, "GSOP"] = [pruned[budget.text]]
-        if budget.text in recipes:
-            candidates[budget.text, "FitPrune"] = [recipes[budget.text]]
+        for label, answers in (("G-Search like", dropped), ("FitPrune", recipes)):
+            if budget.text in answers:
+                candidates[budget.text, label] = [answers[budget.text]]
         reductions |= fitted_reductions(budget, prepared, reducers, progress)
     rivals = _chosen(candidates, prepared, session)
     say_unused_budget({**rivals, **reductions}, budgets, prepared, progress)

@@ -11,7 +11,7 @@ from opsearch.policy.baseline import Baseline, Knobs, PolicyMaker, reduction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 
-GSOP_POLICIES = 300  # maximum number of policies that its search measures
+SEARCH_POLICIES = 300  # maximum number of policies that GSOP's and G-Search's search measure
 _TOKENS = 'builders.tokens(32, "{share}", RankerSpec("{ranker}"))'
 _RUN = "opsearch run --space {search} --model llava-hf/{model} --data calib.jsonl"
 _SHORTV = "31, 29, 30, 28, 0, 26, 27, 25, 24, 22, 23, 21, 2, 3, 20, 18, 17, 12, 19"
@@ -193,8 +193,8 @@ BASELINES: dict[str, Baseline] = {
     ),
     "GSOP": Baseline(
         "Operations (q, kv, mlp) of two groups of tokens, ranked by [CLS], pruned greedily in "
-        f"order of their KL; measures at most {GSOP_POLICIES} policies (--evaluations); published: "
-        "groups of 144 and 432 tokens, ordered by accuracy, 30% of the FLOPs.",
+        f"order of their KL; measures at most {SEARCH_POLICIES} policies (--evaluations); "
+        "published: groups of 144 and 432 tokens, ordered by accuracy, 30% of the FLOPs.",
         (),
         granularity="it prunes whole operations",
         published=_RUN.format(
@@ -216,6 +216,13 @@ BASELINES: dict[str, Baseline] = {
         least=0,
         knobs=lambda layers: {f"slope={slope}": _sigmoid(slope) for slope in _SLOPES},
         nested=True,
+        in_run=False,
+    ),
+    "G-Search like": Baseline(
+        "Fewest tokens by the run's ranking, layer by layer and never rising, within the lowest "
+        "bound on KL that meets the budget, where G-Search (arXiv 2412.00556) allows no loss and "
+        f"meets none; measures at most {SEARCH_POLICIES} policies (--evaluations).",
+        (),
         in_run=False,
     ),
     "HiDrop like": Baseline(

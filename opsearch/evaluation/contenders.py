@@ -266,6 +266,13 @@ def budget_limit(budget: Budget, prepared: Prepared) -> tuple[Cost, int, int]:
     return cost, budget.limit(stock, len(pairs)), stock
 
 
+def within_budget(budget: Budget, prepared: Prepared) -> Fits:
+    """Return the function that says whether a policy is within a budget."""
+    cost, limit, _ = budget_limit(budget, prepared)
+    pairs = [sample.shape for sample in prepared.calibration]
+    return lambda policy: total_cost(cost, policy, pairs) <= limit
+
+
 def baseline_candidates(
     budget: Budget,
     prepared: Prepared,
@@ -282,11 +289,8 @@ def baseline_candidates(
         further: Rankers that are also compared as methods.
         progress: Prints the messages.
     """
-    cost, limit, stock = budget_limit(budget, prepared)
+    cost, _, stock = budget_limit(budget, prepared)
     pairs = [sample.shape for sample in prepared.calibration]
-
-    def fits(policy: Policy) -> bool:
-        return total_cost(cost, policy, pairs) <= limit
 
     def missed(label: str, cheapest: Policy) -> None:
         share = 100 * total_cost(cost, cheapest, pairs) / stock
@@ -298,7 +302,7 @@ def baseline_candidates(
     found = candidates(
         prepared.shape.layers,
         prepared.ranker,
-        fits,
+        within_budget(budget, prepared),
         usable=prepared.usable_rankers,
         nested=prepared.nested,
         further=further,

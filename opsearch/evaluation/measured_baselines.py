@@ -1,4 +1,4 @@
-"""Baselines that need measurements: two orders of operations, GSOP's search, FitPrune's recipes."""
+"""Baselines that need measurements: two orders of operations, and searches of three papers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opsearch.evaluation.baselines import GSOP_POLICIES
+from opsearch.evaluation.baselines import SEARCH_POLICIES
+from opsearch.evaluation.contenders import within_budget
+from opsearch.evaluation.gsearch import GSearch
+from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.objectives.attention import Attention
 from opsearch.objectives.rounding import lazy_joint
@@ -55,7 +58,7 @@ def gsop_policies(
     """
     ranker = RankerSpec("cls" if "cls" in prepared.usable_rankers else "uniform")
     space = operations_space(prepared.shape.layers, ranker=ranker)
-    limit = Limit(prepared.settings.evaluations or GSOP_POLICIES)
+    limit = Limit(prepared.settings.evaluations or SEARCH_POLICIES)
     pairs = [sample.shape for sample in prepared.calibration]
     with progress.stage("pruning operation by operation", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
@@ -67,6 +70,24 @@ def gsop_policies(
             solution = Greedy().solve(Problem(space, joint, limits), limit=limit)
             assert solution.policy is not None  # it contains the policy without visual tokens
             found[budget.text] = with_evaluations(solution.policy, solution.evaluations)
+    return found
+
+
+def gsearch_policies(
+    budgets: Sequence[Budget], prepared: Prepared, engine: Engine, progress: Progress
+) -> dict[str, Policy]:
+    """Return G-Search's policy for each budget; none if the run's ranker is not nested."""
+    found = {}
+    with progress.stage("dropping tokens layer by layer", "FLOPs") as tick:
+        for budget in budgets if prepared.nested else ():
+            search = GSearch(
+                prepared.shape.layers,
+                prepared.ranker,
+                within_budget(budget, prepared),
+                CountedMeasure(SampleMeasure(engine, prepared.calibration, tick)),
+                prepared.settings.evaluations or SEARCH_POLICIES,
+            )
+            found[budget.text] = search.solve()
     return found
 
 

@@ -140,12 +140,12 @@ def _policies(
     label: str, method: Baseline, layers: int, ranker: RankerSpec, fits: Fits
 ) -> Iterator[Policy]:
     """Yield the distinct candidates of a baseline, the published one first."""
-    dearest = (_dearest(make, layers, ranker, method.least, fits) for make in method.makers)
+    dearest = (largest_ratio(make, layers, ranker, method.least, fits) for make in method.makers)
     published = next((policy for policy in dearest if policy is not None), None)
     settings: dict[Policy, str] = {}
     knobs = method.knobs(layers)
     for setting, make in knobs.items():
-        policy = _dearest(make, layers, ranker, method.least, fits)
+        policy = largest_ratio(make, layers, ranker, method.least, fits)
         if policy is not None:
             settings.setdefault(policy, setting)
     if published is not None:
@@ -155,10 +155,10 @@ def _policies(
         yield replace(policy, provenance={"baseline": label, "setting": setting})
 
 
-def _dearest(
+def largest_ratio(
     make: PolicyMaker, layers: int, ranker: RankerSpec, least: int, fits: Fits
 ) -> Policy | None:
-    """Find the policy of the largest ratio that fits, in thousandths, by bisection."""
+    """Return the policy of the largest ratio that fits, in thousandths; None if none does."""
     low, high = least - 1, _STEPS
     while low < high:
         middle = (low + high + 1) // 2

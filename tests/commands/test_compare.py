@@ -63,7 +63,7 @@ def test_every_method_keeps_within_every_budget(folder):
     for budget, limit in zip(BUDGETS, (0.2, 0.3), strict=True):
         methods = [method for at, method in found if at == budget]
         assert methods[:11] == [*searched, "stages joint", "stages refined"]
-        assert {"FastV like", "FitPrune", "GSOP", "pool"} <= set(methods)
+        assert {"FastV like", "FitPrune", "GSOP", "G-Search like", "pool"} <= set(methods)
         # All keys stay: beyond its reach at 20 % of the FLOPs.
         assert ("ShortV" in methods) == (limit > 0.25)
         assert all(found[budget, method].share <= limit for method in methods)
@@ -118,6 +118,7 @@ def test_evaluations_and_the_cache_are_told_for_every_method(folder):
     for budget in BUDGETS:
         assert rows[budget, "pool"].evaluations == rows[budget, "tokens cls"].evaluations == 0
         assert 0 < rows[budget, "GSOP"].evaluations <= 12
+        assert 0 < rows[budget, "G-Search like"].evaluations <= 12
         # d_attn, d_mlp and n_v, each with its values alone but for those that prune nothing.
         assert rows[budget, "dop additive"].evaluations <= 2 * 13 + 1
         more = rows[budget, "dop refined"].evaluations - rows[budget, "dop joint"].evaluations

@@ -15,7 +15,8 @@ from opsearch.runs.setup import resolve
 
 OWN = {"tokens uniform", "tokens random", "tokens cls", "FastV like"}  # baselines of no paper
 # Their papers choose a setting for each sample, task or budget and print none that is known here.
-WITHOUT = {"VisPCO like", "P-Sigmoid like", "HiDrop like", "V-Skip", "operator skipping"}
+WITHOUT = {"VisPCO like", "P-Sigmoid like", "G-Search like", "HiDrop like", "V-Skip"}
+WITHOUT |= {"operator skipping"}
 PUBLISHED = {label: method.published for label, method in BASELINES.items() if method.published}
 CALLS = {label: call for label, call in PUBLISHED.items() if not call.startswith("opsearch ")}
 COMMANDS = {label: PUBLISHED[label] for label in PUBLISHED.keys() - CALLS.keys()}
