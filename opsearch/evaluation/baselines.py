@@ -219,9 +219,9 @@ BASELINES: dict[str, Baseline] = {
         in_run=False,
     ),
     "G-Search like": Baseline(
-        "Fewest tokens by the run's ranking, layer by layer and never rising, within the lowest "
-        "bound on KL that meets the budget, where G-Search (arXiv 2412.00556) allows no loss and "
-        f"meets none; measures at most {SEARCH_POLICIES} policies (--evaluations).",
+        "Fewest tokens by the run's ranking, layer by layer and never rising, each adding KL up to "
+        "the lowest bound that meets the budget, where G-Search (arXiv 2412.00556) allows no loss "
+        f"and meets none; measures at most {SEARCH_POLICIES} policies (--evaluations).",
         (),
         in_run=False,
     ),

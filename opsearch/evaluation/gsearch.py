@@ -2,8 +2,8 @@
 
 After its description (arXiv 2412.00556): the essential tokens are the first ones of a ranking, and
 no layer needs more than the layer before. Each layer therefore keeps the smallest share, for itself
-and for all layers after it, that causes no loss. Here a loss is a mean KL above a bound. The bound
-is the lowest one, found by bisection, with which the policy is within a budget.
+and for all layers after it, that causes no loss. Here a loss is more than a bound added to the mean
+KL. The bound is the lowest one, found by bisection, with which the policy is within a budget.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import numpy as np
 
 from opsearch.measure.counted import CountedMeasure
 from opsearch.policy.baseline import EVALUATIONS, Fits, largest_ratio
@@ -22,13 +20,12 @@ from opsearch.policy.ranker import RankerSpec
 
 _ALL = 1000  # shares are in thousandths
 _STEP = 32  # smallest difference of shares that is tested
-_WIDTH = 0.01  # of the last interval of bounds, relative to the KL of equal shares
-_HARDEST = 4  # a quarter of the samples, with the highest KL, can rule a policy out
+_WIDTH = 0.005  # of the last interval of bounds, relative to the KL of equal shares
 
 
 @dataclass(frozen=True)
 class GSearch:
-    """Drops of tokens, layer by layer, whose divergence stays within a bound.
+    """Drops of tokens, layer by layer, that each add at most a bound to the divergence.
 
     Attributes:
         layers: Number of layers.
@@ -48,17 +45,15 @@ class GSearch:
         """Return the policy of the lowest bound within the budget, at worst one of equal shares."""
         equal = self._filled([])
         assert equal is not None  # it may have no visual tokens
-        divergence = self.measure([equal])[0]
-        hardest = np.argsort(-divergence, kind="stable").tolist()
-        found, low, high = equal, 0.0, float(divergence.mean())
+        found, low, high = equal, 0.0, self._divergence(equal)
         width = _WIDTH * high
         while high - low > width and not self._spent:
             bound = (low + high) / 2
-            lower = self._within(bound, hardest)
-            if lower is None:
+            reached = self._within(bound)
+            if reached is None:
                 low = bound
             else:
-                found, high = lower, float(self.measure([lower]).mean())
+                found, high = min(found, reached, key=self._divergence), bound
         shares = " ".join(str(int(_ALL * kv)) for _, kv, _ in found.counts)
         provenance = {EVALUATIONS: self.measure.evaluations}
         return replace(found, name=f"gsearch({shares})", provenance=provenance)
@@ -67,15 +62,18 @@ class GSearch:
     def _spent(self) -> bool:
         return self.measure.evaluations >= self.evaluations
 
-    def _within(self, bound: float, hardest: Sequence[int]) -> Policy | None:
-        """Return the policy that reaches the budget within the bound on its KL; None if none does.
+    def _divergence(self, policy: Policy) -> float:
+        return float(self.measure([policy]).mean())
+
+    def _within(self, bound: float) -> Policy | None:
+        """Return the policy that reaches the budget by drops within the bound; None if none does.
 
         The last drop takes only as many tokens as the budget requires.
         """
         kept: list[int] = []
         while len(kept) < self.layers and (filled := self._filled(kept)) is not None:
             enough = int(_ALL * filled.counts[-1][0])
-            least = self._least(kept, enough, bound, hardest)
+            least = self._least(kept, enough, bound)
             if self._spent:
                 return None
             if least == enough:
@@ -83,27 +81,20 @@ class GSearch:
             kept.append(least)
         return None
 
-    def _least(self, kept: list[int], enough: int, bound: float, hardest: Sequence[int]) -> int:
+    def _least(self, kept: Sequence[int], enough: int, bound: float) -> int:
         """Return the least share, from `enough` to that of the layer before, within the bound.
 
         It is found by doubled steps down, and then by halves.
         """
         high, low, step = kept[-1] if kept else _ALL, enough, _STEP
+        most = bound + self._divergence(self._policy(kept, high))
         while not self._spent and high - low > (0 if step else _STEP):
             share = max(high - step, low) if step else (high + low) // 2
-            if self._lossless(self._policy(kept, share), bound, hardest):
+            if self._divergence(self._policy(kept, share)) <= most:
                 high, step = share, 2 * step
             else:
                 low, step = share, 0
         return high
-
-    def _lossless(self, policy: Policy, bound: float, hardest: Sequence[int]) -> bool:
-        """Return whether the mean KL is within a bound, which few samples can rule out."""
-        count = len(hardest)
-        first = hardest[: -(-count // _HARDEST)]
-        if self.measure.on([policy], first).sum() > bound * count:
-            return False
-        return bool(self.measure([policy]).mean() <= bound)
 
     def _filled(self, kept: Sequence[int]) -> Policy | None:
         """Return the policy whose other layers keep the largest share within the budget, if any."""
