@@ -15,8 +15,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-Shares = NDArray[np.float64]
-"""Share of the visual tokens in each operation, float64[L, 3]."""
+from opsearch.policy.counts import Shares
+
 Gradient = Callable[[Shares, float, Sequence[int]], tuple[NDArray[np.float64], Shares]]
 """Returns the divergence of samples, float64[n], and the gradient of their mean, float64[L, 3], for
 shares, a width (see `opsearch.measure.relaxed.gradient`) and the indices of the samples."""

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
+"""Share of the visual tokens in each operation, float64[L, 3]: counts before they are rounded."""
 Candidates = Mapping[int, int | Counts]
 Q, KV, MLP = 0, 1, 2
 MODULES = ("q", "kv", "mlp")

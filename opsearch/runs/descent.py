@@ -9,9 +9,10 @@ from math import ceil
 
 import numpy as np
 
+from opsearch.policy.counts import Shares
 from opsearch.problem.problem import Problem
 from opsearch.runs.relaxed import nearest_point
-from opsearch.solvers.relaxed import Budgeted, DescentState, Gradient, RelaxedDescent, Shares
+from opsearch.solvers.relaxed import Budgeted, DescentState, Gradient, RelaxedDescent
 
 _SHOWN = (0.7, 0.8, 0.9, 1.0)  # parts of the descent after which its point is a finalist
 _AVERAGED = 0.9  # decay of the mean of the last shares

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
-from opsearch.policy.counts import MODULES
+from opsearch.policy.counts import MODULES, Shares
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.base import Operation
 from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.effort import EffortEstimate, nominal_speed
-from opsearch.solvers.relaxed import Budgeted, RelaxedDescent, Shares
+from opsearch.solvers.relaxed import Budgeted, RelaxedDescent
 
 EFFORT = 60.0
 """Seconds of `--effort` by default; a descent that needs more runs in its short form."""

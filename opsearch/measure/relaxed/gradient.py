@@ -36,14 +36,13 @@ from opsearch.measure.sweep.original import (
 from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
+from opsearch.policy.counts import Shares
 from opsearch.rankers.base import Ranker
 
 _KEPT_BYTES = 2 * 10**9  # of the original's inputs and logits: each sample is used many times
 Array = TypeVar("Array", Tensor, NDArray[np.float64])
 Values = NDArray[np.float64]
 _Part = tuple[list[int], SampleBatch]  # numbers among the given samples, and these
-Shares = NDArray[np.float64]
-"""Share of the visual tokens in each operation, float64[L, 3]."""
 
 
 def gates(shares: Tensor, width: float, n_visual: int) -> Tensor:
