@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.code_size import code_size
 from benchmarks.cpu_latency import cpu_latency
+from benchmarks.descent import descent_step
 from benchmarks.engine import engine
 from benchmarks.engine_share import engine_share
 from benchmarks.fingerprint import fingerprint_speed
@@ -41,6 +42,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "fronts": lambda tiny, limit: fronts(),
     "engine": lambda tiny, limit: engine(),
     "engine-share": lambda tiny, limit: engine_share(tiny),
+    "descent": lambda tiny, limit: descent_step(tiny),
     "gpu-engine": gpu_engine,
     "scaling": lambda tiny, limit: scaling(),
     "gpu-latency": gpu_latency,
@@ -63,7 +65,7 @@ def main() -> int:
         "--tiny",
         action="store_true",
         help="latency and gpu suites, rankers, fingerprint: models of few weights, on any device; "
-        "racing: few samples; engine-share: two samples",
+        "racing: few samples; engine-share and descent: two samples",
     )
     parser.add_argument(
         "--seconds",

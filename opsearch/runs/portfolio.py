@@ -127,7 +127,10 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
         stopped=undone > 0,
     )
     if undone:
-        note = f"{solution.note}; the descent was stopped with {undone} of its steps left"
+        stopped = (
+            f"the descent was stopped with {undone} of its steps left; the same search goes on"
+        )
+        note = f"{solution.note}; {stopped} from there"
         solution = replace(solution, note=note)
     return problem, solution
 
