@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.formatting import counted
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
 from opsearch.models.encoding import Sample
@@ -255,6 +256,6 @@ def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Proble
 def _note(entries: Sequence[_Entry], best: int, finalists: int) -> str:
     """Say where the answer came from, and what it was compared with."""
     return (
-        f"found by {entries[best].method}; {finalists} policies of the descent raced against "
-        f"{len(entries) - finalists} of the baselines, all knobs tried"
+        f"found by {entries[best].method}; {counted(finalists, 'policy', 'policies')} of the "
+        f"descent raced against {len(entries) - finalists} of the baselines, all knobs tried"
     )
