@@ -128,10 +128,8 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
         stopped=undone > 0,
     )
     if undone:
-        stopped = (
-            f"the descent was stopped with {undone} of its steps left; the same search goes on"
-        )
-        note = f"{solution.note}; {stopped} from there"
+        left = f"the descent was stopped with {undone} of its steps left"
+        note = f"{solution.note}; {left}; the same search goes on from there"
         solution = replace(solution, note=note)
     return problem, solution
 

@@ -88,7 +88,7 @@ class RelaxedDivergence:
         self.family = check_supported(model)
         self.decoder = model.get_submodule(self.family.decoder)
         self.samples = [sample for sample in samples if sample.n_visual]
-        # Small tensors gain nothing from several threads, but samples are independent.
+        # Samples are independent: cores gain more from them than from parts of one small product.
         self.threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self._kept: dict[str, tuple[Reference, Tensor]] = {}
 
