@@ -18,6 +18,7 @@ from benchmarks.rows import BenchmarkRow
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
+from opsearch.measure.sweep.originals import Originals
 from opsearch.models.encoding import encode
 from opsearch.models.loading import load_config, load_processor, load_weights
 from opsearch.policy.ranker import RankerSpec
@@ -37,7 +38,9 @@ def descent_step(tiny: bool) -> Iterator[BenchmarkRow]:
     items = embedded("calibration", steps * batch, 0)
     samples = encode(items, load_processor("demo"), load_config("demo"))
     model, threads = load_weights("demo"), torch.get_num_threads()
-    gradient = RelaxedDivergence(model, samples, make_ranker(RankerSpec("cls")), 1, _MEMORY)
+    gradient = RelaxedDivergence(
+        Originals(model, 1), samples, make_ranker(RankerSpec("cls")), _MEMORY
+    )
     shares = np.tile(_SHARES, (Shape.from_config(model.config).layers, 1))
     settings = {"one thread": (1, 1), "one product on all": (threads, 1), "all": (threads, threads)}
     seconds: dict[str, list[float]] = {name: [] for name in settings}

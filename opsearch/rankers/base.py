@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from opsearch.rankers.upload import upload
@@ -31,7 +32,7 @@ class Prompt:
         real: Mask of the tokens that are not padding, bool[B, S].
         n_visual: Number of visual tokens of each sample.
         captured: Values captured in the vision tower, one row per visual token of the batch, e.g.
-            "cls_attention": float[sum of n_visual].
+            "cls_attention": float[sum of n_visual], or per sample, if of CLIP's questions.
         embeds: Embeddings that enter the decoder, [B, S, D]; None before they are computed.
     """
 
@@ -59,6 +60,23 @@ class Prompt:
         if "n_other" in vars(self):
             moved.n_other = self.n_other
         return moved
+
+    def split(self) -> list[Prompt]:
+        """Return the prompt of each sample; they share their memory."""
+        ends = list(accumulate(self.n_visual))
+        tokens = [slice(end - n, end) for n, end in zip(self.n_visual, ends, strict=True)]
+        parts = []
+        for row, of_row in enumerate(tokens):
+            alone = slice(row, row + 1)
+            captured = {
+                name: value[alone if name.startswith(CLIP_QUESTION) else of_row]
+                for name, value in self.captured.items()
+            }
+            embeds = None if self.embeds is None else self.embeds[alone]
+            parts.append(
+                Prompt(self.visual[alone], self.real[alone], self.n_visual[alone], captured, embeds)
+            )
+        return parts
 
     def scatter(self, per_token: Tensor) -> Tensor:
         """Scatter scores float[sum of n_visual] to float32[B, S], -inf at other positions."""

@@ -1,8 +1,8 @@
 """The default search: gradient descent on token shares, against every baseline.
 
 A part of the calibration samples is kept from the descent. The points that it passes are compared
-on that part, and the baselines at all settings of their knobs take part in a race on all samples,
-so that the answer is at least as good as each of them there.
+on that part. The best one races against the baselines at all settings of their knobs on all
+samples, so that the answer is at least as good as each of them there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.baseline import candidates
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
-from opsearch.problem.objective import KL_QUANTUM, Blackbox, rounded_mean
+from opsearch.problem.objective import KL_QUANTUM, Blackbox, in_quanta, rounded_mean
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status, solution_at
 from opsearch.problem.spaces.base import ListedSpace, Parameter
@@ -106,14 +106,15 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
     joint = lazy_joint(space, SampleMeasure(engine, samples), KL_QUANTUM)
     problem = Problem(space, joint, prepared.constraints)
     with progress.stage("gradient descent on token shares") as tick:
-        finalists, undone = _descend(prepared, engine, problem, tick)
+        points, undone = _descend(prepared, engine, problem, tick)
     with progress.stage("racing its policies against baselines", "FLOPs") as tick:
         floor = engine.noise_floor(samples, tick)
-        measure = SampleMeasure(engine, samples, tick)
-        entries = [_Entry(space.decode(space.row(point)), point) for point in finalists]
-        entries += [_Entry(policy) for policy in _baselines(prepared)]
-        table = _raced(entries, len(finalists), measure, floor)
-    best = _chosen(table, len(finalists))
+        passed = [_Entry(space.decode(space.row(point)), point) for point in points]
+        finalist = passed[_best_unseen(passed, engine, samples, tick)]
+        entries = [finalist, *map(_Entry, _baselines(prepared))]
+        table = _raced(entries, SampleMeasure(engine, samples, tick), floor)
+    # A tie goes to the descent, which comes first.
+    best = int(np.nanargmin(in_quanta(table.mean(axis=1), floor)))
     problem, point = _stated(entries[best], problem, prepared)
     known = Blackbox("joint", "nats", lambda points: rounded_mean(table[[best] * len(points)]))
     solution = solution_at(
@@ -121,10 +122,10 @@ def portfolio(prepared: Prepared, engine: Engine, progress: Progress) -> tuple[P
         point,
         Status.FEASIBLE,
         GradientDescent.name,
-        evaluations=len(entries),
+        evaluations=len(passed) + len(entries) - 1,
         seed=prepared.settings.seed,
         seconds=perf_counter() - started,
-        note=_note(entries, best, len(finalists)),
+        note=_note(entries, best, len(passed)),
         stopped=undone > 0,
     )
     if undone:
@@ -144,9 +145,8 @@ def _descend(
     settings = prepared.settings
     kept = prepared.calibration[: seen_samples(len(prepared.calibration))]
     ranker = make_ranker(prepared.ranker)
-    gradient = RelaxedDivergence(
-        engine.model, kept, ranker, settings.positions, int(engine.memory_budget.memory)
-    )
+    memory = int(engine.memory_budget.memory)
+    gradient = RelaxedDivergence(engine.passes.originals, kept, ranker, memory)
     budget = _budget(prepared)
     descent = plan_descent(prepared.effort_estimate, settings.effort).descent
     search, stored = _search_key(prepared, descent, gradient.samples), perf_counter()
@@ -205,38 +205,30 @@ def _baselines(prepared: Prepared) -> list[Policy]:
     return [policy for policies in found.values() for policy in policies]
 
 
-def _raced(
-    entries: Sequence[_Entry], finalists: int, measure: SampleMeasure, floor: float
-) -> NDArray[np.float64]:
-    """Return the KL of each entry on each sample; only the first ones and the best have all."""
+def _best_unseen(
+    passed: Sequence[_Entry], engine: Engine, samples: Sequence[Sample], tick: Tick
+) -> int:
+    """Return the best policy on the samples that the descent did not see."""
+    unseen = samples[seen_samples(len(samples)) :] or samples
+    measured = SampleMeasure(engine, unseen, tick)([entry.policy for entry in passed])
+    return int(measured.mean(axis=1).argmin())
+
+
+def _raced(entries: Sequence[_Entry], measure: SampleMeasure, floor: float) -> NDArray[np.float64]:
+    """Return the KL of each entry on each sample, nan where it is not measured.
+
+    The first entry and the best have all.
+    """
     policies = [entry.policy for entry in entries]
-    begun = measure(policies[:finalists])  # tell which samples are hard
-    known = np.full((len(policies), begun.shape[1]), np.nan)
-    known[:finalists] = begun
+    first = measure(policies[:1])  # tells which samples are hard
+    known = np.full((len(policies), first.shape[1]), np.nan)
+    known[0] = first
 
     def some(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         return measure.on([policies[row] for row in rows], columns.tolist())
 
-    hardest = np.argsort(-begun.mean(axis=0), kind="stable").tolist()
+    hardest = np.argsort(-first[0], kind="stable").tolist()
     return race(some, known, hardest, quantum=floor)
-
-
-def _chosen(table: NDArray[np.float64], finalists: int) -> int:
-    """Return the entry of the answer: the best finalist, unless a baseline is better.
-
-    Finalists are compared on the samples that the descent did not see, as far as they are as good
-    as the best baseline on all samples.
-    """
-    means = table.mean(axis=1)  # nan where the race dropped an entry
-    baselines = means[finalists:]
-    bar = np.nanmin(baselines) if np.isfinite(baselines).any() else np.inf
-    unseen = table[:finalists, seen_samples(table.shape[1]) :]
-    unseen = unseen if unseen.size else table[:finalists]
-    order = np.lexsort((means[:finalists], unseen.mean(axis=1)))
-    for index in order.tolist():
-        if means[index] <= bar:
-            return int(index)
-    return finalists + int(np.nanargmin(baselines))
 
 
 def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Problem, int]:
@@ -251,9 +243,9 @@ def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Proble
     return replace(problem, space=space, constraints=limits), 0
 
 
-def _note(entries: Sequence[_Entry], best: int, finalists: int) -> str:
+def _note(entries: Sequence[_Entry], best: int, passed: int) -> str:
     """Say where the answer came from, and what it was compared with."""
     return (
-        f"found by {entries[best].method}; {counted(finalists, 'policy', 'policies')} of the "
-        f"descent raced against {len(entries) - finalists} of the baselines, all knobs tried"
+        f"found by {entries[best].method}; the best of {counted(passed, 'policy', 'policies')} of "
+        f"the descent raced against {len(entries) - 1} of the baselines, all knobs tried"
     )

@@ -7,6 +7,7 @@ import torch
 from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.relaxed.gradient import RelaxedDivergence, bounded, gates
+from opsearch.measure.sweep.originals import Originals
 from opsearch.models.families import family_for
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import make_ranker
@@ -26,7 +27,7 @@ SEVERAL = [
 
 
 def relaxed(model, samples, positions=1, memory=PLENTY, ranker=families.CLS):
-    return RelaxedDivergence(model, samples, make_ranker(ranker), positions, memory)
+    return RelaxedDivergence(Originals(model, positions), samples, make_ranker(ranker), memory)
 
 
 def random_tokens(layers, n_visual, seed):
@@ -106,9 +107,9 @@ def test_a_small_memory_makes_smaller_batches_of_the_same_numbers(whole):
     small = relaxed(families.model(), SEVERAL, memory=1)
     measured = small._measured
 
-    def counted(shares, width, batch):
+    def counted(shares, width, batch, reference):
         sizes.append(len(batch.samples))
-        return measured(shares, width, batch)
+        return measured(shares, width, batch, reference)
 
     small._measured = counted
     one_by_one, slope = small(shares, width, range(6))
@@ -139,13 +140,12 @@ def test_an_error_in_a_thread_is_raised(whole):
     assert torch.get_num_threads() == before
 
 
-def test_forgotten_samples_are_measured_again(whole, monkeypatch):
+def test_samples_that_are_not_kept_are_measured_again(whole, monkeypatch):
     shares, width, (kl, _) = whole
-    monkeypatch.setattr("opsearch.measure.relaxed.gradient._KEPT_BYTES", 1)
+    monkeypatch.setattr("opsearch.measure.sweep.originals._KEPT_BYTES", 1)
     found = relaxed(families.model(), SEVERAL)
     for _ in range(2):
         np.testing.assert_allclose(found(shares, width, range(6))[0], kl, rtol=0, atol=1e-5)
-    assert not found._kept
 
 
 def test_the_gradient_is_that_of_finite_differences():

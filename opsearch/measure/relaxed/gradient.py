@@ -26,20 +26,13 @@ from opsearch.measure.relaxed.gated import GatedDecoder
 from opsearch.measure.relaxed.threads import one_per_core
 from opsearch.measure.sweep.divergence import divergence
 from opsearch.measure.sweep.inputs import DecoderInputs
-from opsearch.measure.sweep.original import (
-    Reference,
-    check_finite,
-    concat_padded,
-    make_reference,
-    merge_references,
-)
+from opsearch.measure.sweep.original import Reference, check_finite, concat_padded
+from opsearch.measure.sweep.originals import Originals
 from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.encoding import Sample
-from opsearch.models.families import check_supported
 from opsearch.policy.counts import Shares
 from opsearch.rankers.base import Ranker
 
-_KEPT_BYTES = 2 * 10**9  # of the original's inputs and logits: each sample is used many times
 Array = TypeVar("Array", Tensor, NDArray[np.float64])
 Values = NDArray[np.float64]
 _Part = tuple[list[int], SampleBatch]  # numbers among the given samples, and these
@@ -74,23 +67,22 @@ class RelaxedDivergence:
     """The divergence of fractional counts on the samples of a search.
 
     Args:
-        model: The model.
+        originals: The original on samples.
         samples: The calibration samples; those without visual tokens are left out.
         ranker: A nested ranker.
-        positions: Number of answer tokens that are compared.
         memory: Bytes that the states of one pass may take.
     """
 
     def __init__(
-        self, model: Any, samples: Sequence[Sample], ranker: Ranker, positions: int, memory: int
+        self, originals: Originals, samples: Sequence[Sample], ranker: Ranker, memory: int
     ) -> None:
-        self.model, self.ranker, self.positions, self.memory = model, ranker, positions, memory
-        self.family = check_supported(model)
-        self.decoder = model.get_submodule(self.family.decoder)
+        self.originals, self.ranker, self.memory = originals, ranker, memory
+        self.model = model = originals.model
+        self.decoder = model.get_submodule(originals.family.decoder)
         self.samples = [sample for sample in samples if sample.n_visual]
         # Samples are independent: cores gain more from them than from parts of one small product.
         self.threads = torch.get_num_threads() if model.device.type == "cpu" else 1
-        self._kept: dict[str, tuple[Reference, Tensor]] = {}
+        self._ranks: dict[str, Tensor] = {}
 
     def __call__(
         self, shares: Shares, width: float, indices: Sequence[int]
@@ -109,28 +101,26 @@ class RelaxedDivergence:
         divergences, total = np.zeros(len(indices)), np.zeros_like(shares)
         pending = list(self._batches([self.samples[index] for index in indices]))
 
-        def measured(part: _Part) -> tuple[Values, Shares] | None:
-            numbers, batch = part
+        def measured(part: tuple[_Part, Reference]) -> tuple[Values, Shares] | None:
+            (numbers, batch), reference = part
             try:
-                return self._measured(shares, width, batch)
+                return self._measured(shares, width, batch, reference)
             except torch.OutOfMemoryError:
                 if len(numbers) == 1:
                     raise
                 return None
 
         with torch.inference_mode(False), _frozen(self.model), reused_memory():
-            for _, batch in pending:
-                self._keep(batch.samples)
             while pending:
-                results = one_per_core(measured, pending, self.threads)
-                parts, pending = pending, []
-                for (numbers, batch), found in zip(parts, results, strict=True):
+                # In this thread: two forwards of a model at once would mix what their hooks record.
+                parts = [(part, self._reference(part[1].samples)) for part in pending]
+                results, pending = one_per_core(measured, parts, self.threads), []
+                for ((numbers, batch), _), found in zip(parts, results, strict=True):
                     if found is None:
                         pending += _halves(numbers, batch)
                         continue
                     divergences[numbers], gradient = found
                     total += gradient
-        self._forget()
         return divergences, total / len(indices)
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[_Part]:
@@ -140,9 +130,11 @@ class RelaxedDivergence:
         """
         groups: dict[bytes, list[tuple[int, Layout]]] = {}
         for number, sample in enumerate(samples):
-            visual = self.family.visual_positions(self.model.config, sample.inputs["input_ids"])
+            visual = self.originals.family.visual_positions(
+                self.model.config, sample.inputs["input_ids"]
+            )
             positions = visual[0].cpu().numpy()
-            layout = Layout.of(positions, self.positions)
+            layout = Layout.of(positions, self.originals.positions)
             groups.setdefault(positions.nonzero()[0].tobytes(), []).append((number, layout))
         for group in groups.values():
             fit = self.memory // (self.threads * max(self._bytes(layout) for _, layout in group))
@@ -163,9 +155,11 @@ class RelaxedDivergence:
         total: int = layers * layout.length * (widths + scores) * itemsize
         return total
 
-    def _measured(self, shares: Shares, width: float, batch: SampleBatch) -> tuple[Values, Shares]:
+    def _measured(
+        self, shares: Shares, width: float, batch: SampleBatch, reference: Reference
+    ) -> tuple[Values, Shares]:
         """Return the KL of each sample of a batch, and the gradient of their bounded sum."""
-        reference, inputs = self._inputs(batch)
+        inputs = self._inputs(batch, reference)
         n_visual, device = batch.layout.n_visual, reference.embeds.device
         on_host = gates(torch.as_tensor(shares), width, n_visual)
         open_rows: Ints = (on_host > 0).sum(-1).numpy()
@@ -187,36 +181,25 @@ class RelaxedDivergence:
         return kl.detach().cpu().numpy(), found
 
     @torch.no_grad()
-    def _inputs(self, batch: SampleBatch) -> tuple[Reference, DecoderInputs]:
-        """Return the original on a batch and its inputs, sorted by rank."""
-        parts = [self._kept[sample.digest] for sample in batch.samples]
-        order = range(len(parts))
-        reference = merge_references([part for part, _ in parts], order)
-        rank = concat_padded([rank for _, rank in parts], order, value=-1)
+    def _inputs(self, batch: SampleBatch, reference: Reference) -> DecoderInputs:
+        """Return the decoder's inputs, sorted by rank."""
+        rank = concat_padded([self._ranks[sample.digest] for sample in batch.samples], value=-1)
         cos_sin = self.decoder.rotary_emb(reference.embeds, reference.position_ids)
-        inputs = DecoderInputs.from_prompt(reference.prompt, cos_sin, rank, batch)
-        return reference, inputs
+        return DecoderInputs.from_prompt(reference.prompt, cos_sin, rank, batch)
 
     @torch.no_grad()
-    def _keep(self, samples: Sequence[Sample]) -> None:
-        """Run the original on samples that are not kept, those of equal shape together."""
+    def _reference(self, samples: Sequence[Sample]) -> Reference:
+        """Return the original on samples; rank their tokens, those of equal shape together."""
         shapes: dict[tuple[int, int], list[Sample]] = {}
         for sample in samples:
-            if sample.digest in self._kept:
-                continue
-            shapes.setdefault(sample.shape, []).append(sample)
+            if sample.digest not in self._ranks:
+                shapes.setdefault(sample.shape, []).append(sample)
         for group in shapes.values():
-            needs = self.ranker.needs
-            whole = make_reference(self.model, self.family, group, needs, self.positions)
-            ranks = self.ranker.rank(whole.prompt, list(whole.prompt.n_visual))
+            prompt = self.originals.of(group, self.ranker.needs).prompt
+            ranks = self.ranker.rank(prompt, list(prompt.n_visual))
             for row, sample in enumerate(group):
-                self._kept[sample.digest] = _row(whole, row), ranks[row : row + 1]
-
-    def _forget(self) -> None:
-        """Drop the oldest samples beyond the bytes that may be kept."""
-        size = sum(reference.nbytes for reference, _ in self._kept.values())
-        while size > _KEPT_BYTES:
-            size -= self._kept.pop(next(iter(self._kept)))[0].nbytes
+                self._ranks[sample.digest] = ranks[row : row + 1]
+        return self.originals.of(samples)
 
 
 def _halves(numbers: list[int], batch: SampleBatch) -> list[_Part]:
@@ -226,20 +209,6 @@ def _halves(numbers: list[int], batch: SampleBatch) -> list[_Part]:
         (numbers[:half], batch.part(0, half)),
         (numbers[half:], batch.part(half, len(numbers))),
     ]
-
-
-def _row(reference: Reference, row: int) -> Reference:
-    """Return one sample of a reference, without the inputs of rankers."""
-    part = slice(row, row + 1)
-    prompt, positions = reference.prompt, reference.position_ids
-    if positions.shape[-2] > 1:
-        positions = positions[..., part, :]
-    embeds = reference.embeds[part].clone()
-    alone = type(prompt)(
-        prompt.visual[part], prompt.real[part], prompt.n_visual[part], embeds=embeds
-    )
-    logits, counted = reference.logits[part].clone(), reference.counted[part]
-    return Reference(alone, embeds, positions, logits, counted)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.rankers.base import Prompt
-from opsearch.rankers.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,22 @@ class Reference:
     @property
     def nbytes(self) -> int:
         """Bytes of the largest tensors."""
-        return int(self.embeds.nbytes + self.logits.nbytes)
+        captured = sum(value.nbytes for value in self.prompt.captured.values())
+        return int(self.embeds.nbytes + self.logits.nbytes + captured)
+
+    def split(self) -> list[Reference]:
+        """Return the reference of each sample; they share their memory."""
+        shared = self.position_ids.shape[-2] == 1
+        return [
+            Reference(
+                prompt,
+                self.embeds[row : row + 1],
+                self.position_ids if shared else self.position_ids[..., row : row + 1, :],
+                self.logits[row : row + 1],
+                self.counted[row : row + 1],
+            )
+            for row, prompt in enumerate(self.prompt.split())
+        ]
 
 
 @torch.no_grad()
@@ -103,39 +117,39 @@ def make_reference(
     return Reference(prompt, embeds, position_ids, logits, counted)
 
 
-def merge_references(parts: Sequence[Reference], order: Sequence[int]) -> Reference:
-    """Concatenate references and reorder their samples, without the inputs of rankers."""
+def merge_references(parts: Sequence[Reference], captured: Collection[str]) -> Reference:
+    """Concatenate references, with these captured values, padding shorter ones on the right."""
     rows = [len(part.embeds) for part in parts]
     positions = [
         part.position_ids.expand(*part.position_ids.shape[:-2], count, -1)
         for part, count in zip(parts, rows, strict=True)
     ]
+    prompts = [part.prompt for part in parts]
     visual, real = (
-        concat_padded([getattr(part.prompt, name) for part in parts], order)
-        for name in ("visual", "real")
+        concat_padded([getattr(prompt, name) for prompt in prompts]) for name in ("visual", "real")
     )
-    embeds = concat_padded([part.embeds for part in parts], order, length=-2)
-    n_visual = [n for part in parts for n in part.prompt.n_visual]
+    embeds = concat_padded([part.embeds for part in parts], length=-2)
+    n_visual = tuple(n for prompt in prompts for n in prompt.n_visual)
+    values = {name: torch.cat([prompt.captured[name] for prompt in prompts]) for name in captured}
     return Reference(
-        Prompt(visual, real, tuple(n_visual[index] for index in order), embeds=embeds),
+        Prompt(visual, real, n_visual, values, embeds),
         embeds,
-        concat_padded(positions, order, dim=-2),
-        concat_padded([part.logits for part in parts], order),
-        concat_padded([part.counted for part in parts], order),
+        concat_padded(positions, dim=-2),
+        concat_padded([part.logits for part in parts]),
+        concat_padded([part.counted for part in parts]),
     )
 
 
 def concat_padded(
-    tensors: Sequence[Tensor], order: Sequence[int], dim: int = 0, length: int = -1, value: int = 0
+    tensors: Sequence[Tensor], dim: int = 0, length: int = -1, value: int = 0
 ) -> Tensor:
-    """Concatenate tensors along `dim`, padding dimension `length`, and reorder the result."""
+    """Concatenate tensors along `dim`, padding dimension `length` on the right."""
     longest = max(tensor.shape[length] for tensor in tensors)
     flat = (0, 0) * (-1 - length)
-    merged = torch.cat(
+    return torch.cat(
         [functional.pad(t, (*flat, 0, longest - t.shape[length]), value=value) for t in tensors],
         dim,
     )
-    return merged.index_select(dim, upload(order, merged.device))
 
 
 def check_finite(logits: Tensor, samples: Sequence[Sample], sources: Sequence[str]) -> None:

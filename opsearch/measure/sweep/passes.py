@@ -20,20 +20,13 @@ from opsearch.measure.storage.records import COLUMNS, Measurement
 from opsearch.measure.sweep.divergence import Divergence, divergence
 from opsearch.measure.sweep.inputs import DecoderInputs, States
 from opsearch.measure.sweep.layer import DecoderRanking, SweepLayer
-from opsearch.measure.sweep.original import (
-    Reference,
-    check_finite,
-    concat_padded,
-    make_reference,
-    merge_references,
-)
+from opsearch.measure.sweep.original import Reference, check_finite, concat_padded
+from opsearch.measure.sweep.originals import Originals
 from opsearch.models.devices import device_of
-from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
-_KEPT_BYTES = 2 * 10**9  # of cached references: calls policy by policy do not rerun the original
 _LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state
 
 
@@ -86,7 +79,7 @@ class Passes:
     def __init__(self, model: Any, positions: int) -> None:
         self.model, self.positions = model, positions
         self.family = check_supported(model)
-        self._references: dict[tuple[str, ...], Reference] = {}
+        self.originals = Originals(model, positions)
 
     def rank(self, chunk: Chunk, needs: frozenset[str]) -> Ranked:
         """Return the chunk ready to run.
@@ -95,13 +88,17 @@ class Passes:
             chunk: The chunk.
             needs: Outputs of the vision tower that rankers read.
         """
+        # Rankers see no padding.
         groups = chunk.batch.by_tail_length
-        parts = [self._reference([chunk.samples[i] for i in group], needs) for group in groups]
-        ranks = [_ranks(chunk, part.prompt) for part in parts]
-        (reference, *others), (rank, *_) = parts, ranks
-        if others:
-            order = np.argsort([index for group in groups for index in group]).tolist()
-            reference, rank = merge_references(parts, order), concat_padded(ranks, order, value=-1)
+        ranks = []
+        for group in groups:
+            reference = self.originals.of([chunk.samples[index] for index in group], needs)
+            ranks.append(_ranks(chunk, reference.prompt))
+        rank = ranks[0]
+        if len(groups) > 1:
+            reference = self.originals.of(chunk.samples)
+            order = np.argsort([index for group in groups for index in group])
+            rank = concat_padded(ranks, value=-1)[upload(order, rank.device)]
         # Rankers that read the question may rank one image differently for each question.
         return Ranked(chunk.with_images_split(rank), reference, rank)
 
@@ -137,16 +134,6 @@ class Passes:
             original, counted = (tensor[:, None].to(logits.device) for tensor in pair)
             parts.append(divergence(original, logits, counted))
         return _measurements(chunk, parts)
-
-    def _reference(self, samples: Sequence[Sample], needs: frozenset[str]) -> Reference:
-        """Return the original on these samples, cached as far as memory allows."""
-        key = (*sorted(needs), *(sample.digest for sample in samples))
-        if key in self._references:
-            return self._references[key]
-        reference = make_reference(self.model, self.family, samples, needs, self.positions)
-        if sum(ref.nbytes for ref in self._references.values()) + reference.nbytes <= _KEPT_BYTES:
-            self._references[key] = reference
-        return reference
 
 
 @torch.no_grad()

@@ -1,0 +1,70 @@
+"""The original on the samples of a search, each of which is run once.
+
+Rounds of a race, steps of a descent and repeated calls meet the same samples in ever new batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from opsearch.measure.sweep.original import Reference, make_reference, merge_references
+from opsearch.models.encoding import Sample
+from opsearch.models.families import check_supported
+from opsearch.rankers.base import PROMPT_NEEDS
+
+_KEPT_BYTES = 2 * 10**9
+
+
+class Originals:
+    """The original on samples, kept as far as memory allows.
+
+    Args:
+        model: The model.
+        positions: Answer positions whose logits are compared.
+    """
+
+    def __init__(self, model: Any, positions: int) -> None:
+        self.model, self.positions = model, positions
+        self.family = check_supported(model)
+        self._kept: dict[str, Reference] = {}  # one sample each, by its digest
+
+    def of(self, samples: Sequence[Sample], needs: Collection[str] = ()) -> Reference:
+        """Return the original on samples of equal visual positions, padded to the longest.
+
+        Args:
+            samples: The samples.
+            needs: Outputs of the vision tower that rankers read.
+
+        Raises:
+            ModelError: A logit is not finite; the message names the sample.
+            OutOfMemoryError: A forward of those that are not kept does not fit.
+        """
+        captured = set(needs) - PROMPT_NEEDS
+        found = {
+            sample.digest: kept
+            for sample in samples
+            if (kept := self._kept.get(sample.digest)) and captured <= kept.prompt.captured.keys()
+        }
+        shapes: dict[tuple[int, int], list[Sample]] = {}
+        for sample in samples:
+            if sample.digest not in found:
+                shapes.setdefault(sample.shape, []).append(sample)
+        for group in shapes.values():
+            with torch.inference_mode(False):  # gradients may be taken of what is kept
+                whole = make_reference(self.model, self.family, group, needs, self.positions)
+            if len(group) == len(samples):
+                self._keep(group, whole)
+                return whole
+            found |= self._keep(group, whole)
+        return merge_references([found[sample.digest] for sample in samples], captured)
+
+    def _keep(self, samples: Sequence[Sample], whole: Reference) -> dict[str, Reference]:
+        """Split a reference into its samples, and keep all or none of them."""
+        rows = {sample.digest: part for sample, part in zip(samples, whole.split(), strict=True)}
+        others = [kept for digest, kept in self._kept.items() if digest not in rows]
+        if sum(kept.nbytes for kept in others) + whole.nbytes <= _KEPT_BYTES:
+            self._kept |= rows
+        return rows
