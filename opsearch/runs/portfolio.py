@@ -155,6 +155,8 @@ def _descend(
     begin = Passage.from_bytes(begun) if begun else Passage.start(start)
     passage, samples = begin, len(gradient.samples)
     with interrupts() as stop:
+        if begin.state.step < descent.steps:
+            gradient.prepare()
         for passage in descended(descent, gradient, budget, begin, samples, settings.seed):
             tick(passage.state.step, descent.steps)
             if stop.is_set():

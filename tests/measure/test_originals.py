@@ -95,3 +95,16 @@ def test_without_memory_for_them_every_call_runs_them(rows, monkeypatch):
     for _ in range(3):
         found.of(SAMPLES[:4])
     assert rows == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(10**9, 5), (0, 0)])
+def test_prepared_samples_run_in_large_batches_as_far_as_they_are_kept(
+    limit, kept, rows, monkeypatch
+):
+    monkeypatch.setattr(originals, "_KEPT_BYTES", limit)
+    found = Originals(families.model(), 1)
+    gradient = RelaxedDivergence(found, SAMPLES, make_ranker(families.CLS), 10**9)
+    gradient.prepare()
+    assert rows == ([4, 1] if kept else [4])  # the fifth has another shape
+    gradient(np.full((families.LAYERS, 3), 0.5), 0.1, [0, 4])
+    assert sum(rows) == (5 if kept else 8)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import (
     MEASUREMENT,
     MODEL_AND_DATA,
@@ -97,6 +98,7 @@ def evaluate(
                 "length of answers; remove --answer-tokens"
             )
         processes = requested_workers(workers, ray_address)
+        say_loading()
         from opsearch.commands.cli.print_evaluation import print_evaluation
         from opsearch.evaluation.lmms.answerer import AnswererModel
         from opsearch.evaluation.lmms.evaluate import evaluate_tasks
@@ -113,6 +115,7 @@ def evaluate(
             "--workers and --ray-address require --tasks, because other samples are answered by "
             "one process; remove them or add --tasks"
         )
+    say_loading()
     from opsearch.commands.cli.printing import print_scores
     from opsearch.evaluation.evaluate import evaluate as evaluate_policy
     from opsearch.runs.config import policy_settings
@@ -217,6 +220,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Measure the times of prefill and decoding and the memory, with and without a policy."""
+    say_loading()
     from opsearch.commands.cli.print_latency import print_latency, print_peers
     from opsearch.progress import Progress
     from opsearch.runs.config import policy_settings
@@ -316,6 +320,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare searched policies with baselines at several budgets, on test samples."""
+    say_loading()
     from opsearch.commands.analyze import analyze as analyze_runs
     from opsearch.commands.cli.printing import print_analysis, print_compared, print_draws
     from opsearch.commands.compare import compare as compare_methods

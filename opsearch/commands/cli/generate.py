@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import (
     Debug,
     PolicyPath,
@@ -48,6 +49,7 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Answer a prompt with the original and with a policy, and show the costs of both."""
+    say_loading()
     from opsearch.evaluation.generate import generate as answer_prompt
 
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}

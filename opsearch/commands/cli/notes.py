@@ -1,8 +1,9 @@
-"""Warnings of the logger "opsearch" as lines on standard error, each once per command."""
+"""Lines on standard error around a command: what it waits for, and warnings, each once."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,3 +31,9 @@ def printed_notes() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(notes)
+
+
+def say_loading() -> None:
+    """Say that libraries are loaded, which takes seconds, in a command that runs a model."""
+    if "torch" not in sys.modules:
+        err.print("loading PyTorch and Transformers")

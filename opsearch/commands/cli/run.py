@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import (
     MEASUREMENT,
     MODEL_AND_DATA,
@@ -251,6 +252,7 @@ def run(
         from opsearch.commands.dry_run import dry_run as plan
 
         return print_dry_run(plan(settings, shape, err), out)
+    say_loading()
     from opsearch.commands.run import run as run_config
 
     print_run(run_config(settings, err, context.obj, processes), out)

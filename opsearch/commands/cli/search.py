@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import Debug, RunPath, err, out
 
 
@@ -85,6 +86,7 @@ def front(
     from opsearch.commands.cli.printing import print_front
 
     if measure is not None:
+        say_loading()
         from opsearch.commands.searched_front import searched_front
 
         return print_front(*searched_front(run_folder, measure, cost, err), out)

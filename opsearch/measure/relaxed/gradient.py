@@ -84,6 +84,13 @@ class RelaxedDivergence:
         self.threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self._ranks: dict[str, Tensor] = {}
 
+    def prepare(self) -> None:
+        """Run the original on all samples in large batches, as far as they are kept."""
+        with reused_memory():
+            most = max((self._bytes(self._layout(sample)) for sample in self.samples), default=1)
+            at_once = max(1, self.memory // most)
+            self.originals.keep(self.samples, self.ranker.needs, at_once)
+
     def __call__(
         self, shares: Shares, width: float, indices: Sequence[int]
     ) -> tuple[Values, Shares]:
@@ -130,12 +137,8 @@ class RelaxedDivergence:
         """
         groups: dict[bytes, list[tuple[int, Layout]]] = {}
         for number, sample in enumerate(samples):
-            visual = self.originals.family.visual_positions(
-                self.model.config, sample.inputs["input_ids"]
-            )
-            positions = visual[0].cpu().numpy()
-            layout = Layout.of(positions, self.originals.positions)
-            groups.setdefault(positions.nonzero()[0].tobytes(), []).append((number, layout))
+            visual = self._visual(sample).nonzero()[0].tobytes()
+            groups.setdefault(visual, []).append((number, self._layout(sample)))
         for group in groups.values():
             fit = self.memory // (self.threads * max(self._bytes(layout) for _, layout in group))
             most = max(1, min(fit, ceil(len(group) / self.threads)))
@@ -144,6 +147,15 @@ class RelaxedDivergence:
                 longest = max(layouts, key=lambda layout: layout.tail)
                 part = tuple(samples[number] for number in numbers)
                 yield list(numbers), SampleBatch(longest, part, tuple(range(len(part))))
+
+    def _visual(self, sample: Sample) -> NDArray[np.bool_]:
+        """Return a mask of the visual tokens of a prompt."""
+        family, ids = self.originals.family, sample.inputs["input_ids"]
+        mask: NDArray[np.bool_] = family.visual_positions(self.model.config, ids)[0].cpu().numpy()
+        return mask
+
+    def _layout(self, sample: Sample) -> Layout:
+        return Layout.of(self._visual(sample), self.originals.positions)
 
     def _bytes(self, layout: Layout) -> int:
         """Return about the bytes that one sample's states take until the backward pass."""

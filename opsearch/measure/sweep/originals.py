@@ -30,6 +30,7 @@ class Originals:
         self.model, self.positions = model, positions
         self.family = check_supported(model)
         self._kept: dict[str, Reference] = {}  # one sample each, by its digest
+        self._nbytes = 0
 
     def of(self, samples: Sequence[Sample], needs: Collection[str] = ()) -> Reference:
         """Return the original on samples of equal visual positions, padded to the longest.
@@ -48,11 +49,8 @@ class Originals:
             for sample in samples
             if (kept := self._kept.get(sample.digest)) and captured <= kept.prompt.captured.keys()
         }
-        shapes: dict[tuple[int, int], list[Sample]] = {}
-        for sample in samples:
-            if sample.digest not in found:
-                shapes.setdefault(sample.shape, []).append(sample)
-        for group in shapes.values():
+        missing = [sample for sample in samples if sample.digest not in found]
+        for group in _of_equal_shape(missing):
             with torch.inference_mode(False):  # gradients may be taken of what is kept
                 whole = make_reference(self.model, self.family, group, needs, self.positions)
             if len(group) == len(samples):
@@ -61,10 +59,35 @@ class Originals:
             found |= self._keep(group, whole)
         return merge_references([found[sample.digest] for sample in samples], captured)
 
+    def keep(self, samples: Sequence[Sample], needs: Collection[str], at_once: int) -> None:
+        """Run the original on samples that will be asked for, as far as they are kept.
+
+        Those of equal shape run together, which takes a fraction of the time of small batches.
+
+        Args:
+            samples: The samples.
+            needs: Outputs of the vision tower that rankers read.
+            at_once: Most samples in one forward.
+        """
+        for group in _of_equal_shape(samples):
+            for start in range(0, len(group), at_once):
+                part = group[start : start + at_once]
+                nbytes = self.of(part, needs).nbytes
+                if self._nbytes + nbytes > _KEPT_BYTES:
+                    return
+
     def _keep(self, samples: Sequence[Sample], whole: Reference) -> dict[str, Reference]:
         """Split a reference into its samples, and keep all or none of them."""
         rows = {sample.digest: part for sample, part in zip(samples, whole.split(), strict=True)}
-        others = [kept for digest, kept in self._kept.items() if digest not in rows]
-        if sum(kept.nbytes for kept in others) + whole.nbytes <= _KEPT_BYTES:
+        replaced = sum(self._kept[digest].nbytes for digest in rows if digest in self._kept)
+        if self._nbytes - replaced + whole.nbytes <= _KEPT_BYTES:
             self._kept |= rows
+            self._nbytes += whole.nbytes - replaced
         return rows
+
+
+def _of_equal_shape(samples: Sequence[Sample]) -> list[list[Sample]]:
+    shapes: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        shapes.setdefault(sample.shape, []).append(sample)
+    return list(shapes.values())
