@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
@@ -15,6 +16,35 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status, solution_at, without_point
 
 Key = tuple[float, int, int]
+_LOOKED_AT = 10_000  # points at most, on the way to one that is not excluded
+
+
+def point_within(problem: Problem) -> int | None:
+    """Return a point within all budgets that is not excluded; None if none is found.
+
+    In a listed space it is the cheapest one. In others one point is the cheapest in every cost;
+    from there, single steps up are tried, then pairs of them, and so on.
+    """
+    if problem.space.listed:
+        found = np.flatnonzero(problem.feasible)
+        return int(found[problem.cost[found].argmin()]) if len(found) else None
+    if not problem.constraints:
+        first = problem.space.index_of([0] * len(problem.space.parameters))
+    else:
+        first = problem.constraints[0].cheapest
+    pending, seen = deque([first]), {first}
+    while pending:
+        point = pending.popleft()
+        if problem.within(point):
+            return point
+        row = problem.space.row(point)
+        for k, parameter in enumerate(problem.space.parameters):
+            if row[k] + 1 < len(parameter.values) and len(seen) < _LOOKED_AT:
+                above = problem.space.index_of([*row[:k], row[k] + 1, *row[k + 1 :]])
+                if above not in seen:
+                    seen.add(above)
+                    pending.append(above)
+    return None
 
 
 @dataclass

@@ -22,7 +22,7 @@ from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, evaluations_within, solved
 from opsearch.problem.spaces.base import PerOperation, Space, unpruned
-from opsearch.solvers.evaluated import EvaluatedPoints
+from opsearch.solvers.evaluated import EvaluatedPoints, point_within
 
 _EVALUATIONS = 1000
 _STRIDES = 15  # of GSOP's released policies
@@ -65,13 +65,17 @@ class Greedy:
         """Follow the order up to the budget; one evaluation is reserved for the answer."""
         evaluated = EvaluatedPoints(problem, evaluations - 1)
         order = _Order(space, evaluated)
-        steps, point = next(
-            (steps, point) for steps, point in enumerate(order.points()) if problem.within(point)
-        )
+        place, point = "no point of the order", point_within(problem)
+        for steps, reached in enumerate(order.points()):
+            if problem.within(reached):
+                place, point = f"step {steps} of the order", reached
+                break
         evaluated.limit = evaluations
+        if point is None:
+            return evaluated.solution(None, self.name, "no point is within all budgets")
         evaluated.evaluate([point])
         note = (
-            f"step {steps} of the order, operations scored {order.scorings} times, "
+            f"{place}, operations scored {order.scorings} times, "
             f"{len(evaluated.values)} points evaluated"
         )
         return evaluated.solution(

@@ -19,7 +19,7 @@ from opsearch.problem.objective import Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, evaluations_within, solved
 from opsearch.problem.spaces.base import Space, unpruned
-from opsearch.solvers.evaluated import EvaluatedPoints
+from opsearch.solvers.evaluated import EvaluatedPoints, point_within
 
 _EVALUATIONS = 1000
 _BATCH = 32  # neighbours evaluated together: enough to share work, few enough to follow a good one
@@ -35,7 +35,7 @@ class Local:
 
     Attributes:
         start: Indices of points; those over budget are brought within it. If empty, the cheapest
-            point of each cost.
+            point of each cost. If none can be brought within it, any point that is.
     """
 
     name: ClassVar[str] = "local"
@@ -73,7 +73,10 @@ class _Descent:
     def run(self, start: Iterable[int], solver: str) -> Solution:
         """Descend from the best start point."""
         within = (_brought_within(self.problem, point) for point in start)
-        self.evaluated.evaluate(point for point in within if point is not None)
+        begun = [point for point in within if point is not None]
+        if not begun and (other := point_within(self.problem)) is not None:
+            begun = [other]
+        self.evaluated.evaluate(begun)
         at, moves = self.evaluated.best(), 0
         while at is not None and (better := self._better(at)) is not None:
             at, moves = better, moves + 1

@@ -124,3 +124,26 @@ def test_the_key_group_is_a_quarter_of_the_tokens():
     problem = layers_problem(0, space)
     cost = problem.constraints[0].cost(space.index_of([1] * len(space.operations) + [0]))
     assert {*at(problem, cost).policy.resolve(576).ravel().tolist()} <= {0, 144, 576}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_the_order_ends_over_budget_another_point_is_the_answer(seed):
+    problem = layers_problem(seed)
+    limit = problem.constraints[0]
+    nothing = limit.cheapest
+    tight = problem.with_budget([replace(limit, limit=limit.cost(nothing) * 11 // 10)])
+    tight = replace(tight, excluded=frozenset([nothing, Greedy().solve(tight).index]))
+    while (found := Greedy().solve(tight)).note.startswith("step"):
+        tight = replace(tight, excluded=tight.excluded | {found.index})
+    assert found.status is Status.FEASIBLE
+    assert tight.within(found.index)
+
+
+def test_without_any_point_within_the_budget_nothing_is_the_answer():
+    problem = layers_problem(0)
+    limit = problem.constraints[0]
+    tight = problem.with_budget([replace(limit, limit=limit.cost(limit.cheapest))])
+    excluded = frozenset([limit.cheapest])
+    solution = Greedy().solve(replace(tight, excluded=excluded))
+    assert solution.index is None or tight.within(solution.index)
+    assert solution.index not in excluded

@@ -1,5 +1,6 @@
 """Local search: no neighbour of its answer is better, and no limit is exceeded."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
 
@@ -14,9 +15,10 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Status
 from opsearch.problem.spaces.base import Parameter
 from opsearch.problem.spaces.operations import layers_space
+from opsearch.solvers.evaluated import point_within
 from opsearch.solvers.local import Local
 from opsearch.testing.checks import recorded, same
-from opsearch.testing.example_problems import layers_problem
+from opsearch.testing.example_problems import as_form, layers_problem, random_problem
 
 
 def test_no_neighbour_of_its_answer_is_better():
@@ -168,3 +170,29 @@ def test_a_step_is_balanced_by_several_others(values, costs, start, end):
     problem = boxed(values, costs, limit)
     found = Local(start=(problem.space.index_of(start),)).solve(problem)
     assert problem.space.row(found.index) == end
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_start_is_found_wherever_a_point_is_within_the_budgets(seed):
+    """The cheapest point of one cost may be excluded, or over the budget of another."""
+    problem = as_form(random_problem(seed, budgets=1 + seed % 2), "blackbox")
+    cheapest = [each.cheapest for each in problem.constraints]
+    problem = replace(problem, excluded=frozenset(cheapest))
+    solution = Local().solve(problem)
+    assert (solution.index is not None) == problem.feasible.any()
+    if solution.index is not None:
+        assert problem.within(solution.index)
+
+
+@pytest.mark.parametrize("excluded", [1, 30])
+def test_a_start_is_found_in_a_space_too_large_to_list(excluded):
+    problem = layers_problem(0)
+    limit = problem.constraints[0]
+    problem = replace(problem, excluded=frozenset([limit.cheapest]))
+    for _ in range(excluded - 1):
+        found = point_within(problem)
+        problem = replace(problem, excluded=problem.excluded | {found})
+    assert len(problem.excluded) == excluded
+    solution = Local().solve(problem, limit=Limit(20))
+    assert solution.status is Status.FEASIBLE
+    assert problem.within(solution.index)
