@@ -103,8 +103,9 @@ def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
     def tick(done: int, total: int) -> None:
         nonlocal start, last, begun, before, goal
         now = time.perf_counter()
-        # A stage may measure several times; each measurement is timed from its first tick.
-        if goal and (total != goal or done < before):
+        # A stage may prepare, or measure several times; each measurement is timed from its first
+        # tick, the first one from the start of the stage unless a tick says that nothing is done.
+        if not done or (goal and (total != goal or done < before)):
             start, begun = now, done
         goal, before = total, done
         if begun < done < total and now - last >= _SECONDS_BETWEEN_LINES:

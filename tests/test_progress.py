@@ -45,6 +45,15 @@ def test_several_measurements_of_a_stage_are_timed_without_what_is_between_them(
     assert re.search(rf" 20/{second}, .*\b{left} s\b", during[1])
 
 
+def test_preparations_do_not_count_as_work(clock):
+    said = StringIO()
+    with Progress(Console(file=said, width=200), 1).stage("descending") as tick:
+        for clock[0], done in ((50.0, 0), (51.0, 1), (60.0, 10)):
+            tick(done, 100)
+    during, *_ = said.getvalue().splitlines()
+    assert re.search(r" 1/100, .*\b99 s\b", during)
+
+
 def test_a_terminal_gets_a_bar_with_the_same_words():
     said = StringIO()
     console = Console(file=said, width=200, force_terminal=True)

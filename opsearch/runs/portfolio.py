@@ -157,6 +157,7 @@ def _descend(
     with interrupts() as stop:
         if begin.state.step < descent.steps:
             gradient.prepare()
+            tick(begin.state.step, descent.steps)
         for passage in descended(descent, gradient, budget, begin, samples, settings.seed):
             tick(passage.state.step, descent.steps)
             if stop.is_set():
