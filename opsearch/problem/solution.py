@@ -184,6 +184,28 @@ def infeasible(problem: Problem, solver: str) -> Solution:
     return without_point(problem, Status.INFEASIBLE, solver, note)
 
 
+def confirmed(problem: Problem, solution: Solution) -> Solution:
+    """Return the solution of a solver, whose point keeps to the problem.
+
+    Raises:
+        OpsearchError: The point is over a budget or excluded; names the solver.
+    """
+    index = solution.index
+    if index is None or problem.within(index):
+        return solution
+    over = [
+        f"takes {limit.describe(limit.cost(index))} of {limit.name} with a budget of "
+        f"{limit.describe(limit.limit)}"
+        for limit in problem.constraints
+        if limit.cost(index) > limit.limit
+    ]
+    raise OpsearchError(
+        f"solver {solution.solver!r} chose point {index}, which "
+        f"{' and '.join(over) or 'was excluded'}; this is a defect of the solver: report it to its "
+        "authors, and use another one, such as --solver ortools"
+    )
+
+
 def reraise_interrupt(solution: Solution) -> Solution:
     """Return the solution; raise KeyboardInterrupt if Ctrl-C stopped it, to stop all solves."""
     if solution.stopped:

@@ -16,7 +16,7 @@ from opsearch.problem.constraint import Constraint, feasible_points
 from opsearch.problem.objective import Measure, Pairwise, SubsetMeasure
 from opsearch.problem.objective_factory import Raceable
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
+from opsearch.problem.solution import Limit, Solution, Solver, confirmed, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
 from opsearch.runs.choose import SearchChoice
 from opsearch.runs.setup import SearchSettings
@@ -71,7 +71,7 @@ def search(
         problem = replace(problem, objective=joint)
     else:
         limit = Limit(evaluations=settings.evaluations)
-        solution = solver.solve(problem, seed=settings.seed, limit=limit)
+        solution = confirmed(problem, solver.solve(problem, seed=settings.seed, limit=limit))
     if isinstance(objective, Pairwise):
         solution = replace(solution, note="; ".join(_pair_notes(objective, solution)))
     if solution.policy is None:

@@ -27,7 +27,7 @@ from opsearch.problem.objective import (
 )
 from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Limit, Solution, Solver, reraise_interrupt
+from opsearch.problem.solution import Limit, Solution, Solver, confirmed, reraise_interrupt
 from opsearch.solvers.evaluated import EvaluatedPoints
 
 PROXIES: tuple[Form, ...] = ("separable", "pairwise")
@@ -161,7 +161,8 @@ def _solve(problem: Problem, solver: Solver, seed: int) -> int | None:
     """Return the solver's point; None if it finds none."""
     if not problem.solvable:
         return None
-    return reraise_interrupt(solver.solve(problem, seed=seed, limit=PROPOSAL)).index
+    solution = solver.solve(problem, seed=seed, limit=PROPOSAL)
+    return confirmed(problem, reraise_interrupt(solution)).index
 
 
 def _note(proxy: str, evaluated: EvaluatedPoints, counted: str) -> str:

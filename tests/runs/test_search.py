@@ -17,13 +17,16 @@ from opsearch.objectives.joint_coarse import CoarseJoint
 from opsearch.policy.counts import KV, MLP, Q
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.objective_factory import progress_unit
+from opsearch.problem.solution import Status, solution_at
+from opsearch.problem.spaces.base import unpruned
+from opsearch.problem.spaces.depth import dop_space
 from opsearch.problem.spaces.operations import layers_space, operations_space
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
 from opsearch.runs.search import plain_points, search
 from opsearch.runs.setup import resolve
 from opsearch.solvers.local import Local
-from opsearch.testing.example_problems import N_V_TEST, layers_problem
+from opsearch.testing.example_problems import N_V_TEST, budget, flops_like, layers_problem
 from tests.support.messages import naming
 
 FINER = (Fraction(1, 8), Fraction(1, 2), Fraction(1))
@@ -60,6 +63,33 @@ def test_joint_is_searched_on_demand_where_points_are_too_many(space):
     assert len(begun) > 2
     assert all(map(problem.within, begun))
     assert solution.value <= problem.objective.evaluate(begun).min()
+
+
+@dataclass(frozen=True)
+class Careless:
+    """A solver that returns the original model, whatever the budget."""
+
+    name: ClassVar[str] = "careless"
+    exact: ClassVar[bool] = False
+    forms: ClassVar[frozenset[str]] = frozenset({"separable", "table", "blackbox"})
+    takes_start: ClassVar[bool] = False
+
+    def require(self, space):
+        pass
+
+    def solve(self, problem, *, seed=0, limit=None):
+        original = problem.space.index_of(unpruned(problem.space))
+        return solution_at(problem, original, Status.FEASIBLE, self.name)
+
+
+@pytest.mark.parametrize("verify", [0, 4])
+def test_a_solver_whose_point_is_over_the_budget_is_not_believed(verify):
+    space = dop_space(4, N_V_TEST)
+    limit = budget("flops", flops_like(space), 0.4)
+    given = settings(space, objective="additive", verify=verify)
+    choice = replace(choose(given, inf), solver=Careless())
+    with pytest.raises(OpsearchError, match=naming("careless", "100%", "flops", "budget")):
+        search(choice, given, [limit], divergences, 1e-6)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
