@@ -1,5 +1,10 @@
 """Errors for users. A message is one sentence with the value, the reason and the next step."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class OpsearchError(Exception):
     """Base class of all errors with a message for the user."""
@@ -26,7 +31,16 @@ class InfeasibleBudgetError(OpsearchError):
 
 
 class UnknownNameError(OpsearchError):
-    """No part has the requested name; the message lists the available ones."""
+    """No part has the requested name; the message lists the available ones, the nearest first."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        super().__init__(f"unknown {kind} {name!r}; available: {', '.join(sorted(known))}")
+        nearest = nearest_name(name, known)
+        meant = f"; did you mean {nearest!r}?" if nearest else ";"
+        super().__init__(f"unknown {kind} {name!r}{meant} available: {', '.join(sorted(known))}")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like a misspelt one, in any case; None if none is alike."""
+    folded = {each.casefold(): each for each in known}
+    found = get_close_matches(name.casefold(), folded, n=1)
+    return folded[found[0]] if found else None

@@ -114,6 +114,15 @@ def lookup(kind: str, name: str) -> Any:
     return _loaded(kind, _point(kind, name))
 
 
+def as_registered(kind: str, text: str) -> str:
+    """Return a part as typed, `NAME` or `NAME(...)`, with its name in the case of the registry."""
+    typed = text.strip()
+    found = _NAME.match(typed)
+    name = found[0] if found else ""
+    alike = [known for known in names(kind) if known.casefold() == name.casefold()]
+    return alike[0] + typed[len(name) :] if len(alike) == 1 else text
+
+
 def registered(kind: str) -> dict[str, Any]:
     """Return all parts of a kind by name."""
     return {name: lookup(kind, name) for name in names(kind)}
@@ -190,6 +199,7 @@ def plugin_of(trace: TracebackType | None) -> str | None:
 
 
 _SPEC = re.compile(r"([\w.-]+)\s*(?:\((.*)\))?")
+_NAME = re.compile(r"[\w.-]+")
 
 
 def _value(text: str) -> int | float | str:

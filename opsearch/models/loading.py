@@ -96,6 +96,9 @@ def check_device(device: str, dtype: str, feature: str | None = None) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
+        if device.casefold().startswith("gpu"):
+            reason = f"torch calls it cuda; write --device cuda{device[3:]}"
+            raise ModelError(f"device {device!r} is unknown: {reason}") from error
         raise ModelError(
             f"device {device!r} cannot be used ({reason}); use --device cpu"
         ) from error
@@ -162,6 +165,8 @@ def load_weights(
 
 
 def _cannot_load(kind: str, name: str, error: Exception) -> str:
+    if not Path(name).exists() and name.startswith((".", "/", "~", os.sep)):
+        return f"the folder {name!r} of the {kind} does not exist; check the path"
     reason = str(error).strip().splitlines()[0]
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     if isinstance(error, ImportError):  # a package of the quantization method

@@ -70,6 +70,8 @@ class Budget:
             sign, number, unit = match.groups()
             nanoseconds = _spent(text, sign, number) * _NANOSECONDS[unit]
             return cls(text, _cost_in("ns", text), nanoseconds, False)
+        if meant := _meant(stripped):
+            raise _error(text, f"has no unit (did you mean {meant}?)")
         raise _error(text, "is not a share of the stock model or an amount per sample")
 
     def limit(self, stock: int, samples: int) -> int:
@@ -141,6 +143,18 @@ def _cost_in(unit: str, text: str) -> str:
         units.add(found)
     known = ", ".join(sorted(units))
     raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
+
+
+def _meant(number: str) -> str | None:
+    """Return the share that a number without a unit may mean; None if it is none."""
+    if not re.fullmatch(r"[\d.]{1,10}", number):
+        return None
+    try:
+        value = Fraction(number)
+    except ValueError:
+        return None
+    percent = 100 * value if value <= 1 else value
+    return f"{float(percent):.6g}%" if 0 < percent <= 100 else None
 
 
 def _number(text: str, number: str) -> Fraction:

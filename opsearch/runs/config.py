@@ -21,6 +21,7 @@ from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.spaces.base import STAGES
 from opsearch.problem.spaces.operations import check_groups
 from opsearch.rankers import known_ranker, make_ranker
+from opsearch.registry import as_registered
 from opsearch.runs.run_folder import RunFolder
 
 IN_MEMORY = "items in memory"
@@ -52,7 +53,7 @@ def default_space(given: Mapping[str, Any]) -> str:
         given: Settings by name, not yet checked; those with their default value do not count.
     """
     fields = RunConfig.model_fields
-    if given.get("solver") == _OWN_SOLVER:
+    if str(given.get("solver")).casefold() == _OWN_SOLVER:
         return SHARES
     named = (given.get(name, fields[name].default) != fields[name].default for name in _OF_OTHERS)
     return "dop" if any(named) or not _nested(given.get("ranker")) else SHARES
@@ -148,6 +149,11 @@ class RunConfig(BaseModel):
         texts = tuple(str(each).strip() for each in value)
         standard = field.field_name == "n_v" and len(texts) == 1 and texts[0] in _STANDARD
         return texts[0] if standard else texts
+
+    @field_validator("space", "objective", "solver")
+    @classmethod
+    def _in_any_case(cls, value: str | None, field: ValidationInfo) -> str | None:
+        return None if value is None else as_registered(f"{field.field_name}s", value)
 
     @field_validator("n_v", "groups")
     @classmethod

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -14,10 +14,11 @@ from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
 from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.inspection import export, list_parts, report, show
 from opsearch.commands.cli.notes import printed_notes
-from opsearch.commands.cli.options import CommandNamingParts, err
+from opsearch.commands.cli.options import CommandNamingParts, err, out
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 from opsearch.models.openmp import wait_settings
+from opsearch.version import __version__
 
 INTERRUPTED = 130
 _NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
@@ -29,6 +30,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        out.print(f"opsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
 app.command(cls=CommandNamingParts)(run)
 app.command(cls=CommandNamingParts)(solve)
 app.command(cls=CommandNamingParts)(front)

@@ -1,0 +1,70 @@
+"""What is nearly right is understood, or the sentence names what was meant."""
+
+import pytest
+
+from opsearch import RunConfig
+from opsearch.commands.cli import call
+from opsearch.errors import ModelError, OpsearchError, UnknownNameError, nearest_name
+from opsearch.models.loading import check_device, load_config, load_processor
+from opsearch.problem.budget import Budget
+from opsearch.registry import KINDS, as_registered, lookup, names
+from opsearch.version import __version__
+from tests.support.messages import naming
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_misspelt_part_is_recognised(kind):
+    for name in names(kind):
+        wrong = name[:-1] + "_" if len(name) > 3 else name + name[-1]
+        with pytest.raises(UnknownNameError, match=naming(f"did you mean '{name}'?")):
+            lookup(kind, wrong)
+        assert nearest_name(wrong.upper(), names(kind)) == name
+
+
+def test_a_name_like_no_other_gets_the_list_alone():
+    with pytest.raises(UnknownNameError) as raised:
+        lookup("solvers", "mystery")
+    assert "mean" not in str(raised.value)
+    assert all(name in str(raised.value) for name in names("solvers"))
+
+
+def test_names_are_taken_in_any_case():
+    config = RunConfig(space="DOP", objective="Additive", solver="OrTools")
+    assert (config.space, config.objective, config.solver) == ("dop", "additive", "ortools")
+    assert RunConfig(space="Dop(kv=stays)").space == "dop(kv=stays)"
+    assert as_registered("spaces", "operations (an object)") == "operations (an object)"
+    assert as_registered("spaces", "elsewhere") == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("30", "30%"), ("0.3", "30%"), ("1", "100%"), ("12.5", "12.5%"), (".07", "7%")],
+)
+def test_a_budget_without_a_unit_is_asked_for(typed, meant):
+    with pytest.raises(OpsearchError, match=naming(repr(typed), f"did you mean {meant}?")):
+        Budget.parse(typed)
+    assert Budget.parse(meant).relative
+
+
+@pytest.mark.parametrize("typed", ["300", "0", "...", "1.2.3", "1" * 99])
+def test_other_numbers_without_a_unit_are_no_share(typed):
+    with pytest.raises(OpsearchError, match=naming("30%, -70%")):
+        Budget.parse(typed)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("gpu", "cuda"), ("GPU:1", "cuda:1")])
+def test_a_gpu_is_called_cuda(typed, meant):
+    with pytest.raises(ModelError, match=naming(repr(typed), f"--device {meant}")):
+        check_device(typed, "float32")
+
+
+@pytest.mark.parametrize("name", ["./nosuch", "/nosuch/model", "../nosuch"])
+@pytest.mark.parametrize("load", [load_config, load_processor])
+def test_a_missing_folder_is_called_missing(load, name):
+    with pytest.raises(ModelError, match=naming(repr(name), "does not exist")):
+        load(name)
+
+
+def test_the_version_is_printed(capsys):
+    assert call(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"opsearch {__version__}"
