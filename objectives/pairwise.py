@@ -49,7 +49,7 @@ class MeasuredPairs:
     def __post_init__(self) -> None:
         if not isinstance(self.pairs, int) and self.pairs not in ("adjacent", "all"):
             raise OpsearchError(
-                f"pairs {self.pairs!r} is not adjacent, all or a number; correct it"
+                f"pairs {self.pairs!r} is not adjacent, all or a number; give for example 500"
             )
 
     @classmethod

@@ -68,3 +68,8 @@ def test_a_missing_folder_is_called_missing(load, name):
 def test_the_version_is_printed(capsys):
     assert call(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"opsearch {__version__}"
+
+
+def test_a_refused_option_names_where_it_is_described():
+    with pytest.raises(OpsearchError, match=naming("--heldout", "-1", "`opsearch run --help`")):
+        RunConfig.checked(heldout=-1)

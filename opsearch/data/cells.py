@@ -107,7 +107,9 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     try:
         resolved = (folder / name).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
-        raise DataError(f"{where}: {name!r} is not a path ({error}); correct it") from error
+        raise DataError(
+            f"{where}: {name!r} is not a path ({error}); name a file in {folder}"
+        ) from error
     if not resolved.is_relative_to(folder.resolve()):
         raise DataError(
             f"{where}: the image {name!r} lies outside of the folder of the data file; "

@@ -102,7 +102,9 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     )
                 yield reader.line_num, {name: cells[name] or None for name in names}
     except csv.Error as error:
-        raise DataError(f"{path} is not valid CSV ({error}); correct it") from error
+        raise DataError(
+            f"{path} is not valid CSV ({error}); save it as CSV with a header and commas"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except OSError as error:

@@ -362,7 +362,8 @@ def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKEN
     if outside or min(deleted) < 0 or left[-1] < 0:
         raise PolicyError(
             f"a recipe that deletes {sum(recipe.values())} of {n_visual} tokens in layers "
-            f"{min(recipe)} to {max(recipe)} does not fit {layers} layers; correct it"
+            f"{min(recipe)} to {max(recipe)} does not fit {layers} layers; delete at most "
+            f"{n_visual} tokens, in layers 0 to {layers - 1}"
         )
     shares = [Fraction(n, n_visual) for n in left]
     counts = tuple((after, before, after) for before, after in pairwise(shares))

@@ -72,7 +72,7 @@ class Policy:
                     )
                     raise PolicyError(
                         f"count {count} of {module} in layer {layer} is not {allowed}; "
-                        f"correct it or use the other unit (unit is {self.unit!r})"
+                        f"give one, or use the other unit (unit is {self.unit!r})"
                     )
         layers = [layer for layer, _ in self.rankers]
         for layer in set(layers):

@@ -287,7 +287,8 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     reason = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = ",".join(map(str, given)) if isinstance(given, tuple | list) else repr(given)
-    return f"{prefix}{name} {shown}: {reason}; correct it"
+    step = "`opsearch run --help` describes it" if prefix else f"change {name} there"
+    return f"{prefix}{name} {shown}: {reason}; {step}"
 
 
 def policy_settings(
