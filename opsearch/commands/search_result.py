@@ -14,7 +14,7 @@ from opsearch.analysis.heatmap import draw_heatmap
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution, Status
+from opsearch.problem.solution import Solution, Status, statement
 from opsearch.report.page import save_report
 from opsearch.report.svg import inline
 from opsearch.runs.config import RunConfig
@@ -98,7 +98,7 @@ class SearchResult:
             "policy": self.policy.name,
             self.solution.objective: f"{self.value:.4g} {self.solution.unit}",
             **self.costs,
-            "status": f"{self.status}: {self.status.sentence}",
+            "status": ": ".join(statement(self.status, self.problem.objective)),
         }
         rows = "".join(
             f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"

@@ -12,7 +12,7 @@ import numpy as np
 from opsearch.commands.search_result import SearchResult
 from opsearch.errors import RunFolderError
 from opsearch.problem.constraint import check_budget
-from opsearch.problem.objective import Table
+from opsearch.problem.objective import PROXIES, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status
 from opsearch.report.page import save_report
@@ -22,7 +22,6 @@ from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
 from opsearch.runs.stored import StoredSearch, open_stored
-from opsearch.runs.verify import PROXIES
 
 
 def solve(

@@ -32,7 +32,7 @@ from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.problem.budget import Budget, total_cost
 from opsearch.problem.constraint import Constraint, check_budget, feasible_points
-from opsearch.problem.objective import KL_QUANTUM, Measure, Objective, Table
+from opsearch.problem.objective import KL_QUANTUM, PROXIES, Measure, Objective, Table
 from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import reraise_interrupt
@@ -41,7 +41,7 @@ from opsearch.progress import Progress
 from opsearch.rankers import make_ranker
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, make_cost
-from opsearch.runs.verify import EVALUATIONS, PROPOSAL, PROXIES, verify
+from opsearch.runs.verify import EVALUATIONS, PROPOSAL, verify
 from opsearch.solvers.grid import Grid
 from opsearch.solvers.ortools import CpSat
 

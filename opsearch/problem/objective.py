@@ -58,6 +58,10 @@ def in_quanta(values: NDArray[np.float64], quantum: float) -> NDArray[np.float64
     return np.rint(values / quantum) if quantum > 0 else values
 
 
+PROXIES: tuple[Form, ...] = ("separable", "pairwise")
+"""Forms of objectives that are sums of terms, and not divergences of policies as they run."""
+
+
 class Objective(Protocol):
     """A number per point of a space; lower is better."""
 

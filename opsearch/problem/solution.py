@@ -17,9 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 from opsearch.errors import OpsearchError
 from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import explain_infeasible
-from opsearch.problem.objective import Form
+from opsearch.problem.objective import PROXIES, Form
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.base import Space
+
+OF_PROXY = "optimal for the proxy"
 
 
 class Status(StrEnum):
@@ -168,6 +170,21 @@ def solution_at(
         costs={c.name: c.cost(index) for c in problem.constraints},
         **facts,
     )
+
+
+def statement(status: Status, objective: HasForm) -> tuple[str, str]:
+    """Return in a few words how a solve ended, and a sentence on it.
+
+    What is proved of a proxy is not proved of the policies as they run.
+    """
+    if status is Status.OPTIMAL and objective.form in PROXIES:
+        sentence = (
+            f"Proved of the proxy {objective.name} alone: no policy of the space within the budget "
+            "has a lower value of it; policies as they run may rank otherwise (--verify 8 measures "
+            "the best ones)."
+        )
+        return OF_PROXY, sentence
+    return str(status), status.sentence
 
 
 def without_point(

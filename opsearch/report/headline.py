@@ -20,6 +20,7 @@ from opsearch.report.verdict import (
     better_baselines,
     cell,
     nothing_right,
+    proxy_warning,
 )
 
 
@@ -45,7 +46,7 @@ class Headline:
     Attributes:
         title: Saved cost, and lost accuracy if known.
         facts: Costs and quality of the policy.
-        status: Status of the solution in one word.
+        status: How the solve ended, in a few words.
         proof: Meaning of the status.
         notes: Further sentences.
     """
@@ -71,6 +72,7 @@ def headline(stored: Stored) -> Headline:
         f"solver: {record['solver']}."
     )
     notes = [f"Note: {record['note']}."] if record["note"] else []
+    ended = record.get("ended", record["status"])  # earlier versions knew the status alone
     if stored.comparison is None:
         rounded = f"{record['value']:.3f} {record['unit']}"
         facts.append(Fact(f"{record['objective']} objective", rounded, "on calibration samples"))
@@ -87,7 +89,9 @@ def headline(stored: Stored) -> Headline:
         )
         if nothing_right(stored.comparison):
             notes.append(f"{NOTHING_RIGHT[0].upper()}{NOTHING_RIGHT[1:]}.")
-    return Headline(_title(stored), tuple(facts), record["status"], proof, tuple(notes))
+        warning = proxy_warning(ended, record["value"], record["unit"], stored.comparison)
+        notes += [f"{warning[0].upper()}{warning[1:]}."] if warning else []
+    return Headline(_title(stored), tuple(facts), ended, proof, tuple(notes))
 
 
 def _title(stored: Stored) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from opsearch import registry
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_amount
+from opsearch.problem.solution import OF_PROXY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ _DIVERGENCES = ("KL calibration", "KL held-out")
 ACCURACY, RELATIVE = "accuracy, %", "Rel. Avg., %"
 EVALUATIONS = "evaluations"
 _JUDGED = (*_DIVERGENCES, RELATIVE)
+_APART = 2  # a proxy that is off by a larger factor is no guide
 _FAMILY = "  "  # before the name of a family
 NOTHING_RIGHT = "the original answers no held-out question correctly, so accuracies are meaningless"
 
@@ -34,6 +36,25 @@ def verdict(frame: pd.DataFrame) -> list[str]:
     if nothing_right(frame):
         lines.append(f"{NOTHING_RIGHT}; word the answers in the data as the model does")
     return lines
+
+
+def proxy_warning(ended: str, value: float, unit: str, frame: pd.DataFrame) -> str:
+    """Say that a proxy is no guide to the divergence of its policy; empty if it is one.
+
+    Args:
+        ended: How the solve ended, as `opsearch.problem.solution.statement` says.
+        value: Value of the objective.
+        unit: Its unit; only nats compare with a divergence.
+        frame: The comparison.
+    """
+    measured = _value(frame, _DIVERGENCES[0], CHOSEN)
+    low, high = sorted((measured, value))
+    if (ended, unit) != (OF_PROXY, "nats") or np.isnan(measured) or high <= _APART * low:
+        return ""
+    return (
+        f"the proxy counts {value:.3f} nats where {measured:.3f} were measured, so its optimum "
+        "says little: measure its best policies with --verify 8"
+    )
 
 
 def nothing_right(frame: pd.DataFrame) -> bool:

@@ -8,14 +8,14 @@ from math import inf, isinf
 from opsearch import registry
 from opsearch.errors import OpsearchError
 from opsearch.formatting import format_duration
-from opsearch.problem.objective import Form
+from opsearch.problem.objective import PROXIES, Form
 from opsearch.problem.objective_factory import Adaptable, ObjectiveFactory, Raceable
 from opsearch.problem.solution import Solver, TakesBounds, require_form
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.operations import is_gradual
 from opsearch.runs.effort import EffortEstimate
 from opsearch.runs.setup import SearchSettings, make_objective, make_solver, require_start
-from opsearch.runs.verify import PROXIES, require_proxy
+from opsearch.runs.verify import require_proxy
 from opsearch.solvers.gradient import GradientDescent
 
 _DEFAULT_SOLVER: dict[Form, str] = {

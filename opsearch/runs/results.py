@@ -15,7 +15,7 @@ from opsearch.files import write_atomic, write_text
 from opsearch.policy.policy import Policy
 from opsearch.problem.objective import Separable, Table
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution
+from opsearch.problem.solution import Solution, statement
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 
@@ -79,9 +79,11 @@ def _facts(config: RunConfig, problem: Problem, solution: Solution) -> dict[str,
 
 def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[str, Any]:
     """Return the facts that only the record of the solution contains."""
+    ended, sentence = statement(solution.status, problem.objective)
     return {
         "settings": searched.config.results_of,
-        "sentence": solution.status.sentence,
+        "ended": ended,
+        "sentence": sentence,
         "point": solution.point,
         "costs": solution.costs,
         "limits": {c.name: c.limit for c in problem.constraints},

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from opsearch.errors import OpsearchError
 from opsearch.problem.objective import (
     KL_DECIMALS,
+    PROXIES,
     Blackbox,
     Choice,
-    Form,
     Objective,
     Pair,
     Pairwise,
@@ -30,8 +30,6 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, confirmed, reraise_interrupt
 from opsearch.solvers.evaluated import EvaluatedPoints
 
-PROXIES: tuple[Form, ...] = ("separable", "pairwise")
-"""Forms of objectives that are sums of terms, so that they propose and can be corrected."""
 EVALUATIONS = 150  # default
 PROPOSAL = Limit(deterministic_time=5.0)
 """Limit of one proposal, which needs no proof, because it is measured."""

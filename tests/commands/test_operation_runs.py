@@ -1,12 +1,16 @@
 """Runs over a choice per operation, whose policies are too many to list."""
 
+import json
 import re
+import shlex
 from io import StringIO
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.cli import call
 from opsearch.commands.cli.printing import print_dry_run, print_front
 from opsearch.commands.dry_run import dry_run
 from opsearch.commands.front import run_front
@@ -162,3 +166,24 @@ def test_what_cannot_be_is_refused(tmp_path):
     ):
         with pytest.raises(OpsearchError, match=naming(*reason)):
             run(RunConfig(**{**SETTINGS, **changes}, out=tmp_path / "run"), silent())
+
+
+def test_what_is_proved_of_a_proxy_is_not_called_the_optimum(tmp_path, capsys):
+    line = ["run", "--space=layers", "--objective=additive", "--samples=8", "--heldout=0"]
+    folder = tmp_path / "run"
+    assert call([*line, "--budget=15%", f"--out={folder}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    record = json.loads((folder / "solution.json").read_text())
+    assert (record["status"], record["ended"]) == ("optimal", "optimal for the proxy")
+    assert re.search(naming("optimal for the proxy", "additive"), said)
+    measured = pd.read_csv(folder / "comparison.csv", index_col=0).loc["KL calibration", "opsearch"]
+    assert measured > 2 * record["value"], "this proxy is known to be off here"
+    again = f"opsearch run --config {folder}/run.yaml --verify 8 --out {folder}-verified"
+    assert again in said
+    page = (folder / "report.html").read_text()
+    assert "Optimal for the proxy." in page
+    assert "status-optimal&#34;" not in page
+    assert 'status-optimal"' not in page
+    assert call(shlex.split(again)[1:]) == 0
+    verified = json.loads((tmp_path / "run-verified" / "solution.json").read_text())
+    assert verified["value"] < measured

@@ -4,8 +4,17 @@ import re
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from opsearch.report.verdict import NOTHING_RIGHT, best_methods, better_baselines, cell, verdict
+from opsearch.problem.solution import OF_PROXY
+from opsearch.report.verdict import (
+    NOTHING_RIGHT,
+    best_methods,
+    better_baselines,
+    cell,
+    proxy_warning,
+    verdict,
+)
 from tests.support.broken_part import broken_part
 from tests.support.messages import naming
 
@@ -73,3 +82,26 @@ def test_cells_read_as_people_write():
 def test_amounts_are_printed_though_a_package_of_costs_is_broken():
     with broken_part("costs"):
         assert cell("FLOPs, mean", 1.5e12) == "1.5 T"
+
+
+@pytest.mark.parametrize(
+    ("ended", "unit", "value", "measured", "warns"),
+    [
+        (OF_PROXY, "nats", 0.03, 1.572, True),
+        (OF_PROXY, "nats", 1.572, 0.03, True),
+        (OF_PROXY, "nats", 0.3, 0.59, False),
+        (OF_PROXY, "nats", 0.0, 0.0, False),
+        (OF_PROXY, "nats", 0.3, np.nan, False),
+        (OF_PROXY, "points", 0.03, 1.572, False),
+        ("optimal", "nats", 0.03, 1.572, False),
+    ],
+)
+def test_a_proxy_that_is_off_by_more_than_a_factor_of_two_is_no_guide(
+    ended, unit, value, measured, warns
+):
+    table = frame((10.0, 30.0, 0.5, 0.6, 90.0, 80.0), (9.0, 27.0, 0.7, 0.4, 91.0, 99.0))
+    table.loc["KL calibration", "opsearch"] = measured
+    warning = proxy_warning(ended, value, unit, table)
+    assert bool(warning) == warns
+    if warns:
+        assert re.search(naming(f"{value:.3f}", f"{measured:.3f}", "--verify 8"), warning)

@@ -19,8 +19,8 @@ from opsearch.formatting import counted, format_amount, format_duration
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
-from opsearch.problem.solution import Solution
-from opsearch.report.verdict import cell, verdict
+from opsearch.problem.solution import Solution, statement
+from opsearch.report.verdict import cell, proxy_warning, verdict
 from opsearch.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def print_run(result: SearchResult, console: Console) -> None:
     assert comparison is not None  # a run makes one
     for line in verdict(comparison):
         console.print(line, soft_wrap=True)
+    ended, _ = statement(result.status, result.problem.objective)
+    if warning := proxy_warning(ended, result.value, result.solution.unit, comparison):
+        again = f"opsearch run --config {RunFolder(result.folder).config} --verify 8"
+        console.print(f"{warning}:\n{again} --out {result.folder}-verified", soft_wrap=True)
     # At least this wide, because a narrower table would omit columns.
     width = max(console.width, _TABLE_WIDTH)
     console.print(comparison_table(comparison), width=width, crop=False)
@@ -184,7 +188,7 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
             "as ties",
             soft_wrap=True,
         )
-    console.print(f"{solution.status}: {solution.status.sentence}", soft_wrap=True)
+    console.print(": ".join(statement(solution.status, problem.objective)), soft_wrap=True)
     if solution.note:
         console.print(solution.note, soft_wrap=True)
 
