@@ -58,7 +58,9 @@ def test_links_lead_somewhere(page):
 def test_commands_parse(page):
     group = typer.main.get_command(app)
     for arguments in commands(page):
-        if arguments == ["--help"]:
+        if arguments[0].startswith("-"):
+            own = {option for parameter in group.params for option in parameter.opts}
+            assert arguments[0] in own | {"--help"}, arguments
             continue
         name, *rest = arguments
         assert name in group.commands, f"opsearch {' '.join(arguments)}"
