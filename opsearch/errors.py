@@ -31,7 +31,7 @@ class InfeasibleBudgetError(OpsearchError):
 
 
 class UnknownNameError(OpsearchError):
-    """No part has the requested name; the message lists the available ones, the nearest first."""
+    """No part has the requested name; the message names the nearest one and lists all."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         nearest = nearest_name(name, known)

@@ -154,10 +154,10 @@ def _descend(
     start = np.tile(START, (prepared.shape.layers, 1))
     begin = Passage.from_bytes(begun) if begun else Passage.start(start)
     passage, samples = begin, len(gradient.samples)
+    if begin.state.step < descent.steps:
+        gradient.prepare()
+        tick(begin.state.step, descent.steps)
     with interrupts() as stop:
-        if begin.state.step < descent.steps:
-            gradient.prepare()
-            tick(begin.state.step, descent.steps)
         for passage in descended(descent, gradient, budget, begin, samples, settings.seed):
             tick(passage.state.step, descent.steps)
             if stop.is_set():
