@@ -108,3 +108,16 @@ def test_prepared_samples_run_in_large_batches_as_far_as_they_are_kept(
     assert rows == ([4, 1] if kept else [4])  # the fifth has another shape
     gradient(np.full((families.LAYERS, 3), 0.5), 0.1, [0, 4])
     assert sum(rows) == (5 if kept else 8)
+
+
+def test_a_descent_takes_what_was_kept_in_inference_mode(rows, store):
+    engine = Engine(families.model(), store)
+    with torch.inference_mode():
+        engine.measure([families.of_counts(np.full((families.LAYERS, 3), 2))], SAMPLES)
+    ranker, half = make_ranker(families.CLS), np.full((families.LAYERS, 3), 0.5)
+    gradient = RelaxedDivergence(engine.passes.originals, SAMPLES, ranker, 10**9)
+    for numbers in BATCHES:
+        kl, slope = gradient(half, 0.1, numbers)
+        assert kl.all()
+        assert slope.any()
+    assert sum(rows) == len(SAMPLES)

@@ -86,7 +86,7 @@ class RelaxedDivergence:
 
     def prepare(self) -> None:
         """Run the original on all samples in large batches, as far as they are kept."""
-        with reused_memory():
+        with torch.inference_mode(False), reused_memory():
             most = max((self._bytes(self._layout(sample)) for sample in self.samples), default=1)
             at_once = max(1, self.memory // most)
             self.originals.keep(self.samples, self.ranker.needs, at_once)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-
 from opsearch.measure.sweep.original import Reference, make_reference, merge_references
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
@@ -51,8 +49,7 @@ class Originals:
         }
         missing = [sample for sample in samples if sample.digest not in found]
         for group in _of_equal_shape(missing):
-            with torch.inference_mode(False):  # gradients may be taken of what is kept
-                whole = make_reference(self.model, self.family, group, needs, self.positions)
+            whole = make_reference(self.model, self.family, group, needs, self.positions)
             if len(group) == len(samples):
                 self._keep(group, whole)
                 return whole
