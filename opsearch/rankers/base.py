@@ -32,7 +32,7 @@ class Prompt:
         real: Mask of the tokens that are not padding, bool[B, S].
         n_visual: Number of visual tokens of each sample.
         captured: Values captured in the vision tower, one row per visual token of the batch, e.g.
-            "cls_attention": float[sum of n_visual], or per sample, if of CLIP's questions.
+            "cls_attention": float[sum of n_visual]; CLIP's questions have one row per sample.
         embeds: Embeddings that enter the decoder, [B, S, D]; None before they are computed.
     """
 
