@@ -43,6 +43,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def require_new(path: Path) -> None:
+    """Raise RunFolderError if a file that a user named exists, which may be of another origin."""
+    if path.exists():
+        raise RunFolderError(f"{path} exists; write over it with --replace, or name another file")
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file completely or not at all."""
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

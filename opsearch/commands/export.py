@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from opsearch.errors import OpsearchError
-from opsearch.files import write_atomic
+from opsearch.files import require_new, write_atomic
 from opsearch.measure.storage.records import (
+    BEGUN,
     CALIBRATION,
     COLUMNS,
     COMPARED,
@@ -21,15 +22,16 @@ from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies
 from opsearch.runs.stored import open_stored
 
-_SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION)
+_SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION, BEGUN)  # the first one names it
 
 
-def export(folder: Path, path: Path) -> pd.DataFrame:
-    """Write every stored divergence to a .parquet or .csv file.
+def export(folder: Path, path: Path, *, replace: bool = False) -> pd.DataFrame:
+    """Write every stored divergence to a .parquet or .csv file, also while the run goes on.
 
     Args:
         folder: The run folder.
         path: The file; its suffix selects the format.
+        replace: Write over an existing file.
 
     Returns:
         One row per policy and sample: canonical key of the policy; its parameters, empty unless it
@@ -37,10 +39,12 @@ def export(folder: Path, path: Path) -> pd.DataFrame:
         nats, top1 as a share.
 
     Raises:
-        OpsearchError: The suffix is unknown, or Parquet needs pyarrow.
+        OpsearchError: The suffix is unknown, the file exists, or Parquet needs pyarrow.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise OpsearchError(f"{path} has an unknown suffix; name a .parquet or .csv file")
+    if not replace:
+        require_new(path)
     table = measurements(folder)
     write_atomic(path, lambda file: _write(table, file))
     return table
@@ -51,10 +55,10 @@ def measurements(folder: Path) -> pd.DataFrame:
 
     The columns are those of `export`.
     """
-    with open_stored(folder) as run:
+    with open_stored(folder, finished=False) as run:
         store, space = run.store, run.settings.space
-        samples = {split: store.samples(split) for split in _SPLITS}
-        points = _points(space, {s.n_visual for listed in samples.values() for s in listed})
+        samples = store.all_samples()
+        points = _points(space, {sample.n_visual for _, sample in samples})
         measured = pd.DataFrame(
             [
                 (m.policy, m.item, *(getattr(m, name) for name in COLUMNS))
@@ -62,7 +66,7 @@ def measurements(folder: Path) -> pd.DataFrame:
             ],
             columns=["policy", "item", *COLUMNS],
         )
-    table = measured.merge(points, on="policy", how="left").merge(_listed(samples), on="item")
+    table = measured.merge(points, on="policy", how="left").merge(_listed(samples), how="left")
     names = [parameter.name for parameter in space.parameters]
     about = ["split", "sample", "family", "n_visual", "n_other", "item"]
     table = table[["policy", *names, *about, *COLUMNS]]
@@ -79,12 +83,13 @@ def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
     return repeated.drop_duplicates("policy", keep="last")
 
 
-def _listed(samples: dict[str, list[StoredSample]]) -> pd.DataFrame:
+def _listed(samples: list[tuple[str, StoredSample]]) -> pd.DataFrame:
     """Return one row per sample, with the first split that holds it."""
     rows = [
-        (split, s.name, s.family, s.n_visual, s.n_other, s.item)
-        for split, listed in samples.items()
-        for s in listed
+        (CALIBRATION if split == BEGUN else split, s.name, s.family, s.n_visual, s.n_other, s.item)
+        for first in _SPLITS
+        for split, s in samples
+        if split == first
     ]
     columns = ["split", "sample", "family", "n_visual", "n_other", "item"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates("item")

@@ -19,6 +19,7 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Bounded, Separable, Table
 from opsearch.problem.problem import Problem
 from opsearch.runs.exact_front import front_row, summed_front, walked_front
+from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.stored import open_stored
 
 
@@ -54,12 +55,13 @@ class Front:
 _MOST_WALKED = 500  # points of a front that is found by successive integer programs
 
 
-def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
-    """Compute the front of a run's objective over its space and write it to the run folder.
+def run_front(folder: Path, cost: str = "flops", out: Path | None = None) -> tuple[Front, Path]:
+    """Compute the front of a run's objective over its space and write it.
 
     Args:
         folder: The run folder.
         cost: Name of the cost.
+        out: Folder of the file; None: the run folder.
 
     Returns:
         The front and its file: front.csv, or front_COST.csv for costs other than flops.
@@ -77,7 +79,7 @@ def run_front(folder: Path, cost: str = "flops") -> tuple[Front, Path]:
         every = np.ones(len(space.points) if space.listed else 0, bool)
         objective = settings.objective.make(space, measure, every)
     found = _front(Problem(space, objective, (whole,)))
-    path = run.folder.front_file(cost)
+    path = RunFolder(out or folder).front_file(cost)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 

@@ -7,10 +7,10 @@ policy returns it.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -72,6 +72,7 @@ def search(
     ranker: str | RankerSpec | None = None,
     heldout: Sequence[Item] = (),
     out: str | Path | None = None,
+    replace: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> SearchResult:
@@ -94,7 +95,9 @@ def search(
             Not used if `space` is an object, whose policies have their own.
         heldout: Held-out items; without them the comparison has no accuracies. All are used; a line
             of the progress counts those that share an image or a group with calibration items.
-        out: The run folder, in which an interrupted search resumes; None: a temporary folder.
+        out: The run folder, in which an interrupted search resumes; an answer of other settings
+            stays, and this one gets a folder in it (`result.folder`). None: a temporary folder.
+        replace: Write over the answer that the run folder holds.
         progress: Show progress.
         **settings: Further settings of `RunConfig`: seed, verify, evaluations, effort, complete,
             memory, positions, n_v, kv, stages, keep, tie, groups, points, pairs, answer_tokens.
@@ -139,10 +142,10 @@ def search(
         for note in drawn.notes:
             shown.say(note)
         counts = {"samples": len(drawn.calibration), "heldout": len(drawn.heldout)}
-        settled = replace(settled, config=settled.config.model_copy(update=counts))
+        settled = dataclasses.replace(settled, config=settled.config.model_copy(update=counts))
         both = drawn.calibration, drawn.heldout
         prepared = state(settled, processor, both, shown, if_answered=1)
-        result = search_and_save(prepared, shown, model)
+        result = search_and_save(prepared, shown, model, replace=replace)
         # From here on the folder goes with the result.
         finalize(result, temporary.pop_all().close)
     return result
@@ -183,19 +186,26 @@ def _texts(budget: Budgets) -> tuple[str, ...]:
 
 
 def run(
-    config: RunConfig, *, workers: Workers | None = None, progress: bool = True
+    config: RunConfig,
+    *,
+    workers: Workers | None = None,
+    replace: bool = False,
+    progress: bool = True,
 ) -> SearchResult:
     """Search with the settings of a run.yaml; model and data are loaded by name.
 
     Args:
         config: The settings, e.g. `RunConfig.load(Path("runs/demo/run.yaml"))`.
         workers: Processes or a Ray cluster that measure; None: this process.
+        replace: Write over the answer that the folder of the settings holds; otherwise an answer of
+            other settings stays, and this one gets a folder in it (`result.folder`).
         progress: Show progress.
 
     Raises:
         OpsearchError: The run cannot be completed; the message states the reason and the next step.
     """
-    return run_config(config, Console(stderr=True, quiet=not progress), workers=workers)
+    console = Console(stderr=True, quiet=not progress)
+    return run_config(config, console, workers=workers, replace=replace)
 
 
 def solve(
@@ -207,6 +217,7 @@ def solve(
     evaluations: int | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    replace: bool = False,
 ) -> SearchResult:
     """Solve a run again from its stored measurements; no model is loaded.
 
@@ -217,7 +228,8 @@ def solve(
         solver: A solver for the form of the objective.
         evaluations: Maximum number of points that the solver evaluates.
         seed: Seed of the solver.
-        out: Folder for the results; None: the run folder.
+        out: Folder for the results; None: a further answer of the run (`result.folder`).
+        replace: Write over the answer of the run, or of `out`.
 
     Raises:
         RunFolderError: The run lacks measurements; names the command that makes them.
@@ -231,15 +243,17 @@ def solve(
         evaluations=evaluations,
         seed=seed,
         out=None if out is None else Path(out),
+        replace=replace,
     )
 
 
-def front(run: str | Path, *, cost: str = "flops") -> Front:
+def front(run: str | Path, *, cost: str = "flops", out: str | Path | None = None) -> Front:
     """Return the exact Pareto front of a run's measurements.
 
     Args:
-        run: The run folder, to which the front is also written as front.csv.
+        run: The run folder.
         cost: flops, kv, latency, or a cost of another package.
+        out: Folder to which the front is also written as front.csv; None: the run folder.
 
     Returns:
         The front: `table` (a DataFrame by rising cost) and `sentence` (which points are proved).
@@ -249,7 +263,7 @@ def front(run: str | Path, *, cost: str = "flops") -> Front:
         OpsearchError: The objective has no front, or the space of the run was an object, which its
             folder does not hold.
     """
-    return run_front(Path(run), cost)[0]
+    return run_front(Path(run), cost, None if out is None else Path(out))[0]
 
 
 def compare(

@@ -15,7 +15,7 @@ from opsearch.evaluation.run_table import compare, table
 from opsearch.files import write_atomic
 from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import SampleMeasure
-from opsearch.measure.storage.records import HELD_OUT
+from opsearch.measure.storage.records import BEGUN, HELD_OUT
 from opsearch.measure.workers.cluster import Workers
 from opsearch.objectives.additive import Additive
 from opsearch.problem.objective_factory import progress_unit
@@ -23,6 +23,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.progress import Progress
 from opsearch.report.page import save_report
+from opsearch.runs.answers import place_of_policy, place_of_run
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import save_environment
 from opsearch.runs.portfolio import portfolio
@@ -45,6 +46,8 @@ def run(
     console: Console | None = None,
     command: str | None = None,
     workers: Workers | None = None,
+    *,
+    replace: bool = False,
 ) -> SearchResult:
     """Search a policy and compare it with baselines at equal cost.
 
@@ -53,6 +56,7 @@ def run(
         console: Console for progress; None: standard error.
         command: The command line as typed, for the report.
         workers: Processes that measure; None: this one.
+        replace: Write over the answer that the folder of the settings holds.
 
     Raises:
         OpsearchError: The run cannot be completed; the message states the reason and the next step.
@@ -60,7 +64,7 @@ def run(
     settled = settle(config)
     progress = search_progress(console or Console(stderr=True, markup=False), settled.settings, 1)
     prepared = prepare(settled, progress, if_answered=1)
-    return search_and_save(prepared, progress, command=command, workers=workers)
+    return search_and_save(prepared, progress, command=command, workers=workers, replace=replace)
 
 
 def search_progress(console: Console | None, settings: SearchSettings, loading: int) -> Progress:
@@ -78,6 +82,8 @@ def search_and_save(
     model: Any = None,
     command: str | None = None,
     workers: Workers | None = None,
+    *,
+    replace: bool = False,
 ) -> SearchResult:
     """Search, compare, and write everything to the run folder of the settings.
 
@@ -87,20 +93,28 @@ def search_and_save(
         model: The loaded model; None: it is loaded with the settings.
         command: The command line as typed, for the report.
         workers: Processes that measure; None: this one.
+        replace: Write over the answer that the folder holds, instead of beside it.
 
     Raises:
-        OpsearchError: The folder is in use, or the search ends without a policy.
+        OpsearchError: The folder is in use or holds files of another origin, or the search ends
+            without a policy.
     """
     if isinstance(prepared.choice.solver, GradientDescent):  # too short an effort fails now
         plan_descent(prepared.effort_estimate, prepared.settings.effort)
     if prepared.choice.reason:
         progress.say(prepared.choice.reason)
-    folder, prefill = RunFolder(prepared.config.out), None
+    config, prefill = prepared.config, None
+    folder = place_of_run(config, replace=replace)
     with open_session(prepared, folder, progress, workers, model) as session:
-        prepared.config.save(folder.config)
+        _save_settings(config, folder, progress)
+        session.store.put_samples(BEGUN, stored_samples(prepared.calibration))
         problem, solution, evaluations = _searched(prepared, session)
         assert solution.policy is not None  # _searched() raises otherwise
-        # Not earlier, so that an interrupted run leaves the previous one unchanged.
+        place = place_of_policy(folder, config, solution.policy, replace=replace)
+        if place.path != folder.path:
+            folder = place
+            _save_settings(config, folder, progress)
+            session.store.answer = folder.name
         session.store.put_calibration(stored_samples(prepared.calibration), prepared.seen)
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
         comparison = table(
@@ -121,13 +135,23 @@ def search_and_save(
             save_report(folder.path)
     return SearchResult(
         policy=policy,
-        config=prepared.config,
+        config=config,
         problem=problem,
         solution=solution,
         comparison=comparison,
         folder=folder.path,
         prefill=prefill,
     )
+
+
+def _save_settings(config: RunConfig, folder: RunFolder, progress: Progress) -> None:
+    """Write run.yaml, and say where the answer goes if not to the folder of the settings."""
+    if folder.path != config.out:
+        progress.say(
+            f"{config.out} holds another answer, which stays; this one goes to {folder.path} "
+            "(--replace writes over the other one)"
+        )
+    config.save(folder.config)
 
 
 def _searched(prepared: Prepared, session: Session) -> tuple[Problem, Solution, int]:

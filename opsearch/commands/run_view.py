@@ -24,7 +24,8 @@ from opsearch.runs.stored import stored_outcome
 class Run:
     """A run folder: settings, policy, solution, comparison and measurements; no model is loaded.
 
-    Each attribute is read from the folder when it is used, and thus describes its last solve.
+    Each attribute is read from the folder when it is used. Searches and solves with other settings
+    leave it as it is; theirs are among its `answers`.
 
     Args:
         path: The folder.
@@ -39,6 +40,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    @property
+    def answers(self) -> dict[str, Run]:
+        """The further answers of the run by name, each with the attributes of a run."""
+        return {each.name: Run(each.path) for each in RunFolder(self.path).further}
 
     @property
     def config(self) -> RunConfig:

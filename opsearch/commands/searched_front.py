@@ -31,7 +31,11 @@ _STARTS = 5  # one policy in five is taken from the proxy's front
 
 
 def searched_front(
-    folder: Path, evaluations: int, cost: str = "flops", console: Console | None = None
+    folder: Path,
+    evaluations: int,
+    cost: str = "flops",
+    console: Console | None = None,
+    out: Path | None = None,
 ) -> tuple[Front, Path]:
     """Search a front of the joint objective in a space that cannot be listed.
 
@@ -40,6 +44,7 @@ def searched_front(
         evaluations: Maximum number of policies to measure.
         cost: Name of the cost.
         console: Console for progress; None: standard error.
+        out: Folder of the file; None: the run folder.
 
     Returns:
         The front and its file: front_joint.csv, or front_joint_COST.csv for costs other than flops.
@@ -66,7 +71,7 @@ def searched_front(
     prepared = prepare(settled, progress, test=0)
     with open_session(prepared, run, progress, continued=True) as session:
         found = _searched(prepared, evaluations, session)
-    path = run.front_file(cost, searched=True)
+    path = RunFolder(out or folder).front_file(cost, searched=True)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 
 

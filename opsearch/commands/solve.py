@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from opsearch.problem.objective import PROXIES, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status
 from opsearch.report.page import save_report
+from opsearch.runs.answers import place_of_solution
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
 from opsearch.runs.results import save_solution
@@ -32,6 +33,8 @@ def solve(
     evaluations: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
+    *,
+    replace: bool = False,
 ) -> SearchResult:
     """Solve a run again from its measurements and save the solution.
 
@@ -42,7 +45,8 @@ def solve(
         solver: A solver for the form of the objective.
         evaluations: Maximum number of points that the solver evaluates.
         seed: Seed of the solver.
-        out: Folder for the results; None: the run folder, whose earlier comparison is removed.
+        out: Folder for the results; None: a further answer of the run.
+        replace: Write over the answer that the folder holds, and remove its comparison.
 
     Returns:
         The result, without a comparison.
@@ -58,36 +62,40 @@ def solve(
     given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
     changes = {name: value for name, value in given.items() if value is not None}
     config = stored.changed(**changes)
-    with RunFolder(out or folder).locked() as target, open_stored(folder, config) as run:
+    with RunFolder(config.out).locked(), open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
         # Only a proxy is verified, by `opsearch run` with the saved settings.
         verify = stored.verify if problem.objective.form in PROXIES else 0
         if verify:
             note = f"{solution.note}; " if solution.note else ""
             note += "proxy only: verification (--verify) needs new measurements by `opsearch run`"
-            solution = replace(solution, note=note)
+            solution = dataclasses.replace(solution, note=note)
         # run.yaml keeps the run's seed, which determines the measured samples.
         kept = {"solver": solution.solver, "verify": verify}
         config = config.model_copy(update=kept)
+        assert solution.policy is not None  # _solved() raises otherwise
+        target = place_of_solution(config, run.folder, solution.policy, replace=replace)
+        if target.measurements == run.folder.measurements:
+            run.store.share_samples(target.name)
         config.save(target.config)
-        policy = save_solution(replace(run, config=config), problem, solution, target)
+        policy = save_solution(dataclasses.replace(run, config=config), problem, solution, target)
         target.comparison.unlink(missing_ok=True)
         save_report(target.path)
-        return SearchResult(
-            policy=policy,
-            config=config,
-            problem=problem,
-            solution=solution,
-            comparison=None,
-            folder=target.path,
-        )
+    return SearchResult(
+        policy=policy,
+        config=config,
+        problem=problem,
+        solution=solution,
+        comparison=None,
+        folder=target.path,
+    )
 
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     """Return the problem of the settings, made from stored measurements, and its solution."""
     settings = run.settings
     if seed is not None:
-        settings = replace(settings, seed=RunConfig.checked(seed=seed).seed)
+        settings = dataclasses.replace(settings, seed=RunConfig.checked(seed=seed).seed)
     space, objective = settings.space, settings.objective
     assert objective is not None  # a stored run names it
     objective.require(space)
@@ -103,7 +111,7 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     check_budget(space, constraints)
     measure = run.measure(choice.objective)
     problem, solution = search(choice, settings, constraints, measure, run.noise_floor)
-    return problem, replace(solution, note="; ".join(_notes(problem, solution, run)))
+    return problem, dataclasses.replace(solution, note="; ".join(_notes(problem, solution, run)))
 
 
 def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]:

@@ -20,8 +20,12 @@ from opsearch.report.verdict import CHOSEN, best_methods, cell
 from opsearch.runs.run_folder import RunFolder
 
 
-def save_report(folder: Path) -> Path:
+def save_report(folder: Path, out: Path | None = None) -> Path:
     """Write the page of a run folder and return its path; equal files give equal pages.
+
+    Args:
+        folder: The run folder.
+        out: Folder of the page; None: the run folder.
 
     Raises:
         RunFolderError: The folder holds no results, or damaged ones.
@@ -38,7 +42,7 @@ def save_report(folder: Path) -> Path:
         changed=_changed(stored),
         settings=stored.config.model_dump(mode="json"),
     )
-    return write_text(RunFolder(folder).report, page)
+    return write_text(RunFolder(out or folder).report, page)
 
 
 def _commands(text: str) -> Markup:

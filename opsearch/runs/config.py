@@ -103,7 +103,7 @@ class RunConfig(BaseModel):
         complete: Measure every feasible policy on all samples, also those that cannot be the best.
         memory: Memory for the states of one pass, e.g. 8GB; None: by the device.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
-        out: Run folder.
+        out: Run folder; by default that of the model, e.g. runs/demo.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -136,7 +136,7 @@ class RunConfig(BaseModel):
     complete: bool = False
     memory: str | None = None
     answer_tokens: int | None = Field(None, ge=1)
-    out: Path = Path("runs/demo")
+    out: Path = Field(default_factory=lambda data: Path("runs") / Path(data["model"]).name)
 
     @field_validator("n_v", "groups", "budget", mode="before")
     @classmethod

@@ -12,24 +12,54 @@ from filelock import FileLock, Timeout
 from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 
+ANSWERS = "answers"
+"""Folder inside a run folder, of the answers that it holds besides its first one."""
+_MEASUREMENTS = "measurements.db"
+
 
 class RunFolder:
-    """Paths of a run's files."""
+    """Paths of the files of an answer: a run folder, or RUN/answers/NAME.
 
-    def __init__(self, path: Path) -> None:
+    All answers of a run share its measurements, its latency table and its lock.
+    """
+
+    def __init__(self, path: Path, run: Path | None = None) -> None:
+        """Find the run of an answer.
+
+        Args:
+            path: The folder of the answer.
+            run: The run of a further answer; None: recognised by its place and its measurements.
+        """
         self.path = path
+        answers = path.absolute().parent
+        # Any folder may be called "answers"; that of a run has measurements beside it.
+        if answers.name == ANSWERS and (answers.parent / _MEASUREMENTS).exists():
+            run = run or _above(path)
+        self.name = path.absolute().name if run else ""
+        self.run = run or path
         self.config = path / "run.yaml"
-        self.measurements = path / "measurements.db"
+        self.policy = path / "policy_config.json"
         self.solution = path / "solution.json"
         self.front = self.front_file("flops")
         self.comparison = path / "comparison.csv"
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
-        self.latency = path / "latency.json"
         self.prefill = path / "prefill.json"
         self.environment = path / "environment.json"
         self.report = path / "report.html"
         self.draws = path / "draws"
+        self.measurements = self.run / _MEASUREMENTS
+        self.latency = self.run / "latency.json"
+
+    def answer(self, name: str) -> RunFolder:
+        """Return the folder of a further answer of this run."""
+        return RunFolder(self.run / ANSWERS / name, self.run)
+
+    @property
+    def further(self) -> list[RunFolder]:
+        """The further answers of this run that were found, by name."""
+        found = sorted((self.run / ANSWERS).glob(f"*/{self.solution.name}"))
+        return [RunFolder(each.parent) for each in found]
 
     def front_file(self, cost: str, *, searched: bool = False) -> Path:
         """Return the file of a front by cost: front.csv for flops, else front_COST.csv.
@@ -38,6 +68,21 @@ class RunFolder:
         """
         words = ["front", *(["joint"] if searched else []), *([] if cost == "flops" else [cost])]
         return self.path / f"{'_'.join(words)}.csv"
+
+    @property
+    def unfinished(self) -> str:
+        """Whether the run goes on or was interrupted, as a sentence; empty if it is finished."""
+        if self.solution.exists():
+            return ""
+        lock = FileLock(self.run / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                pass
+        except Timeout:
+            return "The run goes on, and measures more."
+        except OSError:  # a folder of others
+            return "The run is not finished."
+        return f"The run is not finished; `opsearch run --config {self.config}` goes on with it."
 
     def seen(self) -> Seen:
         """Return the samples that the search of the solution saw.
@@ -62,15 +107,14 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
-        """Hold the folder; RunFolderError when it cannot be written or another run holds it."""
-        lock = FileLock(self.path / ".lock")
+        """Hold the run; RunFolderError when it cannot be written or another process holds it."""
+        lock = FileLock(self.run / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(
-                f"another opsearch process works in {self.path}; wait for it or choose another "
-                "--out"
+                f"another opsearch process works in {self.run}; wait for it or choose another --out"
             ) from None
         except OSError as error:
             raise RunFolderError(
@@ -80,3 +124,8 @@ class RunFolder:
             yield self
         finally:
             lock.release()
+
+
+def _above(path: Path) -> Path:
+    """Return the folder two levels above, relative where the path is, as messages show it."""
+    return path.parent.parent if len(path.parts) > 1 else path.absolute().parent.parent

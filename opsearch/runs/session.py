@@ -96,7 +96,7 @@ def open_session(
         )
         if continued:
             _check_unchanged(folder, facts)
-        with Store(folder.measurements, facts) as store:
+        with Store(folder.measurements, facts, folder.name) as store:
             memory = memory_for(model, settings.memory)
             engine = Engine(model, store, settings.positions, memory, progress.say, measure_workers)
             yield Session(folder, engine, progress)
@@ -115,7 +115,7 @@ def _check_unchanged(folder: RunFolder, facts: dict[str, Any]) -> None:
     """
     if not folder.measurements.exists():
         return
-    with Store(folder.measurements) as store:
+    with Store(folder.measurements, answer=folder.name) as store:
         finished, before = store.samples(CALIBRATION), store.facts
     changed = [name for name, value in facts.items() if before.get(name) != value]
     if finished and changed:

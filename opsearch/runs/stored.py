@@ -19,7 +19,7 @@ from opsearch.costs.shape import Shape
 from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 from opsearch.measure.storage.noise import noise_floor
-from opsearch.measure.storage.records import COLUMNS, StoredSample
+from opsearch.measure.storage.records import CALIBRATION, COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
@@ -119,19 +119,22 @@ class StoredSearch:
 
 
 @contextmanager
-def open_stored(path: Path, config: RunConfig | None = None) -> Iterator[StoredSearch]:
+def open_stored(
+    path: Path, config: RunConfig | None = None, *, finished: bool = True
+) -> Iterator[StoredSearch]:
     """Open the search of a run folder; no model is loaded.
 
     Args:
         path: The run folder.
         config: Its settings, changed; None: as they are.
+        finished: The run must have finished measuring; else its samples may be none.
 
     Raises:
         RunFolderError: The folder holds no run, or a damaged one.
     """
     folder = RunFolder(path)
     config = config or RunConfig.load(folder.config)
-    with Store(folder.measurements) as store:
+    with Store(folder.measurements, answer=folder.name) as store:
         shape = Shape(**store.facts["shape"])
         settings = resolve(config, shape.layers, parse_ranker(str(config.ranker)))
         yield StoredSearch(
@@ -140,7 +143,7 @@ def open_stored(path: Path, config: RunConfig | None = None) -> Iterator[StoredS
             settings=settings,
             shape=shape,
             store=store,
-            samples=store.calibration(),
+            samples=store.calibration() if finished else store.samples(CALIBRATION),
         )
 
 

@@ -211,7 +211,7 @@ def test_a_newer_format(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    is_refused(path, FACTS, 9, 6, "opsearch", "--out")
+    is_refused(path, FACTS, 9, 7, "opsearch", "--out")
 
 
 def test_answers_of_format_3_are_read_without_lengths(path):
@@ -263,6 +263,63 @@ def test_samples_of_format_3_have_one_digest_for_both(path):
     with Store(path) as store:
         store.put_samples("calibration", SAMPLES)
         assert store.calibration() == SAMPLES
+
+
+def test_each_answer_has_its_own_samples_and_comparison(path):
+    """All share the measurements, and a reader finds the context in which its answer was found."""
+    rows = [Compared("30%", "VTW", "{}")]
+    with Store(path, FACTS) as store:
+        store.put_calibration(SAMPLES, Seen(("i0",), ("p",), ()))
+        store.put_comparison(rows, {"compared": SAMPLES})
+        store.add(chunk(1))
+    other = {"model": "other"}
+    with Store(path, other, "further") as store:
+        assert (store.samples("calibration"), store.compared(), store.seen()) == ([], [], None)
+        store.put_calibration(SAMPLES[:1], Seen(("i1",), (), ()))
+        store.put_samples("held-out", SAMPLES[1:])
+        store.share_samples("solved")
+    with Store(path) as store:
+        assert (store.facts, store.calibration()) == (FACTS, SAMPLES)
+        assert (store.compared(), store.seen()) == (rows, Seen(("i0",), ("p",), ()))
+        assert stored_count(store) == 7
+    for name in ("further", "solved"):
+        with Store(path, answer=name) as store:
+            assert (store.facts, store.calibration()) == (other, SAMPLES[:1])
+            assert store.samples("held-out") == SAMPLES[1:]
+            assert store.seen() == Seen(("i1",), (), ())
+            assert store.compared() == []
+            listed = [("calibration", SAMPLES[0]), *(("held-out", each) for each in SAMPLES[1:])]
+            assert store.all_samples() == listed * 2
+    with Store(path, answer="new") as store:
+        assert store.facts == other  # used last
+
+
+def test_rows_of_format_6_belong_to_the_first_answer(path):
+    rows = [Compared(budget, "VTW", "{}") for budget in ("30%", "20%", "50%")]
+    seen = Seen(("i2", "i0"), ("p",), ("g",))
+    with Store(path, FACTS) as store:
+        store.put_calibration(SAMPLES, seen)
+        store.put_comparison(rows, {"compared": SAMPLES[1:]})
+        store.add(chunk(1))
+    with sqlite3.connect(path) as db:
+        for table, keys in (
+            ("sample", "context, split, place"),
+            ("seen", "context, kind, value"),
+            ("compared", "context, budget, method"),
+        ):
+            db.execute(f"ALTER TABLE {table} RENAME TO former")
+            db.execute(f"CREATE TABLE {table} AS SELECT * FROM former")
+            db.execute(f"ALTER TABLE {table} DROP COLUMN answer")
+            db.execute(f"CREATE UNIQUE INDEX {table}_keys ON {table} ({keys})")
+            db.execute("DROP TABLE former")
+        db.execute("PRAGMA user_version=6")
+    db.close()
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.calibration() == SAMPLES
+            assert store.samples("compared") == SAMPLES[1:]
+            assert (store.compared(), store.seen()) == (rows, seen)
+            assert stored_count(store) == 7
 
 
 def test_a_store_without_a_context(path):

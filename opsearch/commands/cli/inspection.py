@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from opsearch.commands.cli.options import Debug, PolicyPath, RunPath, out
+from opsearch.commands.cli.options import Debug, OutFolder, PolicyPath, ReplaceFile, RunPath, out
 
 
 def show(
@@ -19,32 +19,40 @@ def show(
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the policy to this .svg, .png or .pdf file.")
     ] = None,
+    replace: ReplaceFile = False,
     debug: Debug = False,
 ) -> None:
     """Draw a policy by layer and module, and print its rankers and its origin."""
     from opsearch.commands.cli.print_policy import print_policy
+    from opsearch.files import require_new
     from opsearch.policy.policy import Policy
 
+    if figure and not replace:
+        require_new(figure)
     print_policy(Policy.from_pretrained(policy), visual_tokens, figure, out)
 
 
 def export(
     run_folder: RunPath,
     out_file: Annotated[Path, typer.Option("--out", help="The .parquet or .csv file to write.")],
+    replace: ReplaceFile = False,
     debug: Debug = False,
 ) -> None:
     """Write the measurements of a run as one tidy table."""
     from opsearch.commands.export import export as export_run
+    from opsearch.runs.run_folder import RunFolder
 
-    table = export_run(run_folder, out_file)
+    table = export_run(run_folder, out_file, replace=replace)
     out.print(f"{len(table)} measurements written to {out_file}", soft_wrap=True)
+    if state := RunFolder(run_folder).unfinished:
+        out.print(state, soft_wrap=True)
 
 
-def report(run_folder: RunPath, debug: Debug = False) -> None:
+def report(run_folder: RunPath, out_folder: OutFolder = None, debug: Debug = False) -> None:
     """Write report.html of a run again from stored results; no model is loaded."""
     from opsearch.report.page import save_report
 
-    out.print(save_report(run_folder), soft_wrap=True)
+    out.print(save_report(run_folder, out_folder), soft_wrap=True)
 
 
 def list_parts(

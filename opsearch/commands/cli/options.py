@@ -136,6 +136,18 @@ RayAddress = Annotated[
         rich_help_panel=MEASUREMENT,
     ),
 ]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Write over the answer that the folder holds, instead of beside it.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+ReplaceFile = Annotated[bool, typer.Option("--replace", help="Write over an existing file.")]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the result; default: the run folder.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

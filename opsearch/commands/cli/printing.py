@@ -47,7 +47,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     ended, _ = statement(result.status, result.problem.objective)
     if warning := proxy_warning(ended, result.value, result.solution.unit, comparison):
         again = f"opsearch run --config {RunFolder(result.folder).config} --verify 8"
-        console.print(f"{warning}:\n{again} --out {result.folder}-verified", soft_wrap=True)
+        console.print(f"{warning}:\n{again}", soft_wrap=True)
     # At least this wide, because a narrower table would omit columns.
     width = max(console.width, _TABLE_WIDTH)
     console.print(comparison_table(comparison), width=width, crop=False)
@@ -64,7 +64,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     shown = [caption for row, caption in captions.items() if _has_row(comparison, row)]
     console.print(" ".join(shown), style="dim")
     folder = RunFolder(result.folder)
-    lines = [f"policy        {result.folder}/policy_config.json, figure {folder.policy_figure}"]
+    lines = [f"policy        {folder.policy}, figure {folder.policy_figure}"]
     if folder.front.exists():
         lines.append(f"front         {folder.front}, figure {folder.front_figure}")
     lines.append(f"solution      {folder.solution}")
@@ -155,7 +155,7 @@ def _policies(plan: DryRun) -> str:
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:
     """Print the solution of `opsearch solve`."""
     print_summary(problem, solution, console)
-    console.print(f"policy {folder}/policy_config.json", soft_wrap=True)
+    console.print(f"policy {RunFolder(folder).policy}", soft_wrap=True)
     console.print(f"report {RunFolder(folder).report}", soft_wrap=True)
 
 

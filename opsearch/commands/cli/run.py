@@ -21,6 +21,7 @@ from opsearch.commands.cli.options import (
     Dtype,
     Model,
     RayAddress,
+    Replace,
     RunData,
     WorkerCount,
     err,
@@ -211,8 +212,14 @@ def run(
     ray_address: RayAddress = None,
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Run folder; default: runs/MODEL.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out",
+            help="Run folder; default: runs/MODEL. If it holds an answer of other settings, this "
+            "one goes to a folder of its own in it, answers/NAME.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
+    replace: Replace = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -255,7 +262,8 @@ def run(
     say_loading()
     from opsearch.commands.run import run as run_config
 
-    print_run(run_config(settings, err, context.obj, processes), out)
+    found = run_config(settings, err, context.obj, processes, replace=replace)
+    print_run(found, out)
 
 
 def _settings(context: typer.Context) -> RunConfig:
@@ -263,10 +271,11 @@ def _settings(context: typer.Context) -> RunConfig:
     from opsearch.runs.config import RunConfig, default_space
 
     given = dict(context.params)
-    for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
+    for name in ("debug", "dry_run", "shape", "workers", "ray_address", "replace"):
         del given[name]
     config = given.pop("config")
-    given["out"] = given.pop("out_folder") or Path("runs") / Path(given["model"]).name
+    if out_folder := given.pop("out_folder"):
+        given["out"] = out_folder
     given["budget"] = tuple(given["budget"])
     if config is not None:
         typed = {name for name in context.params if was_typed(context, name)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from opsearch.commands.cli.notes import say_loading
-from opsearch.commands.cli.options import Debug, RunPath, err, out
+from opsearch.commands.cli.options import Debug, OutFolder, Replace, RunPath, err, out
 
 
 def solve(
@@ -40,8 +40,12 @@ def solve(
     ] = None,
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for the results; default: the run folder."),
+        typer.Option(
+            "--out",
+            help="Folder for the results; default: answers/solved-... in the run folder.",
+        ),
     ] = None,
+    replace: Replace = False,
     debug: Debug = False,
 ) -> None:
     """Solve a run again with another budget, objective or solver; no model is loaded."""
@@ -56,14 +60,9 @@ def solve(
         evaluations=evaluations,
         seed=seed,
         out=out_folder,
+        replace=replace,
     )
     print_solution(found.problem, found.solution, found.folder, out)
-    if out_folder is None:
-        out.print(
-            "The earlier policy and comparison of the run were replaced; use --out FOLDER to keep "
-            "them.",
-            soft_wrap=True,
-        )
 
 
 def front(
@@ -80,6 +79,7 @@ def front(
             "number of policies to measure. Loads the model.",
         ),
     ] = None,
+    out_folder: OutFolder = None,
     debug: Debug = False,
 ) -> None:
     """Compute the Pareto front of a run's measurements, and state which points are proved."""
@@ -89,7 +89,7 @@ def front(
         say_loading()
         from opsearch.commands.searched_front import searched_front
 
-        return print_front(*searched_front(run_folder, measure, cost, err), out)
+        return print_front(*searched_front(run_folder, measure, cost, err, out_folder), out)
     from opsearch.commands.front import run_front
 
-    print_front(*run_front(run_folder, cost), out)
+    print_front(*run_front(run_folder, cost, out_folder), out)

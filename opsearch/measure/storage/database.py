@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 6
+_FORMAT = 7
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -19,11 +20,13 @@ CREATE TABLE IF NOT EXISTS sample (
   context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
   item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
   n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL, content TEXT NOT NULL,
-  PRIMARY KEY (context, split, place)
+  answer TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, answer, split, place)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (
   context INTEGER NOT NULL REFERENCES context, kind TEXT NOT NULL, value TEXT NOT NULL,
-  PRIMARY KEY (context, kind, value)
+  answer TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, answer, kind, value)
 );
 CREATE TABLE IF NOT EXISTS measurement (
   context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
@@ -38,8 +41,8 @@ CREATE TABLE IF NOT EXISTS answer (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS compared (
   context INTEGER NOT NULL REFERENCES context, budget TEXT NOT NULL, method TEXT NOT NULL,
-  policy TEXT NOT NULL,
-  PRIMARY KEY (context, budget, method)
+  policy TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, answer, budget, method)
 );
 CREATE TABLE IF NOT EXISTS received (
   context INTEGER NOT NULL REFERENCES context, item TEXT NOT NULL, layers INTEGER NOT NULL,
@@ -60,26 +63,53 @@ CREATE TABLE IF NOT EXISTS descent (
   PRIMARY KEY (context, search)
 );
 """
+_OF_AN_ANSWER = ("sample", "seen", "compared")  # tables that each answer of a run has rows in
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """Open or create the file and its tables.
+    """Open or create the file and its tables; a file that cannot be written is opened for reading.
 
     Raises:
-        RunFolderError: The file is of another program or newer; it is never overwritten.
+        RunFolderError: The file is of another program, newer, or of an earlier format that cannot
+            be brought to this one; it is never overwritten.
     """
-    db = sqlite3.connect(path, timeout=5, isolation_level=None)
+    writable = not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    db = _opened(path) if writable else _opened_for_reading(path)
     try:
-        _prepare(db, path)
+        version = _format(db, path)
+        if not writable and version < _FORMAT:
+            raise RunFolderError(
+                f"{path} has format {version} and cannot be written, so that it cannot be brought "
+                f"to format {_FORMAT}; copy its folder to where you can write"
+            )
+        if writable:
+            _prepare(db, version)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=5, isolation_level=None)
+
+
+def _opened_for_reading(path: Path) -> sqlite3.Connection:
+    """Open a file in a folder without permission to write, e.g. that of a colleague.
+
+    SQLite would create a shared-memory file beside a file with a write-ahead log. It need not
+    where the log is empty, as after every finished command.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    unchanging = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{unchanging}"
+    return sqlite3.connect(uri, timeout=5, isolation_level=None, uri=True)
+
+
+def _format(db: sqlite3.Connection, path: Path) -> int:
+    """Return the format of the file, 0 for a new one."""
     identity = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and identity != _APPLICATION_ID:
         raise RunFolderError(
@@ -90,14 +120,21 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"{path} has format {version}, this opsearch reads up to {_FORMAT}; "
             "update opsearch or choose another --out folder"
         )
+    return version
+
+
+def _prepare(db: sqlite3.Connection, version: int) -> None:
+    """Create the tables, or bring them to the format of this version."""
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
     if version < _FORMAT:
         # Processes may open the file at the same time: the first one creates the tables.
         with transaction(db):
+            _upgrade(db)
+            former = _set_aside(db)
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 db.execute(statement)
-            _upgrade(db)
+            _take_back(db, former)
             db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             db.execute(f"PRAGMA user_version={_FORMAT}")
 
@@ -108,11 +145,31 @@ def _upgrade(db: sqlite3.Connection) -> None:
     Up to format 3 a sample had one digest, of its content, which was also the key of its numbers,
     and answers had no lengths.
     """
-    if "content" not in _columns(db, "sample"):
+    if "content" not in (_columns(db, "sample") or {"content"}):
         db.execute("ALTER TABLE sample ADD COLUMN content TEXT NOT NULL DEFAULT ''")
         db.execute("UPDATE sample SET content=item")
-    for column in {"tokens", "cut"} - _columns(db, "answer"):
+    for column in {"tokens", "cut"} - (_columns(db, "answer") or {"tokens", "cut"}):
         db.execute(f"ALTER TABLE answer ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
+def _set_aside(db: sqlite3.Connection) -> list[str]:
+    """Rename the tables whose keys do not name an answer, and return their names.
+
+    Up to format 6 a file held the samples and the comparison of one answer.
+    """
+    former = [name for name in _OF_AN_ANSWER if "answer" not in (_columns(db, name) or {"answer"})]
+    for name in former:
+        db.execute(f"ALTER TABLE {name} RENAME TO former_{name}")
+    return former
+
+
+def _take_back(db: sqlite3.Connection, former: Sequence[str]) -> None:
+    """Move the rows of renamed tables to the new ones, in their order."""
+    for name in former:
+        columns = ", ".join(sorted(_columns(db, f"former_{name}")))
+        order = "" if name == "sample" else " ORDER BY rowid"
+        db.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM former_{name}{order}")
+        db.execute(f"DROP TABLE former_{name}")
 
 
 def _columns(db: sqlite3.Connection, table: str) -> set[str]:

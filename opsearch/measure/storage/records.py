@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 CALIBRATION, HELD_OUT = "calibration", "held-out"
 COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
-"""Names of splits; a comparison has splits of its own, which outlive changes of the run's."""
+BEGUN = "begun"
+"""Names of splits. A comparison has splits of its own, which outlive changes of the run's. The
+calibration samples are listed as begun before the first measurement, and as such when all are made,
+so that an interrupted run leaves the answer before it as it was."""
 COLUMNS = ("kl", "reverse_kl", "js", "top1")
 
 

@@ -40,19 +40,28 @@ _FIELDS = attrgetter("policy", "item", *COLUMNS)
 
 
 class Store:
-    """The measurements of one context in a run folder; a context manager that closes the file."""
+    """The measurements of one context in a run folder; a context manager that closes the file.
 
-    def __init__(self, path: Path, facts: dict[str, Any] | None = None) -> None:
+    Attributes:
+        path: The database file.
+        answer: Name of the answer whose samples and comparison are read and written.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any] | None = None, answer: str = "") -> None:
         """Open or create the store.
 
         Args:
             path: The database file.
-            facts: Everything the measurements depend on; None selects the context used last.
+            facts: Everything the measurements depend on; None selects the context in which the
+                answer was found, or the one used last if it was not found yet.
+            answer: Name of the answer whose samples and comparison are read and written; empty: the
+                first one of the folder. All answers share the measurements.
 
         Raises:
             RunFolderError: The file is damaged, foreign, newer or locked; it is never overwritten.
         """
         self.path = path
+        self.answer = answer
         if facts is None and not path.exists():
             raise RunFolderError(
                 f"{path} does not exist; run `opsearch run` into that folder, or give the folder "
@@ -276,18 +285,24 @@ class Store:
         self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
     ) -> None:
         """Replace the stored comparison: which policies were compared on which samples."""
-        values = [(self._context, *astuple(row)) for row in rows]
+        values = [(self._context, self.answer, *astuple(row)) for row in rows]
         with explained(self.path), transaction(self._db):
             for split, samples in splits.items():
                 self._replace_samples(split, samples)
-            self._db.execute("DELETE FROM compared WHERE context=?", (self._context,))
-            self._db.executemany("INSERT INTO compared VALUES (?,?,?,?)", values)
+            self._db.execute("DELETE FROM compared WHERE context=? AND answer=?", self._own)
+            self._db.executemany(
+                "INSERT INTO compared (context, answer, budget, method, policy) VALUES (?,?,?,?,?)",
+                values,
+            )
 
     def compared(self) -> list[Compared]:
         """Return the policies of the last comparison, in their original order."""
-        query = "SELECT budget, method, policy FROM compared WHERE context=? ORDER BY rowid"
+        query = (
+            "SELECT budget, method, policy FROM compared WHERE context=? AND answer=? "
+            "ORDER BY rowid"
+        )
         with explained(self.path):
-            return [Compared(*row) for row in self._db.execute(query, (self._context,))]
+            return [Compared(*row) for row in self._db.execute(query, self._own)]
 
     def put_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
         """Replace the samples of a split of the run."""
@@ -296,20 +311,41 @@ class Store:
 
     def put_calibration(self, samples: Sequence[StoredSample], seen: Seen) -> None:
         """Replace the calibration samples of the run, and what evaluations recognise them by."""
-        rows = [(self._context, kind, value) for kind, values in _kinds(seen) for value in values]
+        rows = [(*self._own, kind, value) for kind, values in _kinds(seen) for value in values]
         with explained(self.path), transaction(self._db):
             self._replace_samples(CALIBRATION, samples)
-            self._db.execute("DELETE FROM seen WHERE context=?", (self._context,))
-            self._db.executemany("INSERT INTO seen VALUES (?,?,?)", rows)
+            self._db.execute("DELETE FROM seen WHERE context=? AND answer=?", self._own)
+            self._db.executemany(
+                "INSERT INTO seen (context, answer, kind, value) VALUES (?,?,?,?)", rows
+            )
+
+    def share_samples(self, answer: str) -> None:
+        """Give another answer the samples of this one."""
+        if answer == self.answer:
+            return
+        columns = {
+            "sample": "split, place, item, name, family, n_visual, n_other, content",
+            "seen": "kind, value",
+        }
+        with explained(self.path), transaction(self._db):
+            for table, names in columns.items():
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE context=? AND answer=?", (self._context, answer)
+                )
+                self._db.execute(
+                    f"INSERT INTO {table} (context, answer, {names}) "
+                    f"SELECT context, ?, {names} FROM {table} WHERE context=? AND answer=?",
+                    (answer, *self._own),
+                )
 
     def seen(self) -> Seen | None:
         """Return what evaluations recognise the calibration samples by.
 
         None if an earlier version stored the samples.
         """
-        query = "SELECT kind, value FROM seen WHERE context=? ORDER BY rowid"
+        query = "SELECT kind, value FROM seen WHERE context=? AND answer=? ORDER BY rowid"
         with explained(self.path):
-            rows = self._db.execute(query, (self._context,)).fetchall()
+            rows = self._db.execute(query, self._own).fetchall()
         found = {kind: tuple(v for k, v in rows if k == kind) for kind, _ in _kinds(Seen())}
         return Seen(**found) if rows else None
 
@@ -331,19 +367,39 @@ class Store:
         """Return the samples of a split, in order."""
         query = (
             "SELECT item, name, family, n_visual, n_other, content FROM sample "
-            "WHERE context=? AND split=? ORDER BY place"
+            "WHERE context=? AND answer=? AND split=? ORDER BY place"
         )
         with explained(self.path):
-            return [StoredSample(*row) for row in self._db.execute(query, (self._context, split))]
+            return [StoredSample(*row) for row in self._db.execute(query, (*self._own, split))]
+
+    def all_samples(self) -> list[tuple[str, StoredSample]]:
+        """Return the samples of all answers with their splits, those of this answer first."""
+        query = (
+            "SELECT split, item, name, family, n_visual, n_other, content FROM sample "
+            "WHERE context=? ORDER BY answer!=?, answer, split, place"
+        )
+        with explained(self.path):
+            rows = self._db.execute(query, self._own).fetchall()
+        return [(split, StoredSample(*row)) for split, *row in rows]
 
     def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
-        rows = [(self._context, split, position, *astuple(s)) for position, s in enumerate(samples)]
-        self._db.execute("DELETE FROM sample WHERE context=? AND split=?", (self._context, split))
-        self._db.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?,?)", rows)
+        rows = [(*self._own, split, position, *astuple(s)) for position, s in enumerate(samples)]
+        self._db.execute(
+            "DELETE FROM sample WHERE context=? AND answer=? AND split=?", (*self._own, split)
+        )
+        columns = "context, answer, split, place, item, name, family, n_visual, n_other, content"
+        self._db.executemany(f"INSERT INTO sample ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+
+    @property
+    def _own(self) -> tuple[int, str]:
+        """The context and the answer, whose samples and comparison this store reads and writes."""
+        return self._context, self.answer
 
     def _open_context(self, facts: dict[str, Any] | None) -> int:
         if facts is None:
-            rows = self._db.execute("SELECT id FROM context ORDER BY used DESC LIMIT 1").fetchall()
+            found = "SELECT max(context=id) FROM sample WHERE answer=? AND split=?"
+            query = f"SELECT id FROM context ORDER BY ({found}) DESC, used DESC LIMIT 1"
+            rows = self._db.execute(query, (self.answer, CALIBRATION)).fetchall()
             if not rows:
                 raise RunFolderError(f"{self.path} holds no measurements; run `opsearch run` first")
             return int(rows[0][0])
