@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
-from opsearch.runs.choose import SearchChoice, choose_by_estimate
+from opsearch.runs.choose import SearchChoice, choose_by_estimate, with_effort
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import CoarseWork, EffortEstimate, planned_memory
 from opsearch.runs.relaxed import DescentPlan, plan_descent
 from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
 from opsearch.solvers.gradient import GradientDescent
+from opsearch.solvers.relaxed import RelaxedDescent
 
 # Text tokens of a typical prompt of a 7B model: system prompt before the image, question after it.
 _HEAD, _TAIL = 35, 30
+_LONGER = (600.0, 3600.0)  # seconds of effort that a plan also names
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class DryRun:
         memory: Memory for the states of a pass.
         device: The device that --device names.
         chosen: The objective that the run would use, with the reason.
+        with_more: The same for longer efforts, by their seconds.
     """
 
     space: Space
@@ -59,6 +62,7 @@ class DryRun:
     memory: MemoryBudget
     device: str
     chosen: str
+    with_more: dict[float, str]
 
 
 def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryRun:
@@ -96,15 +100,13 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     batch = SampleBatch(layout, (), images=tuple(range(config.drawn_samples)))
     memory = planned_memory(settings.model, settings.memory, shape)
     estimate = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)
+    settings = with_effort(settings, config.effort, estimate)
     return _plan(settings, estimate, choose_by_estimate(settings, estimate))
 
 
 def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice) -> DryRun:
     space, feasible, estimates = estimate.space, None, dict[str, Estimate]()
-    chosen = choice.reason or f"objective {choice.objective.name}, as requested"
-    if isinstance(choice.solver, GradientDescent):
-        chosen = f"{chosen}, in {_described(plan_descent(estimate, settings.effort))}"
-    elif space.listed:
+    if space.listed and not isinstance(choice.solver, GradientDescent):
         feasible, estimates["joint"] = int(estimate.feasible.sum()), estimate.joint
     if space.parameters_act_alone and not isinstance(choice.solver, GradientDescent):
         single = _single(space, Additive.from_settings(settings.proxy))
@@ -129,8 +131,40 @@ def _plan(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoi
         coarse=coarse,
         memory=estimate.memory,
         device=estimate.device,
-        chosen=chosen,
+        chosen=_chosen(settings, estimate, choice),
+        with_more=_with_more(settings, estimate, choice),
     )
+
+
+def _chosen(settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice) -> str:
+    """Describe what would be searched, and why."""
+    chosen = choice.reason or f"objective {choice.objective.name}, as requested"
+    if isinstance(choice.solver, GradientDescent):
+        chosen = f"{chosen}, in {_described(plan_descent(estimate, settings.effort))}"
+    return chosen
+
+
+def _with_more(
+    settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice
+) -> dict[float, str]:
+    """Return what longer efforts would search, where it is something else."""
+    found, before = {}, _work(settings, estimate, choice)
+    for effort in _LONGER:
+        longer = replace(settings, effort=effort)
+        choice = choose_by_estimate(longer, estimate)
+        work = _work(longer, estimate, choice)
+        if effort > settings.effort and work != before:
+            found[effort], before = _chosen(longer, estimate, choice), work
+    return found
+
+
+def _work(
+    settings: SearchSettings, estimate: EffortEstimate, choice: SearchChoice
+) -> tuple[str, RelaxedDescent | None]:
+    """Return the objective that is measured, and the descent if there is one."""
+    by_gradient = isinstance(choice.solver, GradientDescent)
+    descent = plan_descent(estimate, settings.effort).descent if by_gradient else None
+    return choice.objective.name, descent
 
 
 def _described(plan: DescentPlan) -> str:

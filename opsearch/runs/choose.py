@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isinf
 
 from opsearch import registry
@@ -49,6 +49,13 @@ def choose_by_estimate(settings: SearchSettings, estimate: EffortEstimate) -> Se
     seconds = estimate.raced_seconds if _may_race(settings) else estimate.joint_seconds
     coarse = estimate.coarse_seconds if settings.effort < seconds < inf else inf
     return choose(settings, seconds, coarse=coarse)
+
+
+def with_effort(
+    settings: SearchSettings, effort: float | None, estimate: EffortEstimate
+) -> SearchSettings:
+    """Return settings with this effort in seconds; None: the default for the model and device."""
+    return replace(settings, effort=estimate.default_effort if effort is None else effort)
 
 
 def choose(

@@ -99,7 +99,8 @@ class RunConfig(BaseModel):
         solver: None: chosen by the form of the objective.
         verify: Proposals of a proxy that are measured per round; 0: none.
         evaluations: Maximum number of measured policies; None: the solver's default.
-        effort: Seconds of measurement that the joint objective may take by default.
+        effort: Seconds of measurement that the joint objective may take by default; None: by the
+            time of a forward, 60 for the embedded model.
         complete: Measure every feasible policy on all samples, also those that cannot be the best.
         memory: Memory for the states of one pass, e.g. 8GB; None: by the device.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
@@ -132,7 +133,7 @@ class RunConfig(BaseModel):
     solver: str | None = None
     verify: int = Field(0, ge=0)
     evaluations: int | None = Field(None, ge=1)
-    effort: float = Field(60.0, ge=0)
+    effort: float | None = Field(None, ge=0)
     complete: bool = False
     memory: str | None = None
     answer_tokens: int | None = Field(None, ge=1)

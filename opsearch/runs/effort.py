@@ -15,6 +15,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.flops import Flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.planning.batches import SampleBatch
 from opsearch.measure.planning.estimate import Estimate, estimate
@@ -32,6 +33,10 @@ _WHOLE_ROUNDS = 2
 # command on the same machine always chooses the same objective.
 _PER_CORE = 15e9
 _PER_GPU = 100e12
+LEAST_EFFORT, _MOST_EFFORT = 60.0, 3600.0
+"""Least and most seconds of `--effort` by default."""
+# In between, as many forwards of the original as a minute allows the embedded model on two cores.
+_FORWARDS = 3000
 
 
 def planned_memory(model: ModelSpec, memory: int | None, shape: Shape) -> MemoryBudget:
@@ -134,6 +139,22 @@ class EffortEstimate:
     def coarse_seconds(self) -> float:
         """Seconds of measuring from coarse to fine; infinite if the space has no depths."""
         return self.seconds(self.coarse) if self.coarse else inf
+
+    @cached_property
+    def forward_flops(self) -> float:
+        """FLOPs of the original, mean per sample."""
+        flops, total, samples = Flops(self.memory.shape), 0, 0
+        for batch in self.batches:
+            layout, of_batch = batch.layout, len(batch.images)
+            total += of_batch * flops.stock(layout.n_visual, layout.head + layout.tail)
+            samples += of_batch
+        return total / samples
+
+    @property
+    def default_effort(self) -> float:
+        """Seconds of `--effort` where none are given, by the model, its samples and the device."""
+        forwards = _FORWARDS * self.forward_flops / nominal_speed(self.device)
+        return float(round(min(max(forwards, LEAST_EFFORT), _MOST_EFFORT)))
 
     def of(self, points: NDArray[np.int64]) -> Estimate:
         """Estimate the work of measuring points of the space."""

@@ -11,7 +11,7 @@ from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.groups import Seen
 from opsearch.data.item import Item, all_answered
-from opsearch.formatting import counted
+from opsearch.formatting import counted, format_duration
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
@@ -22,9 +22,9 @@ from opsearch.problem.constraint import Constraint, check_budget
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.rankers import known_ranker, make_ranker
-from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate
+from opsearch.runs.choose import SearchChoice, choose, choose_by_estimate, with_effort
 from opsearch.runs.config import AS_OBJECT, RunConfig
-from opsearch.runs.effort import EffortEstimate, planned_memory
+from opsearch.runs.effort import LEAST_EFFORT, EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.samples import run_items
@@ -228,12 +228,18 @@ def state(
     batches = group_samples(samples, family, model_config, settings.positions)
     memory = planned_memory(settings.model, settings.memory, shape)
     estimate = EffortEstimate(settings.space, constraints, batches, memory, settings.model.device)
+    settings = with_effort(settings, config.effort, estimate)
+    if config.effort is None and settings.effort > LEAST_EFFORT:
+        took = format_duration(settings.effort)
+        progress.say(
+            f"--effort {settings.effort:g} ({took}), by the time that a forward takes here"
+        )
     choice = choose_by_estimate(settings, estimate)
     ranker = settings.space_settings.ranker or family.ranker
     unsupported = family.unsupported_rankers(model_config)
     usable = [*registry.names("rankers"), *registry.names("decoder_rankers")]
     return Prepared(
-        config=_completed(config, choice, ranker, config.samples or len(samples)),
+        config=_completed(config, settings, choice, ranker, len(samples)),
         settings=settings,
         choice=choice,
         model_type=model_config.model_type,
@@ -273,13 +279,18 @@ def _latency_table(
 
 
 def _completed(
-    config: RunConfig, choice: SearchChoice, ranker: RankerSpec, samples: int
+    config: RunConfig,
+    settings: SearchSettings,
+    choice: SearchChoice,
+    ranker: RankerSpec,
+    samples: int,
 ) -> RunConfig:
-    """Return the settings with the chosen objective, solver, ranker and number of samples."""
+    """Return the settings with all that was left open: what was chosen, samples and effort."""
     chosen = {
         "objective": config.objective or choice.objective.name,
         "solver": config.solver or choice.solver.name,
         "ranker": str(ranker),
-        "samples": samples,
+        "samples": config.samples or samples,
+        "effort": settings.effort,
     }
     return config.model_copy(update=chosen)

@@ -18,8 +18,6 @@ from opsearch.problem.spaces.operations import OperationSpace
 from opsearch.runs.effort import EffortEstimate, nominal_speed
 from opsearch.solvers.relaxed import Budgeted, RelaxedDescent
 
-EFFORT = 60.0
-"""Seconds of `--effort` by default; a descent that needs more runs in its short form."""
 START = (0.6, 0.9, 0.15)
 """Shares of q, kv and mlp in all layers before the first step: keys first, so that all tokens
 remain readable, and MLPs, which cost most, last."""
@@ -57,10 +55,10 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
         effort: Seconds.
 
     Raises:
-        OpsearchError: The effort is below `EFFORT` and too short; names the seconds it needs.
+        OpsearchError: The effort is not the default one and too short; names the seconds it needs.
     """
     stock = estimate.constraints[0]
-    forward, samples = _forward(estimate) / stock.samples, seen_samples(stock.samples)
+    forward, samples = estimate.forward_flops, seen_samples(stock.samples)
     sample = _WORK * forward / nominal_speed(estimate.device)
     (fewest, most), (small, large) = _STEPS, _BATCH
     small, large = min(small, samples), min(large, samples)
@@ -68,25 +66,13 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
     most = max(min(most, _PASSES * samples // batch), fewest)
     steps = int(np.clip(effort / (batch * sample), fewest, most))
     needed = small * fewest * sample
-    if needed > effort and effort != EFFORT:
+    if needed > effort and effort != estimate.default_effort:
         raise OpsearchError(
             f"--effort {effort:g} is too short for one round: {fewest} steps of {small} samples "
             f"take about {ceil(needed)} s here; give --effort {ceil(needed)}, or a space such as "
             "--space tokens"
         )
     return DescentPlan(RelaxedDescent(steps=steps, batch=batch), steps * batch * sample)
-
-
-def _forward(estimate: EffortEstimate) -> float:
-    """Return the FLOPs of the original on all samples."""
-    from opsearch.costs.flops import Flops
-
-    flops = Flops(estimate.memory.shape)
-    total = 0
-    for batch in estimate.batches:
-        layout = batch.layout
-        total += len(batch.images) * flops.stock(layout.n_visual, layout.head + layout.tail)
-    return total
 
 
 def budget_of_shares(

@@ -46,7 +46,8 @@ class SearchSettings:
         proxy: Settings of the additive and the pairwise proxy.
         verify: Policies that a proxy proposes at a time to be measured; 0: none.
         evaluations: Most policies that are measured on demand; None: the solver's default.
-        effort: Seconds of measurement that the joint objective may take.
+        effort: Seconds of measurement that the joint objective may take; 0 until the default is
+            known, which depends on the samples.
         complete: Measure every feasible policy on all samples, also those that cannot be the best.
         positions: Answer tokens that are compared.
         memory: Bytes for the states of one pass; None: by what the device has.
@@ -126,7 +127,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         proxy=proxy,
         verify=config.verify,
         evaluations=config.evaluations,
-        effort=config.effort,
+        effort=config.effort or 0.0,
         complete=config.complete,
         positions=config.positions,
         memory=config.memory_bytes,

@@ -128,10 +128,13 @@ def print_dry_run(plan: DryRun, console: Console) -> None:
         )
     if plan.coarse:
         console.print(_from_coarse_to_fine(plan, plan.coarse), soft_wrap=True)
+    console.print(f"{plan.chosen}.", soft_wrap=True)
+    for effort, words in plan.with_more.items():
+        console.print(f"with --effort {effort:g}: {words}.", soft_wrap=True)
     console.print(
-        f"{plan.chosen}. The states of one pass take at most "
-        f"{format_amount(plan.memory.memory, 'B')} (--memory). Times assume 15 GFLOP/s per CPU "
-        "core or 100 TFLOP/s per GPU, and exclude the final comparison.",
+        f"The states of one pass take at most {format_amount(plan.memory.memory, 'B')} (--memory). "
+        "Times assume 15 GFLOP/s per CPU core or 100 TFLOP/s per GPU, and exclude the final "
+        "comparison.",
         soft_wrap=True,
     )
 

@@ -182,13 +182,14 @@ def run(
         ),
     ] = 1,
     effort: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Maximum estimated time in seconds to measure the KL of all policies; beyond it "
-            "the default objective is measured from coarse to fine or is a proxy.",
+            "the default objective is measured from coarse to fine or is a proxy. Default: 60 for "
+            "the embedded model, more for larger ones, at most 3600.",
             rich_help_panel=MEASUREMENT,
         ),
-    ] = 60.0,
+    ] = None,
     complete: Annotated[
         bool,
         typer.Option(
