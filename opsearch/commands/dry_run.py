@@ -149,11 +149,11 @@ def _with_more(
 ) -> dict[float, str]:
     """Return what longer efforts would search, where it is something else."""
     found, before = {}, _work(settings, estimate, choice)
-    for effort in _LONGER:
+    for effort in (each for each in _LONGER if each > settings.effort):
         longer = replace(settings, effort=effort)
         choice = choose_by_estimate(longer, estimate)
         work = _work(longer, estimate, choice)
-        if effort > settings.effort and work != before:
+        if work != before:
             found[effort], before = _chosen(longer, estimate, choice), work
     return found
 

@@ -128,7 +128,7 @@ def search_and_save(
                     session.model, prepared.calibration, latency, solution.policy
                 )
         with progress.stage("drawing figures and writing the report"):
-            policy = save_solution(prepared, problem, solution, folder)
+            policy = save_solution(prepared, problem, solution, folder, evaluations)
             write_atomic(folder.comparison, lambda file: comparison.to_csv(file))
             device = prepared.settings.model.device
             save_environment(folder, device, progress.seconds, command, prefill)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opsearch import registry
-from opsearch.formatting import format_amount
+from opsearch.formatting import counted, format_amount
 from opsearch.problem.constraint import Constraint
 from opsearch.report.stored import Stored
 from opsearch.report.verdict import (
@@ -71,7 +71,7 @@ def headline(stored: Stored) -> Headline:
         f"{record['sentence']} Value of the {record['objective']} objective: {value}{bound}; "
         f"solver: {record['solver']}."
     )
-    notes = [f"Note: {record['note']}."] if record["note"] else []
+    notes = [*_found_by(record), *([f"Note: {record['note']}."] if record["note"] else [])]
     ended = record.get("ended", record["status"])  # earlier versions knew the status alone
     if stored.comparison is None:
         rounded = f"{record['value']:.3f} {record['unit']}"
@@ -92,6 +92,22 @@ def headline(stored: Stored) -> Headline:
         warning = proxy_warning(ended, record["value"], record["unit"], stored.comparison)
         notes += [f"{warning[0].upper()}{warning[1:]}."] if warning else []
     return Headline(_title(stored), tuple(facts), ended, proof, tuple(notes))
+
+
+def _found_by(record: dict[str, Any]) -> list[str]:
+    """Say how the policy was found; empty for the record of an earlier version."""
+    if "measured" not in record:
+        return []
+    words = [f"Found in space {record['space']}"]
+    if record["verify"]:
+        words.append(f"the proxy corrected by true measurements, {record['verify']} at a time")
+    if record["measured"]:
+        words.append(f"{counted(record['measured'], 'policy', 'policies')} measured for it")
+    else:
+        words.append("from stored measurements")
+    effort = f", effort {record['effort']:g} s" if record["effort"] else ""
+    drawn = f"on draw {record['draw']} of {counted(record['samples'], 'calibration sample')}"
+    return [f"{', '.join(words)} {drawn}{effort}."]
 
 
 def _title(stored: Stored) -> str:

@@ -37,15 +37,26 @@ class Searched(Protocol):
 
 
 def save_solution(
-    searched: Searched, problem: Problem, solution: Solution, folder: RunFolder
+    searched: Searched,
+    problem: Problem,
+    solution: Solution,
+    folder: RunFolder,
+    measured: int = 0,
 ) -> Policy:
     """Write policy, record, front and their figures, and return the policy as written.
 
     A front of an earlier solve that this one cannot draw is removed.
+
+    Args:
+        searched: The search.
+        problem: Its problem.
+        solution: Its solution.
+        folder: The folder of the answer.
+        measured: Policies that were measured for it; 0 if it used stored measurements.
     """
     if solution.policy is None:
         raise ValueError("a solution without a policy cannot be saved")
-    facts = _facts(searched.config, problem, solution)
+    facts = _facts(searched.config, problem, solution, measured)
     achieved = [
         f"{'predicted ' if c.timed else ''}{c.name} {c.describe(solution.costs[c.name])}"
         for c in problem.constraints
@@ -61,28 +72,35 @@ def save_solution(
     return policy
 
 
-def _facts(config: RunConfig, problem: Problem, solution: Solution) -> dict[str, Any]:
+def _facts(
+    config: RunConfig, problem: Problem, solution: Solution, measured: int
+) -> dict[str, Any]:
     """Return the facts that both the policy and the record of its solution contain."""
+    ended, _ = statement(solution.status, problem.objective)
     return {
         "model": config.model,
         "space": config.space,
         "budget": list(config.budget),
         "status": str(solution.status),
+        "ended": ended,
         "solver": solution.solver,
         "objective": solution.objective,
         "value": solution.value,
         "unit": solution.unit,
+        "verify": config.verify,
+        "effort": config.effort,
+        "measured": measured,
         "samples": problem.constraints[0].samples,
+        "draw": config.seed,
         "seed": solution.seed,
     }
 
 
 def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[str, Any]:
     """Return the facts that only the record of the solution contains."""
-    ended, sentence = statement(solution.status, problem.objective)
+    _, sentence = statement(solution.status, problem.objective)
     return {
         "settings": searched.config.results_of,
-        "ended": ended,
         "sentence": sentence,
         "point": solution.point,
         "costs": solution.costs,

@@ -19,6 +19,7 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Limit, Solution, Solver, confirmed, reraise_interrupt
 from opsearch.problem.spaces.base import PerOperation
 from opsearch.runs.choose import SearchChoice
+from opsearch.runs.finer_grid import unsearched_shares
 from opsearch.runs.setup import SearchSettings
 from opsearch.runs.verify import EVALUATIONS, verify
 from opsearch.solvers.grid import Grid
@@ -76,7 +77,8 @@ def search(
         solution = replace(solution, note="; ".join(_pair_notes(objective, solution)))
     if solution.policy is None:
         raise OpsearchError(f"{solver.name}: {solution.note or solution.status.sentence}")
-    return problem, solution
+    notes = [solution.note, unsearched_shares(problem, solution)]
+    return problem, replace(solution, note="; ".join(filter(None, notes)))
 
 
 def _started(solver: Solver, points: Sequence[int]) -> Solver:

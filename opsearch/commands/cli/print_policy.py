@@ -24,7 +24,11 @@ def print_policy(
     console.print(draw_terminal(policy, visual_tokens))
     for layer, spec in policy.rankers:
         console.print(f"ranker: {spec}, {where(layer, spec)}")
+    # How a search ended says more than its status, which may be that of a proxy.
+    hidden = {"status"} if "ended" in policy.provenance else set[str]()
     for key, value in policy.provenance.items():
+        if key in hidden:
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         console.print(f"{key}: {shown}", soft_wrap=True)
     if drawn:

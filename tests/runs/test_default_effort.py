@@ -1,0 +1,52 @@
+"""Without --effort, a search may take the time that its model needs on its device."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from opsearch import RunConfig
+from opsearch.commands.dry_run import dry_run
+from opsearch.progress import Progress
+from opsearch.runs.effort import LEAST_EFFORT
+from opsearch.runs.prepare import prepare, settle
+
+SILENT = Console(quiet=True)
+
+
+def plan(shape, **settings):
+    return dry_run(RunConfig(**settings), shape, SILENT)
+
+
+def test_the_embedded_model_has_a_minute():
+    prepared = prepare(settle(RunConfig(samples=4, heldout=0)), Progress(None, 1))
+    assert (prepared.config.effort, prepared.settings.effort) == (60.0, 60.0)
+    given = prepare(settle(RunConfig(samples=4, heldout=0, effort=5)), Progress(None, 1))
+    assert (given.config.effort, given.settings.effort) == (5.0, 5.0)
+
+
+def test_a_large_model_on_a_gpu_is_measured_and_not_replaced_by_a_proxy():
+    on_gpu = {"space": "dop", "device": "cuda", "memory": "20GB"}
+    assert plan("llava-1.5-7b", **on_gpu).chosen.startswith("objective joint")
+    assert plan("llava-1.5-7b", **on_gpu, effort=LEAST_EFFORT).chosen.startswith(
+        "objective additive"
+    )
+
+
+@pytest.mark.parametrize(("device", "short"), [("cuda", False), ("cpu", True)])
+def test_a_descent_has_as_many_steps_as_on_the_embedded_model_where_an_hour_allows(device, short):
+    chosen = plan("llava-1.5-7b", space="shares", device=device, memory="20GB").chosen
+    steps, batch = map(int, re.findall(r"(\d+) (?:steps|samples)", chosen))
+    assert (steps * batch < 500) == short
+
+
+def test_a_plan_names_what_more_effort_would_search():
+    on_gpu = {"space": "dop", "device": "cuda", "memory": "20GB", "effort": 60}
+    longer = plan("llava-1.5-7b", **on_gpu).with_more
+    assert {effort: words.split(":")[0] for effort, words in longer.items()} == {
+        600.0: "objective joint"
+    }
+    assert plan("llava-1.5-7b", **on_gpu | {"effort": 4000}).with_more == {}
+    assert list(plan("llava-1.5-7b", space="shares", device="cuda", memory="20GB").with_more) == [
+        600.0
+    ]
