@@ -22,6 +22,7 @@ from opsearch.report.verdict import (
     nothing_right,
     proxy_warning,
 )
+from opsearch.runs.next_step import next_step
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def headline(stored: Stored) -> Headline:
         facts += _losses(stored.comparison)
         rivals = better_baselines(stored.comparison)
         notes.append(
-            f"At the same budget, {rivals}. Another space or objective may be better."
+            f"At the same budget, {rivals}.{_try_next(stored)}"
             if rivals
             else "No baseline at the same budget is better in KL or Rel. Avg."
         )
@@ -92,6 +93,12 @@ def headline(stored: Stored) -> Headline:
         warning = proxy_warning(ended, record["value"], record["unit"], stored.comparison)
         notes += [f"{warning[0].upper()}{warning[1:]}."] if warning else []
     return Headline(_title(stored), tuple(facts), ended, proof, tuple(notes))
+
+
+def _try_next(stored: Stored) -> str:
+    """Return the command that may find a better policy, as a sentence."""
+    step = next_step(stored.config, stored.folder)
+    return f" `{step}` may find a better policy." if step else ""
 
 
 def _found_by(record: dict[str, Any]) -> list[str]:

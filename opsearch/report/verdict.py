@@ -32,7 +32,7 @@ def verdict(frame: pd.DataFrame) -> list[str]:
     )
     lines = [f"measured KL of the policy, in nats: {parts}"]
     if rivals := better_baselines(frame):
-        lines.append(f"{rivals}; try another space or objective")
+        lines.append(rivals)
     if nothing_right(frame):
         lines.append(f"{NOTHING_RIGHT}; word the answers in the data as the model does")
     return lines

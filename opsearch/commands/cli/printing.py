@@ -20,7 +20,8 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, statement
-from opsearch.report.verdict import cell, proxy_warning, verdict
+from opsearch.report.verdict import better_baselines, cell, proxy_warning, verdict
+from opsearch.runs.next_step import next_step
 from opsearch.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def print_run(result: SearchResult, console: Console) -> None:
     assert comparison is not None  # a run makes one
     for line in verdict(comparison):
         console.print(line, soft_wrap=True)
+    step = next_step(result.config, RunFolder(result.folder))
+    if step and better_baselines(comparison):
+        console.print(f"try next:\n{step}", soft_wrap=True)
     ended, _ = statement(result.status, result.problem.objective)
     if warning := proxy_warning(ended, result.value, result.solution.unit, comparison):
         again = f"opsearch run --config {RunFolder(result.folder).config} --verify 8"
