@@ -36,6 +36,11 @@ _SPARSEVLM_HEADS = 14 / 32
 # Tokens of 576 that FitPrune's 60 % recipe deletes in each layer of LLaVA-1.5-7B.
 _DELETED = "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0"
 FITPRUNE_60 = {layer: int(n) for layer, n in enumerate(_DELETED.split())}
+# The same of 2880 tokens of LLaVA-NeXT-7B: fitprune(FITPRUNE_NEXT_60, n_visual=2880).
+_DELETED_NEXT = (
+    "98 313 279 218 201 221 167 132 63 12 11 5 1 8 26 13 83 57 56 58 24 42 0 2 1 5 0 0 0 0 0 0"
+)
+FITPRUNE_NEXT_60 = {layer: int(n) for layer, n in enumerate(_DELETED_NEXT.split())}
 
 
 def identity(layers: int) -> Policy:
@@ -346,10 +351,11 @@ def _sparsevlm_starts(layers: int, first: int | None) -> list[int]:
 def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKENS) -> Policy:
     """Delete a number of tokens in each layer (FitPrune).
 
-    A layer still reads the tokens that are deleted in it, but no longer updates them.
+    A layer still reads the tokens that are deleted in it, but no longer updates them. Of N tokens,
+    a layer deletes floor(n N / n_visual), as the method scales the recipe of LLaVA-NeXT.
 
     Args:
-        recipe: Number of deleted tokens by layer.
+        recipe: Number n of deleted tokens by layer.
         layers: Number of decoder layers.
         n_visual: Number of visual tokens that the recipe is made for.
 
@@ -367,7 +373,7 @@ def fitprune(recipe: Mapping[int, int], layers: int = 32, n_visual: int = _TOKEN
         )
     shares = [Fraction(n, n_visual) for n in left]
     counts = tuple((after, before, after) for before, after in pairwise(shares))
-    policy = Policy(counts, name=f"fitprune({left[-1]} of {n_visual} left)")
+    policy = Policy(counts, "recipe", name=f"fitprune({left[-1]} of {n_visual} left)")
     return _ranked("fitprune", policy, [layer for layer in range(layers) if deleted[layer]])
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
+from math import floor
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Unit = Literal["fraction", "recipe", "tokens"]
+"""Fractions are rounded to whole tokens, a recipe's deletions down; tokens are limited to all."""
 Shares = NDArray[np.float64]
 """Share of the visual tokens in each operation, float64[L, 3]: counts before they are rounded."""
 Candidates = Mapping[int, int | Counts]
@@ -38,6 +42,22 @@ def resolve_fraction(fraction: Fraction, n_visual: int) -> int:
         2 * fraction.denominator
     )
     return min(max(rounded, 1), n_visual)
+
+
+def resolve_recipe(fractions: Collection[Fraction], n_visual: int) -> dict[Fraction, int]:
+    """Return the tokens left of N by the shares left, where each deletion is rounded down.
+
+    From one share to the next lower one, floor((f - g) N) tokens are deleted (FitPrune, AAAI 2025).
+
+    Args:
+        fractions: Shares of the tokens left, in any order.
+        n_visual: Number N of visual tokens.
+    """
+    left, above, found = n_visual, Fraction(1), {}
+    for fraction in sorted(set(fractions), reverse=True):
+        left -= floor((above - fraction) * n_visual)
+        found[fraction], above = left, fraction
+    return found
 
 
 def live(counts: Counts, candidates: Candidates | None = None) -> Counts:

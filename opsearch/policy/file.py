@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from opsearch.errors import PolicyError
 from opsearch.files import write_text
-from opsearch.policy.counts import parse_share
+from opsearch.policy.counts import Unit, parse_share
 from opsearch.policy.ranker import RankerSpec
 from opsearch.version import __version__
 
@@ -50,7 +50,7 @@ class _File(BaseModel):
     model_type: str | None
     num_hidden_layers: int
     name: str
-    unit: Literal["fraction", "tokens"]
+    unit: Unit
     counts: list[tuple[Count, Count, Count]]
     rankers: list[_Ranker]
     provenance: dict[str, Any] = {}

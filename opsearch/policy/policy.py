@@ -15,12 +15,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from opsearch.errors import PolicyError
-from opsearch.policy.counts import MODULES, Counts, resolve_fraction
+from opsearch.policy.counts import MODULES, Counts, Unit, resolve_fraction, resolve_recipe
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Schedule, schedule
 
@@ -36,7 +36,8 @@ class Policy:
 
     Attributes:
         counts: (q, kv, mlp) of each layer, as exact fractions of the sample's visual tokens (unit
-            "fraction") or as numbers of tokens (unit "tokens").
+            "fraction"; "recipe" if they are the tokens left by deletions in each layer) or as
+            numbers of tokens (unit "tokens").
         unit: Unit of the counts.
         rankers: Pairs (layer, spec). The ranker acts before that layer; at layer 0 it acts before
             the decoder, unless it reads the decoder's attention.
@@ -46,7 +47,7 @@ class Policy:
     """
 
     counts: tuple[tuple[Fraction, Fraction, Fraction], ...]
-    unit: Literal["fraction", "tokens"] = "fraction"
+    unit: Unit = "fraction"
     rankers: tuple[tuple[int, RankerSpec], ...] = ()
     name: str = "custom"
     model_type: str | None = None
@@ -55,8 +56,10 @@ class Policy:
     def __post_init__(self) -> None:
         if not self.counts:
             raise PolicyError("the policy has no layers; give counts for at least one layer")
-        if self.unit not in ("fraction", "tokens"):
-            raise PolicyError(f"unit {self.unit!r} is unknown; use 'fraction' or 'tokens'")
+        if self.unit not in (units := get_args(Unit)):
+            raise PolicyError(
+                f"unit {self.unit!r} is unknown; use one of {', '.join(map(repr, units))}"
+            )
         for layer, triple in enumerate(self.counts):
             if len(triple) != len(MODULES):
                 raise PolicyError(
@@ -64,12 +67,10 @@ class Policy:
                     f"{', '.join(MODULES)}"
                 )
             for module, count in zip(MODULES, triple, strict=True):
-                too_large = self.unit == "fraction" and count > 1
+                too_large = self.unit != "tokens" and count > 1
                 broken = self.unit == "tokens" and count.denominator != 1
                 if count < 0 or too_large or broken:
-                    allowed = (
-                        "a fraction from 0 to 1" if self.unit == "fraction" else "whole tokens"
-                    )
+                    allowed = "whole tokens" if self.unit == "tokens" else "a fraction from 0 to 1"
                     raise PolicyError(
                         f"count {count} of {module} in layer {layer} is not {allowed}; "
                         f"give one, or use the other unit (unit is {self.unit!r})"
@@ -94,12 +95,16 @@ class Policy:
     def resolve(self, n_visual: int) -> Counts:
         """Return the counts for a sample of `n_visual` tokens, int64[L, 3].
 
-        A fraction f of N tokens is floor(f N + 1/2), at least 1 if f > 0. Numbers of tokens are
-        limited to N.
+        A fraction f of N tokens is floor(f N + 1/2), at least 1 if f > 0. In a recipe, each
+        deletion is rounded down. Numbers of tokens are limited to N.
         """
         memo: dict[int, int] = {}  # by identity, because hashing a fraction takes longer
-        for count in {id(count): count for triple in self.counts for count in triple}.values():
-            if self.unit == "tokens":
+        fractions = {id(count): count for triple in self.counts for count in triple}
+        left = resolve_recipe(fractions.values(), n_visual) if self.unit == "recipe" else {}
+        for count in fractions.values():
+            if left:
+                memo[id(count)] = left[count]
+            elif self.unit == "tokens":
                 memo[id(count)] = min(int(count), n_visual)
             else:
                 memo[id(count)] = resolve_fraction(count, n_visual)

@@ -9,9 +9,9 @@ from opsearch.costs.flops import flops
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import PolicyError
 from opsearch.policy import builders
-from opsearch.policy.counts import KV, Q
+from opsearch.policy.counts import KV, MLP, Q
 from opsearch.policy.policy import Policy
-from tests.costs.published import fitprune_macs
+from tests.costs.published import fitprune_macs, recipe_tokens
 from tests.support.messages import naming
 
 LLAVA = CHECKPOINTS["llava-1.5-7b"].shape
@@ -91,6 +91,36 @@ def test_the_recipe_of_fitprune():
     assert [each.candidates for each in policy.schedule(576).rerankings] == [
         int(counts[layer, KV]) for layer, _ in policy.rankers
     ]
+
+
+def test_the_recipe_of_fitprune_for_llava_next():
+    policy = builders.fitprune(builders.FITPRUNE_NEXT_60, n_visual=2880)
+    assert policy.resolve(2880)[-1].tolist() == [784] * 3
+    assert policy.resolve(2144)[-1].tolist() == [598] * 3
+
+
+@pytest.mark.parametrize("n_visual", [0, 1, 63, 576, 1176, 2144, 2928])
+@pytest.mark.parametrize(
+    ("recipe", "tokens"),
+    [
+        (builders.FITPRUNE_60, 576),
+        (builders.FITPRUNE_NEXT_60, 2880),
+        ({0: 300, 5: 1, 6: 275}, 576),
+        ({3: 7}, 9),
+    ],
+    ids=["llava", "llava-next", "all", "few"],
+)
+def test_recipes_are_scaled_rounding_down_what_each_layer_deletes(
+    recipe, tokens, n_visual, tmp_path
+):
+    policy = builders.fitprune(recipe, n_visual=tokens)
+    scaled = {layer: n * n_visual // tokens for layer, n in recipe.items()}
+    entering_and_left = recipe_tokens(scaled, n_visual, 32)
+    policy.save_pretrained(tmp_path)
+    for each in (policy, Policy.from_pretrained(tmp_path)):
+        counts = each.resolve(n_visual)
+        assert counts[:, KV].tolist() == entering_and_left[:-1]
+        assert counts[:, Q].tolist() == counts[:, MLP].tolist() == entering_and_left[1:]
 
 
 def test_what_the_recipe_of_fitprune_really_takes():

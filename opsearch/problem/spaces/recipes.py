@@ -63,7 +63,9 @@ class RecipeSpace(UnlistedSpace):
         left = [_STEPS, *accumulate(point, min)]
         deleted = {layer: before - after for layer, (before, after) in enumerate(pairwise(left))}
         policy = builders.fitprune(deleted, self.num_layers, _STEPS)
-        return replace(policy, name=f"fitprune({Fraction(left[-1], _STEPS)} left)")
+        name = f"fitprune({Fraction(left[-1], _STEPS)} left)"
+        # In thousandths, a deletion of whole tokens may be a little too low to be rounded down.
+        return replace(policy, unit="fraction", name=name)
 
     def index_of(self, point: Sequence[int]) -> int:
         """Return the number of the point whose policy equals that of a row of value indices."""
