@@ -23,9 +23,9 @@ from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution
 from opsearch.progress import Progress
 from opsearch.report.page import save_report
-from opsearch.runs.answers import place_of_policy, place_of_run
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import save_environment
+from opsearch.runs.placing import place_of_policy, place_of_run
 from opsearch.runs.portfolio import portfolio
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.relaxed import plan_descent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from opsearch.analysis.front import front
-from opsearch.commands.front import Front
+from opsearch.commands.front import Front, limits_on
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.engine import SampleMeasure
@@ -19,11 +20,13 @@ from opsearch.objectives.rounding import lazy_joint, rounded
 from opsearch.problem.problem import Problem
 from opsearch.problem.spaces.operations import is_gradual
 from opsearch.progress import Progress
+from opsearch.runs.answer import stored_answer
 from opsearch.runs.config import RunConfig
 from opsearch.runs.exact_front import front_row, summed_front
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.session import Session, open_session
+from opsearch.runs.session import Session, open_session, stored_samples
+from opsearch.runs.setup import make_cost, parse_budgets
 from opsearch.solvers.optuna_nsga2 import nsga2
 
 _STAGES = 4
@@ -55,7 +58,8 @@ def searched_front(
     """
     run = RunFolder(folder)
     given = {"out": folder, "budget": (f"100% {cost}",)}
-    settled = settle(RunConfig.load(run.config).changed(**given))
+    config = RunConfig.load(run.config)
+    settled = settle(config.changed(**given))
     space = settled.settings.space
     if space.per_operation is None or is_gradual(space):
         step = (
@@ -71,6 +75,10 @@ def searched_front(
     prepared = prepare(settled, progress, test=0)
     with open_session(prepared, run, progress, continued=True) as session:
         found = _searched(prepared, evaluations, session)
+        of = make_cost(cost, prepared.shape, prepared.table)
+        answer = stored_answer(folder, of, session.store, stored_samples(prepared.calibration))
+    limits = limits_on(found.constraint, parse_budgets(config.budget))
+    found = replace(found, budgets=limits, answer=answer)
     path = RunFolder(out or folder).front_file(cost, searched=True)
     return found, write_atomic(path, lambda file: found.table.to_csv(file, index=False))
 

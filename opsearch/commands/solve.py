@@ -16,9 +16,9 @@ from opsearch.problem.objective import PROXIES, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status
 from opsearch.report.page import save_report
-from opsearch.runs.answers import place_of_solution
 from opsearch.runs.choose import choose
 from opsearch.runs.config import RunConfig
+from opsearch.runs.placing import place_of_solution
 from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search

@@ -1,6 +1,7 @@
 """The front of a run is exact where all was measured, and says where it is not."""
 
 import re
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -121,3 +122,86 @@ def test_a_point_cannot_beat_those_below_its_bound():
     ):
         lower = np.array([5.0, 4.0, bound, 3.0])
         assert proof(costs, values, lower)[0]["proved"].tolist() == proved
+
+
+@pytest.fixture(scope="module")
+def summed(tmp_path_factory):
+    """A run of the proxy over dop, whose front has more points than the terminal shows."""
+    folder = tmp_path_factory.mktemp("summed") / "run"
+    shares = tuple(f"{n}/24" for n in range(1, 25))
+    return start(folder, space="dop", objective="additive", budget=("45%",), n_v=shares)
+
+
+def printed(found, path, width=120):
+    page = StringIO()
+    print_front(found, path, Console(file=page, width=width))
+    return page.getvalue()
+
+
+def test_a_front_of_a_proxy_says_that_its_values_are_of_the_proxy(summed, whole):
+    for result, title, said in (
+        (summed, "additive proxy, nats", "proved for the proxy"),
+        (whole, "joint, nats", "proved"),
+    ):
+        found, path = run_front(result.folder)
+        assert (found.header, found.proof) == (title, said)
+        text = printed(found, path)
+        assert title in text.splitlines()[0]
+        assert said in text.splitlines()[0]
+        assert f"is {said}." in found.sentence
+
+
+def test_the_answer_of_the_run_is_a_line_with_its_measured_kl(summed, whole):
+    for result in (summed, whole):
+        found, path = run_front(result.folder)
+        measured = result.comparison.loc["KL calibration", "opsearch"]
+        assert found.answer.policy == result.policy.name
+        assert found.answer.cost == result.solution.costs["flops"]
+        assert found.answer.kl == pytest.approx(measured, abs=1e-6)
+        (line,) = [line for line in printed(found, path, 400).splitlines() if "answer" in line]
+        cost = found.constraint.describe(found.answer.cost)
+        assert re.search(naming(result.policy.name, cost, f"{found.answer.kl:.6f}"), line)
+    assert found.answer.kl == result.value  # what joint minimizes
+
+
+def test_the_cost_of_the_answer_is_that_of_the_front(summed):
+    found, _ = run_front(summed.folder, "kv")
+    n_visual, n_other = 64, 12
+    policy, original = summed.policy, summed.policy.resolve(n_visual) * 0 + n_visual
+    kept = policy.executed(n_visual)[:, 1].sum() / original[:, 1].sum()
+    # Text tokens are in the cache too.
+    assert kept < found.answer.cost / found.constraint.stock < kept + n_other / n_visual
+
+
+def test_a_long_front_is_thinned_evenly_by_cost(summed):
+    found, path = run_front(summed.folder)
+    size, costs = len(found.table), found.table["cost"].tolist()
+    assert size > 40
+    shown = found.thinned(40)
+    assert len(shown) == 40
+    rows = shown.index.tolist()
+    assert rows == sorted(rows)
+    assert (rows[0], rows[-1]) == (0, size - 1)
+    pd.testing.assert_frame_equal(shown, found.table.loc[rows])
+    # The optimum of the run's budget is shown, and the next dearer point.
+    limit = summed.problem.constraints[0].limit
+    assert found.budgets == (limit,)
+    within = max(row for row, cost in enumerate(costs) if cost <= limit)
+    assert {within, within + 1} <= set(rows)
+    # No point that is left out is as far from the shown ones as those are from each other.
+    kept = np.array([costs[row] for row in rows], float)
+    left_out = max(np.abs(kept - costs[row]).min() for row in range(size) if row not in rows)
+    assert left_out <= np.sort(np.diff(kept))[4:].min()
+    assert found.thinned(size) is found.table
+    text = " ".join(printed(found, path).split())
+    assert re.search(naming(40, size, path), text)
+    assert text.count(" yes ") == 40
+    assert len(pd.read_csv(path)) == size
+
+
+@pytest.mark.parametrize("budgets", [(), (0,), (10**18,), (0, 10**18)])
+def test_budgets_beyond_the_front_show_its_ends(whole, budgets):
+    found = replace(run_front(whole.folder)[0], budgets=budgets)
+    rows = found.thinned(5).index.tolist()
+    assert len(rows) == 5
+    assert (rows[0], rows[-1]) == (0, len(found.table) - 1)

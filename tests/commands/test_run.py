@@ -35,6 +35,7 @@ from opsearch.policy import builders
 from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.solution import Status
+from opsearch.report.verdict import cell
 from opsearch.runs.samples import run_items
 from tests.measure.demo import LAYERS, TOLERANCE, reference_kl, samples
 from tests.support.messages import naming
@@ -186,10 +187,16 @@ def test_a_narrow_terminal_loses_no_method(done):
     result, _ = done
     shown = StringIO()
     print_run(result, Console(file=shown, width=50))
-    header = next(line for line in shown.getvalue().splitlines() if "original" in line)
-    *_, random, vtw, setting = header.split()
-    assert (random, vtw) == ("random", "VTW")
-    assert re.fullmatch(r"k=\d", setting)  # the last line of "FastV like k=3"
+    lines, table = shown.getvalue().splitlines(), result.comparison
+    words = " ".join(line for line in lines if len(line) <= 50).split()
+    for method in table.columns:
+        assert set(method.split()) <= set(words)
+    for row in table.index:
+        parts = [line for line in lines if line.startswith(f"{row} ")]
+        assert max(map(len, parts)) <= 50
+        found = " ".join(line.removeprefix(row) for line in parts)
+        cells = [cell(row, table.loc[row, method]) for method in table.columns]
+        assert found.split() == " ".join(cells).split()
 
 
 def test_the_table_shows_what_was_measured(done):

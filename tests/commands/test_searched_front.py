@@ -59,6 +59,9 @@ def test_it_measures_the_given_number_of_policies_and_stores_them(folder):
     written = pd.read_csv(path)
     assert path.name == "front_joint.csv"
     assert written["policy"].tolist() == found.table["policy"].tolist()
+    assert found.header == "joint, nats"
+    assert found.answer is None  # the run was stopped before it had one
+    assert found.budgets == (found.constraint.stock * 4 // 10,)
     # Started again it measures nothing and finds the same; a larger number goes on.
     again, _ = searched_front(folder, 12, console=silent())
     pd.testing.assert_frame_equal(again.table, found.table)

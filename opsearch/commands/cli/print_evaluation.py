@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+from opsearch.commands.cli.tables import Column, print_table
 from opsearch.evaluation.lmms.scores import Evaluation, TaskScores, ends
 from opsearch.formatting import counted
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the mean scores of every task, and the official figures of whole splits."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    headers = (
-        "task",
-        "samples",
-        "original",
-        "policy",
-        "ratio (95 %)",
-        "official",
-        "policy",
-        "ratio",
-    )
-    for name in headers:
-        table.add_column(name, justify="left" if name == "task" else "right")
+    headers = ("samples", "original", "policy", "ratio (95 %)", "official", "policy", "ratio")
+    rows = []
     for seed, task in enumerate(evaluation.tasks):
         low, high = ends(task.resampled(seed))
-        table.add_row(
-            task.name,
+        cells = (
             str(len(task.original)),
             f"{100 * task.original.mean():.1f}%",
             f"{100 * task.policy.mean():.1f}%",
             _ratio_cell(task.ratio, low, high),
             *_official_cells(task),
         )
-    console.print(table)
+        rows.append(cells)
+    columns = [Column(*pair) for pair in zip(headers, zip(*rows, strict=True), strict=True)]
+    print_table([Column("task", [t.name for t in evaluation.tasks], "left"), *columns], console)
     _print_average(evaluation, console)
 
 

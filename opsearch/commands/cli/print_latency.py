@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
+from opsearch.commands.cli.tables import Column, print_table
 from opsearch.formatting import format_amount
 from opsearch.timing import PARTS
 
@@ -27,10 +27,10 @@ _SIDES = ("original", "policy")
 def print_latency(row: LatencyRow, console: Console) -> None:
     """Print medians and quartiles of original and policy, and the predicted costs."""
     console.print(row["policy_name"], style="bold")
-    console.print(_latency_table(row, row["kv_bytes"]))
+    print_table(_latency_columns(row, row["kv_bytes"]), console)
     if row["graphs"]:
         console.print("With the layers of the policy run as CUDA graphs", style="bold")
-        console.print(_latency_table(row["graphs"], row["kv_bytes"]))
+        print_table(_latency_columns(row["graphs"], row["kv_bytes"]), console)
     console.print(
         f"Measured at batch {row['batch']} with {row['visual']} visual and {row['other']} text "
         f"tokens, in {row['pairs']} alternating pairs: median (quartiles). Ratios are per pair. "
@@ -46,19 +46,16 @@ def print_latency(row: LatencyRow, console: Console) -> None:
 
 def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
     """Print one line per method: time of the token selection, and ratio of the prefill."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in ("selection, ms", "% of prefill", "FLOPs, ratio", "prefill, ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
+    headers = ("selection, ms", "% of prefill", "FLOPs, ratio", "prefill, ratio")
+    lines = []
     for row in rows:
         ranking = row["policy"]["ranking_ms"]
         share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
         before = row["before_decoder"]
         selection = [_spread(ranking), share] if before else ["in the prefill", ""]
-        table.add_row(
-            row["rule"], *selection, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])
-        )
-    console.print(table)
+        lines.append((*selection, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])))
+    columns = [Column(*pair) for pair in zip(headers, zip(*lines, strict=True), strict=True)]
+    print_table([Column("", [row["rule"] for row in rows], "left"), *columns], console)
     first = rows[0]
     console.print(
         f"Measured at batch {first['batch']} with {first['visual']} visual and {first['other']} "
@@ -70,24 +67,23 @@ def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
     )
 
 
-def _latency_table(row: LatencyRow, kv: LatencyRow) -> Table:
+def _latency_columns(row: LatencyRow, kv: LatencyRow) -> list[Column]:
     """Return the times of original and policy, with the sizes of their caches."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in (*_SIDES, "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows: list[Sequence[str]] = []
     for part in PARTS:
         cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
         if part == "ranking":
             cells[0] = ""  # the original ranks nothing
         if any(cells):
-            table.add_row(_PART_TITLES[part], *cells, _spread(row["ratio"].get(part)))
-    table.add_row("KV cache", *_byte_cells([kv[side] for side in _SIDES]))
-    table.add_row("KV cache, predicted", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES]))
+            rows.append((_PART_TITLES[part], *cells, _spread(row["ratio"].get(part))))
+    rows.append(("KV cache", *_byte_cells([kv[side] for side in _SIDES])))
+    rows.append(("KV cache, predicted", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES])))
     if "peak_bytes" in row["policy"]:
-        table.add_row("peak memory", *_byte_cells([row[side]["peak_bytes"] for side in _SIDES]))
-    table.add_row("FLOPs", "", "", f"{row['flop_ratio']:.3f}")
-    return table
+        rows.append(("peak memory", *_byte_cells([row[side]["peak_bytes"] for side in _SIDES])))
+    rows.append(("FLOPs", "", "", f"{row['flop_ratio']:.3f}"))
+    titles, *others = zip(*rows, strict=True)
+    columns = [Column(*pair) for pair in zip((*_SIDES, "ratio"), others, strict=True)]
+    return [Column("", titles, "left"), *columns]
 
 
 def _spread(values: Sequence[float] | None) -> str:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.analysis.heatmap import draw_terminal
+from opsearch.commands.cli.tables import Column, print_table
 from opsearch.formatting import counted, format_amount, format_duration
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, statement
-from opsearch.report.verdict import better_baselines, cell, proxy_warning, verdict
+from opsearch.report.verdict import CHOSEN, better_baselines, cell, proxy_warning, verdict
 from opsearch.runs.next_step import next_step
 from opsearch.runs.run_folder import RunFolder
 
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from opsearch.commands.front import Front
     from opsearch.commands.search_result import SearchResult
     from opsearch.evaluation.evaluate import Scores
+    from opsearch.runs.answer import Answer
     from opsearch.runs.effort import CoarseWork
     from opsearch.timing.policy_latency import TimedPrefill
 
-_TABLE_WIDTH = 80
+_FRONT_LINES = 40
 
 
 def print_run(result: SearchResult, console: Console) -> None:
@@ -52,9 +53,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     if warning := proxy_warning(ended, result.value, result.solution.unit, comparison):
         again = f"opsearch run --config {RunFolder(result.folder).config} --verify 8"
         console.print(f"{warning}:\n{again}", soft_wrap=True)
-    # At least this wide, because a narrower table would omit columns.
-    width = max(console.width, _TABLE_WIDTH)
-    console.print(comparison_table(comparison), width=width, crop=False)
+    print_table(comparison_columns(comparison), console, gap=1)  # seven methods in 80 columns
     captions = {
         "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live "
         "operations of all tokens, one lm_head row).",
@@ -200,49 +199,64 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
         console.print(solution.note, soft_wrap=True)
 
 
-def comparison_table(frame: pd.DataFrame) -> Table:
-    """Return the comparison of a run as a table, methods as columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 0, 0, 1))
-    table.add_column("", no_wrap=True)
+def comparison_columns(frame: pd.DataFrame) -> list[Column]:
+    """Return the columns of a run's comparison, one per method."""
+    columns = [Column("", list(frame.index), "left")]
     for name in frame.columns:
-        # Headers break at spaces only, so seven methods fit into _TABLE_WIDTH.
-        width = max(len(word) for word in name.split())
-        style = "bold" if name == "opsearch" else None
-        table.add_column(name, justify="right", style=style, min_width=width)
-    for row in frame.index:
-        table.add_row(row, *(cell(row, frame.loc[row, name]) for name in frame.columns))
-    return table
+        cells = [cell(row, frame.loc[row, name]) for row in frame.index]
+        columns.append(Column(name, cells, style="bold" if name == CHOSEN else None))
+    return columns
 
 
 def print_front(front: Front, path: Path, console: Console) -> None:
-    """Print a front by rising cost, and state which points are proved."""
-    names = list(front.table.columns[: front.table.columns.get_loc(front.per_sample)])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cost, %", "per sample", front.unit, *names, "proved"):
-        table.add_column(name, justify="right")
-    for row in front.table.to_dict("records"):
-        table.add_row(
-            f"{100 * row['share']:.2f}",
-            format_amount(row[front.per_sample], front.constraint.unit),
-            f"{row['value']:.6f}",
-            *(str(row[name]) for name in names),
-            "yes" if row["proved"] else "no",
+    """Print a front by rising cost, the answer of the run, and which points are proved."""
+    shown = front.thinned(_FRONT_LINES)
+    unit, names = front.constraint.unit, shown.columns[: shown.columns.get_loc(front.per_sample)]
+    columns = [
+        Column("cost, %", [f"{100 * share:.2f}" for share in shown["share"]]),
+        Column("per sample", [format_amount(cost, unit) for cost in shown[front.per_sample]]),
+        Column(front.header, [f"{value:.6f}" for value in shown["value"]]),
+        Column(front.proof, ["yes" if proved else "no" for proved in shown["proved"]]),
+        *(_choice_column(name, shown[name]) for name in names),
+    ]
+    print_table(columns, console)
+    if len(shown) < len(front.table):
+        console.print(
+            f"{len(shown)} of {len(front.table):,} points are shown, with the nearest to the "
+            f"budgets of the run; {path} holds all {len(front.table):,}.",
+            soft_wrap=True,
         )
-    console.print(table)
+    if front.answer is not None:
+        console.print(_answer(front.answer, front.constraint), soft_wrap=True)
     console.print(front.sentence, soft_wrap=True)
     console.print(f"written: {path}", soft_wrap=True)
+
+
+def _choice_column(name: str, values: pd.Series) -> Column:
+    """Return a parameter as a column, or the policies' names, which are long."""
+    named = name == "policy"
+    return Column(name, list(map(str, values)), "left" if named else "right", breaks=named)
+
+
+def _answer(answer: Answer, constraint: Constraint) -> str:
+    """Return the answer of a run in one line."""
+    measured = "KL not measured" if answer.kl is None else f"measured KL {answer.kl:.6f} nats"
+    return f"answer of the run: {answer.policy}, {constraint.describe(answer.cost)}, {measured}"
 
 
 def print_scores(scores: Scores, console: Console) -> None:
     """Print the accuracy of original and policy per family, and Rel. Avg."""
     original, policy = scores.original.by_family(), scores.policy.by_family()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("family", "original", "policy", "ratio"):
-        table.add_column(name, justify="left" if name == "family" else "right")
-    for family, score in original.items():
-        ratio = f"{100 * policy[family] / score:.1f}%" if score else "-"
-        table.add_row(family, f"{100 * score:.1f}%", f"{100 * policy[family]:.1f}%", ratio)
-    console.print(table)
+    ratios = [
+        f"{100 * policy[name] / score:.1f}%" if score else "-" for name, score in original.items()
+    ]
+    columns = [
+        Column("family", list(original), "left"),
+        Column("original", [f"{100 * score:.1f}%" for score in original.values()]),
+        Column("policy", [f"{100 * policy[name]:.1f}%" for name in original]),
+        Column("ratio", ratios),
+    ]
+    print_table(columns, console)
     count, changed = len(scores.original.texts), scores.changed
     relative = f"Rel. Avg. {100 * scores.relative:.1f}%"
     if not any(original.values()):
@@ -273,14 +287,14 @@ def print_compared(frame: pd.DataFrame, console: Console) -> None:
     rows = frame.to_dict("records")
     if is_defined(frame):
         kept = [f"{row['rel_avg']:.1f} ({row['low']:.0f}-{row['high']:.0f})" for row in rows]
-        console.print(_by_budget("Rel. Avg., %", frame, kept))
+        print_table(_by_budget("Rel. Avg., %", frame, kept), console)
     spent = [f"{row['kl']:.3f}, {100 * row['share']:.1f}" for row in rows]
-    console.print(_by_budget("KL, nats; FLOPs, %", frame, spent))
+    print_table(_by_budget("KL, nats; FLOPs, %", frame, spent), console)
     kept = [f"{100 * row['kv_share']:.1f}, {_count(row['evaluations'])}" for row in rows]
-    console.print(_by_budget("KV, %; policies measured", frame, kept))
+    print_table(_by_budget("KV, %; policies measured", frame, kept), console)
     tuned = frame[frame["setting"] != ""]
     if len(tuned):
-        console.print(_by_budget("setting chosen", tuned, list(tuned["setting"])))
+        print_table(_by_budget("setting chosen", tuned, list(tuned["setting"])), console)
 
 
 def _count(number: float) -> str:
@@ -300,7 +314,7 @@ def print_draws(frame: pd.DataFrame, console: Console) -> None:
             f"{'*' if row[f'{name}_certain'] else ''}"
             for row in rows
         ]
-        console.print(_by_budget(title, frame, cells))
+        print_table(_by_budget(title, frame, cells), console)
     console.print(
         "mean ± standard deviation over draws (95 % interval over draws and test samples); "
         "*: certainly different from opsearch",
@@ -308,14 +322,12 @@ def print_draws(frame: pd.DataFrame, console: Console) -> None:
     )
 
 
-def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> Table:
-    """Return a table of the cells with methods as rows and budgets as columns."""
+def _by_budget(title: str, frame: pd.DataFrame, cells: Sequence[str]) -> list[Column]:
+    """Return the columns of a table of the cells, methods as rows and budgets as columns."""
     budgets = list(dict.fromkeys(frame["budget"]))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title)
-    for budget in budgets:
-        table.add_column(budget, justify="right")
+    methods = list(dict.fromkeys(frame["method"]))
     at = dict(zip(zip(frame["method"], frame["budget"], strict=True), cells, strict=True))
-    for method in dict.fromkeys(frame["method"]):
-        table.add_row(method, *(at.get((method, budget), "-") for budget in budgets))
-    return table
+    columns = [Column(title, methods, "left")]
+    for budget in budgets:
+        columns.append(Column(budget, [at.get((method, budget), "-") for method in methods]))
+    return columns
