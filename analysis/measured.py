@@ -24,12 +24,12 @@ class Measured:
     Attributes:
         label: Name of the run in figures.
         settings: Settings in which runs may differ (space, kv, ranker, positions, ...).
-        space: The space of P points.
+        space: The space of P points; P is 0 if it is too large to list.
         flops: Cost of every point.
         items: Id of each of S samples.
         families: Family of each sample.
         tables: By divergence ("kl", "reverse_kl", "js", "top1"): every point on every sample,
-            float64[P, S], nan where not measured.
+            float64[P, S], nan where not measured, here and below.
         alone: By divergence, per parameter of the space: that parameter at each of its V values
             with all else unpruned, float64[V, S]. "taylor" holds the gradients of the gates that
             they close, if the run took them.

@@ -17,7 +17,7 @@ from opsearch.report.compared import comparison_page
 from opsearch.report.drawn import draws_page
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.stored import stored_outcome, stored_run
+from opsearch.runs.stored import stored_alone, stored_outcome, stored_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +107,14 @@ def _curves(folders: Sequence[Path], space: str | None) -> Analysis:
 
     found = curves.table(stored_run(folders[0], space))
     return Analysis({"curves.csv": found}, curves.draw(found), curves.describe(found))
+
+
+def _operations(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Tabulate the KL of each operation alone, by layer and module."""
+    from opsearch.analysis import operations
+
+    found = operations.table(stored_alone(folders[0], space))
+    return Analysis({"operations.csv": found}, operations.draw(found), operations.describe(found))
 
 
 def _interactions(folders: Sequence[Path], space: str | None) -> Analysis:
@@ -256,6 +264,7 @@ class AnalysisKind:
 KINDS = {
     "rank": AnalysisKind(_rank),
     "curves": AnalysisKind(_curves),
+    "operations": AnalysisKind(_operations),
     "interactions": AnalysisKind(_interactions),
     "pareto": AnalysisKind(_pareto, several=True, other_spaces=False),
     "draws": AnalysisKind(_draws, other_spaces=False),

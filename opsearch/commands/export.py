@@ -20,6 +20,7 @@ from opsearch.measure.storage.records import (
 )
 from opsearch.problem.spaces.base import Space
 from opsearch.problem.spaces.point_policies import PointPolicies
+from opsearch.runs.pruned_alone import pruned_alone
 from opsearch.runs.stored import open_stored
 
 _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION, BEGUN)  # the first one names it
@@ -35,8 +36,9 @@ def export(folder: Path, path: Path, *, replace: bool = False) -> pd.DataFrame:
 
     Returns:
         One row per policy and sample: canonical key of the policy; its parameters, empty unless it
-        is a point of the run's space; the sample and the first split that holds it; divergences in
-        nats, top1 as a share.
+        is a point of the run's space, or in spaces too large to list `pruned`, the one or two
+        operations that it prunes, empty if there are more; the sample and the first split that
+        holds it; divergences in nats, top1 as a share.
 
     Raises:
         OpsearchError: The suffix is unknown, the file exists, or Parquet needs pyarrow.
@@ -58,7 +60,8 @@ def measurements(folder: Path) -> pd.DataFrame:
     with open_stored(folder, finished=False) as run:
         store, space = run.store, run.settings.space
         samples = store.all_samples()
-        points = _points(space, {sample.n_visual for _, sample in samples})
+        sizes = {sample.n_visual for _, sample in samples}
+        points = _points(space, sizes) if space.listed else pruned_alone(space, sizes)
         measured = pd.DataFrame(
             [
                 (m.policy, m.item, *(getattr(m, name) for name in COLUMNS))
@@ -67,7 +70,7 @@ def measurements(folder: Path) -> pd.DataFrame:
             columns=["policy", "item", *COLUMNS],
         )
     table = measured.merge(points, on="policy", how="left").merge(_listed(samples), how="left")
-    names = [parameter.name for parameter in space.parameters]
+    names = [name for name in points.columns if name != "policy"]
     about = ["split", "sample", "family", "n_visual", "n_other", "item"]
     table = table[["policy", *names, *about, *COLUMNS]]
     return table.sort_values(["split", "sample", "policy"], ignore_index=True)

@@ -11,7 +11,7 @@ from math import floor
 
 from markupsafe import Markup
 
-from opsearch.analysis import curves, rank, transfer
+from opsearch.analysis import curves, operations, rank, transfer
 from opsearch.analysis.front import draw_front
 from opsearch.analysis.heatmap import shares
 from opsearch.errors import OpsearchError
@@ -82,7 +82,13 @@ def _in_words(row: list[float]) -> str:
 
 
 def figures(stored: Stored) -> list[Figure]:
-    """Draw the front, the KL of each parameter alone, proxy against joint, and transfer."""
+    """Draw the front, the KL of each parameter alone, proxy against joint, and transfer.
+
+    Of a space too large to list, whose policies cannot be compared with each other, the page has
+    the front and the KL of each operation alone, as far as they are known.
+    """
+    if _too_large(stored):
+        return [_front_or_step("Other budgets", stored), *_operations(stored)]
     return [
         _or_reason("Other budgets", stored, _front),
         _or_reason("KL of each parameter alone", stored, _curves),
@@ -96,6 +102,33 @@ def _or_reason(title: str, stored: Stored, make: Callable[[str, Stored], Figure]
         return make(title, stored)
     except OpsearchError as error:
         return Figure(title, None, f"Not drawn: {error}.")
+
+
+def _too_large(stored: Stored) -> bool:
+    """Return whether the space is known to be too large to list; the name of an object is not."""
+    try:
+        return not stored.space.listed
+    except OpsearchError:
+        return False
+
+
+def _front_or_step(title: str, stored: Stored) -> Figure:
+    """Draw the front that `opsearch front` wrote, or name the next step."""
+    if stored.front is None:
+        step = _other_budgets(stored)
+        return Figure(title, None, f"{step[0].upper()}{step[1:]}.")
+    return _front(title, stored)
+
+
+def _operations(stored: Stored) -> list[Figure]:
+    """Draw the KL of each operation alone, where it was measured."""
+    title = "KL of each operation alone"
+    try:
+        table = operations.table(stored.measured_alone)
+    except OpsearchError:
+        return []
+    drawn = inline(operations.draw(table), "operations", title)
+    return [Figure(title, drawn, operations.describe(table))]
 
 
 def _front(title: str, stored: Stored) -> Figure:
@@ -112,8 +145,9 @@ def _front(title: str, stored: Stored) -> Figure:
         f"{value[share <= budget].min():.3f} at {100 * budget:.0f} %" for budget in budgets
     )
     text = (
-        f"{len(front)} policies of space {record['space']} for which no other measured policy has "
-        f"both lower cost and a lower {record['objective']} objective on the calibration samples."
+        f"{len(front)} policies of space {record['space']} for which no other "
+        f"{'' if _too_large(stored) else 'measured '}policy has both lower cost and a lower "
+        f"{record['objective']} objective on the calibration samples."
     )
     if not record.get("complete", True):
         text += (

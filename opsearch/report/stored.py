@@ -23,7 +23,7 @@ from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import load_environment
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.setup import SearchSettings, resolve
-from opsearch.runs.stored import stored_run
+from opsearch.runs.stored import stored_alone, stored_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,15 @@ class Stored:
             RunFolderError: They are missing or incomplete.
         """
         return stored_run(self.folder.path)
+
+    @cached_property
+    def measured_alone(self) -> Measured:
+        """Divergences of single parameters, nan where unknown.
+
+        Raises:
+            OpsearchError: Single parameters of the space prune nothing.
+        """
+        return stored_alone(self.folder.path)
 
     @cached_property
     def settings(self) -> SearchSettings:

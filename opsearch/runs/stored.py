@@ -17,7 +17,7 @@ from opsearch.analysis.outcomes import Outcome
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.groups import Seen
-from opsearch.errors import RunFolderError
+from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.measure.storage.noise import noise_floor
 from opsearch.measure.storage.records import CALIBRATION, COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
@@ -227,7 +227,7 @@ class StoredMeasure:
 
 
 def stored_run(path: Path, space: str | None = None) -> Measured:
-    """Return what a run measured on its calibration samples.
+    """Return what a run measured on its calibration samples, over all points of a space.
 
     Args:
         path: The run folder.
@@ -235,6 +235,37 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
 
     Raises:
         RunFolderError: A parameter was not measured alone at each of its values.
+        OpsearchError: Individual divergences do not exist in the space, or its points are too many.
+    """
+    found = stored_alone(path, space)
+    if not found.space.listed:
+        also = (
+            ""
+            if found.space.per_operation is None
+            else (f"; `opsearch analyze operations {path}` shows the KL of each operation alone")
+        )
+        raise OpsearchError(
+            f"space {found.space.name!r} has too many policies to list, so that they cannot be "
+            f"compared with each other{also}, and runs of space dop or depth have all analyses"
+        )
+    for parameter, kl in zip(found.space.parameters, found.alone["kl"], strict=True):
+        if np.isnan(kl).any():
+            config = RunFolder(path).config
+            raise RunFolderError(
+                f"{path} does not hold the individual divergences of {parameter.name}; "
+                f"`opsearch run --config {config} --space {found.space.name}` measures them"
+            )
+    return found
+
+
+def stored_alone(path: Path, space: str | None = None) -> Measured:
+    """Return what a run measured, of a space that is too large to list each parameter alone.
+
+    Args:
+        path: The run folder.
+        space: The space whose points are looked up; None: the run's.
+
+    Raises:
         OpsearchError: Individual divergences do not exist in the space.
     """
     with open_stored(path) as run:
@@ -246,7 +277,8 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
         require_individual(searched)
         flops = run.constraints([Budget.parse("100%")], searched)[0]
         single = [np.array(alone(searched, k)) for k in range(len(searched.parameters))]
-        rows = [searched.points, *single]
+        no_points = np.zeros((0, len(searched.parameters)), np.int64)
+        rows = [searched.points if searched.listed else no_points, *single]
         quantum = run.noise_floor
         policies = PointPolicies(searched, np.concatenate(rows))
         found, _ = looked_up(run.store, run.samples, policies, COLUMNS)
@@ -254,12 +286,6 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
         gradients = stored_gradients(run.store, run.samples, closed)
     ends = np.cumsum([len(group) for group in rows])[:-1]
     tables = {name: np.split(table, ends) for name, table in zip(COLUMNS, found, strict=True)}
-    for parameter, kl in zip(searched.parameters, tables["kl"][1:], strict=True):
-        if np.isnan(kl).any():
-            raise RunFolderError(
-                f"{path} does not hold the individual divergences of {parameter.name}; "
-                f"`opsearch run --config {run.folder.config} --space {searched.name}` measures them"
-            )
     each_alone = {name: tuple(parts[1:]) for name, parts in tables.items()}
     if not np.isnan(gradients).any():
         each_alone["taylor"] = tuple(np.split(gradients, (ends - ends[0])[1:]))

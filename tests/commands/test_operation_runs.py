@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from io import StringIO
 
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from opsearch import RunConfig
+from opsearch.commands.analyze import analyze
 from opsearch.commands.cli import call
 from opsearch.commands.cli.printing import print_dry_run, print_front
 from opsearch.commands.dry_run import dry_run
+from opsearch.commands.export import measurements as run_measurements
 from opsearch.commands.front import run_front
 from opsearch.commands.run import run
 from opsearch.commands.searched_front import searched_front
@@ -21,6 +24,7 @@ from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.objectives.pairwise import MeasuredPairs
 from opsearch.policy.counts import MLP
 from opsearch.problem.solution import Status
+from opsearch.report.page import save_report
 from opsearch.runs.setup import parse_pairs
 from tests.support.messages import naming
 
@@ -51,8 +55,62 @@ def test_pairs_are_corrected_by_measurements(done):
 
 def test_the_report_says_what_it_cannot_draw(done):
     page = (done.folder / "report.html").read_text()
+    assert "Not drawn" not in page
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert [title for title in titles if "alone" in title] == ["KL of each operation alone"]
+    assert not any("Proxy" in title or "family" in title for title in titles)
     assert f"<code>opsearch front {done.folder}</code>" in page
     assert not (done.folder / "front.csv").exists()
+
+
+def test_each_operation_alone_is_analyzed_from_what_is_stored(done):
+    found, files = analyze("operations", [done.folder])
+    assert all(file.exists() for file in files)
+    rows = found.tables["operations.csv"]
+    assert len(rows) == 3 * 12 - 2 - 1  # the last layer's q and mlp, and the kept MLP
+    stored = run_measurements(done.folder).groupby("pruned")["kl"].mean()
+    for row in rows.to_dict("records"):
+        assert row["kl"] == pytest.approx(stored[f"{row['module']}{row['layer']}=0"])
+    for kind in ("rank", "curves", "interactions", "rivals"):
+        with pytest.raises(OpsearchError, match=naming("'layers'", "`opsearch analyze operations")):
+            analyze(kind, [done.folder])
+
+
+def test_export_names_the_operations_that_a_policy_prunes(done, tmp_path):
+    call(["export", str(done.folder), "--out", str(tmp_path / "all.csv")])
+    rows = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
+    named = rows[rows["pruned"] != ""]
+    space, n_visual = done.problem.space, int(rows["n_visual"].iloc[0])
+    names = {parameter.name: k for k, parameter in enumerate(space.parameters)}
+    for pruned, policy in set(zip(named["pruned"], named["policy"], strict=True)):
+        point = [len(parameter.values) - 1 for parameter in space.parameters]
+        for part in pruned.split():
+            name, _, value = part.partition("=")
+            values = [str(each) for each in space.parameters[names[name]].values]
+            point[names[name]] = values.index(value)
+        assert space.decode(point).canonical(n_visual) == policy
+    pairs = named["pruned"].map(lambda text: len(text.split()))
+    assert set(pairs) == {1, 2}
+    # The answer prunes more than two operations.
+    answer = done.policy.canonical(n_visual)
+    assert set(rows[rows["policy"] == answer]["pruned"]) == {""}
+
+
+def test_a_front_that_was_computed_is_drawn(done, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(done.folder, copied)
+    run_front(copied)
+    page = save_report(copied).read_text()
+    assert 'id="front-' in page
+    assert "measured policy has" not in page
+
+
+def test_shares_that_were_measured_together_have_no_section(tmp_path):
+    made = RunConfig(space="shares", samples=2, heldout=0, budget=("40%",), effort=4)
+    found = run(made.changed(out=tmp_path / "run"), silent())
+    page = (found.folder / "report.html").read_text()
+    assert "Not drawn" not in page
+    assert "alone" not in "".join(re.findall("<h2>(.*?)</h2>", page))
 
 
 def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
