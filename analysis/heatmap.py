@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REFERENCE_TOKENS = 10_000
+_LABEL = "kv".rjust(4) + " "  # before the blocks of a module
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -33,19 +34,30 @@ def shares(policy: Policy, n_visual: int | None = None) -> NDArray[np.float64]:
     return policy.executed(total).T / total
 
 
-def draw_terminal(policy: Policy, n_visual: int | None = None) -> Text:
-    """Draw the heat map in characters: the height of a block is the share, a dot is zero."""
+def draw_terminal(policy: Policy, n_visual: int | None = None, width: int | None = None) -> Text:
+    """Draw the heat map in characters: the height of a block is the share, a dot is zero.
+
+    Args:
+        policy: The policy.
+        n_visual: Visual tokens of the sample to resolve for, as for `shares`.
+        width: Width to draw in, where layers stand without space between them if need be; None:
+            any.
+    """
     table = shares(policy, n_visual)
     text = Text()
+    fits = width is None or len(_LABEL) + 2 * policy.num_layers + len(" mean 100%") <= width
+    space = " " if fits else ""
     for name, row in zip(MODULES, table, strict=True):
         text.append(f"{name:>4} ")
         for share in row:
             level = int(np.ceil(share * (len(_BLOCKS) - 1)))
             text.append(_BLOCKS[level] if level else "·", style="blue" if level else "dim")
-            text.append(" ")
+            text.append(space)
         text.append(f" mean {100 * row.mean():.0f}%\n")
-    ruler = "".join(f"{layer:<10}" for layer in range(0, policy.num_layers, 5))
-    text.append(f"layer {ruler}"[: 5 + 2 * policy.num_layers + 4].rstrip(), style="dim")
+    marks = "".join(f"{layer:<10}" for layer in range(0, policy.num_layers, 5 if fits else 10))
+    ruler = f"layer {marks}" if fits else f"{'':{len(_LABEL)}}{marks}"
+    end = len(_LABEL) + (1 + fits) * policy.num_layers + 4
+    text.append(ruler[:end].rstrip(), style="dim")
     return text
 
 

@@ -16,7 +16,7 @@ from opsearch.problem.objective import PROXIES, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status
 from opsearch.report.page import save_report
-from opsearch.runs.choose import choose
+from opsearch.runs.choose import choose, unmeasured_hint
 from opsearch.runs.config import RunConfig
 from opsearch.runs.placing import place_of_solution
 from opsearch.runs.results import save_solution
@@ -104,7 +104,7 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
         raise RunFolderError(
             f"objective {objective.name!r} of space {space.name!r}, which is too large to list, is "
             f"measured during the search; use `opsearch run --config {run.folder.config} "
-            f"--objective {objective.name} --budget {again}`"
+            f"--objective {objective.name} --budget {again}`{unmeasured_hint(settings)}"
         )
     choice = choose(settings, seconds=0.0, lazy=False)
     constraints = run.constraints(settings.budgets)

@@ -242,11 +242,25 @@ class HasForm(Protocol):
         """Form of the objective."""
 
 
-def require_form(objective: HasForm, solver: Solver, solvers: Sequence[Solver] = ()) -> None:
-    """Raise OpsearchError, naming solvers to use, if `solver` does not accept the objective."""
+def require_form(
+    objective: HasForm,
+    solver: Solver,
+    solvers: Sequence[Solver] = (),
+    objectives: Sequence[str] = (),
+) -> None:
+    """Raise OpsearchError if `solver` does not accept the objective.
+
+    Args:
+        objective: The objective.
+        solver: The solver.
+        solvers: Solvers that the message names if they accept the objective.
+        objectives: Names of objectives that the solver accepts, for the message.
+    """
     if objective.form not in solver.forms:
         fitting = sorted(s.name for s in solvers if objective.form in s.forms)
         hint = f"--solver {' or '.join(fitting)}" if fitting else "a solver that accepts it"
+        if objectives:
+            hint += f", or --objective {' or '.join(objectives)}"
         raise OpsearchError(
             f"solver {solver.name!r} needs an objective of form {', '.join(sorted(solver.forms))}, "
             f"but {objective.name!r} is of form {objective.form}; use {hint}"

@@ -91,7 +91,8 @@ def choose(
     solver = solver or make_solver(_default_solver(objective.form, space))
     require_start(solver, f"solver {solver.name!r}")
     if objective.form not in solver.forms:
-        require_form(objective, solver, _fitting_solvers(space))
+        fitting = _fitting_objectives(settings, solver, lazy)
+        require_form(objective, solver, _fitting_solvers(space), fitting)
     solver.require(space)
     if is_gradual(space):
         _require_few(space, objective, solver)
@@ -148,6 +149,33 @@ def _fitting_solvers(space: Space) -> list[Solver]:
             continue
         found.append(solver)
     return found
+
+
+def _fitting_objectives(settings: SearchSettings, solver: Solver, lazy: bool) -> list[str]:
+    """Return the names of the objectives of the space that the solver accepts."""
+    space, found = settings.space, []
+    for name in registry.names("objectives"):
+        try:
+            objective = make_objective(name, settings.proxy)
+            objective.require(space)
+            if isinstance(objective, Adaptable):
+                on_demand = lazy and _on_demand(solver, space)
+                objective = objective.adapted(space, on_demand=on_demand, coarse=False)
+            measured = space.listed or objective.form != "table"
+        except OpsearchError:
+            continue
+        if measured and objective.form in solver.forms:
+            found.append(name)
+    return found
+
+
+def unmeasured_hint(settings: SearchSettings) -> str:
+    """Return the objectives to use where joint cannot be measured on demand, as an option."""
+    summing = make_solver(_DEFAULT_SOLVER["separable"])
+    solvers = (settings.solver or summing, summing)
+    listed = (_fitting_objectives(settings, solver, lazy=False) for solver in solvers)
+    fitting: list[str] = next(filter(None, listed), [])
+    return f", or --objective {' or '.join(fitting)}" if fitting else ""
 
 
 def _on_demand(solver: Solver | None, space: Space) -> bool:

@@ -30,6 +30,7 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import Masses
 from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.spaces.base import Space
+from opsearch.problem.spaces.operations import is_gradual
 from opsearch.problem.spaces.point_policies import PointPolicies, canonical_keys
 from opsearch.runs.config import RunConfig
 from opsearch.runs.latency_file import read_table
@@ -238,6 +239,8 @@ def stored_run(path: Path, space: str | None = None) -> Measured:
         OpsearchError: Individual divergences do not exist in the space, or its points are too many.
     """
     found = stored_alone(path, space)
+    if is_gradual(found.space):
+        found.space.raise_unlistable()  # it names the search, which measures no share alone
     if not found.space.listed:
         also = (
             ""

@@ -61,6 +61,21 @@ def test_the_ruler_counts_layers_from_zero():
         assert abs(ruler.index(f" {layer}") + 1 - (first + 2 * layer)) <= 1
 
 
+@pytest.mark.parametrize("layers", [12, 24, 32, 40])
+def test_in_a_narrow_terminal_no_row_breaks(layers):
+    policy = builders.depth(layers, layers, layers, layers // 2)
+    narrow = draw_terminal(policy, width=60).plain.splitlines()
+    wide = draw_terminal(policy, width=200).plain.splitlines()
+    assert wide == draw_terminal(policy).plain.splitlines()
+    assert max(map(len, narrow)) <= 60
+    for one, other in zip(narrow[:3], wide[:3], strict=True):
+        assert one.replace(" ", "") == other.replace(" ", "")
+    if layers > 23:
+        ruler, first = narrow[-1], narrow[1].index("█")
+        for layer in range(0, layers, 10):
+            assert ruler[first + layer :].startswith(str(layer))
+
+
 def test_the_figure_has_a_cell_per_operation_with_its_share():
     axes, bar = draw_heatmap(DEPTH).axes
     (image,) = axes.images

@@ -114,6 +114,20 @@ def test_show_resolves_for_a_sample(opsearch, tmp_path):
     assert re.search(r"kv ▄ ▄ ▄ ▄ [^▁-█]*50%", opsearch("show", tmp_path, "--visual-tokens=2")[1])
 
 
+def test_show_lists_the_counts_of_a_sample(opsearch, tmp_path):
+    policy = builders.fitprune({0: 300, 3: 1}, 6, 576)
+    policy.save_pretrained(tmp_path)
+    printed = opsearch("show", tmp_path, "--visual-tokens=576")[1]
+    assert "layers" not in opsearch("show", tmp_path)[1]
+    tables = re.findall(r"([\d-]+) +(\d+) +(\d+) +(\d+) ", printed)
+    found = np.zeros((6, 3), int)
+    for layers, *counts in tables[-5:]:
+        first, _, last = layers.partition("-")
+        found[int(first) : int(last or first) + 1] = list(map(int, counts))
+    assert np.array_equal(found, policy.executed(576))
+    assert {"576", "1-2"} <= set(printed.split())
+
+
 def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
     assert opsearch("run", *FEW, "--out", tmp_path)[0] == 0
     given = "--budget=30%", "--samples=15", "--ranker=random(seed=3)"
@@ -258,6 +272,8 @@ BAD = [
     (["--budget=9T"], ("'9T'", "30%")),
     (["--solver=ortools", "--objective=joint"], ("'ortools'", "'joint'", "--solver grid")),
     (["--solver=threshold", "--objective=joint"], ("'threshold'", "'joint'", "--solver grid")),
+    (["--solver=threshold", "--objective=joint"], ("--solver grid", "--objective additive")),
+    (["--solver=threshold", "--objective=pairwise"], ("--solver optuna", "additive")),
     (["--solver=scipy", "--objective=joint", "--space=layers"], ("--solver greedy", "local")),
     (["--solver=local", "--objective=additive", "--space=layers"], ("'local'", "--solver optuna")),
     (["--device=abacus", "--heldout=0", "--samples=2"], ("abacus",)),

@@ -151,6 +151,17 @@ def test_joint_on_demand_is_not_solved_from_what_is_stored(done, tmp_path):
         solve(done.folder, ["60%"], objective="joint", solver="local", out=tmp_path / "again")
 
 
+@pytest.mark.parametrize("solver", [None, "threshold", "local"])
+def test_what_a_run_can_be_solved_with_is_named(done, tmp_path, solver):
+    """What the message names is then solved."""
+    options = ["--out", str(tmp_path / "x")]
+    named = naming("`opsearch run", "--objective joint", "--objective additive")
+    with pytest.raises(RunFolderError, match=named):
+        solve(done.folder, objective="joint", solver=solver, out=tmp_path / "x")
+    chosen = [] if solver != "threshold" else ["--solver", solver]
+    call(["solve", str(done.folder), "--objective", "additive", *chosen, *options])
+
+
 def test_a_dry_run_knows_the_proxy_alone():
     config = RunConfig(**SETTINGS)
     plan = dry_run(config, "llava-1.5-7b", silent())

@@ -14,7 +14,9 @@ def show(
     policy: PolicyPath,
     visual_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Show counts for a sample with this number of visual tokens."),
+        typer.Option(
+            min=1, help="Also list the counts for a sample with this number of visual tokens."
+        ),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the policy to this .svg, .png or .pdf file.")

@@ -170,7 +170,7 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     if solution.policy is None:
         raise ValueError("only a solution with a policy can be printed")
     console.print(solution.policy.name, style="bold")
-    console.print(draw_terminal(solution.policy))
+    console.print(draw_terminal(solution.policy, width=console.width))
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
         limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
