@@ -64,11 +64,12 @@ def solve(
     config = stored.changed(**changes)
     with RunFolder(config.out).locked(), open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
-        # Only a proxy is verified, by `opsearch run` with the saved settings.
+        # Only a proxy is verified, by measurements with the saved settings.
         verify = stored.verify if problem.objective.form in PROXIES else 0
         if verify:
             note = f"{solution.note}; " if solution.note else ""
-            note += "proxy only: verification (--verify) needs new measurements by `opsearch run`"
+            again = f"`opsearch solve {folder} --verify {verify}`"
+            note += f"proxy only: {again} measures its best policies"
             solution = dataclasses.replace(solution, note=note)
         # run.yaml keeps the run's seed, which determines the measured samples.
         kept = {"solver": solution.solver, "verify": verify}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,14 @@ def solve(
     seed: Annotated[
         int | None, typer.Option(help="Random seed of the solver; default: that of the run.")
     ] = None,
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measure this number of the proxy's best policies per round, correct the proxy, "
+            "and repeat; at most 150 policies or --evaluations. Loads the model.",
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option(
@@ -48,20 +56,30 @@ def solve(
     replace: Replace = False,
     debug: Debug = False,
 ) -> None:
-    """Solve a run again with another budget, objective or solver; no model is loaded."""
-    from opsearch.commands.cli.printing import print_solution
-    from opsearch.commands.solve import solve as solve_stored
+    """Solve a run again with another budget, objective or solver; no model is loaded.
 
-    found = solve_stored(
-        run_folder,
-        budget=budget,
-        objective=objective,
-        solver=solver,
-        evaluations=evaluations,
-        seed=seed,
-        out=out_folder,
-        replace=replace,
-    )
+    With --verify, the model is loaded and measures on the samples of the run.
+    """
+    from opsearch.commands.cli.printing import print_solution
+
+    given: dict[str, Any] = {
+        "budget": budget,
+        "objective": objective,
+        "solver": solver,
+        "evaluations": evaluations,
+        "seed": seed,
+        "out": out_folder,
+        "replace": replace,
+    }
+    if verify is None:
+        from opsearch.commands.solve import solve as solve_stored
+
+        found = solve_stored(run_folder, **given)
+    else:
+        say_loading()
+        from opsearch.commands.verified_solve import solve_verified
+
+        found = solve_verified(run_folder, verify, **given, console=err)
     print_solution(found.problem, found.solution, found.folder, out)
 
 
