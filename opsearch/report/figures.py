@@ -84,10 +84,10 @@ def _in_words(row: list[float]) -> str:
 def figures(stored: Stored) -> list[Figure]:
     """Draw the front, the KL of each parameter alone, proxy against joint, and transfer.
 
-    Of a space too large to list, whose policies cannot be compared with each other, the page has
-    the front and the KL of each operation alone, as far as they are known.
+    Of a space with a parameter per operation, whose policies are too many to compare with each
+    other, the page has the front and the KL of each operation alone, as far as they are known.
     """
-    if _too_large(stored):
+    if _by_operation(stored):
         return [_front_or_step("Other budgets", stored), *_operations(stored)]
     return [
         _or_reason("Other budgets", stored, _front),
@@ -104,11 +104,11 @@ def _or_reason(title: str, stored: Stored, make: Callable[[str, Stored], Figure]
         return Figure(title, None, f"Not drawn: {error}.")
 
 
-def _too_large(stored: Stored) -> bool:
-    """Return whether the space is known to be too large to list; the name of an object is not."""
+def _by_operation(stored: Stored) -> bool:
+    """Return whether the space is known to have a parameter per operation, too many to list."""
     try:
-        return not stored.space.listed
-    except OpsearchError:
+        return stored.space.per_operation is not None
+    except OpsearchError:  # a space that was given as an object
         return False
 
 
@@ -146,7 +146,7 @@ def _front(title: str, stored: Stored) -> Figure:
     )
     text = (
         f"{len(front)} policies of space {record['space']} for which no other "
-        f"{'' if _too_large(stored) else 'measured '}policy has both lower cost and a lower "
+        f"{'' if _by_operation(stored) else 'measured '}policy has both lower cost and a lower "
         f"{record['objective']} objective on the calibration samples."
     )
     if not record.get("complete", True):
