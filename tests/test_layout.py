@@ -30,7 +30,8 @@ FLOORS = (
     ("__main__",),
 )
 SINGLE_MODULES = 8  # at the top of opsearch/, at most
-LAZY_DOOR = ("opsearch.policy.policy", "opsearch.models.pruned.apply")  # Policy.apply
+# Policy.apply and Policy.install
+LAZY_DOOR = ("opsearch.policy.policy", "opsearch.models.pruned.applied")
 
 
 def source_files():

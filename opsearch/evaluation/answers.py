@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,13 @@ def answer(
     named = policy or identity(model.config.get_text_config().num_hidden_layers)
     of = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
     keys = [of[sample.n_visual] for sample in samples]
-    block = policy.apply(model) if policy else nullcontext()
+    block = partial(policy.apply, model) if policy else nullcontext
     return answer_as(keys, block, model, processor, samples, store, progress, answer_tokens)
 
 
 def answer_as(
     keys: Sequence[str],
-    block: AbstractContextManager[Any],
+    block: Callable[[], AbstractContextManager[Any]],
     model: Any,
     processor: Any,
     samples: Sequence[Sample],
@@ -96,7 +97,7 @@ def answer_as(
 
     Args:
         keys: Key under which each sample's answer is stored.
-        block: Context manager that applies the method.
+        block: Return a context manager that applies the method.
         model: The model.
         processor: Its processor.
         samples: Samples with answers.
@@ -113,7 +114,7 @@ def answer_as(
     found = _stored(store, key_of, limits) if store else {}
     todo = [sample for sample in samples if sample not in found]
     done = len(samples) - len(todo)
-    with block:
+    with block():
         for batch in _batches(todo, limits):
             new = {
                 sample: _scored(key_of[sample], sample, *generated)

@@ -27,6 +27,7 @@ from opsearch.policy.schedule import Schedule, schedule
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from opsearch.models.pruned.applied import Installed
     from opsearch.models.pruned.cuda_graphs import Graphs
 
 
@@ -151,13 +152,30 @@ class Policy:
     ) -> AbstractContextManager[PreTrainedModel]:
         """Return a context manager that makes `model` prefill with this policy.
 
+        Nothing happens before its block; it warns if it is dropped without having had one.
+
         Args:
             model: A model of a supported family.
             graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
         """
-        from opsearch.models.pruned.apply import apply_policy
+        from opsearch.models.pruned.applied import Applied
 
-        return apply_policy(model, self, graphs)
+        return Applied(model, self, graphs)
+
+    def install(self, model: PreTrainedModel, *, graphs: Graphs | None = None) -> Installed:
+        """Make `model` prefill with this policy until `remove()` of the returned handle.
+
+        Args:
+            model: A model of a supported family.
+            graphs: CUDA graphs to replay for prompts of equal shapes, e.g. Graphs().
+
+        Raises:
+            PolicyError: The policy does not fit the model, or another policy is already applied.
+            ModelError: The model cannot be pruned.
+        """
+        from opsearch.models.pruned.applied import Installed
+
+        return Installed(model, self, graphs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (created if missing) and return its path."""

@@ -7,6 +7,7 @@ reductions; the model under a reducer runs on the reduced sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def answer_reductions(
         reducer = reducers[reduction.reducer]
         small = reducer.reduced(samples, reduction.tokens)
         keys = [reduction.key] * len(small)
-        block = reducer.applied(engine.model, reduction.tokens)
+        block = partial(reducer.applied, engine.model, reduction.tokens)
         found.append(
             answer_as(
                 keys,

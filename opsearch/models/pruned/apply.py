@@ -148,7 +148,8 @@ def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> It
 
 def _already_applied() -> PolicyError:
     return PolicyError(
-        "a policy is already applied to this model; leave that `with` block before the next"
+        "a policy is already applied to this model; leave its `with` block, or call remove() of "
+        "its handle, before the next"
     )
 
 

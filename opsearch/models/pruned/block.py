@@ -63,14 +63,15 @@ class Block:
         if self._running:
             raise PolicyError(
                 f"{len(self._running)} other thread(s) still run the model under the policy, and "
-                "now fail; join them, or read their streams to the end, inside the `with` block"
+                "now fail; join them, or read their streams to the end, inside the `with` block or "
+                "before remove()"
             )
 
 
 def _outlived() -> PolicyError:
     return PolicyError(
-        "the `with` block ended before this call of the model did, so the rest would run without "
-        "the policy; join the thread inside the block"
+        "the `with` block ended, or the policy was removed, before this call of the model ended, "
+        "so the rest would run without the policy; join the thread before that"
     )
 
 
@@ -96,7 +97,7 @@ def not_copied(module: nn.Module) -> Iterator[None]:
     def refuse(*args: Any) -> Any:
         raise PolicyError(
             "a model under a policy cannot be copied, pickled or replicated; copy it outside "
-            "of the `with` block"
+            "of the `with` block, or before the policy is installed"
         )
 
     with patched(module, **dict.fromkeys(_COPIES, refuse)):

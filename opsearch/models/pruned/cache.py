@@ -55,7 +55,8 @@ class PrunedLayer(DynamicLayer):
         if self.checked and not self.update_expected:
             raise PolicyError(
                 "this cache was made under a policy; a stock layer would assign its columns to "
-                "wrong positions; use it inside `with policy.apply(model)`"
+                "wrong positions; use it inside `with policy.apply(model)`, or while the policy is "
+                "installed"
             )
         self.update_expected = False
         if not self.store:

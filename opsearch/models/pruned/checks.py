@@ -111,8 +111,8 @@ def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Itera
     def checked(*args: Any, **kwargs: Any) -> Any:
         if not block.runs_here():
             raise PolicyError(
-                "images were merged by a forward of the trunk from before the `with` block, which "
-                "is not pruned; call the model itself"
+                "images were merged by a forward of the trunk from before the `with` block or "
+                "before install(), which is not pruned; call the model itself"
             )
         try:
             return stock(*args, **kwargs)

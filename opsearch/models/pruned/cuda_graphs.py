@@ -34,7 +34,7 @@ _RECORDERS = "transformers.utils.output_capturing"
 
 
 class Graphs:
-    """CUDA graphs for `policy.apply(model, graphs=Graphs())`, reusable in later blocks.
+    """CUDA graphs for `policy.apply(model, graphs=Graphs())` or `install`, reusable in later ones.
 
     The first prompt of each shape is captured, which costs a few prefills. At most 16 graphs are
     kept; the oldest is dropped first. Weights may change in place but not be replaced.

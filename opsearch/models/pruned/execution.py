@@ -50,8 +50,8 @@ class Execution:
         if missing:
             raise PolicyError(
                 f"the ranker needs {', '.join(sorted(missing))}, but the image features were "
-                "computed outside the `with` block, or by a compiled model without its hooks; pass "
-                "pixel_values inside it, to the model itself"
+                "computed before the policy was applied, or by a compiled model without its hooks; "
+                "pass pixel_values under the policy, to the model itself"
             )
 
 

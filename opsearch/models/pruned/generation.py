@@ -178,8 +178,8 @@ def _check_prefill(kwargs: dict[str, Any], reads_text: str | None, block: Block)
     """Raise PolicyError unless a prefill of generate() gives the answers of a policy."""
     if _began.get() is not block:
         raise PolicyError(
-            "this generate() began outside of the `with` block, or is a reference from before it; "
-            "call model.generate inside the block"
+            "this generate() began outside of the `with` block, or is a reference from before it "
+            "or from before install(); call model.generate under the policy"
         )
     if reads_text and kwargs.get("use_cache") is False:
         raise PolicyError(
