@@ -13,6 +13,7 @@ from opsearch.errors import OpsearchError, UnknownNameError
 from opsearch.evaluation.stored import stored_comparison
 from opsearch.evaluation.stored_draws import has_draws, stored_draws
 from opsearch.files import write_atomic, write_text
+from opsearch.formatting import screen_repr
 from opsearch.report.compared import comparison_page
 from opsearch.report.drawn import draws_page
 from opsearch.runs.config import RunConfig
@@ -41,6 +42,8 @@ class Analysis:
     figure: Figure | None
     text: str
     page: str = ""
+
+    __repr__ = screen_repr
 
 
 def analyze(

@@ -16,6 +16,7 @@ from opsearch.analysis.front import front, front_table
 from opsearch.costs.exact import Integers
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
+from opsearch.formatting import screen_repr
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import PROXIES, Bounded, Separable, Table
@@ -65,6 +66,8 @@ class Front:
     def proof(self) -> str:
         """What is said of a point that no other point can beat."""
         return "proved for the proxy" if self.proxy else "proved"
+
+    __repr__ = screen_repr
 
     @property
     def per_sample(self) -> str:

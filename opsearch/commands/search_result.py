@@ -12,6 +12,7 @@ import pandas as pd
 
 from opsearch.analysis.heatmap import draw_heatmap
 from opsearch.errors import RunFolderError
+from opsearch.formatting import on_screen
 from opsearch.policy.policy import Policy
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status, statement
@@ -86,11 +87,14 @@ class SearchResult:
         return target
 
     def __repr__(self) -> str:
-        costs = ", ".join(f"{name} {shown}" for name, shown in self.costs.items())
-        return (
-            f"SearchResult({self.policy.name}: {self.value:.4g} {self.solution.unit}, {costs}, "
-            f"{self.status})"
-        )
+        facts = {
+            "policy": self.policy.name,
+            self.solution.objective: f"{self.value:.4g} {self.solution.unit}",
+            **self.costs,
+            "status": str(self.status),
+            "folder": str(self.folder),
+        }
+        return on_screen("SearchResult", facts)
 
     def _repr_html_(self) -> str:
         """Return the heat map of the policy and its table, for notebooks."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from opsearch.costs.exact import Integers
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
 
@@ -44,6 +45,8 @@ class CostSettings:
 
     shape: Shape
     table: LatencyTable | None = None
+
+    __repr__ = screen_repr
 
 
 class Cost(Protocol):

@@ -19,6 +19,7 @@ from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.exact import Integers, within
 from opsearch.costs.shape import Shape
 from opsearch.errors import PolicyError, UnknownNameError
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 
@@ -129,6 +130,8 @@ class Flops:
     unit: ClassVar[str] = "FLOPs"
     label: ClassVar[CostLabel] = CostLabel("FLOPs, mean", "% of stock", words="prefill compute")
     timed: ClassVar[bool] = False
+
+    __repr__ = screen_repr
 
     @classmethod
     def from_settings(cls, settings: CostSettings) -> Flops:

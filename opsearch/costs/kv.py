@@ -10,6 +10,7 @@ import numpy as np
 from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.exact import Integers, within
 from opsearch.costs.shape import Shape
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, Candidates, Counts
 
 
@@ -30,6 +31,8 @@ class KVBytes:
     unit: ClassVar[str] = "B"
     label: ClassVar[CostLabel] = CostLabel("KV bytes, mean", "KV, %", words="KV cache")
     timed: ClassVar[bool] = False
+
+    __repr__ = screen_repr
 
     @classmethod
     def from_settings(cls, settings: CostSettings) -> KVBytes:

@@ -16,6 +16,7 @@ from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.latency_table import Ints, LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 
@@ -33,6 +34,8 @@ class Latency:
 
     shape: Shape
     table: LatencyTable | None = None
+
+    __repr__ = screen_repr
 
     def __post_init__(self) -> None:
         if self.table is None:

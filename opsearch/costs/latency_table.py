@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 
 Ints = NDArray[np.int64]
 
@@ -40,6 +41,8 @@ class LatencyTable:
     launch: int
     launch_split: int
     place: str
+
+    __repr__ = screen_repr
 
     def __post_init__(self) -> None:
         sizes = {len(self.rows), len(self.same), len(self.mlp)}

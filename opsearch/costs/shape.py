@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from opsearch.formatting import screen_repr
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -29,6 +31,8 @@ class Shape:
     head_dim: int
     vocab: int
     kv_bytes_per_element: int = 2
+
+    __repr__ = screen_repr
 
     @property
     def q_width(self) -> int:

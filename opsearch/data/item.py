@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from opsearch.data.pictures import EncodedImage, Picture, open_picture
 from opsearch.errors import DataError
+from opsearch.formatting import screen_repr
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +44,8 @@ class Item:
     family: str = "all"
     group: str | None = None
     metric: Metric = "match"
+
+    __repr__ = screen_repr
 
     def __post_init__(self) -> None:
         """Take lists for tuples, and texts for paths.

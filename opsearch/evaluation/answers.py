@@ -16,6 +16,7 @@ from torch import Tensor
 from opsearch.data.item import METRICS, Item
 from opsearch.errors import DataError
 from opsearch.evaluation.scoring import score
+from opsearch.formatting import screen_repr
 from opsearch.measure.storage.records import StoredAnswer
 from opsearch.measure.storage.store import Store
 from opsearch.models.answer_length import Length, length, token_limit
@@ -45,6 +46,8 @@ class Answers:
     scores: NDArray[np.float64]
     families: tuple[str, ...]
     lengths: tuple[Length, ...] = ()
+
+    __repr__ = screen_repr
 
     def by_family(self) -> dict[str, float]:
         """Return the mean score of each family, in order of appearance."""

@@ -22,7 +22,7 @@ from opsearch.evaluation.answers import (
     describe_cut_answers,
     relative_average,
 )
-from opsearch.formatting import counted
+from opsearch.formatting import counted, screen_repr
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.positions import check_answer_positions
 from opsearch.models.pruned.checks import check_fits
@@ -49,6 +49,8 @@ class Scores:
     original: Answers
     policy: Answers
     dropped: int
+
+    __repr__ = screen_repr
 
     @property
     def relative(self) -> float:

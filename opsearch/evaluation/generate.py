@@ -17,6 +17,7 @@ from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
 from opsearch.errors import DataError
 from opsearch.evaluation.answers import decoded, end_tokens, greedy
+from opsearch.formatting import screen_repr
 from opsearch.models.answer_length import length
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.positions import check_positions
@@ -44,6 +45,8 @@ class Answered:
     flops: int
     kv_bytes: int
 
+    __repr__ = screen_repr
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -60,6 +63,8 @@ class Trial:
     applied: Policy
     original: Answered
     policy: Answered
+
+    __repr__ = screen_repr
 
 
 def generate(

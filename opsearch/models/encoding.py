@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from opsearch.data.item import Item
 from opsearch.errors import DataError
-from opsearch.formatting import counted
+from opsearch.formatting import counted, screen_repr
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
 from opsearch.models.picture_notes import PictureNotes
@@ -40,6 +40,8 @@ class Sample:
     n_visual: int
     n_other: int
     content: str = ""
+
+    __repr__ = screen_repr
 
     @property
     def shape(self) -> tuple[int, int]:

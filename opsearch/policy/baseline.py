@@ -12,6 +12,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from opsearch import registry
+from opsearch.formatting import screen_repr
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -64,6 +65,8 @@ class Baseline:
     knobs: Knobs = no_knobs
     nested: bool = False
     in_run: bool = True
+
+    __repr__ = screen_repr
 
 
 def reduction(ranker: str | None, description: str, published: str = "") -> Baseline:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from opsearch.errors import PolicyError
+from opsearch.formatting import counts_of_equal, on_screen
 from opsearch.policy.counts import MODULES, Counts, Unit, resolve_fraction, resolve_recipe
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Schedule, schedule
@@ -92,6 +93,17 @@ class Policy:
     def num_layers(self) -> int:
         """Number of decoder layers."""
         return len(self.counts)
+
+    def __repr__(self) -> str:
+        facts: dict[str, object] = {"name": self.name, "layers": self.num_layers, "unit": self.unit}
+        if self.model_type is not None:
+            facts["model_type"] = self.model_type
+        facts["rankers"] = {layer: str(spec) for layer, spec in self.rankers}
+        rows = (
+            f"  {module:3} {counts_of_equal(triple[column] for triple in self.counts)}"
+            for column, module in enumerate(MODULES)
+        )
+        return "\n".join((on_screen("Policy", facts), *rows))
 
     def resolve(self, n_visual: int) -> Counts:
         """Return the counts for a sample of `n_visual` tokens, int64[L, 3].

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from opsearch import registry
 from opsearch.errors import PolicyError
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Schedule:
     kept: frozenset[int]
     rerankings: tuple[Reranking, ...]
 
+    __repr__ = screen_repr
+
 
 @dataclass(frozen=True, eq=False)
 class RerankingTable:
@@ -75,6 +78,8 @@ class RerankingTable:
     ranker: Ints
     candidates: Ints
     back: Ints
+
+    __repr__ = screen_repr
 
     @classmethod
     def of(cls, policies: Sequence[Sequence[Reranking]], layers: int) -> RerankingTable | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from opsearch.costs.base import budget_suffix
 from opsearch.costs.exact import Integers, ratios
 from opsearch.errors import InfeasibleBudgetError
-from opsearch.formatting import format_amount
+from opsearch.formatting import format_amount, screen_repr
 from opsearch.problem.spaces.base import PointCosts, Space
 
 
@@ -38,6 +38,8 @@ class Constraint:
     samples: int = 1
     floor: int = 0
     timed: bool = False
+
+    __repr__ = screen_repr
 
     @property
     def listed(self) -> Integers:

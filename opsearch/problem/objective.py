@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.formatting import screen_repr
 from opsearch.policy.policy import Policy
 from opsearch.problem.spaces.base import Space
 
@@ -108,6 +109,8 @@ class Table:
     how: str = ""
     lower: NDArray[np.float64] | None = None
 
+    __repr__ = screen_repr
+
     def value(self, index: int) -> float:
         """Return the value of point `index`."""
         return float(self.values[index])
@@ -132,6 +135,8 @@ class Separable:
     terms: tuple[NDArray[np.float64], ...]
     quantum: float = 0.0
     form: Form = "separable"
+
+    __repr__ = screen_repr
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
@@ -173,6 +178,8 @@ class Pairwise:
     quantum: float = 0.0
     form: Form = "pairwise"
 
+    __repr__ = screen_repr
+
     def value(self, index: int) -> float:
         """Return the sum of the terms and interactions at point `index`."""
         row = self.space.row(index)
@@ -206,6 +213,8 @@ class Blackbox:
     quantum: float = 0.0
     form: Form = "blackbox"
 
+    __repr__ = screen_repr
+
     def value(self, index: int) -> float:
         """Measure point `index`."""
         return float(self.evaluate([index])[0])
@@ -230,6 +239,8 @@ class Bounded:
     evaluate: Callable[[int], float] = field(compare=False)
     quantum: float = 0.0
     form: Form = "bounded"
+
+    __repr__ = screen_repr
 
     def value(self, index: int) -> float:
         """Return the value of point `index`."""

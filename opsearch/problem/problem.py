@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.exact import Integers
+from opsearch.formatting import screen_repr
 from opsearch.problem.constraint import Constraint, feasible_points, some_point_within
 from opsearch.problem.objective import Objective
 from opsearch.problem.spaces.base import Space
@@ -34,6 +35,8 @@ class Problem:
     objective: Objective
     constraints: tuple[Constraint, ...] = ()
     excluded: frozenset[int] = frozenset()
+
+    __repr__ = screen_repr
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:

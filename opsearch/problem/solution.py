@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import explain_infeasible
 from opsearch.problem.objective import PROXIES, Form
@@ -105,6 +106,8 @@ class Solution:
     note: str = ""
     stopped: bool = False
     versions: dict[str, str] = field(default_factory=dict)
+
+    __repr__ = screen_repr
 
     @property
     def gap(self) -> float | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from opsearch.formatting import screen_repr
 from opsearch.rankers.upload import upload
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Prompt:
     n_visual: tuple[int, ...]
     captured: dict[str, Tensor] = field(default_factory=dict)
     embeds: Tensor | None = None
+
+    __repr__ = screen_repr
 
     @cached_property
     def n_other(self) -> tuple[int, ...]:
@@ -157,6 +160,8 @@ class AttentionView:
     key_positions: Tensor
     key_valid: Tensor
     scaling: float
+
+    __repr__ = screen_repr
 
     def attention(self, rows: slice = slice(None)) -> Tensor:
         """Return causal softmax attention from some queries to all keys, float32[B, H, q, K].

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from opsearch.data.item import SAMPLES
 from opsearch.errors import OpsearchError, PolicyError, RunFolderError
 from opsearch.files import write_text
-from opsearch.formatting import parse_memory
+from opsearch.formatting import on_screen, parse_memory
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
@@ -197,6 +197,11 @@ class RunConfig(BaseModel):
         if value is not None:
             parse_memory(value)
         return value
+
+    def __repr__(self) -> str:
+        return on_screen("RunConfig", dict(self))
+
+    __str__ = __repr__
 
     @property
     def drawn_samples(self) -> int:

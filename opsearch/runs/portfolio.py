@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.formatting import counted
+from opsearch.formatting import counted, screen_repr
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
 from opsearch.models.encoding import Sample
@@ -71,6 +71,8 @@ class _OnePolicy(ListedSpace):
     policy: Policy
     name: ClassVar[str] = "baselines"
     parameters: ClassVar[tuple[Parameter, ...]] = ()
+
+    __repr__ = screen_repr
 
     @property
     def num_layers(self) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
 from opsearch.costs.exact import Integers, weighted_sum
+from opsearch.formatting import screen_repr
 from opsearch.policy.builders import KVReading
 from opsearch.policy.counts import Counts
 from opsearch.policy.policy import Policy
@@ -42,6 +43,8 @@ class Parameter:
     name: str
     values: tuple[Fraction, ...]
 
+    __repr__ = screen_repr
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
@@ -66,6 +69,8 @@ class SpaceSettings:
     keep: frozenset[Operation] | None = None
     tie: bool = False
     groups: tuple[Fraction, ...] | None = None
+
+    __repr__ = screen_repr
 
 
 class SpaceFactory(Protocol):

@@ -15,6 +15,7 @@ from typing import ClassVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.formatting import screen_repr
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
@@ -40,6 +41,8 @@ class DepthSpace(ListedSpace):
     depths: tuple[int | None, int | None, int | None]
     build: Callable[..., Policy]
     most_counts: ClassVar[int] = 1  # n_v, in every operation that is not pruned
+
+    __repr__ = screen_repr
 
     @property
     def layer_columns(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from opsearch.costs.base import Cost
 from opsearch.costs.exact import Integers, weighted_sum
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MODULES, resolve_fraction
 from opsearch.problem.spaces.base import PerOperation, unpruned
 
@@ -38,6 +39,8 @@ class OperationCosts:
     space: PerOperation
     base: int
     tables: Integers
+
+    __repr__ = screen_repr
 
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""
@@ -70,6 +73,8 @@ class CountedCosts:
     space: PerOperation
     cost: Cost
     pairs: Counter[tuple[int, int]]
+
+    __repr__ = screen_repr
 
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -71,6 +72,8 @@ class OperationSpace(UnlistedSpace):
     kept: frozenset[Operation] = frozenset()
     tied: bool = False
     parameters_act_alone: ClassVar[bool] = True
+
+    __repr__ = screen_repr
 
     @property
     def most_counts(self) -> int:

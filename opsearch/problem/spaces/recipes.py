@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost, policy_cost
 from opsearch.errors import OpsearchError
+from opsearch.formatting import screen_repr
 from opsearch.policy import builders
 from opsearch.policy.counts import Counts, resolve_fraction
 from opsearch.policy.policy import Policy
@@ -46,6 +47,8 @@ class RecipeSpace(UnlistedSpace):
     per_operation: ClassVar[None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = True
+
+    __repr__ = screen_repr
 
     @classmethod
     def from_settings(cls, settings: SpaceSettings) -> RecipeSpace:
@@ -119,6 +122,8 @@ class RecipeCosts:
     space: RecipeSpace
     of: Cost
     samples: Counter[tuple[int, int]]
+
+    __repr__ = screen_repr
 
     def __getitem__(self, index: int) -> int:
         """Return the cost of a point."""

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.formatting import screen_repr
 from opsearch.policy import builders
 from opsearch.policy.counts import KV, MODULES, Counts, resolve_fraction
 from opsearch.policy.policy import Policy
@@ -52,6 +53,8 @@ class StageSpace(ListedSpace):
     parameters_act_alone: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     ranks_inside: ClassVar[bool] = True
+
+    __repr__ = screen_repr
 
     @classmethod
     def from_settings(cls, settings: SpaceSettings) -> StageSpace:
