@@ -19,7 +19,7 @@ from math import exp
 from typing import Literal
 
 from opsearch.errors import PolicyError
-from opsearch.policy.counts import parse_share
+from opsearch.policy.counts import exact_count
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 
@@ -271,13 +271,11 @@ def _thousandths(value: float) -> Fraction:
 
 
 def _fraction(value: FractionLike) -> Fraction:
-    """Return an exact share; floats are errors, because 0.42 as a float is not 42/100."""
-    if isinstance(value, float):
-        raise PolicyError(f"share {value} is a float; write it exactly, e.g. '{value}' or '1/4'")
+    """Return an exact share."""
     try:
-        return parse_share(value)
-    except ValueError:
-        raise PolicyError(f"share {value!r} is not a number; write e.g. '0.42' or '1/4'") from None
+        return exact_count(value)
+    except ValueError as error:
+        raise PolicyError(f"share {error}") from None
 
 
 def _before_decoder(ranker: RankerSpec | None) -> tuple[tuple[int, RankerSpec], ...]:

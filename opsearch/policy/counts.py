@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from fractions import Fraction
 from math import floor
+from numbers import Rational
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,25 @@ def parse_share(value: Fraction | int | str) -> Fraction:
         return Fraction(value)
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by 0") from None
+
+
+def exact_count(value: object) -> Fraction:
+    """Return a count exactly; floats are errors, because 0.42 as a float is not 42/100.
+
+    Raises:
+        ValueError: The value is no exact number.
+    """
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, bool | np.bool_) or not isinstance(value, str | Rational):
+        raise ValueError(
+            f"{value!r} is of type {type(value).__name__}, and not exact; write a Fraction, a "
+            "whole number, or text such as '1/4' or '9/16'"
+        )
+    try:
+        return parse_share(value if isinstance(value, str) else Fraction(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number such as '1/4' or '9/16'") from None
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from opsearch.errors import PolicyError
 from opsearch.files import write_text
-from opsearch.policy.counts import Unit, parse_share
+from opsearch.policy.counts import Unit, exact_count
 from opsearch.policy.ranker import RankerSpec
 from opsearch.version import __version__
 
@@ -22,17 +21,7 @@ FILE_NAME = "policy_config.json"
 FORMAT_VERSION = 1
 
 
-def _fraction(value: object) -> Fraction:
-    """Return an exact share from text such as "9/16"; floats are errors."""
-    if not isinstance(value, (str, int, Fraction)) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a count; write an exact fraction such as '9/16'")
-    try:
-        return parse_share(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a fraction such as '9/16'") from None
-
-
-Count = Annotated[Any, BeforeValidator(_fraction)]
+Count = Annotated[Any, BeforeValidator(exact_count)]
 
 
 class _Ranker(BaseModel):

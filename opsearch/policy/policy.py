@@ -21,7 +21,14 @@ import numpy as np
 
 from opsearch.errors import PolicyError
 from opsearch.formatting import counts_of_equal, on_screen
-from opsearch.policy.counts import MODULES, Counts, Unit, resolve_fraction, resolve_recipe
+from opsearch.policy.counts import (
+    MODULES,
+    Counts,
+    Unit,
+    exact_count,
+    resolve_fraction,
+    resolve_recipe,
+)
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Schedule, schedule
 
@@ -39,7 +46,8 @@ class Policy:
     Attributes:
         counts: (q, kv, mlp) of each layer, as exact fractions of the sample's visual tokens (unit
             "fraction"; "recipe" if they are the tokens left by deletions in each layer) or as
-            numbers of tokens (unit "tokens").
+            numbers of tokens (unit "tokens"). Whole numbers and texts such as "9/16" are taken,
+            too; floats are errors.
         unit: Unit of the counts.
         rankers: Pairs (layer, spec). The ranker acts before that layer; at layer 0 it acts before
             the decoder, unless it reads the decoder's attention.
@@ -62,21 +70,10 @@ class Policy:
             raise PolicyError(
                 f"unit {self.unit!r} is unknown; use one of {', '.join(map(repr, units))}"
             )
+        self._make_counts_exact()
         for layer, triple in enumerate(self.counts):
-            if len(triple) != len(MODULES):
-                raise PolicyError(
-                    f"layer {layer} has {len(triple)} counts; give one for each of "
-                    f"{', '.join(MODULES)}"
-                )
             for module, count in zip(MODULES, triple, strict=True):
-                too_large = self.unit != "tokens" and count > 1
-                broken = self.unit == "tokens" and count.denominator != 1
-                if count < 0 or too_large or broken:
-                    allowed = "whole tokens" if self.unit == "tokens" else "a fraction from 0 to 1"
-                    raise PolicyError(
-                        f"count {count} of {module} in layer {layer} is not {allowed}; "
-                        f"give one, or use the other unit (unit is {self.unit!r})"
-                    )
+                self._check_count(layer, module, count)
         layers = [layer for layer, _ in self.rankers]
         for layer in set(layers):
             if layers.count(layer) > 1:
@@ -88,6 +85,35 @@ class Policy:
                     f"a ranker acts before layer {layer}, but the policy has layers "
                     f"0 to {self.num_layers - 1}; use one of these"
                 )
+
+    def _make_counts_exact(self) -> None:
+        """Take whole numbers and texts as fractions, and lists as tuples.
+
+        Raises:
+            PolicyError: A layer has not one exact count per module.
+        """
+        rows = []
+        for layer, triple in enumerate(self.counts):
+            if isinstance(triple, str) or len(triple) != len(MODULES):
+                raise PolicyError(
+                    f"layer {layer} has {len(triple)} counts; give one for each of "
+                    f"{', '.join(MODULES)}"
+                )
+            try:
+                rows.append(tuple(map(exact_count, triple)))
+            except ValueError as error:
+                raise PolicyError(f"a count of layer {layer} is {error}") from None
+        object.__setattr__(self, "counts", tuple(rows))
+
+    def _check_count(self, layer: int, module: str, count: Fraction) -> None:
+        too_large = self.unit != "tokens" and count > 1
+        broken = self.unit == "tokens" and count.denominator != 1
+        if count < 0 or too_large or broken:
+            allowed = "whole tokens" if self.unit == "tokens" else "a fraction from 0 to 1"
+            raise PolicyError(
+                f"count {count} of {module} in layer {layer} is not {allowed}; "
+                f"give one, or use the other unit (unit is {self.unit!r})"
+            )
 
     @property
     def num_layers(self) -> int:

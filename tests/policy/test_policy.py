@@ -489,3 +489,40 @@ ERRORS = {
 def test_malformed_policies_are_refused(make, values):
     with pytest.raises(PolicyError, match=naming(*values)):
         make()
+
+
+# Counts from outside
+
+
+@pytest.mark.parametrize(
+    "count", [0.5, 1.0, float("nan"), float("inf"), np.float64(0.25), True, np.True_, None, "half"]
+)
+@pytest.mark.parametrize("unit", ["fraction", "tokens"])
+def test_a_count_that_is_not_exact_is_refused(count, unit):
+    with pytest.raises(PolicyError, match=naming("layer 1", repr(count), "'9/16'")):
+        Policy(((Fraction(1),) * 3, (1, count, 1)), unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("count", "unit"),
+    [
+        (-1, "tokens"),
+        ("-1/2", "fraction"),
+        (2, "fraction"),
+        ("1/2", "tokens"),
+        ("110%", "fraction"),
+    ],
+)
+def test_a_count_out_of_its_range_is_refused(count, unit):
+    with pytest.raises(PolicyError, match=naming("q", "layer 0", repr(unit))):
+        Policy(((count, 1, 1),), unit=unit)
+
+
+def test_exact_counts_of_any_type_are_one_policy():
+    exact = Policy(((Fraction(1, 2), Fraction(1), Fraction(0)),))
+    for triple in (("1/2", "1", "0"), ["0.5", 1, 0], (np.int64(0), 1, 0), ("50%", "1e0", 0)):
+        policy = Policy([triple])
+        assert (policy == exact) is bool(triple[0] != 0)
+        assert all(type(count) is Fraction for count in policy.counts[0])
+        assert hash(policy) == hash(Policy(policy.counts))
+    assert Policy(((3, 3, 3),), unit="tokens").resolve(2).tolist() == [[2, 2, 2]]
