@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from opsearch.policy.policy import Policy
     from opsearch.policy.ranker import RankerSpec
     from opsearch.problem.budget import Budget
+    from opsearch.registry import register
     from opsearch.runs.config import RunConfig
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "load_items",
     "load_model",
     "measure_kl",
+    "register",
     "run",
     "search",
     "solve",
@@ -90,6 +92,7 @@ _HOMES = {
     "load_items": "opsearch.data.load",
     "load_model": "opsearch.models.spec",
     "measure_kl": "opsearch.commands.python_api",
+    "register": "opsearch.registry",
     "run": "opsearch.commands.python_api",
     "search": "opsearch.commands.python_api",
     "solve": "opsearch.commands.python_api",

@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import typer
 
 import opsearch
 import opsearch.problem
+from opsearch import registry
 from opsearch.commands.analyze import KINDS
 from opsearch.commands.cli import app
 from opsearch.rankers import RANKERS
@@ -88,6 +90,7 @@ def test_readme_leads_to_every_page():
 
 def test_the_api_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_registered", defaultdict(dict))
     found = doctest.testfile(str(ROOT / "docs" / "api.md"), module_relative=False)
     assert found.attempted > 20
     assert not found.failed

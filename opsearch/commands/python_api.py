@@ -51,6 +51,7 @@ from opsearch.problem.objective_factory import ObjectiveFactory
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
+from opsearch.registry.failures import naming_parts
 from opsearch.runs.config import IN_MEMORY, RunConfig, default_space
 from opsearch.runs.prepare import settle_for, state
 from opsearch.runs.samples import given_items
@@ -60,6 +61,7 @@ from opsearch.runs.setup import make_cost, parse_budgets
 Budgets = str | Budget | Sequence[str | Budget]
 
 
+@naming_parts()
 def search(
     model: Any,
     processor: Any,
@@ -185,6 +187,7 @@ def _texts(budget: Budgets) -> tuple[str, ...]:
     return tuple(each if isinstance(each, str) else each.text for each in _several(budget))
 
 
+@naming_parts()
 def run(
     config: RunConfig,
     *,
@@ -208,6 +211,7 @@ def run(
     return run_config(config, console, workers=workers, replace=replace)
 
 
+@naming_parts()
 def solve(
     run: str | Path,
     *,
@@ -247,6 +251,7 @@ def solve(
     )
 
 
+@naming_parts()
 def front(run: str | Path, *, cost: str = "flops", out: str | Path | None = None) -> Front:
     """Return the exact Pareto front of a run's measurements.
 
@@ -266,6 +271,7 @@ def front(run: str | Path, *, cost: str = "flops", out: str | Path | None = None
     return run_front(Path(run), cost, None if out is None else Path(out))[0]
 
 
+@naming_parts()
 def compare(
     run: str | Path,
     budgets: Budgets = BUDGETS,
@@ -307,6 +313,7 @@ def compare(
     return analysis.tables["pareto.csv"]
 
 
+@naming_parts()
 def evaluate(
     model: Any,
     processor: Any,
@@ -353,6 +360,7 @@ def evaluate(
     )
 
 
+@naming_parts()
 def cost_share(
     model: Any, processor: Any, items: Sequence[Item], policy: Policy, *, cost: str = "flops"
 ) -> float:
@@ -372,6 +380,7 @@ def cost_share(
     return total_cost(counted, policy, pairs) / stock
 
 
+@naming_parts()
 def measure_kl(
     model: Any,
     processor: Any,

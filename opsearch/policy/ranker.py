@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from opsearch import registry
-from opsearch.errors import PolicyError
+from opsearch.errors import OpsearchError, PolicyError
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class RankerSpec:
                 "acts before, or 1 to read the preceding one"
             )
         return int(back)
+
+
+def require_installed(specs: Iterable[RankerSpec]) -> None:
+    """Raise OpsearchError if a ranker was registered in this process, for use in another one."""
+    for name in dict.fromkeys(spec.name for spec in specs):
+        if any(registry.only_here(kind, name) for kind in ("rankers", "decoder_rankers")):
+            raise OpsearchError(
+                f"ranker {name!r} is registered in this process only, and workers do not see it; "
+                "leave workers out, or install it as a package with an entry point"
+            )
 
 
 def parse_ranker(text: str) -> RankerSpec:

@@ -95,7 +95,7 @@ def budget_of_shares(
     def used(shares: Shares) -> NDArray[np.float64]:
         counts = np.rint(shares * n_visual).astype(np.int64)
         shares_of_limits = [
-            int(cost.of(counts, n_visual, n_other)) / (limit * cost.stock(n_visual, n_other))
+            int(cost.of(counts, n_visual, n_other, None)) / (limit * cost.stock(n_visual, n_other))
             for cost, limit in costs
         ]
         return np.array(shares_of_limits)

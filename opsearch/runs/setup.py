@@ -286,7 +286,8 @@ def make_cost(name: str, shape: Shape, table: LatencyTable | None = None) -> Cos
         shape: The decoder's dimensions.
         table: Latency table; OpsearchError if a cost of time lacks it.
     """
-    cost: Cost = registry.lookup("costs", name).from_settings(CostSettings(shape, table))
+    factory = registry.lookup("costs", name)
+    cost: Cost = registry.make("costs", name, factory.from_settings, CostSettings(shape, table))
     return cost
 
 

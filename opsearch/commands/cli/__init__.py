@@ -21,7 +21,6 @@ from opsearch.models.openmp import wait_settings
 from opsearch.version import __version__
 
 INTERRUPTED = 130
-_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
 
 app = typer.Typer(
     help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
@@ -87,11 +86,12 @@ def end(code: int) -> NoReturn:
 def call(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     from opsearch.errors import OpsearchError
+    from opsearch.registry.failures import naming_parts
 
     debug = "--debug" in arguments
     try:
         line = shlex.join(["opsearch", *arguments])
-        with printed_notes():
+        with printed_notes(), naming_parts():
             result: Any = app(arguments, standalone_mode=False, obj=line)
     except typer.Exit as stop:
         result = stop.exit_code
@@ -119,32 +119,18 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         return int(error.exit_code)
     if debug:
         raise error
-    from opsearch.registry import plugin_of
+    from opsearch.registry.failures import memory_reason, ran_out_of_memory
 
-    reason = " ".join(str(error).split()) or "no message"
-    if _ran_out_of_memory(error):
-        reason = reason.rpartition(_NO_MEMORY[0])[2]  # drops torch's source line before it
-        err.print(
-            f"error: out of memory ({reason}); use --dtype bfloat16, a smaller --memory or "
-            "--batch, or another --device",
-            soft_wrap=True,
+    if ran_out_of_memory(error):
+        failed = (
+            f"out of memory ({memory_reason(error)}); use --dtype bfloat16, a smaller --memory or "
+            "--batch, or another --device"
         )
-        return 1
-    plugin = plugin_of(error.__traceback__)
-    failed = (
-        f"{plugin} failed with {type(error).__name__}: {reason}; run again with --debug and report "
-        "the traceback to its authors"
-        if plugin
-        else f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run "
-        "again with --debug and report the traceback"
-    )
+    else:
+        reason = " ".join(str(error).split()) or "no message"
+        failed = (
+            f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run again "
+            "with --debug and report the traceback"
+        )
     err.print(f"error: {failed}", soft_wrap=True)
     return 1
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, NumPy or torch could not allocate memory, on any device."""
-    # Compared by name, because importing torch takes seconds.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

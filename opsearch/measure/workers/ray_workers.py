@@ -25,6 +25,7 @@ from opsearch.measure.storage.store import ENGINE_VERSION
 from opsearch.measure.workers.queue import Job, Queue, shared
 from opsearch.measure.workers.worker import Worker, WorkerModel
 from opsearch.models.openmp import wait_settings
+from opsearch.policy.ranker import require_installed
 
 if TYPE_CHECKING:
     from opsearch.progress import Say
@@ -194,7 +195,7 @@ class RayWorkers(Generic[J]):
         except RayTaskError as error:
             if stale:
                 return None
-            raise error.cause from None
+            raise error.cause from error  # which has the traceback of the worker
         except RayError as error:
             self._replace(handle, _reason(error))
             raise _WorkerLostError(_reason(error)) from error
@@ -262,7 +263,13 @@ class MeasureWorkers:
         self._ray_workers.meet((fingerprint, ENGINE_VERSION))
 
     def share(self, plan: MeasurementPlan) -> MeasurementPlan:
-        """Return the plan in chunks that keep all workers busy to the end."""
+        """Return the plan in chunks that keep all workers busy to the end.
+
+        Raises:
+            OpsearchError: A policy has a ranker that was registered in this process only.
+        """
+        policies = (each.policy for chunk in plan.chunks for each in chunk.policies)
+        require_installed(spec for policy in policies for _, spec in policy.rankers)
         return shared(plan, self.count)
 
     def measure(

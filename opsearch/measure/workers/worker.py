@@ -18,6 +18,7 @@ from opsearch.measure.sweep.passes import Passes
 from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.fingerprint import fingerprint
 from opsearch.models.spec import ModelSpec
+from opsearch.registry.failures import naming_parts
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Worker:
         assert self._passes is not None  # load() comes first
         torch.set_num_threads(1)  # holds for this thread, not for the one that loaded
         try:
-            with reused_memory():
+            # Here, because the traceback does not reach the process that asked.
+            with reused_memory(), naming_parts():
                 return self._passes.run(self._passes.rank(chunk, needs), self._on_layer)
         finally:
             self._layer = -1

@@ -46,6 +46,7 @@ from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
 from opsearch.models.pruned.ranking import plan_inputs, read_prompt, repeat_for_beams
 from opsearch.policy.policy import Policy
+from opsearch.registry.failures import naming_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -197,7 +198,7 @@ class _Prefills:
 
         @wraps(stock)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            with block.call():
+            with block.call(), naming_parts():
                 if args:
                     kwargs = {**signature.bind_partial(*args).arguments, **kwargs}
                 try:

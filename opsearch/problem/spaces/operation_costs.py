@@ -81,7 +81,7 @@ class CountedCosts:
         row = self.space.row(index)
         levels = self.space.live_levels(row)
         counts = {n: tokens[row[-1]][levels] for n, tokens in self._tokens.items()}
-        return sum(k * int(self.cost.of(counts[n], n, t)) for (n, t), k in self.pairs.items())
+        return sum(k * int(self.cost.of(counts[n], n, t, None)) for (n, t), k in self.pairs.items())
 
     @cached_property
     def _tokens(self) -> dict[int, NDArray[np.int64]]:
@@ -111,7 +111,7 @@ def operation_costs(
     """
     pairs = Counter(samples)
     base = sum(
-        k * int(cost.of(np.zeros((space.num_layers, len(MODULES)), np.int64), n, t))
+        k * int(cost.of(np.zeros((space.num_layers, len(MODULES)), np.int64), n, t, None))
         for (n, t), k in pairs.items()
     )
     shape = (space.num_layers, *[len(space.levels)] * len(MODULES))
@@ -138,7 +138,7 @@ def _tables(cost: Cost, space: PerOperation, n_v: int, n_visual: int, n_other: i
     counts[..., -1, KV] = tokens[-1]
     for layer in range(layers - 1):
         counts[layer, :, layer] = states
-    table = cost.of(counts, n_visual, n_other).reshape(layers, size, size, size)
+    table = cost.of(counts, n_visual, n_other, None).reshape(layers, size, size, size)
     table = table - table[:, :1, :1, :1]
     table[-1] = _last(cost, tokens, layers, n_visual, n_other)[None, :, None]
     return np.asarray(table)
@@ -148,7 +148,7 @@ def _last(cost: Cost, tokens: Sequence[int], layers: int, n_visual: int, n_other
     """Return the added cost of the levels of the last layer's kv, [levels]."""
     counts = np.zeros((len(tokens), layers, len(MODULES)), np.int64)
     counts[:, -1, KV] = tokens
-    costs = cost.of(counts, n_visual, n_other)
+    costs = cost.of(counts, n_visual, n_other, None)
     return np.asarray(costs - costs[0])
 
 
@@ -161,7 +161,9 @@ def _check(cost: Cost, found: OperationCosts, pairs: Counter[tuple[int, int]]) -
     for row in rows:
         index = space.index_of(row)
         point = np.array([space.row(index)], np.int64)
-        costs = (k * int(cost.of(space.resolved(point, n), n, t)[0]) for (n, t), k in pairs.items())
+        costs = (
+            k * int(cost.of(space.resolved(point, n), n, t, None)[0]) for (n, t), k in pairs.items()
+        )
         if sum(costs) != found[index]:
             raise OpsearchError(
                 f"cost {cost.name} is not a sum over layers, which space {space.name!r} requires; "

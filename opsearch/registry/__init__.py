@@ -6,86 +6,66 @@ point of group `opsearch.<kind>`, and they do all that the built-in ones do:
 
     [project.entry-points."opsearch.solvers"]
     mine = "my_package:MySolver"
+
+`register` adds one to this process alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import signature
-from types import TracebackType
+from inspect import Signature, signature
 from typing import Any
 
 from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
+from opsearch.registry.kinds import KINDS, at, require_built, require_part
+
+_registered: dict[str, dict[str, Any]] = defaultdict(dict)
+"""Parts of this process by kind and name."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of part.
+def register(kind: str, name: str, part: Any) -> None:
+    """Add a part to this process, so that it is used by its name as an installed one is.
 
-    Attributes:
-        one: The kind in the singular, as messages name it.
-        table: Where the built-in parts are, as "module:dict"; its values are parts, or paths of
-            parts as "module:name".
-        members: Required members of each part.
-        builds: The contract of what a part builds from settings, as "module:Protocol"; empty where
-            `members` name all of it.
+    For notebooks and scripts. Other processes do not see it: workers refuse it, and a run folder
+    that names it can be read only where the same part is registered. A package with an entry point
+    is seen everywhere.
+
+    Args:
+        kind: solvers, objectives, spaces, costs, rankers, decoder_rankers or baselines.
+        name: Name of the part, that of its attribute `name` where it has one.
+        part: The class, or the object, as an entry point would name it.
+
+    Raises:
+        OpsearchError: The name is taken or malformed, or the part lacks a member.
+        UnknownNameError: There is no such kind.
     """
+    if kind not in KINDS:
+        raise UnknownNameError("kind of part", kind, list(KINDS))
+    one = KINDS[kind].one
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OpsearchError(
+            f"{one} {name!r} has no usable name; use letters, digits, dots, hyphens and underscores"
+        )
+    if name in _all_names(one):
+        raise OpsearchError(
+            f"the name {name!r} is taken by another {one}; give this one another name, or restart "
+            "Python to replace one that you registered"
+        )
+    described = _in_words(kind, name)
+    require_part(kind, described, part)
+    _require_name(kind, name, part, described)
+    _registered[kind][name] = part
 
-    one: str
-    table: str
-    members: tuple[str, ...]
-    builds: str = ""
 
-
-KINDS = {
-    "solvers": Kind(
-        "solver",
-        "opsearch.solvers:SOLVERS",
-        ("name", "exact", "forms", "takes_start", "require", "solve"),
-    ),
-    "objectives": Kind(
-        "objective",
-        "opsearch.objectives:OBJECTIVES",
-        ("name", "form", "per_budget", "from_settings", "require", "make"),
-    ),
-    "spaces": Kind(
-        "space",
-        "opsearch.problem.spaces:SPACES",
-        ("options", "ranks_inside", "from_settings"),
-        builds="opsearch.problem.spaces.base:Space",
-    ),
-    "costs": Kind(
-        "cost",
-        "opsearch.costs:COSTS",
-        ("name", "unit", "label", "timed", "from_settings", "of", "stock"),
-    ),
-    "rankers": Kind("ranker", "opsearch.rankers:RANKERS", ("nested", "needs", "rank")),
-    "decoder_rankers": Kind(
-        "ranker",
-        "opsearch.rankers:DECODER_RANKERS",
-        ("needs", "query_rows", "layers_back", "scores"),
-    ),
-    "baselines": Kind(
-        "baseline",
-        "opsearch.evaluation.baselines:BASELINES",
-        (
-            "description",
-            "makers",
-            "ranker",
-            "least",
-            "granularity",
-            "published",
-            "knobs",
-            "nested",
-            "in_run",
-        ),
-    ),
-}
+def only_here(kind: str, name: str) -> bool:
+    """Return whether a part was registered in this process, so that others do not see it."""
+    return name in _registered[kind]
 
 
 def names(kind: str) -> list[str]:
@@ -94,7 +74,7 @@ def names(kind: str) -> list[str]:
     Raises:
         OpsearchError: A plug-in takes the name of another part.
     """
-    return [*_built_in(kind), *(point.name for point in _points(kind))]
+    return [*_built_in(kind), *(point.name for point in _points(kind)), *_registered[kind]]
 
 
 def lookup(kind: str, name: str) -> Any:
@@ -110,7 +90,9 @@ def lookup(kind: str, name: str) -> Any:
     built_in = _built_in(kind)
     if name in built_in:
         part = built_in[name]
-        return _at(part) if isinstance(part, str) else part
+        return at(part) if isinstance(part, str) else part
+    if name in _registered[kind]:
+        return _registered[kind][name]
     return _loaded(kind, _point(kind, name))
 
 
@@ -135,7 +117,7 @@ def described(kind: str, name: str) -> str:
     """
     if name in _built_in(kind):
         return f"{KINDS[kind].one} {name!r}"
-    return _named(_point(kind, name))
+    return _in_words(kind, name) if only_here(kind, name) else _named(_point(kind, name))
 
 
 def split_spec(kind: str, text: str) -> tuple[str, dict[str, int | float | str]]:
@@ -166,6 +148,7 @@ def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
         OpsearchError: A plug-in built something that lacks a member.
     """
     one, takes = KINDS[kind].one, signature(factory)
+    _require_settings(kind, name, takes, given)
     shown = ", ".join(f"{key}={value}" for key, value in params.items())
     try:
         takes.bind(*given, **params)
@@ -180,22 +163,36 @@ def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
         if not params:
             raise
         raise PolicyError(f"{one} {name}({shown}): {error}; correct its parameters") from None
-    if KINDS[kind].builds and name not in _built_in(kind):
-        _require_members(kind, _point(kind, name), made, _contract(KINDS[kind].builds))
+    if name not in _built_in(kind):
+        require_built(kind, described(kind, name), made)
     return made
 
 
-def plugin_of(trace: TracebackType | None) -> str | None:
-    """Return the plug-in in whose code an exception was raised, in words; None for our own code."""
-    modules = set()
-    while trace is not None:
-        modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
-        trace = trace.tb_next
+@dataclass(frozen=True)
+class Origin:
+    """Where a part that is not built in comes from.
+
+    Attributes:
+        described: The part in words.
+        part: The part; None if it was not loaded.
+        module: Module of its entry point; empty if it was registered in this process.
+    """
+
+    described: str
+    part: Any
+    module: str = ""
+
+
+def origins() -> Iterator[Origin]:
+    """Yield the parts of other packages and of this process; none is loaded for it."""
     for kind in KINDS:
+        for name, part in _registered[kind].items():
+            yield Origin(_in_words(kind, name), part)
         for point in entry_points(group=f"opsearch.{kind}"):
-            if point.module.partition(".")[0] in modules:
-                return _named(point)
-    return None
+            found: Any = sys.modules.get(point.module)
+            for attribute in point.attr.split("."):
+                found = getattr(found, attribute, None)
+            yield Origin(_named(point), found, point.module)
 
 
 _SPEC = re.compile(r"([\w.-]+)\s*(?:\((.*)\))?")
@@ -212,13 +209,13 @@ def _value(text: str) -> int | float | str:
 
 
 def _built_in(kind: str) -> Mapping[str, Any]:
-    parts: Mapping[str, Any] = _at(KINDS[kind].table)
+    parts: Mapping[str, Any] = at(KINDS[kind].table)
     return parts
 
 
-def _at(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+def _all_names(one: str) -> set[str]:
+    """Return the names of all kinds that share theirs, as both kinds of rankers do."""
+    return {name for kind in KINDS if KINDS[kind].one == one for name in names(kind)}
 
 
 @cache
@@ -261,30 +258,34 @@ def _loaded(kind: str, point: EntryPoint) -> Any:
             f"{_named(point)} cannot be loaded ({type(error).__name__}: {reason}); repair or "
             "uninstall that package"
         ) from error
-    _require_members(kind, point, part, KINDS[kind].members)
-    own = part.name if "name" in KINDS[kind].members else point.name
-    if isinstance(own, str) and own != point.name:
-        raise OpsearchError(
-            f"{_named(point)} calls itself {own!r}; give its entry point and its attribute `name` "
-            "one name"
-        )
+    require_part(kind, _named(point), part)
+    _require_name(kind, point.name, part, _named(point))
     return part
 
 
-def _contract(path: str) -> list[str]:
-    """Return the public members of a protocol."""
-    return [member for member in vars(_at(path)) if not member.startswith("_")]
-
-
-def _require_members(kind: str, point: EntryPoint, part: Any, members: Iterable[str]) -> None:
-    # dir() reads no property: the points of a space may take long, or be too many to list.
-    there = set(dir(part))
-    lacking = [member for member in members if member not in there]
-    if lacking:
+def _require_name(kind: str, name: str, part: Any, described: str) -> None:
+    """Raise OpsearchError if a part calls itself otherwise than it is registered."""
+    own = part.name if "name" in KINDS[kind].members else name
+    if isinstance(own, str) and own != name:
         raise OpsearchError(
-            f"{_named(point)} lacks {', '.join(lacking)}, which every {KINDS[kind].one} has; "
-            "add what is missing, or uninstall that package"
+            f"{described} calls itself {own!r}; give its entry point, or its registration, and its "
+            "attribute `name` one name"
         )
+
+
+def _require_settings(kind: str, name: str, takes: Signature, given: tuple[Any, ...]) -> None:
+    """Raise OpsearchError if a part cannot be built from what opsearch gives it."""
+    try:
+        takes.bind_partial(*given)
+    except TypeError:
+        raise OpsearchError(
+            f"{described(kind, name)} is built with ({', '.join(takes.parameters)}), and gets "
+            "`settings` first; take them, then parameters of the user"
+        ) from None
+
+
+def _in_words(kind: str, name: str) -> str:
+    return f"the {KINDS[kind].one} {name!r} registered in this process"
 
 
 def _named(point: EntryPoint) -> str:
