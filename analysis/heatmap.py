@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, one_line
 from opsearch.files import write_atomic
 from opsearch.policy.counts import MODULES
 from opsearch.policy.policy import Policy
@@ -94,7 +94,7 @@ def draw_heatmap(policy: Policy, n_visual: int | None = None) -> Figure:
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("decoder layer")
-    axes.set_title(policy.name, fontsize=9, loc="left")
+    axes.set_title(one_line(policy.name), fontsize=9, loc="left", parse_math=False)
     bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=7)
     bar.outline.set_visible(False)

@@ -15,7 +15,7 @@ import pandas as pd
 from opsearch.analysis.bootstrap import interval, resamples
 from opsearch.analysis.measured import Array, Measured
 from opsearch.analysis.style import panels
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo
 from opsearch.objectives.additive import alone
 from opsearch.problem.spaces.base import unpruned
 
@@ -42,7 +42,7 @@ def table(measured: Measured, seed: int = 0) -> pd.DataFrame:
     """
     if len(measured.space.parameters) < 2:
         raise OpsearchError(
-            f"{measured.label} is of space {measured.space.name!r}, whose one parameter has no "
+            f"{measured.label} is of space {echo(measured.space.name)}, whose one parameter has no "
             "other to interact with; use a run of space dop or depth"
         )
     weights = resamples(len(measured.items), seed)

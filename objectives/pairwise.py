@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo
 from opsearch.objectives.additive import Additive, require_individual
 from opsearch.problem.objective import (
     KL_DECIMALS,
@@ -49,7 +49,7 @@ class MeasuredPairs:
     def __post_init__(self) -> None:
         if not isinstance(self.pairs, int) and self.pairs not in ("adjacent", "all"):
             raise OpsearchError(
-                f"pairs {self.pairs!r} is not adjacent, all or a number; give for example 500"
+                f"pairs {echo(self.pairs)} is not adjacent, all or a number; give for example 500"
             )
 
     @classmethod

@@ -4,10 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import chain
+
+MOST_ECHOED = 40
+"""Characters of a value that a message repeats."""
+PATH = 200
+"""The same for names that may be paths, which are hard to recognise in part."""
+
+# C0 but for tab and line feed, DEL, C1, and marks that change the direction of text.
+_MARKS = (0x61C, 0x200E, 0x200F)
+_CONTROLS = dict.fromkeys(
+    chain(
+        range(9),
+        range(11, 32),
+        range(127, 160),
+        _MARKS,
+        range(0x202A, 0x202F),
+        range(0x2066, 0x206A),
+    )
+)
+
+
+def without_controls(text: str) -> str:
+    """Return a text without control characters, so that it cannot change the terminal."""
+    return text if text.isascii() and text.isprintable() else text.translate(_CONTROLS)
+
+
+def one_line(text: object) -> str:
+    """Return a name from a file on one line, without control characters."""
+    return " ".join(without_controls(str(text)).split())
+
+
+def echo(value: object, most: int = MOST_ECHOED) -> str:
+    """Return a user's value as a message repeats it: a text in quotes, at most `most` characters.
+
+    Control characters of a text are written as escapes.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[: most - 3]!r}..."
+    if isinstance(value, int) and value.bit_length() > 4 * most:
+        return f"a number of about {round(value.bit_length() * 0.301)} digits"
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def shortened(value: object, most: int = MOST_ECHOED) -> str:
+    """Return a value as `echo` does, a text without quotes and on one line."""
+    text = one_line(value) if not isinstance(value, int) else echo(value, most)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class OpsearchError(Exception):
-    """Base class of all errors with a message for the user."""
+    """Base class of all errors with a message for the user, without control characters."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(without_controls(p) if isinstance(p, str) else p for p in parts))
 
 
 class DataError(OpsearchError):
@@ -36,11 +87,14 @@ class UnknownNameError(OpsearchError):
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         nearest = nearest_name(name, known)
         meant = f"; did you mean {nearest!r}?" if nearest else ";"
-        super().__init__(f"unknown {kind} {name!r}{meant} available: {', '.join(sorted(known))}")
+        listed = ", ".join(sorted(known))
+        super().__init__(f"unknown {kind} {echo(name)}{meant} available: {listed}")
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like a misspelt one, in any case; None if none is alike."""
     folded = {each.casefold(): each for each in known}
+    if len(name) > PATH:  # comparing long texts takes long
+        return None
     found = get_close_matches(name.casefold(), folded, n=1)
     return folded[found[0]] if found else None

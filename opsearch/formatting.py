@@ -11,6 +11,8 @@ from math import floor
 from textwrap import shorten
 from typing import Any
 
+from opsearch.errors import echo
+
 PREFIXES = {
     "k": 10**3,
     "M": 10**6,
@@ -21,6 +23,8 @@ PREFIXES = {
     "Z": 10**21,
     "Y": 10**24,
 }
+_MOST_DIGITS, _MOST_EXPONENT = 200, 99
+_EXPONENT = re.compile(r"[eE]([-+]?\d[\d_]*)")
 _MEMORY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kMGT])B")
 
 
@@ -54,6 +58,27 @@ def _format_time(nanoseconds: float) -> str:
     return f"{nanoseconds:.4g} ns"
 
 
+def parse_number(text: str) -> Fraction:
+    """Return an exact number from text such as "0.42", "9/16" or "1e-3".
+
+    Its size is bounded, because a short text such as "1e-99999999" has millions of digits.
+
+    Raises:
+        ValueError: The text is no number, or one of too many digits; the message is the reason.
+    """
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"has more than {_MOST_DIGITS} characters")
+    exponent = _EXPONENT.search(text)
+    if exponent and abs(int(exponent[1].replace("_", ""))) > _MOST_EXPONENT:
+        raise ValueError(f"has an exponent beyond {_MOST_EXPONENT}")
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise ValueError("divides by 0") from None
+    except ValueError:
+        raise ValueError("is no number") from None
+
+
 def parse_memory(text: str) -> int:
     """Return the bytes of an amount such as 8GB (powers of 1000).
 
@@ -61,7 +86,7 @@ def parse_memory(text: str) -> int:
         ValueError: The text is not an amount of memory.
     """
     match = _MEMORY.fullmatch(text.strip())
-    amount = floor(Fraction(match[1]) * PREFIXES[match[2]]) if match else 0
+    amount = floor(parse_number(match[1]) * PREFIXES[match[2]]) if match else 0
     if not amount:
         raise ValueError("not an amount of memory such as 8GB or 500MB")
     return amount
@@ -122,7 +147,10 @@ def brief(value: object) -> str:
     if isinstance(shape, tuple) and shape:  # of an array, tensor or table
         kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
         return f"{kind}[{', '.join(map(str, shape))}]"
-    return _cut(str(value) if isinstance(value, Fraction) else repr(value))
+    if isinstance(value, Fraction):
+        long = max(value.numerator.bit_length(), value.denominator.bit_length()) > 4 * _VALUE
+        return "..." if long else _cut(str(value))
+    return _cut(echo(value, _VALUE) if isinstance(value, int) else repr(value))
 
 
 def _first(values: Iterable[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from rich import progress as bars
 from rich.console import Console
 
+from opsearch.errors import without_controls
 from opsearch.formatting import format_amount, format_duration
 
 Tick = Callable[[int, int], None]
@@ -47,7 +48,7 @@ class Progress:
             A function to call with the finished and the total amount.
         """
         self.current += 1
-        label = f"{self.current}/{self.total} {title}"
+        label = without_controls(f"{self.current}/{self.total} {title}")
         start = time.perf_counter()
         with self._drawn(label, unit) as tick:
             yield tick
@@ -60,9 +61,10 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print and log a line between the stages."""
+        text = without_controls(text)
         _LOGGER.info(text)
         if self.console is not None:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _drawn(self, label: str, unit: str) -> AbstractContextManager[Tick]:
         if self.console is None:
@@ -81,7 +83,7 @@ def _shown(done: int, total: int, unit: str) -> str:
 @contextmanager
 def _bar(console: Console, label: str, unit: str) -> Iterator[Tick]:
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.TextColumn("{task.fields[shown]}"),
         bars.TimeRemainingColumn(),
@@ -113,6 +115,6 @@ def _lines(console: Console, label: str, unit: str) -> Iterator[Tick]:
             left = (now - start) / (done - begun) * (total - done)
             shown = _shown(done, total, unit)
             line = f"{label}: {shown}, about {format_duration(left)} left"
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     yield tick

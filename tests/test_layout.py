@@ -13,7 +13,7 @@ PARTS = ("analysis", "objectives", "solvers")
 # Rooms from the ground up. A module may import its own room and the rooms of lower rows.
 FLOORS = (
     ("errors", "version"),
-    ("files", "formatting", "registry"),
+    ("files", "formatting", "registry", "console"),
     ("progress",),
     ("policy", "data"),
     ("rankers", "costs"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from opsearch.console import PlainConsole
 from opsearch.costs.flops import Flops
 from opsearch.data.item import Item, all_answered
 from opsearch.errors import DataError
@@ -125,7 +126,7 @@ def compare(
     limits = [parse_budgets([text])[0] for text in budgets]
     further, searched = parse_rankers(rankers, settled.model_config), with_readings(spaces)
     total = STAGES + len(searched) + settled.settings.timed + times
-    progress = Progress(console or Console(stderr=True, markup=False), total)
+    progress = Progress(console or PlainConsole(stderr=True), total)
     prepared = prepare(settled, progress, test=samples)
     require_answers([sample.item for sample in prepared.heldout], settled.config.data)
     print_unsupported_baselines(settled.model_config, (prepared.ranker, *further), progress)

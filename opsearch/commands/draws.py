@@ -18,6 +18,7 @@ from rich.console import Console
 from opsearch.analysis.draws import OURS
 from opsearch.commands.compare import STAGES, compare_methods, require_answers
 from opsearch.commands.run import answered
+from opsearch.console import PlainConsole
 from opsearch.data.item import Item
 from opsearch.errors import OpsearchError
 from opsearch.evaluation import SPACES
@@ -105,7 +106,7 @@ def compare_draws(
         tuple(with_readings(spaces)),
         parse_rankers(rankers, settled.model_config),
     )
-    console = console or Console(stderr=True, markup=False)
+    console = console or PlainConsole(stderr=True)
     progress = Progress(console, 0)
     with progress.unnumbered(f"reading {settled.config.data or 'the embedded tasks'}") as tick:
         drawn = draw_items(settled.config, draws, samples, tick)

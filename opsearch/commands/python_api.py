@@ -19,7 +19,6 @@ from weakref import finalize
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
 
 from opsearch.commands.analyze import analyze
 from opsearch.commands.compare import compare as compare_run
@@ -29,9 +28,10 @@ from opsearch.commands.run import run as run_config
 from opsearch.commands.run import search_and_save, search_progress
 from opsearch.commands.search_result import SearchResult
 from opsearch.commands.solve import solve as solve_run
+from opsearch.console import PlainConsole
 from opsearch.costs.shape import Shape
 from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.errors import DataError, echo
 from opsearch.evaluation import BUDGETS, SPACES
 from opsearch.evaluation.answers import Answers
 from opsearch.evaluation.evaluate import Scores, answer_both
@@ -138,7 +138,7 @@ def search(
         )
         budgets = parse_budgets(_several(budget))
         settled = settle_for(model.config, config, {**parts, "budgets": budgets})
-        console = Console(stderr=True) if progress else None
+        console = PlainConsole(stderr=True) if progress else None
         shown = search_progress(console, settled.settings, loading=0)
         drawn = given_items(items, heldout)
         for note in drawn.notes:
@@ -166,7 +166,9 @@ def _loaded_as(model: Any) -> ModelSpec:
 def _listed(items: Iterable[Item]) -> list[Item]:
     """Return items as a list; raise DataError if one is something else, e.g. a line of a file."""
     if isinstance(items, str | Path):
-        raise DataError(f"{items} holds no items in memory; give opsearch.load_items({items!r})")
+        raise DataError(
+            f"{items} holds no items in memory; give opsearch.load_items({echo(items)})"
+        )
     listed = list(items)
     for each in listed:
         if not isinstance(each, Item):
@@ -207,7 +209,7 @@ def run(
     Raises:
         OpsearchError: The run cannot be completed; the message states the reason and the next step.
     """
-    console = Console(stderr=True, quiet=not progress)
+    console = PlainConsole(stderr=True, quiet=not progress)
     return run_config(config, console, workers=workers, replace=replace)
 
 
@@ -302,7 +304,7 @@ def compare(
     Raises:
         OpsearchError: The run, its model or its data cannot be used.
     """
-    console = Console(stderr=True, quiet=not progress)
+    console = PlainConsole(stderr=True, quiet=not progress)
     texts = _texts(budgets)
     given: dict[str, Any] = {"samples": samples, "spaces": spaces, "rankers": rankers}
     if draws is not None:
@@ -346,7 +348,7 @@ def evaluate(
         PolicyError: The policy does not fit the model.
     """
     check_fits(policy, model.config)
-    shown = Progress(Console(stderr=True) if progress else None, 2 if original is None else 1)
+    shown = Progress(PlainConsole(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(_listed(items), processor, model.config, say=shown.say)
     check_answer_positions(samples, processor, model.config, answer_tokens)
     return answer_both(

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from opsearch.commands.search_result import SearchResult
+from opsearch.console import PlainConsole
 from opsearch.evaluation.run_table import compare, table
 from opsearch.files import write_atomic
 from opsearch.measure.counted import CountedMeasure
@@ -62,7 +63,7 @@ def run(
         OpsearchError: The run cannot be completed; the message states the reason and the next step.
     """
     settled = settle(config)
-    progress = search_progress(console or Console(stderr=True, markup=False), settled.settings, 1)
+    progress = search_progress(console or PlainConsole(stderr=True), settled.settings, 1)
     prepared = prepare(settled, progress, if_answered=1)
     return search_and_save(prepared, progress, command=command, workers=workers, replace=replace)
 

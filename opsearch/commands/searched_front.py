@@ -12,6 +12,7 @@ from rich.console import Console
 
 from opsearch.analysis.front import front
 from opsearch.commands.front import Front, limits_on
+from opsearch.console import PlainConsole
 from opsearch.errors import OpsearchError
 from opsearch.files import write_atomic
 from opsearch.measure.engine import SampleMeasure
@@ -71,7 +72,7 @@ def searched_front(
             f"{folder} is a run over space {space.name!r}; "
             f"{step if space.listed else 'give a run over space layers or operations'}"
         )
-    progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    progress = Progress(console or PlainConsole(stderr=True), _STAGES)
     prepared = prepare(settled, progress, test=0)
     with open_session(prepared, run, progress, continued=True) as session:
         found = _searched(prepared, evaluations, session)

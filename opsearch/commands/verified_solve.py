@@ -11,6 +11,7 @@ from rich.console import Console
 
 from opsearch.commands.run import answered
 from opsearch.commands.search_result import SearchResult
+from opsearch.console import PlainConsole
 from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
@@ -65,9 +66,7 @@ def solve_verified(
     given |= {"evaluations": evaluations, "verify": verify, "out": folder}
     changes = {name: value for name, value in given.items() if value is not None}
     settled = settle(stored.changed(**changes))
-    progress = Progress(
-        console or Console(stderr=True, markup=False), _STAGES + settled.settings.timed
-    )
+    progress = Progress(console or PlainConsole(stderr=True), _STAGES + settled.settings.timed)
     prepared = prepare(settled, progress, test=0)
     if seed is not None:  # that of the run also determines the measured samples
         checked = RunConfig.checked(seed=seed).seed

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opsearch.data.pictures import URL, EncodedImage, url_refusal
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, echo, shortened
 
 _EXACT = 2**53  # floats up to here distinguish whole numbers
 
@@ -56,7 +56,9 @@ def _answer(value: Any) -> str:
     if not isinstance(value, dict):
         return text(value)
     if "answer" not in value:
-        raise ValueError(f'a dict with the keys {", ".join(map(str, value))} has no "answer"')
+        raise ValueError(
+            f'a dict with the keys {shortened(", ".join(map(str, value)))} has no "answer"'
+        )
     return text(value["answer"])
 
 
@@ -83,7 +85,9 @@ def _image(value: Any, folder: Path, where: str, name: str) -> Path | EncodedIma
     path = None
     if isinstance(value, dict):
         if not value or not value.keys() <= {"bytes", "path"}:
-            raise ValueError(f"a dict with the keys {', '.join(map(str, value))} is no image")
+            raise ValueError(
+                f"a dict with the keys {shortened(', '.join(map(str, value)))} is no image"
+            )
         path, value = value.get("path"), value.get("bytes")
         if value is None and path is None:
             raise ValueError("bytes and path of an image are both null")
@@ -108,11 +112,11 @@ def _inside(folder: Path, name: str, where: str) -> Path:
         resolved = (folder / name).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
         raise DataError(
-            f"{where}: {name!r} is not a path ({error}); name a file in {folder}"
+            f"{where}: {echo(name, PATH)} is not a path ({error}); name a file in {folder}"
         ) from error
     if not resolved.is_relative_to(folder.resolve()):
         raise DataError(
-            f"{where}: the image {name!r} lies outside of the folder of the data file; "
+            f"{where}: the image {echo(name, PATH)} lies outside of the folder of the data file; "
             "move it there and give its path relative to that folder"
         )
     return resolved

@@ -2,7 +2,7 @@
 
 from opsearch.data.demo import families, generator
 from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.errors import DataError, echo
 
 SPLITS = generator.SPLITS
 FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)
@@ -24,7 +24,7 @@ def embedded(split: str, count: int, seed: int = 0) -> list[Item]:
     """
     if split not in SPLITS:
         raise DataError(
-            f"the embedded tasks have no split {split!r}; choose one of {', '.join(SPLITS)}"
+            f"the embedded tasks have no split {echo(split)}; choose one of {', '.join(SPLITS)}"
         )
     if count < 1:
         raise DataError(f"{count} embedded samples were requested; request at least 1")

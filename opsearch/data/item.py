@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from opsearch.data.pictures import EncodedImage, Picture, open_picture
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, echo, shortened
 from opsearch.formatting import screen_repr
 
 if TYPE_CHECKING:
@@ -54,19 +54,22 @@ class Item:
             DataError: A value has another type; a text would be taken for a list of letters.
         """
         if not isinstance(self.question, str):
-            raise DataError(f"item {self.id}: the question {self.question!r} is no text")
+            raise DataError(
+                f"item {shortened(self.id, PATH)}: the question {echo(self.question)} is no text"
+            )
         for name, example in (("answers", '("red",)'), ("images", '("a.jpg",)')):
             value = getattr(self, name)
             if not isinstance(value, tuple | list):
                 raise DataError(
-                    f"item {self.id}: {name} is of type {type(value).__name__}, and no tuple; "
-                    f"write e.g. {name}={example}"
+                    f"item {shortened(self.id, PATH)}: {name} is of type {type(value).__name__}, "
+                    f"and no tuple; write e.g. {name}={example}"
                 )
             vars(self)[name] = tuple(value)
         for answer in self.answers:
             if not isinstance(answer, str):
                 raise DataError(
-                    f"item {self.id}: the answer {answer!r} is no text; write it as one"
+                    f"item {shortened(self.id, PATH)}: the answer {echo(answer)} is no text; write "
+                    "it as one"
                 )
         vars(self)["images"] = tuple(Path(i) if isinstance(i, str) else i for i in self.images)
 

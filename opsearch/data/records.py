@@ -17,7 +17,7 @@ from typing import Any
 
 from opsearch.data.cells import images, text, texts
 from opsearch.data.item import METRICS, Item, Metric
-from opsearch.errors import DataError
+from opsearch.errors import DataError, shortened
 
 EXAMPLE = '{"image": "a.jpg", "question": "...", "answer": "..."}'
 KEYS = ("question", "image", "images", "answer", "answers", "id", "family", "group", "metric")
@@ -68,7 +68,7 @@ def make_items(records: Iterable[Record]) -> list[Item]:
             used = first[item.id]
             place = f"{used.unit} {used.number}" if used.path == record.path else used.where
             raise DataError(
-                f'{record.where}: the id "{item.id}" is already used in {place}; '
+                f'{record.where}: the id "{shortened(item.id)}" is already used in {place}; '
                 "give every item a unique id, or none"
             )
         first[item.id] = record

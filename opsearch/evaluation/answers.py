@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsearch.data.item import METRICS, Item
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, echo, shortened
 from opsearch.evaluation.scoring import score
 from opsearch.formatting import screen_repr
 from opsearch.measure.storage.records import StoredAnswer
@@ -157,8 +157,8 @@ def check_answers(items: Sequence[Item]) -> None:
     for item in items:
         if item.metric not in METRICS:
             raise DataError(
-                f"item {item.id}: the metric {item.metric!r} is unknown; use one of "
-                f"{', '.join(METRICS)}"
+                f"item {shortened(item.id, PATH)}: the metric {echo(item.metric)} is unknown; use "
+                f"one of {', '.join(METRICS)}"
             )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from opsearch import registry
 from opsearch.costs.base import Cost
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, shortened
 from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
 from opsearch.formatting import format_duration
 from opsearch.measure.counted import CountedMeasure
@@ -104,7 +104,8 @@ def search_task(
         settings = run.in_space(text, ranker, 1)
         check_nested(settings.space, ranker)  # stages do not change every space
         progress.say(
-            f"space {name} drops tokens at one layer only, because ranker {ranker} is not nested"
+            f"space {name} drops tokens at one layer only, because ranker "
+            f"{shortened(ranker)} is not nested"
         )
     space = settings.space
     if space.only_objective is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from opsearch.console import PlainConsole
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.groups import Seen
@@ -98,7 +99,7 @@ def evaluate(
     Raises:
         OpsearchError: Policy, model or data cannot be used, or no sample is left.
     """
-    progress = Progress(console or Console(stderr=True, markup=False), _STAGES)
+    progress = Progress(console or PlainConsole(stderr=True), _STAGES)
     policy = Policy.from_pretrained(path)
     model.check()
     config, processor = model.load_config(), model.load_processor()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from opsearch.console import PlainConsole
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.errors import DataError, echo
 from opsearch.evaluation.answers import decoded, end_tokens, greedy
 from opsearch.formatting import screen_repr
 from opsearch.models.answer_length import length
@@ -90,7 +91,7 @@ def generate(
     Raises:
         OpsearchError: Policy, model or prompt cannot be used.
     """
-    progress = Progress(console or Console(stderr=True, markup=False), 3)
+    progress = Progress(console or PlainConsole(stderr=True), 3)
     policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
     spec = run.model_spec
     spec.check()
@@ -128,6 +129,7 @@ def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:
         )
     if not (prompt or "").strip():
         raise DataError(
-            f"the prompt {prompt or ''!r} is empty; give a question, e.g. --prompt 'What is this?'"
+            f"the prompt {echo(prompt or '')} is empty; give a question, e.g. --prompt 'What is "
+            "this?'"
         )
     return Item("1", prompt or "", (), tuple(images))

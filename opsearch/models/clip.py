@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opsearch.errors import ModelError
+from opsearch.errors import PATH, ModelError, echo
 from opsearch.models.devices import device_of_inputs
 from opsearch.rankers.base import CLIP_QUESTION, Prompt
 from opsearch.rankers.upload import upload
@@ -36,7 +36,8 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
             "one that holds config.json and the weights"
         )
     if clip.model_type != "clip":
-        return f"clip={folder} holds a model of type {clip.model_type!r} and not a whole CLIP model"
+        kind = echo(clip.model_type)
+        return f"clip={folder} holds a model of type {kind} and not a whole CLIP model"
     width, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
     if width != own:
         return (
@@ -50,7 +51,9 @@ def not_clip_reason(config: Any) -> str | None:
     """Return why the vision tower of this config is not CLIP's, None if it is."""
     kind = config.vision_config.model_type
     return (
-        None if kind == "clip_vision_model" else f"its vision tower is of type {kind!r}, not CLIP's"
+        None
+        if kind == "clip_vision_model"
+        else f"its vision tower is of type {echo(kind)}, not CLIP's"
     )
 
 
@@ -128,6 +131,7 @@ def _tokenizer(folder: str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"the tokenizer of {folder!r} cannot be loaded ({reason}), so the question cannot be "
-            "read for CLIP; load the model from a folder or hub id that holds its tokenizer"
+            f"the tokenizer of {echo(folder, PATH)} cannot be loaded ({reason}), so the question "
+            "cannot be read for CLIP; load the model from a folder or hub id that holds its "
+            "tokenizer"
         ) from error

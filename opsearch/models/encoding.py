@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, shortened
 from opsearch.formatting import counted, screen_repr
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
@@ -104,8 +104,8 @@ def encode(
         n_visual = int(family.visual_positions(config, inputs["input_ids"]).sum())
         if images and not n_visual:
             raise DataError(
-                f"item {item.id}: its prompt with {counted(len(images), 'image')} has no visual "
-                "tokens; check the processor's image token and chat template"
+                f"item {shortened(item.id, PATH)}: its prompt with {counted(len(images), 'image')} "
+                "has no visual tokens; check the processor's image token and chat template"
             )
         n_other = inputs["input_ids"].shape[1] - n_visual
         key, content = sample_digest(inputs, item), item.digest()

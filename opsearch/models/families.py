@@ -16,7 +16,7 @@ from torch import Tensor
 
 from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
-from opsearch.errors import ModelError, OpsearchError
+from opsearch.errors import ModelError, OpsearchError, echo
 from opsearch.models.attention import FLASH
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
 from opsearch.models.devices import is_hooked
@@ -77,7 +77,7 @@ class ModelFamily:
             return (
                 None
                 if decoder in DECODERS
-                else f"decoders of type {decoder!r} cannot provide attention"
+                else f"decoders of type {echo(decoder)} cannot provide attention"
             )
         if need in PROMPT_NEEDS:
             return None
@@ -96,8 +96,9 @@ class ModelFamily:
             reason = self.unsupported_reason(config, need)
             if reason is not None:
                 raise ModelError(
-                    f"family {self.model_type!r} cannot provide {need!r}, which the ranker reads: "
-                    f"{reason}; choose another --ranker, e.g. {', '.join(self.rankers(config))}"
+                    f"family {echo(self.model_type)} cannot provide {echo(need)}, which the ranker "
+                    f"reads: {reason}; choose another --ranker, e.g. "
+                    f"{', '.join(self.rankers(config))}"
                 )
 
     def unsupported_rankers(self, config: Any) -> dict[str, str]:
@@ -179,7 +180,7 @@ def family_for(model_type: str) -> ModelFamily:
     """Return the family of a model type; raise ModelError, listing all families, if unknown."""
     if model_type not in FAMILIES:
         raise ModelError(
-            f"models of type {model_type!r} are not supported; use one of type "
+            f"models of type {echo(model_type)} are not supported; use one of type "
             f"{', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
@@ -203,13 +204,13 @@ def check_supported(model: Any) -> ModelFamily:
     text = model.config.get_text_config()
     if text.model_type not in DECODERS:
         raise ModelError(
-            f"decoders of type {text.model_type!r} are not supported; use a model with one of type "
-            f"{', '.join(sorted(DECODERS))}"
+            f"decoders of type {echo(text.model_type)} are not supported; use a model with one of "
+            f"type {', '.join(sorted(DECODERS))}"
         )
     attention = text._attn_implementation
     if attention not in ("sdpa", "eager", FLASH):
         raise ModelError(
-            f"attention implementation {attention!r} is not supported; load the model with "
+            f"attention implementation {echo(attention)} is not supported; load the model with "
             f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
         )
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from opsearch.data.demo import MODEL_DIR
-from opsearch.errors import ModelError
+from opsearch.errors import PATH, ModelError, echo
 from opsearch.models.attention import FLASH
 from opsearch.models.families import family_for
 from opsearch.models.placement import AUTO, ITEMSIZE
@@ -58,14 +58,14 @@ def load_processor(name: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         if "torchvision" in f"{error} {error.__cause__}".lower():
             raise ModelError(
-                f"the processor of {name!r} needs torchvision, which is missing or does not fit; "
-                f"install torchvision matching your torch {torch.__version__}"
+                f"the processor of {echo(name, PATH)} needs torchvision, which is missing or does "
+                f"not fit; install torchvision matching your torch {torch.__version__}"
             ) from error
         raise ModelError(_cannot_load("processor", name, error)) from error
     if not getattr(processor, "chat_template", None):
         raise ModelError(
-            f"the processor of {name!r} has no chat template, so prompts cannot be written; "
-            "add chat_template.jinja to its folder"
+            f"the processor of {echo(name, PATH)} has no chat template, so prompts cannot be "
+            "written; add chat_template.jinja to its folder"
         )
     return processor
 
@@ -79,7 +79,7 @@ def check_device(device: str, dtype: str, feature: str | None = None) -> None:
         feature: Feature that supports only one device, as named in the error.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
+        raise ModelError(f"dtype {echo(dtype)} is unknown; use {', '.join(DTYPES)}")
     if device == AUTO:
         if feature is not None:
             raise ModelError(
@@ -98,13 +98,13 @@ def check_device(device: str, dtype: str, feature: str | None = None) -> None:
         reason = str(error).strip().splitlines()[0]
         if device.casefold().startswith("gpu"):
             reason = f"torch calls it cuda; write --device cuda{device[3:]}"
-            raise ModelError(f"device {device!r} is unknown: {reason}") from error
+            raise ModelError(f"device {echo(device)} is unknown: {reason}") from error
         raise ModelError(
-            f"device {device!r} cannot be used ({reason}); use --device cpu"
+            f"device {echo(device)} cannot be used ({reason}); use --device cpu"
         ) from error
     if torch.device(device).type == "meta":
         raise ModelError(
-            f"device {device!r} has shapes but no numbers, so that nothing can be measured or "
+            f"device {echo(device)} has shapes but no numbers, so that nothing can be measured or "
             "answered there; use --device cpu, where --dry-run plans a run without weights"
         )
 
@@ -112,7 +112,7 @@ def check_device(device: str, dtype: str, feature: str | None = None) -> None:
 def check_attention(attention: str, dtype: str, device: str) -> None:
     """Raise ModelError unless this attention implementation runs with this dtype and device."""
     if attention not in ATTENTIONS:
-        raise ModelError(f"attention {attention!r} is unknown; use {', '.join(ATTENTIONS)}")
+        raise ModelError(f"attention {echo(attention)} is unknown; use {', '.join(ATTENTIONS)}")
     if attention != FLASH:
         return
     if dtype == "float32":
@@ -122,8 +122,8 @@ def check_attention(attention: str, dtype: str, device: str) -> None:
         )
     if device.partition(":")[0] not in ("cuda", AUTO):
         raise ModelError(
-            f"--attention {FLASH} runs on CUDA devices and not on {device!r}; give --device cuda, "
-            "or --attention sdpa"
+            f"--attention {FLASH} runs on CUDA devices and not on {echo(device)}; give --device "
+            "cuda, or --attention sdpa"
         )
     from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -166,7 +166,7 @@ def load_weights(
 
 def _cannot_load(kind: str, name: str, error: Exception) -> str:
     if not Path(name).exists() and name.startswith((".", "/", "~", os.sep)):
-        return f"the folder {name!r} of the {kind} does not exist; check the path"
+        return f"the folder {echo(name, PATH)} of the {kind} does not exist; check the path"
     reason = str(error).strip().splitlines()[0]
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     if isinstance(error, ImportError):  # a package of the quantization method
@@ -176,4 +176,4 @@ def _cannot_load(kind: str, name: str, error: Exception) -> str:
     else:
         step = "give 'demo', a local folder, or a hub id that you can reach"
         step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
-    return f"the {kind} {name!r} cannot be loaded ({reason}); {step}"
+    return f"the {kind} {echo(name, PATH)} cannot be loaded ({reason}); {step}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from opsearch.data.item import Item
 from opsearch.data.pictures import Picture
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, shortened
 from opsearch.formatting import counted
 
 _LONG = 20  # sides of a picture, longer to shorter, that are named as the likely reason
@@ -30,12 +30,14 @@ def refusal(
     images = [picture.image for picture in pictures]
     if images and (together := _failure(encode, images)):
         return DataError(
-            f"item {item.id}: the model's processor takes each of its {len(images)} images alone, "
-            f"but not together ({_reason(together)}); use fewer images, or images of one size"
+            f"item {shortened(item.id, PATH)}: the model's processor takes each of its "
+            f"{len(images)} images alone, but not together ({_reason(together)}); use fewer "
+            "images, or images of one size"
         )
     return DataError(
-        f"item {item.id}: its prompt cannot be encoded with {counted(len(pictures), 'image')} "
-        f"({_reason(error)}); take image placeholders out of the question"
+        f"item {shortened(item.id, PATH)}: its prompt cannot be encoded with "
+        f"{counted(len(pictures), 'image')} ({_reason(error)}); take image placeholders out of the "
+        "question"
     )
 
 
@@ -52,8 +54,9 @@ def _refused(
     if image.mode != "RGB" and not _failure(encode, [picture.rgb()]):
         remedy = "save it in RGB"
     return (
-        f"item {item.id}: the model's processor refuses the image {picture.name} of {width} x "
-        f"{height} pixels and mode {image.mode} ({_reason(error)}); {remedy}, or leave the item out"
+        f"item {shortened(item.id, PATH)}: the model's processor refuses the image {picture.name} "
+        f"of {width} x {height} pixels and mode {image.mode} ({_reason(error)}); {remedy}, or "
+        "leave the item out"
     )
 
 

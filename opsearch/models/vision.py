@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from opsearch.errors import echo
 from opsearch.models.clip import joint_patches
 from opsearch.rankers.base import CLIP_PATCHES
 
@@ -63,7 +64,7 @@ def cls_unsupported_reason(config: Any) -> str | None:
         return f"it reads vision layers {layer}, so there is no single [CLS] attention to rank by"
     if strategy != "default":
         return (
-            f"its decoder sees all vision tokens (strategy {strategy!r}), the [CLS] attention "
+            f"its decoder sees all vision tokens (strategy {echo(strategy)}), the [CLS] attention "
             "orders only the patches"
         )
     return None

@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise
 from math import exp
 from typing import Literal
 
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, echo
 from opsearch.policy.counts import exact_count
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
@@ -77,7 +77,7 @@ def dop(
         PolicyError: A depth or a share is out of range.
     """
     if kv not in ("leaves", "stays"):
-        raise PolicyError(f"kv={kv!r} is not a reading of dop; use 'leaves' or 'stays'")
+        raise PolicyError(f"kv={echo(kv)} is not a reading of dop; use 'leaves' or 'stays'")
     d_kv = d_attn if kv == "leaves" else layers
     policy = depth(layers, d_attn, d_kv, d_mlp, n_v, ranker)
     name = f"dop(d_attn={d_attn}, d_mlp={d_mlp}, n_v={_fraction(n_v)}, kv {kv})"

@@ -11,6 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.errors import echo
+from opsearch.formatting import parse_number
+
 Counts = NDArray[np.int64]
 Unit = Literal["fraction", "recipe", "tokens"]
 """Fractions are rounded to whole tokens, a recipe's deletions down; tokens are limited to all."""
@@ -25,14 +28,13 @@ def parse_share(value: Fraction | int | str) -> Fraction:
     """Return an exact share from text such as "0.42", "9/16" or "42%".
 
     Raises:
-        ValueError: The text is no number.
+        ValueError: The text is no number, or one of too many digits; the message is the reason.
     """
-    try:
-        if isinstance(value, str) and value.endswith("%"):
-            return Fraction(value.removesuffix("%")) / 100
+    if not isinstance(value, str):
         return Fraction(value)
-    except ZeroDivisionError:
-        raise ValueError(f"{value!r} divides by 0") from None
+    if value.endswith("%"):
+        return parse_number(value.removesuffix("%")) / 100
+    return parse_number(value)
 
 
 def exact_count(value: object) -> Fraction:
@@ -45,13 +47,13 @@ def exact_count(value: object) -> Fraction:
         return value
     if isinstance(value, bool | np.bool_) or not isinstance(value, str | Rational):
         raise ValueError(
-            f"{value!r} is of type {type(value).__name__}, and not exact; write a Fraction, a "
+            f"{echo(value)} is of type {type(value).__name__}, and not exact; write a Fraction, a "
             "whole number, or text such as '1/4' or '9/16'"
         )
     try:
         return parse_share(value if isinstance(value, str) else Fraction(value))
-    except ValueError:
-        raise ValueError(f"{value!r} is not a number such as '1/4' or '9/16'") from None
+    except ValueError as error:
+        raise ValueError(f"{echo(value)} {error}; write e.g. '1/4' or '9/16'") from None
 
 
 def resolve_fraction(fraction: Fraction, n_visual: int) -> int:

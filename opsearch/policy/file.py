@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, echo, shortened
 from opsearch.files import write_text
 from opsearch.policy.counts import Unit, exact_count
 from opsearch.policy.ranker import RankerSpec
@@ -24,11 +24,18 @@ FORMAT_VERSION = 1
 Count = Annotated[Any, BeforeValidator(exact_count)]
 
 
+def _bounded(value: float | str | bool) -> float | str | bool:
+    """Return a parameter; numbers are finite, and whole ones have at most 40 digits."""
+    if isinstance(value, float | int) and not abs(value) < 10**40:
+        raise ValueError(f"{echo(value)} is no number below 1e40; give another one")
+    return value
+
+
 class _Ranker(BaseModel):
     model_config = ConfigDict(extra="forbid")
     layer: int
     name: str
-    params: dict[str, int | float | str | bool] = {}
+    params: dict[str, Annotated[int | float | str | bool, AfterValidator(_bounded)]] = {}
 
 
 class _File(BaseModel):
@@ -101,8 +108,8 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise PolicyError(
-            f"{file} has format {version}, but this opsearch reads formats up to {FORMAT_VERSION}; "
-            "update opsearch"
+            f"{file} has format {echo(version)}, but this opsearch reads formats up to "
+            f"{FORMAT_VERSION}; update opsearch"
         )
     try:
         content = _File.model_validate(raw)
@@ -135,5 +142,5 @@ def _damaged(file: Path, error: Exception) -> PolicyError:
 def _first(error: ValidationError) -> str:
     """Return the first validation error as one line."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = shortened(".".join(str(part) for part in problem["loc"]))
     return f"{key}: {problem['msg']}; correct that entry"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from opsearch.errors import PolicyError
-from opsearch.formatting import counts_of_equal, on_screen
+from opsearch.errors import PolicyError, echo, shortened
+from opsearch.formatting import brief, counts_of_equal, on_screen
 from opsearch.policy.counts import (
     MODULES,
     Counts,
@@ -68,7 +68,7 @@ class Policy:
             raise PolicyError("the policy has no layers; give counts for at least one layer")
         if self.unit not in (units := get_args(Unit)):
             raise PolicyError(
-                f"unit {self.unit!r} is unknown; use one of {', '.join(map(repr, units))}"
+                f"unit {echo(self.unit)} is unknown; use one of {', '.join(map(repr, units))}"
             )
         self._make_counts_exact()
         for layer, triple in enumerate(self.counts):
@@ -77,7 +77,7 @@ class Policy:
         layers = [layer for layer, _ in self.rankers]
         for layer in set(layers):
             if layers.count(layer) > 1:
-                both = " and ".join(str(spec) for at, spec in self.rankers if at == layer)
+                both = " and ".join(shortened(spec) for at, spec in self.rankers if at == layer)
                 raise PolicyError(f"{both} act before layer {layer}; give one ranker per layer")
         for layer, _ in self.rankers:
             if not 0 <= layer < self.num_layers:
@@ -111,8 +111,8 @@ class Policy:
         if count < 0 or too_large or broken:
             allowed = "whole tokens" if self.unit == "tokens" else "a fraction from 0 to 1"
             raise PolicyError(
-                f"count {count} of {module} in layer {layer} is not {allowed}; "
-                f"give one, or use the other unit (unit is {self.unit!r})"
+                f"count {shortened(brief(count))} of {module} in layer {layer} is not {allowed}; "
+                f"give one, or use the other unit (unit is {echo(self.unit)})"
             )
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opsearch import registry
-from opsearch.errors import OpsearchError, PolicyError
+from opsearch.errors import OpsearchError, PolicyError, echo
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RankerSpec:
         back = registry.lookup("decoder_rankers", self.name).layers_back
         if back not in (0, 1):
             raise PolicyError(
-                f"ranker {self.name} has layers_back={back!r}; set 0 to read the layer that it "
+                f"ranker {self.name} has layers_back={echo(back)}; set 0 to read the layer that it "
                 "acts before, or 1 to read the preceding one"
             )
         return int(back)
@@ -53,8 +53,8 @@ def require_installed(specs: Iterable[RankerSpec]) -> None:
     for name in dict.fromkeys(spec.name for spec in specs):
         if any(registry.only_here(kind, name) for kind in ("rankers", "decoder_rankers")):
             raise OpsearchError(
-                f"ranker {name!r} is registered in this process only, and workers do not see it; "
-                "leave workers out, or install it as a package with an entry point"
+                f"ranker {echo(name)} is registered in this process only, and workers do not see "
+                "it; leave workers out, or install it as a package with an entry point"
             )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import registry
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, shortened
 from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
@@ -184,13 +184,13 @@ def _rerankings(policy: Policy, counts: Counts, n_visual: int) -> Iterator[Reran
 def _layers_back(layer: int, spec: RankerSpec) -> int:
     if not spec.inside:
         raise PolicyError(
-            f"ranker {spec} cannot act before layer {layer}; give it layer 0, or use one that acts "
-            f"inside the decoder: {', '.join(registry.names('decoder_rankers'))}"
+            f"ranker {shortened(spec)} cannot act before layer {layer}; give it layer 0, or "
+            f"use one that acts inside the decoder: {', '.join(registry.names('decoder_rankers'))}"
         )
     back = spec.layers_back
     if layer < back:
         raise PolicyError(
-            f"ranker {spec} reads the attention of the layer before it, so it cannot act before "
-            f"layer {layer}; give it a layer from {back} on"
+            f"ranker {shortened(spec)} reads the attention of the layer before it, so it "
+            f"cannot act before layer {layer}; give it a layer from {back} on"
         )
     return back

@@ -17,8 +17,8 @@ from typing import Any
 
 from opsearch import registry
 from opsearch.costs.base import DEFAULT_COST, Cost, budget_suffix, policy_cost
-from opsearch.errors import OpsearchError
-from opsearch.formatting import PREFIXES, format_amount
+from opsearch.errors import OpsearchError, echo
+from opsearch.formatting import PREFIXES, format_amount, parse_number
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.problem.constraint import Constraint
@@ -100,18 +100,18 @@ def constraint(
     """
     if cost.name != budget.cost:
         raise OpsearchError(
-            f"budget {budget.text!r} limits {budget.cost}, not {cost.name}; "
+            f"budget {echo(budget.text)} limits {budget.cost}, not {cost.name}; "
             "pass the cost that the budget limits"
         )
     if not samples:
-        raise OpsearchError(f"budget {budget.text!r} needs at least one sample; give one")
+        raise OpsearchError(f"budget {echo(budget.text)} needs at least one sample; give one")
     stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())
     limit = budget.limit(stock, len(samples))
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
         raise OpsearchError(
-            f"budget {budget.text!r} prunes nothing: the stock model takes {mean} per sample; use "
-            f"less, or a share such as 30%{budget_suffix(cost.name)}"
+            f"budget {echo(budget.text)} prunes nothing: the stock model takes {mean} per sample; "
+            f"use less, or a share such as 30%{budget_suffix(cost.name)}"
         )
     costs = space.costs(cost, samples)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
@@ -142,7 +142,7 @@ def _cost_in(unit: str, text: str) -> str:
             return name
         units.add(found)
     known = ", ".join(sorted(units))
-    raise _error(text, f"has an unknown unit {unit!r}; known units are {known}")
+    raise _error(text, f"has an unknown unit {echo(unit)}; known units are {known}")
 
 
 def _meant(number: str) -> str | None:
@@ -159,9 +159,9 @@ def _meant(number: str) -> str | None:
 
 def _number(text: str, number: str) -> Fraction:
     try:
-        return Fraction(number)
-    except ValueError:
-        raise _error(text, f"is not a number: {number!r}") from None
+        return parse_number(number)
+    except ValueError as error:
+        raise _error(text, f"holds {echo(number)}, which {error}") from None
 
 
 def _spent(text: str, sign: str, number: str) -> Fraction:
@@ -186,4 +186,4 @@ def _checked_share(text: str, sign: str, symbol: str, share: Fraction) -> Fracti
 
 
 def _error(text: str, reason: str) -> OpsearchError:
-    return OpsearchError(f"budget {text!r} {reason}; use for example {EXAMPLES}")
+    return OpsearchError(f"budget {echo(text)} {reason}; use for example {EXAMPLES}")

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo
 from opsearch.problem.objective import Form, Measure, Objective
 from opsearch.problem.spaces.base import Space
 
@@ -108,6 +108,6 @@ def require_any_objective(objective: str, space: Space) -> None:
     """Raise OpsearchError if the space can only be searched by a different objective."""
     if space.only_objective not in (None, objective):
         raise OpsearchError(
-            f"objective {objective!r} is not available in space {space.name!r}; use --objective "
-            f"{space.only_objective}, or another space such as stages"
+            f"objective {echo(objective)} is not available in space {space.name!r}; use "
+            f"--objective {space.only_objective}, or another space such as stages"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opsearch import registry
-from opsearch.errors import PolicyError, UnknownNameError
+from opsearch.errors import PolicyError, UnknownNameError, shortened
 from opsearch.policy.ranker import RankerSpec
 
 # Rankers import torch inside functions: commands without a model name them, too.
@@ -37,8 +37,8 @@ def make_ranker(spec: RankerSpec) -> Ranker:
     """
     if spec.inside:
         raise PolicyError(
-            f"ranker {spec} acts inside the decoder and orders nothing before it; use one of "
-            f"{', '.join(registry.names('rankers'))}"
+            f"ranker {shortened(spec)} acts inside the decoder and orders nothing before it; "
+            f"use one of {', '.join(registry.names('rankers'))}"
         )
     factory = registry.lookup("rankers", spec.name)
     ranker: Ranker = registry.make("rankers", spec.name, factory, **dict(spec.params))

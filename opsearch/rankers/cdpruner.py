@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opsearch.errors import PATH, echo
 from opsearch.rankers.base import CLIP_PATCHES, CLIP_QUESTION, Prompt, owners
 from opsearch.rankers.tiles import Tiles, cosines, ranks_of_picks
 from opsearch.rankers.upload import upload
@@ -47,7 +48,7 @@ class CDPruner:
 
     def __post_init__(self) -> None:
         if self.clip is not None and not isinstance(self.clip, str):
-            raise TypeError(f"clip={self.clip!r} is not the path of a folder or a hub id")
+            raise TypeError(f"clip={echo(self.clip, PATH)} is not the path of a folder or a hub id")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from opsearch.errors import echo
 from opsearch.rankers.base import DECODER_ATTENTION, AttentionView
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SparseVLM:
 
     def __post_init__(self) -> None:
         if not isinstance(self.heads, (int, float)) or not 0 < self.heads <= 1:
-            raise TypeError(f"heads={self.heads!r} is not a share above 0 and at most 1")
+            raise TypeError(f"heads={echo(self.heads)} is not a share above 0 and at most 1")
 
     def scores(self, view: AttentionView) -> Tensor:
         """Return the mean attention from raters to each key over the used heads, float32[B, K]."""

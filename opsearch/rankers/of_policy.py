@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, shortened
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.rankers import make_decoder_ranker, make_ranker
@@ -22,14 +22,14 @@ def policy_ranker(policy: Policy, *, all_rows: bool = False) -> Ranker | None:
     spec = before_decoder(policy)
     if spec is None:
         raise PolicyError(
-            f"policy {policy.name} keeps a part of the visual tokens but names no ranker to select "
-            "them; give it one, e.g. RankerSpec('uniform')"
+            f"policy {shortened(policy.name)} keeps a part of the visual tokens but names no "
+            "ranker to select them; give it one, e.g. RankerSpec('uniform')"
         )
     ranker = make_ranker(spec)
     if len(kept) > 1 and not ranker.nested:
         raise PolicyError(
-            f"ranker {spec} gives another order for each count, but the policy uses {len(kept)} "
-            "different counts; use a nested one such as cls, divprune or random"
+            f"ranker {shortened(spec)} gives another order for each count, but the policy "
+            f"uses {len(kept)} different counts; use a nested one such as cls, divprune or random"
         )
     return ranker
 

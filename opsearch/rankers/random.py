@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opsearch.errors import echo
 from opsearch.rankers.base import Prompt, ranking_from_scores
 from opsearch.rankers.upload import upload
 
@@ -33,7 +34,7 @@ class Random:
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or self.seed < 0:
-            raise TypeError(f"seed {self.seed!r} is not a natural number")
+            raise TypeError(f"seed {echo(self.seed)} is not a natural number")
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opsearch.errors import echo
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.tiles import Tiles, cosines, inverse, ranks_by_score
 from opsearch.rankers.upload import upload
@@ -40,7 +41,7 @@ class VisPruner:
 
     def __post_init__(self) -> None:
         if not isinstance(self.important, (int, float)) or not 0 <= self.important <= 1:
-            raise TypeError(f"important={self.important!r} is not a share from 0 to 1")
+            raise TypeError(f"important={echo(self.important)} is not a share from 0 to 1")
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:
         """Return the rank of each visual token, int64[B, S], see `Ranker.rank`."""

@@ -20,9 +20,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Signature, signature
+from math import isfinite
 from typing import Any
 
-from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
+from opsearch.errors import (
+    MOST_ECHOED,
+    OpsearchError,
+    PolicyError,
+    UnknownNameError,
+    echo,
+    shortened,
+)
 from opsearch.registry.kinds import KINDS, at, require_built, require_part
 
 _registered: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -50,12 +58,13 @@ def register(kind: str, name: str, part: Any) -> None:
     one = KINDS[kind].one
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise OpsearchError(
-            f"{one} {name!r} has no usable name; use letters, digits, dots, hyphens and underscores"
+            f"{one} {echo(name)} has no usable name; use letters, digits, dots, hyphens and "
+            "underscores"
         )
     if name in _all_names(one):
         raise OpsearchError(
-            f"the name {name!r} is taken by another {one}; give this one another name, or restart "
-            "Python to replace one that you registered"
+            f"the name {echo(name)} is taken by another {one}; give this one another name, or "
+            "restart Python to replace one that you registered"
         )
     described = _in_words(kind, name)
     require_part(kind, described, part)
@@ -116,7 +125,7 @@ def described(kind: str, name: str) -> str:
     For a plug-in it includes the package and the entry point.
     """
     if name in _built_in(kind):
-        return f"{KINDS[kind].one} {name!r}"
+        return f"{KINDS[kind].one} {echo(name)}"
     return _in_words(kind, name) if only_here(kind, name) else _named(_point(kind, name))
 
 
@@ -134,7 +143,7 @@ def split_spec(kind: str, text: str) -> tuple[str, dict[str, int | float | str]]
     if found is None or not all(key.strip() and value.strip() for key, _, value in parts):
         one = KINDS[kind].one
         raise PolicyError(
-            f"{one} {text!r} cannot be read; write it as NAME or 'NAME(PARAMETER=VALUE, ...)', "
+            f"{one} {echo(text)} cannot be read; write it as NAME or 'NAME(PARAMETER=VALUE, ...)', "
             "e.g. 'random(seed=3)'"
         )
     return found[1], {key.strip(): _value(value.strip()) for key, _, value in parts}
@@ -149,7 +158,7 @@ def make(kind: str, name: str, factory: Any, *given: Any, **params: Any) -> Any:
     """
     one, takes = KINDS[kind].one, signature(factory)
     _require_settings(kind, name, takes, given)
-    shown = ", ".join(f"{key}={value}" for key, value in params.items())
+    shown = ", ".join(f"{shortened(key)}={shortened(value)}" for key, value in params.items())
     try:
         takes.bind(*given, **params)
     except TypeError:
@@ -200,11 +209,15 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def _value(text: str) -> int | float | str:
+    """Return a number; the text itself if it is none, not finite, or of more than 40 digits."""
+    if len(text) > MOST_ECHOED:
+        return text
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        return value if isfinite(value) else text
     return text
 
 
@@ -235,8 +248,8 @@ def _points(kind: str) -> tuple[EntryPoint, ...]:
         for point in entry_points(group=f"opsearch.{other}"):
             if point.name in taken:
                 raise OpsearchError(
-                    f"{_named(point)} takes the name {point.name!r} of another {one}; rename the "
-                    "entry point or uninstall that package"
+                    f"{_named(point)} takes the name {echo(point.name)} of another {one}; rename "
+                    "the entry point or uninstall that package"
                 )
             taken.add(point.name)
             if other == kind:
@@ -268,8 +281,8 @@ def _require_name(kind: str, name: str, part: Any, described: str) -> None:
     own = part.name if "name" in KINDS[kind].members else name
     if isinstance(own, str) and own != name:
         raise OpsearchError(
-            f"{described} calls itself {own!r}; give its entry point, or its registration, and its "
-            "attribute `name` one name"
+            f"{described} calls itself {echo(own)}; give its entry point, or its registration, and "
+            "its attribute `name` one name"
         )
 
 
@@ -285,9 +298,9 @@ def _require_settings(kind: str, name: str, takes: Signature, given: tuple[Any, 
 
 
 def _in_words(kind: str, name: str) -> str:
-    return f"the {KINDS[kind].one} {name!r} registered in this process"
+    return f"the {KINDS[kind].one} {echo(name)} registered in this process"
 
 
 def _named(point: EntryPoint) -> str:
     package = point.dist.name if point.dist else point.module.partition(".")[0]
-    return f"the plug-in {point.name!r} of package {package} ({point.group}: {point.value})"
+    return f"the plug-in {echo(point.name)} of package {package} ({point.group}: {point.value})"

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from opsearch.data.item import SAMPLES
-from opsearch.errors import OpsearchError, PolicyError, RunFolderError
+from opsearch.errors import PATH, OpsearchError, PolicyError, RunFolderError, echo, shortened
 from opsearch.files import write_text
 from opsearch.formatting import on_screen, parse_memory
 from opsearch.models.spec import ModelSpec
@@ -29,6 +29,7 @@ IN_MEMORY = "items in memory"
 AS_OBJECT = " (an object)"
 """End of `space` in a run whose space was an object from Python, and not a name."""
 _STANDARD = ("16", "8")  # numbers of standard shares n_v
+_DIGITS = 12  # of a number in the settings, at most
 _LAST = "out"  # last setting of the file, so that its absence shows a truncated file
 
 
@@ -114,9 +115,9 @@ class RunConfig(BaseModel):
     device: str = "cpu"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: Path | None = None
-    samples: int | None = Field(None, ge=1)
-    heldout: int = Field(300, ge=0)
-    seed: int = Field(0, ge=0)
+    samples: int | None = Field(None, ge=1, lt=10**_DIGITS)
+    heldout: int = Field(300, ge=0, lt=10**_DIGITS)
+    seed: int = Field(0, ge=0, lt=10**_DIGITS)
     space: str = "dop"
     kv: Literal["leaves", "stays"] = "leaves"
     stages: int = Field(STAGES, ge=1, le=3)
@@ -127,16 +128,16 @@ class RunConfig(BaseModel):
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)
     objective: str | None = None
-    points: int | None = Field(None, ge=2)
+    points: int | None = Field(None, ge=2, lt=10**_DIGITS)
     pairs: str = "adjacent"
-    positions: int = Field(1, ge=1)
+    positions: int = Field(1, ge=1, lt=10**_DIGITS)
     solver: str | None = None
-    verify: int = Field(0, ge=0)
-    evaluations: int | None = Field(None, ge=1)
+    verify: int = Field(0, ge=0, lt=10**_DIGITS)
+    evaluations: int | None = Field(None, ge=1, lt=10**_DIGITS)
     effort: float | None = Field(None, ge=0)
     complete: bool = False
     memory: str | None = None
-    answer_tokens: int | None = Field(None, ge=1)
+    answer_tokens: int | None = Field(None, ge=1, lt=10**_DIGITS)
     out: Path = Field(default_factory=lambda data: Path("runs") / Path(data["model"]).name)
 
     @field_validator("n_v", "groups", "budget", mode="before")
@@ -162,12 +163,14 @@ class RunConfig(BaseModel):
         for text in () if isinstance(value, str | None) else value:
             try:
                 share = parse_share(text)
-            except ValueError:
-                raise ValueError(f"{text!r} is not a share such as 0.25, 1/4 or 25%") from None
+            except ValueError as error:
+                raise ValueError(
+                    f"{echo(text)} is not a share such as 0.25, 1/4 or 25%: it {error}"
+                ) from None
             if not 0 < share <= 1:
                 nor = f", nor alone a number of standard shares ({' or '.join(_STANDARD)})"
                 alone = nor if field.field_name == "n_v" else ""
-                raise ValueError(f"{text} is not a share above 0 and up to 1{alone}")
+                raise ValueError(f"{shortened(text)} is not a share above 0 and up to 1{alone}")
         return value
 
     @field_validator("groups")
@@ -187,7 +190,8 @@ class RunConfig(BaseModel):
     @field_validator("pairs")
     @classmethod
     def _which_pairs(cls, value: str) -> str:
-        if value not in ("adjacent", "all") and not (value.isdecimal() and int(value)):
+        counted = value.isdecimal() and len(value) <= _DIGITS and int(value)
+        if value not in ("adjacent", "all") and not counted:
             raise ValueError("is not adjacent, all, or a number such as 500")
         return value
 
@@ -250,16 +254,16 @@ class RunConfig(BaseModel):
                 f"{path} does not exist; give the folder of an earlier run"
             ) from None
         except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
+            reason = shortened(error, PATH)
             raise RunFolderError(
                 f"{path} cannot be read ({reason}); run `opsearch run` again"
             ) from error
         if not isinstance(raw, dict):
             raise RunFolderError(f"{path} is empty or truncated; run `opsearch run` again")
-        if unknown := [str(name) for name in raw if name not in cls.model_fields]:
+        if unknown := [shortened(name) for name in raw if name not in cls.model_fields]:
             raise RunFolderError(
-                f"{path} has the unknown setting {', '.join(unknown)}, which is misspelt or of "
-                "another version; remove it and run again"
+                f"{path} has the unknown setting {shortened(', '.join(unknown), PATH)}, which is "
+                "misspelt or of another version; remove it and run again"
             )
         try:
             config = cls(**{"space": default_space(raw), **raw})
@@ -292,7 +296,8 @@ def explain(error: ValidationError, prefix: str = "") -> str:
     name = str(problem["loc"][0]).replace("_", "-" if prefix else "_")
     reason = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    shown = ",".join(map(str, given)) if isinstance(given, tuple | list) else repr(given)
+    several = isinstance(given, tuple | list)
+    shown = shortened(",".join(map(shortened, given))) if several else echo(given)
     step = "`opsearch run --help` describes it" if prefix else f"change {name} there"
     return f"{prefix}{name} {shown}: {reason}; {step}"
 
@@ -329,7 +334,7 @@ def policy_settings(
     run = RunConfig.load(file)
     if model is None and searched not in (None, run.model):
         raise PolicyError(
-            f"the policy was searched on {searched!r}, but {file} belongs to a run on "
-            f"{run.model!r}; give --model, --dtype, --device and --attention"
+            f"the policy was searched on {echo(searched, PATH)}, but {file} belongs to a run on "
+            f"{echo(run.model, PATH)}; give --model, --dtype, --device and --attention"
         )
     return run.changed(**given)

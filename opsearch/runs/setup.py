@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from opsearch import registry
 from opsearch.costs.base import Cost, CostSettings
 from opsearch.costs.shape import Shape
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo, shortened
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import MODULES, parse_share
 from opsearch.policy.ranker import RankerSpec, parse_ranker
@@ -152,7 +152,7 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
     """
     if text.endswith(AS_OBJECT):
         raise OpsearchError(
-            f"this run searched a space {text.removesuffix(AS_OBJECT)!r} that was given as an "
+            f"this run searched a space {echo(text.removesuffix(AS_OBJECT))} that was given as an "
             "object, and a run folder keeps spaces by name only; search again with the object, or "
             "with the name of a space"
         )
@@ -167,14 +167,15 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
         if value is not None and option not in factory.options:
             fitting = [n for n, s in registry.registered("spaces").items() if option in s.options]
             raise OpsearchError(
-                f"--{option} {value} requires --space {' or '.join(fitting)}, not {name!r}; "
+                f"--{option} {value} requires --space {' or '.join(fitting)}, not {echo(name)}; "
                 f"change the space, or remove {option} from the options or run.yaml"
             )
     ranker = settings.ranker
     if ranker is not None and ranker.inside and not factory.ranks_inside:
         raise OpsearchError(
-            f"ranker {ranker} acts inside the decoder, and policies of space {name!r} rank only "
-            f"before it; add --space stages, or use one of {', '.join(registry.names('rankers'))}"
+            f"ranker {shortened(ranker)} acts inside the decoder, and policies of space "
+            f"{echo(name)} rank only before it; add --space stages, or use one of "
+            f"{', '.join(registry.names('rankers'))}"
         )
     space: Space = registry.make("spaces", name, factory.from_settings, settings, **params)
     return space
@@ -193,9 +194,9 @@ def check_nested(space: Space, ranker: RankerSpec | None) -> None:
         fewer = "two groups, e.g. --space operations --groups 1/4,1"
         fewer = "--stages 1" if space.per_operation is None else fewer
         raise OpsearchError(
-            f"ranker {ranker} gives another order for each count, but policies of space "
-            f"{space.name} keep up to {space.most_counts} different counts; use {fewer}, or a "
-            "nested ranker such as cls, divprune or random"
+            f"ranker {shortened(ranker)} gives another order for each count, but policies of "
+            f"space {space.name} keep up to {space.most_counts} different counts; use {fewer}, or "
+            "a nested ranker such as cls, divprune or random"
         )
 
 
@@ -208,13 +209,15 @@ def parse_keep(text: str, layers: int) -> frozenset[Operation]:
     kept = set()
     for part in text.split(","):
         layer, _, name = part.strip().partition(":")
-        if not layer.isdecimal() or int(layer) >= layers or name not in ("", *MODULES):
+        number = int(layer) if layer.isdecimal() and len(layer) <= 12 else layers
+        if number >= layers or name not in ("", *MODULES):
             raise OpsearchError(
-                f"--keep {text}: {part.strip()!r} is not an operation; write a layer from 0 to "
-                f"{layers - 1}, or one with {', '.join(MODULES)}, e.g. --keep 0,1:mlp"
+                f"--keep {shortened(text)}: {echo(part.strip())} is not an operation; write a "
+                f"layer from 0 to {layers - 1}, or one with {', '.join(MODULES)}, e.g. --keep "
+                "0,1:mlp"
             )
         modules = [MODULES.index(name)] if name else range(len(MODULES))
-        kept |= {(int(layer), module) for module in modules}
+        kept |= {(number, module) for module in modules}
     return frozenset(kept)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.data.embedded import embedded
-from opsearch.errors import OpsearchError, PolicyError, UnknownNameError
+from opsearch.errors import OpsearchError, PolicyError, UnknownNameError, shortened
 from opsearch.models.encoding import batch_inputs, encode
 from opsearch.models.families import family_for
 from opsearch.models.loading import DTYPES
@@ -165,8 +165,9 @@ def for_shape(policy: Policy, setup: Setup) -> Policy:
     if setup.layers is not None:
         if inside:
             raise PolicyError(
-                f"policy {policy.name} ranks before layers {', '.join(str(r) for r, _ in inside)}, "
-                "which mean nothing where layers are left out; leave out --layers"
+                f"policy {shortened(policy.name)} ranks before layers "
+                f"{', '.join(str(r) for r, _ in inside)}, which mean nothing where layers are left "
+                "out; leave out --layers"
             )
         kept = [(2 * i + 1) * policy.num_layers // (2 * setup.layers) for i in range(setup.layers)]
         policy = replace(policy, counts=tuple(policy.counts[layer] for layer in kept))

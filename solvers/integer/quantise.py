@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo
 from opsearch.problem.objective import Pair, Pairwise, Separable
 from opsearch.problem.spaces.base import Space
 
@@ -78,7 +78,7 @@ def _used(space: Space) -> list[NDArray[np.int64]]:
 
 def _not_finite(what: str, objective: str) -> OpsearchError:
     return OpsearchError(
-        f"{what} of objective {objective!r} is not finite, but an integer program needs finite "
+        f"{what} of objective {echo(objective)} is not finite, but an integer program needs finite "
         "terms; use --solver grid or measure them again"
     )
 

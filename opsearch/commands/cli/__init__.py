@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from contextlib import suppress
@@ -21,6 +22,7 @@ from opsearch.models.openmp import wait_settings
 from opsearch.version import __version__
 
 INTERRUPTED = 130
+_LONG_VALUE = re.compile(r"'([^']{41,})'")  # as click repeats values
 
 app = typer.Typer(
     help="Search which visual tokens each layer and module of a multimodal LLM needs to compute.",
@@ -115,10 +117,13 @@ def call(arguments: list[str]) -> int:
 def _usage_or_crash(error: Exception, debug: bool) -> int:
     """Print a usage error of click, or report any other exception as a defect."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):
+        if hasattr(error, "message"):
+            error.message = _LONG_VALUE.sub(lambda found: echo(found[1]), str(error.message))
         error.show()
         return int(error.exit_code)
     if debug:
         raise error
+    from opsearch.errors import echo
     from opsearch.registry.failures import memory_reason, ran_out_of_memory
 
     if ran_out_of_memory(error):

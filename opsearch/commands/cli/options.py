@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
-# Without markup, so that text from data, policies and paths is printed unchanged.
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
+from opsearch.console import PlainConsole
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 # Panels of the help of commands with many options.
 SEARCH = "Search"

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from opsearch.analysis.heatmap import draw_terminal, save_heatmap
 from opsearch.commands.cli.tables import Column, print_table
+from opsearch.errors import one_line
 from opsearch.policy.counts import MODULES
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import where
@@ -23,7 +24,7 @@ def print_policy(
 ) -> None:
     """Print the heat map, the counts, the rankers and the provenance of a policy."""
     drawn = save_heatmap(policy, figure, visual_tokens) if figure else None
-    console.print(policy.name, style="bold")
+    console.print(one_line(policy.name), style="bold")
     console.print(draw_terminal(policy, visual_tokens, console.width))
     if visual_tokens is not None:
         print_table(_count_columns(policy, visual_tokens), console)
@@ -35,7 +36,7 @@ def print_policy(
         if key in hidden:
             continue
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        console.print(f"{key}: {shown}", soft_wrap=True)
+        console.print(f"{one_line(key)}: {one_line(shown)}", soft_wrap=True)
     if drawn:
         console.print(f"written: {drawn}", soft_wrap=True)
 

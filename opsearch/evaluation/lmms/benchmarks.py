@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from opsearch.errors import DataError
+from opsearch.errors import DataError, echo
 
 Metrics = Mapping[str, Any]
 """Result of a task's process_results for one document."""
@@ -142,8 +142,8 @@ def _share(task: str, metric: str) -> Callable[[Metrics], float | None]:
         value = metrics[metric]
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise DataError(
-                f"task {task}: {metric} of a document is {value!r}, not a number from 0 to 1, so "
-                "it cannot be averaged; choose another task"
+                f"task {task}: {metric} of a document is {echo(value)}, not a number from 0 to 1, "
+                "so it cannot be averaged; choose another task"
             )
         return float(value)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from opsearch.data.groups import Seen, item_links, unseen_rows
 from opsearch.data.lmms import lmms_item
-from opsearch.errors import DataError, PolicyError
+from opsearch.errors import PATH, DataError, PolicyError, echo
 from opsearch.evaluation.evaluate import calibrated_on
 from opsearch.evaluation.lmms.answerer import Answerer, AnswererModel, RemoteAnswerer, Shard
 from opsearch.evaluation.lmms.answering import results
@@ -202,6 +202,7 @@ def _check_model(policy: Policy, model: str) -> None:
     searched = policy.provenance.get("model")
     if isinstance(searched, str) and Path(searched).name != Path(model).name:
         raise PolicyError(
-            f"the policy was searched on model {searched!r}, but the evaluated model is {model!r}; "
-            f"give --model {searched}, or remove `model` from the provenance of the policy"
+            f"the policy was searched on model {echo(searched, PATH)}, but the evaluated model is "
+            f"{echo(model, PATH)}; give --model {searched}, or remove `model` from the provenance "
+            "of the policy"
         )

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from opsearch.data.lmms import require_lmms
-from opsearch.errors import ModelError, OpsearchError
+from opsearch.errors import PATH, ModelError, OpsearchError, echo
 from opsearch.models.loading import load_config, resolve_name
 from opsearch.models.spec import ModelSpec
 
@@ -30,8 +30,9 @@ def wrapper_name(model: str) -> str:
     family = load_config(model).model_type
     if family not in WRAPPERS:
         raise ModelError(
-            f"no wrapper of lmms-eval is known for model {model!r} of family {family!r}, only for "
-            f"{', '.join(WRAPPERS)}; use `opsearch eval` with --data FILE instead of --tasks"
+            f"no wrapper of lmms-eval is known for model {echo(model, PATH)} of family "
+            f"{echo(family)}, only for {', '.join(WRAPPERS)}; use `opsearch eval` with --data FILE "
+            "instead of --tasks"
         )
     return WRAPPERS[family]
 
@@ -69,7 +70,8 @@ def load_wrapper(model: ModelSpec) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"lmms-eval's wrapper {name} cannot load {model.name!r} ({reason}); check --model"
+            f"lmms-eval's wrapper {name} cannot load {echo(model.name, PATH)} ({reason}); check "
+            "--model"
         ) from error
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from opsearch.errors import ModelError
+from opsearch.errors import ModelError, echo
 
 # Imported in the functions that reduce, so that `opsearch list` needs no torch.
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class Pool:
 
         if config.model_type not in _SQUARES:
             raise ModelError(
-                f"pool does not support family {config.model_type!r}, whose images do not reach "
-                f"the decoder as square grids of tokens; use a model of {' or '.join(_SQUARES)}"
+                f"pool does not support family {echo(config.model_type)}, whose images do not "
+                "reach the decoder as square grids of tokens; use a model of "
+                f"{' or '.join(_SQUARES)}"
             )
         self.config, self.family = config, family_for(config.model_type)
 

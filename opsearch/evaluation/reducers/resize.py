@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from opsearch.errors import ModelError
+from opsearch.errors import ModelError, echo
 
 if TYPE_CHECKING:
     from opsearch.models.encoding import Sample
@@ -27,7 +27,7 @@ class Resize:
     def __init__(self, config: Any, processor: Any) -> None:
         if config.model_type not in _ANY_SIZE:
             raise ModelError(
-                f"resize does not support family {config.model_type!r}, whose number of tokens "
+                f"resize does not support family {echo(config.model_type)}, whose number of tokens "
                 f"does not depend on the image size; use a model of {_ANY_SIZE[0]}"
             )
         self.config, self.processor = config, processor

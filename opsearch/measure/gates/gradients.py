@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsearch.errors import ModelError, PolicyError
+from opsearch.errors import ModelError, PolicyError, shortened
 from opsearch.measure.gates.backward import Gated
 from opsearch.measure.planning.requests import KeyedPolicy, Requests
 from opsearch.measure.storage.records import GateGradient
@@ -151,8 +151,8 @@ def closed(policy: Policy, n_visual: int) -> tuple[Counts, Counts]:
     """
     if policy.schedule(n_visual).rerankings:
         raise PolicyError(
-            f"policy {policy.name} ranks tokens inside the decoder, where gates have no order "
-            "beforehand; use a ranker before the decoder, or --objective joint"
+            f"policy {shortened(policy.name)} ranks tokens inside the decoder, where gates have no "
+            "order beforehand; use a ranker before the decoder, or --objective joint"
         )
     first = policy.resolve(n_visual)
     end = np.full_like(first, n_visual)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.data.groups import Seen
-from opsearch.errors import RunFolderError
+from opsearch.errors import RunFolderError, echo
 from opsearch.measure.storage.database import connected, explained, transaction
 from opsearch.measure.storage.records import (
     CALIBRATION,
@@ -424,4 +424,6 @@ def _check_columns(columns: Iterable[str]) -> None:
     """Raise ValueError for a name that is no measured column; the names become part of a query."""
     for column in columns:
         if column not in COLUMNS:
-            raise ValueError(f"{column!r} is no measured column; use one of {', '.join(COLUMNS)}")
+            raise ValueError(
+                f"{echo(column)} is no measured column; use one of {', '.join(COLUMNS)}"
+            )

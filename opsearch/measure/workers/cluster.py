@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, echo
 from opsearch.measure.workers.worker import WorkerModel
 from opsearch.models.placement import AUTO
 
@@ -61,8 +61,8 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or repr(error)).strip().splitlines()[0].rstrip(".")
         raise OpsearchError(
-            f"the Ray cluster {address!r} cannot be joined ({reason}); give the address that `ray "
-            "start --head` printed, on a machine of that cluster"
+            f"the Ray cluster {echo(address)} cannot be joined ({reason}); give the address that "
+            "`ray start --head` printed, on a machine of that cluster"
             if address
             else f"Ray does not start ({reason}); leave --workers out to measure in this process"
         ) from error

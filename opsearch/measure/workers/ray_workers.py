@@ -17,7 +17,7 @@ import ray
 import torch
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from opsearch.errors import ModelError, OpsearchError
+from opsearch.errors import PATH, ModelError, OpsearchError, echo
 from opsearch.measure.planning.chunks import Chunk, MeasurementPlan
 from opsearch.measure.progress import PlanProgress
 from opsearch.measure.storage.records import Measurement
@@ -220,9 +220,9 @@ class RayWorkers(Generic[J]):
             self._expected = found
         if found != self._expected:
             raise ModelError(
-                f"a worker loaded different files of {self._source.model.name!r} or runs another "
-                "version of opsearch, torch or transformers than this process or the first worker; "
-                "give all machines the same files and versions"
+                f"a worker loaded different files of {echo(self._source.model.name, PATH)} or runs "
+                "another version of opsearch, torch or transformers than this process or the "
+                "first worker; give all machines the same files and versions"
             )
 
 

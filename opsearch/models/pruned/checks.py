@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, echo
 from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.block import Block, patched
 from opsearch.models.pruned.cache import PrunedCache, PrunedLayer
@@ -22,8 +22,8 @@ def check_fits(policy: Policy, config: Any) -> None:
     family, layers = config.model_type, config.get_text_config().num_hidden_layers
     if policy.model_type not in (None, family):
         raise PolicyError(
-            f"the policy was searched for family {policy.model_type!r}, the model is {family!r}; "
-            "search one for this family"
+            f"the policy was searched for family {echo(policy.model_type)}, the model is "
+            f"{echo(family)}; search one for this family"
         )
     if policy.num_layers != layers:
         raise PolicyError(
@@ -140,6 +140,6 @@ def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
     wanted = family.positions_from
     if wanted is not None and kwargs.get(wanted) is None:
         raise PolicyError(
-            f"without {wanted} models of type {family.model_type!r} give images the positions of "
-            "text; pass all outputs of the processor"
+            f"without {wanted} models of type {echo(family.model_type)} give images the positions "
+            "of text; pass all outputs of the processor"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, echo
 from opsearch.models.pruned.block import Block, patched
 from opsearch.models.pruned.checks import has_images
 from opsearch.policy.policy import Policy
@@ -140,7 +140,7 @@ def _check_settings(model: Any, given: dict[str, Any], reads_text: str | None) -
     implementation = setting("cache_implementation")
     if implementation not in _CACHES:
         raise PolicyError(
-            f"cache_implementation={implementation!r} cannot hold layers of different length; "
+            f"cache_implementation={echo(implementation)} cannot hold layers of different length; "
             "leave it out or pass a plain DynamicCache"
         )
     if not has_images(given):
@@ -149,7 +149,7 @@ def _check_settings(model: Any, given: dict[str, Any], reads_text: str | None) -
         value = setting(name)
         if value and not callable(value) and (name, value) != ("num_beam_groups", 1):
             raise PolicyError(
-                f"{name}={value!r} is not available under a policy: {reason.format(name)}"
+                f"{name}={echo(value)} is not available under a policy: {reason.format(name)}"
             )
     for name in ("assistant_model", "prompt_lookup_num_tokens"):
         if reads_text and setting(name):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.costs.base import Cost
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, shortened
 from opsearch.formatting import screen_repr
 from opsearch.policy.counts import KV, MLP, MODULES, Counts, Q, live, resolve_fraction
 from opsearch.policy.policy import Policy
@@ -311,7 +311,7 @@ def check_groups(groups: Sequence[Fraction]) -> None:
         if larger <= smaller:
             raise ValueError(
                 f"groups are nested, so that each share is larger than the one before it, but "
-                f"{larger} follows {smaller}"
+                f"{shortened(larger)} follows {shortened(smaller)}"
             )
     if not groups or groups[-1] != 1:
         raise ValueError("the last group is all tokens; end with 1, e.g. 1/4,1")
