@@ -98,3 +98,20 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
         return None
     found = get_close_matches(name.casefold(), folded, n=1)
     return folded[found[0]] if found else None
+
+
+_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Return whether Python, NumPy or torch could not allocate memory, on any device."""
+    # Compared by name, because importing torch takes seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def memory_reason(error: Exception) -> str:
+    """Return why memory could not be allocated, without torch's source line before it."""
+    reason = " ".join(str(error).split()) or "no message"
+    return reason.rpartition(_NO_MEMORY[0])[2]

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from opsearch.errors import PATH, ModelError, echo
 from opsearch.models.devices import device_of_inputs
+from opsearch.models.pretrained import load_part, load_tensors
 from opsearch.rankers.base import CLIP_QUESTION, Prompt
 from opsearch.rankers.upload import upload
 
@@ -29,12 +30,9 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     if reason := not_clip_reason(config):
         return reason
     try:
-        clip = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError):
-        return (
-            f"clip={folder} is neither a folder of a CLIP model nor a reachable hub id; give "
-            "one that holds config.json and the weights"
-        )
+        clip = load_part("model", AutoConfig, folder)
+    except ModelError as error:
+        return f"clip={folder} is neither a folder of a CLIP model nor a reachable hub id ({error})"
     if clip.model_type != "clip":
         kind = echo(clip.model_type)
         return f"clip={folder} holds a model of type {kind} and not a whole CLIP model"
@@ -119,7 +117,7 @@ def _clip(folder: str, device: torch.device) -> Any:
     """Load the CLIP model in float32; cached, because every prefill uses it."""
     from transformers import CLIPModel
 
-    return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+    return load_tensors(CLIPModel, folder, dtype=torch.float32).eval().to(device)
 
 
 @lru_cache(maxsize=2)
@@ -127,11 +125,9 @@ def _tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return load_part("tokenizer", AutoTokenizer, folder)
+    except ModelError as error:
         raise ModelError(
-            f"the tokenizer of {echo(folder, PATH)} cannot be loaded ({reason}), so the question "
-            "cannot be read for CLIP; load the model from a folder or hub id that holds its "
-            "tokenizer"
+            f"{error}; without the tokenizer of {echo(folder, PATH)} the question cannot be read "
+            "for CLIP"
         ) from error

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from opsearch.data.item import Item
-from opsearch.errors import PATH, DataError, shortened
+from opsearch.errors import PATH, DataError, ModelError, shortened
 from opsearch.formatting import counted, screen_repr
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
@@ -120,10 +120,21 @@ def encode(
 
 
 def prompt_text(processor: Any, item: Item) -> str:
-    """Return the prompt of an item in the model's chat template, images first."""
+    """Return the prompt of an item in the model's chat template, images first.
+
+    Raises:
+        ModelError: The template is broken or refuses a plain question.
+    """
     content = [{"type": "image"} for _ in item.images] + [{"type": "text", "text": item.question}]
     messages = [{"role": "user", "content": content}]
-    prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    try:
+        prompt: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    except Exception as error:  # a template is code, and may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"the chat template of the model's processor cannot write the prompt of item {item.id} "
+            f"({reason}); correct or replace chat_template.jinja in its folder"
+        ) from error
     return prompt
 
 

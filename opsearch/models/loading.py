@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import PATH, ModelError, echo
 from opsearch.models.attention import FLASH
 from opsearch.models.families import family_for
 from opsearch.models.placement import AUTO, ITEMSIZE
+from opsearch.models.pretrained import load_part, load_tensors
 
 ATTENTIONS = ("sdpa", "eager", FLASH)
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
@@ -32,19 +30,11 @@ def unpack(model: Any) -> None:
     ModelCompressor.from_pretrained_model(model).decompress_model(model)
 
 
-def resolve_name(name: str) -> str:
-    """Return the folder of the embedded model for `demo`, any other name unchanged."""
-    return str(MODEL_DIR) if name == "demo" else name
-
-
 def load_config(name: str) -> Any:
     """Load the config only; raise ModelError if it is missing or its family is not supported."""
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(resolve_name(name))
-    except (OSError, ValueError) as error:
-        raise ModelError(_cannot_load("model", name, error)) from error
+    config = load_part("model", AutoConfig, name)
     family_for(config.model_type)
     return config
 
@@ -54,14 +44,15 @@ def load_processor(name: str) -> Any:
     try:
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(resolve_name(name))
-    except (OSError, ValueError, ImportError) as error:
-        if "torchvision" in f"{error} {error.__cause__}".lower():
+        processor = load_part("processor", AutoProcessor, name)
+    except (ModelError, ImportError) as error:
+        cause = error.__cause__ or error
+        if "torchvision" in f"{cause} {cause.__cause__}".lower():
             raise ModelError(
                 f"the processor of {echo(name, PATH)} needs torchvision, which is missing or does "
                 f"not fit; install torchvision matching your torch {torch.__version__}"
             ) from error
-        raise ModelError(_cannot_load("processor", name, error)) from error
+        raise
     if not getattr(processor, "chat_template", None):
         raise ModelError(
             f"the processor of {echo(name, PATH)} has no chat template, so prompts cannot be "
@@ -150,30 +141,13 @@ def load_weights(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            resolve_name(name),
-            dtype=DTYPES[dtype],
-            attn_implementation=attention,
-            device_map=AUTO if device == AUTO else None,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(_cannot_load("model", name, error)) from error
+    model = load_tensors(
+        AutoModelForImageTextToText,
+        name,
+        dtype=DTYPES[dtype],
+        attn_implementation=attention,
+        device_map=AUTO if device == AUTO else None,
+    )
     model = model.eval() if device == AUTO else model.eval().to(device)
     unpack(model)
     return model
-
-
-def _cannot_load(kind: str, name: str, error: Exception) -> str:
-    if not Path(name).exists() and name.startswith((".", "/", "~", os.sep)):
-        return f"the folder {echo(name, PATH)} of the {kind} does not exist; check the path"
-    reason = str(error).strip().splitlines()[0]
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    if isinstance(error, ImportError):  # a package of the quantization method
-        step = "install what it needs"
-    elif Path(name).exists() or name == "demo":
-        step = "check the files in that folder"
-    else:
-        step = "give 'demo', a local folder, or a hub id that you can reach"
-        step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
-    return f"the {kind} {echo(name, PATH)} cannot be loaded ({reason}); {step}"

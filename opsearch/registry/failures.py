@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from opsearch.errors import OpsearchError
+from opsearch.errors import OpsearchError, ran_out_of_memory
 from opsearch.registry import origins
-
-_NO_MEMORY = ("DefaultCPUAllocator: ", "out of memory")  # in torch's RuntimeError on CPUs
 
 
 @contextmanager
@@ -33,20 +31,6 @@ def naming_parts() -> Iterator[None]:
             f"{part} failed with {type(error).__name__}: {reason}; report the traceback to its "
             "authors (at the command line, --debug shows it)"
         ) from error
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, NumPy or torch could not allocate memory, on any device."""
-    # Compared by name, because importing torch takes seconds.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
-
-def memory_reason(error: Exception) -> str:
-    """Return why memory could not be allocated, without torch's source line before it."""
-    reason = " ".join(str(error).split()) or "no message"
-    return reason.rpartition(_NO_MEMORY[0])[2]
 
 
 def failed_part(trace: TracebackType | None) -> str | None:

@@ -123,8 +123,7 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         return int(error.exit_code)
     if debug:
         raise error
-    from opsearch.errors import echo
-    from opsearch.registry.failures import memory_reason, ran_out_of_memory
+    from opsearch.errors import echo, memory_reason, ran_out_of_memory
 
     if ran_out_of_memory(error):
         failed = (

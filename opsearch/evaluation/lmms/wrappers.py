@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from opsearch.data.lmms import require_lmms
-from opsearch.errors import PATH, ModelError, OpsearchError, echo
-from opsearch.models.loading import load_config, resolve_name
+from opsearch.errors import PATH, ModelError, OpsearchError, echo, ran_out_of_memory
+from opsearch.models.loading import load_config
+from opsearch.models.pretrained import loading_failure, resolve_name
 from opsearch.models.spec import ModelSpec
 
 WRAPPERS = {
@@ -67,12 +68,11 @@ def load_wrapper(model: ModelSpec) -> Any:
         return get_model(name)(**settings)
     except ImportError as error:
         raise _missing(name, error.name or str(error)) from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"lmms-eval's wrapper {name} cannot load {echo(model.name, PATH)} ({reason}); check "
-            "--model"
-        ) from error
+    except Exception as error:  # damaged files raise anything
+        if ran_out_of_memory(error):
+            raise
+        reason = loading_failure("model", model.name, error)
+        raise ModelError(f"lmms-eval's wrapper {name} failed: {reason}") from error
 
 
 def wrapped_processor(wrapper: Any) -> Any:
