@@ -83,7 +83,8 @@ def load_tensors(factory: Any, name: str, **settings: Any) -> Any:
     _check_complete(name, found["missing_keys"], found["mismatched_keys"])
     if unused := sorted(found["unexpected_keys"]):
         logging.getLogger("opsearch").warning(
-            f"note: the model {echo(name, PATH)} has no place for {_listed(unused)} of its checkpoint"
+            f"note: the model {echo(name, PATH)} has no place for {_listed(unused)} of its "
+            "checkpoint"
         )
     return model
 
@@ -100,13 +101,13 @@ def _check_complete(
     step = "check that config.json belongs to the weights, or copy or download the checkpoint again"
     if lacking := sorted(missing):
         raise ModelError(
-            f"the checkpoint {echo(name, PATH)} lacks {_listed(lacking)}, which would be random in the "
-            f"model; {step}"
+            f"the checkpoint {echo(name, PATH)} lacks {_listed(lacking)}, which would be random in "
+            f"the model; {step}"
         )
     for tensor, there, wanted in sorted(mismatched):
         raise ModelError(
-            f"the checkpoint {echo(name, PATH)} holds {tensor} with shape {list(there)}, but its config.json "
-            f"asks for {list(wanted)}; {step}"
+            f"the checkpoint {echo(name, PATH)} holds {tensor} with shape {list(there)}, but its "
+            f"config.json asks for {list(wanted)}; {step}"
         )
 
 

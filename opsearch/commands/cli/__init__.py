@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
+import signal
 import sys
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
@@ -18,10 +20,17 @@ from opsearch.commands.cli.notes import printed_notes
 from opsearch.commands.cli.options import CommandNamingParts, err, out
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
+from opsearch.commands.cli.streams import (
+    CLOSED_PIPE,
+    flush_streams,
+    make_readable,
+    reader_is_gone,
+)
 from opsearch.models.openmp import wait_settings
 from opsearch.version import __version__
 
-INTERRUPTED = 130
+INTERRUPTED, HUNG_UP, TERMINATED = 130, 129, 143  # as a shell gives them for these signals
+_ENDINGS = {INTERRUPTED: "interrupted", HUNG_UP: "hung up", TERMINATED: "terminated"}
 _LONG_VALUE = re.compile(r"'([^']{41,})'")  # as click repeats values
 
 app = typer.Typer(
@@ -66,21 +75,50 @@ app.command("list")(list_parts)
 
 
 def main() -> None:
-    """Run the command line and exit: code 1 after an error, 130 after Ctrl-C."""
+    """Run the command line and exit.
+
+    The code is 1 after an error, 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads the
+    output any more.
+    """
     # Here, because no command has imported torch yet, and the process is ours alone.
     os.environ.update(wait_settings())
-    end(call(sys.argv[1:]))
+    make_readable()
+    for name, code in (("SIGTERM", TERMINATED), ("SIGHUP", HUNG_UP)):
+        _leave_on(name, code)
+    try:
+        code = call(sys.argv[1:])
+    except KeyboardInterrupt:  # a second one, while the first is reported
+        code = INTERRUPTED
+    except SystemExit as stop:  # the same, or there is nowhere to report to
+        code = _code_of(stop)
+    except BrokenPipeError:  # of click's own messages
+        code = CLOSED_PIPE
+    end(code)
+
+
+def _leave_on(name: str, code: int) -> None:
+    """Let a signal end the command as Ctrl-C does, unless the process ignores it (nohup).
+
+    SystemExit, because solvers answer KeyboardInterrupt with their best policy so far, with which
+    the run would go on.
+    """
+
+    def leave(*_: object) -> None:
+        raise SystemExit(code)
+
+    number = getattr(signal, name, None)  # SIGHUP is not everywhere
+    if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        signal.signal(number, leave)
 
 
 def end(code: int) -> NoReturn:
-    """Exit; after Ctrl-C without Python's finalization.
+    """Exit; after a signal or a closed pipe without Python's finalization.
 
-    A solver that cannot be stopped may still run in a thread, which finalization would crash.
+    A solver that cannot be stopped may still run in a thread, which finalization would crash, and
+    finalization would complain about a stream that it cannot flush.
     """
-    if code == INTERRUPTED:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # the reading end of a pipe may be closed
-                stream.flush()
+    if code == CLOSED_PIPE or code in _ENDINGS:
+        flush_streams()
         os._exit(code)
     sys.exit(code)
 
@@ -99,6 +137,8 @@ def call(arguments: list[str]) -> int:
         result = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         result = INTERRUPTED
+    except SystemExit as stop:
+        result = _code_of(stop)
     except OpsearchError as error:
         if debug:
             raise
@@ -106,12 +146,21 @@ def call(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         return _usage_or_crash(error, debug)
-    if result == INTERRUPTED:
-        err.print(
-            "interrupted: all finished measurements are kept; run the same command again to resume",
-            soft_wrap=True,
-        )
+    if result in _ENDINGS:
+        with suppress(OSError, SystemExit):  # the terminal or the reader may be gone, too
+            err.print(
+                f"{_ENDINGS[result]}: all finished measurements are kept; run the same command "
+                "again to resume",
+                soft_wrap=True,
+            )
     return result if isinstance(result, int) else 0
+
+
+def _code_of(stop: SystemExit) -> int:
+    """Return the exit code; rich and click themselves leave with 1 where the reader is gone."""
+    if stop.code == 1:
+        return CLOSED_PIPE
+    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
 def _usage_or_crash(error: Exception, debug: bool) -> int:
@@ -121,6 +170,8 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
             error.message = _LONG_VALUE.sub(lambda found: echo(found[1]), str(error.message))
         error.show()
         return int(error.exit_code)
+    if isinstance(error, BrokenPipeError) and any(map(reader_is_gone, (sys.stdout, sys.stderr))):
+        return CLOSED_PIPE  # libraries write to the streams, too
     if debug:
         raise error
     from opsearch.errors import echo, memory_reason, ran_out_of_memory
@@ -129,6 +180,11 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
         failed = (
             f"out of memory ({memory_reason(error)}); use --dtype bfloat16, a smaller --memory or "
             "--batch, or another --device"
+        )
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        place = error.filename or "the output"
+        failed = (
+            f"no space is left where {place} is written; free some, and run the same command again"
         )
     else:
         reason = " ".join(str(error).split()) or "no message"

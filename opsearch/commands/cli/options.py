@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from opsearch.console import PlainConsole
+from opsearch.commands.cli.streams import StreamConsole
 
-out = PlainConsole()
-err = PlainConsole(stderr=True)
+out = StreamConsole()
+err = StreamConsole(stderr=True)
 
 # Panels of the help of commands with many options.
 SEARCH = "Search"

@@ -52,6 +52,7 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    earlier = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _check_reachable(address)
@@ -67,8 +68,10 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
             else f"Ray does not start ({reason}); leave --workers out to measure in this process"
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints a stack trace; this one ends the run as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Ray's own handler prints a stack trace; the command line's, or else that of Ctrl-C, ends
+        # the run in order.
+        own = earlier if callable(earlier) else signal.default_int_handler
+        signal.signal(signal.SIGTERM, own)
     try:
         yield
     finally:
