@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from opsearch.costs.shape import CHECKPOINTS
-from opsearch.errors import UnknownNameError
+from opsearch.costs.shape import known_checkpoint
 from opsearch.formatting import format_duration
 from opsearch.measure.layout import Layout
 from opsearch.measure.planning.batches import SampleBatch
@@ -85,9 +84,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
         settled = settle(config)
         prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
         return _plan(settled.settings, prepared.effort_estimate, prepared.choice)
-    if shape_name not in CHECKPOINTS:
-        raise UnknownNameError("shape", shape_name, list(CHECKPOINTS))
-    checkpoint = CHECKPOINTS[shape_name]
+    checkpoint = known_checkpoint(shape_name)
     shape, n_visual = checkpoint.shape, checkpoint.visual_tokens
     settings = resolve(config, shape.layers, RankerSpec("cls"))
     if config.ranker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from opsearch.errors import UnknownNameError
 from opsearch.formatting import screen_repr
 
 
@@ -166,3 +167,17 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     ),
 }
 """Checkpoints by the names that `--shape` takes."""
+
+
+def known_checkpoint(name: str) -> Checkpoint:
+    """Return a checkpoint by the name that `--shape` takes or by its hub id, in any case.
+
+    Raises:
+        UnknownNameError: There is none of this name.
+    """
+    named = {key.casefold(): each for key, each in CHECKPOINTS.items()}
+    named |= {each.hub_id.casefold(): each for each in CHECKPOINTS.values()}
+    if name.casefold() not in named:
+        hub_ids = [each.hub_id for each in CHECKPOINTS.values()]
+        raise UnknownNameError("shape", name, [*CHECKPOINTS, *hub_ids])
+    return named[name.casefold()]

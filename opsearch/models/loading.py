@@ -10,7 +10,7 @@ import torch
 from opsearch.errors import PATH, ModelError, echo
 from opsearch.models.attention import FLASH
 from opsearch.models.families import family_for
-from opsearch.models.placement import AUTO, ITEMSIZE
+from opsearch.models.placement import AUTO, ITEMSIZE, check_device_name
 from opsearch.models.pretrained import load_part, load_tensors
 
 ATTENTIONS = ("sdpa", "eager", FLASH)
@@ -87,9 +87,7 @@ def check_device(device: str, dtype: str, feature: str | None = None) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        if device.casefold().startswith("gpu"):
-            reason = f"torch calls it cuda; write --device cuda{device[3:]}"
-            raise ModelError(f"device {echo(device)} is unknown: {reason}") from error
+        check_device_name(device)
         raise ModelError(
             f"device {echo(device)} cannot be used ({reason}); use --device cpu"
         ) from error

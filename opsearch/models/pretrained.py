@@ -22,6 +22,7 @@ from opsearch.models.checkpoint_files import (
     damaged_processor_file,
     damaged_settings,
 )
+from opsearch.models.hub import cached_config, check_source, hub_failure
 
 _SHOWN = 3  # tensors that a message names
 _REMOTE = "trust_remote_code"  # in the error of transformers for a checkpoint with code
@@ -44,10 +45,9 @@ def load_part(kind: str, factory: Any, name: str, **settings: Any) -> Any:
     Raises:
         ModelError: The part cannot be loaded; names the file where one is damaged.
     """
-    if Path(name).is_file():
-        raise ModelError(
-            f"the {kind} {echo(name, PATH)} is a file; give the folder that holds config.json"
-        )
+    check_source(kind, name)
+    if hub_failure(name):
+        settings["local_files_only"] = True  # of the cache, where each file would be asked for
     try:
         return factory.from_pretrained(resolve_name(name), trust_remote_code=False, **settings)
     except Exception as error:  # damaged files raise anything
@@ -145,8 +145,6 @@ def loading_failure(kind: str, name: str, error: Exception) -> str:
         name: `demo`, a local folder, or a hub id.
         error: What transformers raised.
     """
-    if not Path(name).exists() and name.startswith((".", "/", "~", os.sep)):
-        return f"the folder {echo(name, PATH)} of the {kind} does not exist; check the path"
     failed = f"the {kind} {echo(name, PATH)} cannot be loaded"
     if _REMOTE in str(error):
         return (
@@ -183,11 +181,5 @@ def _folder(name: str) -> Path | None:
     """Return the local folder of a checkpoint, that of the hub's cache included; None: none."""
     if (own := Path(resolve_name(name))).is_dir():
         return own
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # a path, not a hub id
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
+    cached = cached_config(name)
+    return None if cached is None else cached.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from opsearch.models.placement import ITEMSIZE
+from opsearch.models.placement import ITEMSIZE, check_device_name
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class ModelSpec:
     def itemsize(self) -> int:
         """Bytes of one number."""
         return ITEMSIZE[self.dtype]
+
+    def check_named(self) -> None:
+        """Raise ModelError for names that no machine knows; loads no torch."""
+        from opsearch.models.hub import check_source
+
+        check_device_name(self.device)
+        check_source("model", self.name)
 
     def check(self, feature: str | None = None) -> None:
         """Raise ModelError unless this machine can load the model.

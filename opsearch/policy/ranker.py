@@ -58,11 +58,18 @@ def require_installed(specs: Iterable[RankerSpec]) -> None:
             )
 
 
+def ranker_as_registered(text: str) -> str:
+    """Return a ranker as typed, with its name in the case of the registry."""
+    for kind in ("rankers", "decoder_rankers"):
+        text = registry.as_registered(kind, text)
+    return text
+
+
 def parse_ranker(text: str) -> RankerSpec:
-    """Return the spec that prints as `text`.
+    """Return the spec that prints as `text`, whose name may be in any case.
 
     Raises:
         PolicyError: The text is not a ranker.
     """
-    name, params = registry.split_spec("rankers", text)
+    name, params = registry.split_spec("rankers", ranker_as_registered(text))
     return RankerSpec(name, tuple(sorted(params.items())))

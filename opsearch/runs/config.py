@@ -17,7 +17,7 @@ from opsearch.formatting import on_screen, parse_memory
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
 from opsearch.policy.policy import Policy
-from opsearch.policy.ranker import parse_ranker
+from opsearch.policy.ranker import parse_ranker, ranker_as_registered
 from opsearch.problem.spaces.base import STAGES
 from opsearch.problem.spaces.operations import check_groups
 from opsearch.rankers import known_ranker, make_ranker
@@ -156,6 +156,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _in_any_case(cls, value: str | None, field: ValidationInfo) -> str | None:
         return None if value is None else as_registered(f"{field.field_name}s", value)
+
+    @field_validator("ranker")
+    @classmethod
+    def _ranker_in_any_case(cls, value: str | None) -> str | None:
+        return None if value is None else ranker_as_registered(value)
 
     @field_validator("n_v", "groups")
     @classmethod

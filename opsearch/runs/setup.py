@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from opsearch import registry
 from opsearch.costs.base import Cost, CostSettings
 from opsearch.costs.shape import Shape
+from opsearch.data.files import load_file
+from opsearch.data.lmms import PREFIX
 from opsearch.errors import OpsearchError, echo, shortened
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import MODULES, parse_share
@@ -22,8 +24,8 @@ from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective_factory import ObjectiveFactory, ObjectiveSettings, Pairs
 from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import N_V_8, N_V_16, Operation, Space, SpaceSettings
-from opsearch.rankers import make_ranker
-from opsearch.runs.config import AS_OBJECT, RunConfig
+from opsearch.rankers import known_ranker, make_ranker
+from opsearch.runs.config import AS_OBJECT, IN_MEMORY, RunConfig
 
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
@@ -88,6 +90,25 @@ class SearchSettings:
             groups=self.space_settings.groups if "groups" in options else None,
         )
         return replace(self, space=make_space(name, settings), space_settings=settings)
+
+
+def check_named(config: RunConfig) -> None:
+    """Raise OpsearchError for names in the settings that nothing has, before torch is loaded."""
+    registry.lookup("spaces", registry.split_spec("spaces", config.space)[0])
+    if config.ranker:
+        known_ranker(parse_ranker(config.ranker))
+    proxy = ObjectiveSettings(points=config.points, pairs=parse_pairs(config.pairs))
+    if config.objective:
+        make_objective(config.objective, proxy)
+    if config.solver:
+        make_solver(config.solver)
+    parse_budgets(config.budget)
+    config.model_spec.check_named()
+    data = config.data
+    if data is None or data.exists() or "*" in data.name or str(data) == IN_MEMORY:
+        return
+    if not str(data).startswith(PREFIX):
+        load_file(data)  # which says what is wrong with the path
 
 
 def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSettings:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from opsearch.costs.shape import CHECKPOINTS, Shape
+from opsearch.costs.shape import Shape, known_checkpoint
 from opsearch.data.embedded import embedded
-from opsearch.errors import OpsearchError, PolicyError, UnknownNameError, shortened
+from opsearch.errors import OpsearchError, PolicyError, shortened
 from opsearch.models.encoding import batch_inputs, encode
 from opsearch.models.families import family_for
 from opsearch.models.loading import DTYPES
@@ -73,8 +73,8 @@ class Setup:
                     raise OpsearchError(
                         f"--{name} {value} is for random models; give a --shape, e.g. llava-next-7b"
                     )
-        elif self.shape not in CHECKPOINTS:
-            raise UnknownNameError("shape", self.shape, list(CHECKPOINTS))
+        else:
+            known_checkpoint(self.shape)
 
     @property
     def spec(self) -> ModelSpec:
@@ -127,7 +127,7 @@ def bench(path: Path, setup: Setup, progress: Progress, out: Path | None = None)
 
 def _random_setup(setup: Setup) -> tuple[Any, Workload]:
     """Return a model of random weights with the decoder of a checkpoint, and its prompts."""
-    checkpoint = CHECKPOINTS[setup.shape or ""]
+    checkpoint = known_checkpoint(setup.shape or "")
     model = random_model(
         checkpoint.family,
         replace(checkpoint.shape, layers=setup.layers or checkpoint.shape.layers),
@@ -141,7 +141,7 @@ def _random_setup(setup: Setup) -> tuple[Any, Workload]:
 
 def _say_positions(config: Any, work: Workload, setup: Setup, progress: Progress) -> None:
     """Print a note where the timed prompts exceed the positions of their checkpoint."""
-    most = CHECKPOINTS[setup.shape or ""].positions
+    most = known_checkpoint(setup.shape or "").positions
     one = {name: tensor[:1] for name, tensor in work.inputs.items()}
     needed = prompt_positions(one, (work.n_visual, work.n_other), config) + setup.new_tokens - 1
     if needed > most:

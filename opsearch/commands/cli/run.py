@@ -241,7 +241,7 @@ def run(
         str | None,
         typer.Option(
             help="With --dry-run: checkpoint to estimate for without loading it, e.g. "
-            "llava-next-7b.",
+            "llava-next-7b, or a hub id of `opsearch list models`.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -249,6 +249,7 @@ def run(
 ) -> None:
     """Search a policy within a budget, compare it with baselines, and save it."""
     from opsearch.commands.cli.printing import print_dry_run, print_run
+    from opsearch.runs.setup import check_named
 
     processes = requested_workers(workers, ray_address)
     settings = _settings(context)
@@ -260,6 +261,7 @@ def run(
         from opsearch.commands.dry_run import dry_run as plan
 
         return print_dry_run(plan(settings, shape, err), out)
+    check_named(settings)
     say_loading()
     from opsearch.commands.run import run as run_config
 
