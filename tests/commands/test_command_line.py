@@ -4,16 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from opsearch import Policy, RankerSpec
 from opsearch.commands.cli import call
+from opsearch.commands.cli.printing import print_scores
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
+from opsearch.evaluation.answers import Answers
+from opsearch.evaluation.evaluate import Scores
 from opsearch.models.loading import load_weights
 from opsearch.policy import builders
 from tests.support.messages import naming
@@ -160,6 +165,23 @@ def test_eval_prints_families_and_rel_avg(opsearch, folder):
     assert "family original policy" in printed
     assert all(family in printed for family in FAMILIES)
     assert re.search(r"Rel\. Avg\. [\d.]+% .*\b15\b.*\b15\b.* \d+\b", printed)
+
+
+def test_eval_shows_how_many_samples_a_ratio_is_of():
+    families = ("count",) * 4 + ("color",) * 20
+    original = Answers(("",) * 24, np.array([1.0] + [0.0] * 3 + [1.0] * 20), families)
+    policy = Answers(("",) * 24, np.array([1.0, 1.0] + [0.0] * 2 + [1.0] * 20), families)
+    console = Console(file=StringIO(), width=200)
+    print_scores(Scores(original, policy, dropped=0), console)
+    printed = console.file.getvalue()
+    assert re.search(r"count +25\.0% +50\.0% +200\.0% +4\b", printed)
+    assert re.search(r"color +100\.0% +100\.0% +100\.0% +20\b", printed)
+    assert re.search(naming("1 family has", "20 samples", "--samples"), printed)
+    for scores in (original, policy):
+        rest = Answers(scores.texts[4:], scores.scores[4:], scores.families[4:])
+        console = Console(file=StringIO(), width=200)
+        print_scores(Scores(rest, rest, dropped=0), console)
+        assert "--samples" not in console.file.getvalue()
 
 
 def test_report_writes_the_page_again_and_prints_its_path(opsearch, folder):

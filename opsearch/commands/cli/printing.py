@@ -5,6 +5,7 @@ The consoles must have markup off, so that text from data, policies and paths is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from opsearch.timing.policy_latency import TimedPrefill
 
 _FRONT_LINES = 40
+_FEW_SAMPLES = 20  # of a family: the standard error of its accuracy is up to 11 %
 
 
 def print_run(result: SearchResult, console: Console) -> None:
@@ -247,6 +249,7 @@ def _answer(answer: Answer, constraint: Constraint) -> str:
 def print_scores(scores: Scores, console: Console) -> None:
     """Print the accuracy of original and policy per family, and Rel. Avg."""
     original, policy = scores.original.by_family(), scores.policy.by_family()
+    sizes = Counter(scores.original.families)
     ratios = [
         f"{100 * policy[name] / score:.1f}%" if score else "-" for name, score in original.items()
     ]
@@ -255,6 +258,7 @@ def print_scores(scores: Scores, console: Console) -> None:
         Column("original", [f"{100 * score:.1f}%" for score in original.values()]),
         Column("policy", [f"{100 * policy[name]:.1f}%" for name in original]),
         Column("ratio", ratios),
+        Column("samples", [str(sizes[name]) for name in original]),
     ]
     print_table(columns, console)
     count, changed = len(scores.original.texts), scores.changed
@@ -266,6 +270,13 @@ def print_scores(scores: Scores, console: Console) -> None:
         f"{counted(count, 'sample')}); {counted(changed, 'answer')} changed",
         soft_wrap=True,
     )
+    if few := [family for family, size in sizes.items() if size < _FEW_SAMPLES]:
+        console.print(
+            f"{counted(len(few), 'family has', 'families have')} fewer than {_FEW_SAMPLES} "
+            "samples: a ratio of so few answers is rough, above 100% where the original missed "
+            "more of them, and Rel. Avg. is the mean of the ratios; give more --samples.",
+            soft_wrap=True,
+        )
     if scores.cut:
         console.print(f"{scores.cut}.", soft_wrap=True)
     if scores.dropped:
