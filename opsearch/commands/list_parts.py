@@ -19,15 +19,24 @@ _SEARCHED = {
 """Methods of `opsearch compare` that are searched in the spaces of --space."""
 
 
-def print_parts(kind: str | None, console: Console) -> None:
-    """Print the names of all parts, or those of one kind, with their first sentences."""
+def parts_of(kind: str | None) -> dict[str, dict[str, str]]:
+    """Return the first sentence of each part by kind and name: of one kind, or of all.
+
+    Raises:
+        UnknownNameError: There is no such kind.
+    """
     kinds = _parts()
     if kind is not None and kind not in kinds:
         raise UnknownNameError("kind of part", kind, list(kinds))
-    for name in [kind] if kind else kinds:
+    return {kind: kinds[kind]} if kind else kinds
+
+
+def print_parts(kinds: Mapping[str, Mapping[str, str]], console: Console) -> None:
+    """Print names of parts with their first sentences."""
+    for name, parts in kinds.items():
         console.print(name, style="bold")
-        width = max(map(len, kinds[name]))
-        for part, description in kinds[name].items():
+        width = max(map(len, parts))
+        for part, description in parts.items():
             console.print(f"  {part:<{width}}  {description}", soft_wrap=True)
 
 

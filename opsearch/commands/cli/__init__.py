@@ -17,7 +17,14 @@ from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
 from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.inspection import export, list_parts, report, show
 from opsearch.commands.cli.notes import printed_notes
-from opsearch.commands.cli.options import CommandNamingParts, err, out
+from opsearch.commands.cli.options import (
+    CommandNamingParts,
+)
+from opsearch.commands.cli.output import (
+    errors,
+    out,
+    requested_output,
+)
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 from opsearch.commands.cli.streams import (
@@ -131,7 +138,7 @@ def call(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         line = shlex.join(["opsearch", *arguments])
-        with printed_notes(), naming_parts():
+        with requested_output(), printed_notes(), naming_parts():
             result: Any = app(arguments, standalone_mode=False, obj=line)
     except typer.Exit as stop:
         result = stop.exit_code
@@ -142,13 +149,13 @@ def call(arguments: list[str]) -> int:
     except OpsearchError as error:
         if debug:
             raise
-        err.print(f"error: {error}", soft_wrap=True)
+        errors.print(f"error: {error}", soft_wrap=True)
         return 1
     except Exception as error:
         return _usage_or_crash(error, debug)
     if result in _ENDINGS:
         with suppress(OSError, SystemExit):  # the terminal or the reader may be gone, too
-            err.print(
+            errors.print(
                 f"{_ENDINGS[result]}: all finished measurements are kept; run the same command "
                 "again to resume",
                 soft_wrap=True,
@@ -192,5 +199,5 @@ def _usage_or_crash(error: Exception, debug: bool) -> int:
             f"unexpected {type(error).__name__}: {reason}; this is a defect of opsearch: run again "
             "with --debug and report the traceback"
         )
-    err.print(f"error: {failed}", soft_wrap=True)
+    errors.print(f"error: {failed}", soft_wrap=True)
     return 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +18,9 @@ from opsearch.commands.cli.options import (
     Budgets,
     Data,
     Debug,
+    Json,
     PolicyPath,
+    Quiet,
     RayAddress,
     RunAttention,
     RunDevice,
@@ -25,13 +28,19 @@ from opsearch.commands.cli.options import (
     RunModel,
     RunPath,
     WorkerCount,
-    err,
-    out,
     requested_workers,
     was_typed,
 )
+from opsearch.commands.cli.output import (
+    err,
+    give,
+    out,
+)
 from opsearch.errors import OpsearchError
 from opsearch.evaluation import BUDGETS, SPACES
+
+if TYPE_CHECKING:
+    from opsearch.commands.analyze import Analysis
 
 _BENCHMARKS = "Benchmarks"
 _RANDOM_WEIGHTS = "Random weights"
@@ -81,6 +90,8 @@ def evaluate(
     attention: RunAttention = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure accuracy with the original and with a policy, per family and as Rel. Avg."""
@@ -99,6 +110,7 @@ def evaluate(
             )
         processes = requested_workers(workers, ray_address)
         say_loading()
+        from opsearch.commands.cli.as_json import evaluation_json
         from opsearch.commands.cli.print_evaluation import print_evaluation
         from opsearch.evaluation.lmms.answerer import AnswererModel
         from opsearch.evaluation.lmms.evaluate import evaluate_tasks
@@ -107,7 +119,8 @@ def evaluate(
         names = list(dict.fromkeys(name.strip() for name in tasks.split(",")))  # each counts once
         run = policy_settings(policy, **loaded_as)
         source = AnswererModel(run.model_spec, limit)
-        return print_evaluation(evaluate_tasks(policy, names, source, err, processes), out)
+        found = evaluate_tasks(policy, names, source, err, processes)
+        return give(lambda: print_evaluation(found, out), lambda: evaluation_json(found))
     if limit is not None:
         raise OpsearchError(f"--limit {limit} requires --tasks; without it, use --samples {limit}")
     if workers is not None or ray_address is not None:
@@ -116,6 +129,7 @@ def evaluate(
             "one process; remove them or add --tasks"
         )
     say_loading()
+    from opsearch.commands.cli.as_json import scores_json
     from opsearch.commands.cli.printing import print_scores
     from opsearch.evaluation.evaluate import evaluate as evaluate_policy
     from opsearch.runs.config import policy_settings
@@ -131,7 +145,7 @@ def evaluate(
         answer_tokens=answer_tokens,
         console=err,
     )
-    print_scores(scores, out)
+    give(lambda: print_scores(scores, out), lambda: scores_json(scores))
 
 
 def bench(
@@ -217,6 +231,8 @@ def bench(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure the times of prefill and decoding and the memory, with and without a policy."""
@@ -251,8 +267,10 @@ def bench(
     )
     progress = Progress(err, 2 + graphs)
     if policy is not None:
-        return print_latency(bench_policy(policy, setup, progress, out_file), out)
-    print_peers(bench_peers(setup, progress, out_file), out)
+        row = bench_policy(policy, setup, progress, out_file)
+        return give(lambda: print_latency(row, out), lambda: row)
+    rows = bench_peers(setup, progress, out_file)
+    give(lambda: print_peers(rows, out), lambda: {"peers": rows})
 
 
 def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graphs: bool) -> None:
@@ -317,12 +335,14 @@ def compare(
     ] = None,
     workers: WorkerCount = None,
     ray_address: RayAddress = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Compare searched policies with baselines at several budgets, on test samples."""
     say_loading()
     from opsearch.commands.analyze import analyze as analyze_runs
-    from opsearch.commands.cli.printing import print_analysis, print_compared, print_draws
+    from opsearch.commands.cli.printing import print_compared, print_draws
     from opsearch.commands.compare import compare as compare_methods
 
     processes = requested_workers(workers, ray_address)
@@ -346,8 +366,9 @@ def compare(
             rankers=ranker or (),
         )
         analysis, files = analyze_runs("draws", [run_folder])
-        print_draws(analysis.tables["draws.csv"], out)
-        return print_analysis(analysis, files, out)
+        return _give_analysis(
+            analysis, files, lambda: print_draws(analysis.tables["draws.csv"], out)
+        )
     compare_methods(
         run_folder,
         budget,
@@ -360,8 +381,21 @@ def compare(
         rankers=ranker or (),
     )
     analysis, files = analyze_runs("pareto", [run_folder])
-    print_compared(analysis.tables["pareto.csv"], out)
-    print_analysis(analysis, files, out)
+    _give_analysis(analysis, files, lambda: print_compared(analysis.tables["pareto.csv"], out))
+
+
+def _give_analysis(
+    analysis: Analysis, files: Sequence[Path], print_table: Callable[[], None]
+) -> None:
+    """Print an analysis, after `print_table` prints what is shown of its tables; or all as JSON."""
+    from opsearch.commands.cli.as_json import analysis_json
+    from opsearch.commands.cli.printing import print_analysis
+
+    def print_all() -> None:
+        print_table()
+        print_analysis(analysis, files, out)
+
+    give(print_all, lambda: analysis_json(analysis, files))
 
 
 def analyze(
@@ -377,10 +411,11 @@ def analyze(
         Path | None,
         typer.Option("--out", help="Folder for the results; default: the first run folder."),
     ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make a table, a figure and a description of stored results; no model is loaded."""
     from opsearch.commands.analyze import analyze as analyze_runs
-    from opsearch.commands.cli.printing import print_analysis
 
-    print_analysis(*analyze_runs(kind, runs, space, out_folder), out)
+    _give_analysis(*analyze_runs(kind, runs, space, out_folder), lambda: None)

@@ -10,12 +10,17 @@ import typer
 from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import (
     Debug,
+    Json,
     PolicyPath,
+    Quiet,
     RunAttention,
     RunDevice,
     RunDtype,
     RunModel,
+)
+from opsearch.commands.cli.output import (
     err,
+    give,
     out,
 )
 from opsearch.formatting import format_amount
@@ -46,14 +51,18 @@ def generate(
     dtype: RunDtype = None,
     device: RunDevice = None,
     attention: RunAttention = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Answer a prompt with the original and with a policy, and show the costs of both."""
     say_loading()
+    from opsearch.commands.cli.as_json import trial_json
     from opsearch.evaluation.generate import generate as answer_prompt
 
     loaded_as = {"model": model, "dtype": dtype, "device": device, "attention": attention}
-    _print(answer_prompt(policy, image or (), prompt, max_new_tokens, err, **loaded_as))
+    trial = answer_prompt(policy, image or (), prompt, max_new_tokens, err, **loaded_as)
+    give(lambda: _print(trial), lambda: trial_json(trial))
 
 
 def _print(trial: Trial) -> None:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opsearch.commands.cli.options import err
+from opsearch.commands.cli.output import (
+    err,
+)
 
 
 class _Notes(logging.Handler):

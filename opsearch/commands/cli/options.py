@@ -1,4 +1,4 @@
-"""Options, consoles and help texts that several commands share. Imports no heavy library.
+"""Options and help texts that several commands share. Imports no heavy library.
 
 Help texts name the available parts, including those of installed plug-ins.
 """
@@ -12,10 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from opsearch.commands.cli.streams import StreamConsole
-
-out = StreamConsole()
-err = StreamConsole(stderr=True)
+from opsearch.commands.cli.output import JSON, QUIET
 
 # Panels of the help of commands with many options.
 SEARCH = "Search"
@@ -148,6 +145,8 @@ ReplaceFile = Annotated[bool, typer.Option("--replace", help="Write over an exis
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="Folder for the result; default: the run folder.")
 ]
+Quiet = Annotated[bool, QUIET]
+Json = Annotated[bool, JSON]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

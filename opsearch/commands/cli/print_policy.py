@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from opsearch.analysis.heatmap import draw_terminal, save_heatmap
+from opsearch.analysis.heatmap import draw_terminal
 from opsearch.commands.cli.tables import Column, print_table
 from opsearch.errors import one_line
 from opsearch.policy.counts import MODULES
@@ -20,10 +20,9 @@ from opsearch.policy.schedule import where
 
 
 def print_policy(
-    policy: Policy, visual_tokens: int | None, figure: Path | None, console: Console
+    policy: Policy, visual_tokens: int | None, drawn: Path | None, console: Console
 ) -> None:
-    """Print the heat map, the counts, the rankers and the provenance of a policy."""
-    drawn = save_heatmap(policy, figure, visual_tokens) if figure else None
+    """Print heat map, counts, rankers and provenance of a policy, and where it was drawn."""
     console.print(one_line(policy.name), style="bold")
     console.print(draw_terminal(policy, visual_tokens, console.width))
     if visual_tokens is not None:

@@ -19,15 +19,20 @@ from opsearch.commands.cli.options import (
     Debug,
     Device,
     Dtype,
+    Json,
     Model,
+    Quiet,
     RayAddress,
     Replace,
     RunData,
     WorkerCount,
-    err,
-    out,
     requested_workers,
     was_typed,
+)
+from opsearch.commands.cli.output import (
+    err,
+    give,
+    out,
 )
 
 if TYPE_CHECKING:
@@ -245,9 +250,12 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Search a policy within a budget, compare it with baselines, and save it."""
+    from opsearch.commands.cli.as_json import dry_run_json, search_json
     from opsearch.commands.cli.printing import print_dry_run, print_run
     from opsearch.runs.setup import check_named
 
@@ -260,13 +268,14 @@ def run(
     if dry_run:
         from opsearch.commands.dry_run import dry_run as plan
 
-        return print_dry_run(plan(settings, shape, err), out)
+        planned = plan(settings, shape, err)
+        return give(lambda: print_dry_run(planned, out), lambda: dry_run_json(planned))
     check_named(settings)
     say_loading()
     from opsearch.commands.run import run as run_config
 
-    found = run_config(settings, err, context.obj, processes, replace=replace)
-    print_run(found, out)
+    result = run_config(settings, err, context.obj, processes, replace=replace)
+    give(lambda: print_run(result, out), lambda: search_json(result))
 
 
 def _settings(context: typer.Context) -> RunConfig:

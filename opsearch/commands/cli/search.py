@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from opsearch.commands.cli.notes import say_loading
-from opsearch.commands.cli.options import Debug, OutFolder, Replace, RunPath, err, out
+from opsearch.commands.cli.options import Debug, Json, OutFolder, Quiet, Replace, RunPath
+from opsearch.commands.cli.output import err, give, out
 
 
 def solve(
@@ -54,12 +55,15 @@ def solve(
         ),
     ] = None,
     replace: Replace = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Solve a run again with another budget, objective or solver; no model is loaded.
 
     With --verify, the model is loaded and measures on the samples of the run.
     """
+    from opsearch.commands.cli.as_json import search_json
     from opsearch.commands.cli.printing import print_solution
 
     given: dict[str, Any] = {
@@ -80,7 +84,10 @@ def solve(
         from opsearch.commands.verified_solve import solve_verified
 
         found = solve_verified(run_folder, verify, **given, console=err)
-    print_solution(found.problem, found.solution, found.folder, out)
+    give(
+        lambda: print_solution(found.problem, found.solution, found.folder, out),
+        lambda: search_json(found),
+    )
 
 
 def front(
@@ -98,16 +105,21 @@ def front(
         ),
     ] = None,
     out_folder: OutFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Compute the Pareto front of a run's measurements, and state which points are proved."""
+    from opsearch.commands.cli.as_json import front_json
     from opsearch.commands.cli.printing import print_front
 
     if measure is not None:
         say_loading()
         from opsearch.commands.searched_front import searched_front
 
-        return print_front(*searched_front(run_folder, measure, cost, err, out_folder), out)
-    from opsearch.commands.front import run_front
+        found = searched_front(run_folder, measure, cost, err, out_folder)
+    else:
+        from opsearch.commands.front import run_front
 
-    print_front(*run_front(run_folder, cost, out_folder), out)
+        found = run_front(run_folder, cost, out_folder)
+    give(lambda: print_front(*found, out), lambda: front_json(*found))
