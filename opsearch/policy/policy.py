@@ -179,7 +179,11 @@ class Policy:
     def canonical(self, n_visual: int) -> str:
         """Return the key that policies share if they act equally on `n_visual` tokens (SHA-256)."""
         found = self.schedule(n_visual)
-        rankers = [(each.ranker_layer, str(each.spec)) for each in found.rerankings]
+        rankers: list[tuple[int | str, ...]] = [
+            # Dead operations make no difference but here: they can be among the candidates.
+            (each.ranker_layer, str(each.spec), each.layer, each.candidates)
+            for each in found.rerankings
+        ]
         if found.kept:
             rankers += [(r, str(spec)) for r, spec in self.rankers if r == 0]
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])

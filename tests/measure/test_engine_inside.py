@@ -175,3 +175,23 @@ def test_each_ranking_is_kept_apart_in_the_store(tmp_path):
     with Store(tmp_path / "m.db", {}) as store:
         found = Engine(demo.model(), store).measure(policies, demo.samples(2))
     assert len({row.tobytes() for row in found}) == len(rankers)
+
+
+def with_dead_operations(last):
+    """Return a policy whose last layer only differs in what no later layer reads."""
+    counts = [(100, 100, 100), (50, 100, 50), *[(25, 25, 25)] * (demo.LAYERS - 3), last]
+    return inside(counts, RANDOM, [None, "pyramiddrop"])
+
+
+def test_dead_operations_that_are_candidates_of_a_ranker_give_another_key(store):
+    """Both rank the tokens that some later operation names, dead or not, before layer 2."""
+    policies = [with_dead_operations(last) for last in ((0, 25, 0), (100, 25, 100))]
+    assert np.array_equal(policies[0].live(100), policies[1].live(100))
+    assert policies[0].candidates(100) != policies[1].candidates(100)
+    samples = demo.samples(2)
+    engine = Engine(demo.model(), store)
+    found = engine.measure(policies, samples)
+    assert engine.measured == found.size
+    wanted = [[demo.reference_kl(sample, policy) for sample in samples] for policy in policies]
+    assert (np.abs(found - wanted) <= 2e-5 * np.maximum(1, wanted)).all()
+    assert (found[0] != found[1]).all()

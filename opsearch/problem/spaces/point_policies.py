@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from json import dumps
 from typing import overload
@@ -97,12 +97,23 @@ def _ranker_texts(
     kept |= (ordered_first > 0) & (ordered_first < n_visual)
     before = space.decode(points[kept.argmax()].tolist()).rankers if kept.any() else ()
     ordered = {(layer, str(spec)) for layer, spec in before if layer == 0}
-    tables = (rerankings.ranker_layer, rerankings.ranker) if rerankings else ()
+    tables = (
+        (rerankings.ranker_layer, rerankings.ranker, rerankings.candidates) if rerankings else ()
+    )
     rows, of_point = np.unique(np.column_stack([kept, *tables]), axis=0, return_inverse=True)
     specs = rerankings.specs if rerankings else ()
     texts = []
     for is_kept, *row in rows.tolist():
-        acted = zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)
-        named = {(layer, str(specs[k])) for layer, k in acted if k >= 0}
+        named: set[tuple[int | str, ...]] = {
+            (ranker_layer, str(specs[k]), layer, candidates)
+            for layer, (ranker_layer, k, candidates) in enumerate(_by_layer(row))
+            if k >= 0
+        }
         texts.append(dumps(sorted(named | ordered if is_kept else named)))
     return [texts[k] for k in of_point.ravel().tolist()]
+
+
+def _by_layer(row: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield for each layer the ranker's layer, its index and the candidates of a reranking."""
+    layers = len(row) // 3
+    return zip(row[:layers], row[layers : 2 * layers], row[2 * layers :], strict=True)
