@@ -13,13 +13,14 @@ import pandas as pd
 from opsearch.analysis.heatmap import draw_heatmap
 from opsearch.errors import RunFolderError
 from opsearch.formatting import on_screen
+from opsearch.measure.storage.store import Store
 from opsearch.policy.policy import Policy
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status, statement
 from opsearch.report.page import save_report
 from opsearch.report.svg import inline
 from opsearch.runs.config import RunConfig
-from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.run_folder import ANSWERS, RunFolder
 
 if TYPE_CHECKING:
     from opsearch.timing.policy_latency import TimedPrefill
@@ -66,7 +67,7 @@ class SearchResult:
         return {c.name: c.describe(costs[c.name]) for c in self.problem.constraints}
 
     def save(self, folder: str | Path) -> Path:
-        """Write the whole run folder: policy, settings, measurements, solution, report.
+        """Write this answer as a whole run folder: policy, settings, measurements, report.
 
         Args:
             folder: A new or empty folder.
@@ -80,8 +81,11 @@ class SearchResult:
         target = Path(folder)
         if target.exists() and any(target.iterdir()):
             raise RunFolderError(f"{target} is not empty; give a new folder")
-        ignored = shutil.ignore_patterns(".lock")
-        shutil.copytree(self.folder, target, dirs_exist_ok=True, ignore=ignored)
+        source = RunFolder(self.folder)
+        ignored = shutil.ignore_patterns(".lock", ANSWERS)
+        shutil.copytree(source.path, target, dirs_exist_ok=True, ignore=ignored)
+        if source.name:
+            _take_from_run(source, RunFolder(target))
         self.config.model_copy(update={"out": target}).save(RunFolder(target).config)
         save_report(target)
         return target
@@ -111,3 +115,13 @@ class SearchResult:
         figure = inline(draw_heatmap(self.policy), "policy", "Share of the visual tokens")
         table = "" if self.comparison is None else self.comparison.round(2).to_html(na_rep="")
         return f"<table>{rows}</table>{figure}{table}"
+
+
+def _take_from_run(source: RunFolder, target: RunFolder) -> None:
+    """Copy what a further answer shares with its run, and make it the first one of the copy."""
+    for path in source.run.glob(f"{source.measurements.name}*"):
+        shutil.copy(path, target.path)
+    if source.latency.exists():
+        shutil.copy(source.latency, target.path)
+    with Store(target.measurements, answer=source.name) as store:
+        store.share_samples(target.name)

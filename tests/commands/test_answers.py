@@ -114,6 +114,17 @@ def test_a_policy_that_was_changed_by_hand_stays(folder):
     assert contents(folder) == before
 
 
+def test_a_further_answer_is_saved_as_a_run_of_its_own(folder, tmp_path):
+    found = search(folder, objective="joint", complete=True, budget=("30%",), samples=3)
+    saved = found.save(tmp_path / "saved")
+    shutil.rmtree(folder)
+    assert Run(saved).policy == found.policy
+    assert len(Run(saved).measurements) > 0
+    again = solve(saved, ["25%"])
+    assert len(again.problem.objective.values) == len(found.problem.objective.values)
+    assert again.problem.constraints[0].samples == 3
+
+
 def test_every_answer_has_its_own_report_and_analyses(folder, tmp_path):
     found = search(folder, objective="joint", complete=True, budget=("30%",), samples=3)
     for place in (folder, found.folder):
