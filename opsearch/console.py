@@ -12,7 +12,7 @@ from opsearch.errors import without_controls
 
 
 class PlainConsole(Console):
-    """A console that prints text as it is, without markup, highlighting and control characters.
+    """A console that prints text as it is, without markup, emoji codes and control characters.
 
     Names in policies, data and models may hold escape sequences, which would move the cursor, set
     the title of the window, or hide what else is printed.
@@ -26,7 +26,9 @@ class PlainConsole(Console):
     def __init__(
         self, *, stderr: bool = False, file: IO[str] | None = None, quiet: bool = False
     ) -> None:
-        super().__init__(stderr=stderr, file=file, quiet=quiet, highlight=False, markup=False)
+        super().__init__(
+            stderr=stderr, file=file, quiet=quiet, highlight=False, markup=False, emoji=False
+        )
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

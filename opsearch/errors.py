@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from itertools import chain
 
@@ -44,14 +44,22 @@ def echo(value: object, most: int = MOST_ECHOED) -> str:
         return repr(value) if len(value) <= most else f"{value[: most - 3]!r}..."
     if isinstance(value, int) and value.bit_length() > 4 * most:
         return f"a number of about {round(value.bit_length() * 0.301)} digits"
-    shown = repr(value)
+    shown = _written(value, repr)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def shortened(value: object, most: int = MOST_ECHOED) -> str:
     """Return a value as `echo` does, a text without quotes and on one line."""
-    text = one_line(value) if not isinstance(value, int) else echo(value, most)
+    text = echo(value, most) if isinstance(value, int) else one_line(_written(value, str))
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _written(value: object, write: Callable[[object], str]) -> str:
+    """Return a value as text; its type if it holds numbers of too many digits for Python."""
+    try:
+        return write(value)
+    except ValueError:
+        return f"a {type(value).__name__}"
 
 
 class OpsearchError(Exception):

@@ -83,7 +83,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
 
         settled = settle(config)
         prepared = prepare(settled, Progress(console, 1 + settled.settings.timed))
-        return _plan(settled.settings, prepared.effort_estimate, prepared.choice)
+        return _plan(prepared.settings, prepared.effort_estimate, prepared.choice)
     checkpoint = known_checkpoint(shape_name)
     shape, n_visual = checkpoint.shape, checkpoint.visual_tokens
     settings = resolve(config, shape.layers, RankerSpec("cls"))

@@ -24,6 +24,7 @@ from opsearch.runs.pruned_alone import pruned_alone
 from opsearch.runs.stored import open_stored
 
 _SPLITS = (CALIBRATION, HELD_OUT, COMPARED, COMPARED_CALIBRATION, BEGUN)  # the first one names it
+_OTHER = "other"  # samples of other answers of the run alone
 
 
 def export(folder: Path, path: Path, *, replace: bool = False) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def export(folder: Path, path: Path, *, replace: bool = False) -> pd.DataFrame:
         One row per policy and sample: canonical key of the policy; its parameters, empty unless it
         is a point of the run's space, or in spaces too large to list `pruned`, the one or two
         operations that it prunes, empty if there are more; the sample and the first split that
-        holds it; divergences in nats, top1 as a share.
+        holds it, `other` for samples of another answer alone; divergences in nats, top1 as a share.
 
     Raises:
         OpsearchError: The suffix is unknown, the file exists, or Parquet needs pyarrow.
@@ -86,11 +87,12 @@ def _points(space: Space, sizes: set[int]) -> pd.DataFrame:
     return repeated.drop_duplicates("policy", keep="last")
 
 
-def _listed(samples: list[tuple[str, StoredSample]]) -> pd.DataFrame:
+def _listed(samples: list[tuple[str | None, StoredSample]]) -> pd.DataFrame:
     """Return one row per sample, with the first split that holds it."""
+    shown = {BEGUN: CALIBRATION, None: _OTHER}
     rows = [
-        (CALIBRATION if split == BEGUN else split, s.name, s.family, s.n_visual, s.n_other, s.item)
-        for first in _SPLITS
+        (shown.get(split, split), s.name, s.family, s.n_visual, s.n_other, s.item)
+        for first in (*_SPLITS, None)
         for split, s in samples
         if split == first
     ]

@@ -63,8 +63,8 @@ class Front:
         return f"{self.objective}{' proxy' * self.proxy}, {self.unit}"
 
     @property
-    def proof(self) -> str:
-        """What is said of a point that no other point can beat."""
+    def proof_label(self) -> str:
+        """Label of points that no other point can beat."""
         return "proved for the proxy" if self.proxy else "proved"
 
     __repr__ = screen_repr
@@ -154,7 +154,7 @@ def _front(problem: Problem) -> Front:
         found = make(table=pd.DataFrame(rows), limit=None, sentence="")
         sentence = (
             f"{len(rows):,} policies on the front, by dynamic programming: the front is complete "
-            f"and every point is {found.proof}."
+            f"and every point is {found.proof_label}."
         )
         return replace(found, sentence=f"{sentence}{_of_proxy(found)}")
     if not problem.space.listed:
@@ -189,11 +189,11 @@ def _listed(found: Front, policies: int, known: int) -> str:
     if found.limit is None:
         return (
             f"{start}: all {policies:,} policies of the space are known; every point is "
-            f"{found.proof}."
+            f"{found.proof_label}."
         )
     return (
-        f"{start}; {proved:,} of them are {found.proof}: {known:,} of {policies:,} policies of the "
-        "space were measured on all samples, and the cheapest other policy costs "
+        f"{start}; {proved:,} of them are {found.proof_label}: {known:,} of {policies:,} policies "
+        "of the space were measured on all samples, and the cheapest other policy costs "
         f"{found.constraint.describe(found.limit)}; `opsearch run` with --complete and a larger "
         "--budget and --effort measures more."
     )
@@ -204,12 +204,13 @@ def _walked(found: Front, everything: bool) -> str:
     size, proved = len(found.table), int(found.table["proved"].sum())
     start = f"{size:,} policies on the front, by integer programs from the highest cost down"
     if everything:
-        return f"{start}: the front is complete and every point is {found.proof}."
+        return f"{start}: the front is complete and every point is {found.proof_label}."
     if proved == size:
-        return f"{start}: every point is {found.proof}; cheaper points exist but were not computed."
+        rest = "cheaper points exist but were not computed"
+        return f"{start}: every point is {found.proof_label}; {rest}."
     return (
-        f"{start}: {proved:,} are {found.proof}; the front may have further points between the "
-        "others."
+        f"{start}: {proved:,} are {found.proof_label}; the front may have further points between "
+        "the others."
     )
 
 

@@ -26,7 +26,7 @@ from opsearch.progress import Progress
 from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import save_environment
-from opsearch.runs.placing import place_of_policy, place_of_run
+from opsearch.runs.placing import folder_for_policy, folder_for_run
 from opsearch.runs.portfolio import portfolio
 from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.relaxed import plan_descent
@@ -105,17 +105,17 @@ def search_and_save(
     if prepared.choice.reason:
         progress.say(prepared.choice.reason)
     config, prefill = prepared.config, None
-    folder = place_of_run(config, replace=replace)
+    folder = folder_for_run(prepared, replace=replace)
     with open_session(prepared, folder, progress, workers, model) as session:
         _save_settings(config, folder, progress)
         session.store.put_samples(BEGUN, stored_samples(prepared.calibration))
         problem, solution, evaluations = _searched(prepared, session)
         assert solution.policy is not None  # _searched() raises otherwise
-        place = place_of_policy(folder, config, solution.policy, replace=replace)
-        if place.path != folder.path:
-            folder = place
+        free = folder_for_policy(folder, prepared, solution.policy, replace=replace)
+        if free.path != folder.path:
+            folder = free
             _save_settings(config, folder, progress)
-            session.store.answer = folder.name
+            session.store.result = folder.name
         session.store.put_calibration(stored_samples(prepared.calibration), prepared.seen)
         session.store.put_samples(HELD_OUT, stored_samples(prepared.heldout))
         comparison = table(

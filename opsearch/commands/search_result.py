@@ -118,10 +118,8 @@ class SearchResult:
 
 
 def _take_from_run(source: RunFolder, target: RunFolder) -> None:
-    """Copy what a further answer shares with its run, and make it the first one of the copy."""
-    for path in source.run.glob(f"{source.measurements.name}*"):
-        shutil.copy(path, target.path)
+    """Copy what a further answer shares with its run, as if it were the only one."""
+    with Store(source.measurements, result=source.name) as store:
+        store.copy_to(target.measurements)
     if source.latency.exists():
         shutil.copy(source.latency, target.path)
-    with Store(target.measurements, answer=source.name) as store:
-        store.share_samples(target.name)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from opsearch.commands.search_result import SearchResult
+from opsearch.commands.solved import changed_settings, save_solved
 from opsearch.errors import RunFolderError
 from opsearch.problem.constraint import check_budget
 from opsearch.problem.objective import PROXIES, Table
 from opsearch.problem.problem import Problem
 from opsearch.problem.solution import Solution, Status
-from opsearch.report.page import save_report
 from opsearch.runs.choose import choose, unmeasured_hint
 from opsearch.runs.config import RunConfig
-from opsearch.runs.placing import place_of_solution
-from opsearch.runs.results import save_solution
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
 from opsearch.runs.stored import StoredSearch, open_stored
@@ -54,42 +52,38 @@ def solve(
     Raises:
         RunFolderError: The run lacks the measurements.
     """
-    stored = RunConfig.load(RunFolder(folder).config)
-    if objective not in (None, stored.objective) and solver is None:
-        stored = stored.model_copy(update={"solver": None})
-    given: dict[str, Any] = {"budget": budget, "objective": objective, "solver": solver}
+    verify = RunConfig.load(RunFolder(folder).config).verify
     # Verification at another budget would need measurements that are not stored.
-    given |= {"evaluations": evaluations, "out": out or folder, "verify": 0}
-    changes = {name: value for name, value in given.items() if value is not None}
-    config = stored.changed(**changes)
+    config = changed_settings(
+        folder,
+        budget=budget,
+        objective=objective,
+        solver=solver,
+        evaluations=evaluations,
+        out=out or folder,
+        verify=0,
+    )
     with RunFolder(config.out).locked(), open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
-        # Only a proxy is verified, by measurements with the saved settings.
-        verify = stored.verify if problem.objective.form in PROXIES else 0
+        # run.yaml keeps the run's seed, which determines the measured samples, and --verify, which
+        # `opsearch run` follows; only a proxy is verified.
+        verify = verify if problem.objective.form in PROXIES else 0
+        config = config.model_copy(update={"solver": solution.solver, "verify": verify})
+        run = dataclasses.replace(run, config=config)
         if verify:
-            note = f"{solution.note}; " if solution.note else ""
-            again = f"`opsearch solve {folder} --verify {verify}`"
-            note += f"proxy only: {again} measures its best policies"
-            solution = dataclasses.replace(solution, note=note)
-        # run.yaml keeps the run's seed, which determines the measured samples.
-        kept = {"solver": solution.solver, "verify": verify}
-        config = config.model_copy(update=kept)
-        assert solution.policy is not None  # _solved() raises otherwise
-        target = place_of_solution(config, run.folder, solution.policy, replace=replace)
-        if target.measurements == run.folder.measurements:
-            run.store.share_samples(target.name)
-        config.save(target.config)
-        policy = save_solution(dataclasses.replace(run, config=config), problem, solution, target)
-        target.comparison.unlink(missing_ok=True)
-        save_report(target.path)
-    return SearchResult(
-        policy=policy,
-        config=config,
-        problem=problem,
-        solution=solution,
-        comparison=None,
-        folder=target.path,
-    )
+            notes = [solution.note, _unverified(run, problem)]
+            solution = dataclasses.replace(solution, note="; ".join(filter(None, notes)))
+        return save_solved(run, problem, solution, run.folder, run.store, replace=replace)
+
+
+def _unverified(run: StoredSearch, problem: Problem) -> str:
+    """Say that only the proxy was solved, with the command that measures its best policies."""
+    config = run.config
+    words = ["opsearch", "solve", str(run.folder.path), "--objective", problem.objective.name]
+    words += ["--solver", str(config.solver)]
+    words += [word for budget in config.budget for word in ("--budget", budget)]
+    command = shlex.join([*words, "--verify", str(config.verify)])
+    return f"proxy only: `{command}` measures its best policies"
 
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from opsearch.commands.run import answered
 from opsearch.commands.search_result import SearchResult
+from opsearch.commands.solved import changed_settings, save_solved
 from opsearch.console import PlainConsole
+from opsearch.errors import RunFolderError
 from opsearch.progress import Progress
-from opsearch.report.page import save_report
 from opsearch.runs.config import RunConfig
-from opsearch.runs.placing import place_of_solution
-from opsearch.runs.prepare import prepare, settle
-from opsearch.runs.results import save_solution
+from opsearch.runs.placing import require_own
+from opsearch.runs.prepare import Prepared, prepare, settle
 from opsearch.runs.run_folder import RunFolder
-from opsearch.runs.session import open_session
+from opsearch.runs.session import Session, open_session
 
 _STAGES = 3  # encoding, loading the model, measuring
 
@@ -59,37 +59,42 @@ def solve_verified(
     Raises:
         OpsearchError: The objective is no proxy, or the search ends without a policy.
     """
-    stored = RunConfig.load(RunFolder(folder).config)
-    if objective not in (None, stored.objective) and solver is None:
-        stored = stored.model_copy(update={"solver": None})
-    given: dict[str, Any] = {"budget": budget, "objective": objective, "solver": solver}
-    given |= {"evaluations": evaluations, "verify": verify, "out": folder}
-    changes = {name: value for name, value in given.items() if value is not None}
-    settled = settle(stored.changed(**changes))
+    source, target = RunFolder(folder), RunFolder(out or folder)
+    if not (replace or target.is_same(source)):
+        require_own(target)
+    given = {"budget": budget, "objective": objective, "solver": solver}
+    config = changed_settings(
+        folder, **given, evaluations=evaluations, verify=verify, out=target.path
+    )
+    settled = settle(config)
     progress = Progress(console or PlainConsole(stderr=True), _STAGES + settled.settings.timed)
     prepared = prepare(settled, progress, test=0)
     if seed is not None:  # that of the run also determines the measured samples
         checked = RunConfig.checked(seed=seed).seed
         settings = dataclasses.replace(prepared.settings, seed=checked)
         prepared = dataclasses.replace(prepared, settings=settings)
-    source = RunFolder(folder)
-    config = prepared.config.model_copy(update={"out": out or folder})
-    prepared = dataclasses.replace(prepared, config=config)
-    with open_session(prepared, source, progress, continued=True) as session:
+    with (
+        nullcontext() if target.shares_measurements(source) else target.locked(),
+        open_session(prepared, source, progress, continued=True) as session,
+    ):
+        _check_samples(prepared, session)
         problem, solution, measured = answered(prepared, session)
-        assert solution.policy is not None  # answered() raises otherwise
-        target = place_of_solution(config, source, solution.policy, replace=replace)
-        if target.measurements == source.measurements:
-            session.store.share_samples(target.name)
-        config.save(target.config)
-        policy = save_solution(prepared, problem, solution, target, measured)
-        target.comparison.unlink(missing_ok=True)
-        save_report(target.path)
-    return SearchResult(
-        policy=policy,
-        config=config,
-        problem=problem,
-        solution=solution,
-        comparison=None,
-        folder=target.path,
-    )
+        return save_solved(
+            prepared,
+            problem,
+            solution,
+            source,
+            session.store,
+            replace=replace,
+            measured=measured,
+        )
+
+
+def _check_samples(prepared: Prepared, session: Session) -> None:
+    """Raise RunFolderError if the data do not give the samples of the run any more."""
+    drawn = [sample.digest for sample in prepared.calibration]
+    if drawn != [sample.item for sample in session.store.calibration()]:
+        raise RunFolderError(
+            f"the data of {session.folder.path} changed since its run; `opsearch run --config "
+            f"{session.folder.config}` searches on the present ones"
+        )

@@ -150,9 +150,9 @@ def check_answers(items: Sequence[Item]) -> None:
     unanswered = [item.id for item in items if not item.answers]
     if unanswered:
         raise DataError(
-            f"sample {unanswered[0]} has no answer, so accuracy cannot be computed (samples "
-            f"without answers: {len(unanswered)} of {len(items)}); add answers to the data, or "
-            "leave these samples out"
+            f"sample {shortened(unanswered[0], PATH)} has no answer, so accuracy cannot be "
+            f"computed (samples without answers: {len(unanswered)} of {len(items)}); add answers "
+            "to the data, or leave these samples out"
         )
     for item in items:
         if item.metric not in METRICS:

@@ -38,7 +38,7 @@ def stored_comparison(folder: Path) -> Comparison:
         RunFolderError: The run holds no comparison.
     """
     run = RunFolder(folder)
-    with Store(run.measurements, answer=run.name) as store:
+    with Store(run.measurements, result=run.name) as store:
         compared = store.compared()
         if not compared:
             raise RunFolderError(

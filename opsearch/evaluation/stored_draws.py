@@ -67,5 +67,5 @@ def _record(run: RunFolder) -> Path:
 
 def _tested(folder: RunFolder) -> tuple[str, ...]:
     """Return the digests of the test samples of a draw."""
-    with Store(folder.measurements, answer=folder.name) as store:
+    with Store(folder.measurements, result=folder.name) as store:
         return tuple(sample.item for sample in store.samples(COMPARED))

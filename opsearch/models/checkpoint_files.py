@@ -18,14 +18,14 @@ _PROCESSOR = (
     *("chat_template.json", "chat_template.jinja"),
 )
 _TOKENIZER = "tokenizer.json"
-# Of each line a processor needs one file.
+# A processor needs one file of each line.
 _ANY_OF = {
     "image processor": ("processor_config.json", "preprocessor_config.json"),
     "tokenizer": (_TOKENIZER, "tokenizer.model", "vocab.json"),
 }
 SETTINGS = ("config.json", "generation_config.json")
 """Files of the model beside its weights."""
-# Of several, transformers reads the first.
+# Transformers reads the first that exists.
 _WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -34,17 +34,23 @@ _POINTER = b"version https://git-lfs"
 _AGAIN = "copy or download it again"
 
 
-def damaged_model_file(folder: Path) -> str | None:
-    """Return which file of the model cannot be read, why, and the next step; None if all can."""
-    return damaged_settings(folder, SETTINGS) or _damaged_weights(folder)
+def damaged_model_file(folder: Path, *, whole: bool = True) -> str | None:
+    """Return which file of the model cannot be read, why, and the next step; None if all can.
+
+    Args:
+        folder: The folder of the checkpoint.
+        whole: All files must be there, as in a folder of the user's; in the hub's cache, some may
+            not have been downloaded.
+    """
+    return damaged_settings(folder, SETTINGS) or _damaged_weights(folder, whole)
 
 
-def damaged_processor_file(folder: Path) -> str | None:
+def damaged_processor_file(folder: Path, *, whole: bool = True) -> str | None:
     """Return which file of the processor cannot be read, as `damaged_model_file` does."""
     if found := damaged_settings(folder, ("config.json", *_PROCESSOR)):
         return found
     for kind, names in _ANY_OF.items():
-        if not any((folder / name).exists() for name in names):
+        if whole and not any((folder / name).exists() for name in names):
             return f"{folder} holds no file of the {kind}; copy {' or '.join(names[:2])} there"
     path = folder / _TOKENIZER
     return _damaged_tokenizer(path) if path.exists() else None
@@ -82,16 +88,17 @@ def _damaged_tokenizer(path: Path) -> str | None:
     return None
 
 
-def _damaged_weights(folder: Path) -> str | None:
+def _damaged_weights(folder: Path, whole: bool) -> str | None:
     first = next((name for name in _WEIGHTS if (folder / name).exists()), None)
     if first is None:
-        return f"{folder} holds no weights; copy {_WEIGHTS[0]}, or its parts and their index, there"
+        missing = f"{folder} holds no weights; copy {_WEIGHTS[0]}, or its parts and their index"
+        return f"{missing}, there" if whole else None
     if first.endswith(".index.json"):
-        return _damaged_parts(folder / first)
+        return _damaged_parts(folder / first, whole)
     return _damaged_tensors(folder / first)
 
 
-def _damaged_parts(index: Path) -> str | None:
+def _damaged_parts(index: Path, whole: bool) -> str | None:
     if found := _damaged_text(index):
         return found
     files = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
@@ -99,12 +106,12 @@ def _damaged_parts(index: Path) -> str | None:
         return f"{index} has no weight_map that names the file of each tensor; {_AGAIN}"
     paths = [index.parent / name for name in dict.fromkeys(files.values())]
     lacking = [path for path in paths if not path.exists()]
-    if lacking:
+    if lacking and whole:
         return (
             f"{len(lacking)} of the {len(paths)} files that {index} names are missing, first "
             f"{lacking[0].name}; copy or download them into the same folder"
         )
-    return next(filter(None, map(_damaged_tensors, paths)), None)
+    return next(filter(None, (_damaged_tensors(path) for path in paths if path.exists())), None)
 
 
 def _damaged_tensors(path: Path) -> str | None:

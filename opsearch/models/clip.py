@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opsearch.errors import PATH, ModelError, echo
+from opsearch.errors import PATH, ModelError, echo, shortened
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.pretrained import load_part, load_tensors
 from opsearch.rankers.base import CLIP_QUESTION, Prompt
@@ -32,15 +32,17 @@ def clip_unsupported_reason(folder: str, config: Any) -> str | None:
     try:
         clip = load_part("model", AutoConfig, folder)
     except ModelError as error:
-        return f"clip={folder} is neither a folder of a CLIP model nor a reachable hub id ({error})"
+        named = f"clip={shortened(folder, PATH)}"
+        return f"{named} is neither a folder of a CLIP model nor a reachable hub id ({error})"
     if clip.model_type != "clip":
         kind = echo(clip.model_type)
-        return f"clip={folder} holds a model of type {kind} and not a whole CLIP model"
+        named = f"clip={shortened(folder, PATH)}"
+        return f"{named} holds a model of type {kind} and not a whole CLIP model"
     width, own = clip.vision_config.hidden_size, config.vision_config.hidden_size
     if width != own:
         return (
-            f"the vision tower in clip={folder} has width {width} and the model's has {own}, so "
-            "they are different towers"
+            f"the vision tower in clip={shortened(folder, PATH)} has width {width} and the "
+            f"model's has {own}, so they are different towers"
         )
     return None
 

@@ -132,8 +132,9 @@ def prompt_text(processor: Any, item: Item) -> str:
     except Exception as error:  # a template is code, and may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
-            f"the chat template of the model's processor cannot write the prompt of item {item.id} "
-            f"({reason}); correct or replace chat_template.jinja in its folder"
+            "the chat template of the model's processor cannot write the prompt of item "
+            f"{shortened(item.id, PATH)} ({reason}); correct or replace chat_template.jinja in its "
+            "folder"
         ) from error
     return prompt
 

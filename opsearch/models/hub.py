@@ -1,4 +1,4 @@
-"""Whether the model hub answers, asked once and briefly.
+"""Availability check of the model hub, one short request.
 
 Transformers would ask again for minutes, and for each of a dozen files; importing this needs no
 torch.
@@ -7,14 +7,15 @@ torch.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from functools import cache
+from math import inf
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from opsearch.errors import PATH, ModelError, echo
 
-_SECONDS = 3.0
+_SECONDS, _VALID = 3.0, 30.0
 
 
 def check_source(kind: str, name: str) -> None:
@@ -24,6 +25,8 @@ def check_source(kind: str, name: str) -> None:
         kind: What is loaded, as messages name it.
         name: `demo`, a local folder, or a hub id.
     """
+    if name == "demo":
+        return
     path = Path(name)
     if path.is_file():
         raise ModelError(
@@ -52,9 +55,22 @@ def cached_config(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-@cache
+_asked: dict[str, tuple[float, str | None]] = {}  # time and result of the last request by name
+
+
 def hub_failure(name: str) -> str | None:
-    """Return why the hub cannot be asked for a checkpoint; None: it can, or need not."""
+    """Return why the hub cannot be asked for a checkpoint; None: it can, or need not.
+
+    The hub is asked once for all files of a checkpoint, and again after half a minute.
+    """
+    at, failure = _asked.get(name, (-inf, None))
+    if monotonic() - at > _VALID:
+        failure = _hub_failure(name)
+        _asked[name] = monotonic(), failure
+    return failure
+
+
+def _hub_failure(name: str) -> str | None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HFValidationError

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from opsearch.data.item import Item
-from opsearch.errors import DataError
+from opsearch.errors import PATH, DataError, shortened
 from opsearch.models.answer_length import token_limit
 from opsearch.models.families import family_for
 
@@ -64,9 +64,9 @@ def check_positions(
     if option and max(taken) <= limit:
         step += f", or lower {option} to {limit - max(taken) + 1}"
     raise DataError(
-        f"item {samples[first].item.id} needs {needed[first]} positions for {n_visual} visual "
-        f"tokens, {n_other} others{answer}, but the model has {limit} (samples beyond it: "
-        f"{len(longer)} of {len(samples)}); {step}"
+        f"item {shortened(samples[first].item.id, PATH)} needs {needed[first]} positions for "
+        f"{n_visual} visual tokens, {n_other} others{answer}, but the model has {limit} (samples "
+        f"beyond it: {len(longer)} of {len(samples)}); {step}"
     )
 
 
@@ -97,8 +97,8 @@ def tokenizer_note(samples: Sequence[Encoded], processor: Any) -> str | None:
         return None
     return (
         f"{len(longer)} of {len(samples)} prompts are longer than the {limit} tokens that the "
-        f"tokenizer names (model_max_length), first item {longer[0].item.id} with "
-        f"{sum(longer[0].shape)}; they are within the positions of the model"
+        f"tokenizer names (model_max_length), first item {shortened(longer[0].item.id, PATH)} "
+        f"with {sum(longer[0].shape)}; they are within the positions of the model"
     )
 
 

@@ -1,15 +1,16 @@
 """Everything that transformers loads by name, with one rule for all of it.
 
-Code of a checkpoint is never run, weights are complete, and each failure is one sentence.
+Code of a checkpoint is never run, weights are complete, and each failure is one sentence. Wrappers
+of lmms-eval load their weights themselves.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def load_part(kind: str, factory: Any, name: str, **settings: Any) -> Any:
     try:
         return factory.from_pretrained(resolve_name(name), trust_remote_code=False, **settings)
     except Exception as error:  # damaged files raise anything
-        if ran_out_of_memory(error):
+        if ran_out_of_memory(error) or getattr(error, "errno", None) == ENOSPC:
             raise
         raise ModelError(loading_failure(kind, name, error)) from error
 
@@ -121,7 +122,7 @@ def _listed(tensors: Sequence[str]) -> str:
 def _without_reports() -> Iterator[None]:
     """Leave out transformers' table of tensors and torch's remarks on pickles.
 
-    What they say is told here in one sentence.
+    Both are replaced by one sentence of our own.
     """
     logger = logging.getLogger("transformers.modeling_utils")
 
@@ -153,21 +154,31 @@ def loading_failure(kind: str, name: str, error: Exception) -> str:
         )
     if isinstance(error, ImportError):  # a package of the quantization method
         return f"{failed} ({_reason(error)}); install what it needs"
-    folder = _folder(name)
-    if folder is None:
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-        step = "give 'demo', a local folder, or a hub id that you can reach"
-        step += ", and unset HF_HUB_OFFLINE to download it" if offline else ""
-        return f"{failed} ({_reason(error)}); {step}"
-    if not (folder / "config.json").exists():
+    folder, own = _folder(name), Path(resolve_name(name)).is_dir()
+    if own and folder and not (folder / "config.json").exists():
         return f"{failed}: {folder} holds no config.json; give the folder of a whole checkpoint"
     found = damaged_model_file if kind == "model" else damaged_processor_file
-    if damage := found(folder):
+    if folder and (damage := found(folder, whole=own)):
         return f"{failed}: {damage}"
+    if not own:
+        return f"{failed} {_not_downloaded(name, cached=folder is not None, error=error)}"
     step = f"check config.json in {folder}, or copy it again"
     if kind != "model":
         step = f"check the files of tokenizer and processor in {folder}, or copy them again"
     return f"{failed} ({_reason(error)}); {step}"
+
+
+def _not_downloaded(name: str, *, cached: bool, error: Exception) -> str:
+    """Return why a checkpoint is not whole in the cache of the hub, and the next step."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    part = "only a part of it is in the cache, and " if cached else ""
+    if HF_HUB_OFFLINE:
+        step = "unset HF_HUB_OFFLINE to download it, or give 'demo' or a local folder"
+        return f"({part}HF_HUB_OFFLINE is set: {_reason(error)}); {step}"
+    if failure := hub_failure(name):
+        return f"({part}the hub does not answer: {failure}); check the network and HF_ENDPOINT"
+    return f"({_reason(error)}); give 'demo', a local folder, or a hub id that you can reach"
 
 
 def _reason(error: Exception) -> str:

@@ -135,7 +135,7 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
 def _damaged(file: Path, error: Exception) -> PolicyError:
     return PolicyError(
         f"{file} is damaged or truncated ({error}); save the policy again; "
-        "`opsearch solve RUN` writes it without measuring"
+        "`opsearch solve RUN --replace` writes it without measuring"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from inspect import Parameter, getattr_static, isclass, isfunction, signature
+from inspect import Parameter, getattr_static, isclass, isfunction, signature, unwrap
 from typing import Any
 
 from opsearch.errors import OpsearchError
@@ -136,16 +136,23 @@ def _require_signatures(described: str, part: Any, contract: Any) -> None:
         given = [each.name for each in wanted if each.kind is not Parameter.KEYWORD_ONLY]
         keys = {each.name: None for each in wanted if each.kind is Parameter.KEYWORD_ONLY}
         own = getattr(part, name)
-        if isclass(part) and isfunction(getattr_static(part, name)):
+        called = ", ".join((*given, *(f"{key}=..." for key in keys)))
+        if not callable(own):
+            raise OpsearchError(
+                f"{described} has {name}, which is no method, but is called as {name}({called}); "
+                "define it as one"
+            )
+        static = unwrap(getattr_static(part, name))  # of decorators
+        if isclass(part) and isfunction(static):
             given.insert(0, "self")
         try:
             takes = signature(own)
+        except (TypeError, ValueError):  # a function without a signature that Python can read
+            continue
+        try:
             takes.bind(*given, **keys)
         except TypeError:
-            called = ", ".join((*given, *(f"{key}=..." for key in keys)))
             raise OpsearchError(
                 f"{described} has {name}({', '.join(takes.parameters)}), which is called as "
                 f"{name}({called}); give it these parameters"
             ) from None
-        except ValueError:  # a function without a signature that Python can read
-            continue

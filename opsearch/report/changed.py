@@ -76,7 +76,7 @@ def changed_answers(stored: Stored) -> Changed:
     Raises:
         RunFolderError: The answers are not stored.
     """
-    with Store(stored.folder.measurements, answer=stored.folder.name) as store:
+    with Store(stored.folder.measurements, result=stored.folder.name) as store:
         samples = store.samples(HELD_OUT)
         if not samples:
             raise RunFolderError(

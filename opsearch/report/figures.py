@@ -84,7 +84,7 @@ def _in_words(row: list[float]) -> str:
 def figures(stored: Stored) -> list[Figure]:
     """Draw the front, the KL of each parameter alone, proxy against joint, and transfer.
 
-    Of a space with a parameter per operation, whose policies are too many to compare with each
+    In spaces with a parameter per operation, whose policies are too many to compare with each
     other, the page has the front and the KL of each operation alone, as far as they are known.
     """
     if _by_operation(stored):

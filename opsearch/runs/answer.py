@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from opsearch.costs.base import Cost
+from opsearch.errors import PolicyError
 from opsearch.measure.storage.records import StoredSample
 from opsearch.measure.storage.store import Store
-from opsearch.policy.file import FILE_NAME
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
 from opsearch.runs.stored import looked_up
@@ -35,7 +35,7 @@ class Answer:
 def stored_answer(
     folder: Path, cost: Cost, store: Store, samples: Sequence[StoredSample]
 ) -> Answer | None:
-    """Return the answer of a run; None if the folder holds no policy yet.
+    """Return the answer of a run; None if the folder holds no policy that can be read.
 
     Args:
         folder: The run folder.
@@ -43,9 +43,10 @@ def stored_answer(
         store: The measurements.
         samples: The calibration samples.
     """
-    if not (folder / FILE_NAME).exists():
+    try:
+        policy = Policy.from_pretrained(folder)
+    except PolicyError:  # none yet, or a damaged one
         return None
-    policy = Policy.from_pretrained(folder)
     tables, _ = looked_up(store, samples, [policy], ("kl",))
     mean = float(tables[0, 0].mean())
     spent = total_cost(cost, policy, [(s.n_visual, s.n_other) for s in samples])

@@ -21,7 +21,7 @@ def unsearched_shares(problem: Problem, solution: Solution) -> str:
         solution: Its solution, with a point.
     """
     names = [parameter.name for parameter in problem.space.parameters]
-    if _GRID not in names or solution.index is None:
+    if _GRID not in names or solution.index is None or not problem.space.listed:
         return ""
     unused = min(100 * (c.limit - solution.costs[c.name]) / c.stock for c in problem.constraints)
     column = names.index(_GRID)
@@ -35,13 +35,13 @@ def unsearched_shares(problem: Problem, solution: Solution) -> str:
     step = (larger - chosen) / _BETWEEN
     finer = ",".join(str(chosen + part * step) for part in range(_BETWEEN))
     return (
-        f"{unused:.1f} % of the original's cost are left of the budget, as n_v has {len(shares)} "
-        f"values here; --n-v {finer} searches between two of them"
+        f"the budget leaves {unused:.1f} % of the original's cost unused because n_v has "
+        f"{len(shares)} values; --n-v {finer} tries shares in between"
     )
 
 
 def _within(problem: Problem, row: NDArray[np.int64], column: int, value: int) -> bool:
-    """Return whether the point is within the budget that has another value in a column."""
+    """Return whether the point is within the budget with another value in one column."""
     other = row.copy()
     other[column] = value
     found = np.flatnonzero((problem.space.points == other).all(axis=1))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 
 from opsearch.runs.config import IN_MEMORY, RunConfig
+from opsearch.runs.effort import LEAST_EFFORT
 from opsearch.runs.run_folder import RunFolder
 
-# What a search is of, in contrast to how it is done.
+# Settings that define the problem, not the way it is searched.
 _KEPT = (
-    *("model", "dtype", "device", "attention", "data", "heldout", "seed", "budget"),
+    *("model", "dtype", "device", "attention", "data", "heldout", "seed", "budget", "keep"),
     *("positions", "memory", "answer_tokens", "out"),
 )
 
@@ -26,7 +27,7 @@ def next_step(config: RunConfig, folder: RunFolder) -> str:
     if str(config.data) == IN_MEMORY:
         return ""
     if config.searches_shares:
-        given = {"config": folder.config, "effort": f"{2 * (config.effort or 0):g}"}
+        given = {"config": folder.config, "effort": f"{2 * (config.effort or LEAST_EFFORT):g}"}
     else:
         settings = config.model_dump(mode="json")
         usual = RunConfig.checked(model=config.model).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Where an answer is written: beside those that a run folder holds, never over them.
+"""The folder of an answer: beside those that a run folder holds, never over them.
 
 The first answer of a run is in RUN itself. One of other settings, or another policy of the same
 settings, gets a folder of its own, RUN/answers/NAME, with all files of a run but the measurements,
@@ -16,31 +16,33 @@ from typing import Any
 from opsearch.errors import OpsearchError, PolicyError, RunFolderError
 from opsearch.policy.policy import Policy
 from opsearch.runs.config import RunConfig
+from opsearch.runs.results import Searched
 from opsearch.runs.run_folder import RunFolder
 
 
-def place_of_run(config: RunConfig, *, replace: bool) -> RunFolder:
+def folder_for_run(searched: Searched, *, replace: bool) -> RunFolder:
     """Return the folder for the answer of a run that has not been searched yet.
 
-    It is `config.out`, or a further one if that holds an answer of other settings.
+    It is `out` of the settings, or a further one if that holds an answer of other settings or
+    samples.
 
     Args:
-        config: The settings, all defaults resolved.
-        replace: Take `config.out` in any case.
+        searched: The settings, all defaults resolved, and the samples.
+        replace: Take `out` in any case.
 
     Raises:
-        RunFolderError: `config.out` holds files of another origin, which would be overwritten.
+        RunFolderError: `out` holds files of another origin, which would be overwritten.
     """
-    folder = RunFolder(config.out)
+    folder = RunFolder(searched.config.out)
     if replace:
         return folder
-    _require_own(folder)
-    places = chain([folder], _further(folder, _name(config)))
-    return next(place for place in places if _settings(place) in (None, config.results_of))
+    require_own(folder)
+    candidates = chain([folder], _further(folder, _name(searched.config)))
+    return next(each for each in candidates if _is_of(each, searched))
 
 
-def place_of_policy(
-    folder: RunFolder, config: RunConfig, policy: Policy, *, replace: bool, name: str = ""
+def folder_for_policy(
+    folder: RunFolder, searched: Searched, policy: Policy, *, replace: bool
 ) -> RunFolder:
     """Return the folder for a policy that was found.
 
@@ -49,29 +51,56 @@ def place_of_policy(
 
     Args:
         folder: Where the policy was searched.
-        config: The settings, all defaults resolved.
+        searched: As for `folder_for_run`.
         policy: The policy.
         replace: Take `folder` in any case.
-        name: Name of a further answer; empty: by the settings.
     """
-    places = chain([folder], _further(folder, name or _name(config)))
-    return next(place for place in places if replace or _takes(place, config, policy))
+    candidates = chain([folder], _further(folder, _name(searched.config)))
+    return next(each for each in candidates if replace or _can_hold(each, searched, policy))
 
 
-def place_of_solution(
-    config: RunConfig, run: RunFolder, policy: Policy, *, replace: bool
+def folder_for_solution(
+    searched: Searched, run: RunFolder, policy: Policy, *, replace: bool, verified: bool
 ) -> RunFolder:
-    """Return the folder for a policy that was found from the stored measurements of `run`.
+    """Return the folder for a policy that was found from the measurements of `run`.
 
-    It is `config.out`, or a further answer if that holds another policy, or is the run itself and
-    holds any, whose comparison stays with it. Arguments and errors are otherwise as above.
+    It is `out` of the settings, or a further answer if that holds another policy or a comparison,
+    which would not belong to this search.
+
+    Args:
+        searched: As for `folder_for_run`, which has the same errors.
+        run: The folder that was solved.
+        policy: The policy.
+        replace: Take `out` in any case.
+        verified: Policies were measured for it.
     """
-    name = f"solved-{_name(config)}"
-    if config.out == run.path and not replace:
-        places = chain([] if _policy(run) else [run], _further(run, name))
-        return next(place for place in places if _takes(place, config, policy))
-    folder = place_of_run(config, replace=replace)
-    return place_of_policy(folder, config, policy, replace=replace, name=name)
+    folder = RunFolder(searched.config.out)
+    if replace:
+        return folder
+    if not folder.is_same(run):
+        require_own(folder)
+    kind = "verified" if verified else "solved"
+    candidates = chain([folder], _further(folder, f"{kind}-{_name(searched.config)}"))
+    return next(
+        each
+        for each in candidates
+        if not each.comparison.exists() and _can_hold(each, searched, policy)
+    )
+
+
+def require_own(folder: RunFolder) -> None:
+    """Raise RunFolderError if a folder that is not of a run holds files named like those of one."""
+    if folder.measurements.exists():
+        return
+    try:
+        RunConfig.load(folder.config)
+    except RunFolderError:
+        for path in folder.files:
+            if path.exists():
+                raise RunFolderError(
+                    f"{path} would be overwritten, and {folder.path} is not the folder of a run; "
+                    "choose another --out, or --replace"
+                ) from None
 
 
 def _further(run: RunFolder, name: str) -> Iterator[RunFolder]:
@@ -87,56 +116,50 @@ def _name(config: RunConfig) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(word)).strip("-") for word in words)
 
 
-def _takes(place: RunFolder, config: RunConfig, policy: Policy) -> bool:
+def _can_hold(folder: RunFolder, searched: Searched, policy: Policy) -> bool:
     """Return whether a policy can be written there without changing another one."""
-    if _settings(place) not in (None, config.results_of):
+    if not _is_of(folder, searched):
         return False
-    there = _policy(place)
-    return there is None or _content(there) == _content(policy)
-
-
-def _content(policy: Policy) -> tuple[Any, ...]:
-    """Return what a policy does, without its name and its origin."""
-    return policy.counts, policy.unit, policy.rankers
-
-
-def _policy(place: RunFolder) -> Policy | None:
-    """Return the policy of an answer; None if there is none, or a damaged one."""
+    if not folder.policy.exists():
+        return True
     try:
-        return Policy.from_pretrained(place.path)
+        there = Policy.from_pretrained(folder.path)
     except PolicyError:
-        return None
+        return not _is_json(folder)  # a policy of a later version is one, a cut file is none
+    return (there.counts, there.unit, there.rankers) == (policy.counts, policy.unit, policy.rankers)
 
 
-def _settings(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the settings of the answer in a folder; None if it holds none, or a damaged one.
+def _is_json(folder: RunFolder) -> bool:
+    try:
+        json.loads(folder.policy.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_of(folder: RunFolder, searched: Searched) -> bool:
+    """Return whether a folder is free, or holds an answer of these settings and samples.
 
     A further answer that is not finished has settings, too: the same command goes on with it.
     """
+    if not folder.solution.exists() and not folder.name:
+        return True
+    record = _record(folder)
+    wanted, seen = searched.config.results_of, searched.seen
+    if "settings" in record:
+        same = RunConfig.checked().results_of | dict(record["settings"]) == wanted
+        # Data files of equal names may hold other samples.
+        return same and (seen is None or record.get("items", list(seen.items)) == list(seen.items))
     try:
-        if folder.solution.exists():
-            record = json.loads(folder.solution.read_text(encoding="utf-8"))
-            if "settings" in record:
-                return RunConfig.checked().results_of | dict(record["settings"])
-        elif not folder.name:
-            return None
-        return RunConfig.load(folder.config).results_of
-    except (OSError, ValueError, TypeError, OpsearchError):
-        return None
+        return RunConfig.load(folder.config).results_of == wanted
+    except OpsearchError:
+        return True  # neither record nor settings
 
 
-def _require_own(folder: RunFolder) -> None:
-    """Raise RunFolderError if a folder that is not of a run holds files named like those of one."""
-    if folder.measurements.exists():
-        return
+def _record(folder: RunFolder) -> dict[str, Any]:
+    """Return the record of an answer; empty if there is none, or a damaged one."""
     try:
-        RunConfig.load(folder.config)
-    except RunFolderError:
-        names = ("config", "policy", "solution", "comparison", "report", "front", "environment")
-        figures = ("policy_figure", "front_figure", "latency")
-        for path in (getattr(folder, name) for name in (*names, *figures)):
-            if path.exists():
-                raise RunFolderError(
-                    f"{path} would be overwritten, and {folder.path} is not the folder of a run; "
-                    "choose another --out, or --replace"
-                ) from None
+        record = json.loads(folder.solution.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -232,7 +232,7 @@ def state(
     if config.effort is None and settings.effort > LEAST_EFFORT:
         took = format_duration(settings.effort)
         progress.say(
-            f"--effort {settings.effort:g} ({took}), by the time that a forward takes here"
+            f"--effort {settings.effort:g} ({took}), from the estimated time of a forward here"
         )
     choice = choose_by_estimate(settings, estimate)
     ranker = settings.space_settings.ranker or family.ranker

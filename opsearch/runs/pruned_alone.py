@@ -33,7 +33,7 @@ def pruned_alone(space: Space, sizes: set[int]) -> pd.DataFrame:
         pd.DataFrame({"policy": policies.canonical(n_visual), "pruned": names})
         for n_visual in sorted(sizes)
     ]
-    # Of equal policies, the one that prunes the least is named.
+    # Equal policies are named after the one that prunes the least.
     return pd.concat(blocks, ignore_index=True).drop_duplicates("policy", keep="first")
 
 

@@ -87,7 +87,7 @@ def _facts(
         "objective": solution.objective,
         "value": solution.value,
         "unit": solution.unit,
-        "verify": config.verify,
+        "verify": config.verify if measured else 0,
         "effort": config.effort,
         "measured": measured,
         "samples": problem.constraints[0].samples,

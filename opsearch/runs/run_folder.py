@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +32,11 @@ class RunFolder:
             run: The run of a further answer; None: recognised by its place and its measurements.
         """
         self.path = path
-        answers = path.absolute().parent
+        whole = Path(os.path.abspath(path))  # without "..", and not through links
         # Any folder may be called "answers"; that of a run has measurements beside it.
-        if answers.name == ANSWERS and (answers.parent / _MEASUREMENTS).exists():
+        if whole.parent.name == ANSWERS and (whole.parents[1] / _MEASUREMENTS).exists():
             run = run or _above(path)
-        self.name = path.absolute().name if run else ""
+        self.name = whole.name if run else ""
         self.run = run or path
         self.config = path / "run.yaml"
         self.policy = path / "policy_config.json"
@@ -59,7 +60,21 @@ class RunFolder:
     def further(self) -> list[RunFolder]:
         """The further answers of this run that were found, by name."""
         found = sorted((self.run / ANSWERS).glob(f"*/{self.solution.name}"))
-        return [RunFolder(each.parent) for each in found]
+        return [RunFolder(each.parent, self.run) for each in found]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of an answer that commands write."""
+        of_search = [self.config, self.policy, self.solution, self.comparison, self.report]
+        return [*of_search, self.front, self.environment, self.policy_figure, self.front_figure]
+
+    def is_same(self, other: RunFolder) -> bool:
+        """Return whether both are the same folder, however their paths are written."""
+        return self.path.resolve() == other.path.resolve()
+
+    def shares_measurements(self, other: RunFolder) -> bool:
+        """Return whether both are answers of the same run."""
+        return self.run.resolve() == other.run.resolve()
 
     def front_file(self, cost: str, *, searched: bool = False) -> Path:
         """Return the file of a front by cost: front.csv for flops, else front_COST.csv.
@@ -71,7 +86,7 @@ class RunFolder:
 
     @property
     def unfinished(self) -> str:
-        """Whether the run goes on or was interrupted, as a sentence; empty if it is finished."""
+        """State of an unfinished run, as a sentence; empty if it is finished."""
         if self.solution.exists():
             return ""
         lock = FileLock(self.run / ".lock")
@@ -128,4 +143,5 @@ class RunFolder:
 
 def _above(path: Path) -> Path:
     """Return the folder two levels above, relative where the path is, as messages show it."""
-    return path.parent.parent if len(path.parts) > 1 else path.absolute().parent.parent
+    plain = ".." not in path.parts and len(path.parts) > 1
+    return path.parent.parent if plain else Path(os.path.abspath(path)).parents[1]

@@ -115,7 +115,7 @@ def _check_unchanged(folder: RunFolder, facts: dict[str, Any]) -> None:
     """
     if not folder.measurements.exists():
         return
-    with Store(folder.measurements, answer=folder.name) as store:
+    with Store(folder.measurements, result=folder.name) as store:
         finished, before = store.samples(CALIBRATION), store.facts
     changed = [name for name, value in facts.items() if before.get(name) != value]
     if finished and changed:

@@ -26,6 +26,7 @@ from opsearch.problem.solution import Solver
 from opsearch.problem.spaces.base import N_V_8, N_V_16, Operation, Space, SpaceSettings
 from opsearch.rankers import known_ranker, make_ranker
 from opsearch.runs.config import AS_OBJECT, IN_MEMORY, RunConfig
+from opsearch.runs.effort import LEAST_EFFORT
 
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
@@ -48,8 +49,8 @@ class SearchSettings:
         proxy: Settings of the additive and the pairwise proxy.
         verify: Policies that a proxy proposes at a time to be measured; 0: none.
         evaluations: Most policies that are measured on demand; None: the solver's default.
-        effort: Seconds of measurement that the joint objective may take; 0 until the default is
-            known, which depends on the samples.
+        effort: Seconds of measurement that the joint objective may take; the least ones until the
+            default is known, which depends on the samples.
         complete: Measure every feasible policy on all samples, also those that cannot be the best.
         positions: Answer tokens that are compared.
         memory: Bytes for the states of one pass; None: by what the device has.
@@ -94,6 +95,7 @@ class SearchSettings:
 
 def check_named(config: RunConfig) -> None:
     """Raise OpsearchError for names in the settings that nothing has, before torch is loaded."""
+    _require_name(config.space)
     registry.lookup("spaces", registry.split_spec("spaces", config.space)[0])
     if config.ranker:
         known_ranker(parse_ranker(config.ranker))
@@ -148,7 +150,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         proxy=proxy,
         verify=config.verify,
         evaluations=config.evaluations,
-        effort=config.effort or 0.0,
+        effort=LEAST_EFFORT if config.effort is None else config.effort,
         complete=config.complete,
         positions=config.positions,
         memory=config.memory_bytes,
@@ -164,6 +166,16 @@ def _default_ranker(config: RunConfig, of_family: RankerSpec) -> RankerSpec:
     return of_family
 
 
+def _require_name(space: str) -> None:
+    """Raise OpsearchError for the space of a run that was given as an object."""
+    if space.endswith(AS_OBJECT):
+        raise OpsearchError(
+            f"this run searched a space {echo(space.removesuffix(AS_OBJECT))} that was given as an "
+            "object, and a run folder keeps spaces by name only; search again with the object, or "
+            "with the name of a space"
+        )
+
+
 def make_space(text: str, settings: SpaceSettings) -> Space:
     """Return the space of this name, with parameters of its own where `text` gives some.
 
@@ -171,12 +183,7 @@ def make_space(text: str, settings: SpaceSettings) -> Space:
         OpsearchError: The space does not exist, settings do not go with it, or the run's space was
             an object.
     """
-    if text.endswith(AS_OBJECT):
-        raise OpsearchError(
-            f"this run searched a space {echo(text.removesuffix(AS_OBJECT))} that was given as an "
-            "object, and a run folder keeps spaces by name only; search again with the object, or "
-            "with the name of a space"
-        )
+    _require_name(text)
     name, params = registry.split_spec("spaces", text)
     factory = registry.lookup("spaces", name)
     given = {

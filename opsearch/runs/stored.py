@@ -135,7 +135,7 @@ def open_stored(
     """
     folder = RunFolder(path)
     config = config or RunConfig.load(folder.config)
-    with Store(folder.measurements, answer=folder.name) as store:
+    with Store(folder.measurements, result=folder.name) as store:
         shape = Shape(**store.facts["shape"])
         settings = resolve(config, shape.layers, parse_ranker(str(config.ranker)))
         yield StoredSearch(
@@ -344,9 +344,14 @@ def stored_outcome(folder: Path) -> Outcome:
         record = json.loads(run.solution.read_text(encoding="utf-8"))
         comparison = pd.read_csv(run.comparison, index_col=0)
     except (OSError, ValueError) as error:
+        again = f"`opsearch run --config {run.config}`"
+        if run.solution.exists() and not run.comparison.exists():
+            raise RunFolderError(
+                f"{folder} holds an answer without comparison, as `opsearch solve` makes them; "
+                f"{again} searches one and compares it"
+            ) from error
         reason = " ".join(str(error).split())
         raise RunFolderError(
-            f"{folder} holds no finished run ({reason}); `opsearch run --config {run.config}` "
-            "finishes it"
+            f"{folder} holds no finished run ({reason}); {again} finishes it"
         ) from error
     return Outcome(folder.name, record, comparison)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -84,7 +85,7 @@ def test_settings_that_a_name_does_not_show_get_a_number(folder):
     assert second.folder.name == f"{first.folder.name}-2"
     samples = {}
     for name in ("", first.folder.name, second.folder.name):
-        with Store(folder / "measurements.db", answer=name) as store:
+        with Store(folder / "measurements.db", result=name) as store:
             samples[name] = [sample.name for sample in store.samples(CALIBRATION)]
             assert len(store.samples(HELD_OUT)) == 4
     assert samples[""] == samples[first.folder.name] != samples[second.folder.name]
@@ -131,9 +132,12 @@ def test_every_answer_has_its_own_report_and_analyses(folder, tmp_path):
         assert save_report(place) == place / "report.html"
         _, files = analyze("curves", [place])
         assert all(file.parent == place for file in files)
-    whole = export(folder, tmp_path / "whole.csv")
-    assert len(whole) == len(export(found.folder, tmp_path / "other.csv"))
-    assert set(whole["split"]) == {"calibration", "held-out"}
+    shown = [export(place, tmp_path / f"{place.name}.csv") for place in (folder, found.folder)]
+    assert len(shown[0]) == len(shown[1])
+    for table, samples in zip(shown, (4, 3), strict=True):
+        named = table[table["split"] == "calibration"]
+        assert named["item"].nunique() == samples
+        assert set(table["split"]) <= {"calibration", "held-out", "other"}
 
 
 def test_solving_again_leaves_the_answer_with_its_comparison(folder):
@@ -145,6 +149,70 @@ def test_solving_again_leaves_the_answer_with_its_comparison(folder):
     assert not (found.folder / "comparison.csv").exists()
     assert save_report(found.folder).exists()
     assert solve(found.folder, ["25%"]).folder.parent == found.folder.parent
+
+
+def test_solving_again_leaves_the_comparison_of_an_answer(folder):
+    """Also where the path of the run is written in another way."""
+    found = solve(folder, ["30%"])
+    (found.folder / "comparison.csv").write_text("a comparison of its own")
+    again = solve(folder, ["30%"])
+    assert again.folder != found.folder
+    assert (found.folder / "comparison.csv").read_text() == "a comparison of its own"
+    before = contents(folder)
+    elsewhere = solve(folder, ["40%"], out=folder / ".." / folder.name)
+    assert elsewhere.folder.resolve() != folder.resolve()
+    assert contents(folder) == before
+    named = solve(folder, ["22%"], out=folder.resolve() / "answers" / "mine").folder
+    assert save_report(named).exists()
+    assert solve(named, ["21%"]).folder.parent == named.parent
+
+
+def test_a_policy_of_a_later_version_stays(folder):
+    file = folder / "policy_config.json"
+    later = json.dumps(json.loads(file.read_text()) | {"format_version": 99})
+    file.write_text(later)
+    found = search(folder, objective="joint", complete=True)
+    assert found.folder.parent == folder / "answers"
+    assert file.read_text() == later
+
+
+def test_a_damaged_record_gives_no_answer_away(folder):
+    (folder / "solution.json").write_text("{")
+    before = contents(folder)
+    found = search(folder, objective="joint", complete=True, budget=("30%",))
+    assert found.folder.parent == folder / "answers"
+    assert contents(folder) == before
+
+
+def test_an_answer_on_other_samples_of_the_same_settings_stays(folder):
+    """Data files of equal names may hold other samples."""
+    record = json.loads((folder / "solution.json").read_text())
+    record["items"][0] = "another one"
+    (folder / "solution.json").write_text(json.dumps(record))
+    before = contents(folder)
+    assert search(folder, objective="joint", complete=True).folder.parent == folder / "answers"
+    assert contents(folder) == before
+
+
+def test_replace_with_the_settings_of_an_answer_takes_the_place_of_that_answer(folder):
+    found = search(folder, objective="joint", complete=True, budget=("30%",))
+    before = contents(folder)
+    command = [sys.executable, "-m", "opsearch", "run", "--replace", "--budget=28%"]
+    command += ["--config", str(found.folder / "run.yaml"), "--quiet"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(folder) == before
+    assert Policy.from_pretrained(found.folder).provenance["budget"] == ["28%"]
+
+
+def test_paths_with_steps_up_and_copies_without_measurements(folder, monkeypatch, tmp_path):
+    found = search(folder, objective="joint", complete=True, budget=("30%",))
+    (folder / "answers" / "x").mkdir()
+    monkeypatch.chdir(folder / "answers" / "x")
+    up = RunFolder(Path("..") / found.folder.name)
+    assert (up.name, up.measurements.exists()) == (found.folder.name, True)
+    monkeypatch.chdir(tmp_path)
+    (folder / "measurements.db").unlink()
+    assert list(Run(folder).answers) == [found.folder.name]
 
 
 def test_solving_elsewhere_does_not_change_a_policy_there(folder, tmp_path):

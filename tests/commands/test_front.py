@@ -144,7 +144,7 @@ def test_a_front_of_a_proxy_says_that_its_values_are_of_the_proxy(summed, whole)
         (whole, "joint, nats", "proved"),
     ):
         found, path = run_front(result.folder)
-        assert (found.header, found.proof) == (title, said)
+        assert (found.header, found.proof_label) == (title, said)
         text = printed(found, path)
         assert title in text.splitlines()[0]
         assert said in text.splitlines()[0]

@@ -35,10 +35,10 @@ HUGE = ("1e-99999999", "1e30000000", "1E9_9999999", "9" * 5000, "1/" + "7" * 500
 
 @pytest.fixture
 def quickly():
-    """Fail if a test takes seconds."""
-    start = time.perf_counter()
+    """Fail if a test computes for long; the first one to import torch takes some seconds."""
+    start = time.process_time()
     yield
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 20
 
 
 def in_bounds(said):
@@ -162,8 +162,11 @@ def test_amounts_of_memory_are_still_read():
 
 @pytest.mark.parametrize(
     ("value", "most"),
-    [("x" * 10**6, 50), ("'" * 100, 90), (10**10**4, 50), (["x" * 99] * 9, 50), (1.5, 5)],
-    ids=range(5),
+    [
+        *[("x" * 10**6, 50), ("'" * 100, 90), (10**10**4, 50), (["x" * 99] * 9, 50), (1.5, 5)],
+        ([10**5000], 50),
+    ],
+    ids=range(6),
 )
 def test_a_value_is_repeated_in_part(value, most):
     assert len(echo(value)) <= most
@@ -191,14 +194,16 @@ def test_short_values_are_repeated_whole():
         ["run", f"--memory={'9' * 9000}GB"],
         ["run", f"--keep={'9' * 9000}", "--space=layers"],
         ["list", "x" * 9000],
+        ["x" * 9000],
     ],
-    ids=lambda arguments: arguments[1][:9],
+    ids=lambda arguments: arguments[-1][:9],
 )
 def test_the_command_line_repeats_long_values_in_part(arguments, capsys, tmp_path):
     out = ["--out", str(tmp_path / "run")] if arguments[0] == "run" else []
-    assert call([*arguments, *out]) != 0
+    assert call([*arguments, *out]) in (1, 2)
     said = capsys.readouterr()
     assert len(said.out + said.err) < 2000
+    assert "Traceback" not in said.err
     assert not re.search(r"x{60}|9{60}", said.out + said.err)
 
 
@@ -286,3 +291,9 @@ def test_errors_on_a_damaged_file_are_clean(evil, capsys):
     (evil / "run.yaml").write_text(yaml.safe_dump({NAME: 1}, allow_unicode=True))
     assert call(["solve", str(evil)]) == 1
     assert_clean(capsys.readouterr().err)
+
+
+def test_text_that_looks_like_an_emoji_code_is_printed_as_it_is():
+    shown = StringIO()
+    PlainConsole(file=shown).print("a:100:b :x: [red] /tmp/r:key:2")
+    assert shown.getvalue() == "a:100:b :x: [red] /tmp/r:key:2\n"

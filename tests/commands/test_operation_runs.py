@@ -118,7 +118,8 @@ def test_it_is_solved_again_from_what_is_stored(done, tmp_path):
     problem, solution = found.problem, found.solution
     assert solution.status is Status.OPTIMAL
     assert solution.objective == "pairwise"
-    assert re.search(naming("--verify", "`opsearch run`"), solution.note)
+    again = f"`opsearch solve {done.folder} .*--budget 60% --verify 2`"
+    assert re.search(again, solution.note)
     assert RunConfig.load(tmp_path / "again" / "run.yaml").verify == 2, "a later run verifies"
     assert solution.costs["flops"] <= problem.constraints[0].limit
 
@@ -247,12 +248,13 @@ def test_what_is_proved_of_a_proxy_is_not_called_the_optimum(tmp_path, capsys):
     assert re.search(naming("optimal for the proxy", "additive"), said)
     measured = pd.read_csv(folder / "comparison.csv", index_col=0).loc["KL calibration", "opsearch"]
     assert measured > 2 * record["value"], "this proxy is known to be off here"
-    again = f"opsearch run --config {folder}/run.yaml --verify 8 --out {folder}-verified"
+    again = f"opsearch run --config {folder}/run.yaml --verify 8"
     assert again in said
     page = (folder / "report.html").read_text()
     assert "Optimal for the proxy." in page
     assert "status-optimal&#34;" not in page
     assert 'status-optimal"' not in page
     assert call(shlex.split(again)[1:]) == 0
-    verified = json.loads((tmp_path / "run-verified" / "solution.json").read_text())
+    (verified,) = (folder / "answers").glob("*/solution.json")
+    verified = json.loads(verified.read_text())
     assert verified["value"] < measured

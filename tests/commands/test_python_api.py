@@ -117,14 +117,18 @@ def test_a_saved_result_does_not_take_other_data_for_its_own(found, tmp_path):
         opsearch.compare(folder, ["80%"], samples=2, progress=False)
 
 
-def test_another_solve_in_its_folder_leaves_a_result_as_it_is(demo, items, tmp_path):
+def test_another_solve_of_its_folder_leaves_a_result_as_it_is(demo, items, tmp_path):
     found = opsearch.search(*demo, items, out=tmp_path / "run", progress=False, **SETTINGS)
     view, before = opsearch.Run(tmp_path / "run"), found.solution.policy.counts
     other = opsearch.solve(tmp_path / "run", budget="40%")
     assert found.policy.counts == before != other.policy.counts
-    assert (view.policy, view.config.budget) == (other.policy, ("40%",)), "a view follows"
-    assert view.solution["value"] == other.value
+    assert (view.policy, view.config.budget) == (found.policy, found.config.budget)
+    (answer,) = view.answers.values()
+    assert (answer.policy, answer.config.budget) == (other.policy, ("40%",))
+    assert answer.solution["value"] == other.value
     assert found != other
+    replaced = opsearch.solve(tmp_path / "run", budget="40%", replace=True)
+    assert (view.policy, view.config.budget) == (replaced.policy, ("40%",)), "a view follows"
 
 
 def test_a_failed_search_leaves_no_folder(demo, items, tmp_path, monkeypatch):

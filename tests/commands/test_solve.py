@@ -219,9 +219,9 @@ def test_the_policy_of_a_lost_file_comes_back_from_the_run(runs, copy):
     """This is what the message about a damaged policy advises: the run's own budget by default."""
     folder = copy("joint")
     (folder / "policy_config.json").write_text("{")
-    with pytest.raises(PolicyError, match="`opsearch solve RUN`"):
+    with pytest.raises(PolicyError, match="`opsearch solve RUN --replace`"):
         Policy.from_pretrained(folder)
-    command = [sys.executable, "-m", "opsearch", "solve", folder]
+    command = [sys.executable, "-m", "opsearch", "solve", folder, "--replace"]
     subprocess.run(command, check=True, capture_output=True)
     assert Policy.from_pretrained(folder) == Policy.from_pretrained(runs / "joint")
 

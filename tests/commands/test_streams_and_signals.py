@@ -153,17 +153,36 @@ def test_a_signal_ends_a_run_with_a_sentence_and_keeps_what_it_measured(tmp_path
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
-def test_ctrl_c_at_the_start_is_no_traceback(seconds):
-    process = opsearch("list")
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    # Python itself takes the first moments.
-    assert process.returncode in (0, 130, -signal.SIGINT)
-    if process.returncode == 130:
-        assert b"Traceback" not in said
-        assert said.startswith(b"interrupted")
+def test_ctrl_c_while_modules_are_imported_is_no_traceback():
+    """The command line waits in its import until the signal comes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPORTING], stdin=PIPE, stdout=PIPE, stderr=PIPE
+    ) as process:
+        assert process.stdout.readline() == b"begins\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == b"interrupted"
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_promises_to_resume_only_what_measures():
+    for words, resumed in ((["list"], False), (["compare", "run"], True)):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTING, *words], capture_output=True, timeout=60
+        )
+        assert done.returncode == 130
+        assert done.stderr.splitlines()[-1].startswith(b"interrupted")
+        assert (b"again to resume" in done.stderr) == resumed
+
+
+@pytest.mark.parametrize(("code", "given"), [("3", 3), ("1", 1), ("'no licence found'", 1)])
+def test_a_library_that_leaves_keeps_its_code_and_its_words(code, given):
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, code, "show", "run"], capture_output=True, timeout=60
+    )
+    assert done.returncode == given
+    assert (b"no licence found" in done.stderr) == ("licence" in code)
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored(folder):
@@ -179,6 +198,39 @@ def test_a_signal_that_the_process_ignores_stays_ignored(folder):
         assert process.wait(timeout=60) == 0
 
 
+IMPORTING = """
+import sys
+import time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "opsearch.commands.cli":
+            print("begins", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Finder())
+from opsearch.__main__ import main
+main()
+"""
+INTERRUPTING = """
+import os
+import signal
+from opsearch import registry
+from opsearch.commands import cli
+from opsearch.runs import config
+def interrupt(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+registry.names = registry.registered = config.RunConfig.load = interrupt
+cli.main()
+"""
+LEAVING = """
+import sys
+from opsearch.commands import cli
+from opsearch.policy.policy import Policy
+code = eval(sys.argv.pop(1))
+Policy.from_pretrained = lambda path: sys.exit(code)
+cli.main()
+"""
 WAITING = """
 import sys
 from opsearch.commands import cli

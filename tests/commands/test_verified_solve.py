@@ -1,6 +1,7 @@
 """`opsearch solve --verify` measures what the proxy proposes, as `opsearch run --verify` does."""
 
 import re
+import shlex
 import shutil
 from io import StringIO
 
@@ -13,8 +14,9 @@ from opsearch.commands.export import measurements
 from opsearch.commands.run import run
 from opsearch.commands.solve import solve
 from opsearch.commands.verified_solve import solve_verified
-from opsearch.errors import OpsearchError
-from tests.support.messages import naming
+from opsearch.errors import OpsearchError, RunFolderError
+from opsearch.measure.storage.store import Store
+from tests.support.messages import naming, refuses
 
 SETTINGS = {"space": "operations", "samples": 2, "heldout": 0, "budget": ("40%",)}
 FEW = {"verify": 2, "evaluations": 4}
@@ -91,4 +93,25 @@ def test_only_a_proxy_is_verified(copied):
 def test_a_solve_without_it_names_it(copied):
     verified = solve_verified(copied, **FEW, console=silent()).folder
     found = solve(verified, budget=["60%"])
-    assert re.search(naming(f"`opsearch solve {verified} --verify 2`"), found.solution.note)
+    assert Policy.from_pretrained(found.folder).provenance["verify"] == 0
+    assert RunConfig.load(found.folder / "run.yaml").verify == 2
+    (command,) = re.findall("`opsearch ([^`]+)`", found.solution.note)
+    assert call([*shlex.split(command), "--evaluations", "1"]) == 0
+    (named,) = (verified.parent).glob("verified-*-60")
+    assert Policy.from_pretrained(named).provenance["budget"] == ["60%"]
+
+
+def test_data_that_changed_are_refused_before_anything_is_written(copied):
+    """The samples of the run are drawn again from the data."""
+    with Store(copied / "measurements.db") as store:
+        samples = store.calibration()
+        store.put_samples("calibration", samples[1:])
+    with refuses(RunFolderError, copied, "changed"):
+        solve_verified(copied, **FEW, console=silent())
+    assert not (copied / "answers").exists()
+
+
+def test_a_folder_of_another_origin_is_refused_before_the_model_is_loaded(copied, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with refuses(RunFolderError, tmp_path / "report.html", "--replace"):
+        solve_verified(copied, **FEW, out=tmp_path, console=silent())

@@ -273,6 +273,9 @@ def test_each_answer_has_its_own_samples_and_comparison(path):
         store.put_comparison(rows, {"compared": SAMPLES})
         store.add(chunk(1))
     other = {"model": "other"}
+    tested = [Compared("20%", "VTW", "{}")]
+    with Store(path, other, "solved") as store:
+        store.put_comparison(tested, {"compared": SAMPLES[2:]})
     with Store(path, other, "further") as store:
         assert (store.samples("calibration"), store.compared(), store.seen()) == ([], [], None)
         store.put_calibration(SAMPLES[:1], Seen(("i1",), (), ()))
@@ -283,15 +286,50 @@ def test_each_answer_has_its_own_samples_and_comparison(path):
         assert (store.compared(), store.seen()) == (rows, Seen(("i0",), ("p",), ()))
         assert stored_count(store) == 7
     for name in ("further", "solved"):
-        with Store(path, answer=name) as store:
+        with Store(path, result=name) as store:
             assert (store.facts, store.calibration()) == (other, SAMPLES[:1])
             assert store.samples("held-out") == SAMPLES[1:]
             assert store.seen() == Seen(("i1",), (), ())
-            assert store.compared() == []
+            # Solving again leaves the comparison of an answer as it is.
+            assert store.compared() == (tested if name == "solved" else [])
+            assert store.samples("compared") == (SAMPLES[2:] if name == "solved" else [])
+            own = [each for each in store.all_samples() if each[0]]
             listed = [("calibration", SAMPLES[0]), *(("held-out", each) for each in SAMPLES[1:])]
-            assert store.all_samples() == listed * 2
-    with Store(path, answer="new") as store:
+            assert [each for each in own if each[0] != "compared"] == listed
+            assert len(store.all_samples()) == 7
+    with Store(path, result="new") as store:
         assert store.facts == other  # used last
+
+
+def test_a_result_is_found_in_the_context_of_its_last_search(path):
+    """Also if another result of the former context is searched afterwards."""
+    other = {"model": "other"}
+    for facts, samples in ((FACTS, SAMPLES), (other, SAMPLES[:2])):
+        with Store(path, facts) as store:
+            store.put_calibration(samples, Seen(("i0",), (), ()))
+    with Store(path, FACTS, "further") as store:
+        store.put_calibration(SAMPLES[:1], Seen(("i0",), (), ()))
+    with Store(path) as store:
+        assert (store.facts, store.calibration()) == (other, SAMPLES[:2])
+        assert store.seen() == Seen(("i0",), (), ())
+
+
+def test_a_copy_holds_one_result(path, tmp_path):
+    with Store(path, FACTS) as store:
+        store.put_calibration(SAMPLES, Seen(("i0",), (), ()))
+        store.put_comparison([Compared("20%", "VTW", "{}")], {"compared": SAMPLES})
+        store.add(chunk(1))
+    rows = [Compared("30%", "FastV", "{}")]
+    with Store(path, FACTS, "further") as store:
+        store.put_calibration(SAMPLES[:1], Seen(("i1",), (), ()))
+        store.put_comparison(rows, {"compared": SAMPLES[1:]})
+        store.copy_to(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as store:
+        assert (store.calibration(), store.compared()) == (SAMPLES[:1], rows)
+        assert store.samples("compared") == SAMPLES[1:]
+        assert store.seen() == Seen(("i1",), (), ())
+        assert stored_count(store) == 7
+        assert all(split for split, _ in store.all_samples())
 
 
 def test_rows_of_format_6_belong_to_the_first_answer(path):
@@ -309,7 +347,7 @@ def test_rows_of_format_6_belong_to_the_first_answer(path):
         ):
             db.execute(f"ALTER TABLE {table} RENAME TO former")
             db.execute(f"CREATE TABLE {table} AS SELECT * FROM former")
-            db.execute(f"ALTER TABLE {table} DROP COLUMN answer")
+            db.execute(f"ALTER TABLE {table} DROP COLUMN result")
             db.execute(f"CREATE UNIQUE INDEX {table}_keys ON {table} ({keys})")
             db.execute("DROP TABLE former")
         db.execute("PRAGMA user_version=6")

@@ -1,5 +1,6 @@
 """Parts that a notebook registers, the sentences they fail with, and documented contracts."""
 
+import functools
 import inspect
 import re
 from dataclasses import dataclass
@@ -136,6 +137,20 @@ def test_a_method_with_other_parameters_is_refused(documented, kind, name, metho
     called = inspect.signature(getattr(at(KINDS[kind].contract), method))
     with refuses(OpsearchError, repr(name), f"{method}(", list(called.parameters)[-1]):
         opsearch.register(kind, name, part)
+
+
+@pytest.mark.parametrize("own", [3, property(lambda self: 3)], ids=["number", "property"])
+def test_a_member_that_is_no_method_is_refused(documented, own):
+    part = type("Part", (documented["KeptRows"],), {"stock": own, "name": "rows"})
+    with refuses(OpsearchError, "'rows'", "stock(n_visual, n_other)"):
+        opsearch.register("costs", "rows", part)
+
+
+def test_a_decorated_method_is_taken(documented, demo):
+    stock = functools.lru_cache(documented["KeptRows"].stock)
+    part = type("Part", (documented["KeptRows"],), {"stock": stock, "name": "cached"})
+    opsearch.register("costs", "cached", part)
+    assert registry.lookup("costs", "cached") is part
 
 
 def test_a_factory_that_takes_no_settings_is_named(documented, demo):

@@ -128,8 +128,8 @@ def test_a_budget_below_what_is_kept_names_it():
 
 def test_a_cost_that_is_no_sum_over_layers_is_refused():
     class Squared(Flops):
-        def of(self, counts, n_visual, n_other):
-            return super().of(counts, n_visual, n_other) ** 2
+        def of(self, counts, n_visual, n_other, candidates=None):
+            return super().of(counts, n_visual, n_other, candidates) ** 2
 
     with pytest.raises(OpsearchError, match=naming("flops")):
         operation_costs(Squared(TINY), SPACES["layers"], SAMPLES)

@@ -199,7 +199,7 @@ def test_a_new_solve_writes_it_with_what_is_then_known(copy):
     again = f"<code>opsearch run --config {copy}/run.yaml</code>"
     save_report(copy)
     compared = read(copy).source.count(again)
-    solution = solve(copy, ["20%"]).solution
+    solution = solve(copy, ["20%"], replace=True).solution
     page = read(copy)
     assert solution.policy.name in page.text
     assert f"{solution.value:.3f} nats" in page.text

@@ -18,7 +18,8 @@ def plan(shape, **settings):
     return dry_run(RunConfig(**settings), shape, SILENT)
 
 
-def test_the_embedded_model_has_a_minute():
+def test_the_embedded_model_has_a_minute(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     prepared = prepare(settle(RunConfig(samples=4, heldout=0)), Progress(None, 1))
     assert (prepared.config.effort, prepared.settings.effort) == (60.0, 60.0)
     given = prepare(settle(RunConfig(samples=4, heldout=0, effort=5)), Progress(None, 1))

@@ -13,7 +13,7 @@ from opsearch.runs.run_folder import RunFolder
 
 
 def step(**settings):
-    config = RunConfig(effort=60, **settings)
+    config = RunConfig(**{"effort": 60} | settings)
     return next_step(config, RunFolder(config.out))
 
 
@@ -27,18 +27,21 @@ def test_a_search_of_another_space_is_followed_by_the_default_one():
         device="cuda",
         budget=("20%", "50%kv"),
         heldout=9,
+        keep="0:mlp",
         verify=3,
         out=Path("elsewhere"),
     )
     assert shlex.split(words) == [
         *("opsearch", "run", "--model", "models/my model", "--device", "cuda"),
         *("--data", "a b.jsonl", "--heldout", "9", "--budget", "20%", "--budget", "50%kv"),
+        *("--keep", "0:mlp"),
         *("--out", "elsewhere"),
     ]
 
 
 def test_the_default_search_is_followed_by_a_longer_one():
-    assert step(space="shares") == "opsearch run --config runs/demo/run.yaml --effort 120"
+    again = "opsearch run --config runs/demo/run.yaml --effort 120"
+    assert step(space="shares") == step(space="shares", effort=0) == again
 
 
 def test_samples_from_python_have_no_command():

@@ -21,7 +21,13 @@ from opsearch.problem.constraint import feasible_points
 from opsearch.problem.spaces.base import SpaceSettings
 from opsearch.runs.config import RunConfig
 from opsearch.runs.effort import EffortEstimate
-from opsearch.runs.setup import make_constraints, make_space, parse_budgets, resolve
+from opsearch.runs.setup import (
+    check_named,
+    make_constraints,
+    make_space,
+    parse_budgets,
+    resolve,
+)
 from tests.measure import families
 from tests.support.messages import naming, refuses
 
@@ -89,3 +95,8 @@ def test_groups_go_to_the_space_that_reads_them():
     for space in ("dop", "layers", "stages"):
         with refuses(OpsearchError, "--groups 1/8,1", "operations", repr(space)):
             resolve(RunConfig(space=space, groups="1/8,1"), 4, ranker)
+
+
+def test_the_space_of_a_run_that_was_an_object_is_explained_before_torch_is_loaded():
+    with refuses(OpsearchError, "'mine'", "object"):
+        check_named(RunConfig(space="mine (an object)"))

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
+from traceback import walk_tb
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,14 +18,8 @@ from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
 from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.inspection import export, list_parts, report, show
 from opsearch.commands.cli.notes import printed_notes
-from opsearch.commands.cli.options import (
-    CommandNamingParts,
-)
-from opsearch.commands.cli.output import (
-    errors,
-    out,
-    requested_output,
-)
+from opsearch.commands.cli.options import CommandNamingParts
+from opsearch.commands.cli.output import errors, out, requested_output
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
 from opsearch.commands.cli.streams import (
@@ -38,6 +33,7 @@ from opsearch.version import __version__
 
 INTERRUPTED, HUNG_UP, TERMINATED = 130, 129, 143  # as a shell gives them for these signals
 _ENDINGS = {INTERRUPTED: "interrupted", HUNG_UP: "hung up", TERMINATED: "terminated"}
+_MEASURING = {"run", "solve", "front", "compare", "eval", "bench"}
 _LONG_VALUE = re.compile(r"'([^']{41,})'")  # as click repeats values
 
 app = typer.Typer(
@@ -155,34 +151,48 @@ def call(arguments: list[str]) -> int:
         return _usage_or_crash(error, debug)
     if result in _ENDINGS:
         with suppress(OSError, SystemExit):  # the terminal or the reader may be gone, too
-            errors.print(
-                f"{_ENDINGS[result]}: all finished measurements are kept; run the same command "
-                "again to resume",
-                soft_wrap=True,
-            )
+            resumed = ": all finished measurements are kept; run the same command again to resume"
+            measured = bool(_MEASURING.intersection(arguments[:1]))
+            errors.print(f"{_ENDINGS[result]}{resumed if measured else ''}", soft_wrap=True)
     return result if isinstance(result, int) else 0
 
 
 def _code_of(stop: SystemExit) -> int:
-    """Return the exit code; rich and click themselves leave with 1 where the reader is gone."""
-    if stop.code == 1:
+    """Return the exit code, and print the text that a library may leave with instead.
+
+    Rich and click themselves leave with 1 where the reader is gone.
+    """
+    if stop.code == 1 and (_nobody_reads() or _left_by_rich(stop)):
         return CLOSED_PIPE
-    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    errors.print(f"error: {stop.code}", soft_wrap=True)
+    return 1
+
+
+def _left_by_rich(stop: SystemExit) -> bool:
+    """Return whether rich met a closed pipe, which it then replaces by one that is open."""
+    frames = walk_tb(stop.__traceback__)
+    return any(frame.f_code.co_name == "on_broken_pipe" for frame, _ in frames)
+
+
+def _nobody_reads() -> bool:
+    return any(map(reader_is_gone, (sys.stdout, sys.stderr)))
 
 
 def _usage_or_crash(error: Exception, debug: bool) -> int:
     """Print a usage error of click, or report any other exception as a defect."""
+    from opsearch.errors import echo, memory_reason, ran_out_of_memory
+
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         if hasattr(error, "message"):
             error.message = _LONG_VALUE.sub(lambda found: echo(found[1]), str(error.message))
         error.show()
         return int(error.exit_code)
-    if isinstance(error, BrokenPipeError) and any(map(reader_is_gone, (sys.stdout, sys.stderr))):
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
         return CLOSED_PIPE  # libraries write to the streams, too
     if debug:
         raise error
-    from opsearch.errors import echo, memory_reason, ran_out_of_memory
-
     if ran_out_of_memory(error):
         failed = (
             f"out of memory ({memory_reason(error)}); use --dtype bfloat16, a smaller --memory or "

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opsearch.commands.cli.output import (
-    err,
-)
+from opsearch.commands.cli.output import err
 
 
 class _Notes(logging.Handler):

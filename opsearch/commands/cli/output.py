@@ -1,6 +1,6 @@
-"""What a command gives out, by one rule for all commands.
+"""Output of commands: results, progress and errors.
 
-Its result goes to standard output: as text, or with --json as one JSON object and nothing else.
+The result goes to standard output: as text, or with --json as one JSON object and nothing else.
 Progress and notes go to standard error, and with --quiet nowhere. Errors always go there.
 """
 
@@ -27,7 +27,7 @@ _LIBRARIES = "TRANSFORMERS_VERBOSITY"  # read when transformers is imported
 
 
 class _Requested:
-    """What the command line asks of the output."""
+    """Output options of the command line."""
 
     as_json = False
 

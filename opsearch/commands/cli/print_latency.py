@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from opsearch.commands.cli.tables import Column, print_table
+from opsearch.errors import one_line
 from opsearch.formatting import format_amount
 from opsearch.timing import PARTS
 
@@ -26,7 +27,7 @@ _SIDES = ("original", "policy")
 
 def print_latency(row: LatencyRow, console: Console) -> None:
     """Print medians and quartiles of original and policy, and the predicted costs."""
-    console.print(row["policy_name"], style="bold")
+    console.print(one_line(row["policy_name"]), style="bold")
     print_table(_latency_columns(row, row["kv_bytes"]), console)
     if row["graphs"]:
         console.print("With the layers of the policy run as CUDA graphs", style="bold")

@@ -28,7 +28,7 @@ def print_policy(
     if visual_tokens is not None:
         print_table(_count_columns(policy, visual_tokens), console)
     for layer, spec in policy.rankers:
-        console.print(f"ranker: {spec}, {where(layer, spec)}")
+        console.print(f"ranker: {one_line(spec)}, {where(layer, spec)}")
     # How a search ended says more than its status, which may be that of a proxy.
     hidden = {"status"} if "ended" in policy.provenance else set[str]()
     for key, value in policy.provenance.items():

@@ -16,6 +16,7 @@ from rich.console import Console
 from opsearch.analysis.equal_cost import is_defined
 from opsearch.analysis.heatmap import draw_terminal
 from opsearch.commands.cli.tables import Column, print_table
+from opsearch.errors import one_line
 from opsearch.formatting import counted, format_amount, format_duration
 from opsearch.problem.constraint import Constraint
 from opsearch.problem.objective import KL_QUANTUM
@@ -171,7 +172,7 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     """Print a policy with its costs, its objective and the status of the solution."""
     if solution.policy is None:
         raise ValueError("only a solution with a policy can be printed")
-    console.print(solution.policy.name, style="bold")
+    console.print(one_line(solution.policy.name), style="bold")
     console.print(draw_terminal(solution.policy, width=console.width))
     for constraint in problem.constraints:
         cost = constraint.describe(solution.costs[constraint.name])
@@ -218,7 +219,7 @@ def print_front(front: Front, path: Path, console: Console) -> None:
         Column("cost, %", [f"{100 * share:.2f}" for share in shown["share"]]),
         Column("per sample", [format_amount(cost, unit) for cost in shown[front.per_sample]]),
         Column(front.header, [f"{value:.6f}" for value in shown["value"]]),
-        Column(front.proof, ["yes" if proved else "no" for proved in shown["proved"]]),
+        Column(front.proof_label, ["yes" if proved else "no" for proved in shown["proved"]]),
         *(_choice_column(name, shown[name]) for name in names),
     ]
     print_table(columns, console)

@@ -281,10 +281,12 @@ def run(
 def _settings(context: typer.Context) -> RunConfig:
     """Return the settings of the options, which override those of --config."""
     from opsearch.runs.config import RunConfig, default_space
+    from opsearch.runs.run_folder import RunFolder
 
     given = dict(context.params)
-    for name in ("debug", "dry_run", "shape", "workers", "ray_address", "replace"):
+    for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
         del given[name]
+    replace = given.pop("replace")
     config = given.pop("config")
     if out_folder := given.pop("out_folder"):
         given["out"] = out_folder
@@ -294,6 +296,8 @@ def _settings(context: typer.Context) -> RunConfig:
         typed |= {"out"} if "out_folder" in typed else set()
         changes = {name: value for name, value in given.items() if name in typed}
         loaded = RunConfig.load(config)
+        if replace and "out" not in changes and (place := RunFolder(config.parent)).name:
+            changes["out"] = place.path  # the answer itself, and not the first one of its run
         if loaded.searches_shares and {"space", "objective"} & typed:
             changes.setdefault("solver", None)  # no other space or objective has gradients
         return loaded.changed(**changes)

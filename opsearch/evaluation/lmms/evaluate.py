@@ -203,6 +203,6 @@ def _check_model(policy: Policy, model: str) -> None:
     if isinstance(searched, str) and Path(searched).name != Path(model).name:
         raise PolicyError(
             f"the policy was searched on model {echo(searched, PATH)}, but the evaluated model is "
-            f"{echo(model, PATH)}; give --model {searched}, or remove `model` from the provenance "
+            f"{echo(model, PATH)}; give that one as --model, or remove `model` from the provenance "
             "of the policy"
         )

@@ -20,13 +20,13 @@ CREATE TABLE IF NOT EXISTS sample (
   context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
   item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
   n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL, content TEXT NOT NULL,
-  answer TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (context, answer, split, place)
+  result TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, result, split, place)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (
   context INTEGER NOT NULL REFERENCES context, kind TEXT NOT NULL, value TEXT NOT NULL,
-  answer TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (context, answer, kind, value)
+  result TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, result, kind, value)
 );
 CREATE TABLE IF NOT EXISTS measurement (
   context INTEGER NOT NULL REFERENCES context, policy TEXT NOT NULL, item TEXT NOT NULL,
@@ -41,8 +41,8 @@ CREATE TABLE IF NOT EXISTS answer (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS compared (
   context INTEGER NOT NULL REFERENCES context, budget TEXT NOT NULL, method TEXT NOT NULL,
-  policy TEXT NOT NULL, answer TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (context, answer, budget, method)
+  policy TEXT NOT NULL, result TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (context, result, budget, method)
 );
 CREATE TABLE IF NOT EXISTS received (
   context INTEGER NOT NULL REFERENCES context, item TEXT NOT NULL, layers INTEGER NOT NULL,
@@ -63,7 +63,8 @@ CREATE TABLE IF NOT EXISTS descent (
   PRIMARY KEY (context, search)
 );
 """
-_OF_AN_ANSWER = ("sample", "seen", "compared")  # tables that each answer of a run has rows in
+OF_A_RESULT = ("sample", "seen", "compared")
+"""Tables in which each result of a run has rows."""
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -153,11 +154,11 @@ def _upgrade(db: sqlite3.Connection) -> None:
 
 
 def _set_aside(db: sqlite3.Connection) -> list[str]:
-    """Rename the tables whose keys do not name an answer, and return their names.
+    """Rename the tables whose keys do not name a result, and return their names.
 
-    Up to format 6 a file held the samples and the comparison of one answer.
+    Up to format 6 a file held the samples and the comparison of one result.
     """
-    former = [name for name in _OF_AN_ANSWER if "answer" not in (_columns(db, name) or {"answer"})]
+    former = [name for name in OF_A_RESULT if "result" not in (_columns(db, name) or {"result"})]
     for name in former:
         db.execute(f"ALTER TABLE {name} RENAME TO former_{name}")
     return former

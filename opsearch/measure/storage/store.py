@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, fields
 from operator import attrgetter
 from pathlib import Path
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError, echo
-from opsearch.measure.storage.database import connected, explained, transaction
+from opsearch.measure.storage.database import OF_A_RESULT, connected, explained, transaction
 from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
+    HELD_OUT,
     Compared,
     GateGradient,
     Measurement,
@@ -44,24 +46,24 @@ class Store:
 
     Attributes:
         path: The database file.
-        answer: Name of the answer whose samples and comparison are read and written.
+        result: Name of the result whose samples and comparison are read and written.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any] | None = None, answer: str = "") -> None:
+    def __init__(self, path: Path, facts: dict[str, Any] | None = None, result: str = "") -> None:
         """Open or create the store.
 
         Args:
             path: The database file.
             facts: Everything the measurements depend on; None selects the context in which the
-                answer was found, or the one used last if it was not found yet.
-            answer: Name of the answer whose samples and comparison are read and written; empty: the
-                first one of the folder. All answers share the measurements.
+                result was found, or the one used last if it was not found yet.
+            result: Name of the result whose samples and comparison are read and written; empty: the
+                first one of the folder. All results share the measurements.
 
         Raises:
             RunFolderError: The file is damaged, foreign, newer or locked; it is never overwritten.
         """
         self.path = path
-        self.answer = answer
+        self.result = result
         if facts is None and not path.exists():
             raise RunFolderError(
                 f"{path} does not exist; run `opsearch run` into that folder, or give the folder "
@@ -285,20 +287,20 @@ class Store:
         self, rows: Iterable[Compared], splits: Mapping[str, Sequence[StoredSample]]
     ) -> None:
         """Replace the stored comparison: which policies were compared on which samples."""
-        values = [(self._context, self.answer, *astuple(row)) for row in rows]
+        values = [(self._context, self.result, *astuple(row)) for row in rows]
         with explained(self.path), transaction(self._db):
             for split, samples in splits.items():
                 self._replace_samples(split, samples)
-            self._db.execute("DELETE FROM compared WHERE context=? AND answer=?", self._own)
+            self._db.execute("DELETE FROM compared WHERE result=?", (self.result,))
             self._db.executemany(
-                "INSERT INTO compared (context, answer, budget, method, policy) VALUES (?,?,?,?,?)",
+                "INSERT INTO compared (context, result, budget, method, policy) VALUES (?,?,?,?,?)",
                 values,
             )
 
     def compared(self) -> list[Compared]:
         """Return the policies of the last comparison, in their original order."""
         query = (
-            "SELECT budget, method, policy FROM compared WHERE context=? AND answer=? "
+            "SELECT budget, method, policy FROM compared WHERE context=? AND result=? "
             "ORDER BY rowid"
         )
         with explained(self.path):
@@ -314,36 +316,55 @@ class Store:
         rows = [(*self._own, kind, value) for kind, values in _kinds(seen) for value in values]
         with explained(self.path), transaction(self._db):
             self._replace_samples(CALIBRATION, samples)
-            self._db.execute("DELETE FROM seen WHERE context=? AND answer=?", self._own)
+            self._db.execute("DELETE FROM seen WHERE result=?", (self.result,))
             self._db.executemany(
-                "INSERT INTO seen (context, answer, kind, value) VALUES (?,?,?,?)", rows
+                "INSERT INTO seen (context, result, kind, value) VALUES (?,?,?,?)", rows
             )
 
-    def share_samples(self, answer: str) -> None:
-        """Give another answer the samples of this one."""
-        if answer == self.answer:
+    def share_samples(self, result: str) -> None:
+        """Give another result the calibration and held-out samples of this one.
+
+        A comparison has samples of its own.
+        """
+        if result == self.result:
             return
-        columns = {
-            "sample": "split, place, item, name, family, n_visual, n_other, content",
-            "seen": "kind, value",
-        }
+        splits, of_search = (CALIBRATION, HELD_OUT), "split IN (?,?)"
+        columns = "split, place, item, name, family, n_visual, n_other, content"
         with explained(self.path), transaction(self._db):
-            for table, names in columns.items():
-                self._db.execute(
-                    f"DELETE FROM {table} WHERE context=? AND answer=?", (self._context, answer)
-                )
-                self._db.execute(
-                    f"INSERT INTO {table} (context, answer, {names}) "
-                    f"SELECT context, ?, {names} FROM {table} WHERE context=? AND answer=?",
-                    (answer, *self._own),
-                )
+            self._db.execute(
+                f"DELETE FROM sample WHERE result=? AND {of_search}", (result, *splits)
+            )
+            self._db.execute(
+                f"INSERT INTO sample (context, result, {columns}) SELECT context, ?, {columns} "
+                f"FROM sample WHERE context=? AND result=? AND {of_search}",
+                (result, *self._own, *splits),
+            )
+            self._db.execute("DELETE FROM seen WHERE result=?", (result,))
+            self._db.execute(
+                "INSERT INTO seen (context, result, kind, value) SELECT context, ?, kind, value "
+                "FROM seen WHERE context=? AND result=? ORDER BY rowid",
+                (result, *self._own),
+            )
+
+    def copy_to(self, path: Path) -> None:
+        """Write a new file with the same measurements, and this result as its first and only one.
+
+        Args:
+            path: The file, which does not exist.
+        """
+        with explained(path), closing(connected(path)) as other:
+            self._db.backup(other)
+            with transaction(other):
+                for table in OF_A_RESULT:
+                    other.execute(f"DELETE FROM {table} WHERE result!=?", (self.result,))
+                    other.execute(f"UPDATE {table} SET result=''")
 
     def seen(self) -> Seen | None:
         """Return what evaluations recognise the calibration samples by.
 
         None if an earlier version stored the samples.
         """
-        query = "SELECT kind, value FROM seen WHERE context=? AND answer=? ORDER BY rowid"
+        query = "SELECT kind, value FROM seen WHERE context=? AND result=? ORDER BY rowid"
         with explained(self.path):
             rows = self._db.execute(query, self._own).fetchall()
         found = {kind: tuple(v for k, v in rows if k == kind) for kind, _ in _kinds(Seen())}
@@ -367,39 +388,41 @@ class Store:
         """Return the samples of a split, in order."""
         query = (
             "SELECT item, name, family, n_visual, n_other, content FROM sample "
-            "WHERE context=? AND answer=? AND split=? ORDER BY place"
+            "WHERE context=? AND result=? AND split=? ORDER BY place"
         )
         with explained(self.path):
             return [StoredSample(*row) for row in self._db.execute(query, (*self._own, split))]
 
-    def all_samples(self) -> list[tuple[str, StoredSample]]:
-        """Return the samples of all answers with their splits, those of this answer first."""
+    def all_samples(self) -> list[tuple[str | None, StoredSample]]:
+        """Return the samples of all results with their splits; None for those of others."""
         query = (
-            "SELECT split, item, name, family, n_visual, n_other, content FROM sample "
-            "WHERE context=? ORDER BY answer!=?, answer, split, place"
+            "SELECT result, split, item, name, family, n_visual, n_other, content FROM sample "
+            "WHERE context=? ORDER BY result, split, place"
         )
         with explained(self.path):
-            rows = self._db.execute(query, self._own).fetchall()
-        return [(split, StoredSample(*row)) for split, *row in rows]
+            rows = self._db.execute(query, (self._context,)).fetchall()
+        return [
+            (split if result == self.result else None, StoredSample(*row))
+            for result, split, *row in rows
+        ]
 
     def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
         rows = [(*self._own, split, position, *astuple(s)) for position, s in enumerate(samples)]
-        self._db.execute(
-            "DELETE FROM sample WHERE context=? AND answer=? AND split=?", (*self._own, split)
-        )
-        columns = "context, answer, split, place, item, name, family, n_visual, n_other, content"
+        # In all contexts, because a result is found in one: that of its last search.
+        self._db.execute("DELETE FROM sample WHERE result=? AND split=?", (self.result, split))
+        columns = "context, result, split, place, item, name, family, n_visual, n_other, content"
         self._db.executemany(f"INSERT INTO sample ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
 
     @property
     def _own(self) -> tuple[int, str]:
-        """The context and the answer, whose samples and comparison this store reads and writes."""
-        return self._context, self.answer
+        """The context and the result whose samples and comparison this store reads and writes."""
+        return self._context, self.result
 
     def _open_context(self, facts: dict[str, Any] | None) -> int:
         if facts is None:
-            found = "SELECT max(context=id) FROM sample WHERE answer=? AND split=?"
+            found = "SELECT max(context=id) FROM sample WHERE result=? AND split=?"
             query = f"SELECT id FROM context ORDER BY ({found}) DESC, used DESC LIMIT 1"
-            rows = self._db.execute(query, (self.answer, CALIBRATION)).fetchall()
+            rows = self._db.execute(query, (self.result, CALIBRATION)).fetchall()
             if not rows:
                 raise RunFolderError(f"{self.path} holds no measurements; run `opsearch run` first")
             return int(rows[0][0])

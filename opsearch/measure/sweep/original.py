@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from opsearch.errors import ModelError
+from opsearch.errors import PATH, ModelError, shortened
 from opsearch.models.clip import read_question
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs
@@ -164,8 +164,8 @@ def check_finite(logits: Tensor, samples: Sequence[Sample], sources: Sequence[st
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
         raise ModelError(
-            f"{sources[column]} gave logits that are not finite for item {samples[row].item.id}; "
-            "check the checkpoint, or use --dtype float32"
+            f"{sources[column]} gave logits that are not finite for item "
+            f"{shortened(samples[row].item.id, PATH)}; check the checkpoint, or use --dtype float32"
         )
 
 

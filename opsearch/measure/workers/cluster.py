@@ -70,7 +70,7 @@ def joined(cores: int | None, address: str | None) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler prints a stack trace; the command line's, or else that of Ctrl-C, ends
         # the run in order.
-        own = earlier if callable(earlier) else signal.default_int_handler
+        own = signal.default_int_handler if earlier in (signal.SIG_DFL, None) else earlier
         signal.signal(signal.SIGTERM, own)
     try:
         yield

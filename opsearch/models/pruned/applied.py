@@ -1,4 +1,4 @@
-"""What `policy.apply(model)` and `policy.install(model)` return: a block, and a handle."""
+"""Context manager of `policy.apply(model)`, and handle of `policy.install(model)`."""
 
 from __future__ import annotations
 
