@@ -134,7 +134,15 @@ def measured(out):
             return 0
 
 
-@pytest.mark.usefixtures("ctrl_c")
+@pytest.fixture
+def hang_up():
+    """Let SIGHUP end child processes; under nohup it is ignored, which they inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("ctrl_c", "hang_up")
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_a_signal_ends_a_run_with_a_sentence_and_keeps_what_it_measured(tmp_path, sent):
     out = tmp_path / "run"

@@ -53,7 +53,7 @@ def test_no_prefix_of_a_policy_is_a_policy(saved):
     text = saved.read_text().rstrip()
     for length in range(0, len(text), 7):
         saved.write_text(text[:length])
-        with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
+        with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN --replace`")):
             Policy.from_pretrained(saved)
 
 
@@ -121,13 +121,13 @@ def test_other_json_gets_a_sentence(saved, content):
 
 def test_bytes_that_are_no_text_get_a_sentence(saved):
     saved.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
+    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN --replace`")):
         Policy.from_pretrained(saved)
 
 
 def test_deep_nesting_gets_a_sentence(saved):
     saved.write_text("[" * 100_000)
-    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN`")):
+    with pytest.raises(PolicyError, match=naming(saved, "`opsearch solve RUN --replace`")):
         Policy.from_pretrained(saved)
 
 
