@@ -95,8 +95,8 @@ class UnknownNameError(OpsearchError):
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         nearest = nearest_name(name, known)
         meant = f"; did you mean {nearest!r}?" if nearest else ";"
-        listed = ", ".join(sorted(known))
-        super().__init__(f"unknown {kind} {echo(name)}{meant} available: {listed}")
+        listed, shown = ", ".join(sorted(known)), PATH if "/" in name else MOST_ECHOED
+        super().__init__(f"unknown {kind} {echo(name, shown)}{meant} available: {listed}")
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

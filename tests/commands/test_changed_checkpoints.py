@@ -177,13 +177,17 @@ def test_a_repeated_run_gives_the_numbers_of_a_fresh_folder(name, folder, tmp_pa
     """The accuracies were those of the tokenizer before."""
     options = ["--model", str(folder), "--samples", "4", "--heldout", "12", "--n-v", ".5"]
 
-    def compared(out):
-        assert call(["run", *options, "--out", str(tmp_path / out)]) == 0
+    def compared(out, *further):
+        assert call(["run", *options, *further, "--out", str(tmp_path / out)]) == 0
         return (tmp_path / out / "comparison.csv").read_text()
 
     before = compared("run")
     CHANGES[name](folder)
-    assert compared("run") == compared("fresh") != before
+    # Another policy of the same settings does not take the place of the one before.
+    policy = opsearch.Policy.from_pretrained(tmp_path / "run")
+    compared("run")
+    assert opsearch.Policy.from_pretrained(tmp_path / "run").counts == policy.counts
+    assert compared("run", "--replace") == compared("fresh") != before
 
 
 @pytest.mark.parametrize(
