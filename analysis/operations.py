@@ -91,8 +91,8 @@ def draw(table: pd.DataFrame) -> Figure:
         cells = grid.reindex(index=modules, columns=range(layers)).to_numpy()
         mesh = _draw_cells(axes, cells, norm)
         axes.set_yticks(np.arange(len(modules)) + 0.5, modules, size=8)
-        left = "no visual token" if share == 0 else f"{100 * share:.3g} % of the visual tokens"
-        axes.set_title(f"operation left with {left}", fontsize=9, loc="left")
+        left = f"operation reduced to {100 * share:.3g} % of the visual tokens"
+        axes.set_title("operation removed" if share == 0 else left, fontsize=9, loc="left")
     every[-1].set_xlabel("decoder layer", fontsize=9)
     ticks = [tick for tick in (0, FREE, 0.2, 1, 5) if tick < 0.8 * most]
     label = "KL alone, nats"
@@ -121,22 +121,22 @@ def _draw_cells(axes: Axes, cells: np.ndarray, norm: Normalize) -> QuadMesh:
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Describe the dearest operations, and how many are free, where no token is left."""
+    """Describe the most expensive operations, and how many are free, where no token is left."""
     lowest = table["share"].min()
     pruned = table[table["share"] == lowest]
     left = "pruned" if lowest == 0 else f"left with {100 * lowest:.3g} % of the visual tokens"
-    dearest = pruned.nlargest(3, "kl")
+    highest = pruned.nlargest(3, "kl")
     named = [
         f"{row['module']} of layer {row['layer']} ({row['kl']:.2f}, 95 % interval "
         f"{row['low']:.2f} to {row['high']:.2f})"
-        for row in dearest.to_dict("records")
+        for row in highest.to_dict("records")
     ]
     free = int((pruned["kl"] <= FREE).sum())
     sentences = [
         f"Each operation alone is {left}, and all others run on all visual tokens; the KL is the "
         f"mean over {pruned['samples'].iloc[0]} calibration samples, in nats.",
-        f"{free} of {len(pruned)} operations cost at most {FREE:g} nats alone; the dearest are "
-        f"{', '.join(named)}.",
+        f"{free} of {len(pruned)} operations cost at most {FREE:g} nats alone; the most expensive "
+        f"are {', '.join(named)}.",
         "Operations that are pruned together may cost more or less than the sum. Empty cells: "
         "operations whose result no layer reads, or which are never pruned.",
     ]

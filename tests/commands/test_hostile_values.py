@@ -295,5 +295,5 @@ def test_errors_on_a_damaged_file_are_clean(evil, capsys):
 
 def test_text_that_looks_like_an_emoji_code_is_printed_as_it_is():
     shown = StringIO()
-    PlainConsole(file=shown).print("a:100:b :x: [red] /tmp/r:key:2")
-    assert shown.getvalue() == "a:100:b :x: [red] /tmp/r:key:2\n"
+    PlainConsole(file=shown).print("a:100:b :x: [red] r:key:2")
+    assert shown.getvalue() == "a:100:b :x: [red] r:key:2\n"
