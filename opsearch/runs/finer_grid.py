@@ -1,4 +1,4 @@
-"""The grid of shares of a space, and the command that searches between two of them."""
+"""The grid of shares of a space, and the option that searches between two of them."""
 
 from __future__ import annotations
 

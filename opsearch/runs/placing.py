@@ -1,4 +1,4 @@
-"""The folder of an answer: beside those that a run folder holds, never over them.
+"""The folder that an answer is written to: beside the other answers of a run, never over them.
 
 The first answer of a run is in RUN itself. One of other settings, or another policy of the same
 settings, gets a folder of its own, RUN/answers/NAME, with all files of a run but the measurements,
