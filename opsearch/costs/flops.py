@@ -1,7 +1,8 @@
 """FLOPs of a decoder's prefill from the counts of a policy, by named conventions.
 
 `exact` counts what a pruned model executes and equals torch's FlopCounterMode to the integer. The
-other conventions reproduce published numbers; they ignore grouped-query attention and the lm_head.
+other conventions reproduce published numbers; they ignore grouped-query attention, the lm_head and
+routers of experts.
 All of them count attention scores as a full rectangle, without the causal half. Results are exact:
 int64 where a bound proves that it suffices, else Python integers (`opsearch.costs.exact`).
 """
@@ -31,6 +32,7 @@ class Convention:
         projections: Factor of d w per query row (Q and O) and per key row (K and V).
         scores: Factor of w per pair of query and key (QK^T and AV).
         mlp: Factor of d m per row.
+        router: Factor of d E per row, for E experts.
         lm_head: Factor of d V, for one row.
         real_widths: True if w is the true width, smaller for keys under grouped-query attention;
             otherwise w = d.
@@ -39,12 +41,13 @@ class Convention:
     projections: int
     scores: int
     mlp: int
+    router: int = 0
     lm_head: int = 0
     real_widths: bool = False
 
 
 CONVENTIONS: dict[str, Convention] = {
-    "exact": Convention(projections=4, scores=4, mlp=6, lm_head=2, real_widths=True),
+    "exact": Convention(projections=4, scores=4, mlp=6, router=2, lm_head=2, real_widths=True),
     "macs": Convention(projections=2, scores=2, mlp=3),  # PyramidDrop, SparseVLM, FitPrune
     "2macs": Convention(projections=4, scores=4, mlp=6),  # GSOP, CDPruner
     "fastv": Convention(projections=2, scores=2, mlp=2),  # FastV, DivPrune: omit one MLP matrix
@@ -163,7 +166,7 @@ def _bound(layers: int, rows: int, shape: Shape, rule: Convention) -> int:
     """
     q_width, kv_width = _widths(shape, rule)
     each = rule.projections * shape.hidden * (q_width + kv_width)
-    each += rule.scores * q_width * max(rows, 1) + rule.mlp * shape.hidden * shape.intermediate
+    each += rule.scores * q_width * max(rows, 1) + _mlp_row(shape, rule)
     return layers * max(rows, 1) * each + rule.lm_head * shape.hidden * shape.vocab
 
 
@@ -183,7 +186,12 @@ def _attention(q: Integers, kv: Integers, shape: Shape, rule: Convention) -> Any
 
 def _mlp(rows: Integers, shape: Shape, rule: Convention) -> Any:
     """Sum the MLPs over the layers; rows: numbers of rows, int64[..., L]."""
-    return rule.mlp * shape.hidden * shape.intermediate * rows.sum(axis=-1)
+    return _mlp_row(shape, rule) * rows.sum(axis=-1)
+
+
+def _mlp_row(shape: Shape, rule: Convention) -> int:
+    """Return the FLOPs of one row through the MLP of one layer."""
+    return shape.hidden * (rule.mlp * shape.intermediate + rule.router * shape.router)
 
 
 def _per_sample(numbers: ArrayLike) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opsearch.errors import UnknownNameError
+from opsearch.errors import ModelError, UnknownNameError, echo
 from opsearch.formatting import screen_repr
 
 
@@ -13,15 +13,19 @@ from opsearch.formatting import screen_repr
 class Shape:
     """Dimensions of a decoder of identical layers with a gated MLP (gate, up, down).
 
+    The MLP may be a mixture of experts, of which a router chooses some for each token.
+
     Attributes:
         layers: Number of layers.
         hidden: Width of the residual stream.
-        intermediate: Width of the MLP.
+        intermediate: Width of the MLP; of all experts that a token uses together.
         heads: Number of query heads.
         kv_heads: Number of key and value heads, smaller under grouped-query attention.
         head_dim: Width of a head.
         vocab: Rows of the lm_head.
         kv_bytes_per_element: Bytes of an element of the KV cache.
+        experts: Experts of an MLP, 1 without a router.
+        experts_used: Experts that each token uses.
     """
 
     layers: int
@@ -32,6 +36,8 @@ class Shape:
     head_dim: int
     vocab: int
     kv_bytes_per_element: int = 2
+    experts: int = 1
+    experts_used: int = 1
 
     __repr__ = screen_repr
 
@@ -46,10 +52,16 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     @property
+    def router(self) -> int:
+        """Outputs of the router of an MLP, 0 without one."""
+        return self.experts if self.experts > 1 else 0
+
+    @property
     def weights(self) -> int:
         """Elements of all matrices, with separate embeddings and lm_head."""
         attention = 2 * self.hidden * (self.q_width + self.kv_width)
-        mlp = 3 * self.hidden * self.intermediate
+        mlp = 3 * self.hidden * self.intermediate * self.experts // self.experts_used
+        mlp += self.router * self.hidden
         return self.layers * (attention + mlp) + 2 * self.vocab * self.hidden
 
     @classmethod
@@ -57,6 +69,9 @@ class Shape:
         """Return the dimensions of a transformers config, multimodal or text-only.
 
         The KV cache has the dtype of the config, or two bytes per element if it names none.
+
+        Raises:
+            ModelError: The layers have MLPs of different kinds, or experts that all tokens use.
         """
         import torch
 
@@ -68,13 +83,33 @@ class Shape:
         return cls(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
             heads=heads,
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             vocab=text.vocab_size,
             kv_bytes_per_element=dtype.itemsize,
+            **_mlp_widths(text),
         )
+
+
+def _mlp_widths(text: Any) -> dict[str, int]:
+    """Return the widths of a decoder's MLPs, and their experts if they are mixtures."""
+    experts = getattr(text, "num_experts", None)
+    if not experts:
+        return {"intermediate": text.intermediate_size}
+    dense = getattr(text, "mlp_only_layers", None) or getattr(text, "decoder_sparse_step", 1) != 1
+    shared = getattr(text, "shared_expert_intermediate_size", None)
+    if dense or shared:
+        raise ModelError(
+            f"decoders of type {echo(text.model_type)} mix experts with MLPs that all tokens use, "
+            "whose cost is not known; use a model whose layers are all alike"
+        )
+    used = text.num_experts_per_tok
+    return {
+        "intermediate": used * text.moe_intermediate_size,
+        "experts": experts,
+        "experts_used": used,
+    }
 
 
 # The Hugging Face checkpoints of LLaVA pad Vicuna's vocabulary of 32,000 to 32,064, the size of

@@ -17,9 +17,10 @@ class Layout:
 
     Attributes:
         n_visual: Visual tokens.
-        head: Other tokens before the first visual token.
-        tail: Other tokens after it.
-        inner: Tokens of the tail that stand between visual tokens.
+        head: Other tokens before the first visual token, none of which attends to visual tokens.
+        tail: All others.
+        inner: Tokens of the tail that visual tokens attend to: those between visual tokens, or the
+            whole prompt.
         answers: Last rows of the tail, whose logits are compared.
     """
 
@@ -30,14 +31,18 @@ class Layout:
     answers: int
 
     @classmethod
-    def of(cls, visual: NDArray[np.bool_], answers: int) -> Layout:
+    def of(cls, visual: NDArray[np.bool_], answers: int, both_ways: bool = False) -> Layout:
         """Return the layout of a prompt followed by `answers` - 1 answer tokens.
 
         Args:
             visual: bool[S], true at the visual tokens of the prompt.
             answers: Answer positions whose logits are compared.
+            both_ways: True if all tokens of the prompt attend to all others.
         """
         (positions,) = visual.nonzero()
+        if both_ways:
+            others = len(visual) - len(positions)
+            return cls(len(positions), 0, others + answers - 1, others, answers)
         first, last = int(positions[0]), int(positions[-1])
         inner = last + 1 - first - len(positions)
         return cls(
@@ -50,7 +55,7 @@ class Layout:
 
     @property
     def coupled(self) -> bool:
-        """True if text stands between visual tokens, so that visual rows depend on it."""
+        """True if visual rows depend on text of the tail."""
         return self.inner > 0
 
     @property

@@ -7,16 +7,20 @@ only its sums over rows are kept. Samples that the store already holds are not r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from opsearch.measure.storage.store import Store
-from opsearch.models.attention import project_keys, project_queries
-from opsearch.models.devices import device_of, device_of_inputs
+from opsearch.measure.sweep.visibility import Visibility
+from opsearch.models.attention import CosSin
+from opsearch.models.decoder import Decoder
+from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.families import check_supported
+from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.problem.objective import Masses
 from opsearch.rankers.base import AttentionView, Prompt
@@ -57,18 +61,20 @@ def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
     prompt = make_prompt(model, family, inputs["input_ids"], None)
     layers: list[Tensor] = []
 
-    def before_layer(layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def before_layer(layer: DecoderLayer, stock: Any, args: Any, kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        device = device_of(layer.input_layernorm)
-        cos, sin = (each.to(device) for each in kwargs["position_embeddings"])
+        cos, sin = (each.to(layer.device) for each in kwargs["position_embeddings"])
+        mask = kwargs.get("attention_mask")
+        mask = mask if mask is None else mask.to(layer.device)
+        visibility = Visibility.of_mask(mask, len(hidden))
         received_masses = attention_by_source(
-            _full_view(layer, prompt.to(device), hidden.to(device), (cos, sin))
+            _full_view(layer, prompt.to(layer.device), hidden, (cos, sin), visibility)
         )
         layers.append(torch.stack(received_masses, 1).to(prompt.visual.device))
 
     hooks = [
-        layer.register_forward_pre_hook(before_layer, with_kwargs=True)
-        for layer in model.get_submodule(family.decoder).layers
+        layer.module.register_forward_pre_hook(partial(before_layer, layer), with_kwargs=True)
+        for layer in Decoder.of(model, family).layers
     ]
     try:
         model(**inputs, use_cache=False, logits_to_keep=1)
@@ -83,20 +89,25 @@ def _measured(model: Any, samples: Sequence[Sample]) -> list[Masses]:
 
 
 def _full_view(
-    layer: Any, prompt: Prompt, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]
+    layer: DecoderLayer,
+    prompt: Prompt,
+    hidden: Tensor,
+    cos_sin: CosSin,
+    visibility: Visibility | None,
 ) -> AttentionView:
     """Return the view of all rows and columns of a layer, from its input [B, S, D]."""
-    normed, attn = layer.input_layernorm(hidden), layer.self_attn
+    hidden = hidden.to(layer.device)
+    normed, attention = layer.attention_input(hidden), layer.attention
     positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
     valid = torch.ones_like(positions, dtype=torch.bool)
-    queries, keys = project_queries(attn, normed, cos_sin), project_keys(attn, normed, cos_sin)
     return AttentionView(
         prompt=prompt,
-        queries=queries,
+        queries=attention.queries(normed, cos_sin),
         query_positions=positions,
         query_valid=valid,
-        keys=keys,
+        keys=attention.keys(normed, cos_sin),
         key_positions=positions,
         key_valid=valid,
-        scaling=attn.scaling,
+        scaling=attention.scaling,
+        visible=None if visibility is None else visibility.sees(positions, positions),
     )

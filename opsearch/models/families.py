@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError, OpsearchError, echo
 from opsearch.models.attention import FLASH
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
+from opsearch.models.decoder import Decoder
 from opsearch.models.devices import is_hooked
 from opsearch.models.vision import (
     TOWER_NEEDS,
@@ -51,6 +52,10 @@ class ModelFamily:
         positions_from: Input besides input_ids that position ids are computed from, or None.
         grid: Input with (time, height, width) of each image in patches, whose tokens have positions
             in this grid; None if each token has a position of its own.
+        attends: Tokens that visual tokens attend to beyond the earlier ones: none ("causal"), those
+            of their image ("image"), or the whole prompt ("prompt").
+        answer_type: Value of an answer's tokens in `token_type_ids`.
+        bounds_logits: True if `final_logit_softcapping` of the decoder's config is applied.
     """
 
     model_type: str
@@ -62,6 +67,14 @@ class ModelFamily:
     visual_tokens: tuple[str, ...] = ("image_token_id",)
     positions_from: str | None = None
     grid: str | None = None
+    attends: Literal["causal", "image", "prompt"] = "causal"
+    answer_type: int = 0
+    bounds_logits: bool = False
+
+    @property
+    def causal(self) -> bool:
+        """True if all tokens attend to earlier ones only."""
+        return self.attends == "causal"
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
         """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
@@ -72,14 +85,7 @@ class ModelFamily:
         """Return why a model of this config cannot provide a ranker input, None if it can."""
         if need == "question_embeddings":
             return _question_unsupported_reason(config)
-        if need == DECODER_ATTENTION:
-            decoder = config.get_text_config().model_type
-            return (
-                None
-                if decoder in DECODERS
-                else f"decoders of type {echo(decoder)} cannot provide attention"
-            )
-        if need in PROMPT_NEEDS:
+        if need == DECODER_ATTENTION or need in PROMPT_NEEDS:
             return None
         if self.capture_tower is None:
             return "its vision tower has no [CLS] token, and nothing is captured in it"
@@ -143,35 +149,50 @@ def _question_unsupported_reason(config: Any) -> str | None:
     return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
-# Pre-norm layers that add the unscaled outputs of attention and MLP to the residual stream. Models
-# of a family may have any decoder; Gemma 2 and Granite differ here and would be silently wrong.
-DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3"})
-
 # Attribute that compressed-tensors adds to attention modules whose keys and values it quantizes.
 QUANTIZED_KV = "kv_cache"
 
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
+_QWEN: dict[str, Any] = {
+    "vision_tower": "model.visual",
+    "visual_tokens": _IMAGE_AND_VIDEO,
+    "positions_from": "mm_token_type_ids",
+    "grid": "image_grid_thw",
+}
+_IDEFICS: dict[str, Any] = {"vision_tower": "model.vision_model", "decoder": "model.text_model"}
+
 FAMILIES = {
     family.model_type: family
     for family in (
         ModelFamily("llava", _CLS, capture_patches),
+        # Several layers of the tower are joined, none of whose [CLS] attention stands for all.
+        ModelFamily("vipllava", _UNIFORM),
         ModelFamily("llava_next", _CLS, capture_packed_patches),
+        # Frames are pooled after the projector, so that a token is no patch of the tower.
+        ModelFamily("llava_next_video", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
         # SigLIP has no [CLS].
         ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
         # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is
         # unused. Training did not shape the attention of [CLS] there, so `cls` works but is not the
         # default.
         ModelFamily("internvl", _UNIFORM, capture_merged_patches),
-        ModelFamily(
-            "qwen2_5_vl",
-            _UNIFORM,
-            vision_tower="model.visual",
-            visual_tokens=_IMAGE_AND_VIDEO,
-            positions_from="mm_token_type_ids",
-            grid="image_grid_thw",
-        ),
+        ModelFamily("qwen2_vl", _UNIFORM, **_QWEN),
+        ModelFamily("qwen2_5_vl", _UNIFORM, **_QWEN),
+        ModelFamily("qwen3_vl", _UNIFORM, **_QWEN),
+        ModelFamily("qwen3_vl_moe", _UNIFORM, **_QWEN),
+        ModelFamily("glm4v", _UNIFORM, **_QWEN),
+        ModelFamily("glm46v", _UNIFORM, **_QWEN),
+        ModelFamily("idefics3", _UNIFORM, **_IDEFICS),
+        ModelFamily("smolvlm", _UNIFORM, **_IDEFICS),
+        ModelFamily("mistral3", _UNIFORM),
+        ModelFamily("gemma3", _UNIFORM, attends="image"),
+        ModelFamily("paligemma", _UNIFORM, attends="prompt", answer_type=1, bounds_logits=True),
+        ModelFamily("aya_vision", _UNIFORM),
+        ModelFamily("cohere2_vision", _UNIFORM),
+        ModelFamily("ovis2", _UNIFORM),
+        ModelFamily("perception_lm", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
     )
 }
 
@@ -201,24 +222,7 @@ def check_supported(model: Any) -> ModelFamily:
             model.get_submodule(part)
     except AttributeError as error:
         raise _wrapped(model) from error
-    text = model.config.get_text_config()
-    if text.model_type not in DECODERS:
-        raise ModelError(
-            f"decoders of type {echo(text.model_type)} are not supported; use a model with one of "
-            f"type {', '.join(sorted(DECODERS))}"
-        )
-    attention = text._attn_implementation
-    if attention not in ("sdpa", "eager", FLASH):
-        raise ModelError(
-            f"attention implementation {echo(attention)} is not supported; load the model with "
-            f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
-        )
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
-        raise ModelError(
-            f"the decoder uses attention of types {sorted(kinds)} with a window of "
-            f"{getattr(text, 'sliding_window', None)} tokens; only full_attention can be pruned"
-        )
+    _check_attention(model.config.get_text_config(), family)
     for module in model.modules():
         if hasattr(module, QUANTIZED_KV):
             raise ModelError(
@@ -229,7 +233,26 @@ def check_supported(model: Any) -> ModelFamily:
             raise ModelError(
                 "the model has weights on the meta device; load it fully before pruning"
             )
+    Decoder.of(model, family)
     return family
+
+
+def _check_attention(text: Any, family: ModelFamily) -> None:
+    """Raise ModelError unless a policy can run with the attention implementation of a decoder."""
+    attention = text._attn_implementation
+    if attention not in ("sdpa", "eager", FLASH):
+        raise ModelError(
+            f"attention implementation {echo(attention)} is not supported; load the model with "
+            f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
+        )
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    causal = kinds == {"full_attention"} and not getattr(text, "sliding_window", None)
+    if attention == FLASH and not (causal and family.causal):
+        raise ModelError(
+            f"{FLASH} computes the attention of pruned layers without a mask, but tokens of this "
+            "decoder attend within a window or in both directions; load the model with "
+            "attn_implementation='sdpa'"
+        )
 
 
 def _wrapped(model: Any) -> ModelError:

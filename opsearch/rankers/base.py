@@ -150,6 +150,8 @@ class AttentionView:
         key_positions: Their positions in the prompt, int64[B, K].
         key_valid: Mask of the keys that are not padding, bool[B, K].
         scaling: Factor of the attention logits.
+        visible: Mask of the keys that each query sees, bool[B, Q, K]; None: those at its position
+            or before.
     """
 
     prompt: Prompt
@@ -160,11 +162,12 @@ class AttentionView:
     key_positions: Tensor
     key_valid: Tensor
     scaling: float
+    visible: Tensor | None = None
 
     __repr__ = screen_repr
 
     def attention(self, rows: slice = slice(None)) -> Tensor:
-        """Return causal softmax attention from some queries to all keys, float32[B, H, q, K].
+        """Return softmax attention from some queries to all keys, float32[B, H, q, K].
 
         Rows of padding queries, and of queries without any visible key, are 0.
         """
@@ -178,7 +181,10 @@ class AttentionView:
         scores = (queries @ keys.transpose(-1, -2) * self.scaling).reshape(
             len(keys), heads, number, -1
         )
-        visible = self.key_positions[:, None, :] <= self.query_positions[:, rows, None]
+        if self.visible is None:
+            visible = self.key_positions[:, None, :] <= self.query_positions[:, rows, None]
+        else:
+            visible = self.visible[:, rows]
         visible = visible & self.key_valid[:, None, :] & self.query_valid[:, rows, None]
         weights: Tensor = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
         return weights.nan_to_num(0.0)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from opsearch.models.layers import DecoderLayer, structures
 from opsearch.models.loading import DTYPES
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.layer import pruned_forward
@@ -50,8 +51,11 @@ class OneLayer:
         self.rank = torch.where(visual, visual.cumsum(1) - 1, -1)
         self.middle = self.decoder.layers[_MIDDLE]
         self.given = self._given()
-        for index, layer in enumerate(self.decoder.layers):
-            layer.forward = pruned_forward(layer, index, layer.forward)
+        layers = self.decoder.layers
+        for index, (layer, structure) in enumerate(
+            zip(layers, structures(self.decoder), strict=True)
+        ):
+            layer.forward = pruned_forward(DecoderLayer(layer, structure), index, layer.forward)
 
     def layer(self, q: int, kv: int, mlp: int) -> Part:
         """Return a layer in the middle of a pruned prefill, by its numbers of visual tokens."""

@@ -16,6 +16,7 @@ from opsearch.measure.gates.backward import Gated
 from opsearch.measure.gates.gradients import closed, gate_gradients, token_gradients
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.original import make_reference
+from opsearch.models.decoder import Decoder
 from opsearch.models.encoding import Sample
 from opsearch.models.families import check_supported
 from opsearch.policy.builders import identity, stages
@@ -69,7 +70,7 @@ def one(name, attention="sdpa"):
 def taken(model, sample, gate=GATE):
     family = check_supported(model)
     reference = make_reference(model, family, [sample], (), 1)
-    return token_gradients(model, model.get_submodule(family.decoder), reference, gate)
+    return token_gradients(Decoder.of(model, family), reference, gate)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen2_5_vl"])
@@ -99,16 +100,16 @@ def test_open_gates_are_the_original_and_nearly_closed_ones_the_pruned_model(dec
     for attention in ("sdpa", "eager"):
         model, sample = families.model(decoder, attention), families.sample([2, 3, 4])
         family = check_supported(model)
-        text = model.get_submodule(family.decoder)
+        text = Decoder.of(model, family)
         reference = make_reference(model, family, [sample], (), 1)
         visual = reference.prompt.visual
 
-        def logits(gate, model=model, text=text, reference=reference, visual=visual):
+        def logits(gate, text=text, reference=reference, visual=visual):
             shape = (1, families.LAYERS, 3, visual.shape[1])
             gates = torch.ones(shape).masked_fill(visual[:, None, None], gate)
-            gated = Gated.forward(model, text, reference, gates)
+            gated = Gated.forward(text, reference, gates)
             with torch.no_grad():
-                return model.lm_head(text.norm(gated.states[-1][:, -1:]))
+                return text.logits(gated.states[-1][:, -1:])
 
         torch.testing.assert_close(logits(1.0), reference.logits, rtol=1e-4, atol=1e-4)
         with torch.no_grad(), families.of_counts([(0, 0, 0)] * families.LAYERS).apply(model):

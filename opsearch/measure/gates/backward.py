@@ -13,19 +13,18 @@ and frees it, so that the memory is that of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from opsearch.measure.sweep.original import Reference
-from opsearch.models.attention import attend, project_keys_values, project_queries
-from opsearch.models.devices import device_of
+from opsearch.measure.sweep.visibility import Visibility, sees
+from opsearch.models.attention import CosSin
+from opsearch.models.decoder import Decoder
+from opsearch.models.layers import DecoderLayer
 from opsearch.policy.counts import KV, MLP, Q
-
-CosSin = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,44 +32,34 @@ class Gated:
     """The decoder with gates, after its forward.
 
     Attributes:
-        model: The model.
-        decoder: Its decoder.
+        decoder: The decoder.
+        reference: Its inputs.
         gates: [B, L, 3, S], 1 at text.
-        cos_sin: Rotary embeddings of all positions.
+        cos_sin: Rotary embeddings of all positions, by kind of layer.
         states: Input of each layer and output of the last one, L + 1 tensors [B, S, D].
-        answers: Last rows, whose logits are compared.
     """
 
-    model: Any
-    decoder: Any
+    decoder: Decoder
+    reference: Reference
     gates: Tensor
-    cos_sin: CosSin
+    cos_sin: Mapping[str, CosSin]
     states: list[Tensor]
-    answers: int
 
     @classmethod
     @torch.no_grad()
-    def forward(cls, model: Any, decoder: Any, reference: Reference, gates: Tensor) -> Gated:
+    def forward(cls, decoder: Decoder, reference: Reference, gates: Tensor) -> Gated:
         """Run the decoder on the original's inputs.
 
         Args:
-            model: The model.
-            decoder: Its decoder.
+            decoder: The decoder.
             reference: Its inputs.
             gates: Gate of each token, [B, L, 3, S], above 0; 1 at text.
         """
-        cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
-        states = [reference.embeds]
-        for number, layer in enumerate(decoder.layers):
-            states.append(gated_layer(layer, states[-1], gates[:, number], cos_sin))
-        return cls(
-            model=model,
-            decoder=decoder,
-            gates=gates,
-            cos_sin=cos_sin,
-            states=states,
-            answers=reference.logits.shape[1],
-        )
+        cos_sin = decoder.rotary(reference.embeds, reference.position_ids)
+        gated = cls(decoder, reference, gates, cos_sin, [reference.embeds])
+        for number in range(len(decoder.layers)):
+            gated.states.append(gated._layer(number, gated.states[-1], gates[:, number]))
+        return gated
 
     @torch.enable_grad()
     def gradients(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -80,40 +69,60 @@ class Gated:
             Gradient with respect to the gates, float32[B, L, 3, S].
         """
         last = self.states[-1].detach().requires_grad_()
-        answers = self.decoder.norm(last[:, -self.answers :])
-        logits = self.model.get_output_embeddings()(answers)
+        logits = self.decoder.logits(last[:, -self.reference.logits.shape[1] :])
         (cotangent,) = torch.autograd.grad(loss(logits), last)
         found = []
         for number in reversed(range(len(self.decoder.layers))):
-            layer = self.decoder.layers[number]
             state = self.states[number].detach().requires_grad_()
             gates = self.gates[:, number].detach().requires_grad_()
-            output = gated_layer(layer, state, gates, self.cos_sin)
+            output = self._layer(number, state, gates)
             cotangent = cotangent.to(output.device)
             cotangent, gradient = torch.autograd.grad(output, (state, gates), cotangent)
             found.append(gradient)
         return torch.stack(found[::-1], 1)
 
+    def _layer(self, number: int, state: Tensor, gates: Tensor) -> Tensor:
+        """Return the output [B, S, D] of a layer, and the visual features that are added to it."""
+        layer, features = self.decoder.layers[number], self.reference.added
+        visibility = self.reference.visibility.get(layer.kind)
+        output = gated_layer(layer, state, gates, self.cos_sin[layer.kind], visibility)
+        return output + features[number].to(output.device) if number < len(features) else output
 
-def gated_layer(layer: Any, state: Tensor, gates: Tensor, cos_sin: CosSin) -> Tensor:
-    """Return the output [B, S, D] of a decoder layer with gates float32[B, 3, S]."""
-    device, attn = device_of(layer.input_layernorm), layer.self_attn
+
+def gated_layer(
+    layer: DecoderLayer,
+    state: Tensor,
+    gates: Tensor,
+    cos_sin: CosSin,
+    visibility: Visibility | None = None,
+) -> Tensor:
+    """Return the output [B, S, D] of a decoder layer with gates float32[B, 3, S].
+
+    Args:
+        layer: The layer.
+        state: Its input, [B, S, D].
+        gates: The gates.
+        cos_sin: Rotary embeddings of all positions.
+        visibility: Positions that each token sees; None for causal attention.
+    """
+    device, attention = layer.device, layer.attention
     state, gates = state.to(device), gates.to(device)
     cos, sin = (each.to(device) for each in cos_sin)
-    normed = layer.input_layernorm(state)
-    queries = project_queries(attn, normed, (cos, sin))
-    keys, values = project_keys_values(attn, normed, (cos, sin))
-    mask = _causal(gates[:, KV].log(), state.dtype)
-    update = attend(attn, queries, keys, values, mask)
-    state = state + update * gates[:, Q, :, None].to(state.dtype)
-    update = layer.mlp(layer.post_attention_layernorm(state))
-    gated: Tensor = state + update * gates[:, MLP, :, None].to(state.dtype)
+    normed = layer.attention_input(state)
+    queries = attention.queries(normed, (cos, sin))
+    keys, values = attention.keys_values(normed, (cos, sin))
+    mask = _mask(gates[:, KV].log(), state.dtype, visibility and visibility.to(device))
+    update = layer.attention_update(attention.attend(queries, keys, values, mask))
+    after = state + update * gates[:, Q, :, None].to(state.dtype)
+    update = layer.mlp_update(state if layer.parallel else after)
+    gated: Tensor = after + update * gates[:, MLP, :, None].to(state.dtype)
     return gated
 
 
-def _causal(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the causal mask with a bias [B, S] on each column, [B, 1, S, S]."""
+def _mask(bias: Tensor, dtype: torch.dtype, visibility: Visibility | None) -> Tensor:
+    """Return the attention mask with a bias [B, S] on each column, [B, 1, S, S]."""
     length = bias.shape[-1]
-    hidden = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
-    mask: Tensor = bias.to(dtype)[:, None, None, :].expand(-1, 1, length, -1)
-    return mask.masked_fill(hidden, torch.finfo(dtype).min)
+    positions = torch.arange(length, device=bias.device).expand(len(bias), -1)
+    mask: Tensor = bias.to(dtype)[:, None, :].expand(-1, length, -1)
+    hidden = ~sees(visibility, positions, positions)
+    return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None]

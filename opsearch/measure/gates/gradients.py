@@ -22,6 +22,7 @@ from opsearch.measure.planning.requests import KeyedPolicy, Requests
 from opsearch.measure.storage.records import GateGradient
 from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.original import Reference, make_reference
+from opsearch.models.decoder import Decoder
 from opsearch.models.encoding import Sample, batches
 from opsearch.models.families import check_supported
 from opsearch.policy.counts import KV, MLP, Counts, Q
@@ -95,7 +96,7 @@ def _measured(
     family = check_supported(model)
     needs = frozenset(need for ranker in rankers.values() for need in ranker.needs)
     reference = make_reference(model, family, samples, needs, positions)
-    falls = token_gradients(model, model.get_submodule(family.decoder), reference, GATE)
+    falls = token_gradients(Decoder.of(model, family), reference, GATE)
     falls = (-falls).clamp(min=0).double().cpu()
     size, visual = samples[0].n_visual, reference.prompt.visual.cpu()
     sums: dict[Any, NDArray[np.float64]] = {}
@@ -118,12 +119,11 @@ def _measured(
     return found
 
 
-def token_gradients(model: Any, decoder: Any, reference: Reference, gate: float) -> Tensor:
+def token_gradients(decoder: Decoder, reference: Reference, gate: float) -> Tensor:
     """Return the gradient of each sample's KL with all gates at one value, float32[B, L, 3, S].
 
     Args:
-        model: The model.
-        decoder: Its decoder.
+        decoder: The decoder.
         reference: The original on the samples.
         gate: Value of all gates, above 0.
     """
@@ -137,7 +137,7 @@ def token_gradients(model: Any, decoder: Any, reference: Reference, gate: float)
         p, counted = original.to(pruned.device), weight.to(pruned.device)
         return ((p.exp() * (p - pruned)).sum(-1) * counted).sum()
 
-    return Gated.forward(model, decoder, reference, gates).gradients(divergence)
+    return Gated.forward(decoder, reference, gates).gradients(divergence)
 
 
 def closed(policy: Policy, n_visual: int) -> tuple[Counts, Counts]:

@@ -1,9 +1,10 @@
 """Grouping of samples into batches, and of samples that share an image.
 
-Attention is causal, so visual rows and the text before them do not depend on the question after the
-image, and all questions on one image share them. Questions of nearly equal length are padded to the
-longest, since no row attends to the padding behind it. The decoder's inputs are known from the
-processor's outputs, so that batches form before any weights are loaded.
+Where attention is causal, or reaches to the end of an image, visual rows and the text before them
+do not depend on the question after the image, and all questions on one image share them. Questions
+of nearly equal length are padded to the longest, since no row attends to the padding behind it. The
+decoder's inputs are known from the processor's outputs, so that batches form before any weights are
+loaded.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def group_samples(
         groups.setdefault((visual.tobytes(), image[0].n_other), []).append(image)
     return [
         SampleBatch(
-            Layout.of(np.frombuffer(visual, np.bool_), answers),
+            Layout.of(np.frombuffer(visual, np.bool_), answers, family.attends == "prompt"),
             tuple(sample for image in images for sample in image),
             tuple(number for number, image in enumerate(images) for _ in image),
         )
@@ -123,8 +124,8 @@ def _image_groups(
         if len(positions):
             end = int(positions[-1]) + 1
             prefix = ids[0, :end].cpu().numpy().tobytes()
-            # Text between visual tokens prevents sharing.
-            coupled = end - int(positions[0]) > len(positions)
+            # Text that visual tokens attend to prevents sharing.
+            coupled = end - int(positions[0]) > len(positions) or family.attends == "prompt"
             own = number if coupled else None
             by_prefix.setdefault((sample.images_digest, prefix, own), []).append(sample)
     for image in by_prefix.values():

@@ -115,7 +115,7 @@ def _flops(shape: Shape, queries: int, keys: int, pairs: int, outputs: int, mlp:
     """Return the FLOPs of the given numbers of rows, and of pairs of a query and a key."""
     total = 2 * shape.hidden * shape.q_width * (queries + outputs) + 4 * shape.q_width * pairs
     total += 4 * shape.hidden * shape.kv_width * keys
-    return total + 6 * shape.hidden * shape.intermediate * mlp
+    return total + shape.hidden * (6 * shape.intermediate + 2 * shape.router) * mlp
 
 
 def held_elements(trie: Trie, layout: Layout, shape: Shape) -> Ints:

@@ -14,7 +14,6 @@ only these rows are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,8 @@ from torch import Tensor
 
 from opsearch.measure.layout import Ints
 from opsearch.measure.sweep.inputs import DecoderInputs, Pair
-from opsearch.models.attention import attend, project_keys_values, project_queries
-from opsearch.models.devices import device_of
+from opsearch.measure.sweep.visibility import sees
+from opsearch.models.layers import DecoderLayer
 from opsearch.policy.counts import KV, MLP, Q
 
 
@@ -38,7 +37,7 @@ class GatedDecoder:
     """
 
     def __init__(
-        self, layers: Sequence[Any], inputs: DecoderInputs, gates: Tensor, open_rows: Ints
+        self, layers: Sequence[DecoderLayer], inputs: DecoderInputs, gates: Tensor, open_rows: Ints
     ) -> None:
         self.layers, self.inputs, self.gates = layers, inputs, gates
         image = torch.as_tensor(inputs.image_of, device=inputs.tail.device)
@@ -59,21 +58,23 @@ class GatedDecoder:
     def _layer(self, number: int, text: Tensor, visual: Tensor) -> Pair:
         """Return text and visual rows after a layer, less the visual ones that nothing reads."""
         layer, queries, through = self.layers[number], *self.rows[number, [Q, MLP]]
-        self._move(device := device_of(layer.input_layernorm))
-        text, visual = text.to(device), visual.to(device)
-        read = max(self.rows[number:, KV].max(), 1)
+        self._move(layer.device)
+        text, visual = text.to(layer.device), visual.to(layer.device)
+        read, n_text = max(self.rows[number:, KV].max(), 1), text.shape[1]
         visual = visual[:, :read]
-        normed = layer.input_layernorm(torch.cat([text, visual], 1))
-        update = self._attention(layer.self_attn, number, normed, text.shape[1])
-        text = text + update[:, : text.shape[1]]
-        added = self._gated(update[:, text.shape[1] :], number, Q)
+        before = torch.cat([text, visual[:, :through]], 1)
+        normed = layer.attention_input(torch.cat([text, visual], 1))
+        update = layer.attention_update(self._attention(layer, number, normed, n_text))
+        text = text + update[:, :n_text]
+        added = self._gated(update[:, n_text:], number, Q)
         visual = torch.cat([visual[:, :queries] + added, visual[:, queries:]], 1)
-        rows = torch.cat([text, visual[:, :through]], 1)
-        update = layer.mlp(layer.post_attention_layernorm(rows))
-        added = self._gated(update[:, text.shape[1] :], number, MLP)
-        return text + update[:, : text.shape[1]], torch.cat(
-            [visual[:, :through] + added, visual[:, through:]], 1
-        )
+        after = torch.cat([text, visual[:, :through]], 1)
+        update = layer.mlp_update(before if layer.parallel else after)
+        added = self._gated(update[:, n_text:], number, MLP)
+        visual = torch.cat([visual[:, :through] + added, visual[:, through:]], 1)
+        positions = self.visual_positions[:, :read]
+        visual = self.inputs.samples.with_features(number, visual, positions)
+        return text + update[:, :n_text], visual
 
     def _move(self, device: torch.device) -> None:
         """Move what all layers read to the device of the next one."""
@@ -87,22 +88,26 @@ class GatedDecoder:
         gate = self.gates[number, module, : update.shape[1], None]
         return update * gate.to(update.dtype)
 
-    def _attention(self, attn: Any, number: int, normed: Tensor, n_text: int) -> Tensor:
+    def _attention(self, layer: DecoderLayer, number: int, normed: Tensor, n_text: int) -> Tensor:
         """Return the attention output of all text rows and the visual rows with open queries."""
         queries, keys, _ = self.rows[number]
         q_positions = self._positions(int(queries))
         k_positions = self._positions(int(keys))
-        cos_sin = self.inputs.samples
-        q = project_queries(attn, normed[:, : n_text + queries], cos_sin.rotary(q_positions))
-        k, v = project_keys_values(attn, normed[:, : n_text + keys], cos_sin.rotary(k_positions))
+        samples, attention = self.inputs.samples, layer.attention
+        q_cos_sin = samples.rotary(layer.kind, q_positions)
+        k_cos_sin = samples.rotary(layer.kind, k_positions)
+        q = attention.queries(normed[:, : n_text + queries], q_cos_sin)
+        k, v = attention.keys_values(normed[:, : n_text + keys], k_cos_sin)
         gates = self.gates[number, KV, :keys].clamp(min=torch.finfo(torch.float32).tiny)
         bias = torch.cat([gates.new_zeros(n_text), gates.log()]).to(q.dtype)
-        hidden = q_positions[:, :, None] < k_positions[:, None]
+        visibility = samples.visibility.get(layer.kind)
+        hidden = ~sees(visibility, q_positions, k_positions)
         mask = bias.expand(hidden.shape).masked_fill(hidden, torch.finfo(q.dtype).min)
         # On a CPU, SDPA has no kernel for masks with gradients, and eager attention is faster.
         name = "eager" if q.device.type == "cpu" else None
-        update = attend(attn, q, k, v, mask[:, None], name)
-        if not self.inputs.head.shape[1]:  # a row before all text may see no key
+        update = attention.attend(q, k, v, mask[:, None], name)
+        # A row before all text, or whose window holds none, may see no key.
+        if visibility or not self.inputs.head.shape[1]:
             update = update.masked_fill(hidden.all(-1, keepdim=True), 0)
         return update
 

@@ -29,6 +29,7 @@ from opsearch.measure.sweep.inputs import DecoderInputs
 from opsearch.measure.sweep.original import Reference, check_finite, concat_padded
 from opsearch.measure.sweep.originals import Originals
 from opsearch.measure.sweep.reused_memory import reused_memory
+from opsearch.models.decoder import Decoder
 from opsearch.models.encoding import Sample
 from opsearch.policy.counts import Shares
 from opsearch.rankers.base import Ranker
@@ -78,7 +79,7 @@ class RelaxedDivergence:
     ) -> None:
         self.originals, self.ranker, self.memory = originals, ranker, memory
         self.model = model = originals.model
-        self.decoder = model.get_submodule(originals.family.decoder)
+        self.decoder = Decoder.of(model, originals.family)
         self.samples = [sample for sample in samples if sample.n_visual]
         # Samples are independent: cores gain more from them than from parts of one small product.
         self.threads = torch.get_num_threads() if model.device.type == "cpu" else 1
@@ -155,11 +156,12 @@ class RelaxedDivergence:
         return mask
 
     def _layout(self, sample: Sample) -> Layout:
-        return Layout.of(self._visual(sample), self.originals.positions)
+        both_ways = self.originals.family.attends == "prompt"
+        return Layout.of(self._visual(sample), self.originals.positions, both_ways)
 
     def _bytes(self, layout: Layout) -> int:
         """Return about the bytes that one sample's states take until the backward pass."""
-        config = self.decoder.config
+        config = self.decoder.module.config
         widths = 12 * config.hidden_size + 4 * config.intermediate_size
         scores = 3 * config.num_attention_heads * layout.length
         layers: int = config.num_hidden_layers
@@ -179,8 +181,7 @@ class RelaxedDivergence:
         with _differentiated():
             opened = gates(given, width, n_visual)
             decoder = GatedDecoder(self.decoder.layers, inputs, opened, open_rows)
-            states = self.decoder.norm(decoder.answers())
-            logits = self.model.get_output_embeddings()(states).to(device)
+            logits = self.decoder.logits(decoder.answers()).to(device)
             check_finite(logits.detach()[:, None], batch.samples, ["a fractional policy"])
             kl = divergence(reference.logits, logits, reference.counted).kl
             (gradient,) = torch.autograd.grad(bounded(kl).sum(), given)
@@ -196,8 +197,8 @@ class RelaxedDivergence:
     def _inputs(self, batch: SampleBatch, reference: Reference) -> DecoderInputs:
         """Return the decoder's inputs, sorted by rank."""
         rank = concat_padded([self._ranks[sample.digest] for sample in batch.samples], value=-1)
-        cos_sin = self.decoder.rotary_emb(reference.embeds, reference.position_ids)
-        return DecoderInputs.from_prompt(reference.prompt, cos_sin, rank, batch)
+        cos_sin = self.decoder.rotary(reference.embeds, reference.position_ids)
+        return DecoderInputs.of(reference, cos_sin, rank, batch)
 
     @torch.no_grad()
     def _reference(self, samples: Sequence[Sample]) -> Reference:

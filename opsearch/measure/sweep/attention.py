@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from opsearch.measure.layout import Ints
 from opsearch.measure.sweep.inputs import Pair
-from opsearch.models.attention import attend, attended, causal_mask
+from opsearch.measure.sweep.visibility import Visibility, sees
+from opsearch.models.attention import Attention
 from opsearch.rankers.upload import upload
 
 # Pairs of query and key in one call: enough to saturate a device, few enough that scores and
@@ -52,20 +53,22 @@ class MaskedAttention:
         query_positions: int64[B, 1 or O, q], positions of the query rows in each order.
         keys: Rows of the keys.
         order: int64[N], index of each node's order.
+        visibility: Positions that each row sees; None for causal attention.
     """
 
     query_rows: Ints
     query_positions: Tensor
     keys: KeyRows
     order: Ints
+    visibility: Visibility | None = None
 
-    def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
+    def attend(self, attn: Attention, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
         """Yield the attention output of the query rows in parts [B, nodes * q, D].
 
-        Attention is causal by position; rows without any visible key get 0.
+        Rows without any visible key get 0.
 
         Args:
-            attn: The layer's attention module.
+            attn: The layer's attention.
             queries: [B, R, H, hd].
             keys_values: Keys and values of all nodes, [R, H_kv, hd] each.
         """
@@ -80,7 +83,7 @@ class MaskedAttention:
             k, v = (gather_rows(rows, key_index) for rows in keys_values)
             distinct, order = np.unique(self.order[part], return_inverse=True)
             mask, sees_any = (_select_orders(m, order) for m in masks(tuple(distinct.tolist())))
-            update = attend(attn, q, k, v, mask.flatten(0, 1)[:, None]).unflatten(0, (batch, -1))
+            update = attn.attend(q, k, v, mask.flatten(0, 1)[:, None]).unflatten(0, (batch, -1))
             yield (update * sees_any).flatten(1, 2)
 
     def _masks(self, orders: Sequence[int], dtype: torch.dtype) -> Pair:
@@ -94,7 +97,7 @@ class MaskedAttention:
             at.expand(-1, n_orders, -1).index_select(1, index)
             for at in (self.query_positions, self.keys.positions)
         )
-        visible = keys_at[:, :, None] <= queries_at[..., None]
+        visible = sees(self.visibility, queries_at, keys_at)
         sees_any = visible.any(-1, keepdim=True)
         added = torch.zeros_like(visible, dtype=dtype)
         return added.masked_fill(~(visible | ~sees_any), torch.finfo(dtype).min), sees_any
@@ -136,7 +139,7 @@ class CausalAttention:
     keys: KeyRows
     order: Ints
 
-    def attend(self, attn: Any, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
+    def attend(self, attn: Attention, queries: Tensor, keys_values: Pair) -> Iterator[Tensor]:
         """Yield the attention output of the query rows, as `MaskedAttention.attend` does."""
         batch, columns = len(self.keys.batch_offset), self.keys.rows.shape[1]
         n_others = columns - self.query_rows.shape[1]
@@ -146,7 +149,7 @@ class CausalAttention:
         batch_start = torch.arange(batch, device=queries.device) * queries.shape[1]
         by_position = self.keys.positions.argsort(2)
         inverse = by_position.argsort(2)[:, :, n_others:]
-        mask, flat_queries = causal_mask(attn, columns, queries), queries.flatten(0, 1)
+        mask, flat_queries = attn.causal_mask(columns, queries), queries.flatten(0, 1)
         nodes = nodes_per_call(batch, columns, columns)
         for start in range(0, len(self.query_rows), nodes):
             part = slice(start, start + nodes)
@@ -155,10 +158,10 @@ class CausalAttention:
             key_index = self.keys.of_nodes(part)
             query_index = upload(padded_queries[part], queries.device) + batch_start[:, None, None]
             k, v = (gather_rows(each, key_index.gather(2, sort)) for each in keys_values)
-            heads = attended(
-                attn, gather_rows(flat_queries, query_index.gather(2, sort)), k, v, mask
+            heads = attn.attended(
+                gather_rows(flat_queries, query_index.gather(2, sort)), k, v, mask
             )
             first = torch.arange(len(heads), device=heads.device).view(batch, -1, 1) * columns
             # Much faster than to gather along a middle dimension.
             kept = heads.flatten(0, 1).index_select(0, (unsort + first).flatten())
-            yield attn.o_proj(kept.unflatten(0, (batch, -1)))
+            yield attn.module.o_proj(kept.unflatten(0, (batch, -1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from opsearch.measure.layout import Ints, Layout
 from opsearch.measure.planning.batches import SampleBatch
+from opsearch.measure.sweep.original import Reference
+from opsearch.measure.sweep.visibility import Visibility
+from opsearch.models.attention import CosSin
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
@@ -19,40 +22,70 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Embeddings of a batch with their rotary embeddings.
+    """Embeddings of a batch, and all that the layers read by position.
 
     Attributes:
         embeds: [B, S, D].
-        cos_sin: Rotary embeddings of all positions, [..., B or 1, S, hd]. Older transformers have a
-            leading dimension for time, height and width.
+        cos_sin: Rotary embeddings of all positions by kind of layer, [..., B or 1, S, hd]. Older
+            transformers have a leading dimension for time, height and width.
+        visibility: Tokens that each token attends to by kind of layer, for those that are not
+            causal.
+        added: Visual features that are added behind the first layers, [B, S, D] each.
     """
 
     embeds: Tensor
-    cos_sin: Pair
+    cos_sin: Mapping[str, CosSin]
+    visibility: Mapping[str, Visibility]
+    added: Sequence[Tensor]
 
     def to(self, device: torch.device) -> Embeddings:
         """Move to another device."""
-        cos, sin = self.cos_sin
-        return Embeddings(self.embeds.to(device), (cos.to(device), sin.to(device)))
+        return Embeddings(
+            self.embeds.to(device),
+            {kind: (cos.to(device), sin.to(device)) for kind, (cos, sin) in self.cos_sin.items()},
+            {kind: intervals.to(device) for kind, intervals in self.visibility.items()},
+            [features.to(device) for features in self.added],
+        )
 
     def select(self, samples: Tensor) -> Embeddings:
         """Return the embeddings of some samples, int64[N]."""
-        cos, sin = (t if t.shape[-3] == 1 else t.index_select(-3, samples) for t in self.cos_sin)
-        return Embeddings(self.embeds.index_select(0, samples), (cos, sin))
+
+        def rotary(each: Tensor) -> Tensor:
+            return each if each.shape[-3] == 1 else each.index_select(-3, samples)
+
+        return Embeddings(
+            self.embeds.index_select(0, samples),
+            {kind: (rotary(cos), rotary(sin)) for kind, (cos, sin) in self.cos_sin.items()},
+            {kind: intervals.select(samples) for kind, intervals in self.visibility.items()},
+            [features.index_select(0, samples) for features in self.added],
+        )
 
     def rows(self, positions: Tensor) -> Tensor:
         """Return the embeddings [B, R, D] at positions int64[B, R]."""
         return self.embeds.gather(1, positions[..., None].expand(-1, -1, self.embeds.shape[-1]))
 
-    def rotary(self, positions: Tensor) -> Pair:
-        """Return cos and sin [..., B, R, hd] at positions int64[B, R]."""
-        batch, length = self.cos_sin[0].shape[-3:-1]
+    def with_features(self, layer: int, states: Tensor, positions: Tensor) -> Tensor:
+        """Return states [B, R, D] behind a layer with the visual features that are added there.
+
+        Args:
+            layer: The layer.
+            states: The states.
+            positions: Their positions, int64[B, R].
+        """
+        if layer >= len(self.added):
+            return states
+        index = positions[..., None].expand(-1, -1, states.shape[-1])
+        return states + self.added[layer].gather(1, index)
+
+    def rotary(self, kind: str, positions: Tensor) -> CosSin:
+        """Return cos and sin [..., B, R, hd] at positions int64[B, R], for a kind of layer."""
+        batch, length = self.cos_sin[kind][0].shape[-3:-1]
         if batch > 1:
             first = torch.arange(batch, device=positions.device) * length
             positions = positions + first[:, None]
         cos, sin = (
             t.flatten(-3, -2).index_select(-2, positions.flatten()).unflatten(-2, positions.shape)
-            for t in self.cos_sin
+            for t in self.cos_sin[kind]
         )
         return cos, sin
 
@@ -92,20 +125,24 @@ class DecoderInputs:
         return replace(self, **moved)
 
     @classmethod
-    def from_prompt(
-        cls, prompt: Prompt, cos_sin: Pair, rank: Tensor, batch: SampleBatch
+    def of(
+        cls,
+        reference: Reference,
+        cos_sin: Mapping[str, CosSin],
+        rank: Tensor,
+        batch: SampleBatch,
     ) -> DecoderInputs:
-        """Split the embeddings of a prompt.
+        """Split the embeddings of a batch.
 
         Args:
-            prompt: The prompt with embeddings, padded to the batch's layout.
-            cos_sin: Rotary embeddings of all positions.
+            reference: The original on the batch, padded to its layout.
+            cos_sin: Rotary embeddings of all positions by kind of layer.
             rank: int64[B, S], rank of each visual token, -1 at other positions.
             batch: The samples.
         """
-        visual, embeds = prompt.visual, prompt.embeds
-        assert embeds is not None
-        layout, samples = batch.layout, Embeddings(embeds, cos_sin)
+        prompt, embeds, layout = reference.prompt, reference.embeds, batch.layout
+        visual = prompt.visual
+        samples = Embeddings(embeds, cos_sin, reference.visibility, reference.added)
         _, first, image_of = np.unique(batch.images, return_index=True, return_inverse=True)
         representative = upload(first, embeds.device)
         text = (~visual[0]).nonzero().flatten()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from opsearch.measure.layout import Ints
 from opsearch.measure.planning.trie import Level, NodeReranking, is_square
 from opsearch.measure.sweep.attention import CausalAttention, KeyRows, MaskedAttention
 from opsearch.measure.sweep.inputs import DecoderInputs, Embeddings, Pair, States
-from opsearch.models.attention import project_keys, project_keys_values, project_queries
+from opsearch.measure.sweep.visibility import Visibility, sees
+from opsearch.models.layers import DecoderLayer
 from opsearch.rankers.base import AttentionView, DecoderRanker, ranking_from_scores
 from opsearch.rankers.upload import upload
 
@@ -67,6 +67,7 @@ class SweepLayer:
 
     Args:
         layer: The decoder layer.
+        number: Its number.
         level: The nodes after the layer.
         inputs: The decoder's inputs.
         orders: int64[G, O, N], positions of visual tokens in each order.
@@ -74,10 +75,16 @@ class SweepLayer:
     """
 
     def __init__(
-        self, layer: Any, level: Level, inputs: DecoderInputs, orders: Tensor, last: bool
+        self,
+        layer: DecoderLayer,
+        number: int,
+        level: Level,
+        inputs: DecoderInputs,
+        orders: Tensor,
+        last: bool,
     ) -> None:
-        self.layer, self.level, self.inputs, self.last = layer, level, inputs, last
-        self.orders = orders
+        self.layer, self.number, self.level, self.inputs = layer, number, level, inputs
+        self.orders, self.last = orders, last
         # After keys and values, only answer rows go through the last layer.
         self.text_queries = inputs.layout.answers if last else inputs.layout.tail
 
@@ -102,10 +109,11 @@ class SweepLayer:
             query_positions=at,
             keys=KeyRows(rows=rows, batch_offset=offset, positions=at),
             order=np.zeros(1, np.int64),
+            visibility=self._visibility(self.inputs.images),
         )
         queries = self._queries(self.inputs.images, head, positions)
-        (update,) = attention.attend(self.layer.self_attn, queries, keys_values)
-        return self._with_mlp(head + update)
+        (output,) = attention.attend(self.layer.attention, queries, keys_values)
+        return self._with_mlp(head, head + self.layer.attention_update(output))
 
     def _text(self, text: Tensor, keys_values: Pair) -> Tensor:
         level, n_queries, tail = self.level, self.text_queries, self.inputs.layout.tail
@@ -119,24 +127,32 @@ class SweepLayer:
         queries = self._queries(self.inputs.samples, text, positions.repeat(1, level.n_texts))
         before = level.text[:, 1]
         rows, _ = self._row_spans(before * n_queries, np.full_like(before, n_queries))
-        result, next_row = text.index_select(1, rows), 0
+        states = text.index_select(1, rows)
+        result, next_row = states.clone() if self.layer.parallel else states, 0
         for nodes in equal_runs(level.text, columns=1):
             n_keys, before, visual = nodes.T
             query_rows = before[:, None] * n_queries + np.arange(n_queries)
             orders, order = self._orders_of(visual)
             ranked = orders[:, :, : int(n_keys[0])]
             keys = self._keys_read(self.inputs.image_of, before, tail, visual, ranked)
-            attention = MaskedAttention(query_rows, positions[:, None], keys, order)
-            updates = attention.attend(self.layer.self_attn, queries, keys_values)
+            attention = MaskedAttention(
+                query_rows,
+                positions[:, None],
+                keys,
+                order,
+                visibility=self._visibility(self.inputs.samples),
+            )
+            updates = self._updates(attention, queries, keys_values)
             next_row = _add(result, next_row, updates)
-        return self._with_mlp(result)
+        return self._with_mlp(states, result)
 
     def _visual(self, visual: Tensor, keys_values: Pair) -> Tensor:
         level = self.level
         before, attention, mlp, rows = level.visual.T
         first = row_offsets(rows)
         kept, _ = self._row_spans(row_offsets(level.rows)[before], rows)
-        result = visual.index_select(1, kept)
+        states = visual.index_select(1, kept)
+        result = states.clone() if self.layer.parallel else states
         if len(level.attention):
             query_rows = level.attention[:, 0]
             attending = attention[attention >= 0]
@@ -146,8 +162,10 @@ class SweepLayer:
             result.index_add_(1, into, updates.index_select(1, source))
         into, _ = self._row_spans(first, mlp)
         for slab in into.split(max(1, _ROWS_PER_CALL // len(result))):
-            result.index_add_(1, slab, self._mlp(result.index_select(1, slab)))
-        return result
+            result.index_add_(1, slab, self.layer.mlp_update(states.index_select(1, slab)))
+        starts = level.order[before] * self.orders.shape[2]
+        positions = self.orders.flatten(1).index_select(1, self._row_spans(starts, rows)[0])
+        return self.inputs.images.with_features(self.number, result, positions)
 
     def _visual_updates(self, visual: Tensor, keys_values: Pair) -> Tensor:
         """Return the attention output of each row of `level.attention`, concatenated."""
@@ -166,12 +184,14 @@ class SweepLayer:
             keys = self._keys_read(images, text, inner, node, ranked)
             if keys.rows.size:
                 attention: MaskedAttention | CausalAttention
-                if is_square(n_queries, n_keys, self.inputs.layout.head + inner):
+                visibility = self._visibility(self.inputs.images)
+                square = is_square(n_queries, n_keys, self.inputs.layout.head + inner)
+                if square and visibility is None:
                     attention = CausalAttention(query_rows, keys, order)
                 else:
                     queries_at = orders[:, :, : int(n_queries)]
-                    attention = MaskedAttention(query_rows, queries_at, keys, order)
-                updates = attention.attend(self.layer.self_attn, queries, keys_values)
+                    attention = MaskedAttention(query_rows, queries_at, keys, order, visibility)
+                updates = self._updates(attention, queries, keys_values)
                 _add(result, next_row, updates)
             next_row += query_rows.size
         return result
@@ -244,7 +264,7 @@ class SweepLayer:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return keys and values of rows [B, R, D], in slabs [B, r, H_kv, hd]."""
         slabs = [
-            project_keys_values(self.layer.self_attn, normed, cos_sin)
+            self.layer.attention.keys_values(normed, cos_sin)
             for normed, cos_sin in self._slabs(embeddings, states, positions)
         ]
         return [k.transpose(1, 2) for k, _ in slabs], [v.transpose(1, 2) for _, v in slabs]
@@ -252,7 +272,7 @@ class SweepLayer:
     def _queries(self, embeddings: Embeddings, states: Tensor, positions: Tensor) -> Tensor:
         """Return queries [B, R, H, hd] of rows [B, R, D] at these positions."""
         parts = [
-            project_queries(self.layer.self_attn, normed, cos_sin).transpose(1, 2)
+            self.layer.attention.queries(normed, cos_sin).transpose(1, 2)
             for normed, cos_sin in self._slabs(embeddings, states, positions)
         ]
         return torch.cat(parts, 1)
@@ -265,17 +285,32 @@ class SweepLayer:
         for rows, query_positions in zip(
             states.split(slab_size, 1), positions.split(slab_size, 1), strict=True
         ):
-            yield self.layer.input_layernorm(rows), embeddings.rotary(query_positions)
+            cos_sin = embeddings.rotary(self.layer.kind, query_positions)
+            yield self.layer.attention_input(rows), cos_sin
 
-    def _with_mlp(self, states: Tensor) -> Tensor:
-        """Add the MLP's output to all rows in place."""
-        for rows in states.split(max(1, _ROWS_PER_CALL // len(states)), 1):
-            rows += self._mlp(rows)
-        return states
+    def _updates(
+        self, attention: MaskedAttention | CausalAttention, queries: Tensor, keys_values: Pair
+    ) -> Iterator[Tensor]:
+        """Yield what the attention adds to consecutive rows."""
+        for output in attention.attend(self.layer.attention, queries, keys_values):
+            yield self.layer.attention_update(output)
 
-    def _mlp(self, rows: Tensor) -> Tensor:
-        added: Tensor = self.layer.mlp(self.layer.post_attention_layernorm(rows))
-        return added
+    def _visibility(self, embeddings: Embeddings) -> Visibility | None:
+        """Return the positions that tokens see in this layer, None if all earlier ones."""
+        return embeddings.visibility.get(self.layer.kind)
+
+    def _with_mlp(self, states: Tensor, attended: Tensor) -> Tensor:
+        """Add the MLP's output to all rows in place.
+
+        Args:
+            states: States before the attention, which parallel layers read.
+            attended: States after it.
+        """
+        size = max(1, _ROWS_PER_CALL // len(attended))
+        read = states if self.layer.parallel else attended
+        for rows, source in zip(attended.split(size, 1), read.split(size, 1), strict=True):
+            rows += self.layer.mlp_update(source)
+        return attended
 
     def _row_spans(self, first: Ints, sizes: Ints) -> tuple[Tensor, Tensor]:
         return spans(first, sizes, self.inputs.order.device)
@@ -292,7 +327,9 @@ def _add(states: Tensor, first: int, updates: Iterable[Tensor]) -> int:
 class DecoderRanking:
     """Rankers that read a layer's input; every sample has visual rows of its own."""
 
-    def __init__(self, layer: Any, rankers: Sequence[DecoderRanker], inputs: DecoderInputs) -> None:
+    def __init__(
+        self, layer: DecoderLayer, rankers: Sequence[DecoderRanker], inputs: DecoderInputs
+    ) -> None:
         self.layer, self.rankers, self.inputs = layer, rankers, inputs
 
     def reranked(self, states: States, reranking: NodeReranking) -> States:
@@ -343,22 +380,24 @@ class DecoderRanking:
         prompt_text = states.text[:, text * tail : text * tail + prompt_tail]
         candidates = slice(head, head + positions.shape[1])
         tail_positions = inputs.tail[:, :prompt_tail]
-        normed = self.layer.input_layernorm(torch.cat([states.head, visual, prompt_text], 1))
+        normed = self.layer.attention_input(torch.cat([states.head, visual, prompt_text], 1))
         key_positions = torch.cat([inputs.head, positions, tail_positions], 1)
         all_rows = torch.arange(key_positions.shape[1], device=key_positions.device)
         text_rows = torch.cat([all_rows[:head], all_rows[candidates.stop :]])
         query_rows = {"last": all_rows[-1:], "text": text_rows, "all": all_rows}[ranker.query_rows]
-        attn, query_positions = self.layer.self_attn, key_positions[:, query_rows]
-        queries = normed[:, query_rows]
+        attention, query_positions = self.layer.attention, key_positions[:, query_rows]
+        queries, kind = normed[:, query_rows], self.layer.kind
+        visibility = inputs.samples.visibility.get(kind)
         view = AttentionView(
             prompt=prompt,
-            queries=project_queries(attn, queries, inputs.samples.rotary(query_positions)),
+            queries=attention.queries(queries, inputs.samples.rotary(kind, query_positions)),
             query_positions=query_positions,
             query_valid=torch.ones_like(query_positions, dtype=torch.bool),
-            keys=project_keys(attn, normed, inputs.samples.rotary(key_positions)),
+            keys=attention.keys(normed, inputs.samples.rotary(kind, key_positions)),
             key_positions=key_positions,
             key_valid=torch.ones_like(key_positions, dtype=torch.bool),
-            scaling=attn.scaling,
+            scaling=attention.scaling,
+            visible=sees(visibility, query_positions, key_positions),
         )
         scores = ranker.scores(view)[:, candidates]
         by_position = scores.new_zeros(prompt.visual.shape).scatter(1, positions, scores)

@@ -7,21 +7,28 @@ the vision tower.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from opsearch.errors import PATH, ModelError, shortened
+from opsearch.measure.sweep.visibility import Visibility, concatenated
 from opsearch.models.clip import read_question
-from opsearch.models.devices import device_of_inputs
+from opsearch.models.decoder import Decoder
+from opsearch.models.deepstack import added_features
+from opsearch.models.devices import device_of, device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.ranking import make_prompt
+from opsearch.models.vision import Handle
 from opsearch.rankers.base import Prompt
+
+_SAME_LOGITS = 0.05  # largest difference of one product in two calls, in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +40,13 @@ class Reference:
     Attributes:
         prompt: Input of rankers.
         embeds: [B, S + k - 1, D], inputs of the decoder.
-        position_ids: int64[1 or B, S + k - 1].
+        position_ids: int64[1 or B, S + k - 1], or three of them for time, height and width.
         logits: [B, k, V] at the answer positions.
         counted: bool[B, k], true up to the end of each answer.
+        visibility: Tokens that each token attends to by kind of layer, for those that are not
+            causal.
+        added: Visual features that the decoder adds behind its first layers, [B, S + k - 1, D]
+            each.
     """
 
     prompt: Prompt
@@ -43,26 +54,33 @@ class Reference:
     position_ids: Tensor
     logits: Tensor
     counted: Tensor
+    visibility: Mapping[str, Visibility]
+    added: Sequence[Tensor]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the largest tensors."""
-        captured = sum(value.nbytes for value in self.prompt.captured.values())
-        return int(self.embeds.nbytes + self.logits.nbytes + captured)
+        tensors = [self.embeds, self.logits, *self.prompt.captured.values(), *self.added]
+        return int(sum(tensor.nbytes for tensor in tensors))
 
     def split(self) -> list[Reference]:
         """Return the reference of each sample; they share their memory."""
         shared = self.position_ids.shape[-2] == 1
-        return [
-            Reference(
-                prompt,
-                self.embeds[row : row + 1],
-                self.position_ids if shared else self.position_ids[..., row : row + 1, :],
-                self.logits[row : row + 1],
-                self.counted[row : row + 1],
+        parts = []
+        for row, prompt in enumerate(self.prompt.split()):
+            alone = slice(row, row + 1)
+            parts.append(
+                Reference(
+                    prompt=prompt,
+                    embeds=self.embeds[alone],
+                    position_ids=self.position_ids[..., slice(None) if shared else alone, :],
+                    logits=self.logits[alone],
+                    counted=self.counted[alone],
+                    visibility={kind: each.part(alone) for kind, each in self.visibility.items()},
+                    added=[features[alone] for features in self.added],
+                )
             )
-            for row, prompt in enumerate(self.prompt.split())
-        ]
+        return parts
 
 
 @torch.no_grad()
@@ -90,31 +108,93 @@ def make_reference(
     read_question(model, needs, prompt, inputs["input_ids"])
     counted = torch.ones_like(inputs["input_ids"][:, :1], dtype=torch.bool)
     if positions > 1:
-        inputs, counted = _with_answers(model, inputs, positions)
+        inputs, counted = _with_answers(model, inputs, positions, family.answer_type)
     captured = dict(prompt.captured)
     handles = family.capture(model, needs, captured.__setitem__)
-    decoder_inputs: dict[str, Any] = {}
-
-    def record_inputs(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        decoder_inputs.update(kwargs)
-
-    decoder = model.get_submodule(family.decoder)
-    handles.append(decoder.register_forward_pre_hook(record_inputs, with_kwargs=True))
+    recorded = _Recorded(Decoder.of(model, family))
+    handles += recorded.hooks()
     try:
         logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits
     finally:
         for handle in handles:
             handle.remove()
     check_finite(logits[:, None], samples, ["the original model"])
-    embeds = decoder_inputs["inputs_embeds"]
-    position_ids = decoder_inputs.get("position_ids")
-    if position_ids is None:
-        position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None]
+    recorded.check(logits)
+    embeds = recorded.inputs["inputs_embeds"]
     # Rankers see the prompt only; answer positions count as text.
     answer = (0, positions - 1)
     visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
     prompt = Prompt(visual, real, prompt.n_visual, captured, embeds).to(embeds.device)
-    return Reference(prompt, embeds, position_ids, logits, counted)
+    return Reference(
+        prompt=prompt,
+        embeds=embeds,
+        position_ids=recorded.position_ids,
+        logits=logits,
+        counted=counted,
+        visibility=recorded.visibility,
+        added=added_features(recorded.inputs),
+    )
+
+
+class _Recorded:
+    """Inputs of the decoder and its layers in one forward of the original.
+
+    Attributes:
+        inputs: Arguments of the decoder.
+        visibility: Tokens that each token attends to by kind of layer, where it is not causal.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.inputs: dict[str, Any] = {}
+        self.visibility: dict[str, Visibility] = {}
+        self._output: Any = None
+
+    def hooks(self) -> list[Handle]:
+        """Install the hooks; the first layer of each kind has the mask of all of them."""
+        module = self.decoder.module
+        handles: list[Handle] = [
+            module.register_forward_pre_hook(self._record_inputs, with_kwargs=True),
+            module.register_forward_hook(self._record_output),
+        ]
+        for kind in self.decoder.kinds:
+            layer = next(each for each in self.decoder.layers if each.kind == kind)
+            hook = partial(self._record_mask, kind)
+            handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
+        return handles
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Positions, int64[1 or B, S], or int64[3, 1 or B, S] for time, height and width."""
+        embeds, found = self.inputs["inputs_embeds"], self.inputs.get("position_ids")
+        if found is None:
+            return torch.arange(embeds.shape[1], device=embeds.device)[None]
+        positions: Tensor = found
+        # Four kinds of positions: those of text come before time, height and width.
+        return positions[1:] if positions.ndim == 3 and len(positions) == 4 else positions
+
+    def check(self, logits: Tensor) -> None:
+        """Raise ModelError unless these are the logits [B, k, V] of the decoder's output."""
+        output = self._output[:, -logits.shape[1] :]
+        own = self.decoder.normed_logits(output.to(device_of(self.decoder.head))).to(logits.device)
+        scale = logits.float().std()
+        if float((own - logits).float().abs().max()) > _SAME_LOGITS * float(scale):
+            raise ModelError(
+                f"the logits of a {type(self.decoder.model).__name__} are not those of its lm_head "
+                "on the decoder's output, so that policies cannot be measured; use a model of a "
+                "family in docs/families.md"
+            )
+
+    def _record_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.inputs.update(kwargs)
+
+    def _record_output(self, module: Any, args: Any, output: Any) -> None:
+        self._output = output[0]
+
+    def _record_mask(self, kind: str, layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        found = Visibility.of_mask(kwargs.get("attention_mask"), len(self.inputs["inputs_embeds"]))
+        if found is not None:
+            self.visibility[kind] = found
 
 
 def merge_references(parts: Sequence[Reference], captured: Collection[str]) -> Reference:
@@ -131,12 +211,22 @@ def merge_references(parts: Sequence[Reference], captured: Collection[str]) -> R
     embeds = concat_padded([part.embeds for part in parts], length=-2)
     n_visual = tuple(n for prompt in prompts for n in prompt.n_visual)
     values = {name: torch.cat([prompt.captured[name] for prompt in prompts]) for name in captured}
+    lengths = [part.embeds.shape[1] for part in parts]
+    kinds = dict.fromkeys(kind for part in parts for kind in part.visibility)
+    visibility = {
+        kind: concatenated([part.visibility.get(kind) for part in parts], rows, lengths)
+        for kind in kinds
+    }
     return Reference(
-        Prompt(visual, real, n_visual, values, embeds),
-        embeds,
-        concat_padded(positions, dim=-2),
-        concat_padded([part.logits for part in parts]),
-        concat_padded([part.counted for part in parts]),
+        prompt=Prompt(visual, real, n_visual, values, embeds),
+        embeds=embeds,
+        position_ids=concat_padded(positions, dim=-2),
+        logits=concat_padded([part.logits for part in parts]),
+        counted=concat_padded([part.counted for part in parts]),
+        visibility=visibility,
+        added=[
+            concat_padded(each, length=-2) for each in zip(*(p.added for p in parts), strict=True)
+        ],
     )
 
 
@@ -170,9 +260,9 @@ def check_finite(logits: Tensor, samples: Sequence[Sample], sources: Sequence[st
 
 
 def _with_answers(
-    model: Any, inputs: dict[str, Tensor], positions: int
+    model: Any, inputs: dict[str, Tensor], positions: int, answer_type: int
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Append the first positions - 1 tokens of the greedy answer.
+    """Append the first positions - 1 tokens of the greedy answer, of this type of tokens.
 
     Returns:
         The inputs, and the positions up to the end of each answer, bool[B, positions].
@@ -190,8 +280,7 @@ def _with_answers(
     extended = dict(inputs)
     extended["input_ids"] = torch.cat([inputs["input_ids"], forced], 1)
     extended["attention_mask"] = torch.ones_like(extended["input_ids"])
-    if "mm_token_type_ids" in inputs:  # 0 is text
-        extended["mm_token_type_ids"] = functional.pad(
-            inputs["mm_token_type_ids"], (0, forced.shape[1])
-        )
+    for name, text in (("mm_token_type_ids", 0), ("token_type_ids", answer_type)):
+        if name in inputs:
+            extended[name] = functional.pad(inputs[name], (0, forced.shape[1]), value=text)
     return extended, ended == 0

@@ -22,8 +22,9 @@ from opsearch.measure.sweep.inputs import DecoderInputs, States
 from opsearch.measure.sweep.layer import DecoderRanking, SweepLayer
 from opsearch.measure.sweep.original import Reference, check_finite, concat_padded
 from opsearch.measure.sweep.originals import Originals
-from opsearch.models.devices import device_of
+from opsearch.models.decoder import Decoder
 from opsearch.models.families import check_supported
+from opsearch.models.layers import DecoderLayer
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 
@@ -31,7 +32,10 @@ _LOGITS = 2**24  # elements held at once: a vocabulary is wider than any state
 
 
 def sweep(
-    layers: Any, trie: Trie, inputs: DecoderInputs, on_layer: Callable[[int], None]
+    layers: Sequence[DecoderLayer],
+    trie: Trie,
+    inputs: DecoderInputs,
+    on_layer: Callable[[int], None],
 ) -> Tensor:
     """Return the answer rows of all leaves before the final norm, [B, leaves, answers, D].
 
@@ -45,13 +49,13 @@ def sweep(
     head, visual = (inputs.images.rows(positions) for positions in (inputs.head, kept))
     states = States(head, inputs.samples.rows(inputs.tail), visual, inputs.order[:, None])
     for number, (layer, level) in enumerate(zip(layers, trie.levels, strict=True)):
-        device = device_of(layer.input_layernorm)
-        inputs, states = inputs.to(device), states.to(device)
+        inputs, states = inputs.to(layer.device), states.to(layer.device)
         ranking = DecoderRanking(layer, trie.rankers, inputs)
         if level.reranking:
             states = ranking.reranked(states, level.reranking)
         pending = ranking.orders(states, level.views, level.rows, level.order)
-        sweep_layer = SweepLayer(layer, level, inputs, states.orders, level is trie.levels[-1])
+        last = level is trie.levels[-1]
+        sweep_layer = SweepLayer(layer, number, level, inputs, states.orders, last)
         states = replace(sweep_layer.advance(states), pending=pending)
         on_layer(number)
     answers: Tensor = states.text.unflatten(1, (-1, inputs.layout.answers))
@@ -115,9 +119,9 @@ class Passes:
             OutOfMemoryError: The states do not fit.
         """
         chunk, reference = ranked.chunk, ranked.reference
-        decoder = self.model.get_submodule(self.family.decoder)
-        cos_sin = decoder.rotary_emb(reference.embeds, reference.position_ids)
-        inputs = DecoderInputs.from_prompt(reference.prompt, cos_sin, ranked.rank, chunk.batch)
+        decoder = Decoder.of(self.model, self.family)
+        cos_sin = decoder.rotary(reference.embeds, reference.position_ids)
+        inputs = DecoderInputs.of(reference, cos_sin, ranked.rank, chunk.batch)
         states = sweep(decoder.layers, chunk.trie, inputs, on_layer)
         # Policies of one leaf have equal logits, so any of them names it in an error.
         policy_of_leaf = dict(zip(chunk.trie.leaf.tolist(), chunk.policies, strict=True))
@@ -128,7 +132,7 @@ class Passes:
         parts = []
         for start in range(0, len(names), leaves_at_once):
             part = slice(start, start + leaves_at_once)
-            logits = self.model.get_output_embeddings()(decoder.norm(states[:, part]))
+            logits = decoder.logits(states[:, part])
             check_finite(logits, chunk.samples, names[part])
             pair = (reference.logits, reference.counted)
             original, counted = (tensor[:, None].to(logits.device) for tensor in pair)

@@ -26,6 +26,8 @@ from transformers.utils.generic import ModelOutput
 
 from opsearch.errors import PolicyError
 from opsearch.models.clip import read_question
+from opsearch.models.decoder import Decoder
+from opsearch.models.deepstack import DEEPSTACK, added_features
 from opsearch.models.devices import forward_name
 from opsearch.models.families import ModelFamily, check_supported
 from opsearch.models.loading import unpack
@@ -123,19 +125,19 @@ def apply_policy(
 @contextmanager
 def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> Iterator[None]:
     """Let the decoder layers follow the plan of a PrunedCache; other caches run stock layers."""
-    decoder = model.get_submodule(family.decoder)
-    layers = decoder.layers
+    decoder = Decoder.of(model, family)
+    layers = decoder.module.layers
     names = [forward_name(layer) for layer in layers]
     with _pruned_lock:
-        if decoder in _pruned:
+        if decoder.module in _pruned:
             raise _already_applied()
-        _pruned.add(decoder)
+        _pruned.add(decoder.module)
     overridden = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
         for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
-            pruned = pruned_forward(layer, index, getattr(layer, name))
+            pruned = pruned_forward(decoder.layers[index], index, getattr(layer, name))
             if graphs is not None:
-                pruned = graphs.forward(layers, index, pruned)
+                pruned = graphs.forward(decoder.layers, index, pruned)
             setattr(layer, name, pruned)
         yield
     finally:
@@ -144,7 +146,7 @@ def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> It
                 vars(layer).pop(name, None)
             else:
                 setattr(layer, name, previous)
-        _pruned.discard(decoder)
+        _pruned.discard(decoder.module)
 
 
 def _already_applied() -> PolicyError:
@@ -238,23 +240,29 @@ class _Prefills:
         _captured.set(getattr(encoded, _ATTACHED, None))
         return {**kwargs, "past_key_values": pruned}
 
-    def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Rank the visual tokens and store the plan, or the inputs of a graph, in the cache."""
+    def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Rank the visual tokens and store the plan, or the inputs of a graph, in the cache.
+
+        The plan takes over the visual features that the decoder would add behind its first layers.
+        """
         cache = kwargs.get("past_key_values")
-        if isinstance(cache, PrunedCache) and cache.prompt is not None:
-            prompt, execution = cache.prompt, cache.execution
-            assert execution is not None
-            cache.prompt = cache.execution = None
-            prompt.embeds = kwargs["inputs_embeds"]
-            found = _captured.get() or {}
-            prompt.captured |= {k: repeat_for_beams(v, prompt.n_visual) for k, v in found.items()}
-            execution.check_captured(prompt)
-            prompt = prompt.to(prompt.embeds.device)
-            inputs = plan_inputs(prompt, execution.resolved, execution.ranker)
-            if self.use_graphs:
-                cache.plan_inputs = inputs
-            else:
-                cache.plan = Plan(inputs)
+        if not isinstance(cache, PrunedCache) or cache.prompt is None:
+            return None
+        prompt, execution = cache.prompt, cache.execution
+        assert execution is not None
+        cache.prompt = cache.execution = None
+        prompt.embeds = kwargs["inputs_embeds"]
+        found = _captured.get() or {}
+        prompt.captured |= {k: repeat_for_beams(v, prompt.n_visual) for k, v in found.items()}
+        execution.check_captured(prompt)
+        prompt = prompt.to(prompt.embeds.device)
+        added = added_features(kwargs)
+        inputs = plan_inputs(prompt, execution.resolved, execution.ranker, added)
+        if self.use_graphs:
+            cache.plan_inputs = inputs
+        else:
+            cache.plan = Plan(inputs)
+        return args, {**kwargs, DEEPSTACK: None} if added else kwargs
 
     @property
     def layers(self) -> int:

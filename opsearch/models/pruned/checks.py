@@ -106,7 +106,8 @@ def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Itera
 
     Also if they are merged by a forward of the trunk that was looked up before the block.
     """
-    stock = trunk.get_placeholder_mask
+    merger = next(name for name in _MERGERS if hasattr(trunk, name))
+    stock = getattr(trunk, merger)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         if not block.runs_here():
@@ -119,15 +120,21 @@ def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Itera
         except ValueError as error:
             given = inspect.signature(stock).bind(*args, **kwargs).arguments
             tokens = int(family.visual_positions(trunk.config, given["input_ids"]).sum())
-            found = [given.get(f"{kind}_features") for kind in ("image", "video")]
+            found = [given.get(name) for name in _FEATURES]
             features = sum(each.shape[:-1].numel() for each in found if each is not None)
             raise PolicyError(
                 f"the prompt has {tokens} visual tokens, but its images give {features}; pass "
                 "input_ids and pixel_values of one call of the processor"
             ) from error
 
-    with patched(trunk, get_placeholder_mask=checked):
+    with patched(trunk, **{merger: checked}):
         yield
+
+
+# Methods of trunks that compare the placeholders of a prompt with its image features, and the names
+# of these among their arguments.
+_MERGERS = ("get_placeholder_mask", "inputs_merger")
+_FEATURES = ("image_features", "video_features", "image_hidden_states")
 
 
 def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:

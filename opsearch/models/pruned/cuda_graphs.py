@@ -8,7 +8,7 @@ the ranker before the decoder, the lm_head and decoding run eagerly.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from opsearch.errors import ModelError, PolicyError
 from opsearch.models.devices import is_hooked
+from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.plan import PlanInputs
 from opsearch.models.pruned.static_prefill import (
@@ -59,7 +60,7 @@ class Graphs:
                 "it there or leave out graphs"
             )
 
-    def forward(self, layers: nn.ModuleList, index: int, eager: Any) -> Callable[..., Any]:
+    def forward(self, layers: Sequence[DecoderLayer], index: int, eager: Any) -> Callable[..., Any]:
         """Return a forward for layer `index`: the first computes all layers, the others none."""
 
         def forward(hidden: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -99,13 +100,19 @@ class Graphs:
         return graph.replay, outputs
 
     def _prefill(
-        self, layers: nn.ModuleList, plan_inputs: PlanInputs, hidden: Tensor, mask: Any, kwargs: Any
+        self,
+        layers: Sequence[DecoderLayer],
+        plan_inputs: PlanInputs,
+        hidden: Tensor,
+        mask: Any,
+        kwargs: Any,
     ) -> Tensor:
         """Return the outputs of the last layer [B, S, D]; store keys and values in the cache."""
         prompt = plan_inputs.prompt
         _check_replay(layers, prompt)
         cos, sin = kwargs["position_embeddings"]
-        inputs = PrefillInputs(hidden, cos, sin, prompt.visual, plan_inputs.rank, mask)
+        added = torch.stack(list(plan_inputs.added)) if plan_inputs.added else None
+        inputs = PrefillInputs(hidden, cos, sin, prompt.visual, plan_inputs.rank, mask, added)
         key = _key(layers, plan_inputs, inputs)
         with self._exclusive(hidden.device):
             if key not in self._graphs:
@@ -134,10 +141,11 @@ class Graphs:
                 self._last = torch.cuda.current_stream().record_event()
 
 
-def _key(layers: Any, plan_inputs: PlanInputs, inputs: PrefillInputs) -> Any:
+def _key(layers: Sequence[DecoderLayer], plan_inputs: PlanInputs, inputs: PrefillInputs) -> Any:
     """Return everything that is constant in a graph.
 
-    The layers' id is not reused while the graph exists, because its StaticPrefill references them.
+    The first layer's id is not reused while the graph exists, because its StaticPrefill references
+    it.
     """
     shapes = [None if t is None else (t.shape, t.dtype, t.device) for t in inputs]
     rerankings = [
@@ -145,11 +153,11 @@ def _key(layers: Any, plan_inputs: PlanInputs, inputs: PrefillInputs) -> Any:
         for layer, each in plan_inputs.rerankings.items()
     ]
     counts, n_visual = plan_inputs.counts.tobytes(), plan_inputs.prompt.n_visual
-    attention = layers[0].self_attn.config._attn_implementation
-    return id(layers), counts, n_visual, *rerankings, *shapes, attention
+    attention = layers[0].attention.implementation
+    return id(layers[0].module), counts, n_visual, *rerankings, *shapes, attention
 
 
-def _check_replay(layers: nn.ModuleList, prompt: Prompt) -> None:
+def _check_replay(layers: Sequence[DecoderLayer], prompt: Prompt) -> None:
     """Raise PolicyError unless a graph can compute the layers for this batch."""
     if torch.is_grad_enabled():
         raise PolicyError(
@@ -163,10 +171,21 @@ def _check_replay(layers: nn.ModuleList, prompt: Prompt) -> None:
             f"have {', '.join(map(str, prompt.n_visual))}; give prompts one by one or leave out "
             "graphs"
         )
-    for name, module in layers.named_modules():
+    if len({layer.kind for layer in layers}) > 1:
+        raise PolicyError(
+            "the layers of this decoder differ in what tokens attend to, and a CUDA graph has one "
+            "mask for all of them; leave out graphs"
+        )
+    for name, module in _modules(layers):
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
         if any(hook.__module__ != _RECORDERS for hook in hooks):
             raise PolicyError(
                 f"a CUDA graph runs no hooks, and layer {name} has some; remove them or leave out "
                 "graphs"
             )
+
+
+def _modules(layers: Sequence[DecoderLayer]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules of the layers with their names, such as 0.mlp."""
+    for index, layer in enumerate(layers):
+        yield from layer.module.named_modules(prefix=str(index))

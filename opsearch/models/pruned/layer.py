@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from opsearch.models.attention import attend, implementation, project_keys_values, project_queries
+from opsearch.models.attention import Attention, CosSin
+from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.plan import LayerPlan, Plan
 from opsearch.models.pruned.ranking import decoder_scores
 
 
-def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> Callable[..., Any]:
+def pruned_forward(
+    layer: DecoderLayer, index: int, stock: Callable[..., Any]
+) -> Callable[..., Any]:
     """Return a forward for decoder layer `index` that follows the plan of a PrunedCache."""
 
     def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -26,7 +29,7 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
         if not isinstance(cache, PrunedCache):
             return stock(hidden_states, attention_mask=attention_mask, **kwargs)
         if cache.plan is None or not cache.prefilling(index):
-            attention = implementation(layer.self_attn)
+            attention = layer.attention.implementation
             visible = cache.visible(index, attention_mask, hidden_states.shape[1], attention)
             return stock(hidden_states, attention_mask=visible, **kwargs)
         return prefill(layer, index, cache.plan, hidden_states, attention_mask, kwargs)
@@ -35,7 +38,12 @@ def pruned_forward(layer: nn.Module, index: int, stock: Callable[..., Any]) -> C
 
 
 def prefill(
-    layer: Any, index: int, plan: Plan, hidden: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    layer: DecoderLayer,
+    index: int,
+    plan: Plan,
+    hidden: Tensor,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
 ) -> Tensor:
     """Return the output of layer `index` for [B, S, D] (first layer) or rows [1, R, D] (others)."""
     cache: PrunedCache = kwargs["past_key_values"]
@@ -43,26 +51,36 @@ def prefill(
     if index == 0:
         plan.left = hidden.flatten(0, 1)
         hidden = plan.left[plan.arriving(0).flat]
-    stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), kwargs)
+    stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), mask, kwargs)
     planned = plan.planned[index]
     cache.pruned[index].begin(planned.kv)
 
-    update = _attention(layer, plan, planned, layer.input_layernorm(stream), mask, kwargs)
+    update = _attention(layer, plan, planned, layer.attention_input(stream), mask, kwargs)
     plan.leave(plan.entering(index), stream, planned.after)
-    stream = planned.q_in_after.add(planned.after_in_stream.take(stream), update)
-    rows = layer.post_attention_layernorm(planned.mlp_in_after.take(stream))
+    before = planned.after_in_stream.take(stream)
+    stream = planned.q_in_after.add(before, update)
+    rows = planned.mlp_in_after.take(before if layer.parallel else stream)
     # compressed-tensors needs a batch dimension to scale each row separately.
-    stream = planned.mlp_in_after.add(stream, layer.mlp(rows[None])[0])
+    stream = planned.mlp_in_after.add(stream, layer.mlp_update(rows[None])[0])
 
     if index + 1 < plan.layers:
         plan.leave(planned.after, stream, plan.arriving(index + 1))
-        return planned.next_in_after.take(stream)[None]
+        rows = planned.next_in_after.take(stream)
+        return plan.with_features(index, plan.arriving(index + 1), rows)[None]
+    stream = plan.with_features(index, planned.after, stream)
     cache.plan = None
     batch, length = len(planned.after.sizes), planned.after.length
     return plan.left.index_copy(0, planned.after.flat, stream).view(batch, length, -1)
 
 
-def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def _rerank(
+    layer: DecoderLayer,
+    index: int,
+    plan: Plan,
+    stream: Tensor,
+    mask: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
     """Return the rows [R, D] that enter layer `index`, reranked where the policy says so.
 
     Also computes the scores of a reranking before the next layer that reads this one's attention.
@@ -71,55 +89,58 @@ def _rerank(layer: Any, index: int, plan: Plan, stream: Tensor, kwargs: dict[str
     cos_sin = kwargs["position_embeddings"]
     if here is not None:
         if here.attention_layer == index:
-            plan.scores = decoder_scores(layer, plan, here, stream, plan.arriving(index), cos_sin)
+            rows = plan.arriving(index)
+            plan.scores = decoder_scores(layer, plan, here, stream, rows, cos_sin, mask)
         arriving = plan.arriving(index)
         within = plan.rerank(index)
         plan.leave(arriving, stream, plan.entering(index))
         stream = within.take(stream)
     if following is not None and following.attention_layer == index:
-        plan.scores = decoder_scores(layer, plan, following, stream, plan.entering(index), cos_sin)
+        rows = plan.entering(index)
+        plan.scores = decoder_scores(layer, plan, following, stream, rows, cos_sin, mask)
     return stream
 
 
 def _attention(
-    layer: Any,
+    layer: DecoderLayer,
     plan: Plan,
     planned: LayerPlan,
     normed: Tensor,
     stock_mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """Return the attention output of the q rows, [R_q, D]."""
-    mask, has_key = plan.mask(stock_mask, planned.q, planned.kv, implementation(layer.self_attn))
+    """Return what attention adds to the q rows, [R_q, D]."""
+    attention = layer.attention
+    mask, has_key = plan.mask(stock_mask, planned.q, planned.kv, attention.implementation)
     queries = planned.q_in_stream.pad(normed, planned.q.sizes)
     cos_sin = plan.rotary(kwargs["position_embeddings"], planned.q)
     if planned.q is planned.kv:
         inputs = {**kwargs, "position_embeddings": cos_sin, "position_ids": None}
-        output, _ = layer.self_attn(hidden_states=queries, attention_mask=mask, **inputs)
-        return planned.q.unpad(output)
-    states = planned.kv_in_stream.pad(normed, planned.kv.sizes)
-    kv_cos_sin = plan.rotary(kwargs["position_embeddings"], planned.kv)
-    output = split_attention(
-        layer.self_attn, queries, states, cos_sin, kv_cos_sin, mask, kwargs["past_key_values"]
-    )
-    if has_key is not None:
-        output = output * has_key[..., None]
-    return planned.q.unpad(output)
+        output, _ = attention.module(hidden_states=queries, attention_mask=mask, **inputs)
+    else:
+        states = planned.kv_in_stream.pad(normed, planned.kv.sizes)
+        kv_cos_sin = plan.rotary(kwargs["position_embeddings"], planned.kv)
+        output = split_attention(
+            attention, queries, states, cos_sin, kv_cos_sin, mask, kwargs["past_key_values"]
+        )
+        if has_key is not None:
+            output = output * has_key[..., None]
+    return layer.attention_update(planned.q.unpad(output))
 
 
 def split_attention(
-    attn: Any,
+    attention: Attention,
     queries: Tensor,
     states: Tensor,
-    q_cos_sin: tuple[Tensor, Tensor],
-    kv_cos_sin: tuple[Tensor, Tensor],
+    q_cos_sin: CosSin,
+    kv_cos_sin: CosSin,
     mask: Tensor | None,
     cache: PrunedCache,
 ) -> Tensor:
     """Apply attention where the rows of the queries differ from those of keys and values.
 
     Args:
-        attn: Attention module.
+        attention: The layer's attention.
         queries: Normed hidden states of the query rows, [B, Kq, D].
         states: Normed hidden states of the key and value rows, [B, Kkv, D].
         q_cos_sin: Rotary embeddings of the query rows, [B, Kq, hd] each.
@@ -130,6 +151,6 @@ def split_attention(
     Returns:
         Attention outputs [B, Kq, D].
     """
-    q = project_queries(attn, queries, q_cos_sin)
-    k, v = cache.update(*project_keys_values(attn, states, kv_cos_sin), attn.layer_idx)
-    return attend(attn, q, k, v, mask)
+    q = attention.queries(queries, q_cos_sin)
+    k, v = attention.keys_values(states, kv_cos_sin)
+    return attention.attend(q, *cache.update(k, v, attention.module.layer_idx), mask)

@@ -48,6 +48,19 @@ def restrict_mask(
     return mask, None if certain else has_key
 
 
+def visible_keys(stock: Tensor | None, q: Rows, kv: Rows) -> Tensor | None:
+    """Return the columns `kv` that rows `q` see under the stock mask, bool[B, Kq, Kkv].
+
+    None stands for those at or before a row's position: without a mask, and with FlashAttention's,
+    which marks padding only.
+    """
+    if stock is None or stock.ndim != 4:
+        return None
+    selected = _select(stock, q, kv)
+    lowest = None if stock.dtype == torch.bool else torch.finfo(stock.dtype).min
+    return selected if lowest is None else selected > lowest
+
+
 def _select(stock: Tensor, q: Rows, kv: Rows) -> Tensor:
     """Select rows `q` and columns `kv` of a [B or 1, 1, S, S] mask, [B, Kq, Kkv]."""
     batch = torch.arange(len(q.sizes), device=stock.device)[:, None, None]

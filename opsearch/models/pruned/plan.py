@@ -7,7 +7,7 @@ same ranking share their row sets, so a DOP policy has at most three of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsearch.models.attention import CosSin
 from opsearch.models.pruned.masks import restrict_mask
 from opsearch.models.pruned.rows import Rows, RowSubset
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.rankers.base import DecoderRanker, Prompt, ranking_from_scores
 from opsearch.rankers.upload import upload
-
-CosSin = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +74,15 @@ class PlanInputs(NamedTuple):
         rank: Rank of each visual token in its sample, int64[B, S], -1 elsewhere.
         counts: Visual tokens that each operation processes, int64[B, L, 3].
         rerankings: Rerankings inside the decoder, by the first layer that uses the new ranking.
+        added: Visual features that the decoder adds behind its first layers (DeepStack), [B, S, D]
+            each, 0 at other tokens.
     """
 
     prompt: Prompt
     rank: Tensor
     counts: Counts
     rerankings: Mapping[int, BatchReranking]
+    added: Sequence[Tensor] = ()
 
 
 class Plan:
@@ -93,6 +95,7 @@ class Plan:
         rank: Current rank of each visual token, int64[B, S], -1 elsewhere.
         counts: Visual tokens that each operation processes, int64[B, L, 3].
         rerankings: Rerankings by the first layer that uses the new ranking.
+        added: Visual features that are added behind the first layers, [B, S, D] each.
         layers: Number of layers.
         scores: Scores float32[B, S] of the next reranking, None until they are computed.
         planned: Plans of the first layers, up to the next reranking.
@@ -102,7 +105,7 @@ class Plan:
     left: Tensor
 
     def __init__(self, inputs: PlanInputs) -> None:
-        self.prompt, self.rank, self.counts, self.rerankings = inputs
+        self.prompt, self.rank, self.counts, self.rerankings, self.added = inputs
         self.layers = self.counts.shape[1]
         self.scores: Tensor | None = None
         self.planned: list[LayerPlan] = []
@@ -130,6 +133,7 @@ class Plan:
     def move(self, layer: int, device: torch.device) -> None:
         """Move the plan to another device and rebuild it from `layer` on."""
         self.prompt, self.rank = self.prompt.to(device), self.rank.to(device)
+        self.added = [features.to(device) for features in self.added]
         self.scores = None if self.scores is None else self.scores.to(device)
         self._other = self._other.to(device)
         if layer:
@@ -173,11 +177,23 @@ class Plan:
         if staying.sizes != stream_rows.sizes:
             self.left = self.left.index_copy(0, stream_rows.flat, stream)
 
+    def with_features(self, layer: int, rows: Rows, stream: Tensor) -> Tensor:
+        """Return rows [R, D] behind a layer with the visual features that are added there.
+
+        Args:
+            layer: The layer.
+            rows: Positions of the rows.
+            stream: The rows.
+        """
+        if layer >= len(self.added):
+            return stream
+        return stream + self.added[layer].flatten(0, 1)[rows.flat]
+
     def rotary(self, position_embeddings: CosSin, rows: Rows) -> CosSin:
         """Return cos and sin of the rows' original positions, [..., B, K, hd]."""
-        key = ("rotary", id(rows))
+        cos, sin = position_embeddings
+        key = ("rotary", id(rows), id(cos))
         if key not in self._memo:
-            cos, sin = position_embeddings
             self._memo[key] = (rows.gather(cos), rows.gather(sin))
         return self._memo[key]  # type: ignore[return-value]
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from opsearch.errors import PolicyError
-from opsearch.models.attention import project_keys, project_queries
+from opsearch.models.attention import CosSin
 from opsearch.models.families import ModelFamily
-from opsearch.models.pruned.plan import BatchReranking, CosSin, Plan, PlanInputs
+from opsearch.models.layers import DecoderLayer
+from opsearch.models.pruned.masks import visible_keys
+from opsearch.models.pruned.plan import BatchReranking, Plan, PlanInputs
 from opsearch.models.pruned.rows import Rows, RowSubset
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import Schedule
@@ -108,14 +110,23 @@ class ResolvedPolicy:
         self.executed = cache(policy.resolve if all_rows else policy.executed)
 
 
-def plan_inputs(prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None) -> PlanInputs:
-    """Return the inputs of a batch's plan; `ranker` is the one before the decoder."""
+def plan_inputs(
+    prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None, added: Sequence[Tensor] = ()
+) -> PlanInputs:
+    """Return the inputs of a batch's plan.
+
+    Args:
+        prompt: The batch.
+        policy: The policy.
+        ranker: The ranker before the decoder, None if no ranking is needed.
+        added: See PlanInputs.
+    """
     schedules = [policy.schedule(n) for n in prompt.n_visual]
     rank = torch.where(prompt.visual, 0, -1)
     if ranker is not None:
         rank = ranker.rank(prompt, [max(schedule.kept, default=0) for schedule in schedules])
     counts = np.stack([policy.executed(n) for n in prompt.n_visual])
-    return PlanInputs(prompt, rank, counts, _rerankings(schedules))
+    return PlanInputs(prompt, rank, counts, _rerankings(schedules), added)
 
 
 def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
@@ -143,12 +154,13 @@ def repeat_for_beams(values: Tensor, n_visual: Sequence[int]) -> Tensor:
 
 
 def decoder_scores(
-    layer: Any,
+    layer: DecoderLayer,
     plan: Plan,
     reranking: BatchReranking,
     stream: Tensor,
     stream_rows: Rows,
     position_embeddings: CosSin,
+    stock_mask: Tensor | None,
 ) -> Tensor:
     """Return the scores of a ranker from the attention of one layer.
 
@@ -159,6 +171,7 @@ def decoder_scores(
         stream: Inputs of the layer, [R, D].
         stream_rows: Positions of the rows of `stream`.
         position_embeddings: cos and sin of all positions.
+        stock_mask: The layer's attention mask, None for causal attention.
 
     Returns:
         float32[B, S]; values at positions that are not candidates are meaningless.
@@ -167,23 +180,25 @@ def decoder_scores(
     text = plan.rows(reranking.candidates * 0)
     choices = {"last": _last_rows(keys, plan), "text": text, "all": keys}
     queries = choices[reranking.ranker.query_rows]
-    normed = layer.input_layernorm(RowSubset.of(keys, stream_rows).take(stream))
+    normed = layer.attention_input(RowSubset.of(keys, stream_rows).take(stream))
+    attention = layer.attention
 
     def project(projection: Any, rows: Rows) -> Tensor:
         cos, sin = position_embeddings
         states = RowSubset.of(rows, keys).pad(normed, rows.sizes)
-        heads: Tensor = projection(layer.self_attn, states, (rows.gather(cos), rows.gather(sin)))
+        heads: Tensor = projection(states, (rows.gather(cos), rows.gather(sin)))
         return heads
 
     view = AttentionView(
         prompt=plan.prompt,
-        queries=project(project_queries, queries),
+        queries=project(attention.queries, queries),
         query_positions=queries.index,
         query_valid=queries.valid,
-        keys=project(project_keys, keys),
+        keys=project(attention.keys, keys),
         key_positions=keys.index,
         key_valid=keys.valid,
-        scaling=layer.self_attn.scaling,
+        scaling=attention.scaling,
+        visible=visible_keys(stock_mask, queries, keys),
     )
     scores = reranking.ranker.scores(view)
     return scores.new_zeros(plan.rank.shape).scatter(1, keys.index, scores)

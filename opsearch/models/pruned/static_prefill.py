@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.layer import prefill
 from opsearch.models.pruned.plan import Plan, PlanInputs
@@ -24,6 +26,8 @@ class PrefillInputs(NamedTuple):
         visual: Mask of the visual tokens, bool[B, S].
         rank: Rank of each visual token, int64[B, S], -1 elsewhere.
         mask: Attention mask [B or 1, 1, S, S], None for causal attention.
+        added: Visual features that are added behind the first layers, [K, B, S, D]; None without
+            any.
     """
 
     hidden: Tensor
@@ -32,6 +36,7 @@ class PrefillInputs(NamedTuple):
     visual: Tensor
     rank: Tensor
     mask: Tensor | None
+    added: Tensor | None
 
 
 class PrefillOutputs(NamedTuple):
@@ -57,7 +62,11 @@ class StaticPrefill:
     """
 
     def __init__(
-        self, layers: nn.ModuleList, plan_inputs: PlanInputs, inputs: PrefillInputs, options: Any
+        self,
+        layers: Sequence[DecoderLayer],
+        plan_inputs: PlanInputs,
+        inputs: PrefillInputs,
+        options: Any,
     ) -> None:
         self.layers, self.options = layers, options
         self.counts, self.rerankings = plan_inputs.counts, plan_inputs.rerankings
@@ -74,10 +83,11 @@ class StaticPrefill:
 
     def run(self) -> PrefillOutputs:
         """Compute the layers from the copied inputs."""
-        hidden, cos, sin, visual, rank, mask = self.inputs
+        hidden, cos, sin, visual, rank, mask, added = self.inputs
         prompt = Prompt(visual, torch.ones_like(visual), self.n_visual, embeds=hidden)
         prompt.n_other = self.n_other
-        plan = Plan(PlanInputs(prompt, rank, self.counts, self.rerankings))
+        features = () if added is None else added.unbind()
+        plan = Plan(PlanInputs(prompt, rank, self.counts, self.rerankings, features))
         cache = PrunedCache(len(self.layers), plan)
         kwargs = {**self.options, "past_key_values": cache, "position_embeddings": (cos, sin)}
         for index, layer in enumerate(self.layers):
