@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.rankers import literal
 from tests.support import reference
-from tests.support.families import FAMILIES
+from tests.support.families import ALL
 
 TOLERANCE = 1e-5
 
@@ -26,6 +26,7 @@ class UnpaddedSample:
         tile: The tile of each visual token.
         features: The projector's input for each visual token.
         positions: Its rotary positions, [S] or [3, S].
+        added: By decoder layer, what it adds to the visual tokens.
     """
 
     real: Tensor
@@ -36,6 +37,7 @@ class UnpaddedSample:
     tile: Tensor
     features: Tensor
     positions: Tensor
+    added: list[Tensor]
 
     @property
     def n_visual(self):
@@ -44,8 +46,8 @@ class UnpaddedSample:
 
 def samples(model, inputs):
     """Return the samples of a batch as the reference takes them."""
-    family = FAMILIES[model.config.model_type]
-    features = reference.image_features(model, inputs)
+    family = ALL[model.config.model_type]
+    features, *added = reference.visual_features(model, inputs)
     with torch.no_grad():
         scores = family.scores(model, inputs) if len(features) else None
         tile, read = (family.features(model, inputs) if len(features) else None) or (None, None)
@@ -56,7 +58,8 @@ def samples(model, inputs):
         end = start + int(reference.is_visual(model, ids).sum())
         embeds, visual = reference.embed(model, ids, features[start:end])
         own = [torch.zeros(0) if v is None else v[start:end] for v in (scores, tile, read)]
-        rows.append(UnpaddedSample(where, ids, embeds, visual, *own, all_positions[row]))
+        own += [all_positions[row], [layer[start:end] for layer in added]]
+        rows.append(UnpaddedSample(where, ids, embeds, visual, *own))
         start = end
     return rows
 
@@ -174,7 +177,9 @@ def reference_logits(model, sample, policy):
     counts = policy.resolve(sample.n_visual).tolist()
     ranks = rank(sample, policy)
     rankers = inside(sample, policy)
-    return reference.masked_forward(model, sample.embeds, ranks, counts, sample.positions, rankers)
+    return reference.masked_forward(
+        model, sample.embeds, ranks, counts, sample.positions, rankers, sample.added
+    )
 
 
 def deviation(model, inputs, policy, rows=None, keep=(0,), **given):

@@ -40,7 +40,7 @@ def score(model, policy, sample, answer):
     later = sample.positions[..., -1:] + torch.arange(1, len(answer) + 1)
     positions = torch.cat([sample.positions, later], -1)
     counts = policy.resolve(sample.n_visual).tolist()
-    logits = reference.masked_forward(model, embeds, ranks, counts, positions)
+    logits = reference.masked_forward(model, embeds, ranks, counts, positions, added=sample.added)
     before = logits[-len(answer) - 1 : -1].log_softmax(-1)
     return before.gather(1, answer[:, None]).mean()
 
@@ -67,7 +67,9 @@ def assert_answers(model, policy, inputs):
     for row, sample in enumerate(samples(model, inputs)):
         counts = policy.resolve(sample.n_visual).tolist()
         start = sample.embeds, rank(sample, policy), counts, sample.positions
-        answer, wanted = reference.greedy(model, *start, STEPS, never=[tiny.IMAGE, tiny.VIDEO])
+        answer, wanted = reference.greedy(
+            model, *start, STEPS, never=[tiny.IMAGE, tiny.VIDEO], added=sample.added
+        )
         assert out.sequences[row, -STEPS:].tolist() == answer
         atol = TOLERANCE * max(1.0, float(wanted.std()))
         torch.testing.assert_close(logits[row], wanted, rtol=0, atol=atol)

@@ -55,11 +55,22 @@ def made(kind, config, attention="sdpa", seed=0):
     # Random decoders barely look at the image: larger weights make every pruned operation visible.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "proj" in name and parameter.ndim == 2:
+            # Weights of experts have three dimensions.
+            if "proj" in name and parameter.ndim in (2, 3):
                 parameter.mul_(4.0 if "language_model" in name else 3.0)
         # Logits of a standard deviation near 1, so that the tolerance of 1e-5 means something.
         model.lm_head.weight.mul_(8.0)
     model.generation_config.pad_token_id = PAD
+    return model
+
+
+def with_different_norms(model):
+    """Return the model with norms of its decoder that no other norm, or none, can replace."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "language_model" in name and "norm" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return model
 
 

@@ -21,8 +21,8 @@ AROUND = ((), ())
 positions, given_positions = text_positions, from_mask
 
 
-def model(layers, attention="sdpa"):
-    vision = CLIPVisionConfig(
+def vision():
+    return CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=3,
@@ -31,8 +31,11 @@ def model(layers, attention="sdpa"):
         patch_size=tiles.PATCH,
         projection_dim=16,
     )
+
+
+def model(layers, attention="sdpa"):
     config = LlavaNextConfig(
-        vision_config=vision,
+        vision_config=vision(),
         text_config=LlamaConfig(**tiny.text(layers)),
         image_token_index=tiny.IMAGE,
         image_grid_pinpoints=tiles.PINPOINTS,

@@ -1,6 +1,6 @@
 """Prompts with images of several sizes, padded or extended to equal length."""
 
-from itertools import count
+from itertools import chain, count
 
 import torch
 
@@ -29,6 +29,23 @@ def prompts(family, layout, seed=0, pad="left"):
         rows = [row + text(longest - len(row), generator) for row in rows]
     inputs = padded(rows, pad)
     return inputs | family.pixels(samples, inputs["input_ids"], generator)
+
+
+def video_prompts(family, layout, picture=False, seed=0, pad="left"):
+    """Return a batch; `layout` lists for each sample the lengths of text around its videos.
+
+    picture: each sample also has an image, before its first text.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sizes, rows, (before, behind) = family.SIZES[: int(picture)], [], family.AROUND
+    for runs in layout:
+        images = [[*before, *[IMAGE] * family.tokens(size, alone=True), *behind] for size in sizes]
+        first, *later = (text(length, generator) for length in runs)
+        rows.append([*chain(*images), *first, *chain(*([*family.VIDEO, *run] for run in later))])
+    inputs = padded(rows, pad)
+    inputs |= family.pixels([sizes] * len(layout), inputs["input_ids"], generator)
+    videos = sum(len(runs) - 1 for runs in layout)
+    return inputs | family.video_pixels(videos, inputs["input_ids"], generator)
 
 
 def text(length, generator):
