@@ -49,14 +49,13 @@ def prefill(
     cache: PrunedCache = kwargs["past_key_values"]
     plan.to_device(index, hidden.device)
     if index == 0:
-        plan.left = hidden.flatten(0, 1)
-        hidden = plan.left[plan.arriving(0).flat]
+        hidden = plan.begin(hidden)
     stream = _rerank(layer, index, plan, hidden.reshape(-1, hidden.shape[-1]), mask, kwargs)
     planned = plan.planned[index]
     cache.pruned[index].begin(planned.kv)
 
     update = _attention(layer, plan, planned, layer.attention_input(stream), mask, kwargs)
-    plan.leave(plan.entering(index), stream, planned.after)
+    plan.leave(index, plan.entering(index), stream, planned.after)
     before = planned.after_in_stream.take(stream)
     stream = planned.q_in_after.add(before, update)
     rows = planned.mlp_in_after.take(before if layer.parallel else stream)
@@ -64,7 +63,7 @@ def prefill(
     stream = planned.mlp_in_after.add(stream, layer.mlp_update(rows[None])[0])
 
     if index + 1 < plan.layers:
-        plan.leave(planned.after, stream, plan.arriving(index + 1))
+        plan.leave(index, planned.after, stream, plan.arriving(index + 1))
         rows = planned.next_in_after.take(stream)
         return plan.with_features(index, plan.arriving(index + 1), rows)[None]
     stream = plan.with_features(index, planned.after, stream)
@@ -93,7 +92,7 @@ def _rerank(
             plan.scores = decoder_scores(layer, plan, here, stream, rows, cos_sin, mask)
         arriving = plan.arriving(index)
         within = plan.rerank(index)
-        plan.leave(arriving, stream, plan.entering(index))
+        plan.leave(index, arriving, stream, plan.entering(index))
         stream = within.take(stream)
     if following is not None and following.attention_layer == index:
         rows = plan.entering(index)

@@ -166,15 +166,26 @@ class Plan:
         self._extend()
         return RowSubset.of(self.entering(layer), arriving)
 
-    def leave(self, stream_rows: Rows, stream: Tensor, staying: Rows) -> None:
+    def begin(self, hidden: Tensor) -> Tensor:
+        """Return the rows [R, D] of the inputs [B, S, D] that arrive at the first layer."""
+        flat = hidden.flatten(0, 1)
+        self.left = flat
+        for features in self.added:
+            self.left = self.left + features.flatten(0, 1)
+        return flat[self.arriving(0).flat]
+
+    def leave(self, layer: int, stream_rows: Rows, stream: Tensor, staying: Rows) -> None:
         """Keep the hidden states of the rows that leave the stream.
 
         Args:
+            layer: Layer whose visual features, and those of later layers, are still to be added.
             stream_rows: Positions of the rows of `stream`.
             stream: Hidden states, [R, D].
             staying: Rows that stay in the stream.
         """
         if staying.sizes != stream_rows.sizes:
+            for later in range(layer, len(self.added)):
+                stream = self.with_features(later, stream_rows, stream)
             self.left = self.left.index_copy(0, stream_rows.flat, stream)
 
     def with_features(self, layer: int, rows: Rows, stream: Tensor) -> Tensor:
