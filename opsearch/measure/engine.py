@@ -31,8 +31,8 @@ from opsearch.measure.sweep.passes import Passes
 from opsearch.measure.sweep.reused_memory import reused_memory
 from opsearch.models.clip import clip_folders
 from opsearch.models.encoding import Sample
-from opsearch.models.families import check_supported
 from opsearch.models.fingerprint import clip_digest
+from opsearch.models.supported import check_supported
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder
 from opsearch.problem.objective import Masses

@@ -19,9 +19,9 @@ from opsearch.models.attention import CosSin
 from opsearch.models.decoder import Decoder
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
-from opsearch.models.families import check_supported
 from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.ranking import make_prompt
+from opsearch.models.supported import check_supported
 from opsearch.problem.objective import Masses
 from opsearch.rankers.base import AttentionView, Prompt
 from opsearch.rankers.decoder import attention_by_source

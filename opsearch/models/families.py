@@ -1,13 +1,16 @@
 """The supported model families and the layout of their modules.
 
-This is the only module that knows families by name. To support another family, add an entry to
-FAMILIES; all other code reaches the parts of a model through its ModelFamily.
+This is the only module that knows families by name. To add one to those that are tested, add an
+entry to FAMILIES and a tiny model to the tests; all other code reaches the parts of a model through
+its ModelFamily.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +20,7 @@ from torch import Tensor
 from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError, OpsearchError, echo
-from opsearch.models.attention import FLASH
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
-from opsearch.models.decoder import Decoder
-from opsearch.models.devices import is_hooked
 from opsearch.models.vision import (
     TOWER_NEEDS,
     Capture,
@@ -56,6 +56,7 @@ class ModelFamily:
             of their image ("image"), or the whole prompt ("prompt").
         answer_type: Value of an answer's tokens in `token_type_ids`.
         bounds_logits: True if `final_logit_softcapping` of the decoder's config is applied.
+        tested: True if its models are compared with the reference in the tests.
     """
 
     model_type: str
@@ -70,6 +71,7 @@ class ModelFamily:
     attends: Literal["causal", "image", "prompt"] = "causal"
     answer_type: int = 0
     bounds_logits: bool = False
+    tested: bool = True
 
     @property
     def causal(self) -> bool:
@@ -78,7 +80,8 @@ class ModelFamily:
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
         """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
-        found = [torch.eq(input_ids, getattr(config, token)) for token in self.visual_tokens]
+        ids = [getattr(config, token, None) for token in self.visual_tokens]
+        found = [torch.eq(input_ids, token) for token in ids if token is not None]
         return torch.stack(found).any(0)
 
     def unsupported_reason(self, config: Any, need: str) -> str | None:
@@ -149,9 +152,6 @@ def _question_unsupported_reason(config: Any) -> str | None:
     return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
-# Attribute that compressed-tensors adds to attention modules whose keys and values it quantizes.
-QUANTIZED_KV = "kv_cache"
-
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
@@ -198,65 +198,41 @@ FAMILIES = {
 
 
 def family_for(model_type: str) -> ModelFamily:
-    """Return the family of a model type; raise ModelError, listing all families, if unknown."""
-    if model_type not in FAMILIES:
+    """Return the family of a model type.
+
+    Image-text models that are not in FAMILIES are described by their class; their layers are
+    compared when they are loaded (`opsearch.models.layers`).
+
+    Raises:
+        ModelError: Transformers has no image-text model of this type.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    family = _described(model_type)
+    if family is None:
         raise ModelError(
             f"models of type {echo(model_type)} are not supported; use one of type "
             f"{', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[model_type]
-
-
-def check_supported(model: Any) -> ModelFamily:
-    """Return the family of a loaded model; raise ModelError if the model cannot be pruned."""
-    if not hasattr(model, "config"):
-        raise _wrapped(model)
-    family = family_for(model.config.model_type)
-    if not hasattr(model, "lm_head"):
-        raise ModelError(
-            f"a {type(model).__name__} has no language-model head; load the model with "
-            "AutoModelForImageTextToText"
-        )
-    try:
-        for part in (family.trunk, family.decoder, family.vision_tower):
-            model.get_submodule(part)
-    except AttributeError as error:
-        raise _wrapped(model) from error
-    _check_attention(model.config.get_text_config(), family)
-    for module in model.modules():
-        if hasattr(module, QUANTIZED_KV):
-            raise ModelError(
-                "compressed-tensors rounds the keys and values of this model, which pruned layers "
-                "would not; set kv_cache_scheme in its config.json's quantization_config to null"
-            )
-        if any(own.is_meta for own in module.parameters(recurse=False)) and not is_hooked(module):
-            raise ModelError(
-                "the model has weights on the meta device; load it fully before pruning"
-            )
-    Decoder.of(model, family)
     return family
 
 
-def _check_attention(text: Any, family: ModelFamily) -> None:
-    """Raise ModelError unless a policy can run with the attention implementation of a decoder."""
-    attention = text._attn_implementation
-    if attention not in ("sdpa", "eager", FLASH):
-        raise ModelError(
-            f"attention implementation {echo(attention)} is not supported; load the model with "
-            f"attn_implementation='sdpa', 'eager' or {FLASH!r}"
-        )
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    causal = kinds == {"full_attention"} and not getattr(text, "sliding_window", None)
-    if attention == FLASH and not (causal and family.causal):
-        raise ModelError(
-            f"{FLASH} computes the attention of pruned layers without a mask, but tokens of this "
-            "decoder attend within a window or in both directions; load the model with "
-            "attn_implementation='sdpa'"
-        )
+@cache
+def _described(model_type: str) -> ModelFamily | None:
+    """Return a family as the model's class describes it, None if there is no such class."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-
-def _wrapped(model: Any) -> ModelError:
-    return ModelError(
-        f"a {type(model).__name__} is not itself a model of transformers; apply the policy to the "
-        "model inside, e.g. model.get_base_model() of peft or model.module of torch"
+    if model_type not in CONFIG_MAPPING:
+        return None
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(CONFIG_MAPPING[model_type], None)
+    if kind is None:
+        return None
+    in_grid = "mm_token_type_ids" in inspect.signature(kind.forward).parameters
+    return ModelFamily(
+        model_type,
+        _UNIFORM,
+        visual_tokens=_IMAGE_AND_VIDEO,
+        positions_from="mm_token_type_ids" if in_grid else None,
+        grid="image_grid_thw" if in_grid else None,
+        tested=False,
     )

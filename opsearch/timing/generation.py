@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opsearch.models.families import family_for
 from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.supported import check_supported
 from opsearch.policy.policy import Policy
 from opsearch.timing.clock import Clock
 
@@ -73,7 +73,7 @@ def _timestamps(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
     Within a policy's block, its ranking hook runs between the decoder's first hook and its last
     one.
     """
-    family = family_for(model.config.model_type)
+    family = check_supported(model)
     tower = model.get_submodule(family.vision_tower)
     decoder = model.get_submodule(family.decoder)
     found: dict[str, list[Any]] = defaultdict(list)

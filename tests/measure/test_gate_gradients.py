@@ -18,7 +18,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.original import make_reference
 from opsearch.models.decoder import Decoder
 from opsearch.models.encoding import Sample
-from opsearch.models.families import check_supported
+from opsearch.models.supported import check_supported
 from opsearch.policy.builders import identity, stages
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec

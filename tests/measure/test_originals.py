@@ -9,7 +9,7 @@ from opsearch.measure.relaxed.gradient import RelaxedDivergence
 from opsearch.measure.sweep import originals
 from opsearch.measure.sweep.original import make_reference
 from opsearch.measure.sweep.originals import Originals
-from opsearch.models.families import check_supported
+from opsearch.models.supported import check_supported
 from opsearch.rankers import make_ranker
 from tests.measure import families
 

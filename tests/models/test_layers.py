@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModel
 
 from opsearch.errors import ModelError
 from opsearch.models.decoder import Decoder
-from opsearch.models.families import FAMILIES, check_supported
+from opsearch.models.families import FAMILIES
 from opsearch.models.layers import DecoderLayer, layer_kinds, rotary, structures
+from opsearch.models.supported import check_supported
 from opsearch.policy import builders
 from tests.models.policies import RANDOM
 from tests.support import tiny

@@ -24,7 +24,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.measure.sweep.original import Reference, make_reference
 from opsearch.models.decoder import Decoder
 from opsearch.models.encoding import Sample, batches
-from opsearch.models.families import check_supported
+from opsearch.models.supported import check_supported
 from opsearch.policy.counts import KV, MLP, Counts, Q
 from opsearch.policy.policy import Policy
 from opsearch.policy.schedule import before_decoder

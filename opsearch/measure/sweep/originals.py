@@ -10,7 +10,7 @@ from typing import Any
 
 from opsearch.measure.sweep.original import Reference, make_reference, merge_references
 from opsearch.models.encoding import Sample
-from opsearch.models.families import check_supported
+from opsearch.models.supported import check_supported
 from opsearch.rankers.base import PROMPT_NEEDS
 
 _KEPT_BYTES = 2 * 10**9

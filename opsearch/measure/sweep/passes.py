@@ -23,8 +23,8 @@ from opsearch.measure.sweep.layer import DecoderRanking, SweepLayer
 from opsearch.measure.sweep.original import Reference, check_finite, concat_padded
 from opsearch.measure.sweep.originals import Originals
 from opsearch.models.decoder import Decoder
-from opsearch.models.families import check_supported
 from opsearch.models.layers import DecoderLayer
+from opsearch.models.supported import check_supported
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.upload import upload
 

@@ -29,7 +29,7 @@ from opsearch.models.clip import read_question
 from opsearch.models.decoder import Decoder
 from opsearch.models.deepstack import DEEPSTACK, added_features
 from opsearch.models.devices import forward_name
-from opsearch.models.families import ModelFamily, check_supported
+from opsearch.models.families import ModelFamily
 from opsearch.models.loading import unpack
 from opsearch.models.pruned.block import Block, not_copied, patched
 from opsearch.models.pruned.cache import PrunedCache
@@ -47,6 +47,7 @@ from opsearch.models.pruned.generation import guarded_generation
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
 from opsearch.models.pruned.ranking import plan_inputs, read_prompt, repeat_for_beams
+from opsearch.models.supported import check_supported
 from opsearch.policy.policy import Policy
 from opsearch.registry.failures import naming_parts
 
