@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from opsearch.errors import ModelError
 from opsearch.models.attention import CosSin
-from opsearch.models.layers import DecoderLayer, Structure, rotary, structures
-
-if TYPE_CHECKING:
-    from opsearch.models.families import ModelFamily
+from opsearch.models.families import DECODERS, ModelFamily
+from opsearch.models.layers import (
+    DecoderLayer,
+    Structure,
+    causal_mask,
+    close,
+    evaluating,
+    in_grid,
+    random_rows,
+    rotary,
+    structures,
+)
 
 # Structures of decoders, valid while all their modules are the same.
 _known: WeakKeyDictionary[Any, tuple[list[int], tuple[Structure, ...]]] = WeakKeyDictionary()
@@ -40,7 +49,8 @@ class Decoder:
     def of(cls, model: Any, family: ModelFamily) -> Decoder:
         """Return the decoder of a model.
 
-        Its layers are compared with the stock layers the first time (`opsearch.models.layers`).
+        The first time, its layers are compared with the stock layers (`opsearch.models.layers`), and
+        the whole decoder where a family or its decoder is not tested.
 
         Raises:
             ModelError: A layer has a structure that cannot be pruned.
@@ -49,11 +59,45 @@ class Decoder:
         modules = [id(each) for each in module.modules()]
         known = _known.get(module)
         if known is None or known[0] != modules:
-            _known[module] = known = (modules, structures(module))
-        layers = [DecoderLayer(*pair) for pair in zip(module.layers, known[1], strict=True)]
+            decoder = cls._assembled(model, module, structures(module), family)
+            if not family.tested or module.config.model_type not in DECODERS:
+                decoder._check_whole()
+            _known[module] = (modules, tuple(layer.structure for layer in decoder.layers))
+            return decoder
+        return cls._assembled(model, module, known[1], family)
+
+    @classmethod
+    def _assembled(
+        cls, model: Any, module: Any, found: Sequence[Structure], family: ModelFamily
+    ) -> Decoder:
+        layers = [DecoderLayer(*pair) for pair in zip(module.layers, found, strict=True)]
         text = model.config.get_text_config()
         softcap = getattr(text, "final_logit_softcapping", None) if family.bounds_logits else None
         return cls(model, module, tuple(layers), softcap)
+
+    @torch.no_grad()
+    def _check_whole(self) -> None:
+        """Raise ModelError unless the layers alone give what the decoder gives, on random rows."""
+        states = rows = random_rows(self.module, self.layers[0])
+        positions = torch.arange(rows.shape[1], device=rows.device)[None]
+        if in_grid(self.module):
+            positions = positions.expand(3, 1, -1)
+        with evaluating(self.module):
+            wanted = self.module(
+                inputs_embeds=rows, position_ids=positions, use_cache=False
+            ).last_hidden_state
+            cos_sin = self.rotary(rows, positions)
+            for layer in self.layers:
+                cos, sin = (each.to(layer.device) for each in cos_sin[layer.kind])
+                states = states.to(layer.device)
+                states = layer.output(states, (cos, sin), causal_mask(layer, states))
+            found = self.module.norm(states)
+        if not close(found.to(wanted.device), wanted):
+            raise ModelError(
+                f"the decoder of a {type(self.model).__name__} ({type(self.module).__name__}) adds "
+                "something between its layers, which a policy would get wrong; use a model of a "
+                "family in docs/families.md"
+            )
 
     @property
     def head(self) -> Any:

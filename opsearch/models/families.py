@@ -152,6 +152,25 @@ def _question_unsupported_reason(config: Any) -> str | None:
     return not_clip_reason(config) or f"{reason}: give cdpruner(clip=FOLDER)"
 
 
+# Decoders whose layers are compared with the reference in the tests. A family may hold any other.
+DECODERS = frozenset(
+    {
+        "cohere2",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm4v_text",
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen2_5_vl_text",
+        "qwen2_vl_text",
+        "qwen3",
+        "qwen3_vl_moe_text",
+        "qwen3_vl_text",
+    }
+)
+
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opsearch.errors import PATH, ModelError, shortened
+from opsearch.errors import PATH, ModelError, one_line, shortened
 from opsearch.models.attention import FLASH, Attention, CosSin
 from opsearch.models.devices import device_of, forward_name
 
@@ -26,6 +26,7 @@ _ROWS = 8  # of the comparison with the stock layer
 # run the same kernels on the same rows, so that only the rounding of a few operations may differ.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _HALF_PRECISION = 0.05
+_NUMBERS = ("layer_idx", "training")  # attributes in which layers differ without being others
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,20 @@ class DecoderLayer:
         output = self.module.mlp(self._normed(layout.before_mlp, stream))
         return self._normed(layout.after_mlp, output)
 
+    def output(self, stream: Tensor, cos_sin: CosSin, mask: Tensor | None) -> Tensor:
+        """Return the layer's output of all rows [B, S, D].
+
+        Args:
+            stream: Its input, [B, S, D].
+            cos_sin: Rotary embeddings, [B, S, hd] each.
+            mask: Attention mask [B, 1, S, S].
+        """
+        attention, normed = self.attention, self.attention_input(stream)
+        keys_values = attention.keys_values(normed, cos_sin)
+        attended = attention.attend(attention.queries(normed, cos_sin), *keys_values, mask)
+        after = stream + self.attention_update(attended)
+        return after + self.mlp_update(stream if self.parallel else after)
+
     def _normed(self, norm: str | None, rows: Tensor) -> Tensor:
         normed: Tensor = rows if norm is None else getattr(self.module, norm)(rows)
         return normed
@@ -169,8 +184,8 @@ class DecoderLayer:
 def structures(decoder: Any) -> tuple[Structure, ...]:
     """Return the structure of each layer of a decoder of transformers.
 
-    Layers of one class, kind and set of parts are taken to be alike, and the first of them is
-    compared with the stock layer.
+    Layers of one class and kind, with equal parts and settings, are taken to be alike; the first of
+    them is compared with the stock layer.
 
     Raises:
         ModelError: A layer has a part that no layout has, or computes something else.
@@ -179,12 +194,22 @@ def structures(decoder: Any) -> tuple[Structure, ...]:
     known: dict[Any, Structure] = {}
     found = []
     for number, (layer, kind) in enumerate(zip(decoder.layers, kinds, strict=True)):
-        parts = {name: type(part) for name, part in layer.named_children()}
-        key = (type(layer), kind, tuple(parts.items()))
+        parts = tuple((name, type(part)) for name, part in layer.named_children())
+        key = (type(layer), kind, parts, *map(_settings, layer.children()))
         if key not in known:
             known[key] = _structure(decoder, number, kind)
         found.append(known[key])
     return tuple(found)
+
+
+def _settings(module: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the plain attributes of a module, such as whether an attention rotates."""
+    plain = (bool, int, float, str, type(None))
+    return tuple(
+        (name, value)
+        for name, value in vars(module).items()
+        if type(value) in plain and not name.startswith("_") and name not in _NUMBERS
+    )
 
 
 def layer_kinds(decoder: Any) -> tuple[str, ...]:
@@ -219,14 +244,20 @@ def _structure(decoder: Any, number: int, kind: str) -> Structure:
             number,
             f"an attention ({type(attention).__name__}) without {', '.join(missing)}",
         )
-    candidates = [Structure(layout, kind, rotates) for rotates in (True, False)]
-    for structure in candidates:
-        if _agrees(decoder, DecoderLayer(layer, structure)):
-            return structure
+    reason = ""
+    for rotates in (True, False):
+        structure = Structure(layout, kind, rotates)
+        try:
+            if _agrees(decoder, DecoderLayer(layer, structure)):
+                return structure
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of any kind, as layers of unknown releases take other inputs
+            reason = f" ({shortened(one_line(str(error)), PATH)})"
     raise ModelError(
         f"decoder layer {number} ({type(layer).__name__}) has the parts of a layer with "
-        f"{layout.words}, but computes something else with them, which a policy would get wrong; "
-        "use a model of a family in docs/families.md"
+        f"{layout.words}, but computes something else with them{reason}, which a policy would get "
+        "wrong; use a model of a family in docs/families.md"
     )
 
 
@@ -256,24 +287,16 @@ def _unknown(number: int, piece: str) -> ModelError:
 @torch.no_grad()
 def _agrees(decoder: Any, layer: DecoderLayer) -> bool:
     """Return whether a layer's steps give what the stock layer gives, on random rows."""
-    attention, stock = layer.attention, layer.module
-    device = layer.device
-    dtype = next(p.dtype for p in stock.parameters() if p.is_floating_point())
-    generator = torch.Generator().manual_seed(0)
-    stream = torch.randn(1, _ROWS, decoder.config.hidden_size, generator=generator)
-    stream = stream.to(device, dtype)
-    positions = _last_positions(decoder).to(device)
+    stock, positions = layer.module, _last_positions(decoder).to(layer.device)
+    stream = random_rows(decoder, layer)
+    mask = causal_mask(layer, stream)
     cos, sin = rotary(decoder, layer.kind, stream, positions)
-    cos_sin = cos.to(device), sin.to(device)
-    hidden = torch.ones(_ROWS, _ROWS, dtype=torch.bool).triu(1)
-    lowest = torch.finfo(dtype).min
-    mask = torch.zeros(1, 1, _ROWS, _ROWS, dtype=dtype).masked_fill(hidden, lowest).to(device)
-    given = None if attention.implementation == FLASH else mask  # it is causal without a mask
-    with _evaluating(stock):
+    cos_sin = cos.to(layer.device), sin.to(layer.device)
+    with evaluating(stock):
         forward = getattr(stock, forward_name(stock))
         wanted = forward(
             stream,
-            attention_mask=given,
+            attention_mask=mask,
             position_embeddings=cos_sin,
             position_ids=positions.flatten(0, -2)[:1],
             past_key_values=None,
@@ -282,14 +305,31 @@ def _agrees(decoder: Any, layer: DecoderLayer) -> bool:
             return False
         if not wanted.isfinite().all():  # broken weights, which a measurement reports
             return True
-        normed = layer.attention_input(stream)
-        q = attention.queries(normed, cos_sin)
-        k, v = attention.keys_values(normed, cos_sin)
-        after = stream + layer.attention_update(attention.attend(q, k, v, given))
-        after = after + layer.mlp_update(stream if layer.parallel else after)
-    scale = (wanted - stream).float().std()
-    worst = (after - wanted).float().abs().max() / scale
-    return bool(worst <= _TOLERANCE.get(dtype, _HALF_PRECISION))
+        found = layer.output(stream, cos_sin, mask)
+    return close(found - stream, wanted - stream)
+
+
+def random_rows(decoder: Any, layer: DecoderLayer) -> Tensor:
+    """Return random inputs of a layer, [1, R, D]."""
+    dtype = next(p.dtype for p in layer.module.parameters() if p.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, _ROWS, decoder.config.hidden_size, generator=generator)
+    return rows.to(layer.device, dtype)
+
+
+def causal_mask(layer: DecoderLayer, rows: Tensor) -> Tensor | None:
+    """Return the causal mask [1, 1, R, R] of rows; None for FlashAttention, which needs none."""
+    if layer.attention.implementation == FLASH:
+        return None
+    length = rows.shape[1]
+    hidden = torch.ones(length, length, dtype=torch.bool, device=rows.device).triu(1)
+    return rows.new_zeros(1, 1, length, length).masked_fill(hidden, torch.finfo(rows.dtype).min)
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Return whether numbers differ by rounding alone, relative to their standard deviation."""
+    worst = (found - wanted).float().abs().max() / wanted.float().std()
+    return bool(worst <= _TOLERANCE.get(wanted.dtype, _HALF_PRECISION))
 
 
 def _last_positions(decoder: Any) -> Tensor:
@@ -300,13 +340,17 @@ def _last_positions(decoder: Any) -> Tensor:
     config = decoder.config
     last = getattr(config, "max_position_embeddings", None) or _ROWS
     positions = torch.arange(last - _ROWS, last)[None]
-    scaling = getattr(config, "rope_parameters", None) or {}
-    in_grid = "mrope_section" in scaling or hasattr(decoder.rotary_emb, "mrope_section")
-    return positions.expand(3, 1, -1) if in_grid else positions
+    return positions.expand(3, 1, -1) if in_grid(decoder) else positions
+
+
+def in_grid(decoder: Any) -> bool:
+    """Return whether positions are those in time, height and width."""
+    scaling = getattr(decoder.config, "rope_parameters", None) or {}
+    return "mrope_section" in scaling or hasattr(decoder.rotary_emb, "mrope_section")
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Leave out dropout inside the block."""
     training = [each for each in module.modules() if each.training]
     for each in training:
