@@ -128,12 +128,57 @@ def test_positions_of_pictures_cannot_be_left_out():
     inputs = prompts(FAMILIES["qwen2_5_vl"], [[3, 4]])
     del inputs["mm_token_type_ids"]
     policy = builders.tokens(LAYERS, "1/2", RANDOM)
-    named = "mm_token_type_ids", "'qwen2_5_vl'", "processor"
+    named = "mm_token_type_ids", "'qwen2_5_vl'", "processor", "position_ids"
     with policy.apply(model):
         with refuses(PolicyError, *named):
             model(**inputs)
         with refuses(PolicyError, *named):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
+
+
+def positions_of_caller(inputs):
+    """Return the positions that the processor's inputs give, [3, B, S]."""
+    positions = torch.zeros(3, *inputs["input_ids"].shape, dtype=torch.long)
+    for row, found in enumerate(FAMILIES["qwen2_5_vl"].positions(inputs)):
+        positions[:, row, inputs["attention_mask"][row].bool()] = found
+    return positions
+
+
+@pytest.mark.parametrize("pad", ["left", "right"])
+@pytest.mark.parametrize("kind", ["time, height, width", "text before them", "one for all"])
+def test_positions_of_the_caller_replace_types_of_tokens(kind, pad):
+    model = built("qwen2_5_vl", LAYERS)
+    inputs = prompts(FAMILIES["qwen2_5_vl"], [[3, 4], [1, 8]], seed=1, pad=pad)
+    rows, given = samples(model, inputs), positions_of_caller(inputs)
+    del inputs["mm_token_type_ids"]
+    if kind == "one for all":
+        given = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        for row in rows:
+            row.positions = torch.arange(len(row.ids))
+    elif kind == "text before them":
+        text = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        given = torch.cat([text[None], given])
+    for label in ("dop, kv leaves", "two at once"):
+        policy = with_rankers_of(family_for("qwen2_5_vl"))[label]
+        assert deviation(model, inputs, policy, rows, position_ids=given) <= TOLERANCE
+
+
+def test_generation_takes_positions_of_the_caller():
+    model = FAMILIES["qwen2_5_vl"].model(LAYERS)
+    model.generation_config.eos_token_id = 10**6
+    inputs = prompts(FAMILIES["qwen2_5_vl"], [[3, 4], [1, 8]], seed=1)
+    bare = {key: value for key, value in inputs.items() if key != "mm_token_type_ids"}
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True}
+    with with_rankers_of(family_for("qwen2_5_vl"))["two at once"].apply(model):
+        wanted = model.generate(**inputs, **options, return_dict_in_generate=True)
+        found = model.generate(
+            **bare,
+            **options,
+            return_dict_in_generate=True,
+            position_ids=positions_of_caller(inputs),
+        )
+    assert torch.equal(found.sequences, wanted.sequences)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])

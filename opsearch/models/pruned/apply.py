@@ -106,7 +106,7 @@ def apply_policy(
             stack.callback(handle.remove)
         tower = model.get_submodule(family.vision_tower)
         stack.enter_context(checked_placeholders(trunk, family, block))
-        stack.enter_context(guarded_generation(model, policy, answer.ranker, block))
+        stack.enter_context(guarded_generation(model, family, policy, answer.ranker, block))
         prefills = _Prefills(model, family, answer, all_rows, graphs is not None)
         stack.enter_context(patched(trunk, forward=prefills.guarded(trunk.forward, block)))
         for handle in (

@@ -144,9 +144,22 @@ def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
             "the prompt has image placeholders but no image is given; pass pixel_values, or leave "
             "an assistant model as it is, because generate() gives it no images"
         )
+    check_image_positions(family, kwargs)
+
+
+def check_image_positions(family: ModelFamily, kwargs: dict[str, Any]) -> None:
+    """Raise PolicyError if the model would give images the positions of text.
+
+    Args:
+        family: The model's family.
+        kwargs: Arguments of a caller. generate() adds position_ids of its own, so that those of a
+            step say nothing about the caller's.
+    """
     wanted = family.positions_from
-    if wanted is not None and kwargs.get(wanted) is None:
+    if wanted is None or kwargs.get("position_ids") is not None:
+        return
+    if kwargs.get(wanted) is None:
         raise PolicyError(
             f"without {wanted} models of type {echo(family.model_type)} give images the positions "
-            "of text; pass all outputs of the processor"
+            "of text; pass all outputs of the processor, or position_ids"
         )

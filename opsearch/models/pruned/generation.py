@@ -16,8 +16,9 @@ from typing import Any
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from opsearch.errors import PolicyError, echo
+from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.block import Block, patched
-from opsearch.models.pruned.checks import has_images
+from opsearch.models.pruned.checks import check_image_positions, has_images
 from opsearch.policy.policy import Policy
 from opsearch.rankers.base import CLIP_QUESTION, Ranker
 from opsearch.rankers.of_policy import decoder_needs
@@ -49,11 +50,11 @@ _REFUSED = {
 
 @contextmanager
 def guarded_generation(
-    model: Any, policy: Policy, ranker: Ranker | None, block: Block
+    model: Any, family: ModelFamily, policy: Policy, ranker: Ranker | None, block: Block
 ) -> Iterator[None]:
     """Check every call of generate() inside the block, see the module's description."""
     reads_text = _text_reader(policy, ranker)
-    generate = _guarded_generate(model, reads_text, block)
+    generate = _guarded_generate(model, family, reads_text, block)
     prepare = _guarded_steps(model.prepare_inputs_for_generation, reads_text, block)
     with patched(
         model,
@@ -85,7 +86,9 @@ class _InBlock(StoppingCriteria):
         return False
 
 
-def _guarded_generate(model: Any, reads_text: str | None, block: Block) -> Callable[..., Any]:
+def _guarded_generate(
+    model: Any, family: ModelFamily, reads_text: str | None, block: Block
+) -> Callable[..., Any]:
     stock = model.generate
     signature = inspect.signature(stock)
 
@@ -99,6 +102,8 @@ def _guarded_generate(model: Any, reads_text: str | None, block: Block) -> Calla
         try:
             with block.call():
                 _check_settings(model, given, reads_text)
+                if has_images(given):
+                    check_image_positions(family, given)
                 return stock(*call.args, **call.kwargs)
         except PolicyError:
             # Its reader waits in another thread, for ever unless the stream ends.
