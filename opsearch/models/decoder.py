@@ -49,7 +49,7 @@ class Decoder:
     def of(cls, model: Any, family: ModelFamily) -> Decoder:
         """Return the decoder of a model.
 
-        The first time, its layers are compared with the stock layers (`opsearch.models.layers`), and
+        The first time, its layers are compared with the stock ones (`opsearch.models.layers`), and
         the whole decoder where a family or its decoder is not tested.
 
         Raises:

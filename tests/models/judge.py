@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.rankers import literal
 from tests.support import reference
-from tests.support.families import ALL
+from tests.support.families import KNOWN
 
 TOLERANCE = 1e-5
 
@@ -46,7 +46,7 @@ class UnpaddedSample:
 
 def samples(model, inputs):
     """Return the samples of a batch as the reference takes them."""
-    family = ALL[model.config.model_type]
+    family = KNOWN[model.config.model_type]
     features, *added = reference.visual_features(model, inputs)
     with torch.no_grad():
         scores = family.scores(model, inputs) if len(features) else None
@@ -177,9 +177,8 @@ def reference_logits(model, sample, policy):
     counts = policy.resolve(sample.n_visual).tolist()
     ranks = rank(sample, policy)
     rankers = inside(sample, policy)
-    return reference.masked_forward(
-        model, sample.embeds, ranks, counts, sample.positions, rankers, sample.added
-    )
+    start = sample.embeds, ranks, counts, sample.positions, rankers
+    return reference.masked_forward(model, *start, added=sample.added)
 
 
 def deviation(model, inputs, policy, rows=None, keep=(0,), **given):

@@ -1,4 +1,7 @@
-"""The reference that nothing is pruned in is the stock model, for every family."""
+"""Without pruning, the reference gives the logits and answers of every family's original model."""
+
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -6,78 +9,117 @@ import torch
 from tests.models.judge import TOLERANCE, samples
 from tests.models.policies import LAYERS, MIXED
 from tests.support import reference, tiny
-from tests.support.families import ALL, built
+from tests.support.families import KNOWN, built, mistral3, paligemma
 from tests.support.families.prompt import prompts, video_prompts
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
-STEPS = 5
-TEXT_ALONE = [[5], [9]]
+STEPS = 6
+every_setting = pytest.mark.parametrize(
+    ("name", "attention"), list(product(KNOWN, ("sdpa", "eager")))
+)
+
 VIDEOS = [[1, 4], [2, 0, 3]]
-WITH_VIDEOS = [name for name, family in ALL.items() if hasattr(family, "VIDEO")]
+WITH_VIDEOS = [name for name, family in KNOWN.items() if hasattr(family, "VIDEO")]
 # Each frame of a video has the token of an image there, so a batch has either images or videos.
 EITHER = ("glm4v", "glm46v")
 
-every_family = pytest.mark.parametrize("name", ALL)
+VARIANTS = {
+    "Mistral 3 with a window": partial(mistral3.model, LAYERS, window=6),
+    "PaliGemma 2": partial(paligemma.model, LAYERS, "eager", second=True),
+}
 
 
-def start(sample):
-    """Return a sample and the counts of all its visual tokens, as the reference takes them."""
-    rank = reference.rank_by(torch.zeros(sample.n_visual), sample.visual)
-    counts = [[sample.n_visual] * 3] * LAYERS
-    return sample.embeds, rank, counts, sample.positions
+def unpruned(sample):
+    """Return the reference's arguments for a sample of which nothing is pruned."""
+    ranks = reference.rank_by(torch.zeros(sample.n_visual), sample.visual)
+    return sample.embeds, ranks, [[sample.n_visual] * 3] * LAYERS, sample.positions
 
 
-def assert_logits(model, inputs, **given):
+def assert_equal(found, wanted):
+    """Check that logits differ by at most the tolerance relative to their spread."""
+    atol = TOLERANCE * max(1.0, float(wanted.std()))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
+
+
+def assert_logits(model, inputs):
+    """Compare the logits of all of a batch's tokens."""
+    given = KNOWN[model.config.model_type].given_positions(inputs)
     logits = model(**inputs, **given).logits
-    for row, sample in zip(logits, samples(model, inputs), strict=True):
-        wanted = reference.masked_forward(model, *start(sample), added=sample.added)
-        atol = TOLERANCE * max(1.0, float(wanted.std()))
-        torch.testing.assert_close(row[sample.real], wanted, rtol=0, atol=atol)
+    for row, sample in enumerate(samples(model, inputs)):
+        wanted = reference.masked_forward(model, *unpruned(sample), added=sample.added)
+        assert_equal(logits[row][sample.real], wanted)
 
 
 def assert_answers(model, inputs):
-    options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False}
+    """Compare greedily chosen tokens, none of them visual, and their logits."""
     never = [tiny.IMAGE, tiny.VIDEO]
     out = model.generate(
-        **inputs, **options, max_new_tokens=STEPS, eos_token_id=10**6, suppress_tokens=never
+        **inputs,
+        max_new_tokens=STEPS,
+        do_sample=False,
+        eos_token_id=10**6,
+        suppress_tokens=never,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
     logits = torch.stack(out.logits, 1)
     for row, sample in enumerate(samples(model, inputs)):
         answer, wanted = reference.greedy(
-            model, *start(sample), STEPS, never=never, added=sample.added
+            model, *unpruned(sample), STEPS, never=never, added=sample.added
         )
         assert out.sequences[row, -STEPS:].tolist() == answer
-        atol = TOLERANCE * max(1.0, float(wanted.std()))
-        torch.testing.assert_close(logits[row], wanted, rtol=0, atol=atol)
+        assert_equal(logits[row], wanted)
 
 
-@every_family
+@every_setting
+@pytest.mark.parametrize("layout", [MIXED, [[6]]], ids=["images", "text"])
 @pytest.mark.parametrize("pad", ["left", "right", "none"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_are_those_of_the_stock_model(name, pad, attention):
-    """Samples have one image, two, and none."""
-    inputs = prompts(ALL[name], MIXED, seed=1, pad=pad)
-    assert_logits(built(name, LAYERS, attention), inputs, **ALL[name].given_positions(inputs))
+def test_logits_are_those_of_the_original_model(name, attention, pad, layout):
+    model = built(name, LAYERS, attention)
+    assert_logits(model, prompts(KNOWN[name], layout, seed=1, pad=pad))
 
 
-@every_family
-def test_logits_of_text_alone_are_those_of_the_stock_model(name):
-    inputs = prompts(ALL[name], TEXT_ALONE)
-    assert_logits(built(name, LAYERS), inputs, **ALL[name].given_positions(inputs))
-
-
-@every_family
-@pytest.mark.parametrize("layout", [MIXED, TEXT_ALONE], ids=["images", "text alone"])
-def test_greedy_answers_are_those_of_generate(name, layout):
-    assert_answers(built(name, LAYERS), prompts(ALL[name], layout))
+@every_setting
+@pytest.mark.parametrize("layout", [MIXED, [[4], [7]]], ids=["images", "text"])
+def test_answers_are_those_of_the_original_model(name, attention, layout):
+    assert_answers(built(name, LAYERS, attention), prompts(KNOWN[name], layout))
 
 
 @pytest.mark.parametrize("name", WITH_VIDEOS)
 @pytest.mark.parametrize("picture", [False, True], ids=["videos", "images and videos"])
-def test_videos_are_those_of_the_stock_model(name, picture):
+def test_videos_are_read_as_by_the_original_model(name, picture):
     if picture and name in EITHER:
         pytest.skip("the model takes no batch with both")
-    model, inputs = built(name, LAYERS), video_prompts(ALL[name], VIDEOS, picture)
-    assert_logits(model, inputs, **ALL[name].given_positions(inputs))
+    model, inputs = built(name, LAYERS), video_prompts(KNOWN[name], VIDEOS, picture)
+    assert_logits(model, inputs)
     assert_answers(model, inputs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_a_family(variant):
+    model = VARIANTS[variant]()
+    inputs = prompts(KNOWN[model.config.model_type], MIXED, seed=1)
+    assert_logits(model, inputs)
+    assert_answers(model, inputs)
+
+
+def pruned_counts(n):
+    """Yield counts that leave 2 of n visual tokens to one module of one layer."""
+    for layer, module in product(range(LAYERS), range(3)):
+        counts = [[n] * 3 for _ in range(LAYERS)]
+        counts[layer][module] = 2
+        yield counts
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_pruned_operation_is_visible(name):
+    model = built(name, LAYERS)
+    (sample,) = samples(model, prompts(KNOWN[name], [[3, 4]]))
+    embeds, ranks, counts, positions = unpruned(sample)
+    stock = reference.masked_forward(model, embeds, ranks, counts, positions, added=sample.added)
+    for pruned in pruned_counts(sample.n_visual):
+        found = reference.masked_forward(
+            model, embeds, ranks, pruned, positions, added=sample.added
+        )
+        assert (found - stock).abs().max() > 1000 * TOLERANCE * stock.std()

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 TEXT = -1
-IMAGES = ("image_sizes", "image_grid_thw", "batch_num_images")
+IMAGES = ("image_sizes", "image_grid_thw", "batch_num_images", "pixel_attention_mask")
 VIDEOS = ("video_grid_thw",)
 
 
@@ -54,6 +54,11 @@ def placeholder(model, kind):
     return getattr(model.config, f"{kind}_token_id", -1)
 
 
+def decoder(model):
+    """Return the text decoder."""
+    return getattr(model.model, "text_model", None) or model.model.language_model
+
+
 def is_visual(model, ids):
     """Return a mask of the visual positions."""
     return sum(ids == placeholder(model, kind) for kind in ("image", "video")).bool()
@@ -62,19 +67,69 @@ def is_visual(model, ids):
 def embed(model, ids, features):
     """Return the input embeddings of one sample [S, D] and a mask of its visual positions [S]."""
     visual = is_visual(model, ids)
-    x = model.model.language_model.embed_tokens(ids).clone()
+    x = decoder(model).embed_tokens(ids).clone()
     x[visual] = features.to(x.dtype)
-    return x, visual
+    return with_indicators(model, ids, x), visual
 
 
-def angles(text, positions):
+def with_indicators(model, ids, x):
+    """Replace the embeddings of the tokens around images by the last of Ovis's visual table."""
+    indicators = getattr(model.config, "visual_indicator_token_ids", ())
+    for number, token in enumerate(indicators):
+        x[ids == token] = model.model.visual_embeddings_table.weight[number - len(indicators)]
+    return x
+
+
+def window_of(text, number):
+    """Return the number of last tokens that a layer's rows read, each itself included, or None."""
+    kinds = getattr(text.config, "layer_types", None)
+    if kinds and kinds[number] != "sliding_attention":
+        return None
+    return getattr(text.config, "sliding_window", None)
+
+
+def same_image(rank):
+    """Return which pairs of tokens are of the same run of visual tokens, [S, S]."""
+    visual = rank != TEXT
+    first = visual & ~torch.cat([visual.new_zeros(1), visual[:-1]])
+    image = first.cumsum(0)
+    return visual & visual[:, None] & (image == image[:, None])
+
+
+def seen_by(model, number, rank, prompt):
+    """Return which tokens each row of a layer reads in the original model, [S, S].
+
+    Rows read earlier tokens and themselves. In Gemma 3, images read themselves in both directions,
+    and sliding layers read a window of the last tokens. In PaliGemma, the `prompt` first tokens
+    read each other, also beyond the window.
+    """
+    kind, window = model.config.model_type, window_of(decoder(model), number)
+    row, column = torch.arange(len(rank))[:, None], torch.arange(len(rank))
+    seen = column <= row
+    if kind == "gemma3":
+        seen = seen | same_image(rank)
+    if window:
+        seen = seen & (column > row - window)
+    if kind == "paligemma":
+        seen = seen | ((row < prompt) & (column < prompt))
+    return seen
+
+
+def frequencies(text, number):
+    """Return the inverse frequencies of a layer's rotation; Gemma 3 has them by type of layer."""
+    name = "inv_freq"
+    if not hasattr(text.rotary_emb, name):
+        name = f"{text.config.layer_types[number]}_{name}"
+    return getattr(text.rotary_emb, name).float()
+
+
+def angles(text, positions, number):
     """Return the angle of each pair of dimensions [S, P] at positions [S], or [3, S].
 
     Positions [3, S] are those in time, height and width; each pair turns with one of them.
     """
-    inverse = text.rotary_emb.inv_freq.float()
     by_pair = positions[axes(text)].T if positions.ndim == 2 else positions[:, None]
-    return by_pair.float() * inverse
+    return by_pair.float() * frequencies(text, number)
 
 
 def axes(text):
@@ -89,7 +144,7 @@ def axes(text):
     return [axis for axis, pairs in enumerate(sections) for _ in range(pairs)]
 
 
-def rotate(x, turned, neighbours=False):
+def rotate(x, turned, neighbours):
     """Rotate pairs of dimensions of each head by their angles; dimensions without one stay.
 
     neighbours: dimensions 2 i and 2 i + 1 are a pair, else i and P + i.
@@ -104,23 +159,59 @@ def rotate(x, turned, neighbours=False):
     return result
 
 
-def rotates_neighbours(text):
-    """Return whether neighbouring dimensions are rotated as pairs."""
-    return text.config.model_type == "glm4v_text"
+def rotated(text, number, x, positions):
+    """Return queries or keys [H, S, hd] of a layer at their positions."""
+    kind = text.config.model_type
+    if kind == "cohere2" and window_of(text, number) is None:
+        return x
+    neighbours = kind in ("cohere2", "glm4v_text")
+    return rotate(x, angles(text, positions, number), neighbours)
 
 
-def part(module, name):
-    """Return a part that only some models have, or one that changes nothing."""
-    return getattr(module, name, torch.nn.Identity())
+def heads_of(attn, name, h):
+    """Return the queries, keys or values [H, S, hd], normalised where the family does it."""
+    split = getattr(attn, f"{name}_proj")(h)[0].unflatten(-1, (-1, attn.head_dim))
+    norm = getattr(attn, f"{name}_norm", None)
+    return (norm(split) if norm else split).transpose(0, 1)
 
 
-def attention_of(q, k, readable):
-    """Return softmax attention [H, S, S] to the readable columns, 0 in rows that see none."""
-    length, hd = q.shape[1:]
-    allowed = torch.ones(length, length, dtype=torch.bool).tril() & readable[None, :]
-    scores = (q @ k.transpose(1, 2)) / hd**0.5
+def attention_of(attn, q, k, allowed):
+    """Return softmax attention [H, S, S] to the allowed columns, 0 in rows that see none."""
+    scores = capped(q @ k.transpose(1, 2) * attn.scaling, attn.config, "attn_logit_softcapping")
     weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf).float(), -1)
-    return torch.nan_to_num(weights, nan=0.0), allowed
+    return torch.nan_to_num(weights, nan=0.0)
+
+
+def capped(scores, config, name):
+    """Return scores held within +- the cap of this name, where Gemma 2 has one."""
+    cap = getattr(config, name, None)
+    return scores if cap is None else torch.tanh(scores / cap) * cap
+
+
+def attention_update(layer, mixed):
+    """Return what the attention's output adds; Gemma 2 and 3 and GLM-V normalise it first."""
+    if hasattr(layer, "pre_feedforward_layernorm"):
+        return layer.post_attention_layernorm(mixed)
+    if hasattr(layer, "post_self_attn_layernorm"):
+        return layer.post_self_attn_layernorm(mixed)
+    return mixed
+
+
+def mlp_update(layer, x, h):
+    """Return what the MLP adds to x [S, D].
+
+    Gemma 2 and 3 and GLM-V normalise before and behind it. In Cohere's parallel block it reads
+    h [1, S, D], which the attention reads too.
+    """
+    if hasattr(layer, "pre_feedforward_layernorm"):
+        update = layer.mlp(layer.pre_feedforward_layernorm(x)[None])
+        return layer.post_feedforward_layernorm(update)[0]
+    if not hasattr(layer, "post_attention_layernorm"):
+        return layer.mlp(h)[0]
+    update = layer.mlp(layer.post_attention_layernorm(x)[None])[0]
+    if hasattr(layer, "post_mlp_layernorm"):
+        return layer.post_mlp_layernorm(update)
+    return update
 
 
 def reordered(rank, scores, pool):
@@ -144,7 +235,7 @@ def survivors(counts, layer, n):
     return max(n_q, n_mlp, *(count for triple in counts[layer:] for count in triple))
 
 
-def masked_forward(model, x, rank, counts, positions, inside=None, added=()):
+def masked_forward(model, x, rank, counts, positions, inside=None, prompt=None, added=()):
     """Return the logits [S, V] of one sample.
 
     Args:
@@ -156,22 +247,21 @@ def masked_forward(model, x, rank, counts, positions, inside=None, added=()):
         inside: By layer, the ranker that acts before it: the distance to the layer whose attention
             it reads, and a function that returns its scores from attention [H][S][S] and the
             visual tokens.
+        prompt: Number of tokens before the answer; all of x by default.
         added: By layer, what it adds to all visual tokens behind its operations, [N, D].
     """
     inside, weights = inside or {}, None
-    text = model.model.language_model
+    text = decoder(model)
     is_text = rank == TEXT
     length = len(rank)
-    turned, neighbours = angles(text, positions), rotates_neighbours(text)
     for number, (layer, (n_q, n_kv, n_mlp)) in enumerate(zip(text.layers, counts, strict=True)):
         attn = layer.self_attn
-        hd = attn.head_dim
+        seen = seen_by(model, number, rank, length if prompt is None else prompt)
         # In a batch of one: quantisers give each token a scale of its own only in a batch.
         h = layer.input_layernorm(x)[None]
-        q = part(attn, "q_norm")(attn.q_proj(h).view(length, -1, hd)).transpose(0, 1)
-        k = part(attn, "k_norm")(attn.k_proj(h).view(length, -1, hd)).transpose(0, 1)
-        q, k = rotate(q, turned, neighbours), rotate(k, turned, neighbours)
-        v = attn.v_proj(h).view(length, -1, hd).transpose(0, 1)
+        q = rotated(text, number, heads_of(attn, "q", h), positions)
+        k = rotated(text, number, heads_of(attn, "k", h), positions)
+        v = heads_of(attn, "v", h)
         k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
         v = v.repeat_interleave(q.shape[0] // v.shape[0], 0)
         if number in inside:
@@ -180,20 +270,19 @@ def masked_forward(model, x, rank, counts, positions, inside=None, added=()):
                 pool = counts[number - 1][1]
             else:
                 pool = survivors(counts, number, int((~is_text).sum()))
-                weights, _ = attention_of(q, k, is_text | (rank < pool))
+                weights = attention_of(attn, q, k, seen & (is_text | (rank < pool)))
             tokens = [i for i, place in enumerate(rank.tolist()) if 0 <= place < pool]
             rank = reordered(rank, score(weights.tolist(), tokens) if tokens else [], pool)
-        weights, allowed = attention_of(q, k, is_text | (rank < n_kv))
-        weights = weights.to(v.dtype)
-        mixed = attn.o_proj((weights @ v).transpose(0, 1).reshape(1, length, -1))[0]
-        mixed = part(layer, "post_self_attn_layernorm")(mixed) * allowed.any(1)[:, None]
-        x = torch.where((is_text | (rank < n_q))[:, None], x + mixed, x)
-        update = layer.mlp(layer.post_attention_layernorm(x)[None])[0]
-        update = part(layer, "post_mlp_layernorm")(update)
-        x = torch.where((is_text | (rank < n_mlp))[:, None], x + update, x)
+        allowed = seen & (is_text | (rank < n_kv))
+        weights = attention_of(attn, q, k, allowed)
+        mixed = (weights.to(v.dtype) @ v).transpose(0, 1).reshape(1, length, -1)
+        mixed = attn.o_proj(mixed)[0] * allowed.any(1)[:, None]
+        x = torch.where((is_text | (rank < n_q))[:, None], x + attention_update(layer, mixed), x)
+        x = torch.where((is_text | (rank < n_mlp))[:, None], x + mlp_update(layer, x, h), x)
         if number < len(added):
             x[~is_text] += added[number]
-    return functional.linear(text.norm(x), model.lm_head.weight)
+    logits = functional.linear(text.norm(x), model.lm_head.weight)
+    return capped(logits, text.config, "final_logit_softcapping")
 
 
 def rank_by(scores, visual):
@@ -211,15 +300,15 @@ def greedy(model, x, rank, counts, positions, steps, never=(), inside=None, adde
 
     Tokens in `never` are not chosen.
     """
-    tokens, all_logits = [], []
+    tokens, all_logits, prompt = [], [], len(x)
     for _ in range(steps):
-        logits = masked_forward(model, x, rank, counts, positions, inside, added)[-1]
+        logits = masked_forward(model, x, rank, counts, positions, inside, prompt, added)[-1]
         allowed = logits.clone()
         allowed[list(never)] = -torch.inf
         token = int(allowed.argmax())
         tokens.append(token)
         all_logits.append(logits)
-        x = torch.cat([x, model.model.language_model.embed_tokens(torch.tensor([token]))])
+        x = torch.cat([x, decoder(model).embed_tokens(torch.tensor([token]))])
         rank = torch.cat([rank, torch.tensor([TEXT])])
         positions = torch.cat([positions, positions[..., -1:] + 1], -1)
     return tokens, torch.stack(all_logits)

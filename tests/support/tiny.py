@@ -47,6 +47,20 @@ def text(layers, hidden=32, kv_heads=2):
     }
 
 
+def alternating(layers):
+    """Return types of layers: one that reads a window of the last tokens, one that reads all."""
+    return [("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)]
+
+
+def uneven_norms(model):
+    """Make each norm of a model scale in its own way, so that none can stand for another."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
 def made(kind, config, attention="sdpa", seed=0):
     """Return a random model whose answers depend on every operation."""
     torch.manual_seed(seed)
@@ -57,20 +71,11 @@ def made(kind, config, attention="sdpa", seed=0):
         for name, parameter in model.named_parameters():
             # Weights of experts have three dimensions.
             if "proj" in name and parameter.ndim in (2, 3):
-                parameter.mul_(4.0 if "language_model" in name else 3.0)
+                decoder = "language_model" in name or "text_model" in name
+                parameter.mul_(4.0 if decoder else 3.0)
         # Logits of a standard deviation near 1, so that the tolerance of 1e-5 means something.
         model.lm_head.weight.mul_(8.0)
     model.generation_config.pad_token_id = PAD
-    return model
-
-
-def with_different_norms(model):
-    """Return the model with norms of its decoder that no other norm, or none, can replace."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "language_model" in name and "norm" in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return model
 
 

@@ -21,6 +21,7 @@ WORDS = [
     "blue",
 ]
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<video>", "<image>", "<start>", "<end>"]
+BREAK = "<break>"  # ends a row of an image, or a tile
 assert SPECIAL.index("<image>") == tiny.IMAGE
 assert SPECIAL.index("<video>") == tiny.VIDEO
 
@@ -38,7 +39,7 @@ TEMPLATE = """
 
 def tokenizer():
     """Return a tokenizer with one token per word; image tokens and their neighbours are special."""
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *WORDS, BREAK])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     named = {
@@ -47,6 +48,9 @@ def tokenizer():
         "start_image_token": "<start>",
         "end_image_token": "<end>",
         "context_image_token": "<image>",
+        "boi_token": "<start>",
+        "eoi_token": "<end>",
+        "img_line_break_token": BREAK,
     }
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -61,7 +65,8 @@ def tokenizer():
 
 def template(around):
     """Return the chat template with the family's tokens before and after each image."""
-    before, behind = ("".join(SPECIAL[token] for token in tokens) for tokens in around)
+    own = dict(enumerate(SPECIAL))  # others are put there by the processor
+    before, behind = ("".join(own.get(token, "") for token in tokens) for tokens in around)
     return TEMPLATE.strip().replace("BEFORE", before).replace("BEHIND", behind)
 
 

@@ -23,7 +23,7 @@ def model(layers, attention="sdpa"):
         text_config=glm4v.text(layers) | {"model_type": "glm4v_text"},
         **glm4v.IDS,
     )
-    return tiny.with_different_norms(tiny.made(Glm46VForConditionalGeneration, config, attention))
+    return tiny.uneven_norms(tiny.made(Glm46VForConditionalGeneration, config, attention))
 
 
 def processor(tokenizer, template):

@@ -51,7 +51,7 @@ def text(layers):
 
 def model(layers, attention="sdpa"):
     config = Glm4vConfig(vision_config=VISION, text_config=text(layers), **IDS)
-    return tiny.with_different_norms(tiny.made(Glm4vForConditionalGeneration, config, attention))
+    return tiny.uneven_norms(tiny.made(Glm4vForConditionalGeneration, config, attention))
 
 
 def processor(tokenizer, template):

@@ -44,7 +44,7 @@ def text(layers):
 def model(layers, attention="sdpa"):
     config = Qwen3VLConfig(vision_config=VISION, text_config=text(layers), **IDS)
     made = tiny.made(Qwen3VLForConditionalGeneration, config, attention)
-    return tiny.with_different_norms(made)
+    return tiny.uneven_norms(made)
 
 
 def processor(tokenizer, template):

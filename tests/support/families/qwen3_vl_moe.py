@@ -25,4 +25,4 @@ def model(layers, attention="sdpa"):
         **qwen3_vl.IDS,
     )
     made = tiny.made(Qwen3VLMoeForConditionalGeneration, config, attention)
-    return tiny.with_different_norms(made)
+    return tiny.uneven_norms(made)

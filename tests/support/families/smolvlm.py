@@ -1,0 +1,78 @@
+"""SmolVLM: tiles of 4 x 4 patches; 2 x 2 patches merge into one visual token.
+
+The decoder lies in `text_model`, and samples with fewer tiles are filled up with empty ones.
+"""
+
+import torch
+from transformers import (
+    LlamaConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
+)
+
+from tests.support import tiny
+from tests.support.families.prompt import from_mask, text_positions
+
+SIZES = [3, 1, 3, 5]  # tiles
+TILE, TOKENS = 16, 4
+AROUND = ((), ())
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": TILE,
+    "patch_size": 4,
+}
+positions, given_positions = text_positions, from_mask
+
+
+def model(layers, attention="sdpa"):
+    config = SmolVLMConfig(
+        vision_config=VISION,
+        text_config=LlamaConfig(**tiny.text(layers)),
+        image_token_id=tiny.IMAGE,
+        scale_factor=2,
+    )
+    return tiny.made(SmolVLMForConditionalGeneration, config, attention)
+
+
+def processor(tokenizer, template):
+    sizes = {"size": {"longest_edge": 2 * TILE}, "max_image_size": {"longest_edge": TILE}}
+    return SmolVLMProcessor(
+        SmolVLMImageProcessor(**sizes),
+        tokenizer,
+        SmolVLMVideoProcessor(**sizes),
+        image_seq_len=TOKENS,
+        chat_template=template,
+    )
+
+
+def tokens(size, alone):
+    return TOKENS * size
+
+
+def pixels(samples, ids, generator):
+    """Return the tiles of each sample, and a mask that leaves out the right of each last tile."""
+    most = max(map(sum, samples))
+    if not most:
+        return {}
+    values = torch.zeros(len(samples), most, 3, TILE, TILE)
+    mask = torch.zeros(len(samples), most, TILE, TILE, dtype=torch.int64)
+    for row, sizes in enumerate(samples):
+        own = values[row, : sum(sizes)]
+        own.copy_(torch.randn(own.shape, generator=generator))
+        mask[row, : sum(sizes)] = 1
+        mask[row, max(sum(sizes) - 1, 0), :, TILE // 2 :] = 0
+    return {"pixel_values": values, "pixel_attention_mask": mask}
+
+
+def scores(model, inputs):
+    return None
+
+
+def features(model, inputs):
+    return None
