@@ -7,14 +7,13 @@ import re
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from opsearch import Policy
 from opsearch.commands.cli import call
 from opsearch.data.files import load_jsonl
 from opsearch.models.encoding import batch_inputs, batches, encode
 from opsearch.models.loading import load_config, load_processor, load_weights
-from tests.support.families import ARRIVING, FAMILIES, tiles
+from tests.support.families import FAMILIES, tiles
 from tests.support.families.folder import save, tokenizer
 from tests.support.messages import naming
 
@@ -89,27 +88,6 @@ def test_items_are_encoded_as_the_model_takes_them(family, folder, data):
             for logits, sample in zip(together, batch, strict=True):
                 alone = model(**sample.inputs).logits[0]
                 torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)
-
-
-@pytest.mark.requires_torchvision
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # PaliGemma and GLM-V
-@pytest.mark.parametrize("name", ARRIVING)
-def test_processors_of_arriving_families_fit_their_models(name, tmp_path):
-    if name == "smolvlm":
-        pytest.importorskip("num2words")
-    save(ARRIVING[name], tmp_path)
-    processor = AutoProcessor.from_pretrained(tmp_path)
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
-    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in SIZES]
-    for images, tokens in zip(
-        [*([picture] for picture in pictures), pictures[::2]], TOKENS[name], strict=True
-    ):
-        content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "how many"}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}])
-        inputs = processor(text=[prompt], images=[images], return_tensors="pt")
-        assert (inputs["input_ids"] == model.config.image_token_id).sum() == tokens
-        with torch.inference_mode():
-            assert model(**inputs).logits.isfinite().all()
 
 
 def test_a_run_ends_with_a_policy_for_the_family(family, folder, data, tmp_path, capsys):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.rankers import literal
 from tests.support import reference
-from tests.support.families import KNOWN
+from tests.support.families import FAMILIES
 
 TOLERANCE = 1e-5
 
@@ -46,7 +46,7 @@ class UnpaddedSample:
 
 def samples(model, inputs):
     """Return the samples of a batch as the reference takes them."""
-    family = KNOWN[model.config.model_type]
+    family = FAMILIES[model.config.model_type]
     features, *added = reference.visual_features(model, inputs)
     with torch.no_grad():
         scores = family.scores(model, inputs) if len(features) else None

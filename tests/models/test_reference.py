@@ -9,18 +9,18 @@ import torch
 from tests.models.judge import TOLERANCE, samples
 from tests.models.policies import LAYERS, MIXED
 from tests.support import reference, tiny
-from tests.support.families import KNOWN, built, mistral3, paligemma
+from tests.support.families import FAMILIES, built, mistral3, paligemma
 from tests.support.families.prompt import prompts, video_prompts
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 STEPS = 6
 every_setting = pytest.mark.parametrize(
-    ("name", "attention"), list(product(KNOWN, ("sdpa", "eager")))
+    ("name", "attention"), list(product(FAMILIES, ("sdpa", "eager")))
 )
 
 VIDEOS = [[1, 4], [2, 0, 3]]
-WITH_VIDEOS = [name for name, family in KNOWN.items() if hasattr(family, "VIDEO")]
+WITH_VIDEOS = [name for name, family in FAMILIES.items() if hasattr(family, "VIDEO")]
 # Each frame of a video has the token of an image there, so a batch has either images or videos.
 EITHER = ("glm4v", "glm46v")
 
@@ -44,7 +44,7 @@ def assert_equal(found, wanted):
 
 def assert_logits(model, inputs):
     """Compare the logits of all of a batch's tokens."""
-    given = KNOWN[model.config.model_type].given_positions(inputs)
+    given = FAMILIES[model.config.model_type].given_positions(inputs)
     logits = model(**inputs, **given).logits
     for row, sample in enumerate(samples(model, inputs)):
         wanted = reference.masked_forward(model, *unpruned(sample), added=sample.added)
@@ -77,13 +77,13 @@ def assert_answers(model, inputs):
 @pytest.mark.parametrize("pad", ["left", "right", "none"])
 def test_logits_are_those_of_the_original_model(name, attention, pad, layout):
     model = built(name, LAYERS, attention)
-    assert_logits(model, prompts(KNOWN[name], layout, seed=1, pad=pad))
+    assert_logits(model, prompts(FAMILIES[name], layout, seed=1, pad=pad))
 
 
 @every_setting
 @pytest.mark.parametrize("layout", [MIXED, [[4], [7]]], ids=["images", "text"])
 def test_answers_are_those_of_the_original_model(name, attention, layout):
-    assert_answers(built(name, LAYERS, attention), prompts(KNOWN[name], layout))
+    assert_answers(built(name, LAYERS, attention), prompts(FAMILIES[name], layout))
 
 
 @pytest.mark.parametrize("name", WITH_VIDEOS)
@@ -91,7 +91,7 @@ def test_answers_are_those_of_the_original_model(name, attention, layout):
 def test_videos_are_read_as_by_the_original_model(name, picture):
     if picture and name in EITHER:
         pytest.skip("the model takes no batch with both")
-    model, inputs = built(name, LAYERS), video_prompts(KNOWN[name], VIDEOS, picture)
+    model, inputs = built(name, LAYERS), video_prompts(FAMILIES[name], VIDEOS, picture)
     assert_logits(model, inputs)
     assert_answers(model, inputs)
 
@@ -99,7 +99,7 @@ def test_videos_are_read_as_by_the_original_model(name, picture):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_a_family(variant):
     model = VARIANTS[variant]()
-    inputs = prompts(KNOWN[model.config.model_type], MIXED, seed=1)
+    inputs = prompts(FAMILIES[model.config.model_type], MIXED, seed=1)
     assert_logits(model, inputs)
     assert_answers(model, inputs)
 
@@ -112,10 +112,10 @@ def pruned_counts(n):
         yield counts
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_pruned_operation_is_visible(name):
     model = built(name, LAYERS)
-    (sample,) = samples(model, prompts(KNOWN[name], [[3, 4]]))
+    (sample,) = samples(model, prompts(FAMILIES[name], [[3, 4]]))
     embeds, ranks, counts, positions = unpruned(sample)
     stock = reference.masked_forward(model, embeds, ranks, counts, positions, added=sample.added)
     for pruned in pruned_counts(sample.n_visual):

@@ -14,7 +14,7 @@ EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
-    "mlp_only_layers": [1],
+    "mlp_only_layers": [],
 }
 
 
