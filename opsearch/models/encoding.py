@@ -164,13 +164,17 @@ def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
 def _stack(inputs: Sequence[Tensor]) -> Tensor:
     """Concatenate one input of several samples.
 
-    Images [images, tiles, 3, height, width] are padded with empty tiles; models with tiles derive
-    the true number of tiles from the image's size.
+    Images [images, tiles, 3, height, width] are padded with empty tiles, images [images, 3, height,
+    width] at the right and below, as processors do; models derive the true number of tiles and the
+    true height and width from further inputs.
     """
-    if inputs[0].ndim == 5:
-        tiles = max(each.shape[1] for each in inputs)
-        inputs = [pad(each, (0,) * 7 + (tiles - each.shape[1],)) for each in inputs]
-    return torch.cat(list(inputs))
+    sizes = [max(dims) for dims in zip(*(each.shape[1:] for each in inputs), strict=True)]
+
+    def padded(each: Tensor) -> Tensor:
+        missing = [size - own for size, own in zip(sizes, each.shape[1:], strict=True)]
+        return pad(each, [number for most in reversed(missing) for number in (0, most)])
+
+    return torch.cat([padded(each) for each in inputs])
 
 
 def batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:

@@ -69,7 +69,7 @@ def counted(model, inputs):
     with FlopCounterMode(display=False, custom_mapping=CPU_KERNEL) as counter:
         model(**inputs, logits_to_keep=1)
     modules = counter.get_flop_counts()
-    decoder, head = "model.language_model", "lm_head"
+    decoder, head = family_for(model.config.model_type).decoder, "lm_head"
     flops = {
         part: sum(modules.get(f"{type(model).__name__}.{part}", {}).values())
         for part in (decoder, f"{decoder}.rotary_emb", head)

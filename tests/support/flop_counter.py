@@ -10,5 +10,12 @@ def _sdpa(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: A
     return sdpa_flop_count(q, k, v)
 
 
-# The counter has no formula for sdpa's CPU kernel and would count it as 0 FLOPs.
-CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa}
+def _experts(rows: Any, weights: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * rows[0] * weights[-2] * weights[-1]
+
+
+# The counter has no formulas for sdpa's CPU kernel and for experts, which it would count as 0 FLOPs.
+CPU_KERNEL = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+    torch.ops.aten._grouped_mm: _experts,
+}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from opsearch.errors import PolicyError, echo
 from opsearch.models.families import ModelFamily
@@ -40,7 +40,7 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             "input_ids and pixel_values"
         )
     plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
-    odd = {type(layer) for layer in getattr(cache, "layers", ())} - {DynamicLayer, PrunedLayer}
+    odd = {type(layer) for layer in getattr(cache, "layers", ())} - _GROWING
     if cache is not None and (odd or not plain):
         kind = "n offloaded" if getattr(cache, "offloading", False) else ""
         of = f" of {', '.join(sorted(each.__name__ for each in odd))}" if odd else ""
@@ -69,6 +69,7 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             )
 
 
+_GROWING = {DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer}
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
 

@@ -36,7 +36,7 @@ def model(layers, attention="sdpa"):
     text = Gemma3TextConfig(
         **tiny.text(layers),
         head_dim=16,  # the heads are wider together than the model
-        query_pre_attn_scalar=4,
+        query_pre_attn_scalar=24,
         sliding_window=WINDOW,
         layer_types=tiny.alternating(layers),
         rope_parameters={
