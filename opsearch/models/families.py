@@ -211,7 +211,6 @@ FAMILIES = {
         ModelFamily("aya_vision", _UNIFORM),
         ModelFamily("cohere2_vision", _UNIFORM),
         ModelFamily("ovis2", _UNIFORM),
-        ModelFamily("perception_lm", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
     )
 }
 

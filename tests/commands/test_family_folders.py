@@ -17,7 +17,7 @@ from tests.support.families import FAMILIES, tiles
 from tests.support.families.folder import save, tokenizer
 from tests.support.messages import naming
 
-WITHOUT_TORCHVISION = ("llava", "llava_next")
+WITHOUT_TORCHVISION = ("llava", "llava_next", "vipllava")
 SIZES = [(24, 13), (24, 12), (24, 24), (12, 24)]  # width and height
 TILED = {(w, h): tiles.CUTS[h, w].tokens for w, h in SIZES}
 # Visual tokens of a picture by the processor's own rules, then of the first and the third together.

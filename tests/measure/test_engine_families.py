@@ -14,7 +14,7 @@ from tests.measure.test_engine_plan import check_planned_flops
 from tests.models.judge import samples as judged
 from tests.models.policies import LAYERS, with_rankers_of
 from tests.support import tiny
-from tests.support.families import FAMILIES
+from tests.support.families import EACH, FAMILIES
 from tests.support.families.prompt import prompts
 from tests.support.flash import FLASH
 
@@ -30,7 +30,7 @@ INSIDE = [
 ]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EACH)
 def name(request):
     return request.param
 

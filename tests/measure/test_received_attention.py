@@ -9,7 +9,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.models.encoding import Sample
 from tests.measure import families
 from tests.models.judge import samples as judged
-from tests.support.families import FAMILIES, built
+from tests.support.families import EACH, FAMILIES, built
 from tests.support.families.prompt import prompts
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -55,7 +55,7 @@ def test_in_every_decoder(decoder, tmp_path):
     check(model, sample, judged(model, sample.inputs)[0].visual, tmp_path)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_in_every_family(name, tmp_path):
     model = built(name, LAYERS, "eager")
     inputs = prompts(FAMILIES[name], [[3, 4]], 0)

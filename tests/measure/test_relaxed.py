@@ -15,7 +15,7 @@ from tests.measure import demo, families
 from tests.measure.test_engine_families import TOLERANCE, encoded, longer
 from tests.models.policies import LAYERS
 from tests.support import tiny
-from tests.support.families import FAMILIES
+from tests.support.families import EACH, FAMILIES
 from tests.support.families.prompt import prompts
 
 PLENTY = 10**9
@@ -61,7 +61,7 @@ def test_whole_tokens_have_the_divergence_of_their_policy(decoder, positions, st
         check_whole_tokens(families.model(decoder), samples, store, positions)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_in_every_family(name, store):
     model = FAMILIES[name].model(LAYERS, "sdpa")
     model.generation_config.suppress_tokens = [tiny.IMAGE, tiny.VIDEO]

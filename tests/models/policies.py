@@ -9,14 +9,14 @@ import pytest
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from tests.support.families import FAMILIES
+from tests.support.families import EACH
 
 LAYERS = 5
 # Samples with one image, two images, none, and an image before any text; they need padding.
 MIXED = [[3, 4], [1, 0, 6], [7], [0, 5]]
 CLS, UNIFORM, RANDOM = RankerSpec("cls"), RankerSpec("uniform"), RankerSpec("random")
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize("name", EACH)
 
 
 def tokens(counts, ranker=CLS):

@@ -29,7 +29,7 @@ from opsearch.models.encoding import encode, sample_digest
 from opsearch.models.loading import load_config, load_processor
 from tests.support.families import FAMILIES, built, folder
 
-AVAILABLE = ("llava", "llava_next")  # without torchvision
+AVAILABLE = ("llava", "llava_next", "vipllava")  # without torchvision
 ITEM = Item("a", "what colour is it", ("red",), (Image.radial_gradient("L").resize((48, 31)),))
 
 

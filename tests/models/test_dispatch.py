@@ -23,7 +23,7 @@ from tests.models.dispatched import (
 from tests.models.judge import TOLERANCE
 from tests.models.policies import CLS, LAYERS, POLICIES, with_rankers_of
 from tests.support import tiny
-from tests.support.families import FAMILIES
+from tests.support.families import FAMILIES, QUICK
 from tests.support.families.prompt import prompts
 from tests.support.messages import refuses
 
@@ -52,7 +52,7 @@ def hooks_and_forwards(model):
     [
         (fetched_from_memory, "llava"),
         (fetched_from_disk, "llava"),
-        *((some_fetched_from_disk, name) for name in FAMILIES),
+        *((some_fetched_from_disk, name) for name in QUICK),
     ],
 )
 def test_fetched_weights_say_the_same(offload, name, tmp_path):

@@ -12,7 +12,7 @@ from opsearch.policy import builders
 from tests.models.judge import TOLERANCE, deviation, last_text_rows, samples
 from tests.models.policies import CLS, LAYERS, MIXED, RANDOM, every_family, with_rankers_of
 from tests.models.test_apply import traces
-from tests.support.families import FAMILIES, built
+from tests.support.families import FAMILIES, QUICK, built, is_causal
 from tests.support.families.prompt import prompts
 from tests.support.flash import FLASH
 from tests.support.messages import refuses
@@ -29,12 +29,29 @@ def settings():
     """Yield families x paddings x attentions; pairs beyond one attention each are slow."""
     quick = {"left": ["sdpa", FLASH], "right": ["eager"], "none": ["sdpa"]}
     for name, pad, attention in product(FAMILIES, quick, ("sdpa", "eager", FLASH)):
-        marks = () if attention in quick[pad] else (pytest.mark.slow,)
-        yield pytest.param(name, pad, attention, marks=marks)
+        if attention == FLASH and not is_causal(name):
+            continue
+        is_quick = name in QUICK and attention in quick[pad]
+        yield pytest.param(name, pad, attention, marks=() if is_quick else (pytest.mark.slow,))
 
 
 @pytest.mark.parametrize(("name", "pad", "attention"), list(settings()))
 def test_every_policy_gives_the_logits_of_the_reference(name, pad, attention):
+    check(name, pad, attention, with_rankers_of(family_for(name)))
+
+
+# One policy of each kind.
+SOME = ["dop, kv stays", "fastv, of which some are updated", "random counts 0", "stages"]
+
+
+@pytest.mark.parametrize("name", sorted({*FAMILIES} - {*QUICK}))
+def test_a_policy_of_each_kind_gives_the_logits_of_the_reference(name):
+    policies = with_rankers_of(family_for(name))
+    check(name, "left", "sdpa", {label: policies[label] for label in SOME})
+
+
+def check(name, pad, attention, policies):
+    """Compare policies with the reference on a batch of several layouts."""
     model, family = built(name, LAYERS, attention), FAMILIES[name]
     inputs = prompts(family, MIXED, seed=1, pad=pad)
     rows, given = samples(model, inputs), family.given_positions(inputs)
@@ -42,7 +59,7 @@ def test_every_policy_gives_the_logits_of_the_reference(name, pad, attention):
     keep = (0, last_text_rows(model, inputs)) if (pad, attention) == ("left", "sdpa") else (0,)
     found = {
         label: deviation(model, inputs, policy, rows, keep, **given)
-        for label, policy in with_rankers_of(family_for(name)).items()
+        for label, policy in policies.items()
     }
     assert {label: worst for label, worst in found.items() if worst > TOLERANCE} == {}
 
@@ -66,7 +83,7 @@ def test_samples_of_a_batch_have_different_numbers_of_visual_tokens(name):
     """Images of one size would make the comparison weaker."""
     inputs = prompts(FAMILIES[name], MIXED, seed=1)
     numbers = {row.n_visual for row in samples(built(name, LAYERS), inputs)}
-    assert len(numbers) == (3 if name == "llava" else 4)
+    assert len(numbers) == (3 if len(FAMILIES[name].SIZES) == 1 else 4)
 
 
 @every_family
@@ -106,10 +123,11 @@ def test_bfloat16_stays_close(name):
     found = logits(rounded)
     assert found.dtype == torch.bfloat16
     real, visual = inputs["attention_mask"].bool(), is_visual(model, inputs["input_ids"])
-    assert (found - exact)[0, real & ~visual].abs().max() < 0.15
-    # Some visual tokens are rounded to logits further away, in the original too.
-    pruned, stock = (found - exact)[:, real & visual].abs().amax((1, 2))
-    assert pruned < max(0.15, 1.5 * stock)
+    # Some tokens are rounded to logits further away, in the original too.
+    for rows in (real & ~visual, real & visual):
+        pruned, stock = (found - exact)[:, rows].abs().amax((1, 2))
+        # Gemma 3 divides updates by their size, and what was rounded in them.
+        assert pruned < max(0.15, (2 if name == "gemma3" else 1.5) * stock)
 
 
 @every_family

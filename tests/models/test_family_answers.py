@@ -9,10 +9,10 @@ from transformers import GenerationMixin
 
 from opsearch.models.families import family_for
 from tests.models.judge import TOLERANCE, deviation, rank, samples
-from tests.models.policies import LAYERS, MIXED, every_family, with_rankers_of
+from tests.models.policies import LAYERS, MIXED, with_rankers_of
 from tests.support import reference, tiny
-from tests.support.families import FAMILIES
-from tests.support.families.prompt import prompts
+from tests.support.families import FAMILIES, QUICK, is_causal
+from tests.support.families.prompt import prompts, video_prompts
 from tests.support.flash import FLASH
 
 pytestmark = pytest.mark.usefixtures("no_grad", "flash_attn")
@@ -29,24 +29,34 @@ def endless(name, attention="sdpa"):
     return model
 
 
-fused = pytest.mark.parametrize("attention", ["sdpa", FLASH])
+every_family_fused = pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        pytest.param(name, attention, marks=() if name in QUICK else (pytest.mark.slow,))
+        for name in FAMILIES
+        for attention in ("sdpa", FLASH)
+        if attention == "sdpa" or is_causal(name)
+    ],
+)
 SOME = ["dop, kv leaves", "dop, kv stays", "tokens, uniform", "stages"]
 
 
 def score(model, policy, sample, answer):
     """Return the mean log-probability of an answer's tokens by the reference."""
-    embeds = torch.cat([sample.embeds, model.model.language_model.embed_tokens(answer)])
+    embeds = torch.cat([sample.embeds, reference.decoder(model).embed_tokens(answer)])
     ranks = torch.cat([rank(sample, policy), torch.full_like(answer, reference.TEXT)])
     later = sample.positions[..., -1:] + torch.arange(1, len(answer) + 1)
     positions = torch.cat([sample.positions, later], -1)
     counts = policy.resolve(sample.n_visual).tolist()
-    logits = reference.masked_forward(model, embeds, ranks, counts, positions, added=sample.added)
+    prompt = len(sample.embeds)
+    logits = reference.masked_forward(
+        model, embeds, ranks, counts, positions, prompt=prompt, added=sample.added
+    )
     before = logits[-len(answer) - 1 : -1].log_softmax(-1)
     return before.gather(1, answer[:, None]).mean()
 
 
-@every_family
-@fused
+@every_family_fused
 @pytest.mark.parametrize("label", SOME)
 def test_generated_tokens_are_those_of_recomputing_everything(name, attention, label):
     policy = with_rankers_of(family_for(name))[label]
@@ -78,8 +88,7 @@ def assert_answers(model, policy, inputs):
 OLD = not hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 
-@every_family
-@fused
+@every_family_fused
 def test_beams_are_scored_as_the_reference_does(name, attention):
     if OLD and name == "internvl":
         pytest.skip("old transformers mixes up the tiles of pictures that have several")
@@ -100,8 +109,7 @@ def test_beams_are_scored_as_the_reference_does(name, attention):
         torch.testing.assert_close(out.sequences_scores[index], wanted, rtol=0, atol=TOLERANCE)
 
 
-@every_family
-@fused
+@every_family_fused
 def test_continuing_from_a_returned_cache(name, attention):
     """A second turn on the first's cache equals one prefill of both."""
     model = endless(name, attention)
@@ -109,8 +117,8 @@ def test_continuing_from_a_returned_cache(name, attention):
     inputs = prompts(FAMILIES[name], [[3, 4]])
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([[9, 8, 11]])], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    if "mm_token_type_ids" in inputs:
-        whole["mm_token_type_ids"] = pad(inputs["mm_token_type_ids"], (0, 3))
+    for types in {"mm_token_type_ids", "token_type_ids"} & inputs.keys():
+        whole[types] = pad(inputs[types], (0, 3), value=family_for(name).answer_type)
     with policy.apply(model):
         wanted = model(**whole).logits[:, -3:]
         cache = model(**inputs).past_key_values
@@ -147,3 +155,20 @@ def test_videos_of_qwen2_5_vl():
     for label, policy in policies.items():
         assert deviation(model, inputs, policy, [row]) <= TOLERANCE, label
     assert_answers(model, policies["dop, kv leaves"], inputs)
+
+
+@pytest.mark.parametrize("picture", [False, True], ids=["video", "picture and video"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if hasattr(FAMILIES[name], "VIDEO")])
+def test_videos(name, picture):
+    """Frames of several sizes of the grid, alone and behind an image."""
+    if picture and name.startswith("glm"):
+        pytest.skip("its processor mixes no images with videos")
+    model, family = endless(name), FAMILIES[name]
+    inputs = video_prompts(family, [[2, 3], [1, 5]], picture)
+    rows, given = samples(model, inputs), family.given_positions(inputs)
+    for label in (*SOME, "random counts 0", "fastv, of which some are updated"):
+        policy = with_rankers_of(RANDOM_ONLY)[label]
+        assert deviation(model, inputs, policy, rows, **given) <= TOLERANCE, label
+
+
+RANDOM_ONLY = family_for("qwen2_vl")  # whose tower has no [CLS] to rank by

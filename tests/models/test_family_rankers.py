@@ -1,7 +1,5 @@
 """Rankers see the right tokens of every family, or are refused with the reason."""
 
-from copy import deepcopy
-
 import pytest
 import torch
 from transformers import GenerationMixin
@@ -11,11 +9,11 @@ from opsearch.models.families import FAMILIES as SUPPORTED
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
-from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
+from opsearch.rankers import RANKERS, make_ranker
 from tests.models.judge import TOLERANCE, deviation, samples
 from tests.models.policies import LAYERS, MIXED, every_family
 from tests.support.broken_part import broken_part
-from tests.support.families import FAMILIES, built
+from tests.support.families import FAMILIES, QUICK, built
 from tests.support.families.prompt import prompts
 from tests.support.messages import refuses
 
@@ -31,8 +29,17 @@ def usable():
         yield from ((name, ranker) for ranker in OF_CLS[1:] if family.capture_tower)
 
 
+every_usable = pytest.mark.parametrize(
+    ("name", "ranker"),
+    [
+        pytest.param(name, ranker, marks=() if name in QUICK else (pytest.mark.slow,))
+        for name, ranker in usable()
+    ],
+)
+
+
 @pytest.mark.parametrize("share", ["1/4", "1/2"])
-@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+@every_usable
 def test_logits_are_the_references_with_the_tokens_of_the_description(name, ranker, share):
     model, family = built(name, LAYERS), FAMILIES[name]
     inputs = prompts(family, MIXED, seed=2, pad="left")
@@ -50,7 +57,7 @@ def test_logits_are_the_references_with_the_tokens_of_the_description(name, rank
     not hasattr(GenerationMixin, "_expand_multimodal_outputs"),
     reason="old transformers mixes up the images of samples that have several",
 )
-@pytest.mark.parametrize(("name", "ranker"), list(usable()))
+@every_usable
 def test_beams_rank_as_their_sample_does(name, ranker):
     model, family = built(name, LAYERS), FAMILIES[name]
     inputs = prompts(family, [[3, 4], [1, 0, 6]], seed=2)
@@ -104,15 +111,3 @@ def test_cdpruner_asks_for_clip():
     policy = builders.tokens(LAYERS, "1/2", RankerSpec("cdpruner"))
     with refuses(ModelError, "cdpruner(clip=FOLDER)", "--ranker"), policy.apply(model):
         pass
-
-
-@every_family
-def test_attention_inside_is_read_of_decoders_that_are_known(name):
-    config = deepcopy(built(name, LAYERS).config)
-    for ranker in DECODER_RANKERS:
-        needs = make_decoder_ranker(RankerSpec(ranker)).needs
-        config.get_text_config().model_type = "llama"
-        family_for(name).check_needs(config, needs)
-        config.get_text_config().model_type = "gemma2"
-        with refuses(ModelError, "'decoder_attention'", "'gemma2'", "--ranker"):
-            family_for(name).check_needs(config, needs)

@@ -10,13 +10,13 @@ from opsearch.models.families import family_for
 from opsearch.models.fingerprint import fingerprint
 from tests.models.policies import with_rankers_of
 from tests.support import tiny
-from tests.support.families import FAMILIES
+from tests.support.families import EACH, FAMILIES
 from tests.support.families.prompt import prompts
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_running_a_model_does_not_change_it(name):
     model = FAMILIES[name].model(5)
     known = fingerprint(model)

@@ -13,9 +13,9 @@ from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
 from opsearch.rankers.base import Prompt
-from tests.models.policies import LAYERS, POLICIES, every_family, with_rankers_of
+from tests.models.policies import LAYERS, POLICIES, with_rankers_of
 from tests.support import tiny
-from tests.support.families import FAMILIES, built
+from tests.support.families import EACH, FAMILIES, QUICK, built, has_one_kind
 from tests.support.families.prompt import prompts
 from tests.support.flash import FLASH
 from tests.support.messages import refuses
@@ -61,7 +61,17 @@ def logits(model, policy, inputs, graphs=None):
         return model(**inputs).logits
 
 
-@every_family
+of_one_kind = pytest.mark.parametrize("name", [each for each in EACH if has_one_kind(each.id)])
+
+
+def test_layers_of_several_kinds_have_no_graph():
+    """A graph has one mask for all layers."""
+    model, inputs = built("gemma3", LAYERS), alike("gemma3", [[3, 4]])[0]
+    with refuses(PolicyError, "leave out graphs"):
+        logits(model, with_rankers_of(family_for("gemma3"))["stages"], inputs, Rerun())
+
+
+@of_one_kind
 def test_a_graph_answers_other_prompts_of_its_shape(name):
     model = built(name, LAYERS)
     one, other = alike(name, [[3, 4]], [[5, 2]])
@@ -86,7 +96,7 @@ def test_batches_of_equal_prompts(attention):
     assert graphs.shapes == len(SOME), "one for each policy, kept between blocks"
 
 
-@every_family
+@of_one_kind
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 def test_generation_goes_on_from_the_cache(name, options):
     model, inputs = built(name, LAYERS), alike(name, [[3, 4]])[0]
@@ -150,7 +160,9 @@ class Watched(Rerun):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", FLASH])
-@pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in FAMILIES), ("llava", 2)])
+@pytest.mark.parametrize(
+    ("name", "batch"), [*((name, 1) for name in QUICK if has_one_kind(name)), ("llava", 2)]
+)
 def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
     everything = (name, batch, attention) == ("llava", 1, "sdpa")
     dtype = torch.bfloat16 if attention == FLASH else torch.float32  # float32 would need autocast
@@ -241,7 +253,7 @@ def test_hooks_of_transformers_that_record_outputs_do_not_matter():
 
 
 @pytest.mark.gpu
-@every_family
+@of_one_kind
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_captured_graph_answers_like_the_layers(name, attention):
     model = FAMILIES[name].model(LAYERS, attention).cuda()
@@ -255,7 +267,7 @@ def test_a_captured_graph_answers_like_the_layers(name, attention):
 
 
 @pytest.mark.gpu
-@every_family
+@of_one_kind
 def test_generation_goes_on_from_a_captured_graph(name):
     model, (inputs,) = FAMILIES[name].model(LAYERS).cuda(), alike(name, [[3, 4]])
     inputs = {key: value.cuda() for key, value in inputs.items()}

@@ -22,7 +22,7 @@ from tests.support.pictures import CLEAR, FORMATS, MODES, encoded, picture
 
 # Of Pillow, where a processor converts a palette whose transparency it ignores.
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-PILLOW_ONLY = ("llava", "llava_next")
+PILLOW_ONLY = ("llava", "llava_next", "vipllava")
 
 
 @pytest.fixture(

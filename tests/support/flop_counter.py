@@ -14,7 +14,7 @@ def _experts(rows: Any, weights: Any, *args: Any, out_shape: Any = None, **kwarg
     return 2 * rows[0] * weights[-2] * weights[-1]
 
 
-# The counter has no formulas for sdpa's CPU kernel and for experts, which it would count as 0 FLOPs.
+# Without formulas for sdpa on a CPU and for experts, the counter would count them as 0 FLOPs.
 CPU_KERNEL = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
     torch.ops.aten._grouped_mm: _experts,

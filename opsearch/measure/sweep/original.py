@@ -119,7 +119,8 @@ def make_reference(
         for handle in handles:
             handle.remove()
     check_finite(logits[:, None], samples, ["the original model"])
-    recorded.check(logits)
+    if not family.tested:
+        recorded.check(logits)
     embeds = recorded.inputs["inputs_embeds"]
     # Rankers see the prompt only; answer positions count as text.
     answer = (0, positions - 1)

@@ -149,13 +149,18 @@ def check_images(family: ModelFamily, kwargs: dict[str, Any]) -> None:
 
 
 def check_image_positions(family: ModelFamily, kwargs: dict[str, Any]) -> None:
-    """Raise PolicyError if the model would give images the positions of text.
+    """Raise PolicyError if the model would take images for text, in positions or in attention.
 
     Args:
         family: The model's family.
         kwargs: Arguments of a caller. generate() adds position_ids of its own, so that those of a
             step say nothing about the caller's.
     """
+    if family.attends == "prompt" and kwargs.get("token_type_ids") is None:
+        raise PolicyError(
+            f"without token_type_ids, padding decides what tokens of {echo(family.model_type)} "
+            "attend to; pass all outputs of the processor"
+        )
     wanted = family.positions_from
     if wanted is None or kwargs.get("position_ids") is not None:
         return

@@ -18,6 +18,8 @@ Families with videos also have
 
 from functools import cache
 
+import pytest
+
 from tests.support.families import (
     aya_vision,
     cohere2_vision,
@@ -64,8 +66,39 @@ FAMILIES = {
     "vipllava": vipllava,
 }
 
+# Families of which each differs from the others in what a policy must know; the rest are slow.
+QUICK = (
+    "aya_vision",
+    "gemma3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "qwen2_5_vl",
+    "qwen3_vl",
+)
+EACH = [
+    pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow,), id=name)
+    for name in FAMILIES
+]
+
 
 @cache
 def built(name, layers, attention="sdpa"):
     """Return a family's model, shared by all tests that do not change it."""
     return FAMILIES[name].model(layers, attention)
+
+
+def has_one_kind(name):
+    """Return whether all layers share their attention mask."""
+    return (
+        len(set(getattr(built(name, 5).config.get_text_config(), "layer_types", None) or [0])) == 1
+    )
+
+
+def is_causal(name):
+    """Return whether all layers attend to all earlier tokens alone, as FlashAttention does."""
+    text = built(name, 1).config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    windows = kinds != {"full_attention"} or getattr(text, "sliding_window", None)
+    return name not in ("gemma3", "paligemma") and not windows
