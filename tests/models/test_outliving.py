@@ -3,7 +3,7 @@
 import copy
 import pickle
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 import pytest
@@ -12,6 +12,7 @@ from torch import nn
 from transformers import LogitsProcessor
 
 from opsearch.errors import PolicyError
+from opsearch.models.pruned.block import Block
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from tests.models.judge import TOLERANCE
@@ -161,11 +162,19 @@ def test_a_generation_that_prefilled_before_the_block_goes_on_unpruned(model, in
 
 
 @pytest.mark.parametrize(
-    "place", ["vision_tower", "language_model", *(f"language_model.layers.{n}" for n in (0, 3))]
+    "place",
+    [
+        "model",
+        "model.vision_tower",
+        "model.language_model",
+        *(f"model.language_model.layers.{n}" for n in (0, 3)),
+        "lm_head",
+    ],
 )
 def test_a_forward_that_outlives_its_block_fails_in_both_threads(model, inputs, place):
+    """Its layers before the end would be pruned and those behind it not."""
     meeting = Meeting()
-    handle = model.model.get_submodule(place).register_forward_pre_hook(meeting.halt)
+    handle = model.get_submodule(place).register_forward_pre_hook(meeting.halt)
     with refuses(PolicyError, "1 other", "join"), HALF.apply(model):
         thread = Thread(lambda: model(**inputs).logits)
         assert meeting.reached.wait(WAIT)
@@ -173,6 +182,83 @@ def test_a_forward_that_outlives_its_block_fails_in_both_threads(model, inputs, 
     with refuses(PolicyError, "join the thread"):
         thread.result()
     handle.remove()
+
+
+def test_a_forward_that_begins_after_its_block_fails(model, inputs):
+    """It was called inside the block, and halts in a hook before its forward."""
+    meeting = Meeting()
+    handle = model.register_forward_pre_hook(meeting.halt)
+    with HALF.apply(model):
+        thread = Thread(lambda: model(**inputs).logits)
+        assert meeting.reached.wait(WAIT)
+    meeting.leave.set()
+    with refuses(PolicyError, "join the thread"):
+        thread.result()
+    handle.remove()
+
+
+def test_a_call_that_begins_while_its_block_ends_is_seen_by_both_threads():
+    """It halts between the look at the block and its first step."""
+    meeting = Meeting()
+
+    class Halting(Block):
+        def check(self):
+            super().check()
+            meeting.halt()
+
+    def call():
+        with block.call():
+            return "a mixture"
+
+    block = Halting()
+    thread = Thread(call)
+    assert meeting.reached.wait(WAIT)
+    block.end()
+    with refuses(PolicyError, "1 other", "join"):
+        block.check_finished()
+    meeting.leave.set()
+    with refuses(PolicyError, "join the thread"):
+        thread.result()
+
+
+@pytest.mark.parametrize("ranker", ["random", "cls"])
+def test_a_prefill_at_any_point_of_the_blocks_ends_is_whole(model, inputs, monkeypatch, ranker):
+    """Another thread prefills after each step of entering and of leaving the block."""
+    policy = builders.dop(LAYERS, 3, 2, "1/2", RankerSpec(ranker))
+    with torch.no_grad():
+        stock = model(**inputs).logits
+        with policy.apply(model):
+            pruned = model(**inputs).logits
+    found = []
+
+    def prefill():
+        try:
+            logits = Thread(lambda: model(**inputs).logits).result()
+        except PolicyError:
+            found.append("refused")
+        else:
+            wanted = {"stock": stock, "pruned": pruned}
+            found.append(next(name for name, each in wanted.items() if torch.equal(logits, each)))
+
+    class Interrupted(ExitStack):
+        def enter_context(self, manager):
+            super().callback(prefill)
+            entered = super().enter_context(manager)
+            prefill()
+            return entered
+
+        def callback(self, undo):
+            super().callback(prefill)
+            super().callback(undo)
+            prefill()
+
+    monkeypatch.setattr("opsearch.models.pruned.apply.ExitStack", Interrupted)
+    with policy.apply(model):
+        steps = len(found)
+        assert found[-1] == "pruned"
+    assert len(found) == 2 * steps
+    assert (found[0], found[-1]) == ("stock", "stock")
+    assert not torch.equal(stock, pruned)
 
 
 def test_an_error_in_the_block_is_not_hidden_by_its_threads(model, inputs):

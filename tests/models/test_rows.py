@@ -154,6 +154,37 @@ def test_the_loss_and_its_gradients_are_the_references(name, pad):
             )
 
 
+# Last rows with and without visual tokens, and rows by index, of visual tokens too.
+KEPT = {"text": 3, "text and image": 6, "more than all": 99, "by index": torch.arange(4, 20)}
+
+
+@pytest.mark.usefixtures("no_grad")
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT.keys())
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("pad", ["left", "right"])
+def test_the_loss_of_kept_rows_is_the_references(model, pad, shifted, kept):
+    """Two images in one sample; the first text token behind an image is predicted by its last."""
+    inputs = tiny.prompts([[3, 4], [1, 2, 6], [4, 9]], pad=pad)
+    length = inputs["input_ids"].shape[1]
+    rows = kept if isinstance(kept, torch.Tensor) else torch.arange(max(0, length - kept), length)
+    following = torch.nn.functional.pad(labels_of(inputs), (0, 1), value=IGNORED)[:, 1:]
+    predicted = following[:, rows].contiguous()
+    if shifted:
+        given = {"labels": inputs["input_ids"], "shift_labels": predicted}
+    else:  # the model shifts them by itself, so that the last row predicts none
+        given = {"labels": torch.nn.functional.pad(predicted, (1, 0), value=7)[:, :-1]}
+        predicted[:, -1] = IGNORED
+    for label in ("dop, kv leaves", "dop, kv stays", "vtw in the middle", "two at once"):
+        policy = POLICIES[label]
+        wanted = torch.zeros(*inputs["input_ids"].shape, tiny.VOCAB)
+        for row, sample in enumerate(samples(model, inputs)):
+            wanted[row][sample.real] = reference_logits(model, sample, policy)
+        with policy.apply(model):
+            loss = model(**inputs, **given, logits_to_keep=kept).loss
+        flat = wanted[:, rows].flatten(0, 1)
+        close(loss, cross_entropy(flat, predicted.flatten(), ignore_index=IGNORED))
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_training_drops_attention_in_every_layer(attention):
     """With a dropout of 1 no attention is left, also where queries and keys differ in rows."""
@@ -183,6 +214,36 @@ def test_labels_that_padding_would_predict_are_refused(model, pad, shifted):
     wanted = model(**text, labels=text["input_ids"]).loss
     with LEAVES.apply(model):
         assert torch.equal(model(**text, labels=text["input_ids"]).loss, wanted)
+
+
+@pytest.mark.usefixtures("no_grad")
+@pytest.mark.parametrize("call", ["kept rows", "kept rows by index", "by position", "forward"])
+def test_labels_of_padding_are_refused_however_they_come(model, call):
+    """Wrappers such as peft's call `forward` itself, which runs no hooks."""
+    inputs = tiny.prompts([[3, 4], [1, 8]], pad="right")
+    ids, pixels, mask = (inputs[k] for k in ("input_ids", "pixel_values", "attention_mask"))
+    with LEAVES.apply(model), refuses(PolicyError, "padding", IGNORED):
+        if call == "kept rows":
+            model(**inputs, labels=ids[:, -3:].contiguous(), logits_to_keep=3)
+        elif call == "kept rows by index":
+            rows = torch.arange(15, 18)
+            model(**inputs, labels=ids[:, rows], logits_to_keep=rows)
+        elif call == "by position":
+            model(ids, pixels, mask, labels=ids)
+        else:
+            model.forward(**inputs, labels=ids)
+
+
+@pytest.mark.usefixtures("no_grad")
+def test_labels_are_ignored_by_the_callers_value(model):
+    inputs = tiny.prompts([[3, 4], [1, 8]])
+    labels = labels_of(inputs)
+    other = labels.masked_fill(labels == IGNORED, -1)
+    with LEAVES.apply(model):
+        wanted = model(**inputs, labels=labels).loss
+        assert torch.equal(model(**inputs, labels=other, ignore_index=-1).loss, wanted)
+        with refuses(PolicyError, "padding", -1):
+            model(**inputs, labels=inputs["input_ids"], ignore_index=-1)
 
 
 # Masks and positions

@@ -1,13 +1,16 @@
-"""`with policy.apply(model):` installs hooks that prune the prefill, and removes them at the end.
+"""`with policy.apply(model):` replaces forwards to prune the prefill, and restores them at the end.
 
-The trunk's forward replaces the empty cache of a prefill by a PrunedCache. A hook before the
-decoder ranks the visual tokens and stores the plan in that cache. The decoder layers follow the
-plan. All state of a prefill lives in its cache, so concurrent threads, beam search and later calls
-with a returned cache are independent of each other.
+The trunk's forward replaces the empty cache of a prefill by a PrunedCache. The decoder's forward
+ranks the visual tokens and stores the plan in that cache. The decoder layers follow the plan. All
+state of a prefill lives in its cache, so concurrent threads, beam search and later calls with a
+returned cache are independent of each other.
 
 Ranker inputs captured in the vision tower are attached to the tower's output. generate() runs the
 tower before the trunk and passes the output on, which accelerate copies entry by entry; a plain
 forward runs the tower inside the trunk.
+
+Under torch.compile the layers of a prefill run eagerly, because their rows depend on data; all
+other calls are compiled as in the stock model.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from opsearch.models.pruned.checks import (
     checked_placeholders,
     has_images,
 )
+from opsearch.models.pruned.compilation import eager, eager_frame
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.models.pruned.execution import Execution, executions
 from opsearch.models.pruned.generation import guarded_generation
@@ -108,15 +112,18 @@ def apply_policy(
         stack.enter_context(checked_placeholders(trunk, family, block))
         stack.enter_context(guarded_generation(model, family, policy, answer.ranker, block))
         prefills = _Prefills(model, family, answer, all_rows, graphs is not None)
-        stack.enter_context(patched(trunk, forward=prefills.guarded(trunk.forward, block)))
         for handle in (
-            model.register_forward_pre_hook(_before_model, with_kwargs=True),
-            model.register_forward_hook(_after_model, always_call=True),
             tower.register_forward_pre_hook(_before_tower),
             tower.register_forward_hook(_after_tower),
-            decoder.register_forward_pre_hook(prefills.before_decoder, with_kwargs=True),
         ):
             stack.callback(handle.remove)
+        # From the inside out: a prefill of another thread that meets the outer ones meets all.
+        for module, forward in (
+            (decoder, prefills.planned(decoder.forward)),
+            (trunk, prefills.guarded(trunk.forward, block)),
+            (model, _guarded_model(model.forward, block)),
+        ):
+            stack.enter_context(patched(module, forward=forward))
         stack.callback(block.end)
         yield model
         block.end()
@@ -172,13 +179,28 @@ def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
         output[_ATTACHED] = _captured.get()
 
 
-def _before_model(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    check_labels(kwargs)
-    _rows.set(kwargs.get("logits_to_keep", 0))
+def _guarded_model(stock: Callable[..., Any], block: Block) -> Callable[..., Any]:
+    """Return a forward of the model that ends inside the block and checks its labels."""
+    signature = inspect.signature(stock)
+
+    @eager_frame
+    @wraps(stock)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with block.call():
+            kwargs = _named(signature, args, kwargs)
+            check_labels(kwargs)
+            token = _rows.set(kwargs.get("logits_to_keep", 0))
+            try:
+                return stock(**kwargs)
+            finally:
+                _rows.reset(token)
+
+    return forward
 
 
-def _after_model(model: nn.Module, args: Any, output: Any) -> None:
-    _rows.set(0)
+def _named(signature: inspect.Signature, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name."""
+    return {**signature.bind_partial(*args).arguments, **kwargs} if args else kwargs
 
 
 class _Prefills:
@@ -199,19 +221,19 @@ class _Prefills:
         """Return a forward of the trunk that prunes prefills, and ends inside the block."""
         signature = inspect.signature(stock)
 
+        @eager_frame
         @wraps(stock)
         def forward(*args: Any, **kwargs: Any) -> Any:
             with block.call(), naming_parts():
-                if args:
-                    kwargs = {**signature.bind_partial(*args).arguments, **kwargs}
                 try:
-                    kwargs = self.before_trunk(kwargs)
+                    kwargs = self.before_trunk(_named(signature, args, kwargs))
                     return after_trunk(kwargs, stock(**kwargs))
                 finally:
                     _captured.set(None)
 
         return forward
 
+    @eager
     def before_trunk(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Give a prefill with images a PrunedCache; raise PolicyError if it cannot be pruned."""
         cache, input_ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
@@ -241,15 +263,27 @@ class _Prefills:
         _captured.set(getattr(encoded, _ATTACHED, None))
         return {**kwargs, "past_key_values": pruned}
 
-    def before_decoder(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Rank the visual tokens and store the plan, or the inputs of a graph, in the cache.
+    def planned(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward of the decoder that plans a prefill before its layers run."""
+
+        @wraps(stock)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            cache = kwargs.get("past_key_values")
+            if isinstance(cache, PrunedCache) and cache.prompt is not None:
+                return self.prefill(stock, *args, **kwargs)
+            return stock(*args, **kwargs)
+
+        return forward
+
+    @eager
+    def prefill(self, decoder: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Rank the visual tokens, store the plan or a graph's inputs, and run the decoder.
 
         The plan takes over the visual features that the decoder would add behind its first layers.
         """
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, PrunedCache) or cache.prompt is None:
-            return None
+        cache: PrunedCache = kwargs["past_key_values"]
         prompt, execution = cache.prompt, cache.execution
+        assert prompt is not None
         assert execution is not None
         cache.prompt = cache.execution = None
         prompt.embeds = kwargs["inputs_embeds"]
@@ -263,7 +297,7 @@ class _Prefills:
             cache.plan_inputs = inputs
         else:
             cache.plan = Plan(inputs)
-        return args, {**kwargs, DEEPSTACK: None} if added else kwargs
+        return decoder(*args, **({**kwargs, DEEPSTACK: None} if added else kwargs))
 
     @property
     def layers(self) -> int:

@@ -29,12 +29,13 @@ class Block:
     @contextmanager
     def call(self) -> Iterator[None]:
         """Count a call as running; raise PolicyError if the block has ended before its end."""
-        self.check()
         running = object()
         if not self.runs_here():
             self._running.add(running)
         token = _current.set(self)
         try:
+            # Counted before, so that a block that ends from here on sees this call.
+            self.check()
             yield
         except Exception as error:
             if self._ended:

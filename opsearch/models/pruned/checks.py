@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -78,19 +79,36 @@ def check_labels(kwargs: dict[str, Any]) -> None:
 
     Args:
         kwargs: Arguments of the model. Row t predicts the label of t + 1, or that of t in
-            `shift_labels`.
+            `shift_labels`; with `logits_to_keep`, t counts the rows that are kept.
     """
     mask, labels = kwargs.get("attention_mask"), kwargs.get("labels")
-    shifted = kwargs.get("shift_labels")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or labels is None or not has_images(kwargs):
         return
-    rows, predicted = (mask, shifted) if shifted is not None else (mask[:, :-1], labels[:, 1:])
-    count = int(((rows == 0) & (predicted.to(rows.device) != -100)).sum())
+    rows, predicted = _kept_rows(mask, kwargs.get("logits_to_keep")), kwargs.get("shift_labels")
+    if predicted is None:
+        rows, predicted = rows[..., :-1], labels[..., 1:]
+    if rows.numel() != predicted.numel():  # the model's own loss says so
+        return
+    ignored = kwargs.get("ignore_index", -100)
+    read = predicted.reshape(rows.shape).to(rows.device) != ignored
+    count = int(((rows == 0) & read).sum())
     if count:
         raise PolicyError(
             f"{count} label(s) would be predicted from padding, which a policy does not compute; "
-            "set labels of padding, and of the first token after padding, to -100"
+            f"set labels of padding, and of the first token after padding, to {ignored}"
         )
+
+
+def _kept_rows(mask: Tensor, kept: Any) -> Tensor:
+    """Return the part of a mask [B, S] whose logits a model returns, by its `logits_to_keep`."""
+    if isinstance(kept, int):
+        return mask[:, -kept:]
+    if not isinstance(kept, Tensor):
+        return mask
+    kept = kept.to(mask.device)
+    if kept.ndim < 2:
+        return mask[:, kept]
+    return mask[kept] if kept.dtype == torch.bool else mask.gather(1, kept)
 
 
 def has_images(kwargs: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from opsearch.models.attention import Attention, CosSin
 from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.compilation import eager
 from opsearch.models.pruned.plan import LayerPlan, Plan
 from opsearch.models.pruned.ranking import decoder_scores
 
@@ -37,6 +38,7 @@ def pruned_forward(
     return forward
 
 
+@eager
 def prefill(
     layer: DecoderLayer,
     index: int,
