@@ -63,7 +63,12 @@ def _written(value: object, write: Callable[[object], str]) -> str:
 
 
 class OpsearchError(Exception):
-    """Base class of all errors with a message for the user, without control characters."""
+    """Base class of all errors with a message for the user, without control characters.
+
+    PolicyError is a ValueError too, because it takes the place of those of transformers where a
+    model is called under a policy. The others are not: no caller of transformers expects them, and
+    validators of settings would rephrase them.
+    """
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(without_controls(p) if isinstance(p, str) else p for p in parts))
@@ -73,7 +78,7 @@ class DataError(OpsearchError):
     """A data file, an item or an image cannot be used."""
 
 
-class PolicyError(OpsearchError):
+class PolicyError(OpsearchError, ValueError):
     """A policy is malformed or does not fit the model or the request."""
 
 

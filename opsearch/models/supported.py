@@ -68,7 +68,8 @@ def _check_attention(text: Any, family: ModelFamily) -> None:
 def _wrapped(model: Any) -> ModelError:
     return ModelError(
         f"a {type(model).__name__} is not itself a model of transformers; apply the policy to the "
-        "model inside, e.g. model.get_base_model() of peft or model.module of torch"
+        "model inside, e.g. pipe.model of a pipeline, model.get_base_model() of peft or "
+        "model.module of torch"
     )
 
 

@@ -479,6 +479,29 @@ def test_visual_tokens_of_another_image(model, inputs):
         model(**inputs)
 
 
+def test_a_mismatch_is_a_value_error_as_in_the_stock_model(model, inputs):
+    missing = inputs["input_ids"].clone()
+    missing[0, 5] = 9
+    for name, options in (("forward", {}), ("generate", {"max_new_tokens": 2})):
+        call = {**inputs, "input_ids": missing, **options}
+        with pytest.raises(ValueError, match="tokens"):
+            getattr(model, name)(**call)
+        with pytest.raises(ValueError, match="visual tokens"), HALF.apply(model):
+            getattr(model, name)(**call)
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 5)], ids=["no tokens", "no samples"])
+@pytest.mark.parametrize("name", ["forward", "generate"])
+def test_empty_prompts(model, inputs, shape, name):
+    empty = torch.zeros(shape, dtype=torch.long)
+    options = {"max_new_tokens": 2} if name == "generate" else {}
+    for images in ({}, {"pixel_values": inputs["pixel_values"]}):
+        with refuses(PolicyError, "empty", shape, "at least one token"), HALF.apply(model):
+            getattr(model, name)(
+                input_ids=empty, attention_mask=torch.ones_like(empty), **images, **options
+            )
+
+
 def policy_of(**changes):
     fields = {"counts": HALF.counts, "rankers": HALF.rankers, **changes}
     return Policy(**fields)

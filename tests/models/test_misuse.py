@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, TextGenerationPipeline
 
 from opsearch.errors import ModelError, PolicyError
 from opsearch.models.pruned.cache import PrunedLayer
@@ -107,6 +107,18 @@ def test_what_is_around_a_model_is_refused_and_locks_nothing(model, inputs, wrap
     with refuses(ModelError, "model.get_base_model()", "model.module"):
         HALF.apply(wrap(model)).__enter__()
     with HALF.apply(model):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("take", ["apply", "install"])
+def test_a_pipeline_is_refused_in_favour_of_its_model(model, inputs, take):
+    pipe = TextGenerationPipeline.__new__(TextGenerationPipeline)
+    pipe.model = model
+    with refuses(ModelError, "TextGenerationPipeline", "pipe.model"):
+        if take == "apply":
+            HALF.apply(pipe).__enter__()
+        HALF.install(pipe)
+    with HALF.apply(pipe.model):
         model(**inputs)
 
 

@@ -40,6 +40,11 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             "pruning finds the visual tokens by input_ids, but only inputs_embeds were given; pass "
             "input_ids and pixel_values"
         )
+    if input_ids.numel() == 0:
+        raise PolicyError(
+            f"the prompt is empty: input_ids has shape {tuple(input_ids.shape)} (samples, tokens); "
+            "give at least one sample, and each at least one token"
+        )
     plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
     odd = {type(layer) for layer in getattr(cache, "layers", ())} - _GROWING
     if cache is not None and (odd or not plain):
