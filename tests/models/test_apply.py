@@ -401,7 +401,7 @@ def test_prefill_in_chunks(model, inputs):
         model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=6)
 
 
-@pytest.mark.parametrize("kind", ["static", "offloaded"])
+@pytest.mark.parametrize("kind", ["static", "offloaded", "offloaded_static", "quantized"])
 def test_caches_that_cannot_be_ragged(model, inputs, kind):
     with refuses(PolicyError, "DynamicCache", "cache_implementation"), HALF.apply(model):
         options = {"max_new_tokens": 2, "do_sample": False, "disable_compile": True}
@@ -411,6 +411,13 @@ def test_caches_that_cannot_be_ragged(model, inputs, kind):
 def test_a_static_cache_of_the_caller(model, inputs):
     cache = StaticCache(config=model.config.get_text_config(), max_cache_len=32)
     with refuses(PolicyError, "StaticCache", "DynamicCache"), HALF.apply(model):
+        model(**inputs, past_key_values=cache)
+
+
+def test_an_offloaded_cache_of_the_caller(model, inputs):
+    cache = DynamicCache()
+    cache.offloading = True  # its constructor needs a GPU
+    with refuses(PolicyError, "offloaded DynamicCache", "cache_implementation"), HALF.apply(model):
         model(**inputs, past_key_values=cache)
 
 
@@ -449,9 +456,12 @@ def test_embeddings_without_ids(model, inputs):
         model(inputs_embeds=embeds)
 
 
-def test_masks_of_another_shape(model, inputs):
-    with refuses(PolicyError, "attention_mask", "processor"), HALF.apply(model):
-        model(**{**inputs, "attention_mask": torch.ones(1, 1, 16, 16)})
+@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (1, 16, 16)], ids=["4-D", "3-D"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
+def test_masks_of_rows_by_columns(model, inputs, shape, dtype):
+    mask = torch.ones(shape, dtype=dtype)
+    with refuses(PolicyError, "attention_mask", shape, "processor"), HALF.apply(model):
+        model(**{**inputs, "attention_mask": mask})
 
 
 def test_a_prompt_that_ends_with_an_image(model):
