@@ -6,8 +6,6 @@ the number of visual tokens is arbitrary and only the decoder is timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -16,11 +14,30 @@ import torch
 from torch import Tensor
 
 from opsearch.costs.shape import Shape
+from opsearch.models.families import family_for
 from opsearch.timing.generation import Workload
 
 _HEAD = 35  # tokens before the image: a usual system prompt
-_MERGED = 2  # Qwen2.5-VL merges 2 x 2 patches into one visual token
+_MERGED = 2  # families with grids merge 2 x 2 patches into one visual token
 _IMAGE = 3  # id of the placeholder of a visual token; larger ids are text
+# Settings of the smallest vision tower, as far as a family's tower has them.
+_STUB = {
+    "depth": 1,
+    "embed_dim": 8,
+    "fullatt_block_indexes": [0],
+    "hidden_size": 8,
+    "image_size": 14,
+    "intermediate_size": 8,
+    "num_attention_heads": 1,
+    "num_heads": 1,
+    "num_hidden_layers": 1,
+    "patch_size": 14,
+    "spatial_merge_size": _MERGED,
+}
+# Families whose model takes the features of all images as one tensor; others take one per image.
+_TOGETHER = frozenset(
+    {"aya_vision", "cohere2_vision", "gemma3", "internvl", "ovis2", "paligemma", "vipllava"}
+)
 
 
 def random_model(
@@ -31,11 +48,30 @@ def random_model(
 
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(
-            _FAMILIES[family].config(shape), dtype=dtype, attn_implementation=attention
+            random_config(family, shape), dtype=dtype, attn_implementation=attention
         )
     model.generation_config.pad_token_id = 0
-    model.model.get_image_features = partial(_given_features, _FAMILIES[family].flat_features)
+    model.model.get_image_features = partial(_given_features, family in _TOGETHER)
     return model.eval()
+
+
+def random_config(family: str, shape: Shape) -> Any:
+    """Return a config of the family with a decoder of this shape and the smallest vision tower."""
+    from transformers import CONFIG_MAPPING
+
+    kind: Any = CONFIG_MAPPING[family]
+    defaults = kind()
+    settings: dict[str, Any] = {
+        "text_config": _text(shape, defaults.get_text_config(), family),
+        "vision_config": _vision(shape, defaults.vision_config),
+        "tie_word_embeddings": False,
+    }
+    by_index = "image_token_index" in defaults.to_dict()
+    settings["image_token_index" if by_index else "image_token_id"] = _IMAGE
+    for video in ("video_token_id", "video_token_index"):
+        if hasattr(defaults, video):
+            settings[video] = _IMAGE - 1
+    return kind(**settings)
 
 
 def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Workload:
@@ -46,7 +82,11 @@ def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Work
     ids[:, head : head + n_visual] = _IMAGE
     features = torch.randn(batch, n_visual, text.hidden_size).to(model.dtype)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": features}
-    if _FAMILIES[model.config.model_type].image_grid:
+    family = family_for(model.config.model_type)
+    if family.attends != "causal":
+        of_images = family.attends == "image"
+        inputs["token_type_ids"] = (ids == _IMAGE).int() if of_images else torch.zeros_like(ids)
+    if family.grid:
         height = max(n for n in range(1, isqrt(n_visual) + 1) if n_visual % n == 0)
         grid = [1, _MERGED * height, _MERGED * (n_visual // height)]
         inputs["image_grid_thw"] = torch.tensor([grid] * batch)
@@ -55,17 +95,34 @@ def random_workload(model: Any, batch: int, n_visual: int, n_other: int) -> Work
     return Workload(on_device, batch, n_visual, n_other)
 
 
-def _given_features(flat: bool, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _given_features(together: bool, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Replace the vision tower and projector: the "pixels" are the features."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    features = pixel_values.flatten(0, 1)
-    output: Any = features if flat else (features,)
-    return BaseModelOutputWithPooling(pooler_output=output)
+    output: Any = pixel_values if together else tuple(pixel_values)
+    found = BaseModelOutputWithPooling(pooler_output=output)
+    found["deepstack_features"] = [tuple(pixel_values)]
+    found["visual_indicator_features"] = pixel_values[:0]
+    return found
 
 
-def _text(shape: Shape) -> dict[str, Any]:
-    return {
+def _vision(shape: Shape, defaults: Any) -> dict[str, Any]:
+    """Return the settings of the smallest tower of a kind."""
+    known = defaults.to_dict()
+    tower = {name: value for name, value in _STUB.items() if name in known}
+    if isinstance(known.get("image_size"), list):
+        tower |= {"image_size": [28, 28], "patch_size": [14, 14]}
+    if "out_hidden_size" in known:
+        tower["out_hidden_size"] = shape.hidden
+    if "deepstack_visual_indexes" in known:
+        tower["deepstack_visual_indexes"] = [0]
+    return {"model_type": known["model_type"], **tower}
+
+
+def _text(shape: Shape, defaults: Any, family: str) -> dict[str, Any]:
+    """Return the settings of a decoder of this shape; `defaults` are those of its kind."""
+    text = {
+        "model_type": defaults.model_type,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
         "num_hidden_layers": shape.layers,
@@ -74,90 +131,16 @@ def _text(shape: Shape) -> dict[str, Any]:
         "head_dim": shape.head_dim,
         "vocab_size": shape.vocab,
         "max_position_embeddings": 32768,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
     }
-
-
-def _stub(**more: Any) -> dict[str, Any]:
-    """Return the settings of the smallest vision tower."""
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    return {**sizes, "num_attention_heads": 1, "image_size": 14, "patch_size": 14, **more}
-
-
-def _llava(shape: Shape) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    vision, text = CLIPVisionConfig(**_stub()), LlamaConfig(**_text(shape))
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE)
-
-
-def _llava_next(shape: Shape) -> Any:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig
-
-    vision, text = CLIPVisionConfig(**_stub()), LlamaConfig(**_text(shape))
-    return LlavaNextConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE)
-
-
-def _llava_onevision(shape: Shape) -> Any:
-    from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
-
-    vision, text = SiglipVisionConfig(**_stub()), Qwen2Config(**_text(shape))
-    return LlavaOnevisionConfig(
-        vision_config=vision, text_config=text, image_token_index=_IMAGE, video_token_index=2
-    )
-
-
-def _internvl(shape: Shape) -> Any:
-    from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
-
-    vision = InternVLVisionConfig(**_stub(image_size=[28, 28], patch_size=[14, 14]))
-    text = Qwen2Config(**_text(shape))
-    return InternVLConfig(vision_config=vision, text_config=text, image_token_id=_IMAGE)
-
-
-def _qwen2_5_vl(shape: Shape) -> Any:
-    from transformers import Qwen2_5_VLConfig
-
-    time = shape.head_dim // 8
-    side = (shape.head_dim // 2 - time) // 2
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [time, side, side]}
-    vision = {
-        "depth": 1,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_heads": 1,
-        "out_hidden_size": shape.hidden,
-        "spatial_merge_size": _MERGED,
-        "fullatt_block_indexes": [0],
-    }
-    return Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config={**_text(shape), "rope_parameters": rope},
-        image_token_id=_IMAGE,
-        video_token_id=2,
-        vision_start_token_id=0,
-        vision_end_token_id=1,
-    )
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Random models of a family.
-
-    Attributes:
-        config: Returns the config for a decoder of this shape.
-        flat_features: True if the features of all images are one tensor, else one per image.
-        image_grid: True if prompts also hold the grid of patches of each image.
-    """
-
-    config: Callable[[Shape], Any]
-    flat_features: bool = False
-    image_grid: bool = False
-
-
-_FAMILIES: dict[str, _Family] = {
-    "llava": _Family(_llava),
-    "llava_next": _Family(_llava_next),
-    "llava_onevision": _Family(_llava_onevision),
-    "internvl": _Family(_internvl, flat_features=True),
-    "qwen2_5_vl": _Family(_qwen2_5_vl, image_grid=True),
-}
+    if shape.experts > 1:
+        text |= {"num_experts": shape.experts, "num_experts_per_tok": shape.experts_used}
+        text["moe_intermediate_size"] = shape.intermediate // shape.experts_used
+    if family_for(family).grid:
+        time = shape.head_dim // 8
+        side = (shape.head_dim // 2 - time) // 2
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [time, side, side]}
+        text["rope_parameters"] = {**rope, "partial_rotary_factor": 1.0}
+    return text
