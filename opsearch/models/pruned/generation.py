@@ -192,7 +192,8 @@ def _check_prefill(kwargs: dict[str, Any], reads_text: str | None, block: Block)
             "far, which changes the answer; pass use_cache=True"
         )
     mask = kwargs.get("attention_mask")
-    if mask is not None and mask.ndim == 2 and not mask[:, -1].all():
+    # An empty prompt is refused by the trunk.
+    if mask is not None and mask.ndim == 2 and not mask[:, -1:].all():
         raise PolicyError(
             "prompts are padded on the right, where the first token of the answer would come from "
             "padding; pad on the left, with padding_side='left'"
