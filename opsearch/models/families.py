@@ -57,6 +57,8 @@ class ModelFamily:
         answer_type: Value of an answer's tokens in `token_type_ids`.
         bounds_logits: True if `final_logit_softcapping` of the decoder's config is applied.
         tested: True if its models are compared with the reference in the tests.
+        checkpoints: Published checkpoints, as ids on the Hugging Face hub.
+        special: Where a policy meets more than plain causal layers, for docs/families.md.
     """
 
     model_type: str
@@ -72,6 +74,8 @@ class ModelFamily:
     answer_type: int = 0
     bounds_logits: bool = False
     tested: bool = True
+    checkpoints: tuple[str, ...] = ()
+    special: str = ""
 
     @property
     def causal(self) -> bool:
@@ -185,32 +189,146 @@ _IDEFICS: dict[str, Any] = {"vision_tower": "model.vision_model", "decoder": "mo
 FAMILIES = {
     family.model_type: family
     for family in (
-        ModelFamily("llava", _CLS, capture_patches),
+        ModelFamily(
+            "llava",
+            _CLS,
+            capture_patches,
+            checkpoints=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
+        ),
         # Several layers of the tower are joined, none of whose [CLS] attention stands for all.
-        ModelFamily("vipllava", _UNIFORM),
-        ModelFamily("llava_next", _CLS, capture_packed_patches),
+        ModelFamily("vipllava", _UNIFORM, checkpoints=("llava-hf/vip-llava-7b-hf",)),
+        ModelFamily(
+            "llava_next",
+            _CLS,
+            capture_packed_patches,
+            checkpoints=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
+            special="tiles, a newline token behind each row",
+        ),
         # Frames are pooled after the projector, so that a token is no patch of the tower.
-        ModelFamily("llava_next_video", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+        ModelFamily(
+            "llava_next_video",
+            _UNIFORM,
+            visual_tokens=_IMAGE_AND_VIDEO,
+            checkpoints=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
+            special="tiles; videos of pooled frames",
+        ),
         # SigLIP has no [CLS].
-        ModelFamily("llava_onevision", _UNIFORM, visual_tokens=_IMAGE_AND_VIDEO),
+        ModelFamily(
+            "llava_onevision",
+            _UNIFORM,
+            visual_tokens=_IMAGE_AND_VIDEO,
+            checkpoints=("llava-hf/llava-onevision-qwen2-7b-ov-hf",),
+            special="tiles; videos of pooled frames",
+        ),
         # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is
         # unused. Training did not shape the attention of [CLS] there, so `cls` works but is not the
         # default.
-        ModelFamily("internvl", _UNIFORM, capture_merged_patches),
-        ModelFamily("qwen2_vl", _UNIFORM, **_QWEN),
-        ModelFamily("qwen2_5_vl", _UNIFORM, **_QWEN),
-        ModelFamily("qwen3_vl", _UNIFORM, **_QWEN),
-        ModelFamily("qwen3_vl_moe", _UNIFORM, **_QWEN),
-        ModelFamily("glm4v", _UNIFORM, **_QWEN),
-        ModelFamily("glm46v", _UNIFORM, **_QWEN),
-        ModelFamily("idefics3", _UNIFORM, **_IDEFICS),
-        ModelFamily("smolvlm", _UNIFORM, **_IDEFICS),
-        ModelFamily("mistral3", _UNIFORM),
-        ModelFamily("gemma3", _UNIFORM, attends="image"),
-        ModelFamily("paligemma", _UNIFORM, attends="prompt", answer_type=1, bounds_logits=True),
-        ModelFamily("aya_vision", _UNIFORM),
-        ModelFamily("cohere2_vision", _UNIFORM),
-        ModelFamily("ovis2", _UNIFORM),
+        ModelFamily(
+            "internvl",
+            _UNIFORM,
+            capture_merged_patches,
+            checkpoints=("OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
+            special="tiles; a token is a square of patches",
+        ),
+        ModelFamily(
+            "qwen2_vl",
+            _UNIFORM,
+            checkpoints=("Qwen/Qwen2-VL-7B-Instruct",),
+            special="positions in time, height and width",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "qwen2_5_vl",
+            _UNIFORM,
+            checkpoints=("Qwen/Qwen2.5-VL-7B-Instruct",),
+            special="positions in time, height and width",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "qwen3_vl",
+            _UNIFORM,
+            checkpoints=("Qwen/Qwen3-VL-8B-Instruct",),
+            special="DeepStack: visual features are added behind the first layers; positions in "
+            "time, height and width",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "qwen3_vl_moe",
+            _UNIFORM,
+            checkpoints=("Qwen/Qwen3-VL-30B-A3B-Instruct",),
+            special="as qwen3_vl, with experts",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "glm4v",
+            _UNIFORM,
+            checkpoints=("zai-org/GLM-4.1V-9B-Thinking",),
+            special="four norms; positions in time, height and width, for a half of each head",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "glm46v",
+            _UNIFORM,
+            checkpoints=("zai-org/GLM-4.6V-Flash",),
+            special="as glm4v",
+            **_QWEN,
+        ),
+        ModelFamily(
+            "idefics3",
+            _UNIFORM,
+            checkpoints=("HuggingFaceM4/Idefics3-8B-Llama3",),
+            special="tiles, with text between them",
+            **_IDEFICS,
+        ),
+        ModelFamily(
+            "smolvlm",
+            _UNIFORM,
+            checkpoints=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
+            special="tiles, with text between them",
+            **_IDEFICS,
+        ),
+        ModelFamily(
+            "mistral3",
+            _UNIFORM,
+            checkpoints=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+            special="a text token behind each row; a window in all layers if the config has one",
+        ),
+        ModelFamily(
+            "gemma3",
+            _UNIFORM,
+            attends="image",
+            checkpoints=("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
+            special="four norms; five of six layers attend within a window; tokens of an image "
+            "attend to each other in both directions",
+        ),
+        ModelFamily(
+            "paligemma",
+            _UNIFORM,
+            attends="prompt",
+            answer_type=1,
+            bounds_logits=True,
+            checkpoints=("google/paligemma-3b-mix-224", "google/paligemma2-3b-mix-224"),
+            special="all tokens of the prompt attend to each other",
+        ),
+        ModelFamily(
+            "aya_vision",
+            _UNIFORM,
+            checkpoints=("CohereLabs/aya-vision-8b",),
+            special="attention and MLP in parallel; three of four layers attend within a window, "
+            "the fourth has no positions",
+        ),
+        ModelFamily(
+            "cohere2_vision",
+            _UNIFORM,
+            checkpoints=("CohereLabs/command-a-vision-07-2025",),
+            special="as aya_vision",
+        ),
+        ModelFamily(
+            "ovis2",
+            _UNIFORM,
+            checkpoints=("thisisiron/Ovis2-2B-hf",),
+            special="embeddings of their own around images",
+        ),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,7 @@ def _wrapped(model: Any) -> ModelError:
 
 # Where image-text models of transformers keep their parts.
 _DECODERS = ("model.language_model", "model.text_model")
-_TOWERS = ("model.vision_tower", "model.visual", "model.vision_model")
+_TOWERS = ("model.vision_tower", "model.visual", "model.vision_model", "model.vision_encoder")
 # Arguments of decoders that a policy knows.
 _KNOWN = frozenset(
     {
@@ -102,26 +103,29 @@ def located(family: ModelFamily, model: Any) -> ModelFamily:
     """Return a family that is not tested with the paths of its parts in this model.
 
     Raises:
-        ModelError: The decoder takes an argument that a policy does not know.
+        ModelError: A part is nowhere to be found, or the decoder takes an argument that a policy
+            does not know.
     """
     if family.tested:
         return family
-    decoder = next((path for path in _DECODERS if _has(model, path)), family.decoder)
-    tower = next((path for path in _TOWERS if _has(model, path)), family.vision_tower)
-    if _has(model, decoder):
-        module = model.get_submodule(decoder)
-        odd = [name for name in inspect.signature(module.forward).parameters if name not in _KNOWN]
-        if odd:
-            raise ModelError(
-                f"the decoder of a {type(model).__name__} takes {', '.join(map(echo, odd))}, which "
-                "a policy would get wrong; use a model of a family in docs/families.md"
-            )
+    decoder, tower = (_first(model, paths) for paths in (_DECODERS, _TOWERS))
+    parameters = inspect.signature(model.get_submodule(decoder).forward).parameters
+    odd = [name for name in parameters if name not in _KNOWN]
+    if odd:
+        raise ModelError(
+            f"the decoder of a {type(model).__name__} takes {', '.join(map(echo, odd))}, which a "
+            "policy would get wrong; use a model of a family in docs/families.md"
+        )
     return replace(family, decoder=decoder, vision_tower=tower)
 
 
-def _has(model: Any, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
+def _first(model: Any, paths: Sequence[str]) -> str:
+    """Return the first of some paths that leads to a module."""
+    names = {name for name, _ in model.named_modules()}
+    for path in paths:
+        if path in names:
+            return path
+    raise ModelError(
+        f"a {type(model).__name__} has none of {', '.join(paths)}, where its parts are looked for; "
+        "use a model of a family in docs/families.md"
+    )

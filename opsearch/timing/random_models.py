@@ -66,11 +66,14 @@ def random_config(family: str, shape: Shape) -> Any:
         "vision_config": _vision(shape, defaults.vision_config),
         "tie_word_embeddings": False,
     }
-    by_index = "image_token_index" in defaults.to_dict()
+    known = defaults.to_dict()
+    by_index = "image_token_index" in known
     settings["image_token_index" if by_index else "image_token_id"] = _IMAGE
     for video in ("video_token_id", "video_token_index"):
         if hasattr(defaults, video):
             settings[video] = _IMAGE - 1
+    if "vocab_size" in known:  # repeated outside of the decoder's settings
+        settings |= {"hidden_size": shape.hidden, "vocab_size": shape.vocab}
     return kind(**settings)
 
 

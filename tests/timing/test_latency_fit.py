@@ -26,7 +26,7 @@ def test_the_layer_of_every_family_processes_the_given_rows(config, attention):
     one = OneLayer(config, 40, 6, ModelSpec(attention=attention))
     seen = {}
     attn, mlp = one.middle.self_attn, one.middle.mlp
-    for name, module in (("q", attn.q_proj), ("kv", attn.k_proj), ("mlp", mlp.gate_proj)):
+    for name, module in (("q", attn.q_proj), ("kv", attn.k_proj), ("mlp", mlp)):
         module.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0]}))
     for counts in ((10, 30, 5), (0, 0, 0), (40, 40, 0), (20, 0, 40)):
         with torch.inference_mode():
