@@ -216,10 +216,10 @@ def _chosen(
 ) -> dict[MethodKey, Policy]:
     """Choose the settings of all baselines on the calibration samples."""
     samples, flops = prepared.calibration, Flops(prepared.shape)
-    pairs = [sample.shape for sample in samples]
+    sizes = [sample.size for sample in samples]
 
     def cost(policy: Policy) -> int:
-        return total_cost(flops, policy, pairs)
+        return total_cost(flops, policy, sizes)
 
     with session.progress.stage("choosing the baselines' settings", "FLOPs") as tick:
         return choose_settings(candidates, session.engine, samples, cost, tick)

@@ -259,7 +259,7 @@ def front(run: str | Path, *, cost: str = "flops", out: str | Path | None = None
 
     Args:
         run: The run folder.
-        cost: flops, kv, latency, or a cost of another package.
+        cost: flops, prefill, kv, latency, or a cost of another package.
         out: Folder to which the front is also written as front.csv; None: the run folder.
 
     Returns:
@@ -373,13 +373,13 @@ def cost_share(
         processor: Its processor.
         items: Items to count.
         policy: The policy.
-        cost: flops, kv, or another package's cost.
+        cost: flops, prefill (with the vision tower), kv, or another package's cost.
     """
     shape = Shape.from_config(model.config)
-    pairs = [sample.shape for sample in encode(_listed(items), processor, model.config)]
+    sizes = [sample.size for sample in encode(_listed(items), processor, model.config)]
     counted = make_cost(cost, shape)
-    stock = total_cost(counted, identity(shape.layers), pairs)
-    return total_cost(counted, policy, pairs) / stock
+    stock = total_cost(counted, identity(shape.layers), sizes)
+    return total_cost(counted, policy, sizes) / stock
 
 
 @naming_parts()

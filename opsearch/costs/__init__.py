@@ -10,9 +10,11 @@ from typing import Any
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.latency import Latency
+from opsearch.costs.prefill import Prefill
 
 COSTS: dict[str, type[Any]] = {
     "flops": Flops,
+    "prefill": Prefill,
     "kv": KVBytes,
     "latency": Latency,
 }

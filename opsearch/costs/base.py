@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from opsearch.costs.exact import Integers
+from opsearch.errors import OpsearchError
 from opsearch.formatting import screen_repr
 from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
@@ -13,6 +15,25 @@ from opsearch.policy.policy import Policy
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
     from opsearch.costs.shape import Shape
+
+
+class SampleSize(NamedTuple):
+    """Sizes of a sample on which its costs depend.
+
+    Attributes:
+        n_visual: Visual tokens.
+        n_other: All other tokens, which are never pruned.
+        image_flops: FLOPs of vision tower and projector, the same for every policy; None if they
+            are not known.
+    """
+
+    n_visual: int
+    n_other: int
+    image_flops: int | None = None
+
+
+SampleSizes = Sequence[SampleSize | tuple[int, int]]
+"""Samples; a pair of numbers of visual and other tokens is one with unknown images."""
 
 DEFAULT_COST = "flops"  # the cost of budgets such as `30%` or `5.8T`, which name none
 
@@ -52,7 +73,9 @@ class CostSettings:
 class Cost(Protocol):
     """Maps the counts of a policy on one sample to an exact integer in `unit`.
 
-    The class also has `from_settings(settings: CostSettings)`, which builds it.
+    The class also has `from_settings(settings: CostSettings)`, which builds it. A cost that counts
+    the images of a sample also has `of_images(image_flops: int) -> int`: what the FLOPs of vision
+    tower and projector add to `of` and to `stock`. No policy changes it.
     """
 
     @property
@@ -100,3 +123,23 @@ def policy_cost(cost: Cost, policy: Policy, n_visual: int, n_other: int) -> int:
     """Return the cost of one policy on one sample, without its rankers."""
     counts, candidates = policy.resolve(n_visual), policy.candidates(n_visual)
     return int(cost.of(counts, n_visual, n_other, candidates))
+
+
+def image_cost(cost: Cost, samples: Iterable[SampleSize]) -> int:
+    """Return what the images of samples add to the cost of every policy, 0 for most costs.
+
+    Raises:
+        OpsearchError: The cost counts images, and the FLOPs of some are not known.
+    """
+    of_images = getattr(cost, "of_images", None)
+    if of_images is None:
+        return 0
+    flops = [sample.image_flops for sample in samples]
+    known = [each for each in flops if each is not None]
+    if len(known) < len(flops):
+        raise OpsearchError(
+            f"cost {cost.name} counts the vision tower, and its FLOPs are not known: the tower is "
+            "of another kind than those of opsearch.costs.tower, or an earlier version of opsearch "
+            "stored the samples; run `opsearch run` again, or limit the decoder, e.g. --budget 30%"
+        )
+    return sum(int(of_images(each)) for each in known)

@@ -113,9 +113,9 @@ def search_task(
             f"space {space.name!r} is already compared as baseline FitPrune; remove "
             f"--space {space.name}"
         )
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     limits = {
-        budget.text: make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+        budget.text: make_constraints([budget], prepared.shape, space, sizes, prepared.table)
         for budget in budgets
     }
     for constraints in limits.values():
@@ -176,9 +176,9 @@ def _listed(
 
 def _within(constraints: Sequence[Constraint], prepared: Prepared) -> Fits:
     """Return the function that says whether a policy is within these limits."""
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     limits = [(make_cost(c.name, prepared.shape, prepared.table), c.limit) for c in constraints]
-    return lambda policy: all(total_cost(cost, policy, pairs) <= limit for cost, limit in limits)
+    return lambda policy: all(total_cost(cost, policy, sizes) <= limit for cost, limit in limits)
 
 
 def _best_by_layer(problem: Problem) -> list[Policy]:
@@ -262,16 +262,16 @@ def _within_any(space: Space, limits: Mapping[str, Sequence[Constraint]]) -> NDA
 def budget_limit(budget: Budget, prepared: Prepared) -> tuple[Cost, int, int]:
     """Return a budget's cost, its limit and the original's cost over all calibration samples."""
     cost = make_cost(budget.cost, prepared.shape, prepared.table)
-    pairs = [sample.shape for sample in prepared.calibration]
-    stock = total_cost(cost, identity(prepared.shape.layers), pairs)
-    return cost, budget.limit(stock, len(pairs)), stock
+    sizes = [sample.size for sample in prepared.calibration]
+    stock = total_cost(cost, identity(prepared.shape.layers), sizes)
+    return cost, budget.limit(stock, len(sizes)), stock
 
 
 def within_budget(budget: Budget, prepared: Prepared) -> Fits:
     """Return the function that says whether a policy is within a budget."""
     cost, limit, _ = budget_limit(budget, prepared)
-    pairs = [sample.shape for sample in prepared.calibration]
-    return lambda policy: total_cost(cost, policy, pairs) <= limit
+    sizes = [sample.size for sample in prepared.calibration]
+    return lambda policy: total_cost(cost, policy, sizes) <= limit
 
 
 def baseline_candidates(
@@ -291,10 +291,10 @@ def baseline_candidates(
         progress: Prints the messages.
     """
     cost, _, stock = budget_limit(budget, prepared)
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
 
     def missed(label: str, cheapest: Policy) -> None:
-        share = 100 * total_cost(cost, cheapest, pairs) / stock
+        share = 100 * total_cost(cost, cheapest, sizes) / stock
         progress.say(
             f"{label} is not compared at {budget.text}, because its cheapest policy takes "
             f"{share:.4g}% of {cost.name}"
@@ -344,7 +344,7 @@ def say_unused_budget(
     progress: Progress,
 ) -> None:
     """Print each method that is more than 2 points below its budget, with its cost and reason."""
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     reasons = {
         name: method.granularity for name, method in registry.registered("baselines").items()
     }
@@ -355,9 +355,10 @@ def say_unused_budget(
             if text != budget.text:
                 continue
             if isinstance(found, Reduction):
-                spent = reduction_cost(cost, found.n_visual, prepared.calibration)
+                others = [sample.n_other for sample in prepared.calibration]
+                spent = reduction_cost(cost, found.sizes(others))
             else:
-                spent = total_cost(cost, found, pairs)
+                spent = total_cost(cost, found, sizes)
             if 100 * (min(limit, stock) - spent) > _EQUAL_COST_POINTS * stock:
                 reason = reasons.get(method, Baseline.granularity)
                 share = f"{100 * spent / stock:.1f}% of {cost.name}"

@@ -59,14 +59,14 @@ def gsop_policies(
     ranker = RankerSpec("cls" if "cls" in prepared.usable_rankers else "uniform")
     space = operations_space(prepared.shape.layers, ranker=ranker)
     limit = Limit(prepared.settings.evaluations or SEARCH_POLICIES)
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     with progress.stage("pruning operation by operation", "FLOPs") as tick:
         floor = engine.noise_floor(prepared.calibration, tick)
         measure = SampleMeasure(engine, prepared.calibration, tick)
         joint = lazy_joint(space, measure, floor)
         found = {}
         for budget in budgets:
-            limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+            limits = make_constraints([budget], prepared.shape, space, sizes, prepared.table)
             solution = Greedy().solve(Problem(space, joint, limits), limit=limit)
             assert solution.policy is not None  # it contains the policy without visual tokens
             found[budget.text] = with_evaluations(solution.policy, solution.evaluations)
@@ -96,13 +96,13 @@ def fitprune_policies(
 ) -> dict[str, Policy]:
     """Return FitPrune's recipe for each budget, and print where its search finds none."""
     space = RecipeSpace(prepared.shape.layers)
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     with progress.stage("reading the original's attention") as tick:
         measure = SampleMeasure(engine, prepared.calibration, tick)
         criterion = Attention().make(space, measure, np.zeros(0, bool))
     found = {}
     for budget in budgets:
-        limits = make_constraints([budget], prepared.shape, space, pairs, prepared.table)
+        limits = make_constraints([budget], prepared.shape, space, sizes, prepared.table)
         solution = Bisection().solve(Problem(space, criterion, limits))
         if solution.policy is None:
             progress.say(f"FitPrune is not compared at {budget.text}: {solution.note}")

@@ -35,8 +35,8 @@ class MeasuredPolicy:
     Attributes:
         label: Name of the method.
         policy: The policy.
-        costs: Mean per calibration sample and share of the original's, by name: FLOPs, bytes of the
-            KV cache and the costs of the budgets.
+        costs: Mean per calibration sample and share of the original's, by name: FLOPs, those with
+            the vision tower if they are known, bytes of the KV cache and the costs of the budgets.
         kl: KL on the calibration samples in nats, float64[S].
         heldout_kl: KL on the held-out samples in nats, float64[S].
         answers: Answers to the held-out questions, None if they were not scored.
@@ -68,13 +68,14 @@ def compare(
         progress: Shows the stages.
         evaluations: Number of policies that were measured to choose it.
     """
-    pairs = [sample.shape for sample in prepared.calibration]
-    names = ["flops", "kv", *(constraint.name for constraint in prepared.constraints)]
+    sizes = [sample.size for sample in prepared.calibration]
+    whole = ["prefill"] if all(size.image_flops is not None for size in sizes) else []
+    names = ["flops", *whole, "kv", *(constraint.name for constraint in prepared.constraints)]
     costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
 
     def fits(policy: Policy) -> bool:
         limits = prepared.constraints
-        return all(total_cost(costs[c.name], policy, pairs) <= c.limit for c in limits)
+        return all(total_cost(costs[c.name], policy, sizes) <= c.limit for c in limits)
 
     layers = prepared.shape.layers
     policies = {
@@ -85,7 +86,7 @@ def compare(
     with progress.stage("measuring the comparison", "FLOPs") as tick:
 
         def cost(policy: Policy) -> int:
-            return total_cost(costs["flops"], policy, pairs)
+            return total_cost(costs["flops"], policy, sizes)
 
         tuned = choose_settings(rivals, engine, prepared.calibration, cost, tick)
         policies |= {_named(label, policy): policy for label, policy in tuned.items()}
@@ -95,11 +96,11 @@ def compare(
         if prepared.heldout:
             heldout = engine.measure(everything, prepared.heldout, tick)
     answers = _answers(prepared, policies, engine, progress)
-    stock = {name: total_cost(cost, everything[0], pairs) for name, cost in costs.items()}
+    stock = {name: total_cost(cost, everything[0], sizes) for name, cost in costs.items()}
     rows = []
     for i, (label, policy) in enumerate(policies.items()):
-        totals = {name: total_cost(cost, policy, pairs) for name, cost in costs.items()}
-        spent = {name: (total / len(pairs), total / stock[name]) for name, total in totals.items()}
+        totals = {name: total_cost(cost, policy, sizes) for name, cost in costs.items()}
+        spent = {name: (total / len(sizes), total / stock[name]) for name, total in totals.items()}
         rows.append(
             MeasuredPolicy(
                 label=label,

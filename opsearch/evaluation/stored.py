@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch.analysis.equal_cost import Comparison, MethodScores
+from opsearch.costs.base import SampleSize
 from opsearch.costs.flops import Flops, flops
 from opsearch.costs.kv import KVBytes
+from opsearch.costs.prefill import Prefill
 from opsearch.costs.shape import Shape
 from opsearch.errors import RunFolderError
 from opsearch.evaluation.prefill_file import prefill_time
@@ -62,23 +64,26 @@ def _method_scores(
     tested: Sequence[StoredSample],
 ) -> MethodScores:
     """Return the costs, divergences and scores of a method."""
-    pairs = [(sample.n_visual, sample.n_other) for sample in calibration]
+    sizes = [sample.size for sample in calibration]
     reduction = Reduction.parse(row.policy)
     facts: Mapping[str, Any] = {EVALUATIONS: 0}
     if reduction is None:
         policy = Policy.from_text(row.policy, run.measurements)
         facts = policy.provenance
-        name, costs = policy.name, _costs(policy, shape, pairs)
+        name, costs = policy.name, _costs(policy, shape, sizes)
         costs |= _times(policy, run.prefill)
         keys = [_keys(policy, samples) for samples in (calibration, tested)]
     else:
-        left = [(n, other) for n, (_, other) in zip(reduction.n_visual, pairs, strict=True)]
+        left = reduction.sizes([size.n_other for size in sizes])
         name, costs = reduction.name, _costs(identity(shape.layers), shape, left)
         costs |= _times(reduction, run.prefill)
         keys = [[reduction.key] * len(samples) for samples in (calibration, tested)]
-    cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, pairs)
+    cost, stock = costs.pop("flops"), _costs(identity(shape.layers), shape, sizes)
     costs["macs_share"] = costs["macs"] / stock["macs"]
     costs["kv_share"] = costs["kv_bytes"] / stock["kv_bytes"]
+    whole = costs.pop("prefill", None)
+    if whole is not None and "prefill" in stock:
+        costs["prefill_share"] = whole / stock["prefill"]
     answers = _answers(store, keys[1], tested)
     return MethodScores(
         budget=row.budget,
@@ -96,18 +101,21 @@ def _method_scores(
     )
 
 
-def _costs(policy: Policy, shape: Shape, pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
+def _costs(policy: Policy, shape: Shape, sizes: Sequence[SampleSize]) -> dict[str, float]:
     """Return means per sample: FLOPs, MACs as papers count them, and bytes of the KV cache.
 
-    MACs count visual tokens only, and all operations of the policy including dead ones.
+    MACs count visual tokens only, and all operations of the policy including dead ones. FLOPs of
+    the whole prefill are added if those of all images are known.
     """
-    macs = sum(int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, _ in pairs)
+    macs = sum(int(flops(policy.resolve(n), n, 0, shape, "macs")) for n, *_ in sizes)
     totals = {
-        "flops": total_cost(Flops(shape), policy, pairs),
+        "flops": total_cost(Flops(shape), policy, sizes),
         "macs": macs,
-        "kv_bytes": total_cost(KVBytes(shape), policy, pairs),
+        "kv_bytes": total_cost(KVBytes(shape), policy, sizes),
     }
-    return {kind: total / len(pairs) for kind, total in totals.items()}
+    if all(size.image_flops is not None for size in sizes):
+        totals["prefill"] = total_cost(Prefill(shape), policy, sizes)
+    return {kind: total / len(sizes) for kind, total in totals.items()}
 
 
 def _times(method: Policy | Reduction, path: Path) -> dict[str, float]:

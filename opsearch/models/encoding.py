@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from opsearch.costs.base import SampleSize
 from opsearch.data.item import Item
 from opsearch.errors import PATH, DataError, ModelError, shortened
 from opsearch.formatting import counted, screen_repr
 from opsearch.models.digests import settings_digest
 from opsearch.models.families import family_for
+from opsearch.models.images import image_flops
 from opsearch.models.picture_notes import PictureNotes
 from opsearch.models.positions import check_positions, tokenizer_note
 from opsearch.models.refusals import refusal
@@ -32,6 +34,8 @@ class Sample:
         inputs: Inputs of the model, batch size 1.
         n_visual: Visual tokens.
         n_other: All other tokens.
+        content: Digest of the item's question and images.
+        image_flops: FLOPs of vision tower and projector; None if they are not known.
     """
 
     item: Item
@@ -40,6 +44,7 @@ class Sample:
     n_visual: int
     n_other: int
     content: str = ""
+    image_flops: int | None = None
 
     __repr__ = screen_repr
 
@@ -47,6 +52,11 @@ class Sample:
     def shape(self) -> tuple[int, int]:
         """Token counts; samples of equal shape form a batch without padding."""
         return self.n_visual, self.n_other
+
+    @property
+    def size(self) -> SampleSize:
+        """Sizes on which costs depend."""
+        return SampleSize(self.n_visual, self.n_other, self.image_flops)
 
     @cached_property
     def images_digest(self) -> str:
@@ -109,7 +119,10 @@ def encode(
             )
         n_other = inputs["input_ids"].shape[1] - n_visual
         key, content = sample_digest(inputs, item), item.digest()
-        samples.append(Sample(item, key, inputs, n_visual, n_other, content=content))
+        flops = image_flops(config, inputs)
+        samples.append(
+            Sample(item, key, inputs, n_visual, n_other, content=content, image_flops=flops)
+        )
         if progress:
             progress(done)
     check_positions(samples, config)

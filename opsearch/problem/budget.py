@@ -1,8 +1,9 @@
 """Budgets: from text to an exact limit on the cost of every policy of a space.
 
 A budget is a share of the stock model's cost (`30%`, `-70%`, `0.3x`; of its KV cache: `30% kv`) or
-a mean per sample (`5.8T` FLOPs, `200MB` of KV cache, `120ms` of prefill; k, M, G, T, P, E are
-powers of 1000). All arithmetic is in integers and exact fractions.
+a mean per sample (`5.8T` FLOPs of the decoder, `9T prefill` with the vision tower, `200MB` of KV
+cache, `120ms` of prefill; k, M, G, T, P, E are powers of 1000). All arithmetic is in integers and
+exact fractions.
 """
 
 from __future__ import annotations
@@ -16,15 +17,26 @@ from math import floor
 from typing import Any
 
 from opsearch import registry
-from opsearch.costs.base import DEFAULT_COST, Cost, budget_suffix, policy_cost
+from opsearch.costs.base import (
+    DEFAULT_COST,
+    Cost,
+    SampleSize,
+    SampleSizes,
+    budget_suffix,
+    image_cost,
+    policy_cost,
+)
+from opsearch.costs.flops import Flops
+from opsearch.costs.prefill import Prefill
 from opsearch.errors import OpsearchError, echo
 from opsearch.formatting import PREFIXES, format_amount, parse_number
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
-from opsearch.problem.constraint import Constraint
+from opsearch.problem.constraint import Constraint, Vision
+from opsearch.problem.image_costs import with_images
 from opsearch.problem.spaces.base import Space
 
-EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 200MB, 30% kv, 120ms"
+EXAMPLES = "30%, -70%, 0.3x, 5.8T, 812M FLOPs, 50% prefill, 9T prefill, 200MB, 30% kv, 120ms"
 _SHARE = re.compile(r"(-?)([\d.]+)\s*([%x])\s*([A-Za-z_][\w.-]*)?")
 _AMOUNT = re.compile(r"(-?)([\d.]+)\s*([kMGTPE])\s*([A-Za-z]*)")
 _TIME = re.compile(r"(-?)([\d.]+)\s*(us|ms|s)")
@@ -84,19 +96,18 @@ class Budget:
         return floor(self.amount * (stock if self.relative else samples))
 
 
-def constraint(
-    budget: Budget, cost: Cost, space: Space, samples: Sequence[tuple[int, int]]
-) -> Constraint:
+def constraint(budget: Budget, cost: Cost, space: Space, samples: SampleSizes) -> Constraint:
     """Return the budget as a limit on the cost of a point, summed over the samples.
 
     Args:
         budget: The budget.
         cost: The cost that it limits.
         space: The space.
-        samples: Numbers of (visual, other) tokens of each sample.
+        samples: The samples.
 
     Raises:
-        OpsearchError: There are no samples, or the stock model is within the budget.
+        OpsearchError: There are no samples, the stock model is within the budget, or the cost
+            counts images whose FLOPs are not known.
     """
     if cost.name != budget.cost:
         raise OpsearchError(
@@ -105,7 +116,10 @@ def constraint(
         )
     if not samples:
         raise OpsearchError(f"budget {echo(budget.text)} needs at least one sample; give one")
-    stock = sum(k * cost.stock(n, t) for (n, t), k in Counter(samples).items())
+    sizes = [SampleSize(*sample) for sample in samples]
+    pairs = [(size.n_visual, size.n_other) for size in sizes]
+    images = image_cost(cost, sizes)
+    stock = images + sum(k * cost.stock(n, t) for (n, t), k in Counter(pairs).items())
     limit = budget.limit(stock, len(samples))
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
@@ -113,8 +127,8 @@ def constraint(
             f"budget {echo(budget.text)} prunes nothing: the stock model takes {mean} per sample; "
             f"use less, or a share such as 30%{budget_suffix(cost.name)}"
         )
-    costs = space.costs(cost, samples)
-    floor = total_cost(cost, builders.vtw(space.num_layers, 0), samples)
+    costs = with_images(space.costs(cost, pairs), images)
+    floor = total_cost(cost, builders.vtw(space.num_layers, 0), sizes)
     return Constraint(
         name=cost.name,
         unit=cost.unit,
@@ -124,19 +138,36 @@ def constraint(
         samples=len(samples),
         floor=floor,
         timed=cost.timed,
+        vision=_vision(cost, sizes),
     )
 
 
-def total_cost(cost: Cost, policy: Policy, samples: Sequence[tuple[int, int]]) -> int:
-    """Return the cost of a policy summed over samples of (visual, other) tokens."""
-    pairs = Counter(samples).items()
-    return sum(k * policy_cost(cost, policy, n, t) for (n, t), k in pairs)
+def total_cost(cost: Cost, policy: Policy, samples: SampleSizes) -> int:
+    """Return the cost of a policy summed over samples, with their images where the cost does.
+
+    Raises:
+        OpsearchError: The cost counts images whose FLOPs are not known.
+    """
+    sizes = [SampleSize(*sample) for sample in samples]
+    pairs = Counter((size.n_visual, size.n_other) for size in sizes).items()
+    decoder = sum(k * policy_cost(cost, policy, n, t) for (n, t), k in pairs)
+    return image_cost(cost, sizes) + decoder
+
+
+def _vision(cost: Cost, sizes: Sequence[SampleSize]) -> Vision | None:
+    """Return the FLOPs of the images next to a cost in FLOPs; None if they are not known."""
+    known = [size.image_flops for size in sizes if size.image_flops is not None]
+    if not isinstance(cost, Flops | Prefill) or len(known) < len(sizes):
+        return None
+    return Vision(sum(known), counted=isinstance(cost, Prefill))
 
 
 def _cost_in(unit: str, text: str) -> str:
-    """Return the name of the first cost that has this unit."""
+    """Return the first cost that has this unit or this name; several costs are in FLOPs."""
     units = set()
     for name in registry.names("costs"):  # built-in ones first; others are loaded if they must be
+        if name == unit:
+            return name
         found = registry.lookup("costs", name).unit
         if found == unit:
             return name

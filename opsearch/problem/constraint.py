@@ -16,6 +16,29 @@ from opsearch.problem.spaces.base import PointCosts, Space
 
 
 @dataclass(frozen=True)
+class Vision:
+    """FLOPs of the images of all samples, next to a cost in FLOPs.
+
+    Attributes:
+        flops: FLOPs of vision tower and projector.
+        counted: True if the cost includes them.
+    """
+
+    flops: int
+    counted: bool
+
+    def other_share(self, cost: int, stock: int) -> float:
+        """Return the share of the stock model with the images, or of the decoder if counted."""
+        images = -self.flops if self.counted else self.flops
+        return (cost + images) / (stock + images)
+
+    @property
+    def other_words(self) -> str:
+        """Name of this share."""
+        return "of the decoder" if self.counted else "with vision"
+
+
+@dataclass(frozen=True)
 class Constraint:
     """A limit on a cost, in exact integers over all samples.
 
@@ -28,6 +51,7 @@ class Constraint:
         samples: Number of samples.
         floor: Cost of the text alone.
         timed: True if the cost is a predicted time.
+        vision: FLOPs of the images; None if they are not known, or the cost is not in FLOPs.
     """
 
     name: str
@@ -38,6 +62,7 @@ class Constraint:
     samples: int = 1
     floor: int = 0
     timed: bool = False
+    vision: Vision | None = None
 
     __repr__ = screen_repr
 
@@ -64,9 +89,22 @@ class Constraint:
             return int(self.costs.argmin())
         return self.costs.cheapest()
 
+    @property
+    def floor_words(self) -> str:
+        """Name of the part of the cost that no policy of visual tokens changes."""
+        counted = self.vision is not None and self.vision.counted
+        return "text tokens and vision tower" if counted else "text tokens"
+
     def describe(self, cost: int) -> str:
         """Format a cost as share of the stock model and mean per sample: "30.0% (0.25 MFLOPs)"."""
         return f"{100 * cost / self.stock:.4g}% ({format_amount(cost / self.samples, self.unit)})"
+
+    def describe_both(self, cost: int) -> str:
+        """Format a cost with its share of decoder and whole: "30.0% (...), 45.0% with vision"."""
+        if self.vision is None:
+            return self.describe(cost)
+        other = 100 * self.vision.other_share(cost, self.stock)
+        return f"{self.describe(cost)}, {other:.4g}% {self.vision.other_words}"
 
 
 def by_cost(rows: NDArray[np.int64], costs: Integers) -> NDArray[np.int64]:
@@ -113,6 +151,7 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
             sentences.append(
                 f"budget {constraint.describe(constraint.limit)} of {constraint.name} is below the "
                 f"cheapest policy of space {space.name} ({constraint.describe(lowest)}, {named}); "
+                f"{_below_floor(constraint)}"
                 f"achievable: {constraint.describe(lowest)} to 100%; "
                 f"try --budget {suggestion:.1f}%{budget_suffix(constraint.name)}"
             )
@@ -126,6 +165,15 @@ def explain_infeasible(space: Space, constraints: Sequence[Constraint]) -> str:
             f"({each}); {step}"
         )
     return "; ".join(sentences)
+
+
+def _below_floor(constraint: Constraint) -> str:
+    """Say that no space has a policy within the budget, if it has none."""
+    if constraint.limit >= constraint.floor:
+        return ""
+    return (
+        f"no policy saves the {constraint.floor_words} ({constraint.describe(constraint.floor)}); "
+    )
 
 
 def _nearest(space: Space, constraints: Sequence[Constraint], raised: Constraint) -> str | None:

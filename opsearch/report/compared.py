@@ -76,6 +76,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
         values = {"Rel. Avg., %": row["rel_avg"], "accuracy, %": row["accuracy"], "KL": row["kl"]}
         cells = {
             "FLOPs, %": f"{100 * row['share']:.2f}",
+            **_whole(row),
             "papers' MACs, %": f"{100 * row['macs_share']:.2f}",
             "KV cache": f"{format_amount(row['kv_bytes'], 'B')}, {100 * row['kv_share']:.1f} %",
             "measured": "-" if pd.isna(row["evaluations"]) else f"{row['evaluations']:,.0f}",
@@ -91,6 +92,14 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
         named = {"method": row["method"], "policy": _with_setting(row), "cells": cells}
         found.append({**named, "best": [name for name in values if values[name] == best[name]]})
     return found
+
+
+def _whole(row: dict[Hashable, Any]) -> dict[str, str]:
+    """Return the share of the whole prefill, nothing for a comparison that has none."""
+    share = row.get("prefill_share")
+    if share is None:
+        return {}
+    return {"with vision, %": "-" if np.isnan(share) else f"{100 * share:.2f}"}
 
 
 def _with_setting(row: dict[Hashable, Any]) -> str:

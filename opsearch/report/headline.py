@@ -143,6 +143,9 @@ def _cost(
         for amount in (cost, constraint.stock)
     )
     context = f"{used} of {stock} per sample, budget {budget}"
+    if constraint.vision is not None:
+        share = 100 * constraint.vision.other_share(cost, constraint.stock)
+        context += f"; {share:.1f} % {constraint.vision.other_words}"
     if constraint.timed:
         real = (environment or {}).get("prefill_ms")
         context = f"predicted {context}"

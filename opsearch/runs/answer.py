@@ -49,5 +49,5 @@ def stored_answer(
         return None
     tables, _ = looked_up(store, samples, [policy], ("kl",))
     mean = float(tables[0, 0].mean())
-    spent = total_cost(cost, policy, [(s.n_visual, s.n_other) for s in samples])
+    spent = total_cost(cost, policy, [s.size for s in samples])
     return Answer(policy.name, spent, None if np.isnan(mean) else mean)

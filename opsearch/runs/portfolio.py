@@ -11,12 +11,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import mean
 from time import perf_counter
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.costs.base import SampleSize
 from opsearch.formatting import counted, screen_repr
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
@@ -177,9 +179,16 @@ def _budget(prepared: Prepared) -> Budgeted:
         (make_cost(c.name, prepared.shape, prepared.table), c.limit / c.stock)
         for c in prepared.constraints
     ]
-    n_visual, n_other = np.mean([s.shape for s in prepared.calibration], axis=0).round().astype(int)
     layers, kept = prepared.shape.layers, prepared.settings.space_settings.keep or ()
-    return budget_of_shares(costs, layers, max(int(n_visual), 1), int(n_other), kept)
+    return budget_of_shares(costs, layers, _mean_size(prepared.calibration), kept)
+
+
+def _mean_size(samples: Sequence[Sample]) -> SampleSize:
+    """Return the mean size, of at least one visual token; of unknown images if some are."""
+    n_visual, n_other = (round(mean(n)) for n in zip(*(s.shape for s in samples), strict=True))
+    known = [s.image_flops for s in samples if s.image_flops is not None]
+    images = sum(known) // len(samples) if len(known) == len(samples) else None
+    return SampleSize(max(n_visual, 1), n_other, images)
 
 
 def _search_key(prepared: Prepared, descent: RelaxedDescent, samples: Sequence[Sample]) -> str:
@@ -194,13 +203,13 @@ def _search_key(prepared: Prepared, descent: RelaxedDescent, samples: Sequence[S
 
 def _baselines(prepared: Prepared) -> list[Policy]:
     """Return the candidates of the baselines of a run's table, at all settings of their knobs."""
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     costs = [make_cost(c.name, prepared.shape, prepared.table) for c in prepared.constraints]
 
     def fits(policy: Policy) -> bool:
         limits = (constraint.limit for constraint in prepared.constraints)
         return all(
-            total_cost(cost, policy, pairs) <= limit
+            total_cost(cost, policy, sizes) <= limit
             for cost, limit in zip(costs, limits, strict=True)
         )
 
@@ -241,9 +250,9 @@ def _stated(entry: _Entry, problem: Problem, prepared: Prepared) -> tuple[Proble
     if entry.point is not None:
         return problem, entry.point
     space = _OnePolicy(entry.policy)
-    pairs = [sample.shape for sample in prepared.calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     limits = make_constraints(
-        prepared.settings.budgets, prepared.shape, space, pairs, prepared.table
+        prepared.settings.budgets, prepared.shape, space, sizes, prepared.table
     )
     return replace(problem, space=space, constraints=limits), 0
 

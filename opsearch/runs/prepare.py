@@ -172,8 +172,8 @@ def at_budget(prepared: Prepared, budget: Budget) -> Prepared:
         InfeasibleBudgetError: No policy keeps to the budget; names the achievable range.
     """
     settings = replace(prepared.settings, budgets=(budget,))
-    pairs = [sample.shape for sample in prepared.calibration]
-    constraints = make_constraints([budget], prepared.shape, settings.space, pairs, prepared.table)
+    sizes = [sample.size for sample in prepared.calibration]
+    constraints = make_constraints([budget], prepared.shape, settings.space, sizes, prepared.table)
     check_budget(settings.space, constraints)
     estimate = replace(prepared.effort_estimate, constraints=constraints)
     return replace(
@@ -223,7 +223,8 @@ def state(
     shape = replace(Shape.from_config(model_config), kv_bytes_per_element=itemsize)
     pairs = [sample.shape for sample in samples]
     table = _latency_table(config, settings, model_config, pairs, progress)
-    constraints = make_constraints(settings.budgets, shape, settings.space, pairs, table)
+    sizes = [sample.size for sample in samples]
+    constraints = make_constraints(settings.budgets, shape, settings.space, sizes, table)
     check_budget(settings.space, constraints)
     batches = group_samples(samples, family, model_config, settings.positions)
     memory = planned_memory(settings.model, settings.memory, shape)

@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.base import Cost
+from opsearch.costs.base import Cost, SampleSize, image_cost
 from opsearch.errors import OpsearchError
 from opsearch.policy.counts import MODULES, Shares
 from opsearch.problem.problem import Problem
@@ -78,8 +78,7 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
 def budget_of_shares(
     costs: Sequence[tuple[Cost, float]],
     layers: int,
-    n_visual: int,
-    n_other: int,
+    size: SampleSize,
     kept: Collection[Operation] = (),
 ) -> Budgeted:
     """Return a budget for shares, counted on a sample of mean size.
@@ -87,16 +86,21 @@ def budget_of_shares(
     Args:
         costs: Each cost, and its limit as a share of the original's.
         layers: Number of decoder layers.
-        n_visual: Visual tokens of the sample.
-        n_other: Its other tokens.
+        size: Sizes of the sample.
         kept: Operations that are never pruned.
     """
+    n_visual, n_other = size.n_visual, size.n_other
+    images = [image_cost(cost, [size]) for cost, _ in costs]
+    limits = [
+        limit * (cost.stock(n_visual, n_other) + of_images)
+        for (cost, limit), of_images in zip(costs, images, strict=True)
+    ]
 
     def used(shares: Shares) -> NDArray[np.float64]:
         counts = np.rint(shares * n_visual).astype(np.int64)
         shares_of_limits = [
-            int(cost.of(counts, n_visual, n_other, None)) / (limit * cost.stock(n_visual, n_other))
-            for cost, limit in costs
+            (int(cost.of(counts, n_visual, n_other, None)) + of_images) / limit
+            for (cost, _), of_images, limit in zip(costs, images, limits, strict=True)
         ]
         return np.array(shares_of_limits)
 

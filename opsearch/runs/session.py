@@ -170,6 +170,14 @@ def _generation(model: Any) -> dict[str, Any]:
 def stored_samples(samples: Sequence[Sample]) -> list[StoredSample]:
     """Return samples as the store keeps them."""
     return [
-        StoredSample(s.digest, s.item.id, s.item.family, s.n_visual, s.n_other, content=s.content)
+        StoredSample(
+            item=s.digest,
+            name=s.item.id,
+            family=s.item.family,
+            n_visual=s.n_visual,
+            n_other=s.n_other,
+            content=s.content,
+            image_flops=s.image_flops,
+        )
         for s in samples
     ]

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from opsearch import registry
-from opsearch.costs.base import Cost, CostSettings
+from opsearch.costs.base import Cost, CostSettings, SampleSizes
 from opsearch.costs.shape import Shape
 from opsearch.data.files import load_file
 from opsearch.data.lmms import PREFIX
@@ -326,10 +326,10 @@ def make_constraints(
     budgets: Sequence[Budget],
     shape: Shape,
     space: Space,
-    pairs: Sequence[tuple[int, int]],
+    sizes: SampleSizes,
     table: LatencyTable | None = None,
 ) -> tuple[Constraint, ...]:
-    """Return the budgets as limits over samples of these (visual, other) token counts."""
+    """Return the budgets as limits over samples of these sizes."""
     return tuple(
-        constraint(budget, make_cost(budget.cost, shape, table), space, pairs) for budget in budgets
+        constraint(budget, make_cost(budget.cost, shape, table), space, sizes) for budget in budgets
     )

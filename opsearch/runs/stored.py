@@ -98,8 +98,8 @@ class StoredSearch:
             RunFolderError: A budget is of time, and the run fitted no latency table.
         """
         table = self.latency_table() if any(b.cost_class.timed for b in budgets) else None
-        pairs = [(sample.n_visual, sample.n_other) for sample in self.samples]
-        return make_constraints(budgets, self.shape, space or self.settings.space, pairs, table)
+        sizes = [sample.size for sample in self.samples]
+        return make_constraints(budgets, self.shape, space or self.settings.space, sizes, table)
 
     def latency_table(self) -> LatencyTable:
         """Return the latency table that the run fitted.

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from opsearch.commands import compare as comparing
 from opsearch.commands.analyze import analyze
+from opsearch.commands.cli.printing import print_compared
 from opsearch.commands.compare import compare
 from opsearch.commands.run import run
 from opsearch.costs.flops import Flops
@@ -222,6 +223,24 @@ def test_costs_are_told_by_two_conventions_and_for_the_cache(folder):
             assert entry.further["macs_share"] == pytest.approx(int(kept) / 12)
 
 
+def test_the_share_with_vision_is_the_decoders_and_that_of_the_tower(folder, capsys):
+    comparison = stored_comparison(folder)
+    with Store(folder / "measurements.db") as store:
+        samples = store.samples("compared calibration")
+        shape = Shape(**store.facts["shape"])
+    images = sum(sample.image_flops for sample in samples)
+    stock = sum(Flops(shape).stock(sample.n_visual, sample.n_other) for sample in samples)
+    assert 0 < images < stock
+    for entry in comparison.entries:
+        whole = (entry.share * stock + images) / (stock + images)
+        assert entry.further["prefill_share"] == pytest.approx(whole)
+    print_compared(analyze("pareto", [folder])[0].tables["pareto.csv"], Console(width=200))
+    shown = capsys.readouterr().out
+    for entry in comparison.entries:
+        both = f"{100 * entry.share:.1f}, {100 * entry.further['prefill_share']:.1f}"
+        assert both in shown
+
+
 def test_families_are_scored_one_by_one(folder):
     analysis, _ = analyze("pareto", [folder])
     families, table = analysis.tables["families.csv"], analysis.tables["pareto.csv"]
@@ -236,7 +255,8 @@ def test_the_page_shows_every_method_at_every_budget(folder):
     assert_harmless(page)
     assert page.tags.count("h1") == 1
     for budget in BUDGETS:
-        assert re.search(rf"\b{budget} FLOPs.* MACs.* KV .*\bKL .*Rel\. Avg\.", page.text)
+        columns = rf"\b{budget} FLOPs.* with vision.* MACs.* KV .*\bKL .*Rel\. Avg\."
+        assert re.search(columns, page.text)
     for entry in stored_comparison(folder).entries:
         assert f"{entry.method} {100 * entry.share:.2f} " in page.text
         assert entry.policy in page.text

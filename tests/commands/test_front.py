@@ -138,6 +138,22 @@ def printed(found, path, width=120):
     return page.getvalue()
 
 
+def test_both_shares_of_flops_stand_side_by_side(whole):
+    decoder, path = run_front(whole.folder)
+    prefill, other = run_front(whole.folder, "prefill")
+    assert decoder.table["value"].tolist() == prefill.table["value"].tolist()
+    shares = list(zip(decoder.table["share"], prefill.table["share"], strict=True))
+    both = [[f"{100 * share:.2f}" for share in pair] for pair in shares]
+    front, reverse = printed(decoder, path, 200), printed(prefill, other, 200)
+    assert re.search("cost, % +with vision, %", front)
+    assert re.search("cost, % +of the decoder, %", reverse)
+    for one, more in both:
+        assert re.search(rf"^ *{one} +{more} ", front, re.MULTILINE)
+        assert re.search(rf"^ *{more} +{one} ", reverse, re.MULTILINE)
+    kv, path = run_front(whole.folder, "kv")
+    assert "vision" not in printed(kv, path, 200)
+
+
 def test_a_front_of_a_proxy_says_that_its_values_are_of_the_proxy(summed, whole):
     for result, title, said in (
         (summed, "additive proxy, nats", "proved for the proxy"),

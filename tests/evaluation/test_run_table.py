@@ -128,7 +128,7 @@ def answers(*scores):
 
 def row(label, scores=None, heldout=(0.5, 1.5)):
     kl, heldout = np.array([0.25, 0.75]), np.array(heldout)
-    costs = {"flops": (1e9, 0.25), "kv": (2e6, 0.5), "latency": (3e6, 0.75)}
+    costs = {"flops": (1e9, 0.25), "prefill": (2e9, 0.5), "kv": (2e6, 0.5), "latency": (3e6, 0.75)}
     return MeasuredPolicy(label, builders.identity(2), costs, kl, heldout, scores, 7)
 
 
@@ -139,6 +139,8 @@ def test_the_table_averages_over_families():
         {
             "FLOPs, mean": 1e9,
             "% of stock": 25,
+            "+ vision, mean": 2e9,
+            "+ vision, %": 50,
             "KV bytes, mean": 2e6,
             "KV, %": 50,
             "prefill ms": 3,

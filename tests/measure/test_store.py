@@ -209,9 +209,9 @@ def test_a_database_of_another_program(path, facts):
 def test_a_newer_format(path):
     fill(path, 1)
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=9")
+        db.execute("PRAGMA user_version=10")
     db.close()
-    is_refused(path, FACTS, 9, 7, "opsearch", "--out")
+    is_refused(path, FACTS, 10, 8, "opsearch", "--out")
 
 
 def test_answers_of_format_3_are_read_without_lengths(path):
@@ -246,6 +246,25 @@ def test_a_store_of_format_1_is_read_and_completed(path):
     with Store(path) as store:
         assert len(store.answers(["p"])) == 1
         assert store.received(["i", "j"])["i"].tolist() == np.ones((3, 2, 5)).tolist()
+
+
+def test_flops_of_images_are_kept_and_unknown_in_samples_of_format_7(path):
+    fill(path, 1)
+    known = [replace(sample, image_flops=10**18 + k) for k, sample in enumerate(SAMPLES)]
+    with Store(path, FACTS) as store:
+        store.put_samples("calibration", [*known, SAMPLES[0]])
+        assert store.samples("calibration") == [*known, SAMPLES[0]]
+        assert [sample for _, sample in store.all_samples()] == [*known, SAMPLES[0]]
+        store.share_samples("other")
+    with Store(path, result="other") as store:
+        assert store.samples("calibration") == [*known, SAMPLES[0]]
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE sample DROP COLUMN image_flops")
+        db.execute("PRAGMA user_version=7")
+    db.close()
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.samples("calibration") == [*SAMPLES, SAMPLES[0]]
 
 
 def test_samples_of_format_3_have_one_digest_for_both(path):

@@ -91,6 +91,7 @@ def test_the_examples_are_budgets() -> None:
         budget = Budget.parse(example)
         assert budget.text == example
         cost = "kv" if "kv" in example or example.endswith("B") else "flops"
+        cost = "prefill" if "prefill" in example else cost
         assert budget.cost == ("latency" if example.endswith("s") and "F" not in example else cost)
         assert 0 < budget.limit(10**15, 1) < 10**15
 

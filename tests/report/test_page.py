@@ -96,9 +96,14 @@ def test_the_answer_comes_first(done):
     saved = 100 * (1 - record["costs"]["flops"] / record["stock"]["flops"])
     head = Page(page.source.split("</header>")[0]).text.replace("\u00a0", " ")
     assert f"{saved:.1f} %" in head[:200]
+    frame = pd.read_csv(done / "comparison.csv", index_col=0)
+    assert f"{frame.loc['+ vision, %', 'opsearch']:.1f} % with vision" in head
     value = f"{record['value']:.6f} nats"
     name = Policy.from_pretrained(done).name
     assert re.search(naming(name, record["sentence"], "joint", value, "grid"), head)
+
+
+PRINTED_OTHERWISE = ("FLOPs", "+ vision, mean", "KV bytes", "evaluations")
 
 
 def test_numbers_are_those_of_the_comparison(done):
@@ -108,7 +113,7 @@ def test_numbers_are_those_of_the_comparison(done):
     assert f"{frame.loc['Rel. Avg., %', 'opsearch']:.1f} %" in page.text
     for row, values in frame.iterrows():
         shown = " ".join(f"{v:.3f}" if row.startswith("KL") else f"{v:.1f}" for v in values)
-        if not row.startswith(("FLOPs", "KV bytes", "evaluations")):  # printed otherwise
+        if not row.startswith(PRINTED_OTHERWISE):
             assert f"{row.strip()} {shown}" in page.text
 
 

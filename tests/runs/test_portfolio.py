@@ -17,6 +17,7 @@ from opsearch import Policy, RunConfig
 from opsearch.commands.cli import call
 from opsearch.commands.run import run
 from opsearch.costs import COSTS
+from opsearch.costs.base import SampleSize
 from opsearch.costs.shape import Shape
 from opsearch.models.loading import load_weights
 from opsearch.policy import builders
@@ -195,7 +196,7 @@ def test_the_nearest_point_is_within_the_budgets_and_near(values, budgets, kept)
     problem = Problem(space, Blackbox("joint", "nats", lambda rows: np.zeros(len(rows))), limits)
     shares = np.array(values).reshape(layers, len(MODULES))
     given_costs = [(costs[c.name], c.limit / c.stock) for c in limits]
-    budget = budget_of_shares(given_costs, layers, 80, 25, keep)
+    budget = budget_of_shares(given_costs, layers, SampleSize(80, 25), keep)
     near = budget.nearest(shares)
     assert budget.spent(near).max() <= 1
     for each in (shares, near):

@@ -60,6 +60,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     captions = {
         "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live "
         "operations of all tokens, one lm_head row).",
+        "+ vision": "+ vision: with the vision tower and its projector.",
         "KV": "KV: size of the cache after the prefill.",
         "prefill": "Prefill: predicted by the latency table.",
         "evaluations": "Evaluations: policies measured on calibration samples for the choice.",
@@ -109,7 +110,8 @@ def print_dry_run(plan: DryRun, console: Console) -> None:
         plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
     )
     console.print(
-        f"space {plan.space.name}: {_policies(plan)}{limit}; text tokens alone: {floor}",
+        f"space {plan.space.name}: {_policies(plan)}{limit}; {plan.constraint.floor_words} "
+        f"alone: {floor}",
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
@@ -175,11 +177,13 @@ def print_summary(problem: Problem, solution: Solution, console: Console) -> Non
     console.print(one_line(solution.policy.name), style="bold")
     console.print(draw_terminal(solution.policy, width=console.width))
     for constraint in problem.constraints:
-        cost = constraint.describe(solution.costs[constraint.name])
-        limit, floor = (constraint.describe(c) for c in (constraint.limit, constraint.floor))
+        cost = constraint.describe_both(solution.costs[constraint.name])
+        cost += "" if constraint.vision is None else ","
+        limit, floor = constraint.describe(constraint.limit), constraint.describe(constraint.floor)
         word = "predicted " if constraint.timed else ""
         console.print(
-            f"{word}{constraint.name} {cost} within budget {limit}; text tokens alone {floor}",
+            f"{word}{constraint.name} {cost} within budget {limit}; {constraint.floor_words} "
+            f"alone {floor}",
             soft_wrap=True,
         )
     bound = ""
@@ -217,6 +221,7 @@ def print_front(front: Front, path: Path, console: Console) -> None:
     unit, names = front.constraint.unit, shown.columns[: shown.columns.get_loc(front.per_sample)]
     columns = [
         Column("cost, %", [f"{100 * share:.2f}" for share in shown["share"]]),
+        *_other_share(front.constraint, shown["cost"].tolist()),
         Column("per sample", [format_amount(cost, unit) for cost in shown[front.per_sample]]),
         Column(front.header, [f"{value:.6f}" for value in shown["value"]]),
         Column(front.proof_label, ["yes" if proved else "no" for proved in shown["proved"]]),
@@ -235,6 +240,15 @@ def print_front(front: Front, path: Path, console: Console) -> None:
     console.print(f"written: {path}", soft_wrap=True)
 
 
+def _other_share(constraint: Constraint, costs: Sequence[int]) -> list[Column]:
+    """Return the share with vision next to the decoder's, or the reverse, for costs in FLOPs."""
+    vision = constraint.vision
+    if vision is None:
+        return []
+    cells = [f"{100 * vision.other_share(cost, constraint.stock):.2f}" for cost in costs]
+    return [Column(f"{vision.other_words}, %", cells)]
+
+
 def _choice_column(name: str, values: pd.Series) -> Column:
     """Return a parameter as a column, or the policies' names, which are long."""
     named = name == "policy"
@@ -244,7 +258,9 @@ def _choice_column(name: str, values: pd.Series) -> Column:
 def _answer(answer: Answer, constraint: Constraint) -> str:
     """Return the answer of a run in one line."""
     measured = "KL not measured" if answer.kl is None else f"measured KL {answer.kl:.6f} nats"
-    return f"answer of the run: {answer.policy}, {constraint.describe(answer.cost)}, {measured}"
+    return (
+        f"answer of the run: {answer.policy}, {constraint.describe_both(answer.cost)}, {measured}"
+    )
 
 
 def print_scores(scores: Scores, console: Console) -> None:
@@ -302,11 +318,18 @@ def print_compared(frame: pd.DataFrame, console: Console) -> None:
         print_table(_by_budget("Rel. Avg., %", frame, kept), console)
     spent = [f"{row['kl']:.3f}, {100 * row['share']:.1f}" for row in rows]
     print_table(_by_budget("KL, nats; FLOPs, %", frame, spent), console)
+    if "prefill_share" in frame:
+        both = [f"{100 * row['share']:.1f}, {_share(row['prefill_share'])}" for row in rows]
+        print_table(_by_budget("FLOPs, %; with vision, %", frame, both), console)
     kept = [f"{100 * row['kv_share']:.1f}, {_count(row['evaluations'])}" for row in rows]
     print_table(_by_budget("KV, %; policies measured", frame, kept), console)
     tuned = frame[frame["setting"] != ""]
     if len(tuned):
         print_table(_by_budget("setting chosen", tuned, list(tuned["setting"])), console)
+
+
+def _share(share: float) -> str:
+    return "-" if pd.isna(share) else f"{100 * share:.1f}"
 
 
 def _count(number: float) -> str:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opsearch.costs.base import Cost
+from opsearch.costs.base import Cost, SampleSize, image_cost
 from opsearch.errors import ModelError
 from opsearch.evaluation.reducers.pool import Pool
 from opsearch.evaluation.reducers.resize import Resize
@@ -47,11 +47,14 @@ class Reduction:
         reducer: Name of the reducer.
         tokens: Maximum number of visual tokens per image.
         n_visual: Visual tokens of each reduced calibration sample.
+        image_flops: FLOPs of vision tower and projector for each of them, which fewer pixels lower;
+            empty if they are not known.
     """
 
     reducer: str
     tokens: int
     n_visual: tuple[int, ...]
+    image_flops: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,7 +78,13 @@ class Reduction:
         raw = json.loads(text)
         if "reducer" not in raw:
             return None
-        return cls(raw["reducer"], raw["tokens"], tuple(raw["n_visual"]))
+        flops = tuple(raw.get("image_flops", ()))  # earlier versions stored none
+        return cls(raw["reducer"], raw["tokens"], tuple(raw["n_visual"]), flops)
+
+    def sizes(self, n_other: Sequence[int]) -> list[SampleSize]:
+        """Return the sizes of the reduced samples, given their other tokens."""
+        flops = self.image_flops or [None] * len(self.n_visual)
+        return [SampleSize(*each) for each in zip(self.n_visual, n_other, flops, strict=True)]
 
 
 REDUCERS: dict[str, type[Any]] = {"pool": Pool, "resize": Resize}
@@ -94,7 +103,10 @@ def usable_reducers(config: Any, processor: Any) -> tuple[dict[str, Reducer], li
 
 
 def largest_reduction(
-    name: str, reducer: Reducer, samples: Sequence[Sample], fits: Callable[[Sequence[int]], bool]
+    name: str,
+    reducer: Reducer,
+    samples: Sequence[Sample],
+    fits: Callable[[Sequence[SampleSize]], bool],
 ) -> Reduction | None:
     """Find the largest number of tokens per image whose samples fit, by bisection.
 
@@ -102,7 +114,7 @@ def largest_reduction(
         name: Name of the reducer.
         reducer: The reducer.
         samples: Calibration samples.
-        fits: Returns True if the given visual tokens of each sample are within the budget.
+        fits: Returns True if samples of these sizes are within the budget.
 
     Returns:
         The reduction, None if even one token per image is too many.
@@ -111,15 +123,17 @@ def largest_reduction(
     best = None
     while low < high:
         tokens = (low + high + 1) // 2
-        n_visual = tuple(sample.n_visual for sample in reducer.reduced(samples, tokens))
-        if fits(n_visual):
-            low, best = tokens, Reduction(name, tokens, n_visual)
+        sizes = [sample.size for sample in reducer.reduced(samples, tokens)]
+        if fits(sizes):
+            n_visual = tuple(size.n_visual for size in sizes)
+            flops = tuple(size.image_flops for size in sizes if size.image_flops is not None)
+            known = flops if len(flops) == len(sizes) else ()
+            low, best = tokens, Reduction(name, tokens, n_visual, known)
         else:
             high = tokens - 1
     return best
 
 
-def reduction_cost(cost: Cost, n_visual: Sequence[int], samples: Sequence[Sample]) -> int:
-    """Return the cost of the original on samples with the given numbers of visual tokens."""
-    pairs = zip(n_visual, samples, strict=True)
-    return sum(cost.stock(n, sample.n_other) for n, sample in pairs)
+def reduction_cost(cost: Cost, sizes: Sequence[SampleSize]) -> int:
+    """Return the cost of the original on reduced samples."""
+    return image_cost(cost, sizes) + sum(cost.stock(each.n_visual, each.n_other) for each in sizes)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from opsearch.costs.base import SampleSize
 from opsearch.evaluation.answers import MAX_TOKENS, Answers, answer_as
 from opsearch.evaluation.contenders import MethodKey, budget_limit
 from opsearch.evaluation.reducers import (
@@ -51,8 +52,8 @@ def fitted_reductions(
     """Return each reducer with the largest number of tokens within a budget."""
     cost, limit, _ = budget_limit(budget, prepared)
 
-    def fits(n_visual: Sequence[int]) -> bool:
-        return reduction_cost(cost, n_visual, prepared.calibration) <= limit
+    def fits(sizes: Sequence[SampleSize]) -> bool:
+        return reduction_cost(cost, sizes) <= limit
 
     found = {}
     for name, reducer in reducers.items():

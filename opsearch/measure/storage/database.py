@@ -11,7 +11,7 @@ from pathlib import Path
 from opsearch.errors import RunFolderError
 
 _APPLICATION_ID = 0x6F707372
-_FORMAT = 7
+_FORMAT = 8
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS context (
   id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, facts TEXT NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS sample (
   context INTEGER NOT NULL REFERENCES context, split TEXT NOT NULL, place INTEGER NOT NULL,
   item TEXT NOT NULL, name TEXT NOT NULL, family TEXT NOT NULL,
   n_visual INTEGER NOT NULL, n_other INTEGER NOT NULL, content TEXT NOT NULL,
-  result TEXT NOT NULL DEFAULT '',
+  result TEXT NOT NULL DEFAULT '', image_flops INTEGER,
   PRIMARY KEY (context, result, split, place)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (
@@ -144,11 +144,13 @@ def _upgrade(db: sqlite3.Connection) -> None:
     """Add what the tables of earlier formats lack; only the first process finds something to add.
 
     Up to format 3 a sample had one digest, of its content, which was also the key of its numbers,
-    and answers had no lengths.
+    and answers had no lengths. Up to format 7 the FLOPs of images were not stored.
     """
     if "content" not in (_columns(db, "sample") or {"content"}):
         db.execute("ALTER TABLE sample ADD COLUMN content TEXT NOT NULL DEFAULT ''")
         db.execute("UPDATE sample SET content=item")
+    if "image_flops" not in (_columns(db, "sample") or {"image_flops"}):
+        db.execute("ALTER TABLE sample ADD COLUMN image_flops INTEGER")
     for column in {"tokens", "cut"} - (_columns(db, "answer") or {"tokens", "cut"}):
         db.execute(f"ALTER TABLE answer ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from opsearch.costs.base import SampleSize
+
 CALIBRATION, HELD_OUT = "calibration", "held-out"
 COMPARED, COMPARED_CALIBRATION = "compared", "compared calibration"
 BEGUN = "begun"
@@ -96,6 +98,7 @@ class StoredSample:
         n_visual: Visual tokens.
         n_other: All other tokens of the prompt.
         content: Digest of its question and images.
+        image_flops: FLOPs of vision tower and projector; None if they are not known.
     """
 
     item: str
@@ -104,3 +107,9 @@ class StoredSample:
     n_visual: int
     n_other: int
     content: str
+    image_flops: int | None = None
+
+    @property
+    def size(self) -> SampleSize:
+        """Sizes on which costs depend."""
+        return SampleSize(self.n_visual, self.n_other, self.image_flops)

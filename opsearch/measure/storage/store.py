@@ -329,7 +329,7 @@ class Store:
         if result == self.result:
             return
         splits, of_search = (CALIBRATION, HELD_OUT), "split IN (?,?)"
-        columns = "split, place, item, name, family, n_visual, n_other, content"
+        columns = "split, place, item, name, family, n_visual, n_other, content, image_flops"
         with explained(self.path), transaction(self._db):
             self._db.execute(
                 f"DELETE FROM sample WHERE result=? AND {of_search}", (result, *splits)
@@ -387,7 +387,7 @@ class Store:
     def samples(self, split: str) -> list[StoredSample]:
         """Return the samples of a split, in order."""
         query = (
-            "SELECT item, name, family, n_visual, n_other, content FROM sample "
+            "SELECT item, name, family, n_visual, n_other, content, image_flops FROM sample "
             "WHERE context=? AND result=? AND split=? ORDER BY place"
         )
         with explained(self.path):
@@ -396,8 +396,8 @@ class Store:
     def all_samples(self) -> list[tuple[str | None, StoredSample]]:
         """Return the samples of all results with their splits; None for those of others."""
         query = (
-            "SELECT result, split, item, name, family, n_visual, n_other, content FROM sample "
-            "WHERE context=? ORDER BY result, split, place"
+            "SELECT result, split, item, name, family, n_visual, n_other, content, image_flops "
+            "FROM sample WHERE context=? ORDER BY result, split, place"
         )
         with explained(self.path):
             rows = self._db.execute(query, (self._context,)).fetchall()
@@ -411,7 +411,9 @@ class Store:
         # In all contexts, because a result is found in one: that of its last search.
         self._db.execute("DELETE FROM sample WHERE result=? AND split=?", (self.result, split))
         columns = "context, result, split, place, item, name, family, n_visual, n_other, content"
-        self._db.executemany(f"INSERT INTO sample ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+        self._db.executemany(
+            f"INSERT INTO sample ({columns}, image_flops) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
+        )
 
     @property
     def _own(self) -> tuple[int, str]:

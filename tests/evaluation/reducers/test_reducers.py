@@ -155,11 +155,13 @@ def test_the_largest_reduction_that_fits(demo):
 
     def fits(left):
         asked.append(left)
-        return sum(left) <= 3 * 37
+        return sum(size.n_visual for size in left) <= 3 * 37
 
     found = largest_reduction("pool", pool, samples, fits)
     assert found.n_visual == (36, 36, 36)  # 6 x 6; 7 x 6 are too many
     assert len(asked) < 10
+    assert found.image_flops == tuple(sample.image_flops for sample in samples)
+    assert found.sizes([5, 6, 7]) == [(36, n, samples[0].image_flops) for n in (5, 6, 7)]
     assert largest_reduction("pool", pool, samples, lambda left: False) is None
     assert Reduction.parse(found.text) == found
     assert Reduction.parse(json.dumps({"counts": []})) is None
