@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from opsearch.costs.base import SampleSize
+from opsearch.costs.checkpoints import known_image_flops
 from opsearch.costs.shape import known_checkpoint
 from opsearch.formatting import format_duration
 from opsearch.measure.layout import Layout
@@ -89,8 +91,9 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     settings = resolve(config, shape.layers, RankerSpec("cls"))
     if config.ranker:
         check_nested(settings.space, settings.space_settings.ranker)
-    pairs = [(n_visual, _HEAD + _TAIL)] * config.drawn_samples
-    constraints = make_constraints(settings.budgets, shape, settings.space, pairs)
+    images = known_image_flops(checkpoint.hub_id)
+    sizes = [SampleSize(n_visual, _HEAD + _TAIL, images)] * config.drawn_samples
+    constraints = make_constraints(settings.budgets, shape, settings.space, sizes)
     check_budget(settings.space, constraints)
     tail = _TAIL + settings.positions - 1
     layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
