@@ -15,6 +15,7 @@ from benchmarks.cpu_latency import cpu_latency
 from benchmarks.descent import descent_step
 from benchmarks.engine import engine
 from benchmarks.engine_share import engine_share
+from benchmarks.family_latency import family_latency
 from benchmarks.fingerprint import fingerprint_speed
 from benchmarks.fronts import fronts
 from benchmarks.gpu_engine import gpu_engine
@@ -47,6 +48,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "scaling": lambda tiny, limit: scaling(),
     "gpu-latency": gpu_latency,
     "cpu-latency": lambda tiny, limit: cpu_latency(tiny),
+    "family-latency": lambda tiny, limit: family_latency(tiny),
     "fingerprint": lambda tiny, limit: fingerprint_speed(tiny),
     "racing": lambda tiny, limit: _racing(tiny),
     "rankers": lambda tiny, limit: rankers(tiny),

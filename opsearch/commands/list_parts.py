@@ -63,17 +63,14 @@ def _parts() -> dict[str, dict[str, str]]:
 
 def _models() -> dict[str, str]:
     from opsearch.costs.checkpoints import PREFILLS
-    from opsearch.costs.shape import CHECKPOINTS
 
     models = {"demo": "the embedded model"}
-    searched = {checkpoint.hub_id for checkpoint in CHECKPOINTS.values()}
     for known in PREFILLS.values():
         floor, whole = 100 * known.text_only_floor, 100 * known.whole_floor
         models[known.hub_id] = (
             f"{known.shape.layers} layers x {known.shape.hidden}, {known.visual_tokens} visual "
             f"tokens, text-only floor {floor:.1f}% ({whole:.1f}% with vision), tower "
             f"{100 * known.tower_share:.1f}% of the prefill"
-            f"{'' if known.hub_id in searched else '; cost only, not for --shape'}"
         )
     return models
 

@@ -125,6 +125,27 @@ _QWEN_7B = Shape(
 )
 
 
+_QWEN3_8B = Shape(
+    layers=36, hidden=4096, intermediate=12288, heads=32, kv_heads=8, head_dim=128, vocab=151936
+)
+_QWEN3_VL_4B = replace(_QWEN3_8B, hidden=2560, intermediate=9728)
+_SMOLLM2 = Shape(
+    layers=24, hidden=2048, intermediate=8192, heads=32, kv_heads=32, head_dim=64, vocab=49280
+)
+_GEMMA3_4B = Shape(
+    layers=34, hidden=2560, intermediate=10240, heads=8, kv_heads=4, head_dim=256, vocab=262208
+)
+_GEMMA3_12B = Shape(
+    layers=48, hidden=3840, intermediate=15360, heads=16, kv_heads=8, head_dim=256, vocab=262208
+)
+_MISTRAL = Shape(
+    layers=40, hidden=5120, intermediate=32768, heads=32, kv_heads=8, head_dim=128, vocab=131072
+)
+_GLM4 = Shape(
+    layers=40, hidden=4096, intermediate=13696, heads=32, kv_heads=2, head_dim=128, vocab=151552
+)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A published checkpoint: its decoder, and a typical prompt.
@@ -146,9 +167,9 @@ class Checkpoint:
     other_tokens: int = 65
 
 
-# Visual tokens are the fixed number of LLaVA-1.5, all tiles of LLaVA-NeXT, and the published
-# numbers at 896 x 896 of the others, for LLaVA-OneVision nine tiles, 81 newlines and the whole
-# image.
+# Visual tokens are the fixed number of LLaVA-1.5 and Gemma 3, all tiles of LLaVA-NeXT, and the
+# published numbers at 896 x 896 of the others, for LLaVA-OneVision nine tiles, 81 newlines and the
+# whole image, for SmolVLM2 the 17 tiles of a square image.
 CHECKPOINTS: dict[str, Checkpoint] = {
     "llava-1.5-7b": Checkpoint(
         hub_id="llava-hf/llava-1.5-7b-hf",
@@ -199,6 +220,73 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         visual_tokens=7371,
         family="llava_onevision",
         positions=32_768,
+    ),
+    "qwen2-vl-7b": Checkpoint(
+        hub_id="Qwen/Qwen2-VL-7B-Instruct",
+        shape=_QWEN_7B,
+        visual_tokens=1280,
+        family="qwen2_vl",
+        positions=32_768,
+        other_tokens=45,
+    ),
+    "qwen3-vl-4b": Checkpoint(
+        hub_id="Qwen/Qwen3-VL-4B-Instruct",
+        shape=_QWEN3_VL_4B,
+        visual_tokens=784,
+        family="qwen3_vl",
+        positions=262_144,
+        other_tokens=45,
+    ),
+    "qwen3-vl-8b": Checkpoint(
+        hub_id="Qwen/Qwen3-VL-8B-Instruct",
+        shape=_QWEN3_8B,
+        visual_tokens=784,
+        family="qwen3_vl",
+        positions=262_144,
+        other_tokens=45,
+    ),
+    "internvl3.5-8b": Checkpoint(
+        hub_id="OpenGVLab/InternVL3_5-8B-HF",
+        shape=_QWEN3_8B,
+        visual_tokens=1280,
+        family="internvl",
+        positions=40_960,
+    ),
+    "smolvlm2-2.2b": Checkpoint(
+        hub_id="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        shape=_SMOLLM2,
+        visual_tokens=1377,
+        family="smolvlm",
+        positions=8192,
+    ),
+    "gemma-3-4b": Checkpoint(
+        hub_id="google/gemma-3-4b-it",
+        shape=_GEMMA3_4B,
+        visual_tokens=256,
+        family="gemma3",
+        positions=131_072,
+    ),
+    "gemma-3-12b": Checkpoint(
+        hub_id="google/gemma-3-12b-it",
+        shape=_GEMMA3_12B,
+        visual_tokens=256,
+        family="gemma3",
+        positions=131_072,
+    ),
+    "mistral-small-3.1-24b": Checkpoint(
+        hub_id="mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+        shape=_MISTRAL,
+        visual_tokens=1024,
+        family="mistral3",
+        positions=131_072,
+    ),
+    "glm-4.1v-9b": Checkpoint(
+        hub_id="zai-org/GLM-4.1V-9B-Thinking",
+        shape=_GLM4,
+        visual_tokens=1024,
+        family="glm4v",
+        positions=65_536,
+        other_tokens=45,
     ),
 }
 """Checkpoints by the names that `--shape` takes."""

@@ -68,6 +68,14 @@ def test_cpu_latency():
         assert 0 < low <= high
 
 
+def test_family_latency():
+    _machine, *measured = rows("family-latency")
+    found = {(row["family"], row["rule"], row["budget"]) for row in measured}
+    assert {family for family, *_ in found} == {"qwen3_vl", "smolvlm", "gemma3"}
+    assert len(found) == len(measured)
+    assert all(row["flop_ratio"] <= row["budget"] for row in measured)
+
+
 def test_latency_table():
     fitted, *measured, together = rows("latency-table")
     assert fitted["fitted_in_s"] > 0
