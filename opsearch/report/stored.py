@@ -17,7 +17,7 @@ from opsearch.analysis.measured import Measured
 from opsearch.errors import RunFolderError
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
-from opsearch.problem.constraint import Constraint
+from opsearch.problem.constraint import Constraint, Vision
 from opsearch.problem.spaces.base import Space
 from opsearch.runs.config import RunConfig
 from opsearch.runs.environment import load_environment
@@ -133,6 +133,7 @@ def solution_record(folder: RunFolder) -> dict[str, Any]:
 
 def _constraints(folder: RunFolder, record: dict[str, Any]) -> tuple[Constraint, ...]:
     try:
+        vision = record.get("vision", {})  # earlier versions counted no images
         return tuple(
             Constraint(
                 name=name,
@@ -142,6 +143,7 @@ def _constraints(folder: RunFolder, record: dict[str, Any]) -> tuple[Constraint,
                 stock=record["stock"][name],
                 samples=record["samples"],
                 timed=registry.lookup("costs", name).timed,
+                vision=Vision(**vision[name]) if name in vision else None,
             )
             for name, limit in record["limits"].items()
         )

@@ -107,6 +107,11 @@ def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[s
         "limits": {c.name: c.limit for c in problem.constraints},
         "stock": {c.name: c.stock for c in problem.constraints},
         "units": {c.name: c.unit for c in problem.constraints},
+        "vision": {
+            c.name: dataclasses.asdict(c.vision)
+            for c in problem.constraints
+            if c.vision is not None
+        },
         "bound": solution.bound,
         "gap": solution.gap,
         "error_bound": solution.error_bound,
