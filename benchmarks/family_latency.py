@@ -1,7 +1,7 @@
 """Suite `family-latency`: prefill time against FLOPs in families of other structure, on a CPU.
 
-Decoders as deep as those of Qwen3-VL-8B, SmolVLM2-2.2B and Gemma 3 4B, of an eighth, a quarter and a
-fifth of their widths, with random float32 weights, on the prompt of a typical image, batch 1.
+Decoders as deep as those of Qwen3-VL-8B, SmolVLM2-2.2B and Gemma 3 4B, of an eighth, a quarter and
+a fifth of their widths, with random float32 weights, on the prompt of a typical image, batch 1.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ from benchmarks.cpu_latency import SHAPE
 from benchmarks.measuring import free_memory, versions
 from benchmarks.rows import BenchmarkRow
 from opsearch.costs.shape import CHECKPOINTS, Shape
-from opsearch.models.families import family_for
+from opsearch.models.decoder import Decoder
 from opsearch.models.pruned.plan import BatchReranking, Plan, PlanInputs
 from opsearch.models.pruned.ranking import decoder_scores
+from opsearch.models.supported import check_supported
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import DECODER_RANKERS, RANKERS, make_decoder_ranker, make_ranker
 from opsearch.rankers.base import Prompt, ranking_from_scores
@@ -103,7 +104,7 @@ def _decoder_ranking(model: Any, name: str, prompt: Prompt) -> Callable[[], Tens
     It reads the embeddings and returns ranks, int64[B, S]. It covers a layer's projection of
     queries and keys for the ranker, its scores, and the new order of all visual tokens.
     """
-    decoder = model.get_submodule(family_for(model.config.model_type).decoder)
+    decoder = Decoder.of(model, check_supported(model))
     candidates = np.array(prompt.n_visual, np.int64)
     counts = np.tile(candidates[:, None, None], (1, len(decoder.layers), 3))
     plan = Plan(PlanInputs(prompt, torch.where(prompt.visual, 0, -1), counts, {}))
@@ -111,12 +112,11 @@ def _decoder_ranking(model: Any, name: str, prompt: Prompt) -> Callable[[], Tens
     assert prompt.embeds is not None
     stream = prompt.embeds[prompt.real].to(model.dtype)
     positions = torch.arange(prompt.visual.shape[1], device=stream.device)[None]
-    rotary = decoder.rotary_emb(stream, positions)
+    layer, rows = decoder.layers[0], plan.arriving(0)
+    rotary = decoder.rotary(stream, positions)[layer.kind]
 
     def order() -> Tensor:
-        scores = decoder_scores(
-            decoder.layers[0], plan, reranking, stream, plan.arriving(0), rotary
-        )
+        scores = decoder_scores(layer, plan, reranking, stream, rows, rotary, None)
         return ranking_from_scores(scores, prompt.visual)
 
     return order

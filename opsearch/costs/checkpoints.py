@@ -122,7 +122,7 @@ def _gemma(name: str) -> KnownPrefill:
     return _of(name, replace(_SIGLIP, merge=4, projector=projector), (1, 64, 64))
 
 
-# Typical images are those of CHECKPOINTS; the 1,280 tokens of Qwen2.5-VL are an image of 896 x 1120.
+# Typical images are those of CHECKPOINTS; Qwen2.5-VL's 1,280 tokens are an image of 896 x 1120.
 PREFILLS: dict[str, KnownPrefill] = {
     "llava-1.5-7b": _of("llava-1.5-7b", _projected(_CLIP_LARGE, 4096), (1, 24, 24)),
     "llava-1.5-13b": _of("llava-1.5-13b", _projected(_CLIP_LARGE, 5120), (1, 24, 24)),

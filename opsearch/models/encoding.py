@@ -159,7 +159,10 @@ def _tokenize(processor: Any, prompt: str, images: Sequence[Any]) -> dict[str, T
     extra["verbose"] = False  # no warning of long prompts: `encode` gives a note
     # A nested list, because LLaVA-OneVision tiles several images of one prompt differently.
     nested = [list(images)] if images else None
-    return dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))
+    inputs = dict(processor(text=[prompt], images=nested, return_tensors="pt", **extra))
+    # PaliGemma's processor adds labels, whose loss needs the logits of all rows.
+    inputs.pop("labels", None)
+    return inputs
 
 
 def _encode_plainly(processor: Any, images: Sequence[Any]) -> None:

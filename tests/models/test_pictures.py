@@ -55,11 +55,12 @@ def item(*images, question="what is it"):
 
 
 def stock(processor, *images):
-    """The processor's inputs for images as they are."""
+    """The processor's inputs for images as they are, without labels for a loss."""
     prompt = prompt_text(processor, item(*images))
-    return processor(
+    inputs = processor(
         text=[prompt], images=[list(images)], return_tensors="pt", add_special_tokens=False
     )
+    return {name: tensor for name, tensor in inputs.items() if name != "labels"}
 
 
 def assert_as_stock(model, source, opened):

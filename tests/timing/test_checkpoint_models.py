@@ -24,7 +24,7 @@ def test_the_decoder_is_that_of_the_checkpoint(name):
     assert Shape.from_config(model.config) == shape
     layer = model.get_submodule(family_for(CHECKPOINTS[name].family).decoder).layers[-1]
     assert layer.self_attn.k_proj.weight.shape == (shape.kv_width, shape.hidden)
-    assert layer.mlp.up_proj.weight.shape == (shape.intermediate, shape.hidden)
+    assert layer.mlp.down_proj.weight.shape == (shape.hidden, shape.intermediate)
     assert model.lm_head.weight.shape == (shape.vocab, shape.hidden)
 
 
