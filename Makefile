@@ -28,7 +28,7 @@ test-lowest: .venv-lowest/ready
 # Families whose processors need torchvision.
 test-vision: .venv-vision/ready
 	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers \
-	  tests/models/test_pictures.py $(ARGS)
+	  tests/models/test_pictures.py tests/models/test_digests.py $(ARGS)
 
 # Evaluation with lmms-eval (only the packages that our tasks and wrappers import), accelerate and two
 # quantisers; then the wrappers that need torchvision.
@@ -56,7 +56,8 @@ clean:
 # A second environment on top of the first, whose packages it also sees. BARE packages are installed
 # without their dependencies: all of lmms-eval is 139 packages.
 .venv-lowest/ready: PACKAGES = transformers==5.10.4
-.venv-vision/ready: PACKAGES = "$$(grep '^torchvision==' constraints.txt)"
+# SmolVLM's processor imports num2words (LGPL, so it is no dependency of the package).
+.venv-vision/ready: PACKAGES = $$(grep -E '^(torchvision|num2words|docopt)==' constraints.txt)
 .venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate torchao compressed-tensors \
   tenacity evaluate sacrebleu pytz decord
 .venv-lmms/ready: BARE = $$(grep -E '^(lmms_eval|qwen-vl-utils)==' constraints.txt)

@@ -13,11 +13,10 @@ from opsearch.commands.cli import call
 from opsearch.data.files import load_jsonl
 from opsearch.models.encoding import batch_inputs, batches, encode
 from opsearch.models.loading import load_config, load_processor, load_weights
-from tests.support.families import FAMILIES, tiles
+from tests.support.families import FAMILIES, WITH_PROCESSOR, tiles
 from tests.support.families.folder import save, tokenizer
 from tests.support.messages import naming
 
-WITHOUT_TORCHVISION = ("llava", "llava_next", "vipllava")
 SIZES = [(24, 13), (24, 12), (24, 24), (12, 24)]  # width and height
 TILED = {(w, h): tiles.CUTS[h, w].tokens for w, h in SIZES}
 # Visual tokens of a picture by the processor's own rules, then of the first and the third together.
@@ -45,15 +44,7 @@ TOKENS = {
 }
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(
-            name,
-            marks=() if name in WITHOUT_TORCHVISION else pytest.mark.requires_torchvision,
-        )
-        for name in FAMILIES
-    ]
-)
+@pytest.fixture(params=WITH_PROCESSOR)
 def family(request):
     return request.param
 

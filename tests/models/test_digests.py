@@ -27,9 +27,8 @@ from opsearch.data.item import Item
 from opsearch.models.digests import processor_digest, settings_digest, tensor_digest
 from opsearch.models.encoding import encode, sample_digest
 from opsearch.models.loading import load_config, load_processor
-from tests.support.families import FAMILIES, built, folder
+from tests.support.families import FAMILIES, PILLOW_ONLY, WITH_PROCESSOR, built, folder
 
-AVAILABLE = ("llava", "llava_next", "vipllava")  # without torchvision
 ITEM = Item("a", "what colour is it", ("red",), (Image.radial_gradient("L").resize((48, 31)),))
 
 
@@ -42,12 +41,6 @@ def processor(name):
 
 def config(name):
     return load_config("demo") if name == "demo" else built(name, 3).config
-
-
-def needs_torchvision(names):
-    """Return names of families, those of which the processor needs torchvision marked so."""
-    mark = pytest.mark.requires_torchvision
-    return [name if name in AVAILABLE else pytest.param(name, marks=mark) for name in names]
 
 
 ALL_DIGESTS = """
@@ -63,7 +56,7 @@ print(json.dumps(digests | {"demo": processor_digest(load_processor(sys.argv[1])
 def test_equal_processors_have_equal_digests_in_every_process_and_folder(tmp_path):
     copied = shutil.copytree(MODEL_DIR, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    known = [*FAMILIES] if find_spec("torchvision") else [*AVAILABLE]
+    known = [*FAMILIES] if find_spec("torchvision") else [*PILLOW_ONLY]
     command = [sys.executable, "-c", ALL_DIGESTS, str(copied), *known]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     here = {name: processor_digest(processor(name)) for name in (*known, "demo")}
@@ -95,7 +88,7 @@ def encoded(part, name):
     return encode([ITEM], part, config(name))[0]
 
 
-@pytest.mark.parametrize("name", [*needs_torchvision(FAMILIES), "demo"])
+@pytest.mark.parametrize("name", [*WITH_PROCESSOR, "demo"])
 def test_no_attribute_changes_a_tensor_and_not_the_digests(name):
     """Every attribute of processor, image processor and tokenizer is tried."""
     stock = processor(name)

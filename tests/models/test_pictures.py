@@ -15,27 +15,18 @@ from opsearch.data.pictures import EncodedImage
 from opsearch.errors import DataError
 from opsearch.models.encoding import encode, prompt_text
 from opsearch.models.loading import load_config, load_processor
-from tests.support.families import FAMILIES, built
+from tests.support.families import FAMILIES, WITH_PROCESSOR, built
 from tests.support.families.folder import template, tokenizer
 from tests.support.messages import naming, refuses
 from tests.support.pictures import CLEAR, FORMATS, MODES, encoded, picture
 
 # Of Pillow, where a processor converts a palette whose transparency it ignores.
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-PILLOW_ONLY = ("llava", "llava_next", "vipllava")
 
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "demo",
-        *(
-            pytest.param(
-                name, marks=() if name in PILLOW_ONLY else pytest.mark.requires_torchvision
-            )
-            for name in FAMILIES
-        ),
-    ],
+    params=["demo", *WITH_PROCESSOR],
 )
 def model(request):
     """Processor and config of the embedded model or of a tiny one."""

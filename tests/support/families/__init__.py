@@ -82,6 +82,23 @@ EACH = [
     for name in FAMILIES
 ]
 
+# Families whose processor works without torchvision.
+PILLOW_ONLY = ("llava", "llava_next", "vipllava")
+# Families whose processor gives numpy a tensor to copy; torch does not know numpy's new argument.
+COPIES = ("glm46v", "glm4v", "paligemma")
+_COPIED = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def _with_processor(name):
+    """Return a family as a parameter of tests that call its processor."""
+    marks = () if name in PILLOW_ONLY else (pytest.mark.requires_torchvision,)
+    return pytest.param(name, marks=(*marks, _COPIED) if name in COPIES else marks, id=name)
+
+
+WITH_PROCESSOR = [_with_processor(name) for name in FAMILIES]
+
 
 @cache
 def built(name, layers, attention="sdpa"):
