@@ -25,10 +25,13 @@ test-slow: .venv/ready
 test-lowest: .venv-lowest/ready
 	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure $(ARGS)
 
-# Families whose processors need torchvision.
+# Families whose processors need torchvision; then the family whose vision tower needs timm.
 test-vision: .venv-vision/ready
 	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/test_examples.py tests/evaluation/reducers \
 	  tests/models/test_pictures.py tests/models/test_digests.py $(ARGS)
+	$(VISION)/python -m $(PYTEST) -m "slow or not slow" -k "perception_lm or page" tests/models/test_families_page.py tests/models/test_reference.py \
+	  tests/models/test_families.py tests/models/test_family_answers.py tests/models/test_executed_flops.py \
+	  tests/measure/test_engine_families.py $(ARGS)
 
 # Evaluation with lmms-eval (only the packages that our tasks and wrappers import), accelerate and two
 # quantisers; then the wrappers that need torchvision.
@@ -56,8 +59,9 @@ clean:
 # A second environment on top of the first, whose packages it also sees. BARE packages are installed
 # without their dependencies: all of lmms-eval is 139 packages.
 .venv-lowest/ready: PACKAGES = transformers==5.10.4
-# SmolVLM's processor imports num2words (LGPL, so it is no dependency of the package).
-.venv-vision/ready: PACKAGES = $$(grep -E '^(torchvision|num2words|docopt)==' constraints.txt)
+# SmolVLM's processor imports num2words (LGPL, so it is no dependency of the package), and the vision
+# tower of Perception LM is built by timm.
+.venv-vision/ready: PACKAGES = $$(grep -E '^(torchvision|num2words|docopt|timm)==' constraints.txt)
 .venv-lmms/ready: PACKAGES = -c constraints.txt loguru datasets accelerate torchao compressed-tensors \
   tenacity evaluate sacrebleu pytz decord
 .venv-lmms/ready: BARE = $$(grep -E '^(lmms_eval|qwen-vl-utils)==' constraints.txt)

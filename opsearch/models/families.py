@@ -329,6 +329,14 @@ FAMILIES = {
             checkpoints=("thisisiron/Ovis2-2B-hf",),
             special="embeddings of their own around images",
         ),
+        # The [CLS] token of its tower is left out, and timm returns no attention.
+        ModelFamily(
+            "perception_lm",
+            _UNIFORM,
+            visual_tokens=_IMAGE_AND_VIDEO,
+            checkpoints=("facebook/Perception-LM-1B", "facebook/Perception-LM-8B"),
+            special="tiles of a tower of timm; videos",
+        ),
     )
 }
 

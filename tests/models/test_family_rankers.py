@@ -5,7 +5,6 @@ import torch
 from transformers import GenerationMixin
 
 from opsearch.errors import ModelError
-from opsearch.models.families import FAMILIES as SUPPORTED
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
@@ -24,9 +23,9 @@ OF_CLS = ("cls", "visionzip", "vispruner")
 
 def usable():
     """Yield each family with each ranker that reads images and works there."""
-    for name, family in SUPPORTED.items():
+    for name in FAMILIES:
         yield name, "divprune"
-        yield from ((name, ranker) for ranker in OF_CLS[1:] if family.capture_tower)
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if family_for(name).capture_tower)
 
 
 every_usable = pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def visual_features(model, inputs):
         if pixels not in inputs:
             continue
         given = {name: inputs[name] for name in names if name in inputs}
-        encode = getattr(model.model, f"get_{kind}_features")
+        encode = getattr(model.model, f"get_{kind}_features", model.model.get_image_features)
         output = encode(inputs[pixels], **given, return_dict=True)
         parts = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
         found += [torch.zeros_like(found[0]) for _ in parts[len(found) :]]

@@ -14,9 +14,11 @@ A family is a module with
 Families with videos also have
     VIDEO: all tokens of a video in a prompt;
     video_pixels(number, ids, generator): model inputs for so many of these videos.
+Families whose vision tower needs a package that is not installed are left out.
 """
 
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 
@@ -35,6 +37,7 @@ from tests.support.families import (
     mistral3,
     ovis2,
     paligemma,
+    perception_lm,
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
@@ -43,7 +46,7 @@ from tests.support.families import (
     vipllava,
 )
 
-FAMILIES = {
+_EVERY = {
     "aya_vision": aya_vision,
     "cohere2_vision": cohere2_vision,
     "gemma3": gemma3,
@@ -58,12 +61,18 @@ FAMILIES = {
     "mistral3": mistral3,
     "ovis2": ovis2,
     "paligemma": paligemma,
+    "perception_lm": perception_lm,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen2_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
     "qwen3_vl_moe": qwen3_vl_moe,
     "smolvlm": smolvlm,
     "vipllava": vipllava,
+}
+# The package that a vision tower comes from.
+NEEDED = {"perception_lm": "timm"}
+FAMILIES = {
+    name: family for name, family in _EVERY.items() if name not in NEEDED or find_spec(NEEDED[name])
 }
 
 # Families of which each differs from the others in what a policy must know; the rest are slow.
