@@ -58,12 +58,16 @@ class Sample:
         """Sizes on which costs depend."""
         return SampleSize(self.n_visual, self.n_other, self.image_flops)
 
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """All inputs that have no entry per position."""
+        shape = self.inputs["input_ids"].shape
+        return {name: each for name, each in self.inputs.items() if each.shape != shape}
+
     @cached_property
     def images_digest(self) -> str:
         """SHA-256 of all inputs that have no entry per position."""
-        shape = self.inputs["input_ids"].shape
-        images = {name: each for name, each in self.inputs.items() if each.shape != shape}
-        return settings_digest(images)
+        return settings_digest(self.images)
 
 
 def sample_digest(inputs: Mapping[str, Tensor], item: Item) -> str:
@@ -173,8 +177,20 @@ def _encode_plainly(processor: Any, images: Sequence[Any]) -> None:
 
 def batch_inputs(samples: Sequence[Sample], device: Any) -> dict[str, Tensor]:
     """Return the inputs of samples of equal shape, stacked along the batch."""
-    names = samples[0].inputs
-    return {name: _stack([s.inputs[name] for s in samples]).to(device) for name in names}
+    stack = _stack if len(samples[0].images) > 1 else _stack_tiles
+    inputs = {name: [sample.inputs[name] for sample in samples] for name in samples[0].inputs}
+    return {name: stack(each).to(device) for name, each in inputs.items()}
+
+
+def _stack_tiles(inputs: Sequence[Tensor]) -> Tensor:
+    """Concatenate one input of several samples whose model reads every tile that it is given.
+
+    Images [images, tiles, 3, height, width] of different numbers of tiles become images of one tile
+    each, as Perception LM has no input that tells tiles from padding.
+    """
+    if inputs[0].ndim == 5 and len({each.shape[1] for each in inputs}) > 1:
+        inputs = [each.flatten(0, 1)[:, None] for each in inputs]
+    return _stack(inputs)
 
 
 def _stack(inputs: Sequence[Tensor]) -> Tensor:

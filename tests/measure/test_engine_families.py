@@ -113,3 +113,25 @@ def test_samples_of_one_shape_stack(model, samples):
     together = model(**batch_inputs([first, third], "cpu")).logits
     for logits, sample in zip(together, (first, third), strict=True):
         torch.testing.assert_close(logits, model(**sample.inputs).logits[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif("perception_lm" not in FAMILIES, reason="its vision tower comes from timm")
+def test_one_image_and_two_of_equal_tiles_of_perception_lm(tmp_path):
+    """No input of the model tells the tiles of an image from padding."""
+    model = FAMILIES["perception_lm"].model(LAYERS)
+    samples = [encoded(model, tiled(numbers)) for numbers in ([4], [2, 2])]
+    assert len({sample.shape for sample in samples}) == 1
+    policies = [with_rankers_of(family_for("perception_lm"))[label] for label in LABELS]
+    with Store(tmp_path / "measurements.db", {}) as store:
+        found = Engine(model, store).measure(policies, samples)
+    wanted = [[alone(model, policy, each, 1) for each in samples] for policy in policies]
+    assert np.abs(found - wanted).max() <= TOLERANCE
+
+
+def tiled(numbers):
+    """Return a prompt with images of equal numbers of tiles."""
+    family, generator = FAMILIES["perception_lm"], torch.Generator().manual_seed(len(numbers))
+    ids = torch.tensor([[7, 8, *[tiny.IMAGE] * family.TOKENS * sum(numbers), 9, 10, 11]])
+    shape = len(numbers), numbers[0], 3, family.TILE, family.TILE
+    pixels = torch.randn(shape, generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
