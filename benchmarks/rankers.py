@@ -144,6 +144,8 @@ def _prompt(tiles: int, size: int, shape: Shape, device: torch.device) -> Prompt
     captured = {
         "cls_attention": random(n_visual),
         "vision_features": random(n_visual, _VISION_WIDTH),
+        "received_attention:0.5": random(n_visual),
+        "previous_frame": torch.zeros(n_visual, dtype=torch.int64),
         "tiles": torch.arange(n_visual) // size,
     }
     embeds = random(1, length, shape.hidden)

@@ -74,6 +74,13 @@ def _vispruner_knobs(layers: int) -> Mapping[str, PolicyMaker]:
     return {f"important={share}": _ranked_by(spec) for share, spec in specs.items()}
 
 
+def _received_knobs(layers: int) -> Mapping[str, PolicyMaker]:
+    """Return shares of the vision tower's depth; the paper chooses a layer for each tower."""
+    specs = {share: RankerSpec("received", (("layer", share),)) for share in (0.25, 0.75, 1.0)}
+    specs[0.5] = RankerSpec("received")
+    return {f"layer={share}": _ranked_by(spec) for share, spec in sorted(specs.items())}
+
+
 def _vispco(k: int) -> PolicyMaker:
     return lambda layers, share, ranker: builders.vispco(layers, k, share, ranker)
 
@@ -126,6 +133,13 @@ BASELINES: dict[str, Baseline] = {
         "divprune",
         "DivPrune; published: 0.098 of the tokens.",
         _TOKENS.format(share="0.098", ranker="divprune"),
+    ),
+    "tokens received": replace(
+        reduction(
+            "received",
+            "Tokens that the patches of a vision layer attend to most, HiPrune's score.",
+        ),
+        knobs=_received_knobs,
     ),
     "tokens visionzip": reduction(
         "visionzip",

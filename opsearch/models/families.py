@@ -21,19 +21,27 @@ from opsearch import registry
 from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError, OpsearchError, echo
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
+from opsearch.models.handles import Handle, Store
+from opsearch.models.packed_patches import capture_packed_patches
+from opsearch.models.patch_sequences import capture_patch_sequence
+from opsearch.models.tower_attention import received_unsupported_reason
 from opsearch.models.vision import (
     TOWER_NEEDS,
     Capture,
-    Handle,
-    Store,
     capture_merged_patches,
-    capture_packed_patches,
     capture_patches,
     cls_unsupported_reason,
 )
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import known_ranker
-from opsearch.rankers.base import CLIP_PATCHES, CLIP_QUESTION, DECODER_ATTENTION, PROMPT_NEEDS
+from opsearch.rankers.base import (
+    CLIP_PATCHES,
+    CLIP_QUESTION,
+    DECODER_ATTENTION,
+    PREVIOUS_FRAME,
+    PROMPT_NEEDS,
+    RECEIVED,
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class ModelFamily:
     Attributes:
         model_type: `model_type` of the family's config.
         ranker: Default ranker of the family.
-        capture_tower: Installs the hooks that capture ranker inputs in a vision tower with a [CLS]
-            token; None for other vision towers.
+        capture_tower: Installs the hooks that capture ranker inputs in the vision tower; None if
+            nothing is captured in it.
         vision_tower: Module whose output becomes the image features.
         trunk: Module that merges image features and text and calls the decoder.
         decoder: Text model with `.layers`.
@@ -95,13 +103,19 @@ class ModelFamily:
         if need == DECODER_ATTENTION or need in PROMPT_NEEDS:
             return None
         if self.capture_tower is None:
-            return "its vision tower has no [CLS] token, and nothing is captured in it"
+            return "nothing is captured in its vision tower"
         for kind in (CLIP_PATCHES, CLIP_QUESTION):
             if need.startswith(kind):
-                return clip_unsupported_reason(need.removeprefix(kind), config)
+                folder = need.removeprefix(kind)
+                return clip_unsupported_reason(folder, config) or cls_unsupported_reason(config)
+        if need.startswith(RECEIVED):
+            return received_unsupported_reason(config, need)
+        if need == PREVIOUS_FRAME:
+            has_videos = "video_token_id" in self.visual_tokens
+            return None if has_videos else "its prompts have no videos"
         if need not in TOWER_NEEDS:
             return "no hook captures it"
-        return cls_unsupported_reason(config)
+        return cls_unsupported_reason(config) if need == "cls_attention" else None
 
     def check_needs(self, config: Any, needs: Iterable[str]) -> None:
         """Raise ModelError, naming usable rankers, unless this config provides all `needs`."""

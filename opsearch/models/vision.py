@@ -4,11 +4,16 @@
   layer whose output the projector reads;
 - "vision_features": [N, D], input of the projector;
 - "tiles": int64[N] on the CPU, number of the image or image tile that the token belongs to;
-- "clip_patches:FOLDER": [N, D], the patch in the joint space of that CLIP model.
+- "clip_patches:FOLDER": [N, D], the patch in the joint space of that CLIP model;
+- "received_attention:LAYER": float[N], attention that the token's patch receives in a layer, see
+  opsearch/models/tower_attention.py;
+- "previous_frame": int64[N] on the CPU, distance in visual tokens to the token at the same place of
+  the preceding frame of its video; 0 where there is none.
 
 A visual token is one patch (LLaVA), a square of patches (InternVL), or a patch of a tile that is
 joined with others and cropped to the shape of the image, with a newline token after each row
-(LLaVA-NeXT). Captured values pass through the model's own code for this.
+(LLaVA-NeXT, LLaVA-OneVision; opsearch/models/packed_patches.py). Captured values pass through the
+model's own code for this. opsearch/models/patch_sequences.py has the towers of Qwen.
 """
 
 from __future__ import annotations
@@ -16,24 +21,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from opsearch.errors import echo
 from opsearch.models.clip import joint_patches
-from opsearch.rankers.base import CLIP_PATCHES
-
-Store = Callable[[str, Tensor], None]
-
-
-class Handle(Protocol):
-    """Change of a model that can be undone, e.g. a hook."""
-
-    def remove(self) -> None:
-        """Undo the change."""
+from opsearch.models.handles import Handle, Store
+from opsearch.models.tower_attention import capture_received
+from opsearch.rankers.base import CLIP_PATCHES, RECEIVED
 
 
 def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
@@ -57,7 +54,7 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tens
 def cls_unsupported_reason(config: Any) -> str | None:
     """Return why [CLS] attention cannot rank the tokens of this config, None if it can."""
     tower = config.vision_config.model_type
-    if tower.startswith("siglip"):
+    if tower.startswith("siglip") or not hasattr(config, "vision_feature_layer"):
         return f"its vision tower is a {tower}, which has no [CLS] to rank by"
     layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
     if not isinstance(layer, int) or layer == 0:
@@ -105,12 +102,11 @@ TOWER_NEEDS = frozenset({"cls_attention", "vision_features", "tiles"})
 
 def capture_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
     """Capture ranker inputs of LLaVA, where each patch is a visual token."""
-    attn = projected_layer(model, model.model.vision_tower.encoder.layers).self_attn
 
     def keep(name: str, value: Tensor) -> None:
         store(name, value.flatten(0, 1))
 
-    return _on_tower(model, needs, (attn, attn.q_proj, attn.k_proj), keep)
+    return on_tower(model, needs, cls_of_clip, keep)
 
 
 def capture_merged_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
@@ -119,10 +115,9 @@ def capture_merged_patches(model: Any, needs: Collection[str], store: Store) -> 
     The attention of a token is the mean over its patches; its features are all of theirs.
     """
     trunk = model.model
-    attn = projected_layer(model, trunk.vision_tower.encoder.layer).attention
 
     def keep(name: str, value: Tensor) -> None:
-        if name == "cls_attention":
+        if name == "cls_attention" or name.startswith(RECEIVED):
             side = math.isqrt(value.shape[1])
             squares = trunk.pixel_shuffle(
                 value.view(-1, side, side, 1), scale_factor=model.config.downsample_ratio
@@ -130,43 +125,38 @@ def capture_merged_patches(model: Any, needs: Collection[str], store: Store) -> 
             value = squares.mean(-1).flatten(1)
         store(name, value.flatten(0, 1))
 
-    return _on_tower(model, needs, (attn, attn.q_norm, attn.k_norm), keep)
+    return on_tower(model, needs, _cls_of_internvl, keep)
 
 
-def capture_packed_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
-    """Capture ranker inputs of LLaVA-NeXT: the whole image, then its tiles row by row.
-
-    Each tile has its own [CLS]; scores of different tiles are compared without rescaling. A newline
-    token has no patch and copies the values of the token before it, so it ranks next to that token.
-    """
-    trunk, tiles = model.model, threading.local()
-    attn = projected_layer(model, trunk.vision_tower.encoder.layers).self_attn
-    stock = trunk.pack_image_features
-
-    def keep(name: str, value: Tensor) -> None:
-        vars(tiles).setdefault("values", {})[name] = value
-
-    def pack(image_features: Any, image_sizes: Any, *args: Any, **kwargs: Any) -> Any:
-        lengths = [len(feature) for feature in image_features]
-        image_sizes = torch.as_tensor(image_sizes).cpu()  # read one element at a time below
-        for name, value in vars(tiles).pop("values", {}).items():
-            rows = value if value.ndim == 3 else value[..., None].float()
-            newline = rows.new_full((rows.shape[-1],), math.nan)
-            packed = torch.cat(stock(rows.split(lengths), image_sizes, "default", newline)[0])
-            packed = torch.where(packed.isnan(), packed.roll(1, 0), packed)
-            store(name, packed if value.ndim == 3 else packed[:, 0].to(value.dtype))
-        return stock(image_features, image_sizes, *args, **kwargs)
-
-    overridden = vars(trunk).get("pack_image_features")
-    trunk.pack_image_features = pack
-    handles = _on_tower(model, needs, (attn, attn.q_proj, attn.k_proj), keep)
-    return [*handles, _ReplacedMethod(trunk, "pack_image_features", overridden)]
+Attention = tuple[Any, nn.Module, nn.Module]
+"""An attention module, and the modules whose outputs are its queries and keys."""
 
 
-def _on_tower(
-    model: Any, needs: Collection[str], attention: tuple[Any, nn.Module, nn.Module], store: Store
+def cls_of_clip(model: Any) -> Attention:
+    """Return the attention of CLIP's layer whose output the projector reads."""
+    attn = projected_layer(model, model.model.vision_tower.encoder.layers).self_attn
+    return attn, attn.q_proj, attn.k_proj
+
+
+def _cls_of_internvl(model: Any) -> Attention:
+    attn = projected_layer(model, model.model.vision_tower.encoder.layer).attention
+    return attn, attn.q_norm, attn.k_norm
+
+
+def on_tower(
+    model: Any,
+    needs: Collection[str],
+    cls_layer: Callable[[Any], Attention],
+    store: Store,
 ) -> list[Handle]:
-    """Install hooks that pass `needs` to `store` as [tiles, tokens] or [tiles, tokens, D]."""
+    """Install hooks that pass `needs` to `store` as [tiles, tokens] or [tiles, tokens, D].
+
+    Args:
+        model: The model.
+        needs: Names of ranker inputs.
+        cls_layer: Returns the attention of the layer whose output the projector reads.
+        store: Receives names and values.
+    """
     trunk, handles = model.model, list[Handle]()
 
     def on_projector(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -177,7 +167,9 @@ def _on_tower(
             store("tiles", torch.arange(tiles)[:, None].expand(-1, tokens))
 
     if "cls_attention" in needs:
-        handles += capture_cls_attention(*attention, store)
+        handles += capture_cls_attention(*cls_layer(model), store)
+    if any(need.startswith(RECEIVED) for need in needs):
+        handles += capture_received(model, trunk.vision_tower, needs, store)
     if not {"vision_features", "tiles"}.isdisjoint(needs):
         handles.append(trunk.multi_modal_projector.register_forward_pre_hook(on_projector))
     for need in needs:
@@ -189,29 +181,7 @@ def _on_tower(
 def _on_last_layer(tower: nn.Module, need: str, store: Store) -> Handle:
     folder = need.removeprefix(CLIP_PATCHES)
 
-    def on_tower(module: nn.Module, args: Any, output: Any) -> None:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         store(need, joint_patches(folder, output.last_hidden_state[:, 1:]))
 
-    return tower.register_forward_hook(on_tower)
-
-
-@dataclass(frozen=True)
-class _ReplacedMethod:
-    """Method replaced on a module instance.
-
-    Attributes:
-        module: The module.
-        name: Name of the method.
-        previous: Instance attribute of that name before, None if there was none.
-    """
-
-    module: nn.Module
-    name: str
-    previous: Any
-
-    def remove(self) -> None:
-        """Restore the method."""
-        if self.previous is None:
-            delattr(self.module, self.name)
-        else:
-            setattr(self.module, self.name, self.previous)
+    return tower.register_forward_hook(after)

@@ -18,6 +18,7 @@ RANKERS = {
     "cls": "opsearch.rankers.cls:Cls",
     "divprune": "opsearch.rankers.divprune:DivPrune",
     "random": "opsearch.rankers.random:Random",
+    "received": "opsearch.rankers.received:Received",
     "uniform": "opsearch.rankers.uniform:Uniform",
     "visionzip": "opsearch.rankers.visionzip:VisionZip",
     "vispruner": "opsearch.rankers.vispruner:VisPruner",

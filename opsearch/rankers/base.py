@@ -21,6 +21,15 @@ PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})
 # Ranker inputs from a CLIP model; its folder or hub id follows.
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
 
+# Ranker input from the vision tower; the layer follows, an index or a share of its depth.
+RECEIVED = "received_attention:"
+
+# Ranker input from videos: see `Prompt.captured`.
+PREVIOUS_FRAME = "previous_frame"
+
+# Captured inputs that stay on the CPU, because rankers compute with them there.
+ON_HOST = ("tiles", PREVIOUS_FRAME)
+
 DECODER_ATTENTION = "decoder_attention"  # input of all rankers inside the decoder
 
 
@@ -51,11 +60,11 @@ class Prompt:
         return tuple((self.real & ~self.visual).sum(1).tolist())
 
     def to(self, device: torch.device) -> Prompt:
-        """Return a copy on another device; tile numbers stay on the CPU."""
-        import torch
-
-        devices = dict.fromkeys(self.captured, device) | {"tiles": torch.device("cpu")}
-        captured = {name: value.to(devices[name]) for name, value in self.captured.items()}
+        """Return a copy on another device; inputs in ON_HOST stay on the CPU."""
+        captured = {
+            name: value if name in ON_HOST else value.to(device)
+            for name, value in self.captured.items()
+        }
         embeds = None if self.embeds is None else self.embeds.to(device)
         moved = Prompt(
             self.visual.to(device), self.real.to(device), self.n_visual, captured, embeds

@@ -25,6 +25,7 @@ class UnpaddedSample:
         scores: [CLS]'s attention to the visual tokens.
         tile: The tile of each visual token.
         features: The projector's input for each visual token.
+        received: Attention that the visual tokens receive in the middle of the tower.
         positions: Its rotary positions, [S] or [3, S].
         added: By decoder layer, what it adds to the visual tokens.
     """
@@ -36,6 +37,7 @@ class UnpaddedSample:
     scores: Tensor
     tile: Tensor
     features: Tensor
+    received: Tensor
     positions: Tensor
     added: list[Tensor]
 
@@ -48,16 +50,19 @@ def samples(model, inputs):
     """Return the samples of a batch as the reference takes them."""
     family = FAMILIES[model.config.model_type]
     features, *added = reference.visual_features(model, inputs)
+    shown = len(features) and "pixel_values_videos" not in inputs
     with torch.no_grad():
         scores = family.scores(model, inputs) if len(features) else None
-        tile, read = (family.features(model, inputs) if len(features) else None) or (None, None)
+        tile, read = (family.features(model, inputs) if shown else None) or (None, None)
+        received = family.received(model, inputs) if shown else None
     all_positions = family.positions(inputs)
     rows, start = [], 0
     for row, where in enumerate(inputs["attention_mask"].bool()):
         ids = inputs["input_ids"][row, where]
         end = start + int(reference.is_visual(model, ids).sum())
         embeds, visual = reference.embed(model, ids, features[start:end])
-        own = [torch.zeros(0) if v is None else v[start:end] for v in (scores, tile, read)]
+        values = scores, tile, read, received
+        own = [torch.zeros(0) if v is None else v[start:end] for v in values]
         own += [all_positions[row], [layer[start:end] for layer in added]]
         rows.append(UnpaddedSample(where, ids, embeds, visual, *own))
         start = end
@@ -119,6 +124,7 @@ def _by_tile(choose):
 
 
 SCORES = {
+    "received": lambda sample, policy, params: sample.received,
     "cls": lambda sample, policy, params: sample.scores,
     "divprune": _max_min,
     "visionzip": _by_tile(lambda scores, features, n: literal.by_score(scores)[:n]),

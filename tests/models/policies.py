@@ -9,7 +9,7 @@ import pytest
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
-from tests.support.families import EACH
+from tests.support.families import EACH, built
 
 LAYERS = 5
 # Samples with one image, two images, none, and an image before any text; they need padding.
@@ -112,9 +112,15 @@ POLICIES = {
 }
 
 
+def has_cls(family):
+    """Return whether the family's tower has a [CLS] to rank by."""
+    config = built(family.model_type, LAYERS).config
+    return family.unsupported_reason(config, "cls_attention") is None
+
+
 def with_rankers_of(family):
     """Return the policies, ranked at random where the family has no [CLS] to rank by."""
-    if family.capture_tower:
+    if has_cls(family):
         return POLICIES
     return {name: _random_instead(policy) for name, policy in POLICIES.items()}
 

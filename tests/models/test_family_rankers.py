@@ -10,7 +10,7 @@ from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.rankers import RANKERS, make_ranker
 from tests.models.judge import TOLERANCE, deviation, samples
-from tests.models.policies import LAYERS, MIXED, every_family
+from tests.models.policies import LAYERS, MIXED, every_family, has_cls
 from tests.support.broken_part import broken_part
 from tests.support.families import FAMILIES, QUICK, built
 from tests.support.families.prompt import prompts
@@ -18,14 +18,16 @@ from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
-OF_CLS = ("cls", "visionzip", "vispruner")
+OF_CLS, OF_TOWER = ("cls", "visionzip", "vispruner"), ("received",)
 
 
 def usable():
     """Yield each family with each ranker that reads images and works there."""
     for name in FAMILIES:
         yield name, "divprune"
-        yield from ((name, ranker) for ranker in OF_CLS[1:] if family_for(name).capture_tower)
+        family = family_for(name)
+        yield from ((name, ranker) for ranker in OF_TOWER if family.capture_tower)
+        yield from ((name, ranker) for ranker in OF_CLS[1:] if has_cls(family))
 
 
 every_usable = pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_beams_rank_as_their_sample_does(name, ranker):
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
 def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
     policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
-    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, random, uniform")
+    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, random, received")
     with refused, policy.apply(built(name, LAYERS)):
         pass
 
@@ -85,7 +87,8 @@ def test_what_a_config_allows_runs(name):
     """All rankers that the config allows can be captured."""
     model, family = built(name, LAYERS), family_for(name)
     names = family.rankers(model.config)
-    assert ("vispruner" in names) == (family.capture_tower is not None)
+    assert ("vispruner" in names) == has_cls(family)
+    assert ("received" in names) == (family.capture_tower is not None)
     assert set(names) <= set(RANKERS)
     assert "cdpruner" not in names
     for ranker in names:

@@ -18,6 +18,7 @@ from opsearch.rankers.cls import Cls
 from opsearch.rankers.random import Random
 from tests.models import judge, policies
 from tests.models.judge import TOLERANCE, last_text_rows
+from tests.models.policies import has_cls
 from tests.support import tiny
 from tests.support.families import EACH, FAMILIES
 from tests.support.families.prompt import prompts
@@ -138,7 +139,7 @@ def test_a_mutation_of_rankers_inside_is_noticed(label, mutate, monkeypatch):
 
 def unnoticed(name, mutation):
     """Return True where a mutation changes nothing in a family."""
-    no_cls = family_for(name).capture_tower is None and mutation is attention_of_the_next_patch
+    no_cls = not has_cls(family_for(name)) and mutation is attention_of_the_next_patch
     # Where a token precedes each image, no image comes first.
     return no_cls or (bool(FAMILIES[name].AROUND[0]) and mutation is no_key_rule)
 
@@ -148,7 +149,7 @@ def unnoticed(name, mutation):
 def test_a_mutation_is_noticed_in_every_family(name, mutation, monkeypatch):
     family = FAMILIES[name]
     model, inputs = family.model(len(COUNTS)), prompts(family, [[0, 5], [0, 3, 2]], pad="right")
-    ranker = RankerSpec("cls" if family_for(name).capture_tower else "random")
+    ranker = RankerSpec("cls" if has_cls(family_for(name)) else "random")
     policy = Policy(TRIPLES, unit="tokens", rankers=((0, ranker),))
     if mutation is None or unnoticed(name, mutation):
         assert deviation(model, inputs, policy) <= TOLERANCE

@@ -313,9 +313,9 @@ def test_copies_are_refused(model, duplicate):
 
 @pytest.mark.slow
 @torch.no_grad()  # under inference mode torch 2.13 fails to compile numpy's arrays
-@pytest.mark.parametrize("ranker", ["random", "cls"])
+@pytest.mark.parametrize("ranker", ["random", "cls", "received"])
 def test_compiled_models_are_pruned_or_refused(inputs, ranker):
-    """A compiled vision tower runs no hooks, so that nothing is captured in it."""
+    """A compiled vision tower runs no hooks of its projections, which `cls` reads."""
     model = tiny.llava(LAYERS)
     policy = builders.dop(LAYERS, 3, 2, "1/2", RankerSpec(ranker))
     missed = ranker == "cls"

@@ -12,13 +12,14 @@ WIDTH = 16  # of vectors of +-1: length 4, cosines are exact multiples of 1/8
 
 @dataclass
 class TokenSample:
-    """Visual tokens of one sample: tiles, scores with many ties, and vectors."""
+    """Visual tokens of one sample: tiles, scores with many ties, vectors, and video frames."""
 
     tile: Tensor
     scores: Tensor
     features: Tensor
     embeds: Tensor
     words: Tensor
+    step: Tensor
 
     def of_tile(self, tile):
         """Return the sample's tokens in one tile."""
@@ -42,7 +43,15 @@ def sample(sizes, seed, exact=True, words=3):
         vectors(n),
         vectors(n),
         vectors(words),
+        frame_steps(n, int(torch.randint(1, n + 2, (), generator=generator))),
     )
+
+
+def frame_steps(n, size):
+    """Return distances to the preceding frame: whole frames of `size` tokens, then an image."""
+    step = torch.zeros(n, dtype=torch.int64)
+    step[size : max(size, n // size * size)] = size
+    return step
 
 
 def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
@@ -61,6 +70,8 @@ def prompt(samples, pad=0, dtype=torch.float32, device="cpu"):
     captured = {
         "cls_attention": torch.cat([s.scores for s in samples]).to(device),
         "vision_features": torch.cat([s.features for s in samples]).to(device, dtype),
+        "received_attention:0.5": torch.cat([s.scores for s in samples]).to(device),
+        "previous_frame": torch.cat([s.step for s in samples]),
         "tiles": torch.cat([s.tile + k for s, k in zip(samples, first, strict=True)]),
     }
     n_visual = tuple(len(s.tile) for s in samples)

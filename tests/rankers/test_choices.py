@@ -1,4 +1,4 @@
-"""VisPruner, DivPrune, VisionZip and CDPruner choose as their papers describe.
+"""Rankers choose as their papers describe.
 
 Vectors of +-1 make all arithmetic exact, so ties must be broken as described too.
 """
@@ -16,12 +16,16 @@ from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.divprune import DivPrune
+from opsearch.rankers.received import Received
 from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
 from tests.rankers import batches, literal
 from tests.support.messages import refuses
 
-ALL = ("cdpruner", "cls", "divprune", "random", "uniform", "visionzip", "vispruner")
+ALL = (
+    *("cdpruner", "cls", "divprune"),
+    *("random", "received", "uniform", "visionzip", "vispruner"),
+)
 NESTED = tuple(name for name in ALL if name not in ("uniform", "vispruner"))
 every_ranker = pytest.mark.parametrize("name", ALL)
 
@@ -125,6 +129,17 @@ def test_cdpruner_multiplies_the_determinant_most(sizes, seed, dtype):
             assert gains[token] >= max(gains.values()) * (1 - 1e-3)
 
 
+@settings(max_examples=60)
+@given(asked(exact=False), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_received_takes_the_most_attended_of_each_sample(case, dtype):
+    samples, n = case
+    for s in samples:
+        s.scores = s.scores.to(dtype)
+    found = kept_tokens("received", samples, n)
+    for s, kept, tokens in zip(samples, n, found, strict=True):
+        assert tokens == literal.by_score(s.scores.tolist())[:kept]
+
+
 # Hand-made cases
 
 
@@ -137,6 +152,7 @@ def one_tile(embeds, scores=None, features=None, words=()):
         torch.tensor(features) if features else embeds,
         embeds,
         torch.tensor(words or [[0.0] * batches.WIDTH]),
+        torch.zeros(n, dtype=torch.int64),
     )
 
 
@@ -304,6 +320,12 @@ def test_shares_that_are_none(important):
         make_ranker(RankerSpec("vispruner", (("important", important),)))
 
 
+@pytest.mark.parametrize("layer", [0.0, 1.5, "half", True])
+def test_layers_that_are_none(layer):
+    with refuses(PolicyError, f"layer={layer!r}", "index", "share", "parameter"):
+        make_ranker(RankerSpec("received", (("layer", layer),)))
+
+
 def test_what_is_not_needed_is_not_read():
     """Each ranker gets only the inputs that it declares."""
     assert set(ALL) == set(RANKERS)
@@ -317,3 +339,4 @@ def test_what_is_not_needed_is_not_read():
     assert DivPrune().needs == {"embeddings"}
     assert VisionZip().needs == {"cls_attention", "tiles"}
     assert VisPruner().needs == {"cls_attention", "vision_features", "tiles"}
+    assert Received(layer=-2).needs == {"received_attention:-2"}

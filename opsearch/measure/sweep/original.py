@@ -24,8 +24,8 @@ from opsearch.models.deepstack import added_features
 from opsearch.models.devices import device_of, device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs
 from opsearch.models.families import ModelFamily
+from opsearch.models.handles import Handle
 from opsearch.models.pruned.ranking import make_prompt
-from opsearch.models.vision import Handle
 from opsearch.rankers.base import Prompt
 
 _SAME_LOGITS = 0.05  # largest difference of one product in two calls, in standard deviations

@@ -36,6 +36,7 @@ from opsearch.models.families import ModelFamily
 from opsearch.models.loading import unpack
 from opsearch.models.pruned.block import Block, not_copied, patched
 from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.captures import Captures
 from opsearch.models.pruned.checks import (
     check_fits,
     check_images,
@@ -50,7 +51,7 @@ from opsearch.models.pruned.execution import Execution, executions
 from opsearch.models.pruned.generation import guarded_generation
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
-from opsearch.models.pruned.ranking import plan_inputs, read_prompt, repeat_for_beams
+from opsearch.models.pruned.ranking import plan_inputs, read_prompt
 from opsearch.models.supported import check_supported
 from opsearch.policy.policy import Policy
 from opsearch.registry.failures import naming_parts
@@ -61,11 +62,10 @@ if TYPE_CHECKING:
 # Decoders with a policy applied; a decoder is the same object in every wrapper of its model.
 _pruned: WeakSet[nn.Module] = WeakSet()
 _pruned_lock = threading.Lock()
-# Ranker inputs captured in this thread's latest forward of the vision tower.
-_captured: ContextVar[dict[str, Tensor] | None] = ContextVar("opsearch_captured", default=None)
+# Ranker inputs captured in the vision tower for this thread's prefill, or in its latest forward.
+_captured: ContextVar[Captures | None] = ContextVar("opsearch_captured", default=None)
 # Last rows whose logits this thread's forward returns; 0 for all, also without the model's head.
 _rows: ContextVar[Any] = ContextVar("opsearch_rows", default=0)
-_ATTACHED = "opsearch_captured"
 
 
 @contextmanager
@@ -167,16 +167,21 @@ def _already_applied() -> PolicyError:
 def _store(name: str, value: Tensor) -> None:
     found = _captured.get()
     if found is not None:
-        found[name] = value
+        found.runs[-1][name] = value
 
 
 def _before_tower(tower: nn.Module, args: Any) -> None:
-    _captured.set({})
+    found = _captured.get()
+    if found is None or not found.in_prefill:
+        found = Captures()
+        _captured.set(found)
+    found.runs.append({})
 
 
 def _after_tower(tower: nn.Module, args: Any, output: Any) -> None:
-    if isinstance(output, ModelOutput):
-        output[_ATTACHED] = _captured.get()
+    found = _captured.get()
+    if found is not None and isinstance(output, ModelOutput):
+        found.attach(output)
 
 
 def _guarded_model(stock: Callable[..., Any], block: Block) -> Callable[..., Any]:
@@ -259,8 +264,7 @@ class _Prefills:
         pruned.prompt, pruned.execution = prompt, execution
         if execution.ranker:
             read_question(self.model, execution.ranker.needs, prompt, kwargs["input_ids"])
-        encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        _captured.set(getattr(encoded, _ATTACHED, None))
+        _captured.set(Captures.of_prefill(self.model, self.family, kwargs))
         return {**kwargs, "past_key_values": pruned}
 
     def planned(self, stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -287,8 +291,7 @@ class _Prefills:
         assert execution is not None
         cache.prompt = cache.execution = None
         prompt.embeds = kwargs["inputs_embeds"]
-        found = _captured.get() or {}
-        prompt.captured |= {k: repeat_for_beams(v, prompt.n_visual) for k, v in found.items()}
+        prompt.captured |= (_captured.get() or Captures()).merged(prompt)
         execution.check_captured(prompt)
         prompt = prompt.to(prompt.embeds.device)
         added = added_features(kwargs)

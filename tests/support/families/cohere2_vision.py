@@ -16,6 +16,7 @@ from tests.support.families.aya_vision import (  # noqa: F401  the same function
     given_positions,
     pixels,
     positions,
+    received,
     scores,
     tokens,
 )

@@ -13,7 +13,7 @@ from tests.support.families import glm4v
 
 SIZES, AROUND, VIDEO = glm4v.SIZES, glm4v.AROUND, glm4v.VIDEO
 tokens, pixels, video_pixels = glm4v.tokens, glm4v.pixels, glm4v.video_pixels
-scores, features = glm4v.scores, glm4v.features
+scores, features, received = glm4v.scores, glm4v.features, glm4v.received
 positions, given_positions = glm4v.positions, glm4v.given_positions
 
 

@@ -16,7 +16,8 @@ VIDEO_START, VIDEO_END = 95, 96
 ONE_FRAME = (grids.START, *[tiny.IMAGE] * grids.FRAME, grids.END, 9)  # a timestamp behind it
 VIDEO = (VIDEO_START, *ONE_FRAME, *ONE_FRAME, VIDEO_END)
 tokens, pixels = grids.tokens, grids.pixels
-scores, features, given_positions = grids.scores, grids.features, grids.given_positions
+scores, features, received = grids.scores, grids.features, grids.received
+given_positions = grids.given_positions
 positions = grids.positions_of_frames
 VISION = {
     "depth": 2,

@@ -100,4 +100,48 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    """Return the frame and the merger's input of all visual tokens."""
+    ((states,), _) = _inputs_of(model.model.visual.merger, model, inputs)
+    grids = inputs["image_grid_thw"].tolist()
+    sizes = [height * width // MERGED**2 for time, height, width in grids for _ in range(time)]
+    frame = [number for number, size in enumerate(sizes) for _ in range(size)]
+    # GLM-4V's merger reads one row per token, Qwen's one per patch.
+    return torch.tensor(frame), states.reshape(len(frame), -1)
+
+
+def received(model, inputs):
+    """Return the attention within each image in the middle layer."""
+    return received_in_layer(model, inputs, (len(model.model.visual.blocks) + 1) // 2 - 1)
+
+
+def received_in_layer(model, inputs, layer):
+    """Return the attention to each token within its frame, the mean of its patches."""
+    attn = model.model.visual.blocks[layer].attn
+    (states,), given = _inputs_of(attn, model, inputs)
+    cos, sin = given["position_embeddings"]
+    q, k, _ = attn.qkv(states).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
+    q, k = (x * cos[:, None] + _turned(x) * sin[:, None] for x in (q, k))
+    found, start = [], 0
+    for time, height, width in inputs["image_grid_thw"].tolist():
+        for _ in range(time):
+            own = slice(start, start + height * width)
+            logits = q[own].transpose(0, 1) @ k[own].permute(1, 2, 0) / q.shape[-1] ** 0.5
+            found.append(logits.softmax(-1).mean(0).sum(0))
+            start += height * width
+    return torch.cat(found).unflatten(0, (-1, MERGED**2)).mean(1)
+
+
+def _turned(x):
+    low, high = x.chunk(2, -1)
+    return torch.cat([-high, low], -1)
+
+
+def _inputs_of(module, model, inputs):
+    """Return the arguments of a module in a forward of the vision tower."""
+    given = []
+    hook = module.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+    )
+    model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    hook.remove()
+    return given[0]

@@ -17,6 +17,7 @@ from tests.support.families.smolvlm import (  # noqa: F401  the same functions
     given_positions,
     pixels,
     positions,
+    received,
     scores,
     tokens,
 )

@@ -14,7 +14,12 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import cls_attention, from_mask, text_positions
+from tests.support.families.prompt import (
+    cls_attention,
+    from_mask,
+    received_by_patches,
+    text_positions,
+)
 
 SIZES = [2, 1, 2, 3]  # tiles
 AROUND = ((), ())
@@ -77,8 +82,17 @@ def features(model, inputs):
 
 
 def scores(model, inputs):
+    return _squares(cls_attention(model.model.vision_tower, inputs["pixel_values"], -1))
+
+
+def received(model, inputs):
+    return _squares(received_by_patches(model.model.vision_tower, inputs["pixel_values"], 1))
+
+
+def _squares(tiles):
+    """Return the mean of each square of patches; tiles: [tiles, 16]."""
     found = []
-    for patches in cls_attention(model.model.vision_tower, inputs["pixel_values"], -1):
+    for patches in tiles:
         grid = patches.view(4, 4)
         found += [float(grid[y : y + 2, x : x + 2].mean()) for y in (0, 2) for x in (0, 2)]
     return torch.tensor(found)

@@ -4,7 +4,13 @@ import torch
 from transformers import CLIPImageProcessor, LlavaProcessor
 
 from tests.support import tiny
-from tests.support.families.prompt import cls_attention, from_mask, hidden_states, text_positions
+from tests.support.families.prompt import (
+    cls_attention,
+    from_mask,
+    hidden_states,
+    received_by_patches,
+    text_positions,
+)
 
 SIZES = [(12, 12)]
 AROUND = ((), ())
@@ -49,3 +55,7 @@ def scores(model, inputs):
     layer = model.config.vision_feature_layer
     index = layer if layer < 0 else layer - 1
     return cls_attention(model.model.vision_tower, inputs["pixel_values"], index).flatten()
+
+
+def received(model, inputs):
+    return received_by_patches(model.model.vision_tower, inputs["pixel_values"], 1).flatten()

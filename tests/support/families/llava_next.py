@@ -14,7 +14,13 @@ from transformers import (
 
 from tests.support import tiny
 from tests.support.families import tiles
-from tests.support.families.prompt import cls_attention, from_mask, hidden_states, text_positions
+from tests.support.families.prompt import (
+    cls_attention,
+    from_mask,
+    hidden_states,
+    received_by_patches,
+    text_positions,
+)
 
 SIZES = list(tiles.CUTS)
 AROUND = ((), ())
@@ -82,9 +88,17 @@ def features(model, inputs):
 
 
 def scores(model, inputs):
+    return _packed(model, inputs, lambda tower, own: cls_attention(tower, own, -2))
+
+
+def received(model, inputs):
+    return _packed(model, inputs, lambda tower, own: received_by_patches(tower, own, 1))
+
+
+def _packed(model, inputs, read):
+    """Return values of all visual tokens; `read` returns those of an image's patches."""
     found = []
     for values, size in zip(inputs["pixel_values"], inputs["image_sizes"].tolist(), strict=True):
         own = values[: tiles.CUTS[tuple(size)].tiles]
-        attention = cls_attention(model.model.vision_tower, own, -2)
-        found += tiles.packed(attention, tuple(size))
+        found += tiles.packed(read(model.model.vision_tower, own), tuple(size))
     return torch.tensor(found)

@@ -61,3 +61,7 @@ def scores(model, inputs):
 
 def features(model, inputs):
     return None if "pixel_values_videos" in inputs else llava_next.features(model, inputs)
+
+
+def received(model, inputs):
+    return None if "pixel_values_videos" in inputs else llava_next.received(model, inputs)

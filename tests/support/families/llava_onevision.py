@@ -1,5 +1,6 @@
 """LLaVA-OneVision: LLaVA-NeXT's tiles for a single image, else one tile per image."""
 
+from functools import partial
 from itertools import chain
 
 import torch
@@ -15,7 +16,7 @@ from transformers import (
 
 from tests.support import tiny
 from tests.support.families import tiles
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = list(tiles.CUTS)
 AROUND = ((), ())
@@ -71,4 +72,34 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    tower, tile, found, first = model.model.vision_tower, [], [], 0
+    for own, pack in _images(inputs):
+        states = tower(own, output_hidden_states=True).hidden_states[-1]
+        found.append(torch.tensor([pack(states[..., d]) for d in range(states.shape[-1])]).T)
+        numbers = first + torch.arange(len(own))[:, None].expand(-1, 4)
+        tile.append(torch.tensor(pack(numbers), dtype=torch.int64))
+        first += len(own)
+    return torch.cat(tile), torch.cat(found)
+
+
+def received(model, inputs):
+    tower, found = model.model.vision_tower, []
+    for own, pack in _images(inputs):
+        found += pack(received_by_patches(tower, own, 0, hidden=0))
+    return torch.tensor(found)
+
+
+def _images(inputs):
+    """Yield the tiles of each image, and a function that packs values of their patches."""
+    alone = [n == 1 for n in inputs["batch_num_images"].tolist() for _ in range(n)]
+    sizes = inputs["image_sizes"].tolist()
+    for values, size, single in zip(inputs["pixel_values"], sizes, alone, strict=True):
+        if single:
+            yield values[: tiles.CUTS[tuple(size)].tiles], partial(tiles.packed, size=tuple(size))
+        else:
+            yield values[:1], _with_newline
+
+
+def _with_newline(patches):
+    """Return the values of an image of one tile, and of its newline token."""
+    return [*patches[0].tolist(), float(patches[0, -1])]

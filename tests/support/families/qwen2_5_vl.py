@@ -13,7 +13,7 @@ from tests.support.families import grids
 
 SIZES, AROUND, VIDEO = grids.SIZES, grids.AROUND, grids.VIDEO
 tokens, pixels, video_pixels = grids.tokens, grids.pixels, grids.video_pixels
-scores, features, given_positions = grids.scores, grids.features, grids.given_positions
+scores, given_positions = grids.scores, grids.given_positions
 TOKENS_PER_SECOND = 3
 
 
@@ -52,6 +52,30 @@ def processor(tokenizer, template, patch=grids.PATCH):
     pictures = Qwen2VLImageProcessor(patch_size=patch, **sizes)
     videos = Qwen2VLVideoProcessor(patch_size=patch)
     return Qwen2_5_VLProcessor(pictures, tokenizer, videos, chat_template=template)
+
+
+def features(model, inputs):
+    sizes = inputs["image_grid_thw"].tolist()
+    frame, found = grids.features(model, inputs)
+    return frame, found[_restored(sizes)]
+
+
+def received(model, inputs):
+    """Return the attention within each image, of the only layer without windows."""
+    found = grids.received_in_layer(model, inputs, 1)
+    return found[_restored(inputs["image_grid_thw"].tolist())]
+
+
+def _restored(sizes, window=2):
+    """Return where each token is in the order of windows of 2 x 2 tokens."""
+    places, start = [], 0
+    for time, height, width in sizes:
+        rows, columns = height // grids.MERGED, width // grids.MERGED
+        cells = [(t, y, x) for t in range(time) for y in range(rows) for x in range(columns)]
+        by_window = sorted(cells, key=lambda c: (c[0], c[1] // window, c[2] // window, *c[1:]))
+        places += [start + by_window.index(cell) for cell in cells]
+        start += len(cells)
+    return places
 
 
 def positions(inputs):

@@ -13,7 +13,8 @@ from tests.support.families import grids
 
 SIZES, AROUND, VIDEO = grids.SIZES, grids.AROUND, grids.VIDEO
 tokens, pixels, video_pixels = grids.tokens, grids.pixels, grids.video_pixels
-scores, features, given_positions = grids.scores, grids.features, grids.given_positions
+scores, features, received = grids.scores, grids.features, grids.received
+given_positions = grids.given_positions
 positions = grids.positions
 
 

@@ -14,7 +14,8 @@ from tests.support.families import grids
 SIZES, AROUND, FRAME = grids.SIZES, grids.AROUND, grids.FRAME
 VIDEO = (9, grids.START, *[tiny.VIDEO] * FRAME, grids.END) * 2  # a timestamp before each frame
 tokens, pixels, video_pixels = grids.tokens, grids.pixels, grids.video_pixels
-scores, features, given_positions = grids.scores, grids.features, grids.given_positions
+scores, features, received = grids.scores, grids.features, grids.received
+given_positions = grids.given_positions
 positions = grids.positions_of_frames
 VISION = {
     "depth": 3,

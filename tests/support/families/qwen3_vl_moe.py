@@ -7,7 +7,7 @@ from tests.support.families import qwen3_vl
 
 SIZES, AROUND, VIDEO = qwen3_vl.SIZES, qwen3_vl.AROUND, qwen3_vl.VIDEO
 tokens, pixels, video_pixels = qwen3_vl.tokens, qwen3_vl.pixels, qwen3_vl.video_pixels
-scores, features = qwen3_vl.scores, qwen3_vl.features
+scores, features, received = qwen3_vl.scores, qwen3_vl.features, qwen3_vl.received
 positions, given_positions = qwen3_vl.positions, qwen3_vl.given_positions
 processor = qwen3_vl.processor
 EXPERTS = {

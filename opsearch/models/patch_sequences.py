@@ -1,0 +1,86 @@
+"""Ranker inputs of towers that read all images as one sequence of patches, e.g. Qwen2.5-VL's.
+
+A visual token is a square of consecutive patches. Towers with window attention reorder the squares
+and restore their order behind the merger; captured values are restored the same way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.vision_utils import get_vision_window_index
+
+from opsearch.models.handles import Handle, Store
+from opsearch.models.tower_attention import capture_received
+from opsearch.rankers.base import PREVIOUS_FRAME
+from opsearch.rankers.upload import upload
+
+
+def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+    """Capture ranker inputs of a tower with the grid (time, height, width) of each image.
+
+    The attention of a token is the mean over its patches; its features are all of theirs, those
+    that the merger reads. The frames of a video are a tile each, because they attend to themselves.
+    """
+    tower, now = model.model.visual, threading.local()
+    merged = tower.config.spatial_merge_size**2
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        now.grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        now.restored = _restored_order(tower.config, now.grid)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        frames = [(time, height * width // merged) for time, height, width in now.grid.tolist()]
+        if "tiles" in needs:
+            store("tiles", _frame_numbers(frames))
+        if PREVIOUS_FRAME in needs:
+            store(PREVIOUS_FRAME, _frame_steps(frames))
+
+    def keep(name: str, value: Tensor) -> None:
+        restored = now.restored
+        store(name, value if restored is None else value[upload(restored, value.device)])
+
+    def on_merger(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        keep("vision_features", args[0].reshape(-1, merged * args[0].shape[-1]))
+
+    handles: list[Handle] = [
+        tower.register_forward_pre_hook(before, with_kwargs=True),
+        tower.register_forward_hook(after),
+    ]
+    if "vision_features" in needs:
+        handles.append(tower.merger.register_forward_pre_hook(on_merger))
+    return handles + capture_received(
+        model, tower, needs, lambda name, value: keep(name, value.reshape(-1, merged).mean(1))
+    )
+
+
+def _restored_order(config: Any, grid: Tensor) -> Tensor | None:
+    """Return the place of each token in the order of window attention, None without windows."""
+    if not getattr(config, "fullatt_block_indexes", None):
+        return None
+    shuffled, _ = get_vision_window_index(
+        grid,
+        spatial_merge_size=config.spatial_merge_size,
+        window_size=config.window_size,
+        patch_size=config.patch_size,
+    )
+    return torch.argsort(shuffled)
+
+
+def _frame_numbers(frames: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the frame of each token; `frames` has their number and tokens for each image."""
+    sizes = [tokens for time, tokens in frames for _ in range(time)]
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+def _frame_steps(frames: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the distance of each token to the one at its place in the preceding frame, or 0."""
+    steps = [
+        torch.full((time, tokens), tokens).index_fill(0, torch.tensor([0]), 0).flatten()
+        for time, tokens in frames
+    ]
+    return torch.cat(steps)
