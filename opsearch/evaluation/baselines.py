@@ -141,6 +141,16 @@ BASELINES: dict[str, Baseline] = {
         ),
         knobs=_received_knobs,
     ),
+    "tokens mmtok": reduction(
+        "mmtok",
+        "MMTok; published: 192, 128, 64 of 576 tokens.",
+        _TOKENS.format(share="64/576", ranker="mmtok"),
+    ),
+    "tokens otprune": reduction(
+        "otprune",
+        "OTPrune; published: 0.098 of the tokens.",
+        _TOKENS.format(share="0.098", ranker="otprune"),
+    ),
     "tokens visionzip": reduction(
         "visionzip",
         "VisionZip's dominant tokens; published: 54 of 576 plus 10 merged ones, here 64 dominant.",

@@ -17,6 +17,8 @@ RANKERS = {
     "cdpruner": "opsearch.rankers.cdpruner:CDPruner",
     "cls": "opsearch.rankers.cls:Cls",
     "divprune": "opsearch.rankers.divprune:DivPrune",
+    "mmtok": "opsearch.rankers.mmtok:MMTok",
+    "otprune": "opsearch.rankers.otprune:OTPrune",
     "random": "opsearch.rankers.random:Random",
     "received": "opsearch.rankers.received:Received",
     "uniform": "opsearch.rankers.uniform:Uniform",

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Ranker inputs that come from the prompt itself and are not captured in the vision tower.
-PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings"})
+PROMPT_NEEDS = frozenset({"embeddings", "question_embeddings", "text_embeddings"})
+
+# Those that are text of the prompt. "question_embeddings" are compared with image features and
+# refused where that means nothing; "text_embeddings" are compared all the same.
+TEXT_NEEDS = frozenset({"question_embeddings", "text_embeddings"})
 
 # Ranker inputs from a CLIP model; its folder or hub id follows.
 CLIP_PATCHES, CLIP_QUESTION = "clip_patches:", "clip_question:"
@@ -239,7 +243,7 @@ class Ranker(Protocol):
     def needs(self) -> frozenset[str]:
         """Inputs that the ranker reads: entries of `Prompt.captured` or names in PROMPT_NEEDS.
 
-        A ranker that reads text of the prompt names "question_embeddings" or a CLIP_QUESTION.
+        A ranker that reads text of the prompt names one of TEXT_NEEDS or a CLIP_QUESTION.
         """
 
     def rank(self, prompt: Prompt, n: Sequence[int]) -> Tensor:

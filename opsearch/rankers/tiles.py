@@ -146,12 +146,18 @@ def inverse(order: Tensor) -> Tensor:
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """Return the cosine similarity of all pairs of vectors in a row, float32[G, M, M].
-
-    Values are rounded to multiples of 2^-18, so they do not depend on the summation order of a
-    device.
-    """
+    """Return the rounded cosine similarity of all pairs of vectors in a row, float32[G, M, M]."""
     import torch
 
     unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
-    return torch.round(unit @ unit.transpose(1, 2) * 2**18) / 2**18
+    return rounded(unit @ unit.transpose(1, 2))
+
+
+def rounded(similarity: Tensor) -> Tensor:
+    """Round to multiples of 2^-18.
+
+    Similarities then do not depend on the summation order of a device, and equal tokens tie.
+    """
+    import torch
+
+    return torch.round(similarity * 2**18) / 2**18

@@ -123,7 +123,28 @@ def _by_tile(choose):
     return scores
 
 
+def _covering(sample, policy, params):
+    if not _kept(sample, policy):
+        return [0.0] * sample.n_visual
+    words = sample.embeds[_words(sample)].tolist()
+    features, embeds = sample.features.tolist(), sample.embeds[sample.visual].tolist()
+    order = literal.greedily(
+        lambda chosen: literal.coverage(features, embeds, words, chosen), _kept(sample, policy)
+    )
+    return _in_order(order, sample.n_visual)
+
+
+def _transported(sample, policy, params):
+    vectors = sample.embeds[sample.visual].tolist()
+    order = literal.greedily(
+        lambda chosen: literal.transported(vectors, chosen), _kept(sample, policy)
+    )
+    return _in_order(order, sample.n_visual)
+
+
 SCORES = {
+    "mmtok": _covering,
+    "otprune": _transported,
     "received": lambda sample, policy, params: sample.received,
     "cls": lambda sample, policy, params: sample.scores,
     "divprune": _max_min,

@@ -18,14 +18,14 @@ from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
-OF_CLS, OF_TOWER = ("cls", "visionzip", "vispruner"), ("received",)
+OF_CLS, OF_TOWER = ("cls", "visionzip", "vispruner"), ("mmtok", "received")
 
 
 def usable():
     """Yield each family with each ranker that reads images and works there."""
     for name in FAMILIES:
-        yield name, "divprune"
         family = family_for(name)
+        yield from ((name, ranker) for ranker in ("divprune", "otprune"))
         yield from ((name, ranker) for ranker in OF_TOWER if family.capture_tower)
         yield from ((name, ranker) for ranker in OF_CLS[1:] if has_cls(family))
 
@@ -77,7 +77,7 @@ def test_beams_rank_as_their_sample_does(name, ranker):
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
 def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
     policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
-    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, random, received")
+    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, mmtok")
     with refused, policy.apply(built(name, LAYERS)):
         pass
 

@@ -202,7 +202,7 @@ def test_without_a_cache_answers_are_the_same_or_refused(name, ranker):
     if ranker in family_for(name).unsupported_rankers(model.config):
         pytest.skip("the family cannot rank by it")
     found = pruned(model, ranked_by(ranker), inputs)
-    if ranker in DECODER_RANKERS:
+    if ranker in (*DECODER_RANKERS, "mmtok"):
         with refuses(PolicyError, ranker, "use_cache=True"):
             pruned(model, ranked_by(ranker), inputs, use_cache=False)
     else:

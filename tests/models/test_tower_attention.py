@@ -252,7 +252,7 @@ def test_values_of_images_and_videos_are_in_the_order_of_the_prompt(name, order,
 )
 @orders
 @families_with_videos
-@pytest.mark.parametrize("ranker", ["received"])
+@pytest.mark.parametrize("ranker", ["mmtok", "received"])
 def test_beams_rank_images_and_videos_as_their_sample_does(name, order, ranker):
     model, inputs = built(name, LAYERS), VIDEOS[name][0](order)
     settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "num_beams": 2}

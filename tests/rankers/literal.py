@@ -64,6 +64,49 @@ def gains(vectors, relevance, chosen):
     return {i: determinant([*chosen, i]) / now for i in tokens if i not in chosen}
 
 
+def transported(vectors, chosen):
+    """Return OTPrune's factor on the determinant for each token that is not chosen."""
+    tokens = range(len(vectors))
+    similarity = np.array([[cosine(vectors[i], vectors[j]) for j in tokens] for i in tokens])
+    kernel = np.eye(len(vectors)) + 0.01 * similarity @ similarity.T
+    now = np.linalg.det(kernel[np.ix_(chosen, chosen)]) if chosen else 1.0
+    return {
+        i: np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])]) / now
+        for i in tokens
+        if i not in chosen
+    }
+
+
+def coverage(features, embeds, words, chosen, text=1):
+    """Return MMTok's gain in coverage for each token that is not chosen."""
+    tokens = range(len(features))
+
+    def covers(similarities, temperature):
+        weights = [math.exp((each - max(similarities)) / temperature) for each in similarities]
+        return [weight / sum(weights) for weight in weights]
+
+    of_words = [covers([cosine(word, token) for token in embeds], 0.02) for word in words]
+    of_tokens = [covers([cosine(target, token) for token in features], 0.2) for target in features]
+
+    def worth(members):
+        def covered(targets):
+            best = [max((row[i] for i in members), default=0.0) for row in targets]
+            return mean(best) if best else 0.0
+
+        return text * covered(of_words) + covered(of_tokens) / 2
+
+    return {i: worth([*chosen, i]) - worth(chosen) for i in tokens if i not in chosen}
+
+
+def greedily(gains, n):
+    """Return n tokens in the order in which each gains most; `gains` takes the chosen ones."""
+    chosen = []
+    while len(chosen) < n:
+        found = gains(chosen)
+        chosen.append(max(found, key=found.get))
+    return chosen
+
+
 def shares(sizes, n):
     """Return each tile's number of n tokens, given one by one to the tile with the largest gap."""
     kept = [0] * len(sizes)

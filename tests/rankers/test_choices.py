@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opsearch.errors import PolicyError
-from opsearch.policy.ranker import RankerSpec
+from opsearch.policy.ranker import RankerSpec, parse_ranker
 from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.divprune import DivPrune
+from opsearch.rankers.mmtok import MMTok
+from opsearch.rankers.otprune import OTPrune
 from opsearch.rankers.received import Received
 from opsearch.rankers.visionzip import VisionZip
 from opsearch.rankers.vispruner import VisPruner
@@ -23,7 +25,7 @@ from tests.rankers import batches, literal
 from tests.support.messages import refuses
 
 ALL = (
-    *("cdpruner", "cls", "divprune"),
+    *("cdpruner", "cls", "divprune", "mmtok", "otprune"),
     *("random", "received", "uniform", "visionzip", "vispruner"),
 )
 NESTED = tuple(name for name in ALL if name not in ("uniform", "vispruner"))
@@ -140,6 +142,38 @@ def test_received_takes_the_most_attended_of_each_sample(case, dtype):
         assert tokens == literal.by_score(s.scores.tolist())[:kept]
 
 
+GREEDY = {
+    "otprune": lambda s, chosen: literal.transported(s.embeds.double().tolist(), chosen),
+    "mmtok": lambda s, chosen: literal.coverage(
+        s.features.tolist(), s.embeds.tolist(), s.words.tolist(), chosen
+    ),
+    "mmtok(text=0)": lambda s, chosen: literal.coverage(s.features.tolist(), [], [], chosen),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+@settings(max_examples=20)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=2),
+    st.booleans(),
+    st.integers(0, 10**6),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_greedy_rankers_add_the_token_that_gains_most(name, sizes, exact, seed, dtype):
+    """Each next token of a sample is the best one given those before it, within rounding."""
+    samples = [batches.sample([size], seed + k, exact) for k, size in enumerate(sizes)]
+    for s in samples:
+        s.embeds, s.words, s.features = (
+            each.to(dtype).float() for each in (s.embeds, s.words, s.features)
+        )
+    spec = parse_ranker(name)
+    found = kept_tokens(spec.name, samples, sizes, dtype, **dict(spec.params))
+    for s, tokens in zip(samples, found, strict=True):
+        for k, token in enumerate(tokens):
+            gains = GREEDY[name](s, tokens[:k])
+            assert gains[token] >= max(gains.values()) * (1 - 1e-3) - 1e-6
+
+
 # Hand-made cases
 
 
@@ -182,6 +216,20 @@ def test_vispruner_compares_every_second_token_with_those_between():
 def test_cdpruner_orders_unlike_tokens_by_relevance_and_puts_copies_last():
     s = one_tile(axes([1], [0, 1], [0, 0, 1], [0, 1]), words=axes([0.1, 0.3, 0.2]))
     assert kept_tokens("cdpruner", [s], [4]) == [[1, 2, 0, 3]]
+
+
+def test_otprune_puts_an_outlier_last_that_divprune_takes_first():
+    s = one_tile(axes([1, 0.1], [1, -0.1], [1, 0], [0, 0, 1]))
+    assert kept_tokens("divprune", [s], [1]) == [[3]]
+    assert kept_tokens("otprune", [s], [4]) == [[2, 0, 1, 3]]
+
+
+def test_mmtok_covers_the_question_before_the_image():
+    """Without the question, the token that stands for most of the image comes first."""
+    features = axes([1], [1], [1], [0, 1])
+    s = one_tile(axes([1], [1], [1], [0, 1]), features=features, words=axes([0, 1]))
+    assert kept_tokens("mmtok", [s], [2]) == [[3, 0]]
+    assert kept_tokens("mmtok", [s], [2], text=0) == [[0, 3]]
 
 
 def test_visionzip_shares_among_tiles_what_cls_does_not():
@@ -326,6 +374,12 @@ def test_layers_that_are_none(layer):
         make_ranker(RankerSpec("received", (("layer", layer),)))
 
 
+@pytest.mark.parametrize("text", [-0.5, "no", float("inf")])
+def test_weights_that_are_none(text):
+    with refuses(PolicyError, f"text={text!r}", "weight", "parameter"):
+        make_ranker(RankerSpec("mmtok", (("text", text),)))
+
+
 def test_what_is_not_needed_is_not_read():
     """Each ranker gets only the inputs that it declares."""
     assert set(ALL) == set(RANKERS)
@@ -339,4 +393,7 @@ def test_what_is_not_needed_is_not_read():
     assert DivPrune().needs == {"embeddings"}
     assert VisionZip().needs == {"cls_attention", "tiles"}
     assert VisPruner().needs == {"cls_attention", "vision_features", "tiles"}
+    assert MMTok().needs == {"embeddings", "text_embeddings", "vision_features"}
+    assert MMTok(text=0).needs == {"vision_features"}
+    assert OTPrune().needs == {"embeddings"}
     assert Received(layer=-2).needs == {"received_attention:-2"}

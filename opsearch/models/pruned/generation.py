@@ -20,7 +20,7 @@ from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.block import Block, patched
 from opsearch.models.pruned.checks import check_image_positions, has_images
 from opsearch.policy.policy import Policy
-from opsearch.rankers.base import CLIP_QUESTION, Ranker
+from opsearch.rankers.base import CLIP_QUESTION, TEXT_NEEDS, Ranker
 from opsearch.rankers.of_policy import decoder_needs
 
 # The block in which this thread's generate() began.
@@ -69,7 +69,7 @@ def _text_reader(policy: Policy, ranker: Ranker | None) -> str | None:
     """Return the rankers of a policy that appended text would change, in words, or None."""
     inside = bool(decoder_needs(policy))
     needs = ranker.needs if ranker else frozenset[str]()
-    asked = any(need == "question_embeddings" or need.startswith(CLIP_QUESTION) for need in needs)
+    asked = any(need in TEXT_NEEDS or need.startswith(CLIP_QUESTION) for need in needs)
     if not (inside or asked):
         return None
     return ", ".join(dict.fromkeys(str(s) for _, s in policy.rankers if s.inside or asked))
