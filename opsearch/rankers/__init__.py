@@ -17,6 +17,7 @@ RANKERS = {
     "cdpruner": "opsearch.rankers.cdpruner:CDPruner",
     "cls": "opsearch.rankers.cls:Cls",
     "divprune": "opsearch.rankers.divprune:DivPrune",
+    "evs": "opsearch.rankers.evs:EVS",
     "mmtok": "opsearch.rankers.mmtok:MMTok",
     "otprune": "opsearch.rankers.otprune:OTPrune",
     "random": "opsearch.rankers.random:Random",

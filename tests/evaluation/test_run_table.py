@@ -202,4 +202,5 @@ def test_methods_that_rank_inside_the_decoder_spend_the_budget(percent):
 
 def test_rankers_of_baselines_exist():
     own = {method.ranker for method in BASELINES.values()} - {None}
-    assert own == RANKERS.keys() | DECODER_RANKERS.keys()
+    # Data sets hold images, of which EVS keeps all.
+    assert own == RANKERS.keys() - {"evs"} | DECODER_RANKERS.keys()

@@ -142,7 +142,13 @@ def _transported(sample, policy, params):
     return _in_order(order, sample.n_visual)
 
 
+def _of_images(sample, policy, params):
+    vectors = sample.embeds[sample.visual].tolist()
+    return _in_order(literal.evs(vectors, [0] * len(vectors)), len(vectors))
+
+
 SCORES = {
+    "evs": _of_images,
     "mmtok": _covering,
     "otprune": _transported,
     "received": lambda sample, policy, params: sample.received,

@@ -28,6 +28,8 @@ def usable():
         yield from ((name, ranker) for ranker in ("divprune", "otprune"))
         yield from ((name, ranker) for ranker in OF_TOWER if family.capture_tower)
         yield from ((name, ranker) for ranker in OF_CLS[1:] if has_cls(family))
+        if "video_token_id" in family.visual_tokens:
+            yield name, "evs"
 
 
 every_usable = pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_beams_rank_as_their_sample_does(name, ranker):
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
 def test_without_cls_the_refusal_names_rankers_that_work(name, ranker):
     policy = builders.tokens(LAYERS, "1/2", RankerSpec(ranker))
-    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, mmtok")
+    refused = refuses(ModelError, f"'{name}'", "[CLS]", "--ranker", "divprune, evs, mmtok")
     with refused, policy.apply(built(name, LAYERS)):
         pass
 

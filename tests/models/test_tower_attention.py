@@ -252,7 +252,7 @@ def test_values_of_images_and_videos_are_in_the_order_of_the_prompt(name, order,
 )
 @orders
 @families_with_videos
-@pytest.mark.parametrize("ranker", ["mmtok", "received"])
+@pytest.mark.parametrize("ranker", ["evs", "mmtok", "received"])
 def test_beams_rank_images_and_videos_as_their_sample_does(name, order, ranker):
     model, inputs = built(name, LAYERS), VIDEOS[name][0](order)
     settings = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "num_beams": 2}
@@ -279,3 +279,10 @@ def test_a_video_alone(name, ranked):
         model(**inputs)
     torch.testing.assert_close(ranked[0].captured[MIDDLE], values, rtol=0, atol=1e-5)
     assert ranked[0].captured["previous_frame"].tolist() == steps
+
+
+def test_evs_needs_a_family_with_videos():
+    policy = builders.tokens(LAYERS, "1/2", RankerSpec("evs"))
+    refused = refuses(ModelError, "'llava'", "'previous_frame'", "no videos", "--ranker")
+    with refused, policy.apply(built("llava", LAYERS)):
+        pass

@@ -107,6 +107,16 @@ def greedily(gains, n):
     return chosen
 
 
+def evs(vectors, step):
+    """Return all tokens in EVS's order: first frames, evenly spread, then by change."""
+    first = [i for i, back in enumerate(step) if not back]
+    bits = len(format(len(first) - 1, "b"))
+    spread = sorted(range(len(first)), key=lambda k: format(k, f"0{bits}b")[::-1])
+    later = [i for i, back in enumerate(step) if back]
+    later.sort(key=lambda i: (cosine(vectors[i], vectors[i - step[i]]), i))
+    return [first[k] for k in spread] + later
+
+
 def shares(sizes, n):
     """Return each tile's number of n tokens, given one by one to the tile with the largest gap."""
     kept = [0] * len(sizes)

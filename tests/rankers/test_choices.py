@@ -16,6 +16,7 @@ from opsearch.rankers import RANKERS, make_ranker
 from opsearch.rankers.base import Prompt
 from opsearch.rankers.cdpruner import CDPruner
 from opsearch.rankers.divprune import DivPrune
+from opsearch.rankers.evs import EVS, spread_places
 from opsearch.rankers.mmtok import MMTok
 from opsearch.rankers.otprune import OTPrune
 from opsearch.rankers.received import Received
@@ -25,7 +26,7 @@ from tests.rankers import batches, literal
 from tests.support.messages import refuses
 
 ALL = (
-    *("cdpruner", "cls", "divprune", "mmtok", "otprune"),
+    *("cdpruner", "cls", "divprune", "evs", "mmtok", "otprune"),
     *("random", "received", "uniform", "visionzip", "vispruner"),
 )
 NESTED = tuple(name for name in ALL if name not in ("uniform", "vispruner"))
@@ -142,6 +143,15 @@ def test_received_takes_the_most_attended_of_each_sample(case, dtype):
         assert tokens == literal.by_score(s.scores.tolist())[:kept]
 
 
+@settings(max_examples=60)
+@given(asked(), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_evs_equals_its_description(case, dtype):
+    samples, n = case
+    found = kept_tokens("evs", samples, n, dtype)
+    for s, kept, tokens in zip(samples, n, found, strict=True):
+        assert tokens == literal.evs(s.embeds.tolist(), s.step.tolist())[:kept]
+
+
 GREEDY = {
     "otprune": lambda s, chosen: literal.transported(s.embeds.double().tolist(), chosen),
     "mmtok": lambda s, chosen: literal.coverage(
@@ -230,6 +240,23 @@ def test_mmtok_covers_the_question_before_the_image():
     s = one_tile(axes([1], [1], [1], [0, 1]), features=features, words=axes([0, 1]))
     assert kept_tokens("mmtok", [s], [2]) == [[3, 0]]
     assert kept_tokens("mmtok", [s], [2], text=0) == [[0, 3]]
+
+
+def test_evs_takes_first_frames_evenly_then_the_tokens_that_change():
+    # An image of four tokens, then three frames of two tokens each; the last token changes most.
+    s = one_tile(on_a_circle(0, 5, 0, 5, 10, 20, 10, 30, 40, 110))
+    s.step = torch.tensor([0, 0, 0, 0, 0, 0, 2, 2, 2, 2])
+    assert kept_tokens("evs", [s], [10]) == [[0, 4, 2, 1, 5, 3, 9, 8, 7, 6]]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8, 100, 577])
+def test_evs_spreads_any_number_of_tokens_over_a_frame(number):
+    """Each of n equal parts of a frame has at most three of the first n tokens."""
+    places = spread_places(number)
+    assert sorted(places.tolist()) == list(range(number))
+    for kept in {1, 2, number // 3, number // 2, number} - {0}:
+        parts = np.flatnonzero(places < kept) * kept // number
+        assert np.bincount(parts).max() <= 3
 
 
 def test_visionzip_shares_among_tiles_what_cls_does_not():
@@ -393,6 +420,7 @@ def test_what_is_not_needed_is_not_read():
     assert DivPrune().needs == {"embeddings"}
     assert VisionZip().needs == {"cls_attention", "tiles"}
     assert VisPruner().needs == {"cls_attention", "vision_features", "tiles"}
+    assert EVS().needs == {"embeddings", "previous_frame"}
     assert MMTok().needs == {"embeddings", "text_embeddings", "vision_features"}
     assert MMTok(text=0).needs == {"vision_features"}
     assert OTPrune().needs == {"embeddings"}

@@ -38,7 +38,7 @@ def test_question_embeddings_stand_in_for_clip_on_the_embedded_model_only():
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
 def test_a_ranker_that_the_model_cannot_serve_is_refused(name):
-    with pytest.raises(ModelError, match=naming("--ranker", "divprune, mmtok")):
+    with pytest.raises(ModelError, match=naming("--ranker", "divprune, evs, mmtok")):
         check_ranker(RankerSpec("vispruner"), built(name, 5).config)
 
 
