@@ -8,6 +8,7 @@ its ModelFamily.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -23,13 +24,15 @@ from opsearch.errors import ModelError, OpsearchError, echo
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
 from opsearch.models.handles import Handle, Store
 from opsearch.models.packed_patches import capture_packed_patches
-from opsearch.models.patch_sequences import capture_patch_sequence
+from opsearch.models.patch_sequences import capture_patch_sequence, capture_sized_images
+from opsearch.models.patch_squares import Squares, joined_squares, means_of_squares
 from opsearch.models.tower_attention import received_unsupported_reason
 from opsearch.models.vision import (
     TOWER_NEEDS,
     Capture,
-    capture_merged_patches,
+    Paths,
     capture_patches,
+    cls_of_internvl,
     cls_unsupported_reason,
 )
 from opsearch.policy.ranker import RankerSpec
@@ -64,6 +67,7 @@ class ModelFamily:
             of their image ("image"), or the whole prompt ("prompt").
         answer_type: Value of an answer's tokens in `token_type_ids`.
         bounds_logits: True if `final_logit_softcapping` of the decoder's config is applied.
+        captures_frames: True if `capture_tower` finds the frames of videos.
         tested: True if its models are compared with the reference in the tests.
         checkpoints: Published checkpoints, as ids on the Hugging Face hub.
         special: Where a policy meets more than plain causal layers, for docs/families.md.
@@ -81,6 +85,7 @@ class ModelFamily:
     attends: Literal["causal", "image", "prompt"] = "causal"
     answer_type: int = 0
     bounds_logits: bool = False
+    captures_frames: bool = False
     tested: bool = True
     checkpoints: tuple[str, ...] = ()
     special: str = ""
@@ -110,10 +115,14 @@ class ModelFamily:
                 return clip_unsupported_reason(folder, config) or cls_unsupported_reason(config)
         if need.startswith(RECEIVED):
             return received_unsupported_reason(config, need)
-        if need == PREVIOUS_FRAME:
+        if need == PREVIOUS_FRAME and not self.captures_frames:
             has_videos = "video_token_id" in self.visual_tokens
-            return None if has_videos else "its prompts have no videos"
-        if need not in TOWER_NEEDS:
+            return (
+                "its vision tower does not know which frames belong to a video"
+                if has_videos
+                else "its prompts have no videos"
+            )
+        if need not in TOWER_NEEDS | {PREVIOUS_FRAME}:
             return "no hook captures it"
         return cls_unsupported_reason(config) if need == "cls_attention" else None
 
@@ -192,13 +201,32 @@ DECODERS = frozenset(
 _UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
+_VIDEOS: dict[str, Any] = {"visual_tokens": _IMAGE_AND_VIDEO, "captures_frames": True}
 _QWEN: dict[str, Any] = {
+    **_VIDEOS,
     "vision_tower": "model.visual",
-    "visual_tokens": _IMAGE_AND_VIDEO,
     "positions_from": "mm_token_type_ids",
     "grid": "image_grid_thw",
 }
+# Each frame of a video is an image to GLM-4V's tower.
+_GLM = {**_QWEN, "captures_frames": False}
 _IDEFICS: dict[str, Any] = {"vision_tower": "model.vision_model", "decoder": "model.text_model"}
+
+_INTERNVL = Squares(lambda config: round(1 / config.downsample_ratio), cls_layer=cls_of_internvl)
+_GEMMA = Squares(
+    lambda config: math.isqrt(_patches(config.vision_config) // config.mm_tokens_per_image),
+    means_of_squares,
+)
+_COHERE = Squares(lambda config: config.downsample_factor, joined_squares)
+_OVIS = Squares(
+    lambda config: config.vision_config.hidden_stride,
+    paths=Paths(projector="model.vision_tower.head_linear"),
+)
+_IDEFICS_SQUARES = Squares(
+    lambda config: config.scale_factor,
+    joined_squares,
+    Paths("model.vision_model", "model.connector"),
+)
 
 FAMILIES = {
     family.model_type: family
@@ -210,7 +238,9 @@ FAMILIES = {
             checkpoints=("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
         ),
         # Several layers of the tower are joined, none of whose [CLS] attention stands for all.
-        ModelFamily("vipllava", _UNIFORM, checkpoints=("llava-hf/vip-llava-7b-hf",)),
+        ModelFamily(
+            "vipllava", _UNIFORM, capture_patches, checkpoints=("llava-hf/vip-llava-7b-hf",)
+        ),
         ModelFamily(
             "llava_next",
             _CLS,
@@ -218,21 +248,22 @@ FAMILIES = {
             checkpoints=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
             special="tiles, a newline token behind each row",
         ),
-        # Frames are pooled after the projector, so that a token is no patch of the tower.
         ModelFamily(
             "llava_next_video",
-            _UNIFORM,
-            visual_tokens=_IMAGE_AND_VIDEO,
+            _CLS,
+            capture_packed_patches,
             checkpoints=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
             special="tiles; videos of pooled frames",
+            **_VIDEOS,
         ),
         # SigLIP has no [CLS].
         ModelFamily(
             "llava_onevision",
             _UNIFORM,
-            visual_tokens=_IMAGE_AND_VIDEO,
+            capture_packed_patches,
             checkpoints=("llava-hf/llava-onevision-qwen2-7b-ov-hf",),
             special="tiles; videos of pooled frames",
+            **_VIDEOS,
         ),
         # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is
         # unused. Training did not shape the attention of [CLS] there, so `cls` works but is not the
@@ -240,13 +271,14 @@ FAMILIES = {
         ModelFamily(
             "internvl",
             _UNIFORM,
-            capture_merged_patches,
+            _INTERNVL,
             checkpoints=("OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
             special="tiles; a token is a square of patches",
         ),
         ModelFamily(
             "qwen2_vl",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("Qwen/Qwen2-VL-7B-Instruct",),
             special="positions in time, height and width",
             **_QWEN,
@@ -254,6 +286,7 @@ FAMILIES = {
         ModelFamily(
             "qwen2_5_vl",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("Qwen/Qwen2.5-VL-7B-Instruct",),
             special="positions in time, height and width",
             **_QWEN,
@@ -261,6 +294,7 @@ FAMILIES = {
         ModelFamily(
             "qwen3_vl",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("Qwen/Qwen3-VL-8B-Instruct",),
             special="DeepStack: visual features are added behind the first layers; positions in "
             "time, height and width",
@@ -269,6 +303,7 @@ FAMILIES = {
         ModelFamily(
             "qwen3_vl_moe",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("Qwen/Qwen3-VL-30B-A3B-Instruct",),
             special="as qwen3_vl, with experts",
             **_QWEN,
@@ -276,20 +311,23 @@ FAMILIES = {
         ModelFamily(
             "glm4v",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("zai-org/GLM-4.1V-9B-Thinking",),
             special="four norms; positions in time, height and width, for a half of each head",
-            **_QWEN,
+            **_GLM,
         ),
         ModelFamily(
             "glm46v",
             _UNIFORM,
+            capture_patch_sequence,
             checkpoints=("zai-org/GLM-4.6V-Flash",),
             special="as glm4v",
-            **_QWEN,
+            **_GLM,
         ),
         ModelFamily(
             "idefics3",
             _UNIFORM,
+            _IDEFICS_SQUARES,
             checkpoints=("HuggingFaceM4/Idefics3-8B-Llama3",),
             special="tiles, with text between them",
             **_IDEFICS,
@@ -297,6 +335,7 @@ FAMILIES = {
         ModelFamily(
             "smolvlm",
             _UNIFORM,
+            _IDEFICS_SQUARES,
             checkpoints=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
             special="tiles, with text between them",
             **_IDEFICS,
@@ -304,12 +343,14 @@ FAMILIES = {
         ModelFamily(
             "mistral3",
             _UNIFORM,
+            capture_sized_images,
             checkpoints=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
             special="a text token behind each row; a window in all layers if the config has one",
         ),
         ModelFamily(
             "gemma3",
             _UNIFORM,
+            _GEMMA,
             attends="image",
             checkpoints=("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
             special="four norms; five of six layers attend within a window; tokens of an image "
@@ -318,6 +359,7 @@ FAMILIES = {
         ModelFamily(
             "paligemma",
             _UNIFORM,
+            capture_patches,
             attends="prompt",
             answer_type=1,
             bounds_logits=True,
@@ -327,6 +369,7 @@ FAMILIES = {
         ModelFamily(
             "aya_vision",
             _UNIFORM,
+            _COHERE,
             checkpoints=("CohereLabs/aya-vision-8b",),
             special="attention and MLP in parallel; three of four layers attend within a window, "
             "the fourth has no positions",
@@ -334,12 +377,14 @@ FAMILIES = {
         ModelFamily(
             "cohere2_vision",
             _UNIFORM,
+            _COHERE,
             checkpoints=("CohereLabs/command-a-vision-07-2025",),
             special="as aya_vision",
         ),
         ModelFamily(
             "ovis2",
             _UNIFORM,
+            _OVIS,
             checkpoints=("thisisiron/Ovis2-2B-hf",),
             special="embeddings of their own around images",
         ),
@@ -353,6 +398,12 @@ FAMILIES = {
         ),
     )
 }
+
+
+def _patches(vision_config: Any) -> int:
+    """Return the number of patches of an image of a tower's own size."""
+    side: int = vision_config.image_size // vision_config.patch_size
+    return side**2
 
 
 def family_for(model_type: str) -> ModelFamily:

@@ -9,19 +9,21 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opsearch.models.handles import Handle, Replaced, Store
+from opsearch.models.patch_squares import means_of_squares
 from opsearch.models.vision import cls_of_clip, on_tower
 from opsearch.rankers.base import PREVIOUS_FRAME
 
 
 def capture_packed_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
-    """Capture ranker inputs of LLaVA-NeXT and LLaVA-OneVision: the whole image, then its tiles.
+    """Capture ranker inputs of LLaVA-NeXT(-Video) and LLaVA-OneVision: the image, then its tiles.
 
     Each tile has its own [CLS]; scores of different tiles are compared without rescaling. A newline
     token has no patch and copies the values of the token before it, so it ranks next to that token.
-    Frames of videos are pooled and are a tile each; a newline token ends each video.
+    Frames of videos are pooled and are a tile each; LLaVA-OneVision ends each video by a newline
+    token.
     """
     trunk, captured = model.model, _Captured()
     handles = on_tower(model, needs, cls_of_clip, captured.keep)
@@ -30,15 +32,25 @@ def capture_packed_patches(model: Any, needs: Collection[str], store: Store) -> 
     if hasattr(trunk, "apply_pooling"):
         handles.append(_replace(trunk, "get_video_features", _counting(captured)))
         handles.append(_replace(trunk, "apply_pooling", _pooling(captured, store, frames)))
+    if hasattr(trunk, "vision_resampler"):
+        handles.append(_replace(trunk, "get_video_features", _counting(captured)))
+        handles += _on_resampler(trunk, captured, store, frames)
     return handles
 
 
 class _Captured(threading.local):
-    """Values of the tower's last forward in this thread, [tiles, tokens] or [tiles, tokens, D]."""
+    """Values of the tower's last forward in this thread, [tiles, tokens] or [tiles, tokens, D].
+
+    Attributes:
+        values: The values by name.
+        videos: Number of videos of the last forward with videos.
+        pooled: True from the pooling of LLaVA-NeXT-Video's frames to their projection.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
         self.videos = 0
+        self.pooled = False
 
     def keep(self, name: str, value: Tensor) -> None:
         self.values[name] = value
@@ -140,12 +152,46 @@ def _pooling(captured: _Captured, store: Store, frames: bool) -> Callable[[Metho
                     rows = stock(value[..., None].float())[..., 0]
                     store(name, with_newlines(rows.to(value.dtype)))
             if frames:
-                step = torch.full((videos, len(pooled) // videos, size), size)
-                step[:, 0] = 0
-                ended = torch.nn.functional.pad(step.flatten(1), (0, 1))
-                store(PREVIOUS_FRAME, ended.flatten())
+                step = _frame_steps(videos, len(pooled) // videos, size)
+                store(PREVIOUS_FRAME, torch.nn.functional.pad(step, (0, 1)).flatten())
             return pooled
 
         return pool
 
     return change
+
+
+def _frame_steps(videos: int, frames: int, size: int) -> Tensor:
+    """Return the distance of each token to the preceding frame, int64[videos, frames x size]."""
+    step = torch.full((videos, frames, size), size)
+    step[:, 0] = 0
+    return step.flatten(1)
+
+
+def _on_resampler(trunk: Any, captured: _Captured, store: Store, frames: bool) -> list[Handle]:
+    """Pass the values of LLaVA-NeXT-Video's frames to `store`.
+
+    Frames are pooled before the projector; what is captured per patch is averaged here.
+    """
+
+    def pooled(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        size = math.isqrt(args[0].shape[1] // output.shape[1])
+        captured.values = {
+            name: means_of_squares(value, size) for name, value in captured.values.items()
+        }
+        captured.pooled = True
+
+    def projected(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if not captured.pooled:
+            return
+        captured.pooled, videos = False, captured.videos
+        for name, value in captured.take().items():
+            store(name, value.flatten(0, 1))
+        if frames:
+            steps = _frame_steps(videos, len(output) // videos, output.shape[1])
+            store(PREVIOUS_FRAME, steps.flatten())
+
+    return [
+        trunk.vision_resampler.register_forward_hook(pooled),
+        trunk.multi_modal_projector.register_forward_hook(projected),
+    ]

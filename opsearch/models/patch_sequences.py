@@ -1,6 +1,7 @@
-"""Ranker inputs of towers that read all images as one sequence of patches, e.g. Qwen2.5-VL's.
+"""Ranker inputs of towers that read all images as one sequence of patches.
 
-A visual token is a square of consecutive patches. Towers with window attention reorder the squares
+In the towers of Qwen-VL and GLM-4V the patches of a visual token follow each other, in Mistral 3's
+all patches are in the order of rows. Towers with window attention reorder the squares of patches
 and restore their order behind the merger; captured values are restored the same way.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from transformers.vision_utils import get_vision_window_index
 
 from opsearch.models.handles import Handle, Store
@@ -30,6 +32,7 @@ def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> 
     merged = tower.config.spatial_merge_size**2
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        now.tokens = len(args[0] if args else kwargs["hidden_states"]) // merged
         now.grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
         now.restored = _restored_order(tower.config, now.grid)
 
@@ -45,7 +48,8 @@ def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> 
         store(name, value if restored is None else value[upload(restored, value.device)])
 
     def on_merger(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        keep("vision_features", args[0].reshape(-1, merged * args[0].shape[-1]))
+        # GLM-4V's merger reads a row per token, Qwen's a row per patch.
+        keep("vision_features", args[0].reshape(now.tokens, -1))
 
     handles: list[Handle] = [
         tower.register_forward_pre_hook(before, with_kwargs=True),
@@ -56,6 +60,45 @@ def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> 
     return handles + capture_received(
         model, tower, needs, lambda name, value: keep(name, value.reshape(-1, merged).mean(1))
     )
+
+
+def capture_sized_images(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
+    """Capture ranker inputs of Mistral 3: images of any size, given as (height, width) in pixels.
+
+    The attention of a token is the mean over its square of patches; its features are all of theirs.
+    """
+    tower, projector, now = model.model.vision_tower, model.model.multi_modal_projector, _Grids()
+    patch, size = tower.config.patch_size, model.config.spatial_merge_size
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        pixels = torch.as_tensor(kwargs["image_sizes"]).tolist()
+        now.grids = [(height // patch, width // patch) for height, width in pixels]
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        tokens = [(height // size) * (width // size) for height, width in now.grids]
+        store("tiles", torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens)))
+
+    def on_merger(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        store("vision_features", args[0])
+
+    def keep(name: str, value: Tensor) -> None:
+        images = value[0].split([height * width for height, width in now.grids])
+        grids = [each.view(1, *grid) for each, grid in zip(images, now.grids, strict=True)]
+        store(name, torch.cat([avg_pool2d(grid, size).flatten() for grid in grids]))
+
+    handles: list[Handle] = [tower.register_forward_pre_hook(before, with_kwargs=True)]
+    if "tiles" in needs:
+        handles.append(tower.register_forward_hook(after))
+    if "vision_features" in needs:
+        merger = projector.patch_merger.merging_layer
+        handles.append(merger.register_forward_pre_hook(on_merger))
+    return handles + capture_received(model, tower, needs, keep)
+
+
+class _Grids(threading.local):
+    """Height and width in patches of each image in the tower's latest forward of this thread."""
+
+    grids: Sequence[tuple[int, int]] = ()
 
 
 def _restored_order(config: Any, grid: Tensor) -> Tensor | None:

@@ -110,12 +110,19 @@ def capture_received(
         ModelError: No attention layers are found in the tower.
     """
     layers, handles = attention_layers(tower), list[Handle]()
-    strategy = getattr(model.config, "vision_feature_select_strategy", "full")
-    hidden = 1 if strategy == "default" else 0
+    hidden = 1 if drops_cls(model.config) else 0
     for need in sorted(each for each in needs if each.startswith(RECEIVED)):
         index = chosen_layer(model.config.vision_config, need)
         handles += _on_attention(layers[index], hidden, partial(store, need))
     return handles
+
+
+def drops_cls(config: Any) -> bool:
+    """Return whether the decoder does not see the tower's first output, its [CLS]."""
+    # ViP-LLaVA's config has no strategy: [CLS] is always left out.
+    unnamed = "default" if config.vision_config.model_type == "clip_vision_model" else "full"
+    strategy: str = getattr(config, "vision_feature_select_strategy", unnamed)
+    return strategy == "default"
 
 
 def _on_attention(attn: Any, hidden: int, keep: Callable[[Tensor], None]) -> list[Handle]:
@@ -197,13 +204,32 @@ def _observed(
     **given: Any,
 ) -> Any:
     """Pass queries and keys to all observers of the module, then attend."""
+    mask = _mask(attention_mask, given.get("cu_seq_lens_q"), query)
     config = attn.config
     while isinstance(config, _ObservedConfig):
-        config.see(query, key, given["scaling"], attention_mask)
+        config.see(query, key, given["scaling"], mask)
         config = config.stock
     name = config._attn_implementation
     # FlashAttention would look itself up in the replaced config.
     name = "sdpa" if name and "flash" in name else name
     eager = sys.modules[type(attn).__module__].eager_attention_forward
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
-    return attend(attn, query, key, value, attention_mask, **given)
+    output, weights = attend(attn, query, key, value, mask, **given)
+    if attention_mask is not None and attention_mask.ndim == 2:
+        output = output * attention_mask[..., None, None]  # as FlashAttention does
+    return output, weights
+
+
+def _mask(given: Tensor | None, bounds: Tensor | None, query: Tensor) -> Tensor | None:
+    """Return the mask of attention weights, also where FlashAttention has another form of it.
+
+    Args:
+        given: Mask of the keys that are not padding, [images, K], or of attention weights, or None.
+        bounds: Where images begin in a sequence of all, and its length, or None.
+        query: Queries, [images, H, Q, hd].
+    """
+    if bounds is not None:
+        places = torch.arange(query.shape[2], device=query.device)
+        image = torch.bucketize(places, bounds[1:].to(query.device), right=True)
+        return (image[:, None] == image)[None, None]
+    return given.bool()[:, None, None] if given is not None and given.ndim == 2 else given

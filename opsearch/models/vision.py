@@ -10,17 +10,18 @@
 - "previous_frame": int64[N] on the CPU, distance in visual tokens to the token at the same place of
   the preceding frame of its video; 0 where there is none.
 
-A visual token is one patch (LLaVA), a square of patches (InternVL), or a patch of a tile that is
-joined with others and cropped to the shape of the image, with a newline token after each row
-(LLaVA-NeXT, LLaVA-OneVision; opsearch/models/packed_patches.py). Captured values pass through the
-model's own code for this. opsearch/models/patch_sequences.py has the towers of Qwen.
+A visual token is one patch (LLaVA), a square of patches (InternVL and others;
+opsearch/models/patch_squares.py), or a patch of a tile that is joined with others and cropped to
+the shape of the image, with a newline token after each row (LLaVA-NeXT, LLaVA-OneVision;
+opsearch/models/packed_patches.py). Values captured in the latter pass through the model's own code
+for this. opsearch/models/patch_sequences.py has the towers of Qwen-VL and GLM-4V.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from opsearch.errors import echo
 from opsearch.models.clip import joint_patches
 from opsearch.models.handles import Handle, Store
-from opsearch.models.tower_attention import capture_received
+from opsearch.models.tower_attention import capture_received, drops_cls
 from opsearch.rankers.base import CLIP_PATCHES, RECEIVED
 
 
@@ -53,13 +54,13 @@ def cls_attention(query: Tensor, keys: Tensor, heads: int, scale: float) -> Tens
 
 def cls_unsupported_reason(config: Any) -> str | None:
     """Return why [CLS] attention cannot rank the tokens of this config, None if it can."""
-    tower = config.vision_config.model_type
-    if tower.startswith("siglip") or not hasattr(config, "vision_feature_layer"):
+    tower, layer = config.vision_config.model_type, _feature_layer(config)
+    if tower.startswith(("siglip", "pixtral")) or layer is None:
         return f"its vision tower is a {tower}, which has no [CLS] to rank by"
-    layer, strategy = config.vision_feature_layer, config.vision_feature_select_strategy
     if not isinstance(layer, int) or layer == 0:
         return f"it reads vision layers {layer}, so there is no single [CLS] attention to rank by"
-    if strategy != "default":
+    if not drops_cls(config):
+        strategy = config.vision_feature_select_strategy
         return (
             f"its decoder sees all vision tokens (strategy {echo(strategy)}), the [CLS] attention "
             "orders only the patches"
@@ -67,9 +68,16 @@ def cls_unsupported_reason(config: Any) -> str | None:
     return None
 
 
+def _feature_layer(config: Any) -> Any:
+    """Return the vision layer that the projector reads, a list of several, or None if unnamed."""
+    # ViP-LLaVA's name in older releases of transformers.
+    older = getattr(config, "vision_feature_layers", None)
+    return getattr(config, "vision_feature_layer", older)
+
+
 def projected_layer(model: Any, layers: Any) -> Any:
     """Return the vision layer whose output the projector reads."""
-    layer = model.config.vision_feature_layer
+    layer = _feature_layer(model.config)
     # hidden_states[0] are the embeddings, hidden_states[k] is the output of layer k - 1.
     return layers[layer if layer < 0 else layer - 1]
 
@@ -101,31 +109,12 @@ TOWER_NEEDS = frozenset({"cls_attention", "vision_features", "tiles"})
 
 
 def capture_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
-    """Capture ranker inputs of LLaVA, where each patch is a visual token."""
+    """Capture ranker inputs of a tower whose patches are a visual token each, e.g. LLaVA's."""
 
     def keep(name: str, value: Tensor) -> None:
         store(name, value.flatten(0, 1))
 
     return on_tower(model, needs, cls_of_clip, keep)
-
-
-def capture_merged_patches(model: Any, needs: Collection[str], store: Store) -> list[Handle]:
-    """Capture ranker inputs of InternVL, where each token is a square of patches.
-
-    The attention of a token is the mean over its patches; its features are all of theirs.
-    """
-    trunk = model.model
-
-    def keep(name: str, value: Tensor) -> None:
-        if name == "cls_attention" or name.startswith(RECEIVED):
-            side = math.isqrt(value.shape[1])
-            squares = trunk.pixel_shuffle(
-                value.view(-1, side, side, 1), scale_factor=model.config.downsample_ratio
-            )
-            value = squares.mean(-1).flatten(1)
-        store(name, value.flatten(0, 1))
-
-    return on_tower(model, needs, _cls_of_internvl, keep)
 
 
 Attention = tuple[Any, nn.Module, nn.Module]
@@ -138,9 +127,26 @@ def cls_of_clip(model: Any) -> Attention:
     return attn, attn.q_proj, attn.k_proj
 
 
-def _cls_of_internvl(model: Any) -> Attention:
+def cls_of_internvl(model: Any) -> Attention:
+    """Return the attention of InternVL's layer whose output the projector reads."""
     attn = projected_layer(model, model.model.vision_tower.encoder.layer).attention
     return attn, attn.q_norm, attn.k_norm
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths of modules from the model with its language-model head.
+
+    Attributes:
+        tower: The vision tower.
+        projector: Module whose input are the features of visual tokens or of their patches.
+    """
+
+    tower: str = "model.vision_tower"
+    projector: str = "model.multi_modal_projector"
+
+
+PATHS = Paths()  # of most families
 
 
 def on_tower(
@@ -148,6 +154,8 @@ def on_tower(
     needs: Collection[str],
     cls_layer: Callable[[Any], Attention],
     store: Store,
+    paths: Paths = PATHS,
+    read: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> list[Handle]:
     """Install hooks that pass `needs` to `store` as [tiles, tokens] or [tiles, tokens, D].
 
@@ -156,25 +164,28 @@ def on_tower(
         needs: Names of ranker inputs.
         cls_layer: Returns the attention of the layer whose output the projector reads.
         store: Receives names and values.
+        paths: Where the modules are.
+        read: Returns features of the tokens from the projector's input.
     """
-    trunk, handles = model.model, list[Handle]()
+    tower, handles = model.get_submodule(paths.tower), list[Handle]()
 
     def on_projector(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        tiles, tokens = args[0].shape[:2]
+        features = read(args[0])
+        tiles, tokens = features.shape[:2]
         if "vision_features" in needs:
-            store("vision_features", args[0])
+            store("vision_features", features)
         if "tiles" in needs:
             store("tiles", torch.arange(tiles)[:, None].expand(-1, tokens))
 
     if "cls_attention" in needs:
         handles += capture_cls_attention(*cls_layer(model), store)
     if any(need.startswith(RECEIVED) for need in needs):
-        handles += capture_received(model, trunk.vision_tower, needs, store)
+        handles += capture_received(model, tower, needs, store)
     if not {"vision_features", "tiles"}.isdisjoint(needs):
-        handles.append(trunk.multi_modal_projector.register_forward_pre_hook(on_projector))
+        handles.append(model.get_submodule(paths.projector).register_forward_pre_hook(on_projector))
     for need in needs:
         if need.startswith(CLIP_PATCHES):
-            handles.append(_on_last_layer(trunk.vision_tower, need, store))
+            handles.append(_on_last_layer(tower, need, store))
     return handles
 
 

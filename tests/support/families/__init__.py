@@ -8,9 +8,8 @@ A family is a module with
     tokens(size, alone): visual tokens of an image; `alone`: it is the only one of its sample;
     pixels(samples, ids, generator): model inputs for images of these sizes, beside the ids;
     scores(model, inputs): [CLS]'s attention to all visual tokens, or None without a [CLS];
-    received(model, inputs): attention received in the middle of the tower by all visual tokens, or
-        None where nothing is captured;
-    features(model, inputs): tile and projector input of all visual tokens, or None;
+    received(model, inputs): attention received in the middle of the tower by all visual tokens;
+    features(model, inputs): tile and projector input of all visual tokens;
     positions(inputs): each sample's rotary positions without its padding, [S] or [3, S];
     given_positions(inputs): arguments that make a plain forward use these positions.
 Families with videos also have

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families import squares
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [2, 1, 2, 3]  # tiles
 TILE, PATCH, TOKENS = 16, 4, 4
@@ -84,8 +85,10 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    found = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+    return squares.joined(found.hidden_states[-1], 2)
 
 
 def received(model, inputs):
-    return None
+    tower = model.model.vision_tower
+    return squares.means(received_by_patches(tower, inputs["pixel_values"], 0, hidden=0), 2)

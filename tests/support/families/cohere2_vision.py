@@ -8,11 +8,10 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families import aya_vision
+from tests.support.families import aya_vision, squares
 from tests.support.families.aya_vision import (  # noqa: F401  the same functions
     AROUND,
     SIZES,
-    features,
     given_positions,
     pixels,
     positions,
@@ -38,3 +37,8 @@ def processor(tokenizer, template):
         size={"height": aya_vision.TILE, "width": aya_vision.TILE}, max_patches=4, patch_size=2
     )
     return Cohere2VisionProcessor(pictures, tokenizer, chat_template=template)
+
+
+def features(model, inputs):
+    found = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
+    return squares.joined(found, 2)

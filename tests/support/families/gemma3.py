@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families import squares
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [(24, 24)]
 START, END = 6, 7
@@ -85,8 +86,10 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    found = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
+    return squares.averaged(found, 2)
 
 
 def received(model, inputs):
-    return None
+    tower = model.model.vision_tower
+    return squares.means(received_by_patches(tower, inputs["pixel_values"], 0, hidden=0), 2)

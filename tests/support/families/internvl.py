@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from tests.support import tiny
+from tests.support.families import squares
 from tests.support.families.prompt import (
     cls_attention,
     from_mask,
@@ -74,25 +75,14 @@ def pixels(samples, ids, generator):
 
 
 def features(model, inputs):
-    tower, squares = model.model.vision_tower, []
-    for patches in tower(inputs["pixel_values"]).last_hidden_state[:, 1:]:
-        grid = patches.view(4, 4, -1)
-        squares += [grid[y : y + 2, x : x + 2].flatten() for y in (0, 2) for x in (0, 2)]
-    return torch.arange(len(squares)) // 4, torch.stack(squares)
+    patches = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state[:, 1:]
+    return squares.joined(patches, 2)
 
 
 def scores(model, inputs):
-    return _squares(cls_attention(model.model.vision_tower, inputs["pixel_values"], -1))
+    return squares.means(cls_attention(model.model.vision_tower, inputs["pixel_values"], -1), 2)
 
 
 def received(model, inputs):
-    return _squares(received_by_patches(model.model.vision_tower, inputs["pixel_values"], 1))
-
-
-def _squares(tiles):
-    """Return the mean of each square of patches; tiles: [tiles, 16]."""
-    found = []
-    for patches in tiles:
-        grid = patches.view(4, 4)
-        found += [float(grid[y : y + 2, x : x + 2].mean()) for y in (0, 2) for x in (0, 2)]
-    return torch.tensor(found)
+    tower = model.model.vision_tower
+    return squares.means(received_by_patches(tower, inputs["pixel_values"], 1), 2)

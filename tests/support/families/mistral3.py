@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [(16, 24), (16, 16), (24, 16), (8, 40)]  # height and width
 PATCH, MERGED = 4, 2
@@ -76,8 +76,38 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    """Return the values of each square of patches, of which one dimension follows another."""
+    tower = model.model.vision_tower
+    states = tower(inputs["pixel_values"], image_sizes=inputs["image_sizes"]).last_hidden_state
+    # The norm before the merger divides by the root of the mean square of a patch.
+    normed = states[0] * (states[0].square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    normed = normed * model.model.multi_modal_projector.norm.weight
+    images = [_grid(image, size) for image, size in _images(normed, inputs)]
+    found = [each.flatten(0, 1).T.flatten() for grid in images for each in _squares(grid)]
+    numbers = [n for n, grid in enumerate(images) for _ in _squares(grid)]
+    return torch.tensor(numbers), torch.stack(found)
 
 
 def received(model, inputs):
-    return None
+    tower, given = model.model.vision_tower, {"image_sizes": inputs["image_sizes"]}
+    (values,) = received_by_patches(tower, inputs["pixel_values"], 0, hidden=0, **given)
+    images = [_grid(image, size) for image, size in _images(values, inputs)]
+    return torch.stack([each.mean() for grid in images for each in _squares(grid)])
+
+
+def _images(patches, inputs):
+    """Yield the patches of each image and its height and width."""
+    start = 0
+    for height, width in inputs["image_sizes"].tolist():
+        number = height * width // PATCH**2
+        yield patches[start : start + number], (height, width)
+        start += number
+
+
+def _grid(patches, size):
+    return patches.unflatten(0, tuple(side // PATCH for side in size))
+
+
+def _squares(grid):
+    rows, columns = (range(0, side, MERGED) for side in grid.shape[:2])
+    return [grid[y : y + MERGED, x : x + MERGED] for y in rows for x in columns]

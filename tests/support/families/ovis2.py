@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families import squares
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [3, 1, 3, 5]  # tiles
 TILE, PATCH, TOKENS = 16, 4, 4
@@ -92,8 +93,10 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    patches = model.model.vision_tower.transformer(inputs["pixel_values"])[0]
+    return squares.joined(patches, 2)
 
 
 def received(model, inputs):
-    return None
+    tower = model.model.vision_tower
+    return squares.means(received_by_patches(tower, inputs["pixel_values"], 0, hidden=0), 2)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [(12, 12)]
 AROUND = ((), ())
@@ -88,8 +88,10 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    found = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
+    return torch.arange(len(found)).repeat_interleave(found.shape[1]), found.flatten(0, 1)
 
 
 def received(model, inputs):
-    return None
+    tower = model.model.vision_tower
+    return received_by_patches(tower, inputs["pixel_values"], 0, hidden=0).flatten()

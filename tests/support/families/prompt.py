@@ -68,14 +68,15 @@ def hidden_states(tower, pixels, layer):
     return tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
 
 
-def received_by_patches(tower, pixels, layer, hidden=1):
+def received_by_patches(tower, pixels, layer, hidden=1, **given):
     """Return the attention that patches receive, summed over queries, mean over heads, [images, P].
 
     hidden: First entries that are no visual token, e.g. [CLS].
+    given: Further arguments of the tower.
     """
     before = tower.config._attn_implementation
     tower.set_attn_implementation("eager")
-    attention = tower(pixels, output_attentions=True).attentions[layer]
+    attention = tower(pixels, output_attentions=True, **given).attentions[layer]
     tower.set_attn_implementation(before)
     return attention.mean(1).sum(1)[:, hidden:]
 

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from tests.support import tiny
-from tests.support.families.prompt import from_mask, text_positions
+from tests.support.families import squares
+from tests.support.families.prompt import from_mask, received_by_patches, text_positions
 
 SIZES = [3, 1, 3, 5]  # tiles
 TILE, TOKENS = 16, 4
@@ -75,8 +76,20 @@ def scores(model, inputs):
 
 
 def features(model, inputs):
-    return None
+    values, seen = tiles(inputs)
+    found = model.model.vision_model(values, patch_attention_mask=seen).last_hidden_state
+    return squares.joined(found, 2)
 
 
 def received(model, inputs):
-    return None
+    values, seen = tiles(inputs)
+    given = {"hidden": 0, "patch_attention_mask": seen}
+    return squares.means(received_by_patches(model.model.vision_model, values, 0, **given), 2)
+
+
+def tiles(inputs):
+    """Return all tiles that are not empty, and masks of their patches, bool[tiles, 4, 4]."""
+    mask = inputs["pixel_attention_mask"].flatten(0, 1)
+    used = mask.flatten(1).any(1)
+    patches = mask[used].unflatten(2, (-1, 4)).unflatten(1, (-1, 4))
+    return inputs["pixel_values"].flatten(0, 1)[used], patches.bool().any(4).any(2)
