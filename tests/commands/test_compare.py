@@ -106,8 +106,8 @@ def test_settings_are_chosen_on_the_calibration_samples(folder, tmp_path):
             for label, policies in found.items():
                 entry = entries[budget, label]
                 kl = engine.measure(policies, given).mean(axis=1)
-                # Rounding differs with the policies measured in the same passes.
-                assert entry.kl_calibration.mean() == pytest.approx(kl.min(), abs=1e-5)
+                # Other policies in the same passes change the rounding, in relation to the value.
+                assert entry.kl_calibration.mean() == pytest.approx(kl.min(), rel=1e-6, abs=1e-6)
                 assert entry.setting in {p.provenance["setting"] for p in policies}
                 keys = {p.canonical(pairs[0][0]) for p in policies}
                 assert entry.evaluations == (len(keys) if len(policies) > 1 else 0)
