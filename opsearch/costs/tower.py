@@ -97,7 +97,8 @@ class Tower:
     def from_config(cls, config: Any) -> Tower | None:
         """Return the tower of a multimodal transformers config; None for one of another kind."""
         vision = config.vision_config
-        encoder = _ENCODERS.get(vision.model_type)
+        # In old transformers Ovis 2's vision config has no model type of its own.
+        encoder = _ENCODERS.get(vision.model_type or config.model_type)
         connector = _CONNECTORS.get(config.model_type)
         if encoder is None or connector is None or getattr(vision, "vision_use_head", False):
             return None
@@ -132,8 +133,12 @@ def _plain(vision: Any, extra: int = 0, mlp_matrices: int = 2) -> dict[str, Any]
     }
 
 
+def _gated(vision: Any) -> dict[str, Any]:
+    return _plain(vision, mlp_matrices=3)
+
+
 def _pixtral(vision: Any) -> dict[str, Any]:
-    return _plain(vision, mlp_matrices=3) | {"packed": True}
+    return _gated(vision) | {"packed": True}
 
 
 def _qwen(vision: Any, hidden: int, intermediate: int, mlp_matrices: int = 2) -> dict[str, Any]:
@@ -166,16 +171,27 @@ def _qwen3(vision: Any) -> dict[str, Any]:
     return _qwen(vision, vision.hidden_size, vision.intermediate_size)
 
 
-def _two_layers(config: Any, merge: int = 1) -> dict[str, Any]:
+def _two_matrices(config: Any, layer: int | Sequence[int], merge: int = 1) -> dict[str, Any]:
     """Return a projector of two matrices on the features of one or several layers."""
-    layer, vision = config.vision_feature_layer, config.vision_config
-    features = vision.hidden_size * (1 if isinstance(layer, int) else len(layer))
+    features = config.vision_config.hidden_size * (1 if isinstance(layer, int) else len(layer))
     width = config.text_config.hidden_size
-    found = {"merge": merge, "projector": features * merge**2 * width + width**2}
-    has_cls = vision.model_type == "clip_vision_model"
+    return {"merge": merge, "projector": features * merge**2 * width + width**2}
+
+
+def _two_layers(config: Any, merge: int = 1) -> dict[str, Any]:
+    """Return LLaVA's projector, which may read [CLS] too."""
+    found = _two_matrices(config, config.vision_feature_layer, merge)
+    has_cls = config.vision_config.model_type == "clip_vision_model"
     if has_cls and config.vision_feature_select_strategy != "default":
         found["projected_extra"] = 1
     return found
+
+
+def _vipllava(config: Any) -> dict[str, Any]:
+    """Return a projector that never reads [CLS]."""
+    # The plural is the name of old transformers.
+    layers = getattr(config, "vision_feature_layer", None) or config.vision_feature_layers
+    return _two_matrices(config, layers)
 
 
 def _internvl(config: Any) -> dict[str, Any]:
@@ -188,6 +204,26 @@ def _mistral3(config: Any) -> dict[str, Any]:
     found = _two_layers(config)
     merging = (vision.hidden_size * side) ** 2
     return {**found, "merge": side, "projector": found["projector"] + merging}
+
+
+def _cohere(config: Any) -> dict[str, Any]:
+    """Return two matrices on squares of patches, with a gate of half the width between them."""
+    side, width = config.downsample_factor, config.text_config.hidden_size
+    inner = getattr(config, "alignment_intermediate_size", width)
+    features = config.vision_config.hidden_size * side**2
+    return {"merge": side, "projector": features * inner + inner // 2 * width}
+
+
+def _ovis2(config: Any) -> dict[str, Any]:
+    """Return a head over the visual vocabulary, and the table that its probabilities weight.
+
+    The head leaves out the tokens around images, which have rows in the table.
+    """
+    vision, side = config.vision_config, config.vision_config.hidden_stride
+    chosen = vision.vocab_size - vision.num_visual_indicator_tokens
+    head = vision.hidden_size * side**2 * chosen
+    table = vision.vocab_size * config.hidden_size
+    return {"merge": side, "projector": head + table}
 
 
 def _idefics3(config: Any) -> dict[str, Any]:
@@ -262,13 +298,19 @@ _ENCODERS = {
     "qwen2_5_vl_vision": _qwen2_5,
     "qwen3_vl": _qwen3,
     "qwen3_vl_vision": _qwen3,
+    "qwen3_vl_moe": _qwen3,
+    "qwen3_vl_moe_vision": _qwen3,
     "glm4v_vision": _glm,
+    "ovis2": _gated,
+    "ovis2_vision": _gated,
 }
-"""Readers of a vision config, by its model type."""
+"""Readers of a vision config, by its model type, or the whole config's if it has none."""
 
 _CONNECTORS = {
     "llava": _two_layers,
+    "vipllava": _vipllava,
     "llava_next": _two_layers,
+    "llava_next_video": _two_layers,
     "llava_onevision": _two_layers,
     "internvl": _internvl,
     "mistral3": _mistral3,
@@ -279,6 +321,11 @@ _CONNECTORS = {
     "qwen2_vl": _qwen2_merger,
     "qwen2_5_vl": _qwen2_5_merger,
     "qwen3_vl": _qwen3_merger,
+    "qwen3_vl_moe": _qwen3_merger,
     "glm4v": _glm_merger,
+    "glm46v": _glm_merger,
+    "aya_vision": _cohere,
+    "cohere2_vision": _cohere,
+    "ovis2": _ovis2,
 }
 """Readers of the projector in the whole config, by its model type."""

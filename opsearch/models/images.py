@@ -9,7 +9,8 @@ from torch import Tensor
 
 from opsearch.costs.tower import Grid, Tower
 
-_TILED = ("llava_next", "llava_onevision")  # families that read as many tiles as the size tells
+# Families that read as many tiles as the size tells.
+_TILED = ("llava_next", "llava_next_video", "llava_onevision")
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 _PIXELS = ("pixel_values", "pixel_values_videos", *_GRIDS)
 

@@ -13,7 +13,7 @@ from opsearch.policy.builders import identity
 from opsearch.problem.budget import total_cost
 from tests.costs.towers import CASES, END, START
 from tests.support import tiny
-from tests.support.families import FAMILIES, built
+from tests.support.families import EACH, FAMILIES, built
 from tests.support.families.prompt import prompts
 from tests.support.flop_counter import CPU_KERNEL
 
@@ -46,7 +46,7 @@ def predicted(model, inputs, policy):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", EACH)
 def test_a_stock_model_of_a_supported_family(name, layout):
     model = built(name, LAYERS, "eager")
     for seed in range(len(FAMILIES[name].SIZES)):
@@ -55,7 +55,7 @@ def test_a_stock_model_of_a_supported_family(name, layout):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", EACH)
 def test_a_pruned_model(name, attention):
     model = built(name, LAYERS, attention)
     inputs = prompts(FAMILIES[name], LAYOUTS["two images"], 1)
@@ -66,7 +66,7 @@ def test_a_pruned_model(name, attention):
     assert found < predicted(model, inputs, identity(LAYERS))
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", EACH)
 def test_a_prompt_without_images(name):
     model = built(name, LAYERS, "eager")
     inputs = prompts(FAMILIES[name], [[7]])
