@@ -27,6 +27,7 @@ from benchmarks.rankers import rankers
 from benchmarks.rows import BenchmarkRow
 from benchmarks.scaling import scaling
 from benchmarks.solvers import solvers
+from benchmarks.token_reduction import token_reduction
 from benchmarks.waiting import waiting
 from opsearch.errors import OpsearchError
 
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[bool, float], Iterator[BenchmarkRow]]] = {
     "gpu-rankers": gpu_rankers,
     "latency-table": lambda tiny, limit: latency_table(tiny),
     "code-size": lambda tiny, limit: code_size(),
+    "token-reduction": lambda tiny, limit: token_reduction(tiny),
     "waiting": lambda tiny, limit: waiting(),
 }
 
@@ -67,7 +69,7 @@ def main() -> int:
         "--tiny",
         action="store_true",
         help="latency and gpu suites, rankers, fingerprint: models of few weights, on any device; "
-        "racing: few samples; engine-share and descent: two samples",
+        "racing: few samples; engine-share, descent and token-reduction: two samples",
     )
     parser.add_argument(
         "--seconds",

@@ -198,7 +198,8 @@ DECODERS = frozenset(
     }
 )
 
-_UNIFORM, _CLS = RankerSpec("uniform"), RankerSpec("cls")
+# docs/rankers.md has the measurement that chose between the rankers without [CLS].
+_DIVPRUNE, _CLS = RankerSpec("divprune"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
 _VIDEOS: dict[str, Any] = {"visual_tokens": _IMAGE_AND_VIDEO, "captures_frames": True}
@@ -239,7 +240,7 @@ FAMILIES = {
         ),
         # Several layers of the tower are joined, none of whose [CLS] attention stands for all.
         ModelFamily(
-            "vipllava", _UNIFORM, capture_patches, checkpoints=("llava-hf/vip-llava-7b-hf",)
+            "vipllava", _DIVPRUNE, capture_patches, checkpoints=("llava-hf/vip-llava-7b-hf",)
         ),
         ModelFamily(
             "llava_next",
@@ -259,7 +260,7 @@ FAMILIES = {
         # SigLIP has no [CLS].
         ModelFamily(
             "llava_onevision",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_packed_patches,
             checkpoints=("llava-hf/llava-onevision-qwen2-7b-ov-hf",),
             special="tiles; videos of pooled frames",
@@ -270,14 +271,14 @@ FAMILIES = {
         # default.
         ModelFamily(
             "internvl",
-            _UNIFORM,
+            _DIVPRUNE,
             _INTERNVL,
             checkpoints=("OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
             special="tiles; a token is a square of patches",
         ),
         ModelFamily(
             "qwen2_vl",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("Qwen/Qwen2-VL-7B-Instruct",),
             special="positions in time, height and width",
@@ -285,7 +286,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "qwen2_5_vl",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("Qwen/Qwen2.5-VL-7B-Instruct",),
             special="positions in time, height and width",
@@ -293,7 +294,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "qwen3_vl",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("Qwen/Qwen3-VL-8B-Instruct",),
             special="DeepStack: visual features are added behind the first layers; positions in "
@@ -302,7 +303,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "qwen3_vl_moe",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("Qwen/Qwen3-VL-30B-A3B-Instruct",),
             special="as qwen3_vl, with experts",
@@ -310,7 +311,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "glm4v",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("zai-org/GLM-4.1V-9B-Thinking",),
             special="four norms; positions in time, height and width, for a half of each head",
@@ -318,7 +319,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "glm46v",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patch_sequence,
             checkpoints=("zai-org/GLM-4.6V-Flash",),
             special="as glm4v",
@@ -326,7 +327,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "idefics3",
-            _UNIFORM,
+            _DIVPRUNE,
             _IDEFICS_SQUARES,
             checkpoints=("HuggingFaceM4/Idefics3-8B-Llama3",),
             special="tiles, with text between them",
@@ -334,7 +335,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "smolvlm",
-            _UNIFORM,
+            _DIVPRUNE,
             _IDEFICS_SQUARES,
             checkpoints=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
             special="tiles, with text between them",
@@ -342,14 +343,14 @@ FAMILIES = {
         ),
         ModelFamily(
             "mistral3",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_sized_images,
             checkpoints=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
             special="a text token behind each row; a window in all layers if the config has one",
         ),
         ModelFamily(
             "gemma3",
-            _UNIFORM,
+            _DIVPRUNE,
             _GEMMA,
             attends="image",
             checkpoints=("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
@@ -358,7 +359,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "paligemma",
-            _UNIFORM,
+            _DIVPRUNE,
             capture_patches,
             attends="prompt",
             answer_type=1,
@@ -368,7 +369,7 @@ FAMILIES = {
         ),
         ModelFamily(
             "aya_vision",
-            _UNIFORM,
+            _DIVPRUNE,
             _COHERE,
             checkpoints=("CohereLabs/aya-vision-8b",),
             special="attention and MLP in parallel; three of four layers attend within a window, "
@@ -376,14 +377,14 @@ FAMILIES = {
         ),
         ModelFamily(
             "cohere2_vision",
-            _UNIFORM,
+            _DIVPRUNE,
             _COHERE,
             checkpoints=("CohereLabs/command-a-vision-07-2025",),
             special="as aya_vision",
         ),
         ModelFamily(
             "ovis2",
-            _UNIFORM,
+            _DIVPRUNE,
             _OVIS,
             checkpoints=("thisisiron/Ovis2-2B-hf",),
             special="embeddings of their own around images",
@@ -391,7 +392,7 @@ FAMILIES = {
         # The [CLS] token of its tower is left out, and timm returns no attention.
         ModelFamily(
             "perception_lm",
-            _UNIFORM,
+            _DIVPRUNE,
             visual_tokens=_IMAGE_AND_VIDEO,
             checkpoints=("facebook/Perception-LM-1B", "facebook/Perception-LM-8B"),
             special="tiles of a tower of timm; videos",
@@ -439,7 +440,7 @@ def _described(model_type: str) -> ModelFamily | None:
     in_grid = "mm_token_type_ids" in inspect.signature(kind.forward).parameters
     return ModelFamily(
         model_type,
-        _UNIFORM,
+        _DIVPRUNE,
         visual_tokens=_IMAGE_AND_VIDEO,
         positions_from="mm_token_type_ids" if in_grid else None,
         grid="image_grid_thw" if in_grid else None,
