@@ -204,7 +204,7 @@ def _observed(
     **given: Any,
 ) -> Any:
     """Pass queries and keys to all observers of the module, then attend."""
-    mask = _mask(attention_mask, given.get("cu_seq_lens_q"), query)
+    mask = _mask(attention_mask, _images(given, query))
     config = attn.config
     while isinstance(config, _ObservedConfig):
         config.see(query, key, given["scaling"], mask)
@@ -220,16 +220,23 @@ def _observed(
     return output, weights
 
 
-def _mask(given: Tensor | None, bounds: Tensor | None, query: Tensor) -> Tensor | None:
+def _mask(given: Tensor | None, images: Tensor | None) -> Tensor | None:
     """Return the mask of attention weights, also where FlashAttention has another form of it.
 
     Args:
         given: Mask of the keys that are not padding, [images, K], or of attention weights, or None.
-        bounds: Where images begin in a sequence of all, and its length, or None.
-        query: Queries, [images, H, Q, hd].
+        images: Image of each patch in one sequence of all, or None.
     """
+    if given is None:
+        return None if images is None else (images[:, None] == images)[None, None]
+    return given.bool()[:, None, None] if given.ndim == 2 else given
+
+
+def _images(given: dict[str, Any], query: Tensor) -> Tensor | None:
+    """Return the image of each patch where FlashAttention is told of several in one sequence."""
+    bounds, positions = given.get("cu_seq_lens_q"), given.get("position_ids")
     if bounds is not None:
         places = torch.arange(query.shape[2], device=query.device)
-        image = torch.bucketize(places, bounds[1:].to(query.device), right=True)
-        return (image[:, None] == image)[None, None]
-    return given.bool()[:, None, None] if given is not None and given.ndim == 2 else given
+        return torch.bucketize(places, bounds[1:].to(query.device), right=True)
+    # In older releases of transformers, Pixtral's images are told apart by their positions.
+    return None if positions is None else (positions.flatten() == 0).cumsum(0)
