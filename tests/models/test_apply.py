@@ -570,7 +570,7 @@ def test_unsupported_attention():
         pass
 
 
-@pytest.mark.parametrize("family", ["mllama", "no_such_model"])
+@pytest.mark.parametrize("family", ["bert", "no_such_model"])
 def test_unsupported_families(family):
     model = tiny.llava(LAYERS)
     model.config.model_type = family

@@ -46,7 +46,7 @@ def endless(name):
 def answering_as_reference(model, policy, inputs):
     """Let the model's forward return the reference's logits of each row's last token."""
     rows = samples(model, inputs)
-    embed = model.model.language_model.embed_tokens
+    embed = reference.decoder(model).embed_tokens
 
     def last_logits(ids, sample):
         if len(ids) < len(sample.ids):  # the unconditional prompt of classifier-free guidance
@@ -63,6 +63,8 @@ def answering_as_reference(model, policy, inputs):
             policy.resolve(sample.n_visual).tolist(),
             torch.cat([sample.positions, later], -1),
             inside(sample, policy),
+            prompt=len(sample.embeds),
+            added=sample.added,
         )[-1]
 
     @wraps(model.forward)

@@ -141,7 +141,10 @@ def unnoticed(name, mutation):
     """Return True where a mutation changes nothing in a family."""
     no_cls = not has_cls(family_for(name)) and mutation is attention_of_the_next_patch
     # Where a token precedes each image, no image comes first.
-    return no_cls or (bool(FAMILIES[name].AROUND[0]) and mutation is no_key_rule)
+    preceded = bool(FAMILIES[name].AROUND[0]) and mutation is no_key_rule
+    # All tokens of a prompt see each other, text first or last.
+    both_ways = family_for(name).attends == "prompt" and mutation in (no_key_rule, no_causality)
+    return no_cls or preceded or both_ways
 
 
 @pytest.mark.parametrize("mutation", [None, *MUTATIONS.values(), attention_of_the_next_patch])
