@@ -16,6 +16,8 @@ from opsearch.policy.ranker import RankerSpec
 from tests.models import policies
 from tests.models.judge import TOLERANCE, deviation, samples
 from tests.support import tiny
+from tests.support.families import FAMILIES, built
+from tests.support.families.prompt import prompts
 from tests.support.messages import refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -140,6 +142,29 @@ def test_a_plan_that_moves_before_every_layer_stays_the_same(inputs, monkeypatch
             with monkeypatch.context() as moving:
                 moving.setattr(Plan, "to_device", Plan.move)
                 assert torch.equal(model(**inputs).logits, wanted), label
+
+
+def test_layers_of_two_kinds_keep_apart_copies_of_their_masks():
+    """Where a model is spread over devices, each layer receives copies and frees them."""
+    model = built("cohere2_vision", LAYERS)
+    inputs = prompts(FAMILIES["cohere2_vision"], policies.MIXED)
+
+    def copied(layer, args, kwargs):
+        cos_sin = [each.clone() for each in kwargs["position_embeddings"]]
+        mask = kwargs["attention_mask"].clone()
+        return args, kwargs | {"position_embeddings": cos_sin, "attention_mask": mask}
+
+    hooks = []
+    with builders.tokens(LAYERS, "1/2", RANDOM).apply(model):
+        wanted = model(**inputs).logits
+        for layer in model.model.language_model.layers:
+            hooks.append(layer.register_forward_pre_hook(copied, with_kwargs=True))
+        try:
+            found = model(**inputs).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+    assert torch.equal(found, wanted)
 
 
 def test_hooks_of_the_user_work_inside_the_block_and_survive_it(model, inputs):

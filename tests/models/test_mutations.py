@@ -67,7 +67,7 @@ def swapped_modules(counts):
 
 
 def renumbered_positions(patch):
-    def rotary(self, position_embeddings, rows):
+    def rotary(self, kind, position_embeddings, rows):
         return tuple(part[..., : rows.index.shape[1], :] for part in position_embeddings)
 
     patch.setattr(plan.Plan, "rotary", rotary)

@@ -111,16 +111,16 @@ def _attention(
     kwargs: dict[str, Any],
 ) -> Tensor:
     """Return what attention adds to the q rows, [R_q, D]."""
-    attention = layer.attention
-    mask, has_key = plan.mask(stock_mask, planned.q, planned.kv, attention.implementation)
+    attention, kind = layer.attention, layer.kind
+    mask, has_key = plan.mask(kind, stock_mask, planned.q, planned.kv, attention.implementation)
     queries = planned.q_in_stream.pad(normed, planned.q.sizes)
-    cos_sin = plan.rotary(kwargs["position_embeddings"], planned.q)
+    cos_sin = plan.rotary(kind, kwargs["position_embeddings"], planned.q)
     if planned.q is planned.kv:
         inputs = {**kwargs, "position_embeddings": cos_sin, "position_ids": None}
         output, _ = attention.module(hidden_states=queries, attention_mask=mask, **inputs)
     else:
         states = planned.kv_in_stream.pad(normed, planned.kv.sizes)
-        kv_cos_sin = plan.rotary(kwargs["position_embeddings"], planned.kv)
+        kv_cos_sin = plan.rotary(kind, kwargs["position_embeddings"], planned.kv)
         output = split_attention(
             attention, queries, states, cos_sin, kv_cos_sin, mask, kwargs["past_key_values"]
         )

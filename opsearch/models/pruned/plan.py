@@ -88,7 +88,7 @@ class PlanInputs(NamedTuple):
 class Plan:
     """Row sets of all layers for one batch, as far as the ranking is known.
 
-    Masks and rotary embeddings are computed once per row set.
+    Masks and rotary embeddings are computed once per row set and kind of layer.
 
     Attributes:
         prompt: The batch.
@@ -200,19 +200,23 @@ class Plan:
             return stream
         return stream + self.added[layer].flatten(0, 1)[rows.flat]
 
-    def rotary(self, position_embeddings: CosSin, rows: Rows) -> CosSin:
-        """Return cos and sin of the rows' original positions, [..., B, K, hd]."""
+    def rotary(self, kind: str, position_embeddings: CosSin, rows: Rows) -> CosSin:
+        """Return cos and sin of the rows' original positions, [..., B, K, hd].
+
+        Layers of one kind share them. Tensors do not tell kinds apart: where a model is spread over
+        devices, each layer gets copies, and a later copy may have the id of one that was freed.
+        """
         cos, sin = position_embeddings
-        key = ("rotary", id(rows), id(cos))
+        key = ("rotary", id(rows), kind)
         if key not in self._memo:
             self._memo[key] = (rows.gather(cos), rows.gather(sin))
         return self._memo[key]  # type: ignore[return-value]
 
     def mask(
-        self, stock: Tensor | None, q: Rows, kv: Rows, attention: str
+        self, kind: str, stock: Tensor | None, q: Rows, kv: Rows, attention: str
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Restrict the stock mask to rows `q` and columns `kv`, see `restrict_mask`."""
-        key = ("mask", id(q), id(kv), id(stock))
+        """Restrict the stock mask of a kind of layer to rows and columns, see `restrict_mask`."""
+        key = ("mask", id(q), id(kv), kind)
         if key not in self._memo:
             self._memo[key] = restrict_mask(stock, q, kv, attention)
         return self._memo[key]  # type: ignore[return-value]
