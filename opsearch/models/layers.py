@@ -184,8 +184,8 @@ class DecoderLayer:
 def structures(decoder: Any) -> tuple[Structure, ...]:
     """Return the structure of each layer of a decoder of transformers.
 
-    Layers of one class and kind, with equal parts and settings, are taken to be alike; the first of
-    them is compared with the stock layer.
+    Layers of one kind, with modules of equal classes and equal settings, are taken to be alike; the
+    first of them is compared with the stock layer.
 
     Raises:
         ModelError: A layer has a part that no layout has, or computes something else.
@@ -194,8 +194,8 @@ def structures(decoder: Any) -> tuple[Structure, ...]:
     known: dict[Any, Structure] = {}
     found = []
     for number, (layer, kind) in enumerate(zip(decoder.layers, kinds, strict=True)):
-        parts = tuple((name, type(part)) for name, part in layer.named_children())
-        key = (type(layer), kind, parts, *map(_settings, layer.children()))
+        parts = tuple((name, type(part)) for name, part in layer.named_modules())
+        key = (kind, parts, *map(_settings, (layer, *layer.children())))
         if key not in known:
             known[key] = _structure(decoder, number, kind)
         found.append(known[key])
@@ -313,7 +313,9 @@ def _agrees(decoder: Any, layer: DecoderLayer) -> bool:
 
 def random_rows(decoder: Any, layer: DecoderLayer) -> Tensor:
     """Return random inputs of a layer, [1, R, D]."""
-    dtype = next(p.dtype for p in layer.module.parameters() if p.is_floating_point())
+    # Not that of quantized weights, which have one byte.
+    weights = (p for p in layer.module.parameters() if p.is_floating_point())
+    dtype = next(weight.dtype for weight in weights if weight.element_size() > 1)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, _ROWS, decoder.config.hidden_size, generator=generator)
     return rows.to(layer.device, dtype)

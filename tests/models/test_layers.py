@@ -132,6 +132,36 @@ def test_a_layer_with_a_changed_forward_is_refused():
         pass
 
 
+def test_layers_that_differ_in_a_setting_are_each_compared():
+    model = tiny.llava(LAYERS)
+    stock = type(model.model.language_model.layers[0])
+
+    class Scaled(stock):
+        def forward(self, hidden_states, **kwargs):
+            added = super().forward(hidden_states, **kwargs) - hidden_states
+            return hidden_states + self.scale * added
+
+    for number, layer in enumerate(model.model.language_model.layers):
+        layer.__class__, layer.scale = Scaled, 1.0 if number < 2 else 0.9
+    with refuses(ModelError, "decoder layer 2", "computes something else"), HALF.apply(model):
+        pass
+
+
+def test_layers_with_weights_of_one_byte_are_compared():
+    class Rounded(nn.Module):
+        def __init__(self, stock):
+            super().__init__()
+            self.weight = nn.Parameter(stock.weight.to(torch.float8_e4m3fn), requires_grad=False)
+
+        def forward(self, states):
+            return nn.functional.linear(states, self.weight.to(states.dtype))
+
+    model = tiny.llava(LAYERS)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.q_proj = Rounded(layer.self_attn.q_proj)
+    check_supported(model)
+
+
 def test_each_class_of_layers_is_compared():
     model = tiny.llava(LAYERS)
     last = model.model.language_model.layers[-1]
