@@ -96,9 +96,19 @@ class ModelFamily:
         return self.attends == "causal"
 
     def visual_positions(self, config: Any, input_ids: Tensor) -> Tensor:
-        """Return a mask of the positions that hold image or video tokens, bool[B, S]."""
+        """Return a mask of the positions that hold image or video tokens, bool[B, S].
+
+        Raises:
+            ModelError: The config names no such token.
+        """
         ids = [getattr(config, token, None) for token in self.visual_tokens]
         found = [torch.eq(input_ids, token) for token in ids if token is not None]
+        if not found:
+            raise ModelError(
+                f"the config of a model of type {echo(self.model_type)} has no "
+                f"{' or '.join(self.visual_tokens)}, by which visual tokens are found; use a model "
+                "of a family in docs/families.md"
+            )
         return torch.stack(found).any(0)
 
     def unsupported_reason(self, config: Any, need: str) -> str | None:

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LightOnOcrConfig, LightOnOcrForConditionalGeneration
+from transformers import CONFIG_MAPPING, LightOnOcrConfig, LightOnOcrForConditionalGeneration
 
 from opsearch.errors import ModelError
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.store import Store
+from opsearch.measure.sweep.original import make_reference
 from opsearch.models.decoder import Decoder
 from opsearch.models.families import FAMILIES, family_for
 from opsearch.models.supported import check_supported
@@ -135,3 +136,32 @@ def test_logits_that_are_not_those_of_the_head_are_refused(model, monkeypatch, t
         engine = Engine(model, store)
         with refuses(ModelError, "lm_head", "docs/families.md"):
             engine.measure([HALF], [sample])
+
+
+def test_tokens_that_see_text_behind_an_image_are_not_measured():
+    """PaliGemma's image tokens read the question, which no unlisted family may do."""
+    model = families.built("paligemma", LAYERS)
+    sample = encoded(model, prompts(families.FAMILIES["paligemma"], [[3, 4]]))
+    assert make_reference(model, FAMILIES["paligemma"], [sample], (), 1).visibility
+    unlisted_family = replace(FAMILIES["paligemma"], tested=False)
+    with refuses(ModelError, "behind its images", "docs/families.md"):
+        make_reference(model, unlisted_family, [sample], (), 1)
+
+
+def test_tokens_of_an_image_may_see_each_other():
+    model = families.built("gemma3", LAYERS)
+    sample = encoded(model, prompts(families.FAMILIES["gemma3"], [[3, 4]]))
+    unlisted_family = replace(FAMILIES["gemma3"], tested=False)
+    assert make_reference(model, unlisted_family, [sample], (), 1).visibility
+
+
+def test_a_model_without_ids_of_visual_tokens_is_refused():
+    config = CONFIG_MAPPING["emu3"]()
+    with refuses(ModelError, "emu3", "image_token_id", "docs/families.md"):
+        family_for("emu3").visual_positions(config, torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_trunk_that_merges_images_in_another_way_is_refused(model, monkeypatch):
+    monkeypatch.setattr("opsearch.models.pruned.checks._MERGERS", ("merge_images",))
+    with refuses(ModelError, "merge_images", "docs/families.md"), HALF.apply(model):
+        pass

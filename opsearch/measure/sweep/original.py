@@ -121,6 +121,7 @@ def make_reference(
     check_finite(logits[:, None], samples, ["the original model"])
     if not family.tested:
         recorded.check(logits)
+        recorded.check_reach(prompt.visual)
     embeds = recorded.inputs["inputs_embeds"]
     # Rankers see the prompt only; answer positions count as text.
     answer = (0, positions - 1)
@@ -185,6 +186,27 @@ class _Recorded:
                 "on the decoder's output, so that policies cannot be measured; use a model of a "
                 "family in docs/families.md"
             )
+
+    def check_reach(self, visual: Tensor) -> None:
+        """Raise ModelError if tokens see later ones that the sweep of their rows does not read.
+
+        Visual tokens may see all up to the last visual token, text before them earlier text only.
+
+        Args:
+            visual: Mask of the visual tokens, bool[B, S].
+        """
+        positions = torch.arange(visual.shape[1], device=visual.device)
+        first = visual.int().argmax(1, keepdim=True)
+        last = (visual * positions).amax(1, keepdim=True)
+        limit = torch.where(positions < first, first - 1, last)
+        for visibility in self.visibility.values():
+            reach = visibility.last[:, : visual.shape[1]].to(visual.device)
+            if bool(((positions <= last) & visual.any(1, keepdim=True) & (reach > limit)).any()):
+                raise ModelError(
+                    f"tokens of a {type(self.decoder.model).__name__} attend to text behind its "
+                    "images, so that policies cannot be measured; use a model of a family in "
+                    "docs/families.md"
+                )
 
     def _record_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self.inputs.update(kwargs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from opsearch.errors import PolicyError, echo
+from opsearch.errors import ModelError, PolicyError, echo
 from opsearch.models.families import ModelFamily
 from opsearch.models.pruned.block import Block, patched
 from opsearch.models.pruned.cache import PrunedCache, PrunedLayer
@@ -129,8 +129,16 @@ def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Itera
     """Raise PolicyError inside the block if the prompt's visual tokens do not match its images.
 
     Also if they are merged by a forward of the trunk that was looked up before the block.
+
+    Raises:
+        ModelError: The trunk merges images in a way that is not known.
     """
-    merger = next(name for name in _MERGERS if hasattr(trunk, name))
+    merger = next((name for name in _MERGERS if hasattr(trunk, name)), None)
+    if merger is None:
+        raise ModelError(
+            f"a {type(trunk).__name__} has none of {', '.join(_MERGERS)}, which compare the "
+            "placeholders of a prompt with its images; use a model of a family in docs/families.md"
+        )
     stock = getattr(trunk, merger)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
