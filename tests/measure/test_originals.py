@@ -121,3 +121,14 @@ def test_a_descent_takes_what_was_kept_in_inference_mode(rows, store):
         assert kl.all()
         assert slope.any()
     assert sum(rows) == len(SAMPLES)
+
+
+def test_names_of_one_vision_layer_leave_the_model_as_it_was():
+    """Both replace a setting of one attention module; the first change is undone last."""
+    model = families.model()
+    attention = model.model.vision_tower.encoder.layers[1].self_attn
+    before, names = attention.config, ("received_attention:0.5", "received_attention:1")
+    reference = make_reference(model, check_supported(model), SAMPLES[:1], names, 1)
+    values = [reference.prompt.captured[name] for name in names]
+    assert torch.equal(*values)
+    assert attention.config is before

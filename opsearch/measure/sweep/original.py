@@ -116,7 +116,8 @@ def make_reference(
     try:
         logits = model(**inputs, use_cache=False, logits_to_keep=counted.shape[1]).logits
     finally:
-        for handle in handles:
+        # A later change may hold what an earlier one replaced.
+        for handle in reversed(handles):
             handle.remove()
     check_finite(logits[:, None], samples, ["the original model"])
     if not family.tested:
