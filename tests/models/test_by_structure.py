@@ -107,6 +107,26 @@ def test_what_a_decoder_adds_between_its_layers_is_refused():
         unlisted(model)
 
 
+def test_a_decoder_that_does_not_run_on_plain_rows_is_refused():
+    model = tiny.llava(LAYERS)
+    text = model.model.language_model
+
+    class Asking(type(text)):
+        def forward(self, inputs_embeds, **kwargs):
+            raise ValueError("pixel_mask is missing")
+
+    text.__class__ = Asking
+    with refuses(ModelError, "Asking", "pixel_mask is missing", "docs/families.md"):
+        unlisted(model)
+
+
+def test_broken_weights_of_an_unlisted_model_are_left_to_the_measurement():
+    model = tiny.llava(LAYERS)
+    with torch.no_grad():
+        model.model.language_model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
+    unlisted(model)
+
+
 def test_an_argument_of_the_decoder_that_nothing_knows_is_refused(model):
     text = model.model.language_model
 
