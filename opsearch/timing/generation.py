@@ -28,7 +28,8 @@ class Pass:
     Attributes:
         first_token: The whole call up to the first token's logits.
         tower: The vision tower, None where it did not run.
-        ranking: Ranking of the visual tokens and building of the index sets.
+        ranking: Ranking of the visual tokens and building of the index sets, and of the decoder's
+            masks.
         prefill: Decoder and lm_head, including `ranking`.
         decode: Per token after the first, None without any.
         peak_bytes: Peak memory allocated on a CUDA device, None elsewhere.
@@ -70,8 +71,8 @@ def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Pass:
 def _timestamps(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
     """Collect timestamps by name: one per token, and per call of the decoder or the vision tower.
 
-    Within a policy's block, its ranking hook runs between the decoder's first hook and its last
-    one.
+    A policy ranks between the call of the decoder and its own forward, which soon computes the
+    rotary embeddings. Hooks on layers would be refused with CUDA graphs.
     """
     family = check_supported(model)
     tower = model.get_submodule(family.vision_tower)
@@ -85,7 +86,7 @@ def _timestamps(model: Any, clock: Clock) -> Iterator[dict[str, list[Any]]]:
         tower.register_forward_pre_hook(note("tower")),
         tower.register_forward_hook(note("tower_end")),
         decoder.register_forward_pre_hook(note("decoder"), prepend=True),
-        decoder.register_forward_pre_hook(note("ranked")),
+        decoder.rotary_emb.register_forward_pre_hook(note("ranked")),
         model.lm_head.register_forward_hook(note("token")),
     )
     try:

@@ -1,5 +1,6 @@
 """One generation is timed, its parts lie inside each other, and the model stays as it is."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from opsearch.costs.shape import Shape
 from opsearch.errors import ModelError
+from opsearch.models.pruned.ranking import plan_inputs
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
 from opsearch.timing.clock import Clock, Spread
@@ -37,6 +39,23 @@ def test_parts_lie_inside_the_whole(model, work):
     assert 0 < found.tower < found.first_token - found.prefill
     assert found.decode > 0
     assert found.peak_bytes is None
+
+
+def test_ranking_counts_as_such(model, work, monkeypatch):
+    """The policy ranks in a forward around the decoder's own, behind all hooks on its inputs."""
+
+    def slow(*args):
+        end = time.process_time() + 0.2  # a sleep takes no processor time
+        while time.process_time() < end:
+            pass
+        return plan_inputs(*args)
+
+    monkeypatch.setattr("opsearch.models.pruned.apply.plan_inputs", slow)
+    with torch.inference_mode():
+        stock = timed(model, work.inputs, 1)
+        with builders.tokens(5, "1/3", CLS).apply(model):
+            found = timed(model, work.inputs, 1)
+    assert stock.ranking < 0.2 <= found.ranking < found.prefill
 
 
 def test_without_further_tokens_nothing_is_decoded(model, work):
