@@ -147,6 +147,26 @@ def test_layers_that_differ_in_a_setting_are_each_compared():
         pass
 
 
+def test_layers_that_differ_inside_their_attention_are_each_compared():
+    model = tiny.llava(LAYERS)
+    layers, width = model.model.language_model.layers, model.config.text_config.hidden_size
+
+    stock = type(layers[0].self_attn)
+
+    class Gated(stock):
+        __module__ = stock.__module__  # where its attention functions are looked up
+
+        def forward(self, hidden_states, **kwargs):
+            output, weights = super().forward(hidden_states, **kwargs)
+            return (output * self.gate(output) if hasattr(self, "gate") else output), weights
+
+    for layer in layers:
+        layer.self_attn.__class__ = Gated
+    layers[2].self_attn.gate = nn.Linear(width, width)
+    with refuses(ModelError, "decoder layer 2", "computes something else"), HALF.apply(model):
+        pass
+
+
 def test_layers_with_weights_of_one_byte_are_compared():
     class Rounded(nn.Module):
         def __init__(self, stock):
