@@ -9,6 +9,7 @@ fit no layout, or that computes something else with them on random rows, is refu
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,16 +245,17 @@ def _structure(decoder: Any, number: int, kind: str) -> Structure:
             number,
             f"an attention ({type(attention).__name__}) without {', '.join(missing)}",
         )
+    candidates = [Structure(layout, kind, rotates) for rotates in (True, False)]
     reason = ""
-    for rotates in (True, False):
-        structure = Structure(layout, kind, rotates)
-        try:
-            if _agrees(decoder, DecoderLayer(layer, structure)):
-                return structure
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of any kind, as layers of unknown releases take other inputs
-            reason = f" ({shortened(one_line(str(error)), PATH)})"
+    try:
+        found = [_difference(decoder, DecoderLayer(layer, each)) for each in candidates]
+        nearest = min(range(len(found)), key=found.__getitem__)
+        if found[nearest] <= 1:
+            return candidates[nearest]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind, as layers of unknown releases take other inputs
+        reason = f" ({shortened(one_line(str(error)), PATH)})"
     raise ModelError(
         f"decoder layer {number} ({type(layer).__name__}) has the parts of a layer with "
         f"{layout.words}, but computes something else with them{reason}, which a policy would get "
@@ -285,12 +287,12 @@ def _unknown(number: int, piece: str) -> ModelError:
 
 
 @torch.no_grad()
-def _agrees(decoder: Any, layer: DecoderLayer) -> bool:
-    """Return whether a layer's steps give what the stock layer gives, on random rows."""
+def _difference(decoder: Any, layer: DecoderLayer) -> float:
+    """Return how far a layer's steps are from the stock layer on random rows, see `difference`."""
     stock, positions = layer.module, _last_positions(decoder).to(layer.device)
     stream = random_rows(decoder, layer)
     if stream.is_meta:  # shapes without numbers
-        return True
+        return 0.0
     mask = causal_mask(layer, stream)
     cos, sin = rotary(decoder, layer.kind, stream, positions)
     cos_sin = cos.to(layer.device), sin.to(layer.device)
@@ -304,11 +306,11 @@ def _agrees(decoder: Any, layer: DecoderLayer) -> bool:
             past_key_values=None,
         )
         if not isinstance(wanted, Tensor):
-            return False
+            return math.inf
         if not wanted.isfinite().all():  # broken weights, which a measurement reports
-            return True
+            return 0.0
         found = layer.output(stream, cos_sin, mask)
-    return close(found - stream, wanted - stream)
+    return difference(found - stream, wanted - stream)
 
 
 def random_rows(decoder: Any, layer: DecoderLayer) -> Tensor:
@@ -330,10 +332,10 @@ def causal_mask(layer: DecoderLayer, rows: Tensor) -> Tensor | None:
     return rows.new_zeros(1, 1, length, length).masked_fill(hidden, torch.finfo(rows.dtype).min)
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Return whether numbers differ by rounding alone, relative to their standard deviation."""
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of numbers, in units of what rounding may explain."""
     worst = (found - wanted).float().abs().max() / wanted.float().std()
-    return bool(worst <= _TOLERANCE.get(wanted.dtype, _HALF_PRECISION))
+    return float(worst) / _TOLERANCE.get(wanted.dtype, _HALF_PRECISION)
 
 
 def _last_positions(decoder: Any) -> Tensor:
