@@ -96,13 +96,21 @@ class Tower:
     @classmethod
     def from_config(cls, config: Any) -> Tower | None:
         """Return the tower of a multimodal transformers config; None for one of another kind."""
-        vision = config.vision_config
+        vision = getattr(config, "vision_config", None)
+        connector = _CONNECTORS.get(config.model_type)
+        if vision is None or connector is None:
+            return None
         # In old transformers Ovis 2's vision config has no model type of its own.
         encoder = _ENCODERS.get(vision.model_type or config.model_type)
-        connector = _CONNECTORS.get(config.model_type)
-        if encoder is None or connector is None or getattr(vision, "vision_use_head", False):
+        if encoder is None or _has_head(vision):
             return None
         return cls(**(encoder(vision) | connector(config)))
+
+
+def _has_head(vision: Any) -> bool:
+    """Return whether a SigLIP pools its patches, as it does unless the config denies it."""
+    # In old transformers the config has no value by default.
+    return bool(getattr(vision, "vision_use_head", vision.model_type == "siglip_vision_model"))
 
 
 def _parts(length: int, window: int) -> Iterator[int]:
