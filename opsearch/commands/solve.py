@@ -80,10 +80,19 @@ def _unverified(run: StoredSearch, problem: Problem) -> str:
     """Say that only the proxy was solved, with the command that measures its best policies."""
     config = run.config
     words = ["opsearch", "solve", str(run.folder.path), "--objective", problem.objective.name]
-    words += ["--solver", str(config.solver)]
-    words += [word for budget in config.budget for word in ("--budget", budget)]
+    words += ["--solver", str(config.solver), *_budget_options(config)]
     command = shlex.join([*words, "--verify", str(config.verify)])
     return f"proxy only: `{command}` measures its best policies"
+
+
+def _run_again(run: StoredSearch, objective: str) -> str:
+    """Return the command that repeats the run for this objective and the budgets given here."""
+    words = ["opsearch", "run", "--config", str(run.folder.config), "--objective", objective]
+    return shlex.join([*words, *_budget_options(run.config)])
+
+
+def _budget_options(config: RunConfig) -> list[str]:
+    return [word for budget in config.budget for word in ("--budget", budget)]
 
 
 def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
@@ -95,11 +104,10 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
     assert objective is not None  # a stored run names it
     objective.require(space)
     if objective.form == "table" and not space.listed:
-        again = " --budget ".join(run.config.budget)
         raise RunFolderError(
             f"objective {objective.name!r} of space {space.name!r}, which is too large to list, is "
-            f"measured during the search; use `opsearch run --config {run.folder.config} "
-            f"--objective {objective.name} --budget {again}`{unmeasured_hint(settings)}"
+            f"measured during the search; use `{_run_again(run, objective.name)}`"
+            f"{unmeasured_hint(settings)}"
         )
     choice = choose(settings, seconds=0.0, lazy=False)
     constraints = run.constraints(settings.budgets)
@@ -116,7 +124,6 @@ def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]
     if solution.status is Status.OPTIMAL or not isinstance(objective, Table):
         return notes
     if np.isnan(objective.values[problem.feasible]).any():
-        options = f"--objective {objective.name} --budget {' --budget '.join(run.config.budget)}"
-        more = f"`opsearch run --config {run.folder.config} {options}` measures more"
+        more = f"`{_run_again(run, objective.name)}` measures more"
         notes.append(f"{more}; with a larger --effort it measures all policies")
     return notes

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -229,3 +230,14 @@ def test_the_policy_of_a_lost_file_comes_back_from_the_run(runs, copy):
 def test_pairs_that_a_run_did_not_measure_are_named_and_not_made_up(copy):
     with pytest.raises(RunFolderError, match=r"`opsearch run --config .* --objective pairwise`"):
         solve(copy("joint"), objective="pairwise")
+
+
+@pytest.mark.parametrize("budget", ["60%", "400M prefill"])
+def test_the_command_that_measures_more_can_be_pasted(copy, budget):
+    """A budget may hold a space, which a shell must not split."""
+    folder = copy("lazy")
+    note = solve(folder, [budget], solver="grid").solution.note
+    command = shlex.split(re.search("`(opsearch run [^`]*)` measures more", note)[1])
+    given = dict(zip(command[2::2], command[3::2], strict=True))
+    config = str(folder / "run.yaml")
+    assert given == {"--config": config, "--objective": "joint", "--budget": budget}
