@@ -30,8 +30,7 @@ from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, 
 from opsearch.solvers.gradient import GradientDescent
 from opsearch.solvers.relaxed import RelaxedDescent
 
-# Text tokens of a typical prompt of a 7B model: system prompt before the image, question after it.
-_HEAD, _TAIL = 35, 30
+_TAIL = 30  # text tokens of a question, after the image; the others stand before it
 _LONGER = (600.0, 3600.0)  # seconds of effort that a plan also names
 
 
@@ -69,8 +68,8 @@ class DryRun:
 def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryRun:
     """Estimate a run on its own samples, or for a checkpoint of a known shape.
 
-    With a shape nothing is loaded: every sample has an image of its own with the usual number of
-    tokens, 35 tokens before it and 30 after it.
+    With a shape nothing is loaded: every sample has an image of its own and as many tokens as the
+    checkpoint's typical prompt.
 
     Args:
         config: Settings of the run.
@@ -92,11 +91,11 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     if config.ranker:
         check_nested(settings.space, settings.space_settings.ranker)
     images = known_image_flops(checkpoint.hub_id)
-    sizes = [SampleSize(n_visual, _HEAD + _TAIL, images)] * config.drawn_samples
+    sizes = [SampleSize(n_visual, checkpoint.other_tokens, images)] * config.drawn_samples
     constraints = make_constraints(settings.budgets, shape, settings.space, sizes)
     check_budget(settings.space, constraints)
     tail = _TAIL + settings.positions - 1
-    layout = Layout(n_visual, _HEAD, tail, 0, settings.positions)
+    layout = Layout(n_visual, checkpoint.other_tokens - _TAIL, tail, 0, settings.positions)
     batch = SampleBatch(layout, (), images=tuple(range(config.drawn_samples)))
     memory = planned_memory(settings.model, settings.memory, shape)
     estimate = EffortEstimate(settings.space, constraints, [batch], memory, settings.model.device)

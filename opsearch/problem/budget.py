@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from typing import Any
 
 from opsearch import registry
@@ -120,15 +120,15 @@ def constraint(budget: Budget, cost: Cost, space: Space, samples: SampleSizes) -
     pairs = [(size.n_visual, size.n_other) for size in sizes]
     images = image_cost(cost, sizes)
     stock = images + sum(k * cost.stock(n, t) for (n, t), k in Counter(pairs).items())
+    floor = total_cost(cost, builders.vtw(space.num_layers, 0), sizes)
     limit = budget.limit(stock, len(samples))
     if limit > stock:
         mean = format_amount(stock / len(samples), cost.unit)
         raise OpsearchError(
             f"budget {echo(budget.text)} prunes nothing: the stock model takes {mean} per sample; "
-            f"use less, or a share such as 30%{budget_suffix(cost.name)}"
+            f"use less, or a share such as {_usual_share(floor, stock)}{budget_suffix(cost.name)}"
         )
     costs = with_images(space.costs(cost, pairs), images)
-    floor = total_cost(cost, builders.vtw(space.num_layers, 0), sizes)
     return Constraint(
         name=cost.name,
         unit=cost.unit,
@@ -154,6 +154,12 @@ def total_cost(cost: Cost, policy: Policy, samples: SampleSizes) -> int:
     return image_cost(cost, sizes) + decoder
 
 
+def _usual_share(floor: int, stock: int) -> str:
+    """Return 30%, or a share half way from the floor to the stock model if that is too little."""
+    share = ceil(50 * Fraction(floor + stock, stock))
+    return "30%" if 100 * floor <= 30 * stock else f"{share}%"
+
+
 def _vision(cost: Cost, sizes: Sequence[SampleSize]) -> Vision | None:
     """Return the FLOPs of the images next to a cost in FLOPs; None if they are not known."""
     known = [size.image_flops for size in sizes if size.image_flops is not None]
@@ -172,8 +178,8 @@ def _cost_in(unit: str, text: str) -> str:
         if found == unit:
             return name
         units.add(found)
-    known = ", ".join(sorted(units))
-    raise _error(text, f"has an unknown unit {echo(unit)}; known units are {known}")
+    known = ", ".join([*sorted(units), *registry.names("costs")])
+    raise _error(text, f"has an unknown unit {echo(unit)}; known units and costs are {known}")
 
 
 def _meant(number: str) -> str | None:

@@ -15,7 +15,6 @@ from opsearch import Policy, RankerSpec
 from opsearch.commands.cli import call
 from opsearch.commands.cli.printing import print_scores
 from opsearch.costs.checkpoints import PREFILLS
-from opsearch.costs.flops import Flops
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.data.demo.families import FAMILIES
 from opsearch.data.embedded import embedded
@@ -163,12 +162,13 @@ def test_dry_run_measures_nothing(opsearch, tmp_path):
 
 def test_a_dry_run_of_a_known_shape_counts_its_tower(opsearch):
     known = PREFILLS["qwen2.5-vl-7b"]
-    images, text = known.size.image_flops, Flops(known.shape).stock(0, 65)
-    floor = (images + text) / (images + Flops(known.shape).stock(1280, 65))
+    floor = known.whole_floor
+    of_decoder = (0.5 - known.tower_share) / (1 - known.tower_share)
     shape = ("run", "--dry-run", "--shape=qwen2.5-vl-7b", "--space=dop")
     code, printed, _ = opsearch(*shape, "--budget=50%prefill")
     assert code == 0
     assert re.search(naming("vision tower", f"{100 * floor:.4g}%"), printed)
+    assert re.search(rf"prefill budget 50% .*, {100 * of_decoder:.4g}% of the decoder", printed)
     below = error(opsearch(*shape, "--budget=25%prefill"))
     assert re.search(naming("no policy saves", "vision tower", f"{100 * floor:.4g}%"), below)
 

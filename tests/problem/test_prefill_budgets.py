@@ -1,5 +1,6 @@
 """Budgets of the whole prefill: a constant per sample that no policy changes."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -20,6 +21,7 @@ from opsearch.problem.spaces.operation_costs import OperationCosts
 from opsearch.problem.spaces.operations import Operations, Shares
 from opsearch.problem.spaces.recipes import RecipeSpace
 from opsearch.runs.relaxed import budget_of_shares
+from tests.support.messages import refuses
 
 TINY = Shape(layers=4, hidden=24, intermediate=44, heads=4, kv_heads=2, head_dim=6, vocab=50)
 # Images of two samples with the same numbers of tokens may take different FLOPs.
@@ -111,6 +113,20 @@ def test_a_budget_below_tower_and_text_says_that_no_policy_keeps_to_it():
         assert part in str(raised.value)
     above = limited(f"{100 * found.floor / found.stock + 0.1:.2f}%prefill", Prefill(TINY))
     assert above.limit >= above.floor
+
+
+def test_an_amount_above_the_stock_model_names_a_share_that_leaves_something_to_prune():
+    few_visual = [SampleSize(16, 20, 5_000_000)]
+    with pytest.raises(OpsearchError, match="prunes nothing") as raised:
+        limited("1T prefill", Prefill(TINY), samples=few_visual)
+    named = re.search(r"\d+%prefill", str(raised.value))[0]
+    found = limited(named, Prefill(TINY), samples=few_visual)
+    assert 0.3 * found.stock < found.floor < found.limit < found.stock
+
+
+def test_a_misspelt_cost_of_an_amount_is_answered_with_the_costs():
+    with refuses(OpsearchError, "'prefil'", "FLOPs", "prefill", "kv"):
+        Budget.parse("9T prefil")
 
 
 def test_a_space_that_cannot_reach_the_floor_does_not_blame_the_tower():

@@ -106,12 +106,11 @@ def _has_row(frame: pd.DataFrame, start: str) -> bool:
 
 def print_dry_run(plan: DryRun, console: Console) -> None:
     """Print the number of measurements of each objective and their estimated time."""
-    limit, floor = (
-        plan.constraint.describe(c) for c in (plan.constraint.limit, plan.constraint.floor)
-    )
+    constraint = plan.constraint
+    limit, floor = (constraint.describe_both(c) for c in (constraint.limit, constraint.floor))
     console.print(
-        f"space {plan.space.name}: {_policies(plan)}{limit}; {plan.constraint.floor_words} "
-        f"alone: {floor}",
+        f"space {plan.space.name}: {_policies(plan)} {constraint.name} budget {limit}; "
+        f"{constraint.floor_words} alone: {floor}",
         soft_wrap=True,
     )
     for name, found in plan.estimates.items():
@@ -159,8 +158,8 @@ def _from_coarse_to_fine(plan: DryRun, coarse: CoarseWork) -> str:
 
 def _policies(plan: DryRun) -> str:
     if plan.feasible is None:
-        return "too many policies to list; budget "
-    return f"{plan.feasible:,} of {len(plan.space.points):,} policies within "
+        return "too many policies to list;"
+    return f"{plan.feasible:,} of {len(plan.space.points):,} policies within"
 
 
 def print_solution(problem: Problem, solution: Solution, folder: Path, console: Console) -> None:

@@ -16,7 +16,7 @@ from opsearch.errors import ModelError, echo
 if TYPE_CHECKING:
     from opsearch.models.encoding import Sample
 
-_ANY_SIZE = ("qwen2_5_vl",)  # families that accept images of any size
+_FAMILIES = ("qwen2_5_vl",)
 
 
 class Resize:
@@ -25,10 +25,10 @@ class Resize:
     granularity: ClassVar[str] = "its images have whole rows and columns of tokens"
 
     def __init__(self, config: Any, processor: Any) -> None:
-        if config.model_type not in _ANY_SIZE:
+        if config.model_type not in _FAMILIES:
             raise ModelError(
-                f"resize does not support family {echo(config.model_type)}, whose number of tokens "
-                f"does not depend on the image size; use a model of {_ANY_SIZE[0]}"
+                f"resize does not support family {echo(config.model_type)}; use a model of "
+                f"{_FAMILIES[0]}"
             )
         self.config, self.processor = config, processor
 
