@@ -138,8 +138,9 @@ def image_cost(cost: Cost, samples: Iterable[SampleSize]) -> int:
     known = [each for each in flops if each is not None]
     if len(known) < len(flops):
         raise OpsearchError(
-            f"cost {cost.name} counts the vision tower, and its FLOPs are not known: the tower is "
-            "of another kind than those of opsearch.costs.tower, or an earlier version of opsearch "
-            "stored the samples; run `opsearch run` again, or limit the decoder, e.g. --budget 30%"
+            f"cost {cost.name} counts the vision tower, and its FLOPs are not known for "
+            f"{len(flops) - len(known):,} of {len(flops):,} samples: the tower or a video is of "
+            "another kind than those in docs/costs.md, or an earlier version of opsearch stored "
+            "the samples; repeat `opsearch run`, or limit the decoder, e.g. --budget 30%"
         )
     return sum(int(of_images(each)) for each in known)
