@@ -71,7 +71,8 @@ class Shape:
         The KV cache has the dtype of the config, or two bytes per element if it names none.
 
         Raises:
-            ModelError: The layers have MLPs of different kinds, or experts that all tokens use.
+            ModelError: The layers have MLPs of different kinds, experts that all tokens use, or
+                experts of unknown width.
         """
         import torch
 
@@ -92,24 +93,31 @@ class Shape:
         )
 
 
+# Names by which configs give the number of experts, and their MLPs that all tokens use.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_DENSE = (
+    *("shared_expert_intermediate_size", "n_shared_experts", "moe_num_shared_experts"),
+    *("mlp_only_layers", "first_k_dense_replace", "moe_layer_start_index"),
+)
+
+
 def _mlp_widths(text: Any) -> dict[str, int]:
     """Return the widths of a decoder's MLPs, and their experts if they are mixtures."""
-    experts = getattr(text, "num_experts", None)
-    if not experts:
+    if not any(getattr(text, name, None) for name in _EXPERTS):
         return {"intermediate": text.intermediate_size}
-    dense = getattr(text, "mlp_only_layers", None) or getattr(text, "decoder_sparse_step", 1) != 1
-    shared = getattr(text, "shared_expert_intermediate_size", None)
-    if dense or shared:
+    experts = getattr(text, "num_experts", None)
+    width = getattr(text, "moe_intermediate_size", None)
+    dense = [name for name in _DENSE if getattr(text, name, None)]
+    if getattr(text, "decoder_sparse_step", 1) != 1:
+        dense.append("decoder_sparse_step")
+    if dense or not (experts and width):
+        reason = f"MLPs that all tokens use ({', '.join(dense)})" if dense else "no known width"
         raise ModelError(
-            f"decoders of type {echo(text.model_type)} mix experts with MLPs that all tokens use, "
-            "whose cost is not known; use a model whose layers are all alike"
+            f"decoders of type {echo(text.model_type)} have experts with {reason}, so that their "
+            "cost is not known; use a model whose layers are all alike, such as a Qwen3-VL-MoE"
         )
     used = text.num_experts_per_tok
-    return {
-        "intermediate": used * text.moe_intermediate_size,
-        "experts": experts,
-        "experts_used": used,
-    }
+    return {"intermediate": used * width, "experts": experts, "experts_used": used}
 
 
 # The Hugging Face checkpoints of LLaVA pad Vicuna's vocabulary of 32,000 to 32,064, the size of

@@ -3,15 +3,19 @@
 import pytest
 from transformers import (
     ChameleonConfig,
+    Ernie4_5_MoeConfig,
     Gemma3Config,
+    Glm4MoeConfig,
     Glm4vConfig,
     InternVLConfig,
     LlavaConfig,
     LlavaNextConfig,
     LlavaOnevisionConfig,
     Mistral3Config,
+    MixtralConfig,
     Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen2VLConfig,
     Qwen3Config,
     Qwen3VLConfig,
@@ -23,7 +27,9 @@ from opsearch.costs.checkpoints import PREFILLS, known_image_flops
 from opsearch.costs.flops import Flops
 from opsearch.costs.shape import CHECKPOINTS, Shape
 from opsearch.costs.tower import Tower
+from opsearch.errors import ModelError
 from opsearch.models.families import FAMILIES as SUPPORTED
+from tests.support.messages import refuses
 
 VICUNA_13B = {
     "model_type": "llama",
@@ -133,6 +139,20 @@ def test_a_shape_is_that_of_the_config(name):
     assert Shape.from_config(CONFIGS[name]) == CHECKPOINTS[name].shape
     assert CONFIGS[name].model_type == CHECKPOINTS[name].family
     assert CHECKPOINTS[name].family in SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (Qwen2MoeConfig, "shared_expert_intermediate_size"),
+        (Glm4MoeConfig, "n_shared_experts"),
+        (Ernie4_5_MoeConfig, "moe_num_shared_experts"),
+        (MixtralConfig, "width"),
+    ],
+)
+def test_experts_whose_cost_is_not_known_are_refused(kind, name):
+    with refuses(ModelError, f"'{kind.model_type}'", name, "Qwen3-VL-MoE"):
+        Shape.from_config(kind())
 
 
 def test_every_checkpoint_has_a_config_and_a_prefill():
