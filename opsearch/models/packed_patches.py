@@ -76,7 +76,7 @@ def _packing(captured: _Captured, store: Store, frames: bool) -> Callable[[Metho
     def change(stock: Method) -> Method:
         def pack(image_features: Any, image_sizes: Any, *args: Any, **kwargs: Any) -> Any:
             lengths = [len(feature) for feature in image_features]
-            sizes = torch.as_tensor(image_sizes).cpu()  # read one element at a time
+            sizes = torch.as_tensor(image_sizes).cpu()  # whose elements are read one by one
 
             def packed(rows: Tensor) -> list[Tensor]:
                 newline = rows.new_full((rows.shape[-1],), math.nan)
@@ -92,7 +92,7 @@ def _packing(captured: _Captured, store: Store, frames: bool) -> Callable[[Metho
                 else:
                     rows = torch.cat(packed(value[..., None].float()))
                     store(name, rows[:, 0].to(value.dtype))
-            result = stock(image_features, image_sizes, *args, **kwargs)
+            result = stock(image_features, sizes, *args, **kwargs)
             if frames:
                 store(PREVIOUS_FRAME, torch.zeros(sum(map(len, result[0])), dtype=torch.int64))
             return result

@@ -33,7 +33,8 @@ def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> 
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         now.tokens = len(args[0] if args else kwargs["hidden_states"]) // merged
-        now.grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        # Its numbers are read one by one: copied once, they make the host wait once.
+        now.grid = (kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]).cpu()
         now.restored = _restored_order(tower.config, now.grid)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:

@@ -61,6 +61,7 @@ def test_equal_processors_have_equal_digests_in_every_process_and_folder(tmp_pat
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     here = {name: processor_digest(processor(name)) for name in (*known, "demo")}
     assert json.loads(said.stdout) == here
+    del here["vipllava"]  # has LLaVA's processor
     assert len(set(here.values())) == len(here)
 
 

@@ -49,7 +49,7 @@ def model(layers, attention="sdpa"):
         hidden_size=32,
         tie_word_embeddings=False,
     )
-    return tiny.made(Ovis2ForConditionalGeneration, config, attention)
+    return tiny.made(Ovis2ForConditionalGeneration, config, attention, seed=1)
 
 
 def processor(tokenizer, template):
