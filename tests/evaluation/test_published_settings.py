@@ -13,7 +13,8 @@ from opsearch.policy import builders
 from opsearch.runs.choose import choose
 from opsearch.runs.setup import resolve
 
-OWN = {"tokens uniform", "tokens random", "tokens cls", "FastV like"}  # baselines of no paper
+# Baselines of no paper; HiPrune reads received attention in another way.
+OWN = {"tokens uniform", "tokens random", "tokens cls", "tokens received", "FastV like"}
 # Their papers choose a setting for each sample, task or budget and print none that is known here.
 WITHOUT = {"VisPCO like", "P-Sigmoid like", "G-Search like", "HiDrop like", "V-Skip"}
 WITHOUT |= {"operator skipping"}

@@ -28,7 +28,7 @@ from tests.support import tiny
 from tests.support.families import FAMILIES, built
 from tests.support.families.prompt import prompts
 from tests.support.messages import naming
-from tests.support.reference import angles, rotate
+from tests.support.reference import rotated
 
 LAYERS = 3
 GATE = 0.3
@@ -38,15 +38,15 @@ STEP = 0.01
 def literal(model, x, positions, gates):
     """Return the last row's log-probabilities of the decoder with gates [L, 3, S] on its tokens."""
     text = model.model.language_model
-    cos, sin = angles(text, positions)
     hidden = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
-    for layer, (g_q, g_kv, g_mlp) in zip(text.layers, gates, strict=True):
+    for number, (layer, own) in enumerate(zip(text.layers, gates, strict=True)):
+        g_q, g_kv, g_mlp = own
         attn, h = layer.self_attn, layer.input_layernorm(x)
         q, k, v = (
             projection(h).view(len(x), -1, attn.head_dim).transpose(0, 1)
             for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = (rotated(text, number, heads, positions) for heads in (q, k))
         k, v = (each.repeat_interleave(len(q) // len(each), 0) for each in (k, v))
         scores = (q @ k.transpose(1, 2)) / attn.head_dim**0.5
         weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) * g_kv

@@ -6,6 +6,7 @@ import torch
 
 from opsearch.measure.planning.trie import is_square
 from opsearch.measure.sweep.attention import CausalAttention, KeyRows, MaskedAttention
+from opsearch.models.attention import Attention
 from tests.measure import families
 
 ASKING, NODES, BATCH, ORDERS = 16, 3, 2, 2
@@ -41,8 +42,8 @@ def test_a_square_is_a_stack(others, attention, monkeypatch):
         MaskedAttention(asking, visual, keys, order),
         CausalAttention(asking, keys, order),
     )
-    wanted = torch.cat(list(masked.attend(attn, queries, pairs)), 1)
-    found = torch.cat(list(causal.attend(attn, queries, pairs)), 1)
+    wanted = torch.cat(list(masked.attend(Attention(attn), queries, pairs)), 1)
+    found = torch.cat(list(causal.attend(Attention(attn), queries, pairs)), 1)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     assert found.std() > 0.01
 

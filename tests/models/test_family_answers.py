@@ -90,7 +90,7 @@ OLD = not hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
 @every_family_fused
 def test_beams_are_scored_as_the_reference_does(name, attention):
-    if OLD and name == "internvl":
+    if OLD and name in ("internvl", "aya_vision", "cohere2_vision"):
         pytest.skip("old transformers mixes up the tiles of pictures that have several")
     model, policy = endless(name, attention), with_rankers_of(family_for(name))["stages"]
     inputs = prompts(FAMILIES[name], [[3, 4], [1, 5]])

@@ -13,6 +13,7 @@ from opsearch.errors import ModelError
 from opsearch.models.families import family_for
 from opsearch.models.loading import check_attention
 from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.supported import check_supported
 from opsearch.policy.counts import KV, Q
 from opsearch.runs.config import RunConfig
 from opsearch.runs.prepare import settle
@@ -69,6 +70,7 @@ def test_layers_whose_queries_are_their_keys_are_flash_attentions(
         found[options["is_causal"]] += 1
         return stock(query, key, value, mask, **options)
 
+    check_supported(model)  # compares a layer, once
     monkeypatch.setattr(flash_attention, "_flash_attention_forward", counted)
     with policy.apply(model):
         model(**tiny.prompts([[3, 4], [7]]), logits_to_keep=1)

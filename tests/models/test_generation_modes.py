@@ -141,7 +141,7 @@ def test_modes_answer_as_the_reference(mode, label):
 @every_family
 @pytest.mark.parametrize("mode", ["greedy", "sampling", "beams"])
 def test_every_family_answers_as_the_reference(mode, name):
-    if OLD and (mode, name) == ("beams", "internvl"):
+    if OLD and mode == "beams" and name in ("internvl", "aya_vision", "cohere2_vision"):
         pytest.skip("old transformers mixes up the tiles of pictures that have several")
     model, inputs = endless(name), prompts(FAMILIES[name], [[3, 4]])
     for policy in policies(name).values():

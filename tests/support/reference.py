@@ -177,7 +177,7 @@ def heads_of(attn, name, h):
 
 def attention_of(attn, q, k, allowed):
     """Return softmax attention [H, S, S] to the allowed columns, 0 in rows that see none."""
-    scores = capped(q @ k.transpose(1, 2) * attn.scaling, attn.config, "attn_logit_softcapping")
+    scores = capped((q * attn.scaling) @ k.transpose(1, 2), attn.config, "attn_logit_softcapping")
     weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf).float(), -1)
     return torch.nan_to_num(weights, nan=0.0)
 
