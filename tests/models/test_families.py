@@ -129,8 +129,10 @@ def test_bfloat16_stays_close(name):
     # Some tokens are rounded to logits further away, in the original too.
     for rows in (real & ~visual, real & visual):
         pruned, stock = (found - exact)[:, rows].abs().amax((1, 2))
-        # Gemma 3 divides updates by their size, and what was rounded in them.
-        assert pruned < max(0.15, (2 if name == "gemma3" else 1.5) * stock)
+        # Gemma 3 divides updates by their size, with what was rounded in them, and Cohere's logits
+        # follow a norm of large states: where the original is rounded more, policies vary more.
+        factor = 2 if name in ("gemma3", "aya_vision", "cohere2_vision") else 1.5
+        assert pruned < max(0.15, factor * stock)
 
 
 @every_family
