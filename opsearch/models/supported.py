@@ -13,6 +13,7 @@ from opsearch.models.decoder import Decoder
 from opsearch.models.deepstack import DEEPSTACK
 from opsearch.models.devices import is_hooked
 from opsearch.models.families import ModelFamily, family_for
+from opsearch.models.loading import unpack
 
 # Attribute that compressed-tensors adds to attention modules whose keys and values it quantizes.
 QUANTIZED_KV = "kv_cache"
@@ -44,6 +45,7 @@ def check_supported(model: Any) -> ModelFamily:
             raise ModelError(
                 "the model has weights on the meta device; load it fully before pruning"
             )
+    unpack(model)  # layers whose weights are packed cannot be compared
     Decoder.of(model, family)
     return family
 

@@ -33,7 +33,6 @@ from opsearch.models.decoder import Decoder
 from opsearch.models.deepstack import DEEPSTACK, added_features
 from opsearch.models.devices import forward_name
 from opsearch.models.families import ModelFamily
-from opsearch.models.loading import unpack
 from opsearch.models.pruned.block import Block, not_copied, patched
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.captures import Captures
@@ -97,7 +96,6 @@ def apply_policy(
     ):
         yield model
         return
-    unpack(model)
     answer, all_rows = executions(model, family, policy)
     block = Block()
     with ExitStack() as stack:
