@@ -92,3 +92,7 @@ def scores(model, inputs):
 
 def features(model, inputs):
     return None
+
+
+def received(model, inputs):
+    return None
