@@ -4,6 +4,8 @@ ARGS ?=
 # A test that hangs, also in native code, is reported and ends its process. No new process replaces it,
 # so the test hangs only once.
 PYTEST := pytest --timeout 600 --timeout-method thread
+# One process per core. Each takes whole files, whose tests share fixtures.
+PARALLEL := -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 VISION := .venv-vision/bin
@@ -14,16 +16,15 @@ LMMS := .venv-lmms/bin
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
 
-# One process per core. Each takes whole files, whose tests share fixtures.
 test: .venv/ready
-	$(BIN)/python -m $(PYTEST) -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadfile $(ARGS)
+	$(BIN)/python -m $(PYTEST) $(PARALLEL) $(ARGS)
 
 test-slow: .venv/ready
 	$(BIN)/python -m $(PYTEST) -m slow $(ARGS)
 
 # Tests that depend on internals of transformers, with the lowest supported release.
 test-lowest: .venv-lowest/ready
-	$(LOWEST)/python -m $(PYTEST) tests/models tests/measure $(ARGS)
+	$(LOWEST)/python -m $(PYTEST) $(PARALLEL) tests/models tests/measure $(ARGS)
 
 # Families whose processors need torchvision; then the family whose vision tower needs timm.
 test-vision: .venv-vision/ready
