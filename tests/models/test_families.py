@@ -108,6 +108,10 @@ def test_the_model_is_stock_again_after_the_block(name):
     assert torch.equal(model(**inputs).logits, stock)
 
 
+# Families whose text is rounded little.
+CLOSE = ("internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl")
+
+
 @every_family
 def test_bfloat16_stays_close(name):
     model = FAMILIES[name].model(LAYERS)
@@ -127,12 +131,11 @@ def test_bfloat16_stays_close(name):
     assert found.dtype == torch.bfloat16
     real, visual = inputs["attention_mask"].bool(), is_visual(model, inputs["input_ids"])
     # Some tokens are rounded to logits further away, in the original too.
-    for rows in (real & ~visual, real & visual):
+    for rows, strict in ((real & ~visual, name in CLOSE), (real & visual, False)):
         pruned, stock = (found - exact)[:, rows].abs().amax((1, 2))
-        # Gemma 3 divides updates by their size, with what was rounded in them, and Cohere's logits
-        # follow a norm of large states: where the original is rounded more, policies vary more.
+        # Where the original is rounded most, policies vary most.
         factor = 2 if name in ("gemma3", "aya_vision", "cohere2_vision") else 1.5
-        assert pruned < max(0.15, factor * stock)
+        assert pruned < (0.15 if strict else max(0.15, factor * stock))
 
 
 @every_family
