@@ -20,7 +20,7 @@ FLOORS = (
     ("problem",),
     ("models",),
     ("measure",),
-    ("timing", "objectives", "solvers"),
+    ("timing", "objectives", "solvers", "serving"),
     ("analysis",),
     ("testing",),
     ("runs",),

@@ -189,6 +189,12 @@ class Policy:
         payload = json.dumps([int(n_visual), found.live.tolist(), sorted(set(rankers))])
         return hashlib.sha256(payload.encode()).hexdigest()
 
+    def digest(self) -> str:
+        """Return a digest of counts and rankers, whatever the number of visual tokens (SHA-256)."""
+        counts = [[str(count) for count in triple] for triple in self.counts]
+        rankers = [(layer, str(spec)) for layer, spec in self.rankers]
+        return hashlib.sha256(json.dumps([self.unit, counts, rankers]).encode()).hexdigest()
+
     def apply(
         self, model: PreTrainedModel, *, graphs: Graphs | None = None
     ) -> AbstractContextManager[PreTrainedModel]:

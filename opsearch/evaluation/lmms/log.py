@@ -92,6 +92,4 @@ def policy_key(policy: Policy | None) -> str:
     """Return a key of all that answers depend on in a policy; None is the original."""
     if policy is None:
         return "original"
-    counts = [[str(count) for count in triple] for triple in policy.counts]
-    rankers = [(layer, str(spec)) for layer, spec in policy.rankers]
-    return hashlib.sha256(json.dumps([policy.unit, counts, rankers]).encode()).hexdigest()
+    return policy.digest()

@@ -1,0 +1,62 @@
+"""Registration of the models that can be served under a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import vllm
+from vllm.logger import init_logger
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+from opsearch.errors import OpsearchError
+from opsearch.serving.served_policy import KEY
+
+SUPPORTED = "0.32"  # the minor release whose internals the plug-in is written for
+ARCHITECTURES = {
+    "LlavaForConditionalGeneration": "PrunedLlava",
+    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
+    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
+    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5VL",
+    "Qwen3VLForConditionalGeneration": "PrunedQwen3VL",
+    "InternVLForConditionalGeneration": "PrunedInternVL",
+}
+
+logger = init_logger(__name__)
+
+
+def register() -> None:
+    """Register the models; vLLM calls this in each of its processes.
+
+    Our subclasses take the place of vLLM's models, and act as these do without a policy.
+    """
+    if vllm.__version__.split(".")[:2] != SUPPORTED.split("."):
+        _refuse_policies()
+        return
+    from opsearch.serving.server_checks import ServedConfig  # it may not import in other releases
+
+    for architecture, name in ARCHITECTURES.items():
+        vllm.ModelRegistry.register_model(architecture, f"opsearch.serving.families:{name}")
+        MODELS_CONFIG_MAP[architecture] = ServedConfig
+
+
+class _OtherRelease(VerifyAndUpdateConfig):
+    """The settings of a server of another release."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: Any) -> None:
+        """Refuse a policy."""
+        if hasattr(vllm_config.model_config.hf_config, KEY):
+            raise OpsearchError(_reason())
+
+
+def _refuse_policies() -> None:
+    """Leave vLLM as it is, and refuse servers that name a policy."""
+    for architecture in ARCHITECTURES:
+        MODELS_CONFIG_MAP.setdefault(architecture, _OtherRelease)
+
+
+def _reason() -> str:
+    return (
+        f"opsearch serves policies with vLLM {SUPPORTED}, but vLLM {vllm.__version__} is "
+        f"installed; install vllm=={SUPPORTED}.*"
+    )

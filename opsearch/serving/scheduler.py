@@ -1,0 +1,35 @@
+"""Scheduling under a policy: requests whose keys other requests may not read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from opsearch.serving.identifiers import is_private
+
+
+class _Private:
+    """Requests under a policy whose keys depend on more than the rows before them."""
+
+    def add_request(self, request: Any) -> None:
+        """Keep a request from reading blocks that it must not share."""
+        if any(is_private(feature.identifier) for feature in request.mm_features):
+            request.skip_reading_prefix_cache = True
+        super().add_request(request)  # type: ignore[misc]
+
+
+class PrunedScheduler(_Private, Scheduler):
+    """vLLM's scheduler under a policy."""
+
+
+class PrunedAsyncScheduler(_Private, AsyncScheduler):
+    """vLLM's asynchronous scheduler under a policy."""
+
+
+def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
+    """Return the scheduler that vLLM's settings ask for; vLLM calls this as a class."""
+    settings = vllm_config.scheduler_config
+    chosen = PrunedAsyncScheduler if settings.async_scheduling else PrunedScheduler
+    return chosen(*args, vllm_config=vllm_config, **kwargs)

@@ -1,0 +1,110 @@
+"""Prompts before they enter the engine, and the policies that they are served under."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from opsearch import Policy, RankerSpec, builders
+from opsearch.errors import PolicyError
+from opsearch.serving.identifiers import is_private, mark, n_visual_of
+from opsearch.serving.prompt_rows import PromptShape
+from opsearch.serving.served_policy import ServedPolicy
+from opsearch.serving.shrink import ImageSpan, shrink, visual_rows
+
+IMAGE = 7
+
+
+def span(offset, text):
+    """An image whose rows are visual where `text` has an x."""
+    return ImageSpan(offset, torch.tensor([letter == "x" for letter in text]))
+
+
+def held(tokens, spans):
+    return [
+        token for token, seen in zip(tokens, visual_rows(len(tokens), spans), strict=True) if seen
+    ]
+
+
+def test_one_image_keeps_what_enters_the_decoder():
+    tokens = [1, 2, 8, *[IMAGE] * 5, 9, 3]
+    shorter, (image,) = shrink(tokens, [span(2, ".xxxxx.")], lambda n: n // 2)
+    assert shorter == [1, 2, 8, IMAGE, IMAGE, 9, 3]
+    assert (image.offset, image.embedded.tolist()) == (2, [False, True, True, False])
+    assert held(shorter, [image]) == [IMAGE] * 2
+    shape = PromptShape(visual_rows(len(shorter), [image]), 5)
+    assert shape.full(torch.tensor(shorter)).tolist() == tokens
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        pytest.param([span(1, "xx"), span(3, "xx")], id="two images"),
+        pytest.param([span(1, "xx.x")], id="text inside an image"),
+    ],
+)
+def test_other_prompts_hold_all_rows(spans):
+    tokens = [1, IMAGE, IMAGE, IMAGE, IMAGE, 2]
+    shorter, images = shrink(tokens, spans, lambda n: 1)
+    assert (shorter, images) == (tokens, spans)
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("identifier", ["abc", "a-b-3", "x-p1"])
+def test_identifiers_carry_size_and_privacy(identifier, private):
+    marked = mark(identifier, 576, private)
+    assert (n_visual_of(marked), is_private(marked)) == (576, private)
+
+
+def random_ranker():
+    return RankerSpec("random", (("seed", 1),))
+
+
+@pytest.mark.parametrize(
+    ("policy", "images", "shares"),
+    [
+        (builders.tokens(4, Fraction(1, 4), random_ranker()), 1, True),
+        (builders.tokens(4, Fraction(1, 4), random_ranker()), 2, False),
+        (builders.dop(4, 2, 2, 1, None, kv="stays"), 2, True),
+        (builders.dop(4, 2, 2, 1, None, kv="leaves"), 1, False),
+    ],
+)
+def test_keys_are_shared_where_they_depend_on_the_rows_before_alone(policy, images, shares):
+    assert ServedPolicy(policy).shares_prefix(16, images) is shares
+
+
+def test_entering_counts_all_modules_and_at_least_one_token():
+    quarter, half = Fraction(1, 4), Fraction(1, 2)
+    policy = Policy(((quarter, half, quarter), (0, quarter, 0)), rankers=((0, random_ranker()),))
+    assert ServedPolicy(policy).entering(16) == 8
+    assert ServedPolicy(builders.dop(2, 0, 0, 1, None, kv="leaves")).entering(16) == 1
+
+
+@pytest.mark.parametrize(
+    ("ranker", "layer", "reason"),
+    [
+        (RankerSpec("fastv"), 2, "inside the decoder"),
+        (RankerSpec("cls"), 0, "cls_attention"),
+    ],
+)
+def test_rankers_that_cannot_be_served_are_refused(ranker, layer, reason):
+    counts = [(1, 1, 1)] * layer + [(Fraction(1, 2),) * 3] * (4 - layer)
+    with pytest.raises(PolicyError, match=reason):
+        ServedPolicy(Policy(tuple(counts), rankers=((layer, ranker),)))
+
+
+def test_ranks_are_those_of_the_runtime():
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.randn(12, 8, generator=generator)
+    visual = torch.tensor([False, *[True] * 9, False, False])
+    policy = builders.tokens(2, Fraction(1, 3), RankerSpec("divprune"))
+    rank = ServedPolicy(policy).rank(embeds, visual)
+    chosen = (rank < 3).nonzero()[:, 0].tolist()
+    assert len(chosen) == 3
+    # DivPrune: the token farthest from its nearest other token, then max-min distance.
+    distance = 1 - torch.nn.functional.cosine_similarity(embeds[1:10, None], embeds[None, 1:10], -1)
+    nearest = (distance + 10 * torch.eye(9)).amin(1)
+    picked = [int(nearest.argmax())]
+    while len(picked) < 3:
+        picked.append(int(distance[:, picked].amin(1).argmax()))
+    assert chosen == sorted(picked)
