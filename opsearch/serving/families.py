@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from opsearch.serving.processor import pruned_processor
 from opsearch.serving.prompt_rows import PromptShape
 from opsearch.serving.runner import watch_runner
 from opsearch.serving.served_policy import ServedPolicy, policy_of
+from opsearch.serving.tower import CAPTURED, TowerCapture
 
 
 class Serving:
@@ -33,12 +34,14 @@ class Serving:
         model: vLLM's model.
         attention_names: Names of the attention layers of its decoder.
         step: The step that runs, None in dummy runs.
+        tower: What is captured in the vision tower.
     """
 
     def __init__(self, policy: ServedPolicy, model: Any) -> None:
         self.policy, self.model = policy, model
         self.decoder = model.language_model.model
         self.step: Any = None
+        self.tower = TowerCapture(model, policy.needs)
         prepare_decoder(self.decoder, self)
         self.attention_names = [layer.self_attn.attn.layer_name for layer in self.decoder.layers]
         watch_runner()
@@ -49,15 +52,19 @@ class Serving:
         Args:
             tokens: Token ids of the whole prompt, int64[S].
             visual: Mask of its visual tokens, bool[S].
-            features: Features of its images, [n, D] each; further columns, as those that are
-                added behind the first layers, are not ranked.
+            features: Features of its images with captured columns, [n, D + columns] each; those
+                that are added behind the first layers come between and are not ranked.
         """
         device = features[0].device
         embeds = self.decoder.embed_input_ids(tokens.to(device))
         visual = visual.to(device)
-        flat = torch.cat([each[:, : embeds.shape[-1]] for each in features])
-        embeds[visual] = flat.to(embeds.dtype)
-        return self.policy.rank(embeds, visual)
+        split = [self.tower.split(each) for each in features]
+        embeds[visual] = torch.cat([each[:, : embeds.shape[-1]] for each, _ in split])
+        names = split[0][1]
+        captured = {name: torch.cat([values[name] for _, values in split]) for name in names}
+        sizes = torch.tensor([len(each) for each in features])
+        captured["tiles"] = torch.arange(len(features)).repeat_interleave(sizes)
+        return self.policy.rank(embeds, visual, captured)
 
     def positions(
         self, tokens: Tensor, shape: PromptShape, features: Sequence[Any]
@@ -91,6 +98,7 @@ class Pruned:
     """Model that computes what a policy lists, if its config names one."""
 
     serving: Serving | None = None
+    captured: ClassVar[frozenset[str]] = frozenset()  # ranker inputs from its vision tower
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
@@ -131,6 +139,8 @@ def _served(model: Any) -> Any:
 @_served
 class PrunedLlava(Pruned, llava.LlavaForConditionalGeneration):
     """LLaVA-1.5."""
+
+    captured = frozenset({*CAPTURED, "tiles"})
 
 
 @_served

@@ -38,7 +38,7 @@ def _gather(runner: Any, scheduled: Any, shift_computed_tokens: int = 0) -> Any:
         rows = scheduled.num_scheduled_tokens[name]
         part = Scheduled(_prompt_rows(runner, serving, state), state.num_computed_tokens, rows)
         place = part.of_prompt(part.prompt.place)
-        embeds += _embeddings(runner, state, part)
+        embeds += [serving.tower.split(rows)[0] for rows in _embeddings(runner, state, part)]
         masks.append(torch.cat([place >= 0, torch.zeros(rows - len(place), dtype=torch.bool)]))
         parts.append(part)
     caches = layer_caches(runner, serving.attention_names)

@@ -12,8 +12,7 @@ from torch import Tensor
 from opsearch.errors import PolicyError, shortened
 from opsearch.policy.counts import KV, Q
 from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import before_decoder
-from opsearch.rankers.base import PROMPT_NEEDS, TEXT_NEEDS, Prompt
+from opsearch.rankers.base import TEXT_NEEDS, Prompt
 from opsearch.rankers.of_policy import decoder_needs, policy_ranker
 
 KEY = "opsearch_policy"  # in the config of a model, by `--hf-overrides`
@@ -25,6 +24,8 @@ class ServedPolicy:
     Attributes:
         policy: The policy.
         ranker: Its ranker before the decoder, None if it needs none.
+        needs: Inputs of the ranker.
+        reads_text: Whether the ranker reads text of the prompt.
 
     Raises:
         PolicyError: The policy cannot be served.
@@ -39,15 +40,8 @@ class ServedPolicy:
             )
         self.policy = policy
         self.ranker = policy_ranker(policy)
-        needs = self.ranker.needs if self.ranker else frozenset[str]()
-        if needs - PROMPT_NEEDS:
-            raise PolicyError(
-                f"ranker {shortened(before_decoder(policy))} reads "
-                f"{', '.join(sorted(needs - PROMPT_NEEDS))} of the vision tower, which vLLM's "
-                "towers do not return; serve a policy with a ranker that reads embeddings, "
-                "e.g. divprune"
-            )
-        self.reads_text = bool(needs & TEXT_NEEDS)
+        self.needs = self.ranker.needs if self.ranker else frozenset[str]()
+        self.reads_text = bool(self.needs & TEXT_NEEDS)
         self.counts = cache(self._counts)
 
     def _counts(self, n_visual: int) -> Tensor:
@@ -79,19 +73,19 @@ class ServedPolicy:
         counts = self.counts(n_visual)
         return bool((counts[:, Q] > counts[:, KV]).any())
 
-    def rank(self, embeds: Tensor, visual: Tensor) -> Tensor:
+    def rank(self, embeds: Tensor, visual: Tensor, captured: dict[str, Tensor]) -> Tensor:
         """Return the rank of each visual token of a prompt, int64[N].
 
         Args:
             embeds: Embeddings of the whole prompt, [S, D].
             visual: Mask of its visual tokens, bool[S].
+            captured: Inputs from the vision tower, one row per visual token.
         """
         n_visual = int(visual.sum())
         if self.ranker is None:
             return torch.arange(n_visual)  # every count is all or none
-        prompt = Prompt(
-            visual[None], torch.ones_like(visual)[None], (n_visual,), embeds=embeds[None]
-        )
+        real = torch.ones_like(visual)
+        prompt = Prompt(visual[None], real[None], (n_visual,), captured, embeds[None])
         kept = self.policy.schedule(n_visual).kept
         rank = self.ranker.rank(prompt, [max(kept, default=0)])
         return rank[0][visual].cpu()

@@ -6,9 +6,12 @@ from typing import Any
 
 from vllm.config import CompilationMode, CUDAGraphMode
 from vllm.logger import init_logger
+from vllm.model_executor.model_loader import get_model_architecture
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from opsearch.errors import OpsearchError, PolicyError, echo
+from opsearch.models.families import family_for
+from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.serving.served_policy import ServedPolicy, policy_of
 
 logger = init_logger(__name__)
@@ -50,6 +53,14 @@ def _check_policy(served: ServedPolicy, model_config: Any) -> None:
         raise PolicyError(
             f"the policy was searched for family {echo(policy.model_type)}, but the model is of "
             f"family {echo(config.model_type)}; serve a policy that was searched for this model"
+        )
+    family_for(config.model_type).check_needs(config, served.needs)
+    model, _ = get_model_architecture(model_config)
+    if missing := served.needs - PROMPT_NEEDS - model.captured:
+        raise PolicyError(
+            f"the policy's ranker reads {', '.join(sorted(missing))} of the vision tower, which "
+            f"is not captured in vLLM's {model.__name__}; serve a policy with a ranker that reads "
+            "embeddings, e.g. divprune"
         )
 
 

@@ -67,6 +67,7 @@ def random_ranker():
         (builders.tokens(4, Fraction(1, 4), random_ranker()), 2, False),
         (builders.dop(4, 2, 2, 1, None, kv="stays"), 2, True),
         (builders.dop(4, 2, 2, 1, None, kv="leaves"), 1, False),
+        (builders.tokens(4, Fraction(1, 4), RankerSpec("mmtok")), 1, False),
     ],
 )
 def test_keys_are_shared_where_they_depend_on_the_rows_before_alone(policy, images, shares):
@@ -80,17 +81,10 @@ def test_entering_counts_all_modules_and_at_least_one_token():
     assert ServedPolicy(builders.dop(2, 0, 0, 1, None, kv="leaves")).entering(16) == 1
 
 
-@pytest.mark.parametrize(
-    ("ranker", "layer", "reason"),
-    [
-        (RankerSpec("fastv"), 2, "inside the decoder"),
-        (RankerSpec("cls"), 0, "cls_attention"),
-    ],
-)
-def test_rankers_that_cannot_be_served_are_refused(ranker, layer, reason):
-    counts = [(1, 1, 1)] * layer + [(Fraction(1, 2),) * 3] * (4 - layer)
-    with pytest.raises(PolicyError, match=reason):
-        ServedPolicy(Policy(tuple(counts), rankers=((layer, ranker),)))
+def test_rankers_inside_the_decoder_are_refused():
+    counts = [(1, 1, 1)] * 2 + [(Fraction(1, 2),) * 3] * 2
+    with pytest.raises(PolicyError, match="inside the decoder"):
+        ServedPolicy(Policy(tuple(counts), rankers=((2, RankerSpec("fastv")),)))
 
 
 def test_ranks_are_those_of_the_runtime():
@@ -98,7 +92,7 @@ def test_ranks_are_those_of_the_runtime():
     embeds = torch.randn(12, 8, generator=generator)
     visual = torch.tensor([False, *[True] * 9, False, False])
     policy = builders.tokens(2, Fraction(1, 3), RankerSpec("divprune"))
-    rank = ServedPolicy(policy).rank(embeds, visual)
+    rank = ServedPolicy(policy).rank(embeds, visual, {})
     chosen = (rank < 3).nonzero()[:, 0].tolist()
     assert len(chosen) == 3
     # DivPrune: the token farthest from its nearest other token, then max-min distance.
