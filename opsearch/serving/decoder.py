@@ -128,27 +128,35 @@ def _run_layer(layer: Any, positions: Tensor, stream: Tensor, rows: _LayerRows) 
         rows: Rows of its modules.
     """
     attended = _attend(layer.self_attn, positions, layer.input_layernorm(stream), rows)
-    stream = _add(stream, rows.q, attended)
+    stream = add_rows(stream, rows.q, attended)
     if _none(rows.mlp):
         return stream
     chosen = layer.post_attention_layernorm(_take(stream, rows.mlp))
-    return _add(stream, rows.mlp, layer.mlp(chosen))
+    return add_rows(stream, rows.mlp, layer.mlp(chosen))
 
 
 def _attend(attention: Any, positions: Tensor, normed: Tensor, rows: _LayerRows) -> Tensor:
     """Return what attention adds to the query rows, and store the keys and values."""
-    keys, values = None, None
     if not _none(rows.kv):
-        projected = attention.kv_proj(_take(normed, rows.kv))[0]
-        keys, values = projected.split([attention.kv_size, attention.kv_size], dim=-1)
-        keys = _rotate(attention, "k_norm", _take(positions, rows.kv), keys)
+        chosen = _take(positions, rows.kv), _take(normed, rows.kv)
+        keys, values = project_keys(attention, *chosen)
         heads = (-1, attention.num_kv_heads, attention.head_dim)
         unified_kv_cache_update(keys.view(heads), values.reshape(heads), attention.attn.layer_name)
     if _none(rows.q):  # a chunk inside an image that only leaves keys
         return normed[:0]
-    queries = attention.q_proj(_take(normed, rows.q))[0]
-    queries = _rotate(attention, "q_norm", _take(positions, rows.q), queries)
+    queries = project_queries(attention, _take(positions, rows.q), _take(normed, rows.q))
     return attention.o_proj(attention.attn(queries, None, None))[0]  # type: ignore[no-any-return]
+
+
+def project_queries(attention: Any, positions: Tensor, normed: Tensor) -> Tensor:
+    """Return the rotated queries of rows [R, D], [R, heads * hd]."""
+    return _rotate(attention, "q_norm", positions, attention.q_proj(normed)[0])
+
+
+def project_keys(attention: Any, positions: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rotated keys and the values of rows [R, D], [R, KV heads * hd] each."""
+    keys, values = attention.kv_proj(normed)[0].split([attention.kv_size] * 2, dim=-1)
+    return _rotate(attention, "k_norm", positions, keys), values
 
 
 def _rotate(attention: Any, norm: str, positions: Tensor, states: Tensor) -> Tensor:
@@ -173,5 +181,6 @@ def _take(values: Tensor, rows: Tensor | None) -> Tensor:
     return values[rows] if values.is_floating_point() else values[..., rows]
 
 
-def _add(stream: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
+def add_rows(stream: Tensor, rows: Tensor | None, update: Tensor) -> Tensor:
+    """Return the stream [R, D] with `update` added at some rows, None for all."""
     return stream + update if rows is None else stream.index_add(0, rows, update)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import vllm
-from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
 from opsearch.errors import OpsearchError
@@ -20,8 +19,6 @@ ARCHITECTURES = {
     "Qwen3VLForConditionalGeneration": "PrunedQwen3VL",
     "InternVLForConditionalGeneration": "PrunedInternVL",
 }
-
-logger = init_logger(__name__)
 
 
 def register() -> None:

@@ -13,10 +13,12 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from opsearch.serving.attention_groups import StepAttention, layer_caches
 from opsearch.serving.identifiers import n_visual_of
 from opsearch.serving.prompt_rows import PromptRows, PromptShape
+from opsearch.serving.self_check import check_served
 from opsearch.serving.shrink import ImageSpan, visual_rows
 from opsearch.serving.step import Scheduled, Step
 
 _stock_gather = GPUModelRunner._gather_mm_embeddings
+_stock_initialize = GPUModelRunner.initialize_kv_cache
 
 
 def watch_runner() -> None:
@@ -25,6 +27,17 @@ def watch_runner() -> None:
     The V1 runner has no hook for this; where its model has no policy, nothing changes.
     """
     GPUModelRunner._gather_mm_embeddings = _gather
+    GPUModelRunner.initialize_kv_cache = _initialize_kv_cache
+
+
+def _initialize_kv_cache(
+    runner: Any, config: Any, is_profiling: bool = False, **kwargs: Any
+) -> None:
+    """Make the caches as vLLM does, and check the policy before the first request."""
+    _stock_initialize(runner, config, is_profiling, **kwargs)
+    serving = getattr(runner.get_model(), "serving", None)
+    if serving is not None and not is_profiling:
+        check_served(runner, serving)
 
 
 def _gather(runner: Any, scheduled: Any, shift_computed_tokens: int = 0) -> Any:

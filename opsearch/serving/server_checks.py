@@ -14,7 +14,7 @@ from opsearch.models.families import family_for
 from opsearch.rankers.base import PROMPT_NEEDS
 from opsearch.serving.served_policy import ServedPolicy, policy_of
 
-logger = init_logger(__name__)
+logger = init_logger(f"vllm.{__name__}")  # below the logger that vLLM sets up
 
 
 class ServedConfig(VerifyAndUpdateConfig):
