@@ -19,6 +19,7 @@ from vllm.model_executor.models import (
 from vllm.multimodal.inputs import PlaceholderRange
 
 from opsearch.serving.decoder import prepare_decoder
+from opsearch.serving.kept_keys import set_specs
 from opsearch.serving.processor import pruned_processor
 from opsearch.serving.prompt_rows import PromptShape
 from opsearch.serving.runner import watch_runner
@@ -43,6 +44,7 @@ class Serving:
         self.step: Any = None
         self.tower = TowerCapture(model, policy.needs)
         prepare_decoder(self.decoder, self)
+        set_specs(self.decoder, policy)
         self.attention_names = [layer.self_attn.attn.layer_name for layer in self.decoder.layers]
         watch_runner()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from vllm.multimodal.inputs import PlaceholderRange
 
 from opsearch.errors import PolicyError
 from opsearch.serving.identifiers import mark
 from opsearch.serving.served_policy import ServedPolicy, policy_of
-from opsearch.serving.shrink import ImageSpan, shrink
+from opsearch.serving.shrink import ImageSpan, embedded_rows, shrink
 
 
 def pruned_processor(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +68,7 @@ def shortened(processed: Any, served: ServedPolicy, ctx: Any) -> Any:
     if not places.get("image"):
         return processed
     tokens = processed["prompt_token_ids"]
-    images = [ImageSpan(each.offset, _embedded(each)) for each in places["image"]]
+    images = [ImageSpan(each.offset, embedded_rows(each)) for each in places["image"]]
     counts = [image.n_visual for image in images]
     _check_prompt(tokens, images, served, ctx.model_config)
     shorter, spans = shrink(tokens, images, served.entering)
@@ -83,13 +82,6 @@ def shortened(processed: Any, served: ServedPolicy, ctx: Any) -> Any:
         "mm_placeholders": places,
         "mm_hashes": hashes,
     }
-
-
-def _embedded(placeholder: PlaceholderRange) -> torch.Tensor:
-    if placeholder.is_embed is None:
-        return torch.ones(placeholder.length, dtype=torch.bool)
-    mask: torch.Tensor = placeholder.is_embed
-    return mask.bool()
 
 
 def _range(span: ImageSpan) -> PlaceholderRange:

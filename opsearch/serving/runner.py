@@ -14,7 +14,7 @@ from opsearch.serving.attention_groups import StepAttention, layer_caches
 from opsearch.serving.identifiers import n_visual_of
 from opsearch.serving.prompt_rows import PromptRows, PromptShape
 from opsearch.serving.self_check import check_served
-from opsearch.serving.shrink import ImageSpan, visual_rows
+from opsearch.serving.shrink import prompt_images, visual_rows
 from opsearch.serving.step import Scheduled, Step
 
 _stock_gather = GPUModelRunner._gather_mm_embeddings
@@ -83,8 +83,7 @@ def _prompt_rows(runner: Any, serving: Any, state: Any) -> PromptRows:
     """Return the rows of a request's prompt; they are made once and live as long as its state."""
     rows: PromptRows | None = getattr(state, "opsearch_rows", None)
     if rows is None:
-        images = [ImageSpan(f.mm_position.offset, _mask(f.mm_position)) for f in state.mm_features]
-        visual = visual_rows(len(state.prompt_token_ids), images)
+        visual = visual_rows(len(state.prompt_token_ids), prompt_images(state.mm_features))
         shape = PromptShape(visual, sum(n_visual_of(f.identifier) for f in state.mm_features))
         tokens = shape.full(torch.tensor(state.prompt_token_ids))
         rank = None
@@ -95,13 +94,6 @@ def _prompt_rows(runner: Any, serving: Any, state: Any) -> PromptRows:
         counts = serving.policy.counts(shape.n_visual)
         rows = state.opsearch_rows = PromptRows.of(shape, counts, rank, positions, after)
     return rows
-
-
-def _mask(position: Any) -> Tensor:
-    if position.is_embed is None:
-        return torch.ones(position.length, dtype=torch.bool)
-    mask: Tensor = position.is_embed
-    return mask
 
 
 def _all_features(runner: Any, state: Any) -> list[Tensor]:

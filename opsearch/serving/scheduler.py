@@ -8,6 +8,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from opsearch.serving.identifiers import is_private
+from opsearch.serving.kept_keys import KeptKeysManager
+from opsearch.serving.served_policy import policy_of
 
 
 class _Private:
@@ -32,4 +34,9 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     """Return the scheduler that vLLM's settings ask for; vLLM calls this as a class."""
     settings = vllm_config.scheduler_config
     chosen = PrunedAsyncScheduler if settings.async_scheduling else PrunedScheduler
-    return chosen(*args, vllm_config=vllm_config, **kwargs)
+    scheduler = chosen(*args, vllm_config=vllm_config, **kwargs)
+    served = policy_of(vllm_config.model_config.hf_config)
+    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
+        if served is not None and isinstance(manager, KeptKeysManager):
+            manager.served, manager.requests = served, scheduler.requests
+    return scheduler

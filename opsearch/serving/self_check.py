@@ -137,9 +137,13 @@ def _run(
 
 
 def _with_last_blocks(cache: LayerCache, numbers: Sequence[int], blocks: int) -> LayerCache:
-    """Give samples the last blocks of a cache, which no request has yet."""
+    """Give samples the last blocks of a cache, which no request has yet.
+
+    Layers of several groups share memory, so that each group has its own.
+    """
     width = -(-_LONGEST // cache.block_size)
-    first = torch.tensor(numbers)[:, None] * width + torch.arange(width)
+    rows = torch.tensor(numbers) + cache.number * len(_PROMPTS)
+    first = rows[:, None] * width + torch.arange(width)
     return replace(cache, block_table=(blocks - 1 - first).int())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,21 @@ def visual_rows(length: int, images: Sequence[ImageSpan]) -> Tensor:
     for image in images:
         visual[image.offset : image.offset + len(image.embedded)] |= image.embedded
     return visual
+
+
+def prompt_images(features: Sequence[Any]) -> list[ImageSpan]:
+    """Return the images of a request, by vLLM's features of them."""
+    return [
+        ImageSpan(each.mm_position.offset, embedded_rows(each.mm_position)) for each in features
+    ]
+
+
+def embedded_rows(placeholder: Any) -> Tensor:
+    """Return the mask of the rows of one of vLLM's PlaceholderRanges that are visual tokens."""
+    if placeholder.is_embed is None:
+        return torch.ones(placeholder.length, dtype=torch.bool)
+    mask: Tensor = placeholder.is_embed
+    return mask.bool()
 
 
 def shrink(

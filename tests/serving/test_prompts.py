@@ -4,10 +4,13 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.errors import PolicyError
 from opsearch.serving.identifiers import is_private, mark, n_visual_of
+from opsearch.serving.key_parts import key_parts, keys_held
 from opsearch.serving.prompt_rows import PromptShape
 from opsearch.serving.served_policy import ServedPolicy
 from opsearch.serving.shrink import ImageSpan, shrink, visual_rows
@@ -102,3 +105,38 @@ def test_ranks_are_those_of_the_runtime():
     while len(picked) < 3:
         picked.append(int(distance[:, picked].amin(1).argmax()))
     assert chosen == sorted(picked)
+
+
+@pytest.mark.parametrize(
+    ("kept", "parts"),
+    [
+        pytest.param([64] * 4, [], id="all keys stay"),
+        pytest.param([64, 64, 0, 0], [(0, 1), (2, 3)], id="halves"),
+        pytest.param([16] * 4, [], id="fewer enter"),
+        pytest.param([64, 0, 0, 0], [(0,), (1,), (2,), (3,)], id="one layer reads"),
+        pytest.param([0, 64, 32, 64], [(1,), (3,), (2,), (0,)], id="sorted"),
+        pytest.param([63, 64, 1, 0], [(1, 0), (2, 3)], id="nearly equal"),
+    ],
+)
+def test_layers_share_blocks_with_layers_that_keep_as_many_keys(kept, parts):
+    counts = tuple((Fraction(n, 64), Fraction(n, 64), Fraction(n, 64)) for n in kept)
+    served = ServedPolicy(Policy(counts, rankers=((0, random_ranker()),)))
+    assert key_parts(served) == parts
+
+
+@given(st.data())
+def test_slots_hold_the_kept_keys_whatever_their_ranks(data):
+    visual = torch.tensor(data.draw(st.lists(st.booleans(), min_size=1, max_size=20)))
+    n = int(visual.sum())
+    share = Fraction(data.draw(st.integers(0, 16)), 16)
+    served = ServedPolicy(
+        Policy(((1, 1, 1), (0, share, 0), (0, 0, 0)), rankers=((0, random_ranker()),))
+    )
+    held = keys_held(served, (1, 2), visual, n)
+    rank = torch.full((len(visual),), -1)
+    rank[visual] = torch.tensor(data.draw(st.permutations(range(n))), dtype=torch.long)
+    limit = int(served.counts(n)[1, 1]) if n else 0
+    kept = (rank < limit).cumsum(0)
+    assert (held[1:] >= kept).all()
+    assert held[0] == 0
+    assert held[-1] == kept[-1]
