@@ -1,30 +1,22 @@
-"""Facts of an image that travel from the processor to the workers in vLLM's identifier of it.
+"""Sizes of images that travel from the processor to the workers in vLLM's identifiers of them.
 
 vLLM sends an identifier with each image, by which caches find it, and nothing else that a plug-in
-may set and that is there even where the image itself is cached.
+may set and that is there even where the image itself is cached. It must be the same in all prompts.
 """
 
 from __future__ import annotations
 
-_SHARED, _PRIVATE = "s", "p"
 
-
-def mark(identifier: str, n_visual: int, private: bool) -> str:
-    """Return an identifier with what a worker must know of an image.
+def mark(identifier: str, n_visual: int) -> str:
+    """Return an identifier with the number of visual tokens before any was dropped.
 
     Args:
         identifier: vLLM's identifier.
-        n_visual: Number of visual tokens of the image before any was dropped.
-        private: Whether other requests may not read the keys of this prompt.
+        n_visual: Number of visual tokens of the image.
     """
-    return f"{identifier}-{_PRIVATE if private else _SHARED}{n_visual}"
+    return f"{identifier}-{n_visual}"
 
 
 def n_visual_of(identifier: str) -> int:
     """Return the number of visual tokens of an image before any was dropped."""
-    return int(identifier.rpartition("-")[2][1:])
-
-
-def is_private(identifier: str) -> bool:
-    """Return whether other requests may not read the keys of the image's prompt."""
-    return identifier.rpartition("-")[2].startswith(_PRIVATE)
+    return int(identifier.rpartition("-")[2])

@@ -72,10 +72,9 @@ def shortened(processed: Any, served: ServedPolicy, ctx: Any) -> Any:
     counts = [image.n_visual for image in images]
     _check_prompt(tokens, images, served, ctx.model_config)
     shorter, spans = shrink(tokens, images, served.entering)
-    private = not served.shares_prefix(sum(counts), len(images))
     places["image"] = [_range(span) for span in spans]
     pairs = zip(hashes["image"], counts, strict=True)
-    hashes["image"] = [mark(each, n_visual, private) for each, n_visual in pairs]
+    hashes["image"] = [mark(each, n_visual) for each, n_visual in pairs]
     return {
         **processed,
         "prompt_token_ids": shorter,

@@ -1,32 +1,59 @@
-"""Scheduling under a policy: requests whose keys other requests may not read."""
+"""Scheduling under a policy."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from vllm.multimodal.inputs import PlaceholderRange
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from opsearch.serving.identifiers import is_private
-from opsearch.serving.kept_keys import KeptKeysManager
-from opsearch.serving.served_policy import policy_of
+from opsearch.serving.identifiers import n_visual_of
+from opsearch.serving.kept_keys import KeptKeysManager, is_private
+from opsearch.serving.served_policy import ServedPolicy, policy_of
 
 
-class _Private:
-    """Requests under a policy whose keys depend on more than the rows before them."""
+@dataclass(frozen=True, eq=False)
+class _EncodedWhole(PlaceholderRange):
+    """Rows of an image, which is encoded and cached whole however few of them a prompt holds.
+
+    Attributes:
+        n_visual: Number of visual tokens before any was dropped.
+    """
+
+    n_visual: int = 0
+
+    @classmethod
+    def of(cls, feature: Any) -> _EncodedWhole:
+        """Return the rows of one of vLLM's features."""
+        place = feature.mm_position
+        return cls(place.offset, place.length, place.is_embed, n_visual_of(feature.identifier))
+
+    def get_num_embeds(self) -> int:
+        """Return the number of rows of the encoder's output."""
+        return self.n_visual
+
+
+class _Pruned:
+    """What a scheduler must know of requests under a policy."""
+
+    served: ServedPolicy
 
     def add_request(self, request: Any) -> None:
-        """Keep a request from reading blocks that it must not share."""
-        if any(is_private(feature.identifier) for feature in request.mm_features):
+        """Keep a request from reading blocks that it must not share, and say its images' sizes."""
+        if is_private(self.served, request):
             request.skip_reading_prefix_cache = True
+        for feature in request.mm_features:
+            feature.mm_position = _EncodedWhole.of(feature)
         super().add_request(request)  # type: ignore[misc]
 
 
-class PrunedScheduler(_Private, Scheduler):
+class PrunedScheduler(_Pruned, Scheduler):
     """vLLM's scheduler under a policy."""
 
 
-class PrunedAsyncScheduler(_Private, AsyncScheduler):
+class PrunedAsyncScheduler(_Pruned, AsyncScheduler):
     """vLLM's asynchronous scheduler under a policy."""
 
 
@@ -36,7 +63,9 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     chosen = PrunedAsyncScheduler if settings.async_scheduling else PrunedScheduler
     scheduler = chosen(*args, vllm_config=vllm_config, **kwargs)
     served = policy_of(vllm_config.model_config.hf_config)
+    assert served is not None, "the scheduler is chosen where a policy is served"
+    scheduler.served = served
     for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
-        if served is not None and isinstance(manager, KeptKeysManager):
+        if isinstance(manager, KeptKeysManager):
             manager.served, manager.requests = served, scheduler.requests
     return scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,19 +55,20 @@ class ServedPolicy:
         """Return how many of N visual tokens any layer processes, at least 1."""
         return max(int(self.counts(n_visual).max()), 1)
 
-    def shares_prefix(self, n_visual: int, images: int) -> bool:
+    def shares_prefix(self, images: Sequence[int]) -> bool:
         """Return whether the keys of a prompt's rows depend on the rows before them alone.
 
         They do not where a layer stores kept keys compacted, and where the ranking depends on
         later images or text.
 
         Args:
-            n_visual: Number of visual tokens of the prompt.
-            images: Number of its images.
+            images: Number of visual tokens of each image of the prompt.
         """
+        n_visual = sum(images)
         keys = self.counts(n_visual)[:, KV]
-        ranked_alone = self.ranker is None or (images == 1 and not self.reads_text)
-        return bool((keys == self.entering(n_visual)).all()) and ranked_alone
+        ranked_alone = self.ranker is None or (len(images) < 2 and not self.reads_text)
+        stay = bool((keys == self.entering(n_visual)).all())
+        return not n_visual or (stay and ranked_alone)
 
     def needs_text_first(self, n_visual: int) -> bool:
         """Return whether a prompt that began with an image would leave a query without any key."""

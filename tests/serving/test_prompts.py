@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from opsearch import Policy, RankerSpec, builders
 from opsearch.errors import PolicyError
-from opsearch.serving.identifiers import is_private, mark, n_visual_of
+from opsearch.serving.identifiers import mark, n_visual_of
 from opsearch.serving.key_parts import key_parts, keys_held
 from opsearch.serving.prompt_rows import PromptShape
 from opsearch.serving.served_policy import ServedPolicy
@@ -52,11 +52,9 @@ def test_other_prompts_hold_all_rows(spans):
     assert (shorter, images) == (tokens, spans)
 
 
-@pytest.mark.parametrize("private", [False, True])
-@pytest.mark.parametrize("identifier", ["abc", "a-b-3", "x-p1"])
-def test_identifiers_carry_size_and_privacy(identifier, private):
-    marked = mark(identifier, 576, private)
-    assert (n_visual_of(marked), is_private(marked)) == (576, private)
+@pytest.mark.parametrize("identifier", ["abc", "a-b-3", "-"])
+def test_identifiers_carry_the_size_of_an_image(identifier):
+    assert n_visual_of(mark(identifier, 576)) == 576
 
 
 def random_ranker():
@@ -69,12 +67,13 @@ def random_ranker():
         (builders.tokens(4, Fraction(1, 4), random_ranker()), 1, True),
         (builders.tokens(4, Fraction(1, 4), random_ranker()), 2, False),
         (builders.dop(4, 2, 2, 1, None, kv="stays"), 2, True),
+        (builders.dop(4, 2, 2, 1, None, kv="leaves"), 0, True),
         (builders.dop(4, 2, 2, 1, None, kv="leaves"), 1, False),
         (builders.tokens(4, Fraction(1, 4), RankerSpec("mmtok")), 1, False),
     ],
 )
 def test_keys_are_shared_where_they_depend_on_the_rows_before_alone(policy, images, shares):
-    assert ServedPolicy(policy).shares_prefix(16, images) is shares
+    assert ServedPolicy(policy).shares_prefix([16] * images) is shares
 
 
 def test_entering_counts_all_modules_and_at_least_one_token():
