@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -52,9 +54,22 @@ def export(model: Any, folder: Path) -> None:
         max_new_tokens=8,
     )
     model.to("cpu", torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # save_pretrained restricts it to its owner
+    name_tower(folder / "model.safetensors")
     for name in _UNTRAINED:
         shutil.copyfile(MODEL_DIR / name, folder / name)
+
+
+def name_tower(file: Path) -> None:
+    """Give the tensors of the vision tower the names that vLLM loads, too.
+
+    transformers reads names with and without `vision_model`, and writes those without.
+    """
+    tensors = {
+        re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # save_pretrained restricts it to its owner
 
 
 class Trainer:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from opsearch.data.demo import MODEL_DIR
 from opsearch.data.demo.scene_shapes import ShapesScene
@@ -22,7 +23,7 @@ from training.processes import ProcessGroup
 from training.redundancy import OPERATIONS, RANKERS, SHARES, depth_needed
 from training.schedule import FamilyWeights, TrainingSchedule
 from training.things import NAMING, VISUAL, things
-from training.trainer import Trainer, train
+from training.trainer import Trainer, export, train
 
 EVEN = [1.0] * len(NAMES)
 
@@ -130,6 +131,19 @@ def test_orthogonal_flattens_singular_values() -> None:
 def test_depth_needed() -> None:
     assert depth_needed([0.5, 0.96, 0.9, 0.97, 1.0]) == 3
     assert depth_needed([1.0, 1.0]) == 0
+
+
+def test_an_exported_model_has_the_tensors_of_the_shipped_one(tmp_path: Path) -> None:
+    """The names of a vision tower are not those that transformers writes."""
+    model = llava.build(5)
+    export(model, tmp_path)
+    files = (folder / "model.safetensors" for folder in (tmp_path, MODEL_DIR))
+    exported, shipped = map(load_file, files)
+    assert {name: (t.shape, t.dtype) for name, t in exported.items()} == {
+        name: (t.shape, t.dtype) for name, t in shipped.items()
+    }
+    again = llava.load(tmp_path).state_dict()
+    assert all(torch.equal(t.float(), again[name]) for name, t in model.state_dict().items())
 
 
 @pytest.mark.slow

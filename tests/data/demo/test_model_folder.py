@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from opsearch.data.demo import MODEL_DIR
@@ -91,6 +92,13 @@ def test_folder_fits_in_six_megabytes_and_names_no_place() -> None:
             text = file.read_text(encoding="utf-8")
             json.loads(text)
             assert not re.search(r'_name_or_path|"/[a-z]', text), file.name
+
+
+def test_tensors_of_the_tower_have_the_names_that_vllm_loads() -> None:
+    with safe_open(MODEL_DIR / "model.safetensors", "pt") as file:
+        tower = [name for name in file.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
+    assert len(tower) > 30
+    assert all(name.startswith("vision_tower.vision_model.") for name in tower)
 
 
 def test_card_tells_the_number_of_parameters(model: Any) -> None:
