@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 Store = Callable[[str, Tensor], None]
+_ABSENT = object()
 
 
 class Handle(Protocol):
@@ -18,23 +19,28 @@ class Handle(Protocol):
         """Undo the change."""
 
 
-@dataclass(frozen=True)
 class Replaced:
-    """Attribute replaced on a module instance, e.g. a method.
+    """Attributes of a module instance that are replaced, e.g. methods."""
 
-    Attributes:
-        module: The module.
-        name: Name of the attribute.
-        previous: Instance attribute of that name before, None if there was none.
-    """
-
-    module: nn.Module
-    name: str
-    previous: Any
+    def __init__(self, module: nn.Module, **attributes: Any) -> None:
+        self._module = module
+        self._before = {name: vars(module).get(name, _ABSENT) for name in attributes}
+        vars(module).update(attributes)
 
     def remove(self) -> None:
-        """Restore the attribute."""
-        if self.previous is None:
-            delattr(self.module, self.name)
-        else:
-            setattr(self.module, self.name, self.previous)
+        """Restore the attributes."""
+        for name, value in self._before.items():
+            if value is _ABSENT:
+                vars(self._module).pop(name, None)
+            else:
+                vars(self._module)[name] = value
+
+
+@contextmanager
+def replaced(module: nn.Module, **attributes: Any) -> Iterator[None]:
+    """Replace attributes of a module instance inside the block."""
+    handle = Replaced(module, **attributes)
+    try:
+        yield
+    finally:
+        handle.remove()

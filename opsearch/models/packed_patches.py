@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from opsearch.models.handles import Handle, Replaced, Store
+from opsearch.models.patch_sequences import frame_steps
 from opsearch.models.patch_squares import means_of_squares
 from opsearch.models.vision import cls_of_clip, on_tower
 from opsearch.rankers.base import PREVIOUS_FRAME
@@ -65,9 +66,8 @@ Method = Callable[..., Any]
 
 def _replace(trunk: Any, name: str, change: Callable[[Method], Method]) -> Handle:
     """Replace a method of a module instance."""
-    stock, overridden = getattr(trunk, name), vars(trunk).get(name)
-    setattr(trunk, name, wraps(stock)(change(stock)))
-    return Replaced(trunk, name, overridden)
+    stock = getattr(trunk, name)
+    return Replaced(trunk, **{name: wraps(stock)(change(stock))})
 
 
 def _packing(captured: _Captured, store: Store, frames: bool) -> Callable[[Method], Method]:
@@ -152,20 +152,13 @@ def _pooling(captured: _Captured, store: Store, frames: bool) -> Callable[[Metho
                     rows = stock(value[..., None].float())[..., 0]
                     store(name, with_newlines(rows.to(value.dtype)))
             if frames:
-                step = _frame_steps(videos, len(pooled) // videos, size)
-                store(PREVIOUS_FRAME, torch.nn.functional.pad(step, (0, 1)).flatten())
+                steps = frame_steps([(len(pooled) // videos, size)] * videos).view(videos, -1)
+                store(PREVIOUS_FRAME, torch.nn.functional.pad(steps, (0, 1)).flatten())
             return pooled
 
         return pool
 
     return change
-
-
-def _frame_steps(videos: int, frames: int, size: int) -> Tensor:
-    """Return the distance of each token to the preceding frame, int64[videos, frames x size]."""
-    step = torch.full((videos, frames, size), size)
-    step[:, 0] = 0
-    return step.flatten(1)
 
 
 def _on_resampler(trunk: Any, captured: _Captured, store: Store, frames: bool) -> list[Handle]:
@@ -188,8 +181,8 @@ def _on_resampler(trunk: Any, captured: _Captured, store: Store, frames: bool) -
         for name, value in captured.take().items():
             store(name, value.flatten(0, 1))
         if frames:
-            steps = _frame_steps(videos, len(output) // videos, output.shape[1])
-            store(PREVIOUS_FRAME, steps.flatten())
+            frames_of_one = len(output) // videos, output.shape[1]
+            store(PREVIOUS_FRAME, frame_steps([frames_of_one] * videos))
 
     return [
         trunk.vision_resampler.register_forward_hook(pooled),

@@ -42,7 +42,7 @@ def capture_patch_sequence(model: Any, needs: Collection[str], store: Store) -> 
         if "tiles" in needs:
             store("tiles", _frame_numbers(frames))
         if PREVIOUS_FRAME in needs:
-            store(PREVIOUS_FRAME, _frame_steps(frames))
+            store(PREVIOUS_FRAME, frame_steps(frames))
 
     def keep(name: str, value: Tensor) -> None:
         restored = now.restored
@@ -121,8 +121,12 @@ def _frame_numbers(frames: Sequence[tuple[int, int]]) -> Tensor:
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
-def _frame_steps(frames: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the distance of each token to the one at its place in the preceding frame, or 0."""
+def frame_steps(frames: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the distance of each token to the one at its place in the preceding frame, or 0.
+
+    Args:
+        frames: Number of frames and tokens of each, for each image or video.
+    """
     steps = [
         torch.full((time, tokens), tokens).index_fill(0, torch.tensor([0]), 0).flatten()
         for time, tokens in frames

@@ -191,8 +191,7 @@ def observe(attn: Any, see: See) -> Handle:
     Its own attention function runs as before, except FlashAttention, for which SDPA stands in.
     """
     ALL_ATTENTION_FUNCTIONS.register(_OBSERVED, _observed)
-    stock, attn.config = attn.config, _ObservedConfig(attn.config, see)
-    return Replaced(attn, "config", stock)
+    return Replaced(attn, config=_ObservedConfig(attn.config, see))
 
 
 def _observed(

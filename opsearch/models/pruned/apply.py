@@ -33,7 +33,8 @@ from opsearch.models.decoder import Decoder
 from opsearch.models.deepstack import DEEPSTACK, added_features
 from opsearch.models.devices import forward_name
 from opsearch.models.families import ModelFamily
-from opsearch.models.pruned.block import Block, not_copied, patched
+from opsearch.models.handles import replaced
+from opsearch.models.pruned.block import Block, not_copied
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.captures import Captures
 from opsearch.models.pruned.checks import (
@@ -121,7 +122,7 @@ def apply_policy(
             (trunk, prefills.guarded(trunk.forward, block)),
             (model, _guarded_model(model.forward, block)),
         ):
-            stack.enter_context(patched(module, forward=forward))
+            stack.enter_context(replaced(module, forward=forward))
         stack.callback(block.end)
         yield model
         block.end()
@@ -132,26 +133,20 @@ def apply_policy(
 def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> Iterator[None]:
     """Let the decoder layers follow the plan of a PrunedCache; other caches run stock layers."""
     decoder = Decoder.of(model, family)
-    layers = decoder.module.layers
-    names = [forward_name(layer) for layer in layers]
     with _pruned_lock:
         if decoder.module in _pruned:
             raise _already_applied()
         _pruned.add(decoder.module)
-    overridden = [vars(layer).get(name) for layer, name in zip(layers, names, strict=True)]
     try:
-        for index, (layer, name) in enumerate(zip(layers, names, strict=True)):
-            pruned = pruned_forward(decoder.layers[index], index, getattr(layer, name))
-            if graphs is not None:
-                pruned = graphs.forward(decoder.layers, index, pruned)
-            setattr(layer, name, pruned)
-        yield
+        with ExitStack() as stack:
+            for index, layer in enumerate(decoder.module.layers):
+                name = forward_name(layer)
+                pruned = pruned_forward(decoder.layers[index], index, getattr(layer, name))
+                if graphs is not None:
+                    pruned = graphs.forward(decoder.layers, index, pruned)
+                stack.enter_context(replaced(layer, **{name: pruned}))
+            yield
     finally:
-        for layer, name, previous in zip(layers, names, overridden, strict=True):
-            if previous is None:
-                vars(layer).pop(name, None)
-            else:
-                setattr(layer, name, previous)
         _pruned.discard(decoder.module)
 
 

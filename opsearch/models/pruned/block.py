@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from opsearch.errors import PolicyError
+from opsearch.models.handles import replaced
 
 # Methods by which copy, pickle and DataParallel copy a module; each is looked up on the instance.
 _COPIES = ("__deepcopy__", "__reduce_ex__", "_replicate_for_data_parallel")
@@ -77,21 +78,6 @@ def _outlived() -> PolicyError:
 
 
 @contextmanager
-def patched(module: nn.Module, **attributes: Any) -> Iterator[None]:
-    """Set attributes of an instance inside the block."""
-    before = {name: vars(module).get(name) for name in attributes}
-    vars(module).update(attributes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                vars(module).pop(name, None)
-            else:
-                vars(module)[name] = value
-
-
-@contextmanager
 def not_copied(module: nn.Module) -> Iterator[None]:
     """Let copies fail inside the block: the patched forwards of a copy would run the original."""
 
@@ -101,5 +87,5 @@ def not_copied(module: nn.Module) -> Iterator[None]:
             "of the `with` block, or before the policy is installed"
         )
 
-    with patched(module, **dict.fromkeys(_COPIES, refuse)):
+    with replaced(module, **dict.fromkeys(_COPIES, refuse)):
         yield

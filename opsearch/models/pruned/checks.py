@@ -13,7 +13,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from opsearch.errors import ModelError, PolicyError, echo
 from opsearch.models.families import ModelFamily
-from opsearch.models.pruned.block import Block, patched
+from opsearch.models.handles import replaced
+from opsearch.models.pruned.block import Block
 from opsearch.models.pruned.cache import PrunedCache, PrunedLayer
 from opsearch.policy.policy import Policy
 
@@ -159,7 +160,7 @@ def checked_placeholders(trunk: Any, family: ModelFamily, block: Block) -> Itera
                 "input_ids and pixel_values of one call of the processor"
             ) from error
 
-    with patched(trunk, **{merger: checked}):
+    with replaced(trunk, **{merger: checked}):
         yield
 
 

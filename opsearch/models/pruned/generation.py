@@ -17,7 +17,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from opsearch.errors import PolicyError, echo
 from opsearch.models.families import ModelFamily
-from opsearch.models.pruned.block import Block, patched
+from opsearch.models.handles import replaced
+from opsearch.models.pruned.block import Block
 from opsearch.models.pruned.checks import check_image_positions, has_images
 from opsearch.policy.policy import Policy
 from opsearch.rankers.base import CLIP_QUESTION, TEXT_NEEDS, Ranker
@@ -56,7 +57,7 @@ def guarded_generation(
     reads_text = _text_reader(policy, ranker)
     generate = _guarded_generate(model, family, reads_text, block)
     prepare = _guarded_steps(model.prepare_inputs_for_generation, reads_text, block)
-    with patched(
+    with replaced(
         model,
         generate=generate,
         prepare_inputs_for_generation=prepare,
