@@ -67,6 +67,8 @@ class ModelFamily:
             of their image ("image"), or the whole prompt ("prompt").
         answer_type: Value of an answer's tokens in `token_type_ids`.
         bounds_logits: True if `final_logit_softcapping` of the decoder's config is applied.
+        tiles_by_size: True if the size of an image tells how many of its tiles the tower reads.
+        joins_features: True if the features of all images are one tensor, not one of each image.
         captures_frames: True if `capture_tower` finds the frames of videos.
         tested: True if its models are compared with the reference in the tests.
         checkpoints: Published checkpoints, as ids on the Hugging Face hub.
@@ -85,6 +87,8 @@ class ModelFamily:
     attends: Literal["causal", "image", "prompt"] = "causal"
     answer_type: int = 0
     bounds_logits: bool = False
+    tiles_by_size: bool = False
+    joins_features: bool = False
     captures_frames: bool = False
     tested: bool = True
     checkpoints: tuple[str, ...] = ()
@@ -250,12 +254,17 @@ FAMILIES = {
         ),
         # Several layers of the tower are joined, none of whose [CLS] attention stands for all.
         ModelFamily(
-            "vipllava", _DIVPRUNE, capture_patches, checkpoints=("llava-hf/vip-llava-7b-hf",)
+            "vipllava",
+            _DIVPRUNE,
+            capture_patches,
+            joins_features=True,
+            checkpoints=("llava-hf/vip-llava-7b-hf",),
         ),
         ModelFamily(
             "llava_next",
             _CLS,
             capture_packed_patches,
+            tiles_by_size=True,
             checkpoints=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
             special="tiles, a newline token behind each row",
         ),
@@ -263,6 +272,7 @@ FAMILIES = {
             "llava_next_video",
             _CLS,
             capture_packed_patches,
+            tiles_by_size=True,
             checkpoints=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
             special="tiles; videos of pooled frames",
             **_VIDEOS,
@@ -272,6 +282,7 @@ FAMILIES = {
             "llava_onevision",
             _DIVPRUNE,
             capture_packed_patches,
+            tiles_by_size=True,
             checkpoints=("llava-hf/llava-onevision-qwen2-7b-ov-hf",),
             special="tiles; videos of pooled frames",
             **_VIDEOS,
@@ -283,6 +294,7 @@ FAMILIES = {
             "internvl",
             _DIVPRUNE,
             _INTERNVL,
+            joins_features=True,
             checkpoints=("OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
             special="tiles; a token is a square of patches",
         ),
@@ -362,6 +374,7 @@ FAMILIES = {
             "gemma3",
             _DIVPRUNE,
             _GEMMA,
+            joins_features=True,
             attends="image",
             checkpoints=("google/gemma-3-4b-it", "google/gemma-3-12b-it"),
             special="four norms; five of six layers attend within a window; tokens of an image "
@@ -371,6 +384,7 @@ FAMILIES = {
             "paligemma",
             _DIVPRUNE,
             capture_patches,
+            joins_features=True,
             attends="prompt",
             answer_type=1,
             bounds_logits=True,
@@ -381,6 +395,7 @@ FAMILIES = {
             "aya_vision",
             _DIVPRUNE,
             _COHERE,
+            joins_features=True,
             checkpoints=("CohereLabs/aya-vision-8b",),
             special="attention and MLP in parallel; three of four layers attend within a window, "
             "the fourth has no positions",
@@ -389,6 +404,7 @@ FAMILIES = {
             "cohere2_vision",
             _DIVPRUNE,
             _COHERE,
+            joins_features=True,
             checkpoints=("CohereLabs/command-a-vision-07-2025",),
             special="as aya_vision",
         ),
@@ -396,6 +412,7 @@ FAMILIES = {
             "ovis2",
             _DIVPRUNE,
             _OVIS,
+            joins_features=True,
             checkpoints=("thisisiron/Ovis2-2B-hf",),
             special="embeddings of their own around images",
         ),

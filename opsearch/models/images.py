@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from opsearch.costs.tower import Grid, Tower
+from opsearch.models.families import family_for
 
-# Families that read as many tiles as the size tells.
-_TILED = ("llava_next", "llava_next_video", "llava_onevision")
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 _PIXELS = ("pixel_values", "pixel_values_videos", *_GRIDS)
 
@@ -44,7 +43,7 @@ def image_grids(config: Any, tower: Tower, inputs: Mapping[str, Tensor]) -> list
         return [(1, high // tower.patch, wide // tower.patch) for high, wide in sizes]
     pixels = inputs["pixel_values"]
     high, wide = (int(side) // tower.patch for side in pixels.shape[-2:])
-    if config.model_type in _TILED:
+    if family_for(config.model_type).tiles_by_size:
         return [(_tiles(config, inputs), high, wide)]
     pictures = pixels.flatten(0, -4)
     if pixels.ndim == 5:  # Idefics3 and SmolVLM leave out padding, which is all zeros

@@ -34,10 +34,6 @@ _STUB = {
     "patch_size": 14,
     "spatial_merge_size": _MERGED,
 }
-# Families whose model takes the features of all images as one tensor; others take one per image.
-_TOGETHER = frozenset(
-    {"aya_vision", "cohere2_vision", "gemma3", "internvl", "ovis2", "paligemma", "vipllava"}
-)
 
 
 def random_model(
@@ -51,7 +47,7 @@ def random_model(
             random_config(family, shape), dtype=dtype, attn_implementation=attention
         )
     model.generation_config.pad_token_id = 0
-    model.model.get_image_features = partial(_given_features, family in _TOGETHER)
+    model.model.get_image_features = partial(_given_features, family_for(family).joins_features)
     return model.eval()
 
 
