@@ -105,4 +105,4 @@ def test_a_checkpoint_larger_than_memory(tmp_path):
 def test_graphs_move_nothing(tmp_path):
     model = fetched_from_memory(tiny.llava(LAYERS), tmp_path)
     with refuses(ModelError, "accelerate", "graphs"):
-        Graphs().check(model)
+        Graphs().check_device(model)

@@ -30,7 +30,7 @@ class Rerun(Graphs):
 
     shapes = 0
 
-    def check(self, model):
+    def check_device(self, model):
         pass
 
     def capture(self, run):
@@ -64,11 +64,13 @@ def logits(model, policy, inputs, graphs=None):
 of_one_kind = pytest.mark.parametrize("name", [each for each in EACH if has_one_kind(each.id)])
 
 
-def test_layers_of_several_kinds_have_no_graph():
+@pytest.mark.parametrize("name", [each for each in EACH if not has_one_kind(each.id)])
+def test_layers_of_several_kinds_are_refused_before_the_first_prefill(name):
     """A graph has one mask for all layers."""
-    model, inputs = built("gemma3", LAYERS), alike("gemma3", [[3, 4]])[0]
-    with refuses(PolicyError, "leave out graphs"):
-        logits(model, with_rankers_of(family_for("gemma3"))["stages"], inputs, Rerun())
+    policy = with_rankers_of(family_for(name))["stages"]
+    refused = refuses(ModelError, "sliding_attention, full_attention", "leave out graphs")
+    with refused, policy.apply(built(name, LAYERS), graphs=Rerun()):
+        pass
 
 
 @of_one_kind

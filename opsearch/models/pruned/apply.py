@@ -88,7 +88,7 @@ def apply_policy(
     family = check_supported(model)
     check_fits(policy, model.config)
     if graphs is not None:
-        graphs.check(model)
+        graphs.check(model, Decoder.of(model, family))
     if model.get_submodule(family.decoder) in _pruned:
         raise _already_applied()
     if (

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opsearch.errors import ModelError, PolicyError
+from opsearch.models.decoder import Decoder
 from opsearch.models.devices import is_hooked
 from opsearch.models.layers import DecoderLayer
 from opsearch.models.pruned.cache import PrunedCache
@@ -47,7 +48,17 @@ class Graphs:
         self._pool: Any = None
         self._last: torch.cuda.Event | None = None
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Any, decoder: Decoder) -> None:
+        """Raise ModelError unless a graph can compute the layers of the decoder on its device."""
+        self.check_device(model)
+        if len(decoder.kinds) > 1:
+            raise ModelError(
+                "the layers of this decoder differ in what tokens attend to "
+                f"({', '.join(decoder.kinds)}), and a CUDA graph has one mask for all of them; "
+                "leave out graphs"
+            )
+
+    def check_device(self, model: Any) -> None:
         """Raise ModelError unless the whole model is on one CUDA device."""
         if any(map(is_hooked, model.modules())):
             raise ModelError(
@@ -170,11 +181,6 @@ def _check_replay(layers: Sequence[DecoderLayer], prompt: Prompt) -> None:
             "CUDA graphs take batches without padding and of equally many visual tokens, these "
             f"have {', '.join(map(str, prompt.n_visual))}; give prompts one by one or leave out "
             "graphs"
-        )
-    if len({layer.kind for layer in layers}) > 1:
-        raise PolicyError(
-            "the layers of this decoder differ in what tokens attend to, and a CUDA graph has one "
-            "mask for all of them; leave out graphs"
         )
     for name, module in _modules(layers):
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
