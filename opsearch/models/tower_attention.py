@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -202,8 +203,29 @@ def _observed(
     attention_mask: Tensor | None,
     **given: Any,
 ) -> Any:
-    """Pass queries and keys to all observers of the module, then attend."""
-    mask = _mask(attention_mask, _images(given, query))
+    """Pass queries and keys to all observers of the module, then attend.
+
+    Images in one sequence that FlashAttention is told of attend one by one, without a mask over
+    the patches of all.
+    """
+    lengths = None if attention_mask is not None else _image_lengths(given)
+    if lengths is None:
+        return _attended(attn, query, key, value, attention_mask, given)
+    images = zip(*(rows.split(lengths, 2) for rows in (query, key, value)), strict=True)
+    return torch.cat([_attended(attn, q, k, v, None, given)[0] for q, k, v in images], 1), None
+
+
+def _attended(
+    attn: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    given: dict[str, Any],
+) -> Any:
+    # FlashAttention is told of padding by a mask of the keys, [images, K].
+    real = attention_mask if attention_mask is not None and attention_mask.ndim == 2 else None
+    mask = attention_mask if real is None else real.bool()[:, None, None]
     config = attn.config
     while isinstance(config, _ObservedConfig):
         config.see(query, key, given["scaling"], mask)
@@ -214,28 +236,18 @@ def _observed(
     eager = sys.modules[type(attn).__module__].eager_attention_forward
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     output, weights = attend(attn, query, key, value, mask, **given)
-    if attention_mask is not None and attention_mask.ndim == 2:
-        output = output * attention_mask[..., None, None]  # as FlashAttention does
+    if real is not None:
+        output = output * real[..., None, None]  # as FlashAttention does
     return output, weights
 
 
-def _mask(given: Tensor | None, images: Tensor | None) -> Tensor | None:
-    """Return the mask of attention weights, also where FlashAttention has another form of it.
-
-    Args:
-        given: Mask of the keys that are not padding, [images, K], or of attention weights, or None.
-        images: Image of each patch in one sequence of all, or None.
-    """
-    if given is None:
-        return None if images is None else (images[:, None] == images)[None, None]
-    return given.bool()[:, None, None] if given.ndim == 2 else given
-
-
-def _images(given: dict[str, Any], query: Tensor) -> Tensor | None:
-    """Return the image of each patch where FlashAttention is told of several in one sequence."""
+def _image_lengths(given: dict[str, Any]) -> list[int] | None:
+    """Return the patches of each image in one sequence of all, None if there is one per row."""
     bounds, positions = given.get("cu_seq_lens_q"), given.get("position_ids")
     if bounds is not None:
-        places = torch.arange(query.shape[2], device=query.device)
-        return torch.bucketize(places, bounds[1:].to(query.device), right=True)
+        return list(bounds.diff().tolist())
+    if positions is None:
+        return None
     # In older releases of transformers, Pixtral's images are told apart by their positions.
-    return None if positions is None else (positions.flatten() == 0).cumsum(0)
+    starts = (positions.flatten() == 0).nonzero().flatten().tolist()
+    return [end - start for start, end in pairwise([*starts, positions.numel()])]

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GenerationMixin
 
 from opsearch.errors import ModelError
@@ -118,6 +120,32 @@ def test_captured_values_are_those_of_the_description(name, attention):
     own = torch.cat([row.tile for row in rows])
     pairs = set(zip(found["tiles"].tolist(), own.tolist(), strict=True))
     assert len(pairs) == len(own.unique()) == len(found["tiles"].unique())
+
+
+class Shapes(TorchDispatchMode):
+    """Keep the last two dimensions of all tensors that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        tensors = filter(torch.is_tensor, tree_leaves(found))
+        self.seen |= {tuple(each.shape[-2:]) for each in tensors}
+        return found
+
+
+def test_images_packed_for_flash_attention_are_read_one_by_one():
+    """A mask over the patches of all images would grow with the square of their number."""
+    family = FAMILIES["mistral3"]
+    inputs = prompts(family, MIXED, seed=2)
+    with Shapes() as shapes:
+        found = captured("mistral3", inputs, {MIDDLE}, FLASH)[MIDDLE]
+    numbers = [high * wide // family.PATCH**2 for high, wide in inputs["image_sizes"].tolist()]
+    assert {(number, number) for number in numbers} <= shapes.seen
+    assert (sum(numbers), sum(numbers)) not in shapes.seen
+    torch.testing.assert_close(found, captured("mistral3", inputs, {MIDDLE})[MIDDLE])
 
 
 @every_tower
