@@ -8,10 +8,14 @@ import torch
 from torch._dynamo import config
 from torch._dynamo.utils import counters
 
+from opsearch.errors import PolicyError
+from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.ranker import RankerSpec
+from opsearch.rankers import known_ranker
 from tests.models.judge import TOLERANCE
 from tests.support import tiny
+from tests.support.messages import refuses
 
 LAYERS = 9  # more than torch compiles of one function (recompile_limit)
 # Prompts of several lengths, with several images, and padded batches.
@@ -130,3 +134,21 @@ def test_a_policy_on_a_compiled_model(part):
         with policy_of(LAYERS).apply(model):
             torch.testing.assert_close(model(**inputs).logits, pruned, rtol=0, atol=TOLERANCE)
     assert not torch.equal(stock, pruned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranker", family_for("llava").rankers(tiny.llava(1).config))
+def test_rankers_that_read_the_attention_of_cls_are_refused(ranker):
+    """A compiled tower runs without the hooks on its queries and keys."""
+    model, inputs = tiny.llava(3), tiny.prompts([[3, 4]])
+    policy = builders.dop(3, 2, 2, "1/2", RankerSpec(ranker))
+    with policy.apply(model):
+        wanted = model(**inputs).logits
+    model.compile(backend=Graphs())
+    model(**inputs)
+    if "cls_attention" in known_ranker(RankerSpec(ranker)).needs:
+        with refuses(PolicyError, "cls_attention", "compiled"), policy.apply(model):
+            model(**inputs)
+    else:
+        with policy.apply(model):
+            torch.testing.assert_close(model(**inputs).logits, wanted, rtol=0, atol=TOLERANCE)
