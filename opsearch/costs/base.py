@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -25,11 +26,13 @@ class SampleSize(NamedTuple):
         n_other: All other tokens, which are never pruned.
         image_flops: FLOPs of vision tower and projector, the same for every policy; None if they
             are not known.
+        original: Sizes of the sample as the original model reads it, if they are others.
     """
 
     n_visual: int
     n_other: int
     image_flops: int | None = None
+    original: SampleSize | None = None
 
 
 SampleSizes = Sequence[SampleSize | tuple[int, int]]
@@ -144,3 +147,26 @@ def image_cost(cost: Cost, samples: Iterable[SampleSize]) -> int:
             "the samples; repeat `opsearch run`, or limit the decoder, e.g. --budget 30%"
         )
     return sum(int(of_images(each)) for each in known)
+
+
+def total_image_flops(samples: Iterable[SampleSize]) -> int | None:
+    """Return the FLOPs of vision tower and projector for all samples; None if some are unknown."""
+    flops = [sample.image_flops for sample in samples]
+    known = [each for each in flops if each is not None]
+    return sum(known) if len(known) == len(flops) else None
+
+
+def at_full_size(samples: Iterable[SampleSize]) -> list[SampleSize]:
+    """Return the sizes of samples as the original model reads them."""
+    return [sample.original or sample for sample in samples]
+
+
+def stock_cost(cost: Cost, samples: Iterable[SampleSize]) -> int:
+    """Return the cost of the original on samples as it reads them.
+
+    Raises:
+        OpsearchError: The cost counts images, and the FLOPs of some are not known.
+    """
+    sizes = at_full_size(samples)
+    pairs = Counter((size.n_visual, size.n_other) for size in sizes).items()
+    return image_cost(cost, sizes) + sum(k * cost.stock(n, t) for (n, t), k in pairs)

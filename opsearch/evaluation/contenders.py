@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsearch import registry
-from opsearch.costs.base import Cost
+from opsearch.costs.base import Cost, stock_cost
 from opsearch.errors import OpsearchError, shortened
-from opsearch.evaluation.reducers import REDUCERS, Reduction, reduction_cost
+from opsearch.evaluation.reducers import REDUCERS, Reduction
 from opsearch.formatting import format_duration
 from opsearch.measure.counted import CountedMeasure
 from opsearch.measure.engine import Engine, SampleMeasure
@@ -356,7 +356,7 @@ def say_unused_budget(
                 continue
             if isinstance(found, Reduction):
                 others = [sample.n_other for sample in prepared.calibration]
-                spent = reduction_cost(cost, found.sizes(others))
+                spent = stock_cost(cost, found.sizes(others))
             else:
                 spent = total_cost(cost, found, sizes)
             if 100 * (min(limit, stock) - spent) > _EQUAL_COST_POINTS * stock:

@@ -21,9 +21,11 @@ def distinct_keys(policies: Sequence[Policy], samples: Sequence[Sample]) -> set[
 
     The original, whose divergence is 0 by definition, has none.
     """
-    most = max(sample.n_visual for sample in samples)
-    originals = {identity(policy.num_layers).canonical(most) for policy in policies[:1]}
-    return set(canonical_keys(policies, most)) - originals
+    largest = max(samples, key=lambda sample: sample.n_visual)
+    keys = set(canonical_keys(policies, largest.n_visual))
+    if largest.original is None:
+        keys -= {identity(each.num_layers).canonical(largest.n_visual) for each in policies[:1]}
+    return keys
 
 
 @dataclass(frozen=True)

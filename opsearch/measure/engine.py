@@ -122,7 +122,8 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Return the KL divergence in nats of every policy on every sample, float64[P, S].
 
-        The original has divergence 0 by definition.
+        The original has divergence 0 by definition. A policy on a sample with an image setting is
+        compared with the original at full size.
 
         Args:
             policies: P policies.
@@ -153,8 +154,9 @@ class Engine:
     def noise_floor(self, samples: Sequence[Sample], progress: Tick | None = None) -> float:
         """Return the mean KL in nats below which policies tie on these samples in half precision.
 
-        Noise that the store lacks is measured first.
+        Noise that the store lacks is measured first, that of images with a setting at full size.
         """
+        samples = [sample.original or sample for sample in samples]
         if self.memory_budget.itemsize < 4:
             layers = self.memory_budget.shape.layers
             for key, memory in ((TOGETHER, self.memory_budget.memory), (ONE_BY_ONE, 1)):

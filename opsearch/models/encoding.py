@@ -36,6 +36,8 @@ class Sample:
         n_other: All other tokens.
         content: Digest of the item's question and images.
         image_flops: FLOPs of vision tower and projector; None if they are not known.
+        original: The sample as the processor encodes it by itself, which the original model reads;
+            None: this one.
     """
 
     item: Item
@@ -45,6 +47,7 @@ class Sample:
     n_other: int
     content: str = ""
     image_flops: int | None = None
+    original: Sample | None = None
 
     __repr__ = screen_repr
 
@@ -56,7 +59,8 @@ class Sample:
     @property
     def size(self) -> SampleSize:
         """Sizes on which costs depend."""
-        return SampleSize(self.n_visual, self.n_other, self.image_flops)
+        original = None if self.original is None else self.original.size
+        return SampleSize(self.n_visual, self.n_other, self.image_flops, original)
 
     @property
     def images(self) -> dict[str, Tensor]:

@@ -22,9 +22,12 @@ from opsearch.costs.base import (
     Cost,
     SampleSize,
     SampleSizes,
+    at_full_size,
     budget_suffix,
     image_cost,
     policy_cost,
+    stock_cost,
+    total_image_flops,
 )
 from opsearch.costs.flops import Flops
 from opsearch.costs.prefill import Prefill
@@ -119,7 +122,7 @@ def constraint(budget: Budget, cost: Cost, space: Space, samples: SampleSizes) -
     sizes = [SampleSize(*sample) for sample in samples]
     pairs = [(size.n_visual, size.n_other) for size in sizes]
     images = image_cost(cost, sizes)
-    stock = images + sum(k * cost.stock(n, t) for (n, t), k in Counter(pairs).items())
+    stock = stock_cost(cost, sizes)
     floor = total_cost(cost, builders.vtw(space.num_layers, 0), sizes)
     limit = budget.limit(stock, len(samples))
     if limit > stock:
@@ -162,10 +165,12 @@ def _usual_share(floor: int, stock: int) -> str:
 
 def _vision(cost: Cost, sizes: Sequence[SampleSize]) -> Vision | None:
     """Return the FLOPs of the images next to a cost in FLOPs; None if they are not known."""
-    known = [size.image_flops for size in sizes if size.image_flops is not None]
-    if not isinstance(cost, Flops | Prefill) or len(known) < len(sizes):
+    if not isinstance(cost, Flops | Prefill):
         return None
-    return Vision(sum(known), counted=isinstance(cost, Prefill))
+    own, full = total_image_flops(sizes), total_image_flops(at_full_size(sizes))
+    if own is None or full is None:
+        return None
+    return Vision(own, counted=isinstance(cost, Prefill), stock=None if full == own else full)
 
 
 def _cost_in(unit: str, text: str) -> str:

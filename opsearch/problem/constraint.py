@@ -22,15 +22,18 @@ class Vision:
     Attributes:
         flops: FLOPs of vision tower and projector.
         counted: True if the cost includes them.
+        stock: The same of the images that the original reads; None: these.
     """
 
     flops: int
     counted: bool
+    stock: int | None = None
 
     def other_share(self, cost: int, stock: int) -> float:
         """Return the share of the stock model with the images, or of the decoder if counted."""
-        images = -self.flops if self.counted else self.flops
-        return (cost + images) / (stock + images)
+        sign = -1 if self.counted else 1
+        of_stock = self.flops if self.stock is None else self.stock
+        return (cost + sign * self.flops) / (stock + sign * of_stock)
 
     @property
     def other_words(self) -> str:

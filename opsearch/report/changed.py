@@ -82,7 +82,8 @@ def changed_answers(stored: Stored) -> Changed:
             raise RunFolderError(
                 "No answers were compared, because the run has no held-out samples."
             )
-        original = _answers(store, samples, identity(stored.policy.num_layers))
+        full = [sample.original or sample for sample in samples]
+        original = _answers(store, full, identity(stored.policy.num_layers))
         policy = _answers(store, samples, stored.policy)
     if original is None or policy is None:
         raise RunFolderError(

@@ -169,15 +169,17 @@ def _generation(model: Any) -> dict[str, Any]:
 
 def stored_samples(samples: Sequence[Sample]) -> list[StoredSample]:
     """Return samples as the store keeps them."""
-    return [
-        StoredSample(
-            item=s.digest,
-            name=s.item.id,
-            family=s.item.family,
-            n_visual=s.n_visual,
-            n_other=s.n_other,
-            content=s.content,
-            image_flops=s.image_flops,
-        )
-        for s in samples
-    ]
+    return [_stored(sample) for sample in samples]
+
+
+def _stored(sample: Sample) -> StoredSample:
+    return StoredSample(
+        item=sample.digest,
+        name=sample.item.id,
+        family=sample.item.family,
+        n_visual=sample.n_visual,
+        n_other=sample.n_other,
+        content=sample.content,
+        image_flops=sample.image_flops,
+        original=None if sample.original is None else _stored(sample.original),
+    )

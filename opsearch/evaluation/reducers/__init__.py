@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opsearch.costs.base import Cost, SampleSize, image_cost
+from opsearch.costs.base import SampleSize
 from opsearch.errors import ModelError
 from opsearch.evaluation.reducers.pool import Pool
 from opsearch.evaluation.reducers.resize import Resize
@@ -132,8 +132,3 @@ def largest_reduction(
         else:
             high = tokens - 1
     return best
-
-
-def reduction_cost(cost: Cost, sizes: Sequence[SampleSize]) -> int:
-    """Return the cost of the original on reduced samples."""
-    return image_cost(cost, sizes) + sum(cost.stock(each.n_visual, each.n_other) for each in sizes)

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from opsearch.costs.base import SampleSize
+from opsearch.costs.base import SampleSize, stock_cost
 from opsearch.evaluation.answers import MAX_TOKENS, Answers, answer_as
 from opsearch.evaluation.contenders import MethodKey, budget_limit
 from opsearch.evaluation.reducers import (
     Reducer,
     Reduction,
     largest_reduction,
-    reduction_cost,
     usable_reducers,
 )
 from opsearch.measure.engine import Engine
@@ -53,7 +52,7 @@ def fitted_reductions(
     cost, limit, _ = budget_limit(budget, prepared)
 
     def fits(sizes: Sequence[SampleSize]) -> bool:
-        return reduction_cost(cost, sizes) <= limit
+        return stock_cost(cost, sizes) <= limit
 
     found = {}
     for name, reducer in reducers.items():

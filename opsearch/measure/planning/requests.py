@@ -41,6 +41,9 @@ class Missing:
 class Requests:
     """Canonical keys of policies on samples; equal policies have equal keys.
 
+    The original has divergence 0 by definition. On a sample with an image setting, the policy that
+    prunes nothing is measured like any other.
+
     Attributes:
         keys: Keys of all policies by number of visual tokens.
         original: Key of the original by number of visual tokens.
@@ -64,7 +67,8 @@ class Requests:
         for sample in self.samples:
             n = sample.n_visual
             requested = dict(zip(self.keys[n], self.policies, strict=True))
-            requested.pop(self.original[n], None)
+            if sample.original is None:
+                requested.pop(self.original[n], None)
             missing = [
                 KeyedPolicy(*pair)
                 for pair in requested.items()
@@ -81,7 +85,7 @@ class Requests:
         for column, sample in enumerate(self.samples):
             n = sample.n_visual
             for row, key in enumerate(self.keys[n]):
-                original = key == self.original[n]
+                original = key == self.original[n] and sample.original is None
                 table[row, column] = 0.0 if original else found.get((key, sample.digest), np.nan)
         return table
 

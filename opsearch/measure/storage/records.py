@@ -12,6 +12,8 @@ BEGUN = "begun"
 """Names of splits. A comparison has splits of its own, which outlive changes of the run's. The
 calibration samples are listed as begun before the first measurement, and as such when all are made,
 so that an interrupted run leaves the answer before it as it was."""
+FULL_SIZE = ", full size"
+"""End of the name of a split whose samples are those of another one as the original reads them."""
 COLUMNS = ("kl", "reverse_kl", "js", "top1")
 
 
@@ -99,6 +101,7 @@ class StoredSample:
         n_other: All other tokens of the prompt.
         content: Digest of its question and images.
         image_flops: FLOPs of vision tower and projector; None if they are not known.
+        original: The sample as the original reads it; None: this one.
     """
 
     item: str
@@ -108,8 +111,10 @@ class StoredSample:
     n_other: int
     content: str
     image_flops: int | None = None
+    original: StoredSample | None = None
 
     @property
     def size(self) -> SampleSize:
         """Sizes on which costs depend."""
-        return SampleSize(self.n_visual, self.n_other, self.image_flops)
+        original = None if self.original is None else self.original.size
+        return SampleSize(self.n_visual, self.n_other, self.image_flops, original)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from opsearch.measure.storage.database import OF_A_RESULT, connected, explained,
 from opsearch.measure.storage.records import (
     CALIBRATION,
     COLUMNS,
+    FULL_SIZE,
     HELD_OUT,
     Compared,
     GateGradient,
@@ -39,6 +40,7 @@ ENGINE_VERSION = 3
 
 # Much faster than `astuple`, which copies each value of up to hundreds of thousands of rows.
 _FIELDS = attrgetter("policy", "item", *COLUMNS)
+_SAMPLE = attrgetter("item", "name", "family", "n_visual", "n_other", "content", "image_flops")
 
 
 class Store:
@@ -328,7 +330,8 @@ class Store:
         """
         if result == self.result:
             return
-        splits, of_search = (CALIBRATION, HELD_OUT), "split IN (?,?)"
+        names = (CALIBRATION, HELD_OUT)
+        splits, of_search = (*names, *(name + FULL_SIZE for name in names)), "split IN (?,?,?,?)"
         columns = "split, place, item, name, family, n_visual, n_other, content, image_flops"
         with explained(self.path), transaction(self._db):
             self._db.execute(
@@ -391,7 +394,14 @@ class Store:
             "WHERE context=? AND result=? AND split=? ORDER BY place"
         )
         with explained(self.path):
-            return [StoredSample(*row) for row in self._db.execute(query, (*self._own, split))]
+            samples, full = (
+                [StoredSample(*row) for row in self._db.execute(query, (*self._own, name))]
+                for name in (split, split + FULL_SIZE)
+            )
+        if not full:
+            return samples
+        pairs = zip(samples, full, strict=True)
+        return [each if each == whole else replace(each, original=whole) for each, whole in pairs]
 
     def all_samples(self) -> list[tuple[str | None, StoredSample]]:
         """Return the samples of all results with their splits; None for those of others."""
@@ -407,7 +417,12 @@ class Store:
         ]
 
     def _replace_samples(self, split: str, samples: Sequence[StoredSample]) -> None:
-        rows = [(*self._own, split, position, *astuple(s)) for position, s in enumerate(samples)]
+        full = [sample.original or sample for sample in samples]
+        self._replace_split(split, samples)
+        self._replace_split(split + FULL_SIZE, full if full != list(samples) else ())
+
+    def _replace_split(self, split: str, samples: Sequence[StoredSample]) -> None:
+        rows = [(*self._own, split, position, *_SAMPLE(s)) for position, s in enumerate(samples)]
         # In all contexts, because a result is found in one: that of its last search.
         self._db.execute("DELETE FROM sample WHERE result=? AND split=?", (self.result, split))
         columns = "context, result, split, place, item, name, family, n_visual, n_other, content"

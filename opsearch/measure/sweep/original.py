@@ -32,17 +32,43 @@ _SAME_LOGITS = 0.05  # largest difference of one product in two calls, in standa
 
 
 @dataclass(frozen=True, eq=False)
+class Target:
+    """The original's answers, with which those of policies are compared.
+
+    Attributes:
+        logits: [B, k, V] at the answer positions.
+        counted: bool[B, k], true up to the end of each answer.
+        answer: int64[B, k - 1], the tokens before the last answer position.
+    """
+
+    logits: Tensor
+    counted: Tensor
+    answer: Tensor
+
+    def split(self) -> list[Target]:
+        """Return the target of each sample; they share their memory."""
+        parts = zip(self.logits, self.counted, self.answer, strict=True)
+        return [Target(*(each[None] for each in part)) for part in parts]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Target]) -> Target:
+        """Return the target of all samples of several ones."""
+        columns = zip(*((p.logits, p.counted, p.answer) for p in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+
+@dataclass(frozen=True, eq=False)
 class Reference:
     """The original on samples with identical visual-token positions.
 
-    Samples of one forward have equal length; several forwards are padded on the right.
+    Samples of one forward have equal length; several forwards are padded on the right. Samples with
+    an image setting have the decoder's inputs of that setting, and the target at full size.
 
     Attributes:
         prompt: Input of rankers.
         embeds: [B, S + k - 1, D], inputs of the decoder.
         position_ids: int64[1 or B, S + k - 1], or three of them for time, height and width.
-        logits: [B, k, V] at the answer positions.
-        counted: bool[B, k], true up to the end of each answer.
+        target: The answers that policies are compared with.
         visibility: Tokens that each token attends to by kind of layer, for those that are not
             causal.
         added: Visual features that the decoder adds behind its first layers, [B, S + k - 1, D]
@@ -52,10 +78,19 @@ class Reference:
     prompt: Prompt
     embeds: Tensor
     position_ids: Tensor
-    logits: Tensor
-    counted: Tensor
+    target: Target
     visibility: Mapping[str, Visibility]
     added: Sequence[Tensor]
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of the target, [B, k, V]."""
+        return self.target.logits
+
+    @property
+    def counted(self) -> Tensor:
+        """Answer positions that count, bool[B, k]."""
+        return self.target.counted
 
     @property
     def nbytes(self) -> int:
@@ -67,15 +102,16 @@ class Reference:
         """Return the reference of each sample; they share their memory."""
         shared = self.position_ids.shape[-2] == 1
         parts = []
-        for row, prompt in enumerate(self.prompt.split()):
+        for row, (prompt, target) in enumerate(
+            zip(self.prompt.split(), self.target.split(), strict=True)
+        ):
             alone = slice(row, row + 1)
             parts.append(
                 Reference(
                     prompt=prompt,
                     embeds=self.embeds[alone],
                     position_ids=self.position_ids[..., slice(None) if shared else alone, :],
-                    logits=self.logits[alone],
-                    counted=self.counted[alone],
+                    target=target,
                     visibility={kind: each.part(alone) for kind, each in self.visibility.items()},
                     added=[features[alone] for features in self.added],
                 )
@@ -90,6 +126,7 @@ def make_reference(
     samples: Sequence[Sample],
     needs: Collection[str],
     positions: int,
+    target: Target | None = None,
 ) -> Reference:
     """Run the original.
 
@@ -99,16 +136,22 @@ def make_reference(
         samples: Samples of equal shape.
         needs: Outputs of the vision tower that rankers read.
         positions: Answer positions k; above 1, the model's own greedy answer is teacher-forced.
+        target: Its answers at full size to samples with an image setting; None: it is run for them.
 
     Raises:
         ModelError: A logit is not finite; the message names the sample.
     """
+    if target is None and any(sample.original for sample in samples):
+        target = make_target(model, family, [s.original or s for s in samples], positions)
     inputs = batch_inputs(samples, device_of_inputs(model))
     prompt = make_prompt(model, family, inputs["input_ids"], None)
     read_question(model, needs, prompt, inputs["input_ids"])
-    counted = torch.ones_like(inputs["input_ids"][:, :1], dtype=torch.bool)
+    if target is not None:
+        answer, counted = target.answer, target.counted
+    else:
+        answer, counted = _greedy_answer(model, inputs, positions)
     if positions > 1:
-        inputs, counted = _with_answers(model, inputs, positions, family.answer_type)
+        inputs = _with_answer(inputs, answer, family.answer_type)
     captured = dict(prompt.captured)
     handles = family.capture(model, needs, captured.__setitem__)
     recorded = _Recorded(Decoder.of(model, family))
@@ -125,18 +168,36 @@ def make_reference(
         recorded.check_reach(prompt.visual)
     embeds = recorded.inputs["inputs_embeds"]
     # Rankers see the prompt only; answer positions count as text.
-    answer = (0, positions - 1)
-    visual, real = functional.pad(prompt.visual, answer), functional.pad(prompt.real, answer)
+    behind = (0, positions - 1)
+    visual, real = functional.pad(prompt.visual, behind), functional.pad(prompt.real, behind)
     prompt = Prompt(visual, real, prompt.n_visual, captured, embeds).to(embeds.device)
     return Reference(
         prompt=prompt,
         embeds=embeds,
         position_ids=recorded.position_ids,
-        logits=logits,
-        counted=counted,
+        target=target or Target(logits, counted, answer),
         visibility=recorded.visibility,
         added=added_features(recorded.inputs),
     )
+
+
+def make_target(
+    model: Any, family: ModelFamily, samples: Sequence[Sample], positions: int
+) -> Target:
+    """Run the original on samples of any shapes for its answers alone; see `make_reference`."""
+    found: dict[str, Target] = {}
+    for group in of_equal_shape(samples):
+        whole = make_reference(model, family, group, (), positions).target
+        found |= {s.digest: part for s, part in zip(group, whole.split(), strict=True)}
+    return Target.joined([found[sample.digest] for sample in samples])
+
+
+def of_equal_shape(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Return the samples in groups of equal shape."""
+    shapes: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        shapes.setdefault(sample.shape, []).append(sample)
+    return list(shapes.values())
 
 
 class _Recorded:
@@ -245,8 +306,7 @@ def merge_references(parts: Sequence[Reference], captured: Collection[str]) -> R
         prompt=Prompt(visual, real, n_visual, values, embeds),
         embeds=embeds,
         position_ids=concat_padded(positions, dim=-2),
-        logits=concat_padded([part.logits for part in parts]),
-        counted=concat_padded([part.counted for part in parts]),
+        target=Target.joined([part.target for part in parts]),
         visibility=visibility,
         added=[
             concat_padded(each, length=-2) for each in zip(*(p.added for p in parts), strict=True)
@@ -283,16 +343,17 @@ def check_finite(logits: Tensor, samples: Sequence[Sample], sources: Sequence[st
         )
 
 
-def _with_answers(
-    model: Any, inputs: dict[str, Tensor], positions: int, answer_type: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Append the first positions - 1 tokens of the greedy answer, of this type of tokens.
+def _greedy_answer(model: Any, inputs: dict[str, Tensor], positions: int) -> tuple[Tensor, Tensor]:
+    """Return the first positions - 1 tokens of the greedy answer to prompts.
 
     Returns:
-        The inputs, and the positions up to the end of each answer, bool[B, positions].
+        The tokens, int64[B, positions - 1], and the positions up to the end of each answer,
+        bool[B, positions].
     """
-    length = inputs["input_ids"].shape[1]
-    answers = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[:, length:]
+    ids = inputs["input_ids"]
+    if positions == 1:
+        return ids[:, :0], torch.ones_like(ids[:, :1], dtype=torch.bool)
+    answers = model.generate(**inputs, max_new_tokens=positions, do_sample=False)[:, ids.shape[1] :]
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(
         [ends] if isinstance(ends, int) else list(ends or []), device=answers.device
@@ -300,11 +361,15 @@ def _with_answers(
     if answers.shape[1] < positions:  # all answers ended early; pad to the planned shape
         answers = functional.pad(answers, (0, positions - answers.shape[1]), value=int(ends[0]))
     ended = torch.isin(answers, ends).int().cumsum(1) - torch.isin(answers, ends).int()
-    forced = answers[:, :-1]
+    return answers[:, :-1], ended == 0
+
+
+def _with_answer(inputs: dict[str, Tensor], answer: Tensor, answer_type: int) -> dict[str, Tensor]:
+    """Append the tokens of answers, int64[B, A], of this type of tokens to prompts."""
     extended = dict(inputs)
-    extended["input_ids"] = torch.cat([inputs["input_ids"], forced], 1)
+    extended["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
     extended["attention_mask"] = torch.ones_like(extended["input_ids"])
     for name, text in (("mm_token_type_ids", 0), ("token_type_ids", answer_type)):
         if name in inputs:
-            extended[name] = functional.pad(inputs[name], (0, forced.shape[1]), value=text)
-    return extended, ended == 0
+            extended[name] = functional.pad(inputs[name], (0, answer.shape[1]), value=text)
+    return extended

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from opsearch.measure.sweep.original import Reference, make_reference, merge_references
+from opsearch.measure.sweep.original import (
+    Reference,
+    Target,
+    make_reference,
+    make_target,
+    merge_references,
+    of_equal_shape,
+)
 from opsearch.models.encoding import Sample
 from opsearch.models.supported import check_supported
 from opsearch.rankers.base import PROMPT_NEEDS
@@ -28,6 +35,7 @@ class Originals:
         self.model, self.positions = model, positions
         self.family = check_supported(model)
         self._kept: dict[str, Reference] = {}  # one sample each, by its digest
+        self._targets: dict[str, Target] = {}  # of samples at full size that settings change
         self._nbytes = 0
 
     def of(self, samples: Sequence[Sample], needs: Collection[str] = ()) -> Reference:
@@ -48,8 +56,9 @@ class Originals:
             if (kept := self._kept.get(sample.digest)) and captured <= kept.prompt.captured.keys()
         }
         missing = [sample for sample in samples if sample.digest not in found]
-        for group in _of_equal_shape(missing):
-            whole = make_reference(self.model, self.family, group, needs, self.positions)
+        for group in of_equal_shape(missing):
+            target = self._full_size(group)
+            whole = make_reference(self.model, self.family, group, needs, self.positions, target)
             if len(group) == len(samples):
                 self._keep(group, whole)
                 return whole
@@ -66,12 +75,32 @@ class Originals:
             needs: Outputs of the vision tower that rankers read.
             at_once: Most samples in one forward.
         """
-        for group in _of_equal_shape(samples):
+        for group in of_equal_shape(samples):
             for start in range(0, len(group), at_once):
                 part = group[start : start + at_once]
                 nbytes = self.of(part, needs).nbytes
                 if self._nbytes + nbytes > _KEPT_BYTES:
                     return
+
+    def _full_size(self, samples: Sequence[Sample]) -> Target | None:
+        """Return the answers at full size to samples with image settings; None: they have none.
+
+        They are kept, because each setting asks for them again.
+        """
+        if not any(sample.original for sample in samples):
+            return None
+        full = [sample.original or sample for sample in samples]
+        missing = {each.digest: each for each in full if each.digest not in self._targets}
+        found = {}
+        if missing:
+            new = make_target(self.model, self.family, list(missing.values()), self.positions)
+            found = dict(zip(missing, new.split(), strict=True))
+        target = Target.joined([{**self._targets, **found}[each.digest] for each in full])
+        nbytes = sum(part.logits.nbytes for part in found.values())
+        if self._nbytes + nbytes <= _KEPT_BYTES:
+            self._targets |= found
+            self._nbytes += nbytes
+        return target
 
     def _keep(self, samples: Sequence[Sample], whole: Reference) -> dict[str, Reference]:
         """Split a reference into its samples, and keep all or none of them."""
@@ -81,10 +110,3 @@ class Originals:
             self._kept |= rows
             self._nbytes += whole.nbytes - replaced
         return rows
-
-
-def _of_equal_shape(samples: Sequence[Sample]) -> list[list[Sample]]:
-    shapes: dict[tuple[int, int], list[Sample]] = {}
-    for sample in samples:
-        shapes.setdefault(sample.shape, []).append(sample)
-    return list(shapes.values())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from opsearch.costs.base import SampleSize
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_jsonl
 from opsearch.data.item import Item
@@ -161,7 +162,8 @@ def test_the_largest_reduction_that_fits(demo):
     assert found.n_visual == (36, 36, 36)  # 6 x 6; 7 x 6 are too many
     assert len(asked) < 10
     assert found.image_flops == tuple(sample.image_flops for sample in samples)
-    assert found.sizes([5, 6, 7]) == [(36, n, samples[0].image_flops) for n in (5, 6, 7)]
+    flops = samples[0].image_flops
+    assert found.sizes([5, 6, 7]) == [SampleSize(36, n, flops) for n in (5, 6, 7)]
     assert largest_reduction("pool", pool, samples, lambda left: False) is None
     assert Reduction.parse(found.text) == found
     assert Reduction.parse(json.dumps({"counts": []})) is None
