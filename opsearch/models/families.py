@@ -23,6 +23,7 @@ from opsearch.data.demo import MODEL_DIR
 from opsearch.errors import ModelError, OpsearchError, echo
 from opsearch.models.clip import clip_unsupported_reason, not_clip_reason
 from opsearch.models.handles import Handle, Store
+from opsearch.models.image_levers import Lever, Pixels, Side, Tiles
 from opsearch.models.packed_patches import capture_packed_patches
 from opsearch.models.patch_sequences import capture_patch_sequence, capture_sized_images
 from opsearch.models.patch_squares import Squares, joined_squares, means_of_squares
@@ -70,6 +71,8 @@ class ModelFamily:
         tiles_by_size: True if the size of an image tells how many of its tiles the tower reads.
         joins_features: True if the features of all images are one tensor, not one of each image.
         captures_frames: True if `capture_tower` finds the frames of videos.
+        lever: What makes its image processor give fewer visual tokens; None: nothing does.
+        one_size: Why nothing does.
         tested: True if its models are compared with the reference in the tests.
         checkpoints: Published checkpoints, as ids on the Hugging Face hub.
         special: Where a policy meets more than plain causal layers, for docs/families.md.
@@ -90,6 +93,8 @@ class ModelFamily:
     tiles_by_size: bool = False
     joins_features: bool = False
     captures_frames: bool = False
+    lever: Lever | None = None
+    one_size: str = "its images have one size"
     tested: bool = True
     checkpoints: tuple[str, ...] = ()
     special: str = ""
@@ -139,6 +144,21 @@ class ModelFamily:
         if need not in TOWER_NEEDS | {PREVIOUS_FRAME}:
             return "no hook captures it"
         return cls_unsupported_reason(config) if need == "cls_attention" else None
+
+    def image_lever(self) -> Lever:
+        """Return what makes the image processor give fewer visual tokens.
+
+        Raises:
+            ModelError: Nothing does; names the families where something does.
+        """
+        if self.lever is None:
+            known = ", ".join(name for name, family in FAMILIES.items() if family.lever)
+            raise ModelError(
+                f"images of family {echo(self.model_type)} cannot have fewer visual tokens, "
+                f"because {self.one_size}; prune more of them instead, by a lower --budget "
+                f"without --images, or use a model of {known}"
+            )
+        return self.lever
 
     def check_needs(self, config: Any, needs: Iterable[str]) -> None:
         """Raise ModelError, naming usable rankers, unless this config provides all `needs`."""
@@ -216,16 +236,26 @@ DECODERS = frozenset(
 _DIVPRUNE, _CLS = RankerSpec("divprune"), RankerSpec("cls")
 _IMAGE_AND_VIDEO = ("image_token_id", "video_token_id")
 
+# The model reads the tiles from its own config, too.
+_PINPOINTS = (
+    "its model and its processor both take the tiles of an image from image_grid_pinpoints, and a "
+    "processor alone cannot change them"
+)
 _VIDEOS: dict[str, Any] = {"visual_tokens": _IMAGE_AND_VIDEO, "captures_frames": True}
 _QWEN: dict[str, Any] = {
     **_VIDEOS,
     "vision_tower": "model.visual",
     "positions_from": "mm_token_type_ids",
     "grid": "image_grid_thw",
+    "lever": Pixels(),
 }
 # Each frame of a video is an image to GLM-4V's tower.
-_GLM = {**_QWEN, "captures_frames": False}
-_IDEFICS: dict[str, Any] = {"vision_tower": "model.vision_model", "decoder": "model.text_model"}
+_GLM = {**_QWEN, "captures_frames": False, "lever": Pixels(frames="temporal_patch_size")}
+_IDEFICS: dict[str, Any] = {
+    "vision_tower": "model.vision_model",
+    "decoder": "model.text_model",
+    "lever": Side(lambda processor: processor.image_processor.max_image_size["longest_edge"]),
+}
 
 _INTERNVL = Squares(lambda config: round(1 / config.downsample_ratio), cls_layer=cls_of_internvl)
 _GEMMA = Squares(
@@ -267,6 +297,7 @@ FAMILIES = {
             tiles_by_size=True,
             checkpoints=("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
             special="tiles, a newline token behind each row",
+            one_size=_PINPOINTS,
         ),
         ModelFamily(
             "llava_next_video",
@@ -275,6 +306,7 @@ FAMILIES = {
             tiles_by_size=True,
             checkpoints=("llava-hf/LLaVA-NeXT-Video-7B-hf",),
             special="tiles; videos of pooled frames",
+            one_size=_PINPOINTS,
             **_VIDEOS,
         ),
         # SigLIP has no [CLS].
@@ -285,6 +317,7 @@ FAMILIES = {
             tiles_by_size=True,
             checkpoints=("llava-hf/llava-onevision-qwen2-7b-ov-hf",),
             special="tiles; videos of pooled frames",
+            one_size=_PINPOINTS,
             **_VIDEOS,
         ),
         # InternVL's decoder reads the patches of the last vision layer, whose [CLS] output is
@@ -297,6 +330,7 @@ FAMILIES = {
             joins_features=True,
             checkpoints=("OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
             special="tiles; a token is a square of patches",
+            lever=Tiles("max_patches"),
         ),
         ModelFamily(
             "qwen2_vl",
@@ -369,6 +403,7 @@ FAMILIES = {
             capture_sized_images,
             checkpoints=("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
             special="a text token behind each row; a window in all layers if the config has one",
+            lever=Side(lambda processor: processor.patch_size * processor.spatial_merge_size),
         ),
         ModelFamily(
             "gemma3",
@@ -399,6 +434,7 @@ FAMILIES = {
             checkpoints=("CohereLabs/aya-vision-8b",),
             special="attention and MLP in parallel; three of four layers attend within a window, "
             "the fourth has no positions",
+            lever=Tiles("max_patches"),
         ),
         ModelFamily(
             "cohere2_vision",
@@ -407,6 +443,7 @@ FAMILIES = {
             joins_features=True,
             checkpoints=("CohereLabs/command-a-vision-07-2025",),
             special="as aya_vision",
+            lever=Tiles("max_patches"),
         ),
         ModelFamily(
             "ovis2",
@@ -415,6 +452,7 @@ FAMILIES = {
             joins_features=True,
             checkpoints=("thisisiron/Ovis2-2B-hf",),
             special="embeddings of their own around images",
+            lever=Tiles("max_patches"),
         ),
         # The [CLS] token of its tower is left out, and timm returns no attention.
         ModelFamily(
@@ -423,6 +461,7 @@ FAMILIES = {
             visual_tokens=_IMAGE_AND_VIDEO,
             checkpoints=("facebook/Perception-LM-1B", "facebook/Perception-LM-8B"),
             special="tiles of a tower of timm; videos",
+            lever=Tiles("max_num_tiles"),
         ),
     )
 }

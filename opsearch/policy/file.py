@@ -6,11 +6,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from opsearch.errors import PolicyError, echo, shortened
 from opsearch.files import write_text
 from opsearch.policy.counts import Unit, exact_count
+from opsearch.policy.images import ImageSetting
 from opsearch.policy.ranker import RankerSpec
 from opsearch.version import __version__
 
@@ -18,8 +26,8 @@ if TYPE_CHECKING:
     from opsearch.policy.policy import Policy
 
 FILE_NAME = "policy_config.json"
-FORMAT_VERSION = 1
-
+FORMAT_VERSION = 2
+_WITHOUT_IMAGES = 1  # versions that know no image settings read policies that have none
 
 Count = Annotated[Any, BeforeValidator(exact_count)]
 
@@ -38,6 +46,12 @@ class _Ranker(BaseModel):
     params: dict[str, Annotated[int | float | str | bool, AfterValidator(_bounded)]] = {}
 
 
+class _Images(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    share: Count
+    attributes: dict[str, Annotated[int, Field(ge=1, lt=10**12)]]
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     policy_type: Literal["opsearch"]
@@ -49,6 +63,7 @@ class _File(BaseModel):
     unit: Unit
     counts: list[tuple[Count, Count, Count]]
     rankers: list[_Ranker]
+    images: _Images | None = None
     provenance: dict[str, Any] = {}
 
 
@@ -61,7 +76,7 @@ def policy_text(policy: Policy) -> str:
     """Return the content of a policy's file."""
     content = {
         "policy_type": "opsearch",
-        "format_version": FORMAT_VERSION,
+        "format_version": _WITHOUT_IMAGES if policy.images is None else FORMAT_VERSION,
         "opsearch_version": __version__,
         "model_type": policy.model_type,
         "num_hidden_layers": policy.num_layers,
@@ -74,6 +89,9 @@ def policy_text(policy: Policy) -> str:
         ],
         "provenance": dict(policy.provenance),
     }
+    if policy.images is not None:
+        attributes = dict(policy.images.attributes)
+        content["images"] = {"share": str(policy.images.share), "attributes": attributes}
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -128,8 +146,15 @@ def parse_fields(text: str, file: Path) -> dict[str, Any]:
         ),
         "name": content.name,
         "model_type": content.model_type,
+        "images": _setting(content.images),
         "provenance": content.provenance,
     }
+
+
+def _setting(images: _Images | None) -> ImageSetting | None:
+    if images is None:
+        return None
+    return ImageSetting(images.share, tuple(sorted(images.attributes.items())))
 
 
 def _damaged(file: Path, error: Exception) -> PolicyError:

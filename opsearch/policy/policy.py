@@ -29,6 +29,7 @@ from opsearch.policy.counts import (
     resolve_fraction,
     resolve_recipe,
 )
+from opsearch.policy.images import ImageSetting
 from opsearch.policy.ranker import RankerSpec
 from opsearch.policy.schedule import Schedule, schedule
 
@@ -54,6 +55,7 @@ class Policy:
         name: Name for reports.
         model_type: Model family that the policy was searched for; None: any.
         provenance: Facts for readers of the file (budget, objective, seed, ...).
+        images: Image setting under which the policy was searched; None: the processor's own.
     """
 
     counts: tuple[tuple[Fraction, Fraction, Fraction], ...]
@@ -62,6 +64,7 @@ class Policy:
     name: str = "custom"
     model_type: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    images: ImageSetting | None = None
 
     def __post_init__(self) -> None:
         if not self.counts:
@@ -124,6 +127,8 @@ class Policy:
         facts: dict[str, object] = {"name": self.name, "layers": self.num_layers, "unit": self.unit}
         if self.model_type is not None:
             facts["model_type"] = self.model_type
+        if self.images is not None:
+            facts["images"] = str(self.images)
         facts["rankers"] = {layer: str(spec) for layer, spec in self.rankers}
         rows = (
             f"  {module:3} {counts_of_equal(triple[column] for triple in self.counts)}"
@@ -195,12 +200,26 @@ class Policy:
         rankers = [(layer, str(spec)) for layer, spec in self.rankers]
         return hashlib.sha256(json.dumps([self.unit, counts, rankers]).encode()).hexdigest()
 
+    def processor(self, processor: Any) -> Any:
+        """Return the processor that encodes prompts for this policy.
+
+        It is a copy with the image setting of the policy, or `processor` itself if there is none.
+
+        Args:
+            processor: The model's processor.
+
+        Raises:
+            PolicyError: The setting is not one of this processor.
+        """
+        return processor if self.images is None else self.images.applied(processor)
+
     def apply(
         self, model: PreTrainedModel, *, graphs: Graphs | None = None
     ) -> AbstractContextManager[PreTrainedModel]:
         """Return a context manager that makes `model` prefill with this policy.
 
-        Nothing happens before its block; it warns if it is dropped without having had one.
+        Nothing happens before its block; it warns if it is dropped without having had one. The
+        prompts of a policy with an image setting are encoded by `processor`.
 
         Args:
             model: A model of a supported family.

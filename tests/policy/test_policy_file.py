@@ -1,6 +1,7 @@
 """policy_config.json: what is written is read back, and everything else is refused."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from opsearch import Policy, RankerSpec
 from opsearch.errors import PolicyError, RunFolderError
 from opsearch.policy import builders
+from opsearch.policy.images import ImageSetting
 from tests.support.messages import naming
 
 SPEC = RankerSpec("random", (("seed", 3),))
@@ -26,7 +28,16 @@ def saved(tmp_path):
     return POLICY.save_pretrained(tmp_path / "policy")
 
 
-@pytest.mark.parametrize("policy", [POLICY, IN_TOKENS, builders.identity(3)], ids=lambda p: p.name)
+SMALLER = replace(
+    POLICY,
+    name="smaller",
+    images=ImageSetting(Fraction(1, 2), (("max_patches", 3), ("size.longest_edge", 320))),
+)
+
+
+@pytest.mark.parametrize(
+    "policy", [POLICY, IN_TOKENS, SMALLER, builders.identity(3)], ids=lambda p: p.name
+)
 def test_a_saved_policy_loads_equal(tmp_path, policy):
     path = policy.save_pretrained(tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / "policy_config.json"
@@ -41,6 +52,14 @@ def test_counts_are_exact_fractions_in_the_file(saved):
     assert content["counts"][0] == ["9/16", "9/16", "9/16"]
     assert content["rankers"] == [{"layer": 0, "name": "random", "params": {"seed": 3}}]
     assert (content["policy_type"], content["format_version"]) == ("opsearch", 1)
+
+
+def test_a_version_without_image_settings_does_not_read_a_policy_that_has_one(tmp_path):
+    """It would encode images at full size."""
+    content = json.loads(SMALLER.save_pretrained(tmp_path).read_text())
+    assert content["format_version"] == 2
+    attributes = {"max_patches": 3, "size.longest_edge": 320}
+    assert content["images"] == {"share": "1/2", "attributes": attributes}
 
 
 def test_saving_again_replaces_the_file_and_leaves_nothing_else(saved):
@@ -65,7 +84,7 @@ def change(path, **entries):
 @pytest.mark.parametrize(
     ("entries", "values"),
     [
-        ({"format_version": 2}, ("format 2", 1)),
+        ({"format_version": 3}, ("format 3", 2)),
         ({"format_version": ...}, ("format_version",)),
         ({"policy_type": "other"}, ("policy_type", "'opsearch'")),
         ({"counts": []}, (4, 0)),
@@ -103,6 +122,10 @@ def change(path, **entries):
         ({"surprise": 1}, ("surprise",)),
         ({"rankers": [{"layer": 9, "name": "cls"}]}, ("layer 9", 0, 3)),
         ({"rankers": [{"layer": 0}]}, ("rankers.0.name",)),
+        ({"images": {"share": "1/2"}}, ("images.attributes",)),
+        ({"images": {"share": 0.5, "attributes": {}}}, ("images.share", "0.5")),
+        ({"images": {"share": "1/2", "attributes": {"a": 0}}}, ("images.attributes.a",)),
+        ({"images": {"share": "1/2", "attributes": {"a": 10**13}}}, ("images.attributes.a",)),
     ],
     ids=str,
 )

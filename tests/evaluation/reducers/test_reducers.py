@@ -17,9 +17,10 @@ from opsearch.evaluation.reducers import Reduction, largest_reduction, usable_re
 from opsearch.evaluation.reducers.pool import Pool, coarse_grid, pooled
 from opsearch.evaluation.reducers.resize import Resize
 from opsearch.models.encoding import Sample, batch_inputs, encode
+from opsearch.models.families import family_for
 from opsearch.models.loading import load_config, load_processor, load_weights
 from tests.support import tiny
-from tests.support.families import internvl, qwen2_5_vl
+from tests.support.families import FAMILIES, WITH_PROCESSOR, internvl, qwen2_5_vl
 from tests.support.families.folder import save
 from tests.support.messages import naming, refuses
 
@@ -177,8 +178,15 @@ def test_who_cannot_be_reduced_is_refused():
         Pool(qwen2_5_vl.model(1).config, None)
 
 
+OF_ANY_SIZE = [
+    each
+    for each in WITH_PROCESSOR
+    if (lever := family_for(each.values[0]).lever) and lever.counts_tokens
+]
+
+
 def literal_tokens(width, height, tokens):
-    """Return an image's tokens by Qwen2.5-VL's rule: multiples of 8 pixels, within the limit."""
+    """Return an image's tokens by Qwen-VL's rule: multiples of 8 pixels, within the limit."""
     rows, columns = max(8, round(height / 8) * 8), max(8, round(width / 8) * 8)
     if rows * columns > tokens * 64:
         shrink = math.sqrt(height * width / (tokens * 64))
@@ -187,10 +195,10 @@ def literal_tokens(width, height, tokens):
     return rows // 8 * (columns // 8)
 
 
-@pytest.mark.requires_torchvision
 @pytest.mark.parametrize("tokens", [1, 3, 4, 9])
-def test_resizing_makes_as_many_tokens_as_the_rule_says(tmp_path, tokens):
-    save(qwen2_5_vl, tmp_path / "model")
+@pytest.mark.parametrize("family", OF_ANY_SIZE)
+def test_resizing_makes_as_many_tokens_as_the_rule_says(tmp_path, family, tokens):
+    save(FAMILIES[family], tmp_path / "model")
     sizes = [(24, 13), (24, 24), (12, 24)]
     lines = []
     for i, size in enumerate(sizes):
