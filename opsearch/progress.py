@@ -29,7 +29,7 @@ class Progress:
         total: Number of stages.
 
     Attributes:
-        seconds: Duration of each finished stage by its title.
+        seconds: Duration of the finished stages by title; stages of one title are added up.
     """
 
     def __init__(self, console: Console | None, total: int) -> None:
@@ -52,8 +52,9 @@ class Progress:
         start = time.perf_counter()
         with self._drawn(label, unit) as tick:
             yield tick
-        self.seconds[title] = time.perf_counter() - start
-        self.say(f"{label}: {self.seconds[title]:.1f} s")
+        took = time.perf_counter() - start
+        self.seconds[title] = self.seconds.get(title, 0.0) + took
+        self.say(f"{label}: {took:.1f} s")
 
     def unnumbered(self, title: str) -> AbstractContextManager[Tick]:
         """Show work that is usually short and belongs to no stage; its end prints nothing."""

@@ -101,6 +101,7 @@ def compare_draws(
     run = RunFolder(folder)
     given = {"out": folder} | ({} if effort is None else {"effort": effort})
     settled = settle(RunConfig.load(run.config).changed(**given))
+    settled.settings.require_full_size()
     methods = _Methods(
         tuple(parse_budgets([text])[0] for text in budgets),
         tuple(with_readings(spaces)),

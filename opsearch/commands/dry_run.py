@@ -88,6 +88,7 @@ def dry_run(config: RunConfig, shape_name: str | None, console: Console) -> DryR
     checkpoint = known_checkpoint(shape_name)
     shape, n_visual = checkpoint.shape, checkpoint.visual_tokens
     settings = resolve(config, shape.layers, RankerSpec("cls"))
+    settings.require_full_size()
     if config.ranker:
         check_nested(settings.space, settings.space_settings.ranker)
     images = known_image_flops(checkpoint.hub_id)

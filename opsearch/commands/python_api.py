@@ -29,6 +29,7 @@ from opsearch.commands.run import search_and_save, search_progress
 from opsearch.commands.search_result import SearchResult
 from opsearch.commands.solve import solve as solve_run
 from opsearch.console import PlainConsole
+from opsearch.costs.base import at_full_size
 from opsearch.costs.shape import Shape
 from opsearch.data.item import Item
 from opsearch.errors import DataError, echo
@@ -40,6 +41,7 @@ from opsearch.measure.planning.memory import memory_for
 from opsearch.measure.storage.store import Store
 from opsearch.measure.workers.cluster import Workers
 from opsearch.models.encoding import encode
+from opsearch.models.image_settings import encode_for
 from opsearch.models.positions import check_answer_positions, check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
@@ -53,7 +55,8 @@ from opsearch.problem.spaces.base import Space
 from opsearch.progress import Progress
 from opsearch.registry.failures import naming_parts
 from opsearch.runs.config import IN_MEMORY, RunConfig, default_space
-from opsearch.runs.prepare import settle_for, state
+from opsearch.runs.image_search import states
+from opsearch.runs.prepare import settle_for
 from opsearch.runs.samples import given_items
 from opsearch.runs.session import measurement_facts
 from opsearch.runs.setup import make_cost, parse_budgets
@@ -72,6 +75,7 @@ def search(
     objective: str | ObjectiveFactory | None = None,
     solver: str | Solver | None = None,
     ranker: str | RankerSpec | None = None,
+    images: str | Sequence[str] = "1",
     heldout: Sequence[Item] = (),
     out: str | Path | None = None,
     replace: bool = False,
@@ -95,6 +99,9 @@ def search(
         solver: Name of a solver, or a solver; None: chosen by the form of the objective.
         ranker: Name of a ranker, "name(parameter=value)", or a spec; None: that of the family.
             Not used if `space` is an object, whose policies have their own.
+        images: Image settings to search among, as shares of the visual tokens that the processor
+            makes by itself, e.g. "1,1/2,1/4". `result.policy.processor(processor)` encodes prompts
+            with the setting of the answer.
         heldout: Held-out items; without them the comparison has no accuracies. All are used; a line
             of the progress counts those that share an image or a group with calibration items.
         out: The run folder, in which an interrupted search resumes; an answer of other settings
@@ -133,6 +140,7 @@ def search(
             heldout=len(heldout),
             budget=_texts(budget),
             ranker=None if ranker is None else str(ranker),
+            images=images,
             out=Path(out),
             **settings,
         )
@@ -146,7 +154,7 @@ def search(
         counts = {"samples": len(drawn.calibration), "heldout": len(drawn.heldout)}
         settled = dataclasses.replace(settled, config=settled.config.model_copy(update=counts))
         both = drawn.calibration, drawn.heldout
-        prepared = state(settled, processor, both, shown, if_answered=1)
+        prepared = states(settled, processor, both, shown, if_answered=1)
         result = search_and_save(prepared, shown, model, replace=replace)
         # From here on the folder goes with the result.
         finalize(result, temporary.pop_all().close)
@@ -376,9 +384,10 @@ def cost_share(
         cost: flops, prefill (with the vision tower), kv, or another package's cost.
     """
     shape = Shape.from_config(model.config)
-    sizes = [sample.size for sample in encode(_listed(items), processor, model.config)]
+    samples = encode(_listed(items), processor, model.config)
+    sizes = [each.size for each in encode_for(policy, samples, processor, model.config)]
     counted = make_cost(cost, shape)
-    stock = total_cost(counted, identity(shape.layers), sizes)
+    stock = total_cost(counted, identity(shape.layers), at_full_size(sizes))
     return total_cost(counted, policy, sizes) / stock
 
 
@@ -394,6 +403,8 @@ def measure_kl(
     store: str | Path | None = None,
 ) -> NDArray[np.float64]:
     """Measure the KL divergence of policies from the original, all in shared passes.
+
+    A policy with an image setting reads images with it, and the original at full size.
 
     Args:
         model: A loaded model.
@@ -421,4 +432,10 @@ def measure_kl(
         facts = measurement_facts(model, processor, spec, shape, positions) if store else {}
         with Store(path, facts) as opened:
             engine = Engine(model, opened, positions, memory_for(model, memory))
-            return engine.measure(policies, samples)
+            found = np.empty((len(policies), len(samples)))
+            for images in dict.fromkeys(policy.images for policy in policies):
+                rows = [row for row, policy in enumerate(policies) if policy.images == images]
+                some = [policies[row] for row in rows]
+                read = encode_for(some[0], samples, processor, model.config)
+                found[rows] = engine.measure(some, read)
+            return found

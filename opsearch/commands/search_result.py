@@ -39,6 +39,8 @@ class SearchResult:
             stored measurements.
         folder: The run folder.
         prefill: Predicted and measured prefill time of the policy; None without a time budget.
+        images: A line for each image setting: shares of tokens, tower, decoder and whole, and KL.
+            None if none was searched.
     """
 
     policy: Policy
@@ -48,6 +50,7 @@ class SearchResult:
     comparison: pd.DataFrame | None
     folder: Path
     prefill: TimedPrefill | None = None
+    images: pd.DataFrame | None = None
 
     @property
     def value(self) -> float:
@@ -90,11 +93,17 @@ class SearchResult:
         save_report(target)
         return target
 
+    @property
+    def _setting(self) -> dict[str, str]:
+        """The image setting, if the policy has one."""
+        return {} if self.policy.images is None else {"images": str(self.policy.images)}
+
     def __repr__(self) -> str:
         facts = {
             "policy": self.policy.name,
             self.solution.objective: f"{self.value:.4g} {self.solution.unit}",
             **self.costs,
+            **self._setting,
             "status": str(self.status),
             "folder": str(self.folder),
         }
@@ -106,6 +115,7 @@ class SearchResult:
             "policy": self.policy.name,
             self.solution.objective: f"{self.value:.4g} {self.solution.unit}",
             **self.costs,
+            **self._setting,
             "status": ": ".join(statement(self.status, self.problem.objective)),
         }
         rows = "".join(

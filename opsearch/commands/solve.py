@@ -20,6 +20,7 @@ from opsearch.runs.choose import choose, unmeasured_hint
 from opsearch.runs.config import RunConfig
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.search import search
+from opsearch.runs.setup import FULL_SIZE
 from opsearch.runs.stored import StoredSearch, open_stored
 
 
@@ -65,6 +66,9 @@ def solve(
     )
     with RunFolder(config.out).locked(), open_stored(folder, config) as run:
         problem, solution = _solved(run, seed)
+        assert solution.policy is not None  # a search raises where it finds no policy
+        policy = dataclasses.replace(solution.policy, images=run.images)
+        solution = dataclasses.replace(solution, policy=policy)
         # run.yaml keeps the run's seed, which determines the measured samples, and --verify, which
         # `opsearch run` follows; only a proxy is verified.
         verify = verify if problem.objective.form in PROXIES else 0
@@ -120,6 +124,12 @@ def _solved(run: StoredSearch, seed: int | None) -> tuple[Problem, Solution]:
 def _notes(problem: Problem, solution: Solution, run: StoredSearch) -> list[str]:
     """Return the solver's note, and the command that measures the points that may be better."""
     notes = [solution.note] if solution.note else []
+    if run.settings.images != FULL_SIZE:
+        share = 1 if run.images is None else run.images.share
+        notes.append(
+            f"images at {share} of the visual tokens, as in the answer of {run.folder.path}; "
+            f"`{_run_again(run, problem.objective.name)}` searches all image settings"
+        )
     objective = problem.objective
     if solution.status is Status.OPTIMAL or not isinstance(objective, Table):
         return notes

@@ -25,6 +25,7 @@ from opsearch.evaluation.answers import (
 )
 from opsearch.formatting import counted, screen_repr
 from opsearch.models.encoding import Sample, encode
+from opsearch.models.image_settings import encode_for
 from opsearch.models.positions import check_answer_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
@@ -138,23 +139,26 @@ def answer_both(
 ) -> Scores:
     """Generate answers to encoded samples with the original and with the policy.
 
+    The policy reads images with its image setting, the original at full size.
+
     Args:
         model: The loaded model.
         processor: Its processor.
-        samples: Samples with answers to score against.
+        samples: Samples with answers to score against, as the processor encodes them by itself.
         policy: The policy.
         progress: Progress, with a stage left for each generation.
         dropped: Number of excluded samples, for the result.
         original: Answers of the original; None: generate them.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
     """
+    if policy.images is not None:
+        progress.say(f"the policy reads images at {policy.images}")
+    read = encode_for(policy, samples, processor, model.config)
     if original is None:
         with progress.stage("answering with the original") as tick:
             original = answer(model, processor, samples, progress=tick, answer_tokens=answer_tokens)
     with progress.stage("answering with the policy") as tick:
-        pruned = answer(
-            model, processor, samples, policy, progress=tick, answer_tokens=answer_tokens
-        )
+        pruned = answer(model, processor, read, policy, progress=tick, answer_tokens=answer_tokens)
     return Scores(original, pruned, dropped)
 
 

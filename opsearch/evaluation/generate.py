@@ -21,6 +21,7 @@ from opsearch.evaluation.answers import decoded, end_tokens, greedy
 from opsearch.formatting import screen_repr
 from opsearch.models.answer_length import length
 from opsearch.models.encoding import Sample, encode
+from opsearch.models.image_settings import encode_for
 from opsearch.models.positions import check_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.policy.policy import Policy
@@ -55,12 +56,14 @@ class Trial:
 
     Attributes:
         sample: The prompt.
+        read: The prompt as the policy reads it, with its image setting.
         applied: The policy.
         original: Answer of the original.
         policy: Answer under the policy.
     """
 
     sample: Sample
+    read: Sample
     applied: Policy
     original: Answered
     policy: Answered
@@ -100,22 +103,24 @@ def generate(
     check_fits(policy, config)
     (sample,) = encode([item], processor, config, say=progress.say)
     check_positions([sample], config, max_new_tokens, "--max-new-tokens")
+    (read,) = encode_for(policy, [sample], processor, config)
     with progress.stage("loading the model"):
         model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)
 
-    def answered(title: str, applied: Policy | None) -> Answered:
+    def answered(title: str, prompt: Sample, applied: Policy | None) -> Answered:
         with progress.stage(title), applied.apply(model) if applied else nullcontext():
-            tokens: list[list[int]] = greedy(model, [sample], max_new_tokens).tolist()
+            tokens: list[list[int]] = greedy(model, [prompt], max_new_tokens).tolist()
         size = length(tokens[0], max_new_tokens, end_tokens(model))
         took = [
-            policy_cost(cost, applied, *sample.shape) if applied else cost.stock(*sample.shape)
+            policy_cost(cost, applied, *prompt.shape) if applied else cost.stock(*prompt.shape)
             for cost in costs
         ]
         return Answered(decoded(processor, tokens)[0], *size, *took)
 
-    original = answered("answering with the original", None)
-    return Trial(sample, policy, original, answered("answering with the policy", policy))
+    original = answered("answering with the original", sample, None)
+    pruned = answered("answering with the policy", read, policy)
+    return Trial(sample, read, policy, original, pruned)
 
 
 def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:

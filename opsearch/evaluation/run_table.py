@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from opsearch import registry
+from opsearch.costs.base import at_full_size
 from opsearch.data.item import all_answered
 from opsearch.evaluation.answers import (
     Answers,
@@ -19,11 +20,12 @@ from opsearch.evaluation.answers import (
 )
 from opsearch.evaluation.tuned import choose_settings
 from opsearch.measure.engine import Engine
+from opsearch.models.encoding import Sample
 from opsearch.policy import builders
 from opsearch.policy.baseline import EVALUATIONS, SETTING, candidates, with_evaluations
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
-from opsearch.progress import Progress
+from opsearch.progress import Progress, Tick
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_cost
 
@@ -69,8 +71,8 @@ def compare(
         evaluations: Number of policies that were measured to choose it.
     """
     sizes = [sample.size for sample in prepared.calibration]
-    whole = ["prefill"] if all(size.image_flops is not None for size in sizes) else []
-    names = ["flops", *whole, "kv", *(constraint.name for constraint in prepared.constraints)]
+    vision = ["prefill"] if all(size.image_flops is not None for size in sizes) else []
+    names = ["flops", *vision, "kv", *(constraint.name for constraint in prepared.constraints)]
     costs = {name: make_cost(name, prepared.shape, prepared.table) for name in names}
 
     def fits(policy: Policy) -> bool:
@@ -78,10 +80,13 @@ def compare(
         return all(total_cost(costs[c.name], policy, sizes) <= c.limit for c in limits)
 
     layers = prepared.shape.layers
+    whole = builders.identity(layers)
     policies = {
-        "original": with_evaluations(builders.identity(layers), 0),
+        "original": with_evaluations(whole, 0),
         "opsearch": with_evaluations(chosen, evaluations),
     }
+    if prepared.images is not None and fits(whole):
+        policies["smaller images"] = with_evaluations(whole, 1)
     rivals = candidates(layers, prepared.ranker, fits, nested=prepared.nested, in_run=True)
     with progress.stage("measuring the comparison", "FLOPs") as tick:
 
@@ -90,16 +95,17 @@ def compare(
 
         tuned = choose_settings(rivals, engine, prepared.calibration, cost, tick)
         policies |= {_named(label, policy): policy for label, policy in tuned.items()}
-        everything = list(policies.values())
-        kl = engine.measure(everything, prepared.calibration, tick)
-        heldout = np.zeros((len(everything), 0))
-        if prepared.heldout:
-            heldout = engine.measure(everything, prepared.heldout, tick)
+        kl, heldout = (
+            _divergences(list(policies.values())[1:], engine, samples, tick)
+            for samples in (prepared.calibration, prepared.heldout)
+        )
     answers = _answers(prepared, policies, engine, progress)
-    stock = {name: total_cost(cost, everything[0], sizes) for name, cost in costs.items()}
+    full = at_full_size(sizes)
+    stock = {name: total_cost(cost, whole, full) for name, cost in costs.items()}
     rows = []
     for i, (label, policy) in enumerate(policies.items()):
-        totals = {name: total_cost(cost, policy, sizes) for name, cost in costs.items()}
+        read = sizes if i else full
+        totals = {name: total_cost(cost, policy, read) for name, cost in costs.items()}
         spent = {name: (total / len(sizes), total / stock[name]) for name, total in totals.items()}
         rows.append(
             MeasuredPolicy(
@@ -113,6 +119,14 @@ def compare(
             )
         )
     return rows
+
+
+def _divergences(
+    policies: Sequence[Policy], engine: Engine, samples: Sequence[Sample], tick: Tick
+) -> NDArray[np.float64]:
+    """Return the KL of the original, which is 0, and of policies on samples, float64[1 + P, S]."""
+    found = engine.measure(policies, samples, tick) if samples else np.zeros((len(policies), 0))
+    return np.vstack([np.zeros((1, len(samples))), found])
 
 
 def _named(label: str, policy: Policy) -> str:
@@ -165,9 +179,11 @@ def _answers(
     found: dict[str, Answers] = {}
     longest = prepared.settings.answer_tokens
     with progress.stage(f"answering {len(samples)} held-out questions") as tick:
-        for label, policy in policies.items():
+        full = [sample.original or sample for sample in samples]
+        for number, (label, policy) in enumerate(policies.items()):
+            read = samples if number else full
             found[label] = answer(
-                engine.model, processor, samples, policy, engine.store, answer_tokens=longest
+                engine.model, processor, read, policy, engine.store, answer_tokens=longest
             )
             tick(len(found), len(policies))
     titles = {"original": "the original"}

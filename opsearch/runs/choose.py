@@ -47,7 +47,10 @@ class SearchChoice:
 def choose_by_estimate(settings: SearchSettings, estimate: EffortEstimate) -> SearchChoice:
     """Return the choice, given the estimated measurement work."""
     seconds = estimate.raced_seconds if _may_race(settings) else estimate.joint_seconds
-    coarse = estimate.coarse_seconds if settings.effort < seconds < inf else inf
+    seconds *= estimate.parts
+    coarse = inf
+    if settings.effort < seconds < inf:
+        coarse = estimate.parts * estimate.coarse_seconds
     return choose(settings, seconds, coarse=coarse)
 
 

@@ -93,6 +93,8 @@ class RunConfig(BaseModel):
         ranker: Ranker of the visual tokens; None: that of the model's family, or divprune in the
             space shares where the family's is not nested.
         budget: One budget per cost.
+        images: Image settings to search among, as shares of the visual tokens that the processor
+            makes by itself.
         objective: None: chosen by the time that measuring takes.
         points: Values that the additive proxy measures per parameter; None: all.
         pairs: Pairs that the pairwise proxy measures: adjacent, all, or a number.
@@ -127,6 +129,7 @@ class RunConfig(BaseModel):
     n_v: tuple[str, ...] | Literal["16", "8"] = "16"
     ranker: str | None = None
     budget: tuple[str, ...] = ("30%",)
+    images: tuple[str, ...] = ("1",)
     objective: str | None = None
     points: int | None = Field(None, ge=2, lt=10**_DIGITS)
     pairs: str = "adjacent"
@@ -140,7 +143,7 @@ class RunConfig(BaseModel):
     answer_tokens: int | None = Field(None, ge=1, lt=10**_DIGITS)
     out: Path = Field(default_factory=lambda data: Path("runs") / Path(data["model"]).name)
 
-    @field_validator("n_v", "groups", "budget", mode="before")
+    @field_validator("n_v", "groups", "budget", "images", mode="before")
     @classmethod
     def _as_texts(cls, value: Any, field: ValidationInfo) -> Any:
         """Take one value or several, texts or numbers, as YAML and Python write them."""
@@ -162,7 +165,7 @@ class RunConfig(BaseModel):
     def _ranker_in_any_case(cls, value: str | None) -> str | None:
         return None if value is None else ranker_as_registered(value)
 
-    @field_validator("n_v", "groups")
+    @field_validator("n_v", "groups", "images")
     @classmethod
     def _shares(cls, value: Any, field: ValidationInfo) -> Any:
         for text in () if isinstance(value, str | None) else value:
@@ -184,6 +187,14 @@ class RunConfig(BaseModel):
         if value is not None:
             check_groups(tuple(map(parse_share, value)))
         return value
+
+    @field_validator("images")
+    @classmethod
+    def _some_images(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        shares = sorted({parse_share(text) for text in value}, reverse=True)
+        if len(shares) < len(value) or not shares:
+            raise ValueError("is empty or names a share twice; give shares such as 1,1/2,1/4")
+        return tuple(map(str, shares))
 
     @field_validator("budget")
     @classmethod

@@ -82,6 +82,7 @@ class EffortEstimate:
         batches: The calibration samples, batched.
         memory: Memory of a pass.
         device: Device of the model.
+        parts: Number of such searches that share the effort of a run.
     """
 
     space: Space
@@ -89,6 +90,7 @@ class EffortEstimate:
     batches: Sequence[SampleBatch]
     memory: MemoryBudget
     device: str
+    parts: int = 1
 
     @cached_property
     def feasible(self) -> NDArray[np.bool_]:

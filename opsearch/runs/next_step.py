@@ -10,8 +10,8 @@ from opsearch.runs.run_folder import RunFolder
 
 # Settings that define the problem, not the way it is searched.
 _KEPT = (
-    *("model", "dtype", "device", "attention", "data", "heldout", "seed", "budget", "keep"),
-    *("positions", "memory", "answer_tokens", "out"),
+    *("model", "dtype", "device", "attention", "data", "heldout", "seed", "budget"),
+    *("images", "keep", "positions", "memory", "answer_tokens", "out"),
 )
 
 
@@ -32,6 +32,7 @@ def next_step(config: RunConfig, folder: RunFolder) -> str:
         settings = config.model_dump(mode="json")
         usual = RunConfig.checked(model=config.model).model_dump(mode="json")
         usual["model"] = RunConfig.model_fields["model"].default
+        settings["images"], usual["images"] = (",".join(m["images"]) for m in (settings, usual))
         given = {name: settings[name] for name in _KEPT if settings[name] != usual[name]}
     words = ["opsearch", "run"]
     for name, value in given.items():

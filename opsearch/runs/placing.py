@@ -126,7 +126,12 @@ def _can_hold(folder: RunFolder, searched: Searched, policy: Policy) -> bool:
         there = Policy.from_pretrained(folder.path)
     except PolicyError:
         return not _is_json(folder)  # a policy of a later version is one, a cut file is none
-    return (there.counts, there.unit, there.rankers) == (policy.counts, policy.unit, policy.rankers)
+    return _acts(there) == _acts(policy)
+
+
+def _acts(policy: Policy) -> tuple[Any, ...]:
+    """Return all that decides how a policy acts."""
+    return policy.counts, policy.unit, policy.rankers, policy.images
 
 
 def _is_json(folder: RunFolder) -> bool:

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.base import SampleSize
+from opsearch.costs.base import SampleSize, stock_cost
 from opsearch.formatting import counted, screen_repr
 from opsearch.measure.engine import Engine, SampleMeasure
 from opsearch.measure.relaxed.gradient import RelaxedDivergence
@@ -26,6 +26,7 @@ from opsearch.models.encoding import Sample
 from opsearch.objectives.racing import race
 from opsearch.objectives.rounding import lazy_joint
 from opsearch.policy.baseline import candidates
+from opsearch.policy.builders import identity
 from opsearch.policy.policy import Policy
 from opsearch.problem.budget import total_cost
 from opsearch.problem.objective import KL_QUANTUM, Blackbox, in_quanta, rounded_mean
@@ -42,6 +43,8 @@ from opsearch.solvers.gradient import GradientDescent
 from opsearch.solvers.interrupts import interrupts
 from opsearch.solvers.relaxed import Budgeted, RelaxedDescent
 
+IMAGES_ALONE = "smaller images alone"
+"""Name of the policy that prunes nothing, as the answer at an image setting."""
 _STORED_EVERY = 5.0  # seconds between writes of the state of a descent
 
 
@@ -175,12 +178,14 @@ def _descend(
 
 def _budget(prepared: Prepared) -> Budgeted:
     """Return the budgets of a search, counted on a sample of mean size."""
-    costs = [
-        (make_cost(c.name, prepared.shape, prepared.table), c.limit / c.stock)
-        for c in prepared.constraints
+    own = [sample.size._replace(original=None) for sample in prepared.calibration]
+    costs = [make_cost(c.name, prepared.shape, prepared.table) for c in prepared.constraints]
+    limits = [
+        c.limit / stock_cost(cost, own) for c, cost in zip(prepared.constraints, costs, strict=True)
     ]
     layers, kept = prepared.shape.layers, prepared.settings.space_settings.keep or ()
-    return budget_of_shares(costs, layers, _mean_size(prepared.calibration), kept)
+    size = _mean_size(prepared.calibration)
+    return budget_of_shares(list(zip(costs, limits, strict=True)), layers, size, kept)
 
 
 def _mean_size(samples: Sequence[Sample]) -> SampleSize:
@@ -202,7 +207,10 @@ def _search_key(prepared: Prepared, descent: RelaxedDescent, samples: Sequence[S
 
 
 def _baselines(prepared: Prepared) -> list[Policy]:
-    """Return the candidates of the baselines of a run's table, at all settings of their knobs."""
+    """Return the candidates of the baselines of a run's table, at all settings of their knobs.
+
+    With an image setting that is within the budgets by itself, to prune nothing is one of them.
+    """
     sizes = [sample.size for sample in prepared.calibration]
     costs = [make_cost(c.name, prepared.shape, prepared.table) for c in prepared.constraints]
 
@@ -216,7 +224,12 @@ def _baselines(prepared: Prepared) -> list[Policy]:
     found = candidates(
         prepared.shape.layers, prepared.ranker, fits, nested=prepared.nested, in_run=True
     )
-    return [policy for policies in found.values() for policy in policies]
+    baselines = [policy for policies in found.values() for policy in policies]
+    whole = identity(prepared.shape.layers)
+    if prepared.images is not None and fits(whole):
+        facts = {"baseline": IMAGES_ALONE, "setting": ""}
+        baselines.append(replace(whole, name=IMAGES_ALONE, provenance=facts))
+    return baselines
 
 
 def _best_unseen(

@@ -11,11 +11,13 @@ from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.data.groups import Seen
 from opsearch.data.item import Item, all_answered
+from opsearch.errors import OpsearchError
 from opsearch.formatting import counted, format_duration
 from opsearch.measure.planning.batches import group_samples
 from opsearch.models.encoding import Sample, encode
 from opsearch.models.families import family_for
 from opsearch.models.positions import check_answer_positions, check_positions
+from opsearch.policy.images import ImageSetting
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import Budget
 from opsearch.problem.constraint import Constraint, check_budget
@@ -28,7 +30,13 @@ from opsearch.runs.effort import LEAST_EFFORT, EffortEstimate, planned_memory
 from opsearch.runs.latency_file import read_table
 from opsearch.runs.run_folder import RunFolder
 from opsearch.runs.samples import run_items
-from opsearch.runs.setup import SearchSettings, check_nested, make_constraints, resolve
+from opsearch.runs.setup import (
+    FULL_SIZE,
+    SearchSettings,
+    check_nested,
+    make_constraints,
+    resolve,
+)
 from opsearch.timing.latency_table import fit_latency, machine_of
 
 
@@ -52,6 +60,7 @@ class Prepared:
         constraints: The budgets over the calibration samples.
         effort_estimate: The work of the joint objective on the calibration samples.
         table: Measured times of one layer; None without a budget of time.
+        images: Image setting of the samples; None: the processor's own.
     """
 
     config: RunConfig
@@ -67,6 +76,7 @@ class Prepared:
     constraints: tuple[Constraint, ...]
     effort_estimate: EffortEstimate
     table: LatencyTable | None = None
+    images: ImageSetting | None = None
 
     @property
     def nested(self) -> bool:
@@ -128,7 +138,20 @@ def settle_for(model_config: Any, config: RunConfig, parts: Mapping[str, Any]) -
     check_nested(settings.space, settings.space_settings.ranker)
     choose(settings, seconds=0.0)
     settings.model.check("a budget of time" if settings.timed else None)
+    _check_images(settings, model_config)
     return Settled(config.model_copy(update=names), settings, model_config)
+
+
+def _check_images(settings: SearchSettings, model_config: Any) -> None:
+    """Raise OpsearchError if the model has no such image settings, or a budget is of time."""
+    if settings.images == FULL_SIZE:
+        return
+    family_for(model_config.model_type).image_lever()
+    if settings.timed:
+        raise OpsearchError(
+            "--images goes with budgets of FLOPs and of the KV cache, and not with one of time, "
+            "which is fitted to images of full size; give e.g. --budget 50%prefill"
+        )
 
 
 def _own_ranker(space: Space) -> RankerSpec | None:
@@ -139,28 +162,33 @@ def _own_ranker(space: Space) -> RankerSpec | None:
     return next((spec for row in rows for _, spec in space.decode(row).rankers), None)
 
 
-def prepare(
-    settled: Settled, progress: Progress, test: int | None = None, if_answered: int = 0
-) -> Prepared:
+def prepare(settled: Settled, progress: Progress, test: int | None = None) -> Prepared:
     """Load data and processor by name, and state the search.
 
     Args:
         settled: The settings of the run.
         progress: Shows progress.
         test: Number of test samples that take the place of the held-out ones; None: none do.
-        if_answered: Number of stages that run only if all held-out samples have answers.
 
     Raises:
         InfeasibleBudgetError: No policy keeps to the budgets; names the achievable range.
         OpsearchError: A setting, the data or the model cannot be used.
     """
+    settled.settings.require_full_size()
+    return state(settled, *loaded(settled, progress, test), progress)
+
+
+def loaded(
+    settled: Settled, progress: Progress, test: int | None = None
+) -> tuple[Any, tuple[list[Item], list[Item]]]:
+    """Return the processor, and calibration and held-out items; see `prepare`."""
     config = settled.config
     processor = settled.settings.model.load_processor()
     with progress.unnumbered(f"reading {config.data or 'the embedded tasks'}") as tick:
         drawn = run_items(config, test, tick)
     for note in drawn.notes:
         progress.say(note)
-    return state(settled, processor, (drawn.calibration, drawn.heldout), progress, if_answered)
+    return processor, (drawn.calibration, drawn.heldout)
 
 
 def at_budget(prepared: Prepared, budget: Budget) -> Prepared:
@@ -198,11 +226,65 @@ def state(
     processor: Any,
     items: tuple[Sequence[Item], Sequence[Item]],
     progress: Progress,
-    if_answered: int = 0,
 ) -> Prepared:
     """Encode calibration and held-out samples, count the costs, choose what was left open.
 
     Further arguments and errors are those of `prepare`.
+    """
+    encoded = encode_items(settled, processor, items, progress)
+    limits = limits_of(settled, encoded, progress)
+    check_budget(settled.settings.space, limits.constraints)
+    return stated(settled, processor, encoded, limits, progress)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The samples of a run.
+
+    Attributes:
+        calibration: The samples that are searched on.
+        heldout: The samples that judge what was found.
+        images: Image setting with which they were encoded; None: the processor's own.
+    """
+
+    calibration: list[Sample]
+    heldout: list[Sample]
+    images: ImageSetting | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budgets over the calibration samples.
+
+    Attributes:
+        shape: The decoder's dimensions.
+        constraints: The budgets as limits.
+        table: Measured times of one layer; None without a budget of time.
+    """
+
+    shape: Shape
+    constraints: tuple[Constraint, ...]
+    table: LatencyTable | None
+
+
+def encode_items(
+    settled: Settled,
+    processor: Any,
+    items: tuple[Sequence[Item], Sequence[Item]],
+    progress: Progress,
+    if_answered: int = 0,
+) -> Encoded:
+    """Encode calibration and held-out items as the processor does by itself.
+
+    Args:
+        settled: The settings of the run.
+        processor: The model's processor.
+        items: The calibration items, and the held-out ones.
+        progress: Shows progress.
+        if_answered: Number of stages that run only if all held-out samples have answers.
+
+    Raises:
+        DataError: An item cannot be encoded, or exceeds the model's positions.
     """
     config, settings, model_config = settled.config, settled.settings, settled.model_config
     calibration, heldout = items
@@ -217,18 +299,52 @@ def state(
     check_positions(encoded, model_config, settings.positions, "--positions")
     if all_answered(heldout):
         check_answer_positions(rest, processor, model_config, config.answer_tokens)
-    family = family_for(model_config.model_type)
+    return Encoded(samples, rest)
+
+
+def limits_of(settled: Settled, encoded: Encoded, progress: Progress) -> Limits:
+    """Return the budgets over calibration samples; a latency table is fitted if one is needed."""
+    config, settings, model_config = settled.config, settled.settings, settled.model_config
     # The cache has the data type that the model runs in, not that of the stored weights.
     itemsize = settings.model.itemsize
     shape = replace(Shape.from_config(model_config), kv_bytes_per_element=itemsize)
-    pairs = [sample.shape for sample in samples]
+    pairs = [sample.shape for sample in encoded.calibration]
     table = _latency_table(config, settings, model_config, pairs, progress)
-    sizes = [sample.size for sample in samples]
+    sizes = [sample.size for sample in encoded.calibration]
     constraints = make_constraints(settings.budgets, shape, settings.space, sizes, table)
-    check_budget(settings.space, constraints)
+    return Limits(shape, constraints, table)
+
+
+def stated(
+    settled: Settled,
+    processor: Any,
+    encoded: Encoded,
+    limits: Limits,
+    progress: Progress,
+    parts: int = 1,
+) -> Prepared:
+    """Choose what the settings leave open.
+
+    Args:
+        settled: The settings of the run.
+        processor: The model's processor.
+        encoded: The samples.
+        limits: The budgets over the calibration samples.
+        progress: Shows what was chosen.
+        parts: Number of such searches that share the effort of the run.
+    """
+    config, settings, model_config = settled.config, settled.settings, settled.model_config
+    samples, shape, constraints = encoded.calibration, limits.shape, limits.constraints
+    family = family_for(model_config.model_type)
     batches = group_samples(samples, family, model_config, settings.positions)
-    memory = planned_memory(settings.model, settings.memory, shape)
-    estimate = EffortEstimate(settings.space, constraints, batches, memory, settings.model.device)
+    estimate = EffortEstimate(
+        space=settings.space,
+        constraints=constraints,
+        batches=batches,
+        memory=planned_memory(settings.model, settings.memory, shape),
+        device=settings.model.device,
+        parts=parts,
+    )
     settings = with_effort(settings, config.effort, estimate)
     if config.effort is None and settings.effort > LEAST_EFFORT:
         took = format_duration(settings.effort)
@@ -249,10 +365,11 @@ def state(
         ranker=family.ranker if ranker.inside else ranker,
         usable_rankers=tuple(name for name in usable if name not in unsupported),
         calibration=samples,
-        heldout=rest,
+        heldout=encoded.heldout,
         constraints=constraints,
         effort_estimate=estimate,
-        table=table,
+        table=limits.table,
+        images=encoded.images,
     )
 
 

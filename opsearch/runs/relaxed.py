@@ -51,7 +51,7 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
     """Return the longest descent within `effort` seconds, or the shortest one.
 
     Args:
-        estimate: Shapes of the samples, and the device.
+        estimate: Shapes of the samples, the device, and the number of searches to share the effort.
         effort: Seconds.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
     """
     stock = estimate.constraints[0]
     forward, samples = estimate.forward_flops, seen_samples(stock.samples)
-    sample = _WORK * forward / nominal_speed(estimate.device)
+    sample = estimate.parts * _WORK * forward / nominal_speed(estimate.device)
     (fewest, most), (small, large) = _STEPS, _BATCH
     small, large = min(small, samples), min(large, samples)
     batch = int(np.clip(effort / (2 * fewest * sample), small, large))
@@ -72,7 +72,8 @@ def plan_descent(estimate: EffortEstimate, effort: float) -> DescentPlan:
             f"take about {ceil(needed)} s here; give --effort {ceil(needed)}, or a space such as "
             "--space tokens"
         )
-    return DescentPlan(RelaxedDescent(steps=steps, batch=batch), steps * batch * sample)
+    seconds = steps * batch * sample / estimate.parts
+    return DescentPlan(RelaxedDescent(steps=steps, batch=batch), seconds)
 
 
 def budget_of_shares(

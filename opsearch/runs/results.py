@@ -7,6 +7,7 @@ import json
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from opsearch.analysis.front import front_table, save_front_figure
 from opsearch.analysis.heatmap import save_heatmap
@@ -72,6 +73,14 @@ def save_solution(
     return policy
 
 
+def save_images(images: pd.DataFrame | None, folder: RunFolder) -> None:
+    """Write a line for each image setting of a search, or remove those of an earlier one."""
+    if images is None:
+        folder.images.unlink(missing_ok=True)
+    else:
+        write_atomic(folder.images, lambda file: images.to_csv(file, index=False))
+
+
 def _facts(
     config: RunConfig, problem: Problem, solution: Solution, measured: int
 ) -> dict[str, Any]:
@@ -101,6 +110,7 @@ def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[s
     _, sentence = statement(solution.status, problem.objective)
     return {
         "settings": searched.config.results_of,
+        "images": _images(solution.policy),
         "sentence": sentence,
         "point": solution.point,
         "costs": solution.costs,
@@ -122,6 +132,13 @@ def _details(searched: Searched, problem: Problem, solution: Solution) -> dict[s
         "versions": solution.versions,
         **(dataclasses.asdict(searched.seen) if searched.seen else {}),
     }
+
+
+def _images(policy: Policy | None) -> dict[str, Any] | None:
+    """Return the image setting of a policy; None if it has none."""
+    if policy is None or policy.images is None:
+        return None
+    return {"share": str(policy.images.share), "attributes": dict(policy.images.attributes)}
 
 
 def _complete(problem: Problem) -> bool:

@@ -43,6 +43,7 @@ class RunFolder:
         self.solution = path / "solution.json"
         self.front = self.front_file("flops")
         self.comparison = path / "comparison.csv"
+        self.images = path / "images.csv"
         self.policy_figure = path / "policy.svg"
         self.front_figure = path / "front.svg"
         self.prefill = path / "prefill.json"
@@ -66,7 +67,14 @@ class RunFolder:
     def files(self) -> list[Path]:
         """The files of an answer that commands write."""
         of_search = [self.config, self.policy, self.solution, self.comparison, self.report]
-        return [*of_search, self.front, self.environment, self.policy_figure, self.front_figure]
+        return [
+            *of_search,
+            self.images,
+            self.front,
+            self.environment,
+            self.policy_figure,
+            self.front_figure,
+        ]
 
     def is_same(self, other: RunFolder) -> bool:
         """Return whether both are the same folder, however their paths are written."""

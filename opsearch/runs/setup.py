@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _PAIRS: dict[str, Pairs] = {"adjacent": "adjacent", "all": "all"}
 _N_V = {"16": N_V_16, "8": N_V_8}
+FULL_SIZE = (Fraction(1),)
+"""The image settings of a run that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class SearchSettings:
         space: The space that is searched.
         space_settings: Settings from which spaces are built, also those of a comparison.
         budgets: At most one for each cost.
+        images: Image settings to search among, as shares of the visual tokens that the processor
+            makes by itself, from the largest on.
         objective: None: chosen by the time that measuring takes.
         solver: None: chosen by the form of the objective.
         proxy: Settings of the additive and the pairwise proxy.
@@ -62,6 +66,7 @@ class SearchSettings:
     space: Space
     space_settings: SpaceSettings
     budgets: tuple[Budget, ...]
+    images: tuple[Fraction, ...]
     objective: ObjectiveFactory | None
     solver: Solver | None
     proxy: ObjectiveSettings
@@ -78,6 +83,16 @@ class SearchSettings:
     def timed(self) -> bool:
         """True if a budget is of time, so that a latency table is needed."""
         return any(budget.cost_class.timed for budget in self.budgets)
+
+    def require_full_size(self) -> None:
+        """Raise OpsearchError if image settings are searched, which `run` and `search` do alone."""
+        if self.images != FULL_SIZE:
+            given = ",".join(map(str, self.images))
+            raise OpsearchError(
+                f"--images {given} is searched by `opsearch run` and opsearch.search alone; all "
+                "other commands, and --dry-run, read images at full size: leave it out, or give "
+                "them a run without it"
+            )
 
     def in_space(self, name: str, ranker: RankerSpec, stages: int) -> SearchSettings:
         """Return these settings for another space, less what that space does not read."""
@@ -145,6 +160,7 @@ def resolve(config: RunConfig, layers: int, ranker: RankerSpec) -> SearchSetting
         space=make_space(config.space, settings),
         space_settings=settings,
         budgets=parse_budgets(config.budget),
+        images=_shares(config.images),
         objective=make_objective(config.objective, proxy) if config.objective else None,
         solver=make_solver(config.solver) if config.solver else None,
         proxy=proxy,

@@ -23,6 +23,7 @@ from opsearch.measure.storage.records import CALIBRATION, COLUMNS, StoredSample
 from opsearch.measure.storage.store import Store
 from opsearch.objectives.additive import alone, require_individual
 from opsearch.policy.builders import identity
+from opsearch.policy.images import ImageSetting
 from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker
 from opsearch.problem.budget import Budget
@@ -51,6 +52,7 @@ class StoredSearch:
         shape: The decoder's dimensions.
         store: The measurements.
         samples: The calibration samples.
+        images: Image setting of the samples; None: the processor's own.
     """
 
     folder: RunFolder
@@ -59,6 +61,7 @@ class StoredSearch:
     shape: Shape
     store: Store
     samples: list[StoredSample]
+    images: ImageSetting | None = None
 
     @property
     def model_type(self) -> str:
@@ -83,7 +86,8 @@ class StoredSearch:
     @property
     def noise_floor(self) -> float:
         """Nats below which divergences tie."""
-        return noise_floor(self.store, self.sample_keys)
+        full = [sample.original or sample for sample in self.samples]
+        return noise_floor(self.store, [sample.item for sample in full])
 
     def constraints(
         self, budgets: Sequence[Budget], space: Space | None = None
@@ -132,19 +136,23 @@ def open_stored(
 
     Raises:
         RunFolderError: The folder holds no run, or a damaged one.
+        PolicyError: The images of its samples are smaller ones, and its policy cannot be read.
     """
     folder = RunFolder(path)
     config = config or RunConfig.load(folder.config)
     with Store(folder.measurements, result=folder.name) as store:
         shape = Shape(**store.facts["shape"])
         settings = resolve(config, shape.layers, parse_ranker(str(config.ranker)))
+        samples = store.calibration() if finished else store.samples(CALIBRATION)
+        smaller = any(sample.original for sample in samples)
         yield StoredSearch(
             folder=folder,
             config=config,
             settings=settings,
             shape=shape,
             store=store,
-            samples=store.calibration() if finished else store.samples(CALIBRATION),
+            samples=samples,
+            images=Policy.from_pretrained(folder.path).images if smaller else None,
         )
 
 
@@ -157,7 +165,8 @@ def stored_gradients(
     for n_visual in {sample.n_visual for sample in samples}:
         keys = canonical_keys(policies, n_visual)
         found = store.gate_gradients(keys)
-        found |= {(original.canonical(n_visual), sample.item): 0.0 for sample in samples}
+        key = original.canonical(n_visual)
+        found |= {(key, sample.item): 0.0 for sample in samples if sample.original is None}
         for column, sample in enumerate(samples):
             if sample.n_visual == n_visual:
                 table[:, column] = [found.get((key, sample.item), np.nan) for key in keys]
@@ -326,7 +335,8 @@ def looked_up(
         keys = canonical_keys(policies, n_visual)
         found = store.table(keys, [samples[column].item for column in of_size], columns)
         same = np.array(keys) == original.canonical(n_visual)
-        found[:, same] = np.array([_UNPRUNED[name] for name in columns])[:, None, None]
+        full = np.array([samples[column].original is None for column in of_size])
+        found[:, same[:, None] & full] = np.array([_UNPRUNED[name] for name in columns])[:, None]
         tables[:, :, of_size] = found
         pruned &= ~same
     return tables, pruned

@@ -16,7 +16,7 @@ from opsearch.models.encoding import batch_inputs, encode
 from opsearch.models.families import family_for
 from opsearch.models.loading import DTYPES
 from opsearch.models.positions import check_positions, prompt_positions
-from opsearch.models.pruned.checks import check_fits
+from opsearch.models.pruned.checks import check_fits, check_full_size
 from opsearch.models.pruned.cuda_graphs import Graphs
 from opsearch.models.spec import ModelSpec
 from opsearch.policy import builders
@@ -96,6 +96,7 @@ def bench(path: Path, setup: Setup, progress: Progress, out: Path | None = None)
         The result; its `graphs` holds the times with CUDA graphs, None without.
     """
     policy = Policy.from_pretrained(path)
+    check_full_size(policy, "bench")
     setup.spec.check("bench")
     with progress.stage("making the model" if setup.shape else "loading the model"):
         if setup.shape:

@@ -29,6 +29,8 @@ def search_json(result: SearchResult) -> dict[str, Any]:
     found = {"folder": result.folder, "solution": solution, "policy": policy_json(result.policy)}
     if result.comparison is not None:
         found["comparison"] = result.comparison.to_dict()
+    if result.images is not None:
+        found["images"] = result.images
     if result.prefill is not None:
         found["prefill"] = dataclasses.asdict(result.prefill)
     return found
@@ -124,6 +126,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "prompt": trial.sample.item.question,
         "answers": trial.sample.item.answers,
         "visual_tokens": n_visual,
+        "visual_tokens_of_policy": trial.read.n_visual,
         "other_tokens": n_other,
         "original": dataclasses.asdict(trial.original),
         "policy": dataclasses.asdict(trial.policy),

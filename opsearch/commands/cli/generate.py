@@ -73,7 +73,10 @@ def _print(trial: Trial) -> None:
     if sample.item.answers:
         lines.append(f"expected  {' or '.join(sample.item.answers)}")
     lines += [f"original  {before.text}", f"policy    {after.text}"]
-    q, kv, mlp = trial.applied.executed(n_visual).mean(axis=0)
+    q, kv, mlp = trial.applied.executed(trial.read.n_visual).mean(axis=0)
+    smaller = ""
+    if trial.read.n_visual != n_visual:
+        smaller = f", and {trial.read.n_visual} visual ones with the policy's smaller images"
     flops, cache = (
         f"{format_amount(new, unit)} of {format_amount(old, unit)}"
         for old, new, unit in (
@@ -82,9 +85,9 @@ def _print(trial: Trial) -> None:
         )
     )
     lines += [
-        f"The prompt has {n_visual} visual and {n_other} text tokens. Visual tokens processed per "
-        f"layer, on average: {q:.1f} as queries (q), {kv:.1f} as keys and values (kv), {mlp:.1f} "
-        "in the MLP (mlp).",
+        f"The prompt has {n_visual} visual and {n_other} text tokens{smaller}. Visual tokens "
+        f"processed per layer, on average: {q:.1f} as queries (q), {kv:.1f} as keys and values "
+        f"(kv), {mlp:.1f} in the MLP (mlp).",
         f"Prefill with the policy: {100 * after.flops / before.flops:.4g}% of the original's FLOPs "
         f"({flops}) and {cache} of KV cache.",
         f"New tokens: {before.new_tokens} by the original, {after.new_tokens} by the policy.",

@@ -29,6 +29,8 @@ def print_policy(
         print_table(_count_columns(policy, visual_tokens), console)
     for layer, spec in policy.rankers:
         console.print(f"ranker: {one_line(spec)}, {where(layer, spec)}")
+    if policy.images is not None:
+        console.print(f"images: {policy.images}", soft_wrap=True)
     # How a search ended says more than its status, which may be that of a proxy.
     hidden = {"status"} if "ended" in policy.provenance else set[str]()
     for key, value in policy.provenance.items():

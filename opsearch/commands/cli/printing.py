@@ -45,6 +45,8 @@ def print_run(result: SearchResult, console: Console) -> None:
     print_summary(result.problem, result.solution, console)
     if result.prefill is not None:
         _print_prefill(result.prefill, result.problem.constraints, console)
+    if result.images is not None:
+        print_table(_image_columns(result.images), console)
     comparison = result.comparison
     assert comparison is not None  # a run makes one
     for line in verdict(comparison):
@@ -76,10 +78,25 @@ def print_run(result: SearchResult, console: Console) -> None:
         lines.append(f"front         {folder.front}, figure {folder.front_figure}")
     lines.append(f"solution      {folder.solution}")
     lines.append(f"comparison    {folder.comparison}")
+    if result.images is not None:
+        lines.append(f"images        {folder.images}")
     lines.append(f"settings      {folder.config}")
     lines.append(f"measurements  {folder.measurements}")
     lines.append(f"report        {folder.report}")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _image_columns(images: pd.DataFrame) -> list[Column]:
+    """Return the columns of a run's image settings, one line each."""
+    columns = [Column("images", list(images["images"]))]
+    for name in images.columns[2:]:
+        digits = 6 if name == "KL" else 1
+        columns.append(Column(name, [_decimal(value, digits) for value in images[name]]))
+    return [*columns, Column("setting", list(images["setting"]), "left", breaks=True)]
+
+
+def _decimal(value: float, digits: int) -> str:
+    return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def _print_prefill(

@@ -122,6 +122,15 @@ def run(
             rich_help_panel=SEARCH,
         ),
     ] = None,
+    images: Annotated[
+        str,
+        typer.Option(
+            help="Image settings to search among, as shares of the visual tokens that the "
+            "processor makes by itself, e.g. 1,1/2,1/4; each is compared with the original at full "
+            "size.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = "1",
     points: Annotated[
         int | None,
         typer.Option(

@@ -21,7 +21,7 @@ from opsearch.evaluation.lmms.log import FILE_NAME, AnswerLog, answer_key, polic
 from opsearch.evaluation.lmms.scores import Evaluation, ScoreArray, TaskScores
 from opsearch.measure.workers.cluster import Workers, on_ray
 from opsearch.measure.workers.queue import Queue
-from opsearch.models.pruned.checks import check_fits
+from opsearch.models.pruned.checks import check_fits, check_full_size
 from opsearch.policy.policy import Policy
 from opsearch.progress import Progress, Say, Tick
 
@@ -52,6 +52,7 @@ def evaluate_tasks(
             package.
     """
     policy = Policy.from_pretrained(path)
+    check_full_size(policy, "lmms-eval")
     check_fits(policy, source.model.load_config())
     _check_model(policy, source.model.name)
     if source.limit is not None and source.limit < 1:

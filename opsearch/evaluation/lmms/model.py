@@ -9,7 +9,7 @@ from lmms_eval.api.model import lmms
 
 from opsearch.evaluation.lmms.answering import kept_failures
 from opsearch.evaluation.lmms.wrappers import load_wrapper
-from opsearch.models.pruned.checks import check_fits
+from opsearch.models.pruned.checks import check_fits, check_full_size
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 
@@ -43,6 +43,7 @@ class PrunedModel(lmms):  # type: ignore[misc]
                 f"batch_size {batch_size} changes answers by padding; give --batch_size 1"
             )
         self.policy = Policy.from_pretrained(Path(policy))
+        check_full_size(self.policy, "lmms-eval")
         spec = ModelSpec(pretrained, dtype, device)
         check_fits(self.policy, spec.load_config())
         self.wrapper = load_wrapper(spec)

@@ -34,6 +34,16 @@ def check_fits(policy: Policy, config: Any) -> None:
         )
 
 
+def check_full_size(policy: Policy, what: str) -> None:
+    """Raise PolicyError if the policy has an image setting, which `what` cannot follow."""
+    if policy.images is not None:
+        raise PolicyError(
+            f"the policy was searched on smaller images, {policy.images}, and {what} encodes them "
+            "at full size; use eval without --tasks or generate, or encode prompts with "
+            "policy.processor(processor)"
+        )
+
+
 def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: Any) -> None:
     """Raise PolicyError unless the trunk's arguments describe a prefill that can be pruned."""
     if input_ids is None:
