@@ -28,10 +28,13 @@ class ServedConfig(VerifyAndUpdateConfig):
             OpsearchError: The policy does not fit the model or the settings of the server.
         """
         model_config = vllm_config.model_config
-        served = policy_of(model_config.hf_config)
-        if served is None:
-            return
-        _check_policy(served, model_config)
+        try:
+            served = policy_of(model_config.hf_config)
+            if served is None:
+                return
+            _check_policy(served, model_config)
+        except PolicyError as error:  # a ValueError, which pydantic would rephrase
+            raise OpsearchError(*error.args) from None
         _check_settings(vllm_config)
         model_config.enforce_eager = True
         vllm_config.compilation_config.mode = CompilationMode.NONE
@@ -70,7 +73,7 @@ def _check_settings(vllm_config: Any) -> None:
     refused = {
         "speculative decoding": vllm_config.speculative_config is not None,
         "LoRA": vllm_config.lora_config is not None,
-        "quantized weights": vllm_config.quant_config is not None,
+        "quantized weights": vllm_config.model_config.quantization is not None,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or parallel.prefill_context_parallel_size > 1,
