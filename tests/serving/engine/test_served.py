@@ -1,0 +1,76 @@
+"""Served policies give the answers of transformers to each prompt alone."""
+
+from functools import partial
+
+import pytest
+from vllm.model_executor.model_loader import utils
+from vllm.model_executor.models import ModelRegistry
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+
+from opsearch.data.embedded import embedded
+from tests.serving.engine.engines import TOKENS, ask, assert_equal, engine, question
+from tests.serving.engine.policies import FREE, POLICIES, STAYING
+from tests.support.served import greedy
+
+expected = partial(greedy, tokens=TOKENS)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [question(item, *item.images) for item in embedded("held-out", 60)]
+
+
+def saved(policy, folder):
+    policy.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_answers_are_those_of_transformers(name, prompts, tmp_path):
+    """Also of prompts that find their first blocks in the cache, where a policy allows it."""
+    wanted = expected(POLICIES[name], prompts)
+    with engine(saved(POLICIES[name], tmp_path), enable_prefix_caching=True) as llm:
+        found, again = ask(llm, prompts), ask(llm, prompts)
+    assert_equal(found, wanted)
+    assert_equal(again, wanted)
+    assert any(each.num_cached_tokens for each in again) == (name in STAYING)
+
+
+def test_one_batch_holds_requests_with_one_image_with_two_and_with_none(tmp_path):
+    items = embedded("held-out", 24)
+    images = [item.images[0] for item in items]
+    pictures = [[[], [images[i]], [images[i], images[i - 1]]][i % 3] for i in range(len(items))]
+    prompts = [question(item, *own) for item, own in zip(items, pictures, strict=True)]
+    with engine(saved(FREE, tmp_path)) as llm:
+        assert_equal(ask(llm, prompts), expected(FREE, prompts))
+
+
+@pytest.mark.parametrize("name", ["tokens", "depth"])
+def test_an_image_alone_and_one_of_two_in_turn(name, tmp_path):
+    """It is cached, but the engine holds fewer of its visual tokens where it is alone."""
+    item, other = embedded("held-out", 2)
+    alone, both = question(item, *item.images), question(item, *item.images, *other.images)
+    prompts = [alone, both] * 2
+    with engine(saved(POLICIES[name], tmp_path)) as llm:
+        found = [ask(llm, [each])[0] for each in prompts]
+    assert_equal(found, expected(POLICIES[name], prompts))
+
+
+def test_without_the_key_answers_are_those_of_the_stock_class(prompts, monkeypatch):
+    name = LlavaForConditionalGeneration.__name__
+    with engine(enforce_eager=True) as llm:
+        (registered,) = llm.apply_model(type)
+        found = ask(llm, prompts[:20])
+    with monkeypatch.context() as patched:
+        patched.setitem(ModelRegistry.models, name, ModelRegistry.models[name])
+        patched.delitem(MODELS_CONFIG_MAP, name)
+        patched.setattr(utils, "_MODEL_ARCH_BY_HASH", {})  # vLLM's memory of classes
+        ModelRegistry.register_model(name, LlavaForConditionalGeneration)
+        with engine(enforce_eager=True) as llm:
+            assert llm.apply_model(type) == [LlavaForConditionalGeneration]
+            stock = ask(llm, prompts[:20])
+    assert registered is not LlavaForConditionalGeneration
+    assert issubclass(registered, LlavaForConditionalGeneration)
+    assert [each.outputs[0] for each in found] == [each.outputs[0] for each in stock]
+    assert_equal(found, expected(POLICIES["identity"], prompts[:20]))
