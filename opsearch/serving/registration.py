@@ -7,18 +7,8 @@ from typing import Any
 import vllm
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
-from opsearch.errors import OpsearchError
 from opsearch.serving.served_policy import KEY
-
-SUPPORTED = "0.32"  # the minor release whose internals the plug-in is written for
-ARCHITECTURES = {
-    "LlavaForConditionalGeneration": "PrunedLlava",
-    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
-    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
-    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5VL",
-    "Qwen3VLForConditionalGeneration": "PrunedQwen3VL",
-    "InternVLForConditionalGeneration": "PrunedInternVL",
-}
+from opsearch.serving.supported import ARCHITECTURES, check_release, is_supported
 
 
 def register() -> None:
@@ -26,7 +16,7 @@ def register() -> None:
 
     Our subclasses take the place of vLLM's models, and act as these do without a policy.
     """
-    if vllm.__version__.split(".")[:2] != SUPPORTED.split("."):
+    if not is_supported(vllm.__version__):
         _refuse_policies()
         return
     from opsearch.serving.server_checks import ServedConfig  # it may not import in other releases
@@ -43,17 +33,10 @@ class _OtherRelease(VerifyAndUpdateConfig):
     def verify_and_update_config(vllm_config: Any) -> None:
         """Refuse a policy."""
         if hasattr(vllm_config.model_config.hf_config, KEY):
-            raise OpsearchError(_reason())
+            check_release(vllm.__version__)
 
 
 def _refuse_policies() -> None:
     """Leave vLLM as it is, and refuse servers that name a policy."""
     for architecture in ARCHITECTURES:
         MODELS_CONFIG_MAP.setdefault(architecture, _OtherRelease)
-
-
-def _reason() -> str:
-    return (
-        f"opsearch serves policies with vLLM {SUPPORTED}, but vLLM {vllm.__version__} is "
-        f"installed; install vllm=={SUPPORTED}.*"
-    )

@@ -228,11 +228,13 @@ def test_list_names_every_part(opsearch):
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=str)
 def test_help_lists_the_commands(opsearch, arguments):
     _, printed, _ = opsearch(*arguments)
-    for command in ("run", "solve", "report", "show", "generate", "eval", "list"):
+    for command in ("run", "solve", "report", "show", "generate", "serve", "eval", "list"):
         assert f" {command} " in printed
 
 
-@pytest.mark.parametrize("command", ["run", "solve", "front", "show", "generate", "eval", "list"])
+@pytest.mark.parametrize(
+    "command", ["run", "solve", "front", "show", "generate", "serve", "eval", "list"]
+)
 def test_every_command_has_help(opsearch, command):
     code, printed, _ = opsearch(command, "-h")
     assert code == 0

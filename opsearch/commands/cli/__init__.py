@@ -22,6 +22,7 @@ from opsearch.commands.cli.options import CommandNamingParts
 from opsearch.commands.cli.output import errors, out, requested_output
 from opsearch.commands.cli.run import run
 from opsearch.commands.cli.search import front, solve
+from opsearch.commands.cli.serve import serve
 from opsearch.commands.cli.streams import (
     CLOSED_PIPE,
     flush_streams,
@@ -68,6 +69,7 @@ app.command(cls=CommandNamingParts)(solve)
 app.command(cls=CommandNamingParts)(front)
 app.command()(show)
 app.command()(generate)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command(cls=CommandNamingParts)(compare)
