@@ -4,12 +4,13 @@ For the reference, generate() itself runs with a forward that recomputes everyth
 model, without a cache.
 """
 
+import re
 from contextlib import contextmanager
 from functools import cache, wraps
 
 import pytest
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import ContinuousBatchingConfig, GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -24,7 +25,7 @@ from tests.support import reference, tiny
 from tests.support.families import FAMILIES
 from tests.support.families.clip import saved_clip
 from tests.support.families.prompt import prompts
-from tests.support.messages import refuses
+from tests.support.messages import naming, refuses
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -291,8 +292,29 @@ def test_proposals_are_refused_where_a_ranker_reads_text(label, ranker):
 
 def test_continuous_batching_is_refused():
     model = endless("llava")
-    with refuses(PolicyError, "continuous batching"), ranked_by("random").apply(model):
+    with (
+        refuses(PolicyError, "continuous batching", "opsearch serve"),
+        ranked_by("random").apply(model),
+    ):
         model.generate_batch([[7, 8, 9]])
+
+
+@pytest.mark.skipif(OLD, reason="this release batches no models with a text_config")
+@torch.inference_mode(False)  # its thread has none
+def test_continuous_batching_that_began_before_the_policy_is_refused():
+    """Its thread reports the error as that of the request."""
+    model = endless("llava")
+    settings = GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=10**6)
+    memory = ContinuousBatchingConfig(num_blocks=2, max_batch_tokens=32)
+    with (
+        model.continuous_batching_context_manager(
+            settings, continuous_batching_config=memory
+        ) as manager,
+        ranked_by("random").apply(model),
+    ):
+        manager.add_request([7, 8, 9])
+        answer = manager.get_result(timeout=60)
+    assert re.search(naming("generate_batch", "opsearch serve"), answer.error)
 
 
 def test_prompts_that_are_padded_on_the_right_are_refused():

@@ -56,6 +56,8 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
             f"the prompt is empty: input_ids has shape {tuple(input_ids.shape)} (samples, tokens); "
             "give at least one sample, and each at least one token"
         )
+    if kwargs.get("cache") is not None:  # of a manager that began before the policy
+        raise continuous_batching_error()
     plain = type(cache) in (DynamicCache, PrunedCache) and not cache.offloading
     odd = {type(layer) for layer in getattr(cache, "layers", ())} - _GROWING
     if cache is not None and (odd or not plain):
@@ -84,6 +86,15 @@ def check_prefill(cache: Any, input_ids: Any, kwargs: dict[str, Any], config: An
                 f"{wanted}=True is not available under a policy: its layers process "
                 "different rows; use the original model"
             )
+
+
+def continuous_batching_error() -> PolicyError:
+    """Return the error for continuous batching by transformers."""
+    return PolicyError(
+        "continuous batching by transformers (generate_batch) takes no images and no layers of "
+        "different length; call model.generate without cache_implementation='paged', or serve the "
+        "policy with vLLM (opsearch serve)"
+    )
 
 
 _GROWING = {DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer}

@@ -19,7 +19,11 @@ from opsearch.errors import PolicyError, echo
 from opsearch.models.families import ModelFamily
 from opsearch.models.handles import replaced
 from opsearch.models.pruned.block import Block
-from opsearch.models.pruned.checks import check_image_positions, has_images
+from opsearch.models.pruned.checks import (
+    check_image_positions,
+    continuous_batching_error,
+    has_images,
+)
 from opsearch.policy.policy import Policy
 from opsearch.rankers.base import CLIP_QUESTION, TEXT_NEEDS, Ranker
 from opsearch.rankers.of_policy import decoder_needs
@@ -202,7 +206,4 @@ def _check_prefill(kwargs: dict[str, Any], reads_text: str | None, block: Block)
 
 
 def _refuse_continuous_batching(*args: Any, **kwargs: Any) -> Any:
-    raise PolicyError(
-        "continuous batching takes no images and no layers of different length; call "
-        "model.generate without cache_implementation='paged'"
-    )
+    raise continuous_batching_error()
