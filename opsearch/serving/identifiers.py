@@ -6,6 +6,8 @@ may set and that is there even where the image itself is cached. It must be the 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def mark(identifier: str, n_visual: int) -> str:
     """Return an identifier with the number of visual tokens before any was dropped.
@@ -20,3 +22,8 @@ def mark(identifier: str, n_visual: int) -> str:
 def n_visual_of(identifier: str) -> int:
     """Return the number of visual tokens of an image before any was dropped."""
     return int(identifier.rpartition("-")[2])
+
+
+def image_sizes(request: Any) -> list[int]:
+    """Return the number of visual tokens of each image of one of vLLM's requests."""
+    return [n_visual_of(each.identifier) for each in request.mm_features]

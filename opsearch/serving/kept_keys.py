@@ -10,7 +10,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
-from opsearch.serving.identifiers import n_visual_of
+from opsearch.serving.identifiers import image_sizes
 from opsearch.serving.key_parts import key_parts, keys_held
 from opsearch.serving.served_policy import ServedPolicy
 from opsearch.serving.shrink import prompt_images, visual_rows
@@ -69,12 +69,6 @@ class KeptKeysManager(FullAttentionManager):
         blocks: list[Any] = super().allocate_new_blocks(request_id, held, held)
         return blocks
 
-    def cache_blocks(self, request: Any, num_tokens: int, *args: Any, **kwargs: Any) -> None:
-        """Let other requests read the blocks, of a private request those before its images."""
-        if is_private(self.served, request):
-            num_tokens = min(num_tokens, request.mm_features[0].mm_position.offset)
-        super().cache_blocks(request, num_tokens, *args, **kwargs)
-
     def _held(self, request_id: str, num_tokens: int) -> int:
         """Return how many slots the first rows of a request need, at most."""
         request = self.requests[request_id]
@@ -83,21 +77,11 @@ class KeptKeysManager(FullAttentionManager):
         held: dict[int, list[int]] = vars(request).setdefault("opsearch_held", {})
         if self.kv_cache_group_id not in held:
             visual = visual_rows(request.num_prompt_tokens, prompt_images(request.mm_features))
-            part, n_visual = self.kv_cache_spec.part, sum(_sizes(request))
+            part, n_visual = self.kv_cache_spec.part, sum(image_sizes(request))
             held[self.kv_cache_group_id] = keys_held(self.served, part, visual, n_visual).tolist()
         slots = held[self.kv_cache_group_id]
         generated = max(num_tokens - int(request.num_prompt_tokens), 0)
         return slots[num_tokens - generated] + generated
-
-
-def is_private(served: ServedPolicy, request: Any) -> bool:
-    """Return whether other requests may not read a request's keys, nor it theirs."""
-    return not served.shares_prefix(_sizes(request))
-
-
-def _sizes(request: Any) -> list[int]:
-    """Return the number of visual tokens of each image of a request."""
-    return [n_visual_of(each.identifier) for each in request.mm_features]
 
 
 def set_specs(decoder: Any, served: ServedPolicy) -> None:

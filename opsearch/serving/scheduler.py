@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vllm.multimodal.inputs import PlaceholderRange
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from opsearch.serving.identifiers import n_visual_of
-from opsearch.serving.kept_keys import KeptKeysManager, is_private
+from opsearch.serving.identifiers import image_sizes, n_visual_of
+from opsearch.serving.kept_keys import KeptKeysManager
 from opsearch.serving.served_policy import ServedPolicy, policy_of
 
 
@@ -42,7 +43,7 @@ class _Pruned:
 
     def add_request(self, request: Any) -> None:
         """Keep a request from reading blocks that it must not share, and say its images' sizes."""
-        if is_private(self.served, request):
+        if _is_private(self.served, request):
             request.skip_reading_prefix_cache = True
         for feature in request.mm_features:
             feature.mm_position = _EncodedWhole.of(feature)
@@ -65,7 +66,21 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     served = policy_of(vllm_config.model_config.hf_config)
     assert served is not None, "the scheduler is chosen where a policy is served"
     scheduler.served = served
-    for manager in scheduler.kv_cache_manager.coordinator.single_type_managers:
+    coordinator = scheduler.kv_cache_manager.coordinator
+    coordinator.cache_blocks = partial(_cache_blocks, coordinator.cache_blocks, served)
+    for manager in coordinator.single_type_managers:
         if isinstance(manager, KeptKeysManager):
             manager.served, manager.requests = served, scheduler.requests
     return scheduler
+
+
+def _cache_blocks(stock: Any, served: ServedPolicy, request: Any, num_tokens: int) -> None:
+    """Let other requests read the blocks, of a private request those before its images."""
+    if _is_private(served, request):
+        num_tokens = min(num_tokens, request.mm_features[0].mm_position.offset)
+    stock(request, num_tokens)
+
+
+def _is_private(served: ServedPolicy, request: Any) -> bool:
+    """Return whether other requests may not read a request's keys, nor it theirs."""
+    return not served.shares_prefix(image_sizes(request))

@@ -46,13 +46,13 @@ def test_one_batch_holds_requests_with_one_image_with_two_and_with_none(tmp_path
         assert_equal(ask(llm, prompts), expected(FREE, prompts))
 
 
-@pytest.mark.parametrize("name", ["tokens", "depth"])
-def test_an_image_alone_and_one_of_two_in_turn(name, tmp_path):
-    """It is cached, but the engine holds fewer of its visual tokens where it is alone."""
+@pytest.mark.parametrize("name", ["tokens", "dop, keys stay", "depth"])
+def test_an_image_as_one_of_two_and_alone_in_turn(name, tmp_path):
+    """It is encoded once. Where it is alone, it is ranked alone, and its keys are others."""
     item, other = embedded("held-out", 2)
     alone, both = question(item, *item.images), question(item, *item.images, *other.images)
-    prompts = [alone, both] * 2
-    with engine(saved(POLICIES[name], tmp_path)) as llm:
+    prompts = [both, alone] * 2
+    with engine(saved(POLICIES[name], tmp_path), enable_prefix_caching=True) as llm:
         found = [ask(llm, [each])[0] for each in prompts]
     assert_equal(found, expected(POLICIES[name], prompts))
 
