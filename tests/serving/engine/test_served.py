@@ -8,6 +8,7 @@ from vllm.model_executor.models import ModelRegistry
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 
+from opsearch import RankerSpec, builders
 from opsearch.data.embedded import embedded
 from tests.serving.engine.engines import TOKENS, ask, assert_equal, engine, question
 from tests.serving.engine.policies import FREE, POLICIES, STAYING
@@ -35,6 +36,15 @@ def test_answers_are_those_of_transformers(name, prompts, tmp_path):
     assert_equal(found, wanted)
     assert_equal(again, wanted)
     assert any(each.num_cached_tokens for each in again) == (name in STAYING)
+
+
+@pytest.mark.parametrize(
+    "ranker", ["cdpruner", "cls", "mmtok", "otprune", "visionzip", "vispruner"]
+)
+def test_rankers_that_read_the_tower_or_the_text(ranker, prompts, tmp_path):
+    policy = builders.dop(12, 4, 8, "1/4", RankerSpec(ranker), kv="leaves")
+    with engine(saved(policy, tmp_path)) as llm:
+        assert_equal(ask(llm, prompts[:12]), expected(policy, prompts[:12]))
 
 
 def test_one_batch_holds_requests_with_one_image_with_two_and_with_none(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
+from dataclasses import replace
 from io import BytesIO
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -119,6 +120,9 @@ def test_a_server_answers_as_transformers_does_and_stops_at_ctrl_c(server):
                 [logprob for _, logprob in expected], abs=2e-4
             )
         assert len(parts) > TOKENS // 2
+    long = replace(ITEMS[0], question="red " * 155)
+    with pytest.raises(openai.BadRequestError, match="the model has positions for 256"):
+        client.chat.completions.create(**request(long))
     assert [each.id for each in client.models.list()] == ["demo"]
     client.close()
     started = children(process)
