@@ -75,8 +75,8 @@ class PromptRows:
         Args:
             shape: The prompt.
             counts: Counts of the policy for it, int64[L, 3].
-            rank: Rank of each of its N visual tokens, int64[N]; None if the images were never
-                encoded, because a cache holds their keys. No layer drops any row then.
+            rank: Rank of each of its N visual tokens, int64[N]; None if each layer processes all
+                or none of them, or if a cache holds their keys.
             positions: Rotary positions of the whole prompt, int64[1 or 3, P + dropped].
             after: Position of the first generated token.
         """

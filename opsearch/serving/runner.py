@@ -87,13 +87,21 @@ def _prompt_rows(runner: Any, serving: Any, state: Any) -> PromptRows:
         shape = PromptShape(visual, sum(n_visual_of(f.identifier) for f in state.mm_features))
         tokens = shape.full(torch.tensor(state.prompt_token_ids))
         rank = None
-        if shape.n_visual and state.num_computed_tokens <= int(visual.nonzero()[-1]):
-            features = _all_features(runner, state)
-            rank = serving.rank(tokens, shape.full(visual), features)
+        if _needs_ranking(serving, state, visual):
+            rank = serving.rank(tokens, shape.full(visual), _all_features(runner, state))
         positions, after = serving.positions(tokens, shape, state.mm_features)
         counts = serving.policy.counts(shape.n_visual)
         rows = state.opsearch_rows = PromptRows.of(shape, counts, rank, positions, after)
     return rows
+
+
+def _needs_ranking(serving: Any, state: Any, visual: Tensor) -> bool:
+    """Return whether rows of a request's images are computed, and the policy ranks them.
+
+    vLLM sends no images whose rows are in its cache.
+    """
+    uncomputed = bool(visual[state.num_computed_tokens :].any())
+    return uncomputed and serving.policy.ranker is not None
 
 
 def _all_features(runner: Any, state: Any) -> list[Tensor]:

@@ -84,8 +84,7 @@ class ServedPolicy:
             captured: Inputs from the vision tower, one row per visual token.
         """
         n_visual = int(visual.sum())
-        if self.ranker is None:
-            return torch.arange(n_visual)  # every count is all or none
+        assert self.ranker is not None, "there is nothing to rank by"
         real = torch.ones_like(visual)
         prompt = Prompt(visual[None], real[None], (n_visual,), captured, embeds[None])
         kept = self.policy.schedule(n_visual).kept

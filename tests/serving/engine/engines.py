@@ -21,10 +21,10 @@ SETTINGS = {
 
 
 @contextmanager
-def engine(folder=None, **settings):
-    """An engine that serves the embedded model, under the policy of a folder."""
+def engine(folder=None, model=EMBEDDED, **settings):
+    """An engine that serves a model under the policy of a folder, or without one."""
     overrides = {} if folder is None else {"opsearch_policy": str(folder)}
-    llm = LLM(str(EMBEDDED), hf_overrides=overrides, **{**SETTINGS, **settings})
+    llm = LLM(str(model), hf_overrides=overrides, **{**SETTINGS, **settings})
     try:
         yield llm
     finally:
