@@ -27,7 +27,7 @@ class Essential:
         measured: Keys of the measured policies.
     """
 
-    samples: tuple = (SimpleNamespace(n_visual=VISUAL),) * SAMPLES
+    samples: tuple = (SimpleNamespace(n_visual=VISUAL, original=None),) * SAMPLES
     measured: set = field(default_factory=set)
 
     def __call__(self, policies):

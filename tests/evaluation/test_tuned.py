@@ -31,7 +31,9 @@ class Lookup:
     def __init__(self, policies, table, known, floor):
         self.rows = {policy: row for row, policy in enumerate(policies)}
         self.table, self.known, self.floor = table, known.copy(), floor
-        self.samples = [SimpleNamespace(n_visual=100, number=i) for i in range(table.shape[1])]
+        self.samples = [
+            SimpleNamespace(n_visual=100, original=None, number=i) for i in range(table.shape[1])
+        ]
 
     def noise_floor(self, samples, progress=None):
         return self.floor

@@ -1,5 +1,6 @@
 """The embedded model, samples of its tasks, and their reference divergences."""
 
+import copy
 from functools import cache
 
 import torch
@@ -26,6 +27,13 @@ def model():
 
 
 @cache
+@torch.inference_mode(mode=False)
+def judging_model():
+    """Return the model in float64, so that a reference adds no rounding of its own."""
+    return copy.deepcopy(model()).double()
+
+
+@cache
 def samples(count, split="calibration", seed=0):
     """Return the first samples of a split: 100 visual tokens, texts of several lengths."""
     return encode(embedded(split, count, seed), load_processor("demo"), load_config("demo"))
@@ -43,8 +51,9 @@ def two_pictures(count=1):
 @torch.no_grad()
 def reference_kl(sample, policy, positions=1):
     """Return the KL of a policy by the masked model, mean over the original's own answer."""
-    whole = model()
-    (row,) = judge.samples(whole, sample.inputs)
+    whole = judging_model()
+    exact = {k: v.double() if v.is_floating_point() else v for k, v in sample.inputs.items()}
+    (row,) = judge.samples(whole, exact)
     embeds = row.embeds
     counts = policy.resolve(row.n_visual).tolist()
     full = [[row.n_visual] * 3] * LAYERS

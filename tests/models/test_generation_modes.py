@@ -301,8 +301,12 @@ def test_continuous_batching_is_refused():
 
 @pytest.mark.skipif(OLD, reason="this release batches no models with a text_config")
 @torch.inference_mode(False)  # its thread has none
-def test_continuous_batching_that_began_before_the_policy_is_refused():
+def test_continuous_batching_that_began_before_the_policy_is_refused(monkeypatch):
     """Its thread reports the error as that of the request."""
+    from transformers.generation.continuous_batching import utils
+
+    # The device that other tests register in this process is taken for one with graphs.
+    monkeypatch.setattr(utils, "get_available_accelerator_module", lambda: None)
     model = endless("llava")
     settings = GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=10**6)
     memory = ContinuousBatchingConfig(num_blocks=2, max_batch_tokens=32)

@@ -24,7 +24,7 @@ def visual_features(model, inputs):
         "video": ("pixel_values_videos", VIDEOS),
     }
     ids, width = inputs["input_ids"], model.config.get_text_config().hidden_size
-    found = [torch.zeros(*ids.shape, width)]
+    found = [torch.zeros(*ids.shape, width, dtype=model.dtype)]
     for kind, (pixels, names) in encoders.items():
         if pixels not in inputs:
             continue

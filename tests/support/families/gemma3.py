@@ -54,7 +54,7 @@ def model(layers, attention="sdpa"):
         eoi_token_index=END,
         tie_word_embeddings=False,
     )
-    made = tiny.uneven_norms(tiny.made(Gemma3ForConditionalGeneration, config, attention))
+    made = tiny.uneven_norms(tiny.made(Gemma3ForConditionalGeneration, config, attention, seed=7))
     with torch.no_grad():  # with the initial zeros all images are alike
         made.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.25)
     return made
