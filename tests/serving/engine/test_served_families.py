@@ -127,6 +127,6 @@ def test_each_family_answers_as_transformers(name, folder, images, prompts, tmp_
 
 def test_each_family_without_a_policy_is_vllms_own(folder, images, prompts):
     """The same class serves both; without a policy nothing of it is prepared."""
-    with engine(model=folder, **SETTINGS, **images) as llm:
+    with engine(model=folder, enforce_eager=True, **SETTINGS, **images) as llm:
         found = ask(llm, prompts)
     assert_equal(found, greedy(builders.identity(LAYERS), prompts, TOKENS, folder))
