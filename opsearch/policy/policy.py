@@ -195,10 +195,12 @@ class Policy:
         return hashlib.sha256(payload.encode()).hexdigest()
 
     def digest(self) -> str:
-        """Return a digest of counts and rankers, whatever the number of visual tokens (SHA-256)."""
+        """Return a digest of all that answers depend on in the policy (SHA-256)."""
         counts = [[str(count) for count in triple] for triple in self.counts]
         rankers = [(layer, str(spec)) for layer, spec in self.rankers]
-        return hashlib.sha256(json.dumps([self.unit, counts, rankers]).encode()).hexdigest()
+        images = [] if self.images is None else [self.images.attributes]
+        facts = [self.unit, counts, rankers, *images]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def processor(self, processor: Any) -> Any:
         """Return the processor that encodes prompts for this policy.

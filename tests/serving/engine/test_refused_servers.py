@@ -1,6 +1,7 @@
 """Servers that a policy cannot be served by are refused before weights are loaded."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import vllm
@@ -9,6 +10,7 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
 from opsearch import RankerSpec, builders
 from opsearch.errors import OpsearchError, UnknownNameError
+from opsearch.policy.images import ImageSetting
 from opsearch.serving import registration
 from tests.serving.engine.engines import SETTINGS
 from tests.serving.engine.policies import LAYERS, STAYING
@@ -16,6 +18,7 @@ from tests.support.messages import refuses
 from tests.support.served import EMBEDDED
 
 FITTING = STAYING["tokens"]
+HALF = ImageSetting(Fraction(1, 2), (("do_resize", 0),))
 
 
 def start(policy, folder, **settings):
@@ -35,9 +38,10 @@ def configured(folder, **settings):
     [
         (builders.tokens(LAYERS - 1, "1/4", RankerSpec("uniform")), [11, 12, "for this model"]),
         (replace(FITTING, model_type="qwen2_vl"), ["'qwen2_vl'", "'llava'", "for this model"]),
+        (replace(FITTING, images=HALF), ["1/2", "do_resize=0", "--images"]),
         (builders.fastv(LAYERS, 2, "1/2"), ["fastv", "inside the decoder", "divprune"]),
     ],
-    ids=["layers", "family", "ranker inside the decoder"],
+    ids=["layers", "family", "image setting", "ranker inside the decoder"],
 )
 def test_policies_that_do_not_fit_are_refused(policy, parts, tmp_path):
     with refuses(OpsearchError, *parts) as refused:
