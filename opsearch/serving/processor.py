@@ -9,7 +9,7 @@ from vllm.multimodal.inputs import PlaceholderRange
 
 from opsearch.errors import PolicyError
 from opsearch.serving.identifiers import mark
-from opsearch.serving.served_policy import ServedPolicy, policy_of
+from opsearch.serving.served_policy import ServedPolicy, n_positions, policy_of
 from opsearch.serving.shrink import ImageSpan, embedded_rows, shrink
 
 
@@ -105,7 +105,7 @@ def _check_prompt(
             "a prompt begins with an image, and this policy leaves a query of it no key to read; "
             "put a token before the image, e.g. the one that begins a text"
         )
-    longest = model_config.hf_config.get_text_config().max_position_embeddings
+    longest = n_positions(model_config.hf_config)
     if len(tokens) >= longest:
         raise PolicyError(
             f"the prompt has {len(tokens)} tokens before any is dropped, and the model has "

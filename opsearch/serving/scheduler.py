@@ -12,7 +12,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from opsearch.serving.identifiers import image_sizes, n_visual_of
 from opsearch.serving.kept_keys import KeptKeysManager
-from opsearch.serving.served_policy import ServedPolicy, policy_of
+from opsearch.serving.served_policy import ServedPolicy, n_positions, policy_of
+from opsearch.serving.shrink import prompt_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,25 @@ class _EncodedWhole(PlaceholderRange):
 
 
 class _Pruned:
-    """What a scheduler must know of requests under a policy."""
+    """What a scheduler must know of requests under a policy.
+
+    Attributes:
+        served: The policy.
+        positions: Number of the model's positions, which dropped tokens take, too.
+    """
 
     served: ServedPolicy
+    positions: int
 
     def add_request(self, request: Any) -> None:
-        """Keep a request from reading blocks that it must not share, and say its images' sizes."""
+        """Keep a request from reading blocks that it must not share, and say its images' sizes.
+
+        Its answer ends where that of the whole prompt would, at the model's last position.
+        """
         if _is_private(self.served, request):
             request.skip_reading_prefix_cache = True
+        left = self.positions - request.num_prompt_tokens - _dropped(request)
+        request.max_tokens = min(request.max_tokens, left)
         for feature in request.mm_features:
             feature.mm_position = _EncodedWhole.of(feature)
         super().add_request(request)  # type: ignore[misc]
@@ -66,6 +78,7 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     served = policy_of(vllm_config.model_config.hf_config)
     assert served is not None, "the scheduler is chosen where a policy is served"
     scheduler.served = served
+    scheduler.positions = n_positions(vllm_config.model_config.hf_config)
     coordinator = scheduler.kv_cache_manager.coordinator
     coordinator.cache_blocks = partial(_cache_blocks, coordinator.cache_blocks, served)
     for manager in coordinator.single_type_managers:
@@ -84,3 +97,9 @@ def _cache_blocks(stock: Any, served: ServedPolicy, request: Any, num_tokens: in
 def _is_private(served: ServedPolicy, request: Any) -> bool:
     """Return whether other requests may not read a request's keys, nor it theirs."""
     return not served.shares_prefix(image_sizes(request))
+
+
+def _dropped(request: Any) -> int:
+    """Return how many visual tokens of a request the engine does not hold."""
+    held = sum(image.n_visual for image in prompt_images(request.mm_features))
+    return sum(image_sizes(request)) - held

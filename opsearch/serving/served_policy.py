@@ -102,6 +102,11 @@ def policy_of(hf_config: Any) -> ServedPolicy | None:
     return None if folder is None else _read(str(folder))
 
 
+def n_positions(hf_config: Any) -> int:
+    """Return the number of rotary positions of a model, dropped tokens included."""
+    return int(hf_config.get_text_config().max_position_embeddings)
+
+
 @cache
 def _read(folder: str) -> ServedPolicy:
     return ServedPolicy(Policy.from_pretrained(Path(folder)))

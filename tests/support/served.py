@@ -50,16 +50,21 @@ def loaded(folder):
     return model, AutoProcessor.from_pretrained(folder)
 
 
+def processed(prompt, folder=EMBEDDED):
+    """What the processor of transformers makes of a prompt."""
+    return loaded(folder)[1](
+        text=prompt.text, images=prompt.images or None, return_tensors="pt",
+        add_special_tokens=False,
+    )  # fmt: skip
+
+
 def greedy(policy, prompts, tokens, folder=EMBEDDED):
     """Token ids and log-probabilities of greedy answers, one prompt at a time."""
-    model, processor = loaded(folder)
+    model = loaded(folder)[0]
     found = []
     with policy.apply(model):
         for prompt in prompts:
-            inputs = processor(
-                text=prompt.text, images=prompt.images or None, return_tensors="pt",
-                add_special_tokens=False,
-            )  # fmt: skip
+            inputs = processed(prompt, folder)
             output = model.generate(
                 **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
                 output_scores=True, return_dict_in_generate=True,

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from vllm import SamplingParams
 from vllm.multimodal.inputs import PlaceholderRange
 
-from opsearch import builders
+from opsearch import RankerSpec, builders
 from opsearch.data.demo.vocabulary import TOKENS as WORDS
 from opsearch.data.embedded import embedded
 from opsearch.errors import PolicyError
@@ -13,6 +14,7 @@ from opsearch.serving.served_policy import ServedPolicy
 from tests.serving.engine.engines import TOKENS, ask, engine, question, sampling
 from tests.serving.engine.policies import FREE
 from tests.support.messages import refuses
+from tests.support.served import processed
 
 BOS, IMAGE, WORD = WORDS.index("<bos>"), WORDS.index("<image>"), WORDS.index("red")
 
@@ -69,6 +71,19 @@ def test_prompts_that_cannot_be_served_are_refused_and_the_next_is_served(llm, t
 
 def test_the_longest_prompt_is_served(llm):
     assert len(ask_tokens(llm, BOS, IMAGE, *[WORD] * 146)) == TOKENS
+
+
+def test_an_answer_ends_at_the_last_position_of_the_model(tmp_path):
+    """Dropped tokens have positions, too: with what is left alone, rows would lie beyond them."""
+    builders.tokens(12, "1/4", RankerSpec("uniform")).save_pretrained(tmp_path)
+    item = embedded("held-out", 1)[0]
+    prompt = question(item, *item.images)
+    whole = len(processed(prompt)["input_ids"][0])
+    with engine(tmp_path) as llm:
+        (answer,) = ask(llm, [prompt], SamplingParams(max_tokens=256, ignore_eos=True))
+    assert len(answer.prompt_token_ids) < whole
+    assert len(answer.outputs[0].token_ids) == 256 - whole
+    assert answer.outputs[0].finish_reason == "length"
 
 
 def test_videos_are_refused():

@@ -10,8 +10,11 @@ from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 
 from opsearch import RankerSpec, builders
 from opsearch.data.embedded import embedded
+from opsearch.errors import ModelError
+from opsearch.serving.step import Step
 from tests.serving.engine.engines import TOKENS, ask, assert_equal, engine, question
 from tests.serving.engine.policies import FREE, POLICIES, STAYING
+from tests.support.messages import refuses
 from tests.support.served import greedy
 
 expected = partial(greedy, tokens=TOKENS)
@@ -84,3 +87,22 @@ def test_without_the_key_answers_are_those_of_the_stock_class(prompts, monkeypat
     assert issubclass(registered, LlavaForConditionalGeneration)
     assert [each.outputs[0] for each in found] == [each.outputs[0] for each in stock]
     assert_equal(found, expected(POLICIES["identity"], prompts[:20]))
+
+
+def reversed_slots(stock):
+    return lambda *args: stock(*args).flip(0)
+
+
+def one_key_short(stock):
+    def runs(*args):
+        found = stock(*args)
+        return found._replace(lengths=(found.lengths - 1).maximum(found.starts.diff()))
+
+    return runs
+
+
+@pytest.mark.parametrize(("method", "fault"), [("slots", reversed_slots), ("runs", one_key_short)])
+def test_a_server_whose_answers_would_be_wrong_does_not_start(method, fault, monkeypatch, tmp_path):
+    monkeypatch.setattr(Step, method, fault(getattr(Step, method)))
+    with refuses(ModelError, "differ from masked attention"), engine(saved(FREE, tmp_path)):
+        pass
