@@ -61,7 +61,7 @@ def rankers(tiny: bool) -> Iterator[BenchmarkRow]:
         prefill = _prefill(model, tiles * size, 2 if tiny else 7 if on_gpu else 3)
         called = checkpoint if on_gpu else f"{shape.layers} layers of width {shape.hidden}"
         yield {**placed, "model": called, "prefill_ms": prefill.row(1e3)}
-        for named, order in _orders(model, _prompt(tiles, size, shape, device)):
+        for named, order in _orders(model, random_prompt(tiles, size, shape, device)):
             spent = seconds(order, device, 2 if tiny else 10)
             yield {
                 **placed,
@@ -130,7 +130,7 @@ def _prefill(model: Any, n_visual: int, repeats: int) -> Spread:
     return Spread.of([timed(model, work.inputs, 1).prefill for _ in range(repeats)])
 
 
-def _prompt(tiles: int, size: int, shape: Shape, device: torch.device) -> Prompt:
+def random_prompt(tiles: int, size: int, shape: Shape, device: torch.device) -> Prompt:
     """Return a prompt of text, an image of random features, and a question."""
     n_visual = tiles * size
     length = n_visual + _OTHER

@@ -77,8 +77,8 @@ class Cost(Protocol):
     """Maps the counts of a policy on one sample to an exact integer in `unit`.
 
     The class also has `from_settings(settings: CostSettings)`, which builds it. A cost that counts
-    the images of a sample also has `of_images(image_flops: int) -> int`: what the FLOPs of vision
-    tower and projector add to `of` and to `stock`. No policy changes it.
+    the images of a sample also has `of_images(image_flops: int) -> int`: what images with these
+    FLOPs of vision tower and projector add to `of` and to `stock`. No policy changes it.
     """
 
     @property

@@ -1,12 +1,14 @@
-"""Latency of a decoder's prefill at batch 1, from a table measured on one device.
+"""Latency of a prefill at batch 1, from a table measured on one device.
 
-The time of a pruned layer is the sum of two independent parts: attention, a function of its query
-and key rows, and the MLP, a function of its rows. `opsearch.timing.latency_table` measures both on
-pruned layers for a small grid of row counts. Here they are interpolated and summed over the layers.
+It is the time of the images, which no policy changes, and that of the decoder's layers. The time of
+a pruned layer is the sum of two independent parts: attention, a function of its query and key rows,
+and the MLP, a function of its rows. `opsearch.timing.latency_table` measures images and layers on
+a small grid. Here they are interpolated and summed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +24,7 @@ from opsearch.policy.counts import KV, MLP, Candidates, Counts, Q, live
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of a decoder's prefill at batch 1 on the device of its table, in nanoseconds.
+    """Latency of a prefill at batch 1 on the device of its table, in nanoseconds.
 
     Attributes:
         shape: Dimensions of the decoder.
@@ -57,7 +59,7 @@ class Latency:
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> Ints:
-        """Return the latencies, see `Cost.of`.
+        """Return the latencies of the decoder, see `Cost.of`; `of_images` is not part of them.
 
         Dead operations are not executed, except by the identity, which runs the stock model.
         """
@@ -66,9 +68,14 @@ class Latency:
         return self._sum(executed + n_other)
 
     def stock(self, n_visual: int, n_other: int) -> int:
-        """Return the latency of the original model on a sample."""
+        """Return the latency of the original decoder; `of_images` is not part of it."""
         everything = np.full((self.shape.layers, 3), n_visual + n_other, np.int64)
         return int(self._sum(everything))
+
+    @property
+    def of_images(self) -> Callable[[int], int] | None:
+        """What the images of a sample add, by their FLOPs; None if the table has no such times."""
+        return self.table.of_images if self.table and self.table.images else None
 
     def _sum(self, rows: Ints) -> Ints:
         """Return the latency of layers with these numbers of rows, int64[..., L, 3] -> int64[...].

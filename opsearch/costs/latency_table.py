@@ -28,7 +28,9 @@ class LatencyTable:
         once: Time of a prefill outside its layers.
         launch: Host time to launch a layer, 0 on a CPU.
         launch_split: Host time to launch a layer whose queries and keys differ, 0 on a CPU.
-        place: Device, dtype, versions and decoder for which the table is valid.
+        place: Device, dtype, versions and model for which the table is valid.
+        image_flops: Increasing FLOPs of vision tower and projector for images of some samples.
+        images: Time of all that comes before the decoder for them; empty: it is not part of times.
     """
 
     rows: tuple[int, ...]
@@ -41,14 +43,18 @@ class LatencyTable:
     launch: int
     launch_split: int
     place: str
+    image_flops: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
 
     __repr__ = screen_repr
 
     def __post_init__(self) -> None:
         sizes = {len(self.rows), len(self.same), len(self.mlp)}
+        pictures = {len(self.image_flops), len(self.images)}
         square = {len(self.coarse), len(self.split), *map(len, self.split)}
-        rising = all(sorted(set(grid)) == list(grid) for grid in (self.rows, self.coarse))
-        if len(sizes) > 1 or len(square) > 1 or not rising:
+        grids = self.rows, self.coarse, self.image_flops
+        rising = all(sorted(set(grid)) == list(grid) for grid in grids)
+        if max(map(len, (sizes, square, pictures))) > 1 or not rising:
             raise OpsearchError(
                 f"a latency table of {len(self.rows)} and {len(self.coarse)} numbers of rows has "
                 "parts of other lengths, or the numbers do not increase; fit it again"
@@ -57,6 +63,14 @@ class LatencyTable:
     def covers(self, fewest: int, most: int) -> bool:
         """Return whether layers of `fewest` to `most` rows are within the measured range."""
         return self.rows[0] <= fewest and most <= self.rows[-1]
+
+    def of_images(self, flops: int) -> int:
+        """Return the time of a sample's images, proportional to their FLOPs outside the grid."""
+        grid = np.array((0, *self.image_flops), float)
+        times = np.maximum.accumulate((0, *self.images))
+        if flops > grid[-1]:
+            return round(float(times[-1]) * flops / float(grid[-1]))
+        return round(float(np.interp(flops, grid, times)))
 
     def attention(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return device and host time for all pairs of query and key rows, int64[R, R] each."""

@@ -37,7 +37,7 @@ from opsearch.runs.setup import (
     make_constraints,
     resolve,
 )
-from opsearch.timing.latency_table import fit_latency, machine_of
+from opsearch.timing.latency_table import fit_latency, machine_of, typical_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,8 +308,7 @@ def limits_of(settled: Settled, encoded: Encoded, progress: Progress) -> Limits:
     # The cache has the data type that the model runs in, not that of the stored weights.
     itemsize = settings.model.itemsize
     shape = replace(Shape.from_config(model_config), kv_bytes_per_element=itemsize)
-    pairs = [sample.shape for sample in encoded.calibration]
-    table = _latency_table(config, settings, model_config, pairs, progress)
+    table = _latency_table(config, settings, model_config, encoded.calibration, progress)
     sizes = [sample.size for sample in encoded.calibration]
     constraints = make_constraints(settings.budgets, shape, settings.space, sizes, table)
     return Limits(shape, constraints, table)
@@ -377,7 +376,7 @@ def _latency_table(
     config: RunConfig,
     settings: SearchSettings,
     model_config: Any,
-    pairs: Sequence[tuple[int, int]],
+    samples: Sequence[Sample],
     progress: Progress,
 ) -> LatencyTable | None:
     """Return the table of the run's folder where it holds for these samples here, else a new one.
@@ -387,13 +386,20 @@ def _latency_table(
     if not settings.timed:
         return None
     path, model = RunFolder(config.out).latency, settings.model
+    pairs, pictures = [sample.shape for sample in samples], typical_pictures(samples)
     fewest, most = min(other for _, other in pairs), max(map(sum, pairs))
+    if not pictures and any(sample.image_flops != 0 for sample in samples):
+        progress.say(
+            "times are those of the decoder: FLOPs of the vision tower, by which its time is "
+            "known for each image, are not described for this model or its videos"
+        )
     with progress.stage("latency table") as tick:
         if path.exists():
             table = read_table(path)
-            if table.place == machine_of(model_config, model) and table.covers(fewest, most):
+            here = table.place == machine_of(model_config, model)
+            if here and table.covers(fewest, most) and bool(table.images) == bool(pictures):
                 return table
-        return fit_latency(model_config, pairs, model, tick)
+        return fit_latency(model_config, pairs, model, tick, pictures)
 
 
 def _completed(

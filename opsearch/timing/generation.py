@@ -31,6 +31,8 @@ class Pass:
         ranking: Ranking of the visual tokens and building of the index sets, and of the decoder's
             masks.
         prefill: Decoder and lm_head, including `ranking`.
+        from_images: From the call of the vision tower to the first token's logits, None where it
+            did not run.
         decode: Per token after the first, None without any.
         peak_bytes: Peak memory allocated on a CUDA device, None elsewhere.
     """
@@ -39,6 +41,7 @@ class Pass:
     tower: float | None
     ranking: float
     prefill: float
+    from_images: float | None
     decode: float | None
     peak_bytes: int | None
 
@@ -62,6 +65,7 @@ def timed(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Pass:
         tower=tower,
         ranking=clock.seconds(at["decoder"][0], at["ranked"][0]),
         prefill=clock.seconds(at["decoder"][0], first),
+        from_images=clock.seconds(at["tower"][0], first) if at["tower"] else None,
         decode=clock.seconds(first, last) / (new_tokens - 1) if new_tokens > 1 else None,
         peak_bytes=torch.cuda.max_memory_allocated(clock.device) if clock.cuda else None,
     )

@@ -19,7 +19,9 @@ import torch
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import Shape
 from opsearch.models.digests import settings_digest
+from opsearch.models.encoding import Sample
 from opsearch.models.spec import ModelSpec
+from opsearch.timing.before_decoder import BeforeDecoder
 from opsearch.timing.clock import Clock
 from opsearch.timing.one_layer import OneLayer, Part
 from opsearch.version import __version__
@@ -37,9 +39,9 @@ Key = tuple[int, int, int]
 
 
 def machine_of(config: Any, model: ModelSpec) -> str:
-    """Describe the validity of a table: machine, versions, and the decoder except for its depth.
+    """Describe the validity of a table: machine, versions, and the model except for its depth.
 
-    Times depend neither on the values of weights nor on anything before the decoder.
+    Times do not depend on the values of weights.
     """
     cuda = model.device.startswith("cuda")
     name = torch.cuda.get_device_name(model.device) if cuda else _processor()
@@ -49,7 +51,9 @@ def machine_of(config: Any, model: ModelSpec) -> str:
     s = Shape.from_config(config)
     decoder = f"{config.get_text_config().model_type} of width {s.hidden}, MLP {s.intermediate}"
     heads = f"{s.heads} heads of {s.head_dim}, {s.kv_heads} for keys, vocabulary {s.vocab}"
-    config_digest = settings_digest(_layer_settings(config))[:12]
+    vision = getattr(config, "vision_config", None)
+    images = vision.to_dict() if vision else {}
+    config_digest = settings_digest([_layer_settings(config), images])[:12]
     decoder += f", {heads}, config {config_digest}"
     return f"{name}{threads}, {model.dtype}, {model.attention}, {versions}; {decoder}"
 
@@ -77,6 +81,7 @@ def fit_latency(
     samples: Sequence[tuple[int, int]],
     model: ModelSpec,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    pictures: Sequence[Sample] = (),
 ) -> LatencyTable:
     """Fit the table for prompts of these sizes in less than a minute.
 
@@ -87,6 +92,8 @@ def fit_latency(
         samples: Numbers of (visual, other) tokens of each sample.
         model: Its dtype, device and attention implementation.
         progress: Called with the numbers of finished rounds and of all.
+        pictures: Samples whose images are timed, in the order of their FLOPs; none: the time is
+            that of the decoder alone.
     """
     until = time.monotonic() + _SECONDS
     n_other = min(other for _, other in samples)
@@ -97,9 +104,12 @@ def fit_latency(
     fewer = _grid(_FEWEST[1], n_visual)
     needed = _keys(_grid(_FEWEST[0], n_visual), fewer, layers)
     keys = list(dict.fromkeys([*needed, *_keys(fine, coarse, layers)]))
-    parts: dict[Any, Part] = {"whole": whole, **{key: one.layer(*key) for key in keys}}
+    images = _image_parts(config, pictures, model)
+    parts: dict[Any, Part] = {
+        "whole": whole, **images, **{key: one.layer(*key) for key in keys}
+    }  # fmt: skip
     clock = Clock(torch.device(model.device))
-    at, launched = _timed(parts, 1 + len(needed), until, clock, progress)
+    at, launched = _timed(parts, 1 + len(images) + len(needed), until, clock, progress)
     fine = [n for n in fine if {(n, n, 0), (0, 0, n)} <= at.keys()]
     if not {_split_key(q, kv) for q in coarse for kv in coarse} <= at.keys():
         coarse = fewer
@@ -114,7 +124,29 @@ def fit_latency(
         launch=launched[0, 0, 0],
         launch_split=launched[_split_key(coarse[0], coarse[-1])],
         place=machine_of(config, model),
+        image_flops=tuple(images),
+        images=tuple(max(at[flops], launched[flops]) for flops in images),
     )
+
+
+def _image_parts(config: Any, pictures: Sequence[Sample], model: ModelSpec) -> dict[int, Part]:
+    """Return what comes before the decoder for samples, by the FLOPs of their images."""
+    if not pictures:
+        return {}
+    before = BeforeDecoder(config, model)
+    return {sample.image_flops or 0: before.part(sample) for sample in pictures}
+
+
+def typical_pictures(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with the least, the median and the most FLOPs of images, in this order.
+
+    Empty if the FLOPs of some are not known, as those of towers that are not described.
+    """
+    if any(sample.image_flops is None for sample in samples):
+        return []
+    by_flops = {sample.image_flops: sample for sample in samples if sample.image_flops}
+    found = [by_flops[flops] for flops in sorted(by_flops)]
+    return [found[i] for i in sorted({0, len(found) // 2, len(found) - 1})] if found else []
 
 
 def _grid(shares: Sequence[float], n_visual: int) -> list[int]:

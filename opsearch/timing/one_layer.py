@@ -111,11 +111,16 @@ def _random_layers(
     from transformers import AutoModel
 
     text = deepcopy(config.get_text_config())
-    vocabulary, text.vocab_size = text.vocab_size, 1  # embeddings come from the prompt
-    text.pad_token_id, text.num_hidden_layers = None, _LAYERS
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:1] * _LAYERS
+    vocabulary = text.vocab_size
+    shrink_text(text, _LAYERS)
     with torch.device(device):
         decoder = AutoModel.from_config(text, dtype=dtype, attn_implementation=attention)
         head = nn.Linear(text.hidden_size, vocabulary, bias=False, dtype=dtype)
     return decoder.eval(), head
+
+
+def shrink_text(text: Any, layers: int) -> None:
+    """Leave the config of a decoder some layers of its first kind, and no embeddings of tokens."""
+    text.vocab_size, text.pad_token_id, text.num_hidden_layers = 1, None, layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1] * layers

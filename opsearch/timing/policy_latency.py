@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from opsearch.costs.base import Cost, policy_cost
+from opsearch.costs.base import Cost, image_cost, policy_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.shape import Shape
@@ -118,7 +118,7 @@ def _cache_bytes(cache: Any) -> int:
 
 @dataclass(frozen=True)
 class TimedPrefill:
-    """Times of the decoder's prefill of one prompt at batch size 1.
+    """Times of the prefill of one prompt at batch size 1, with its images where they were timed.
 
     Attributes:
         n_visual: Visual tokens of the prompt.
@@ -144,13 +144,17 @@ def timed_prefill(
     sample = typical(samples)
     work = Workload(batch_inputs([sample], model.device), 1, *sample.shape)
     pairs = list(timed_pairs(model, work, policy, 1, _PAIRS))
-    predicted = policy_cost(latency, policy, *sample.shape)
+    images = image_cost(latency, [sample.size])
+
+    def real(each: Pass) -> float:
+        return each.from_images if images and each.from_images else each.prefill
+
     return TimedPrefill(
         *sample.shape,
-        predicted / 1e6,
-        1e3 * median(pair.policy.prefill for pair in pairs),
-        latency.stock(*sample.shape) / 1e6,
-        1e3 * median(pair.original.prefill for pair in pairs),
+        (policy_cost(latency, policy, *sample.shape) + images) / 1e6,
+        1e3 * median(real(pair.policy) for pair in pairs),
+        (latency.stock(*sample.shape) + images) / 1e6,
+        1e3 * median(real(pair.original) for pair in pairs),
     )
 
 

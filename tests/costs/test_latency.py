@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsearch.costs import COSTS
+from opsearch.costs.base import SampleSize, stock_cost
 from opsearch.costs.latency import Latency
 from opsearch.costs.latency_table import LatencyTable
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.errors import OpsearchError, RunFolderError
 from opsearch.policy import builders
 from opsearch.policy.counts import live
+from opsearch.problem.budget import total_cost
 from opsearch.runs.latency_file import read_table, write_table
 from tests.support.messages import refuses
 
@@ -90,8 +92,31 @@ def test_without_a_table_the_error_names_the_next_step():
         COSTS["latency"](SHAPE)
 
 
+PICTURES = replace(TABLE, image_flops=(1000, 3000), images=(400, 800))
+
+
+@pytest.mark.parametrize(
+    ("flops", "time"), [(0, 0), (500, 200), (1000, 400), (2000, 600), (3000, 800), (6000, 1600)]
+)
+def test_images_add_a_time_by_their_flops(flops, time):
+    latency = Latency(SHAPE, PICTURES)
+    pruned = builders.vtw(LAYERS, 2)
+    sizes = [SampleSize(VISUAL, OTHER, flops), SampleSize(VISUAL, OTHER, 0)]
+    assert stock_cost(latency, sizes) == 2 * LATENCY.stock(VISUAL, OTHER) + time
+    layers = LATENCY.of(pruned.resolve(VISUAL), VISUAL, OTHER)
+    assert total_cost(latency, pruned, sizes) == 2 * layers + time
+
+
+def test_without_times_of_images_a_table_tells_those_of_the_decoder():
+    unknown = [SampleSize(VISUAL, OTHER, None)]
+    assert stock_cost(LATENCY, unknown) == LATENCY.stock(VISUAL, OTHER)
+    with refuses(OpsearchError, "latency", "vision tower"):
+        stock_cost(Latency(SHAPE, PICTURES), unknown)
+
+
 def test_a_table_survives_its_file(tmp_path):
-    assert read_table(write_table(TABLE, tmp_path / "latency.json")) == TABLE
+    for table in (TABLE, PICTURES):
+        assert read_table(write_table(table, tmp_path / "latency.json")) == table
 
 
 @pytest.mark.parametrize(
@@ -101,6 +126,8 @@ def test_a_table_survives_its_file(tmp_path):
         {"rows": [60, 10, 110]},
         {"split": [[1, 2]]},
         {"once": "soon"},
+        {"images": [5]},
+        {"image_flops": [2, 1], "images": [5, 6]},
         {"another": 1},
     ],
 )

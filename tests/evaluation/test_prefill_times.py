@@ -23,7 +23,7 @@ def test_a_reducer_is_timed_on_the_prompt_that_it_makes(tmp_path, monkeypatch):
         length = inputs["input_ids"].shape[1]
         pooled = bool(model.model.multi_modal_projector._forward_hooks)
         seen.append((length, pooled))
-        return Pass(1.0, None, 0.0, length / 1000, None, None)
+        return Pass(1.0, None, 0.0, length / 1000, None, None, None)
 
     monkeypatch.setattr(generation, "timed", note)
     methods = [POLICY], [(pool, REDUCTION)], [prompt]

@@ -18,7 +18,7 @@ from tests.support import tiny
 from tests.support.messages import naming
 
 CLS = RankerSpec("cls")
-PASS = Pass(first_token=4.0, tower=1.0, ranking=0.0, prefill=2.0, decode=None, peak_bytes=None)
+PASS = Pass(4.0, tower=1.0, ranking=0.0, prefill=2.0, from_images=3.5, decode=None, peak_bytes=None)
 
 
 @pytest.fixture(scope="module")
