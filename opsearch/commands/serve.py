@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,7 @@ from typing import NoReturn
 from opsearch.errors import OpsearchError, echo
 from opsearch.models.pretrained import resolve_name
 from opsearch.models.pruned.checks import check_fits
+from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.runs.config import policy_settings
 from opsearch.serving.served_policy import KEY, ServedPolicy
@@ -24,17 +26,42 @@ _OURS = ("--model", "--hf-overrides")
 _ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 
 
-def server_command(path: Path, model: str | None = None, options: Sequence[str] = ()) -> list[str]:
-    """Return program and arguments of the server of a policy.
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that can be served under a policy.
+
+    Attributes:
+        policy: The policy.
+        spec: The model by its name.
+        folder: Name or folder by which vLLM loads it.
+    """
+
+    policy: Policy
+    spec: ModelSpec
+    folder: str
+
+
+def served_model(path: Path, model: str | None) -> ServedModel:
+    """Return the model that a policy is served with.
 
     Args:
         path: A run folder, one of its answers, or a policy's folder or file.
         model: Name of the model; None: the one that the policy was searched on.
-        options: Options of vLLM's server.
 
     Raises:
         OpsearchError: The policy does not fit the model or cannot be served.
     """
+    policy = Policy.from_pretrained(path)
+    ServedPolicy(policy)
+    spec = policy_settings(path, model=model or policy.provenance.get("model")).model_spec
+    config = spec.load_config()
+    check_fits(policy, config)
+    check_architecture(config)
+    return ServedModel(policy, spec, resolve_name(spec.name))
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raise OpsearchError if vLLM's options name the model, or what opsearch passes itself."""
     for option in options:
         name = option.partition("=")[0].partition(".")[0].replace("_", "-")
         if name in _OURS:
@@ -42,17 +69,23 @@ def server_command(path: Path, model: str | None = None, options: Sequence[str] 
                 f"{echo(option)} is among vLLM's options, but opsearch passes {name} itself; "
                 "leave it out, and give another model as --model before the --"
             )
-    policy = Policy.from_pretrained(path)
-    ServedPolicy(policy)
-    spec = policy_settings(path, model=model or policy.provenance.get("model")).model_spec
-    config = spec.load_config()
-    check_fits(policy, config)
-    check_architecture(config)
-    folder = resolve_name(spec.name)
-    named = () if folder == spec.name else ("--served-model-name", spec.name)
+
+
+def server_command(path: Path, model: str | None = None, options: Sequence[str] = ()) -> list[str]:
+    """Return program and arguments of the server of a policy; see `served_model`.
+
+    Args:
+        path: A run folder, one of its answers, or a policy's folder or file.
+        model: Name of the model; None: the one that the policy was searched on.
+        options: Options of vLLM's server.
+    """
+    check_options(options)
+    served = served_model(path, model)
+    name = served.spec.name
+    named = () if served.folder == name else ("--served-model-name", name)
     overrides = json.dumps({KEY: str(path.resolve())})
     program = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
-    return [*program, "--model", folder, *named, "--hf-overrides", overrides, *options]
+    return [*program, "--model", served.folder, *named, "--hf-overrides", overrides, *options]
 
 
 def command_line(command: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from opsearch.console import PlainConsole
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.groups import Seen
+from opsearch.data.item import Item
 from opsearch.data.rows import Rows, bundled
 from opsearch.data.split import take_unseen
 from opsearch.errors import DataError, RunFolderError
@@ -105,6 +106,26 @@ def evaluate(
     model.check()
     config, processor = model.load_config(), model.load_processor()
     check_fits(policy, config)
+    kept, dropped = unseen_items(
+        path, data=data, samples=samples, split=split, seed=seed, progress=progress
+    )
+    with progress.stage(f"encoding {counted(len(kept), 'sample')}") as tick:
+        encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
+    check_answer_positions(encoded, processor, config, answer_tokens)
+    with progress.stage("loading the model"):
+        loaded = model.load()
+    return answer_both(
+        loaded, processor, encoded, policy, progress, dropped, answer_tokens=answer_tokens
+    )
+
+
+def unseen_items(
+    path: Path, *, data: Path | None, samples: int, split: str, seed: int, progress: Progress
+) -> tuple[list[Item], int]:
+    """Return items that a policy was not searched on, and the number of excluded ones.
+
+    Arguments and errors are those of `evaluate`.
+    """
     rows = Rows(bundled(load_file(data) if data else embedded(split, samples, seed)))
     seen = calibrated_on(path, progress.say)
     kept = [rows.sample(digest) for digest in take_unseen(rows, seen.links, samples)]
@@ -117,14 +138,7 @@ def evaluate(
     check_answers(kept)
     if note := repeats(rows):
         progress.say(note)
-    with progress.stage(f"encoding {counted(len(kept), 'sample')}") as tick:
-        encoded = encode(kept, processor, config, lambda done: tick(done, len(kept)), progress.say)
-    check_answer_positions(encoded, processor, config, answer_tokens)
-    with progress.stage("loading the model"):
-        loaded = model.load()
-    return answer_both(
-        loaded, processor, encoded, policy, progress, dropped, answer_tokens=answer_tokens
-    )
+    return kept, dropped
 
 
 def answer_both(

@@ -133,3 +133,20 @@ def test_another_release_of_vllm_is_refused(serve, folder, tmp_path, monkeypatch
     monkeypatch.delitem(sys.modules, "vllm")
     assert code == 1
     assert re.search(naming("0.33.1", "vllm==0.32"), said)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--engine=vllm", "--tasks=mme"], ["--tasks", "--engine vllm"]),
+        (["--engine=vllm", "--ray-address=auto"], ["--ray-address", "--engine vllm"]),
+        (["--engine=vllm", "--", "--hf-overrides={}"], ["--hf-overrides", "--model"]),
+        (["--", "--dtype=float32"], ["'--dtype=float32'", "--engine vllm"]),
+    ],
+)
+def test_evaluation_refuses_options_of_the_other_engine(capsys, tmp_path, options, parts):
+    path = saved(builders.identity(LAYERS), tmp_path)
+    assert call(["eval", str(path), *options]) == 1
+    printed, said = capsys.readouterr()
+    assert not printed
+    assert re.search(naming(*parts), " ".join(said.split()))

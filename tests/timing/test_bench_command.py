@@ -186,6 +186,31 @@ def test_peers_are_the_rules_that_the_model_serves(bench, tmp_path):
     assert re.search(r"\bbatch 1\b.*\b100 visual\b.*\b9 .*\b1 .*\bpairs?\b", printed)
 
 
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        (["--engine=vllm", "--shape=llava-next-7b"], ("--shape", "--engine vllm")),
+        (["--engine=vllm", "--dtype=float32"], ("--dtype", "-- --dtype bfloat16")),
+        (["--engine=vllm", "--", "--model=x"], ("--model=x",)),
+        (["--requests=3"], ("--requests 3", "--engine vllm")),
+        (["--", "--dtype=float32"], ("'--dtype=float32'", "--engine vllm")),
+    ],
+)
+def test_options_of_one_engine_do_not_go_with_the_other(bench, tmp_path, options, values):
+    policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
+    code, printed, said = bench(policy, *options)
+    assert (code, printed) == (1, "")
+    assert re.search(naming(*values), said)
+
+
+def test_policies_that_vllm_does_not_serve_are_refused(bench, tmp_path):
+    policy = builders.fastv(12, 2, "1/2").save_pretrained(tmp_path)
+    code, printed, said = bench(policy, "--engine=vllm")
+    assert (code, printed) == (1, "")
+    assert re.search(naming("fastv", "inside the decoder", "divprune"), said)
+    assert re.search(naming("POLICY", "--engine vllm"), bench("--engine=vllm")[2])
+
+
 def test_what_peers_do_not_go_with(bench, tmp_path):
     policy = builders.dop(12, 8, 6, "1/2", CLS).save_pretrained(tmp_path)
     assert "--suite rankers" in bench("--peers", "--shape=llava-next-7b")[2]

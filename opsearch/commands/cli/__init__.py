@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from opsearch.commands.cli.evaluation import analyze, bench, compare, evaluate
+from opsearch.commands.cli.bench import bench
+from opsearch.commands.cli.evaluation import analyze, compare, evaluate
 from opsearch.commands.cli.generate import generate
 from opsearch.commands.cli.inspection import export, list_parts, report, show
 from opsearch.commands.cli.notes import printed_notes

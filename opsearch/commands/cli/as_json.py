@@ -16,6 +16,7 @@ from opsearch.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from opsearch.commands.analyze import Analysis
     from opsearch.commands.dry_run import DryRun
+    from opsearch.commands.engine_eval import ServedScores
     from opsearch.commands.front import Front
     from opsearch.commands.search_result import SearchResult
     from opsearch.evaluation.evaluate import Scores
@@ -87,6 +88,15 @@ def scores_json(scores: Scores) -> dict[str, Any]:
         "samples": len(scores.original.texts),
         "changed": scores.changed,
         "dropped": scores.dropped,
+    }
+
+
+def served_scores_json(served: ServedScores) -> dict[str, Any]:
+    """Return the scores, the divergence, and what the run of the policy reported."""
+    return {
+        **scores_json(served.scores),
+        "kl": float(served.kl.mean()),
+        "reported": served.reported,
     }
 
 

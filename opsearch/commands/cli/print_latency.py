@@ -53,15 +53,15 @@ def print_peers(rows: Sequence[LatencyRow], console: Console) -> None:
         ranking = row["policy"]["ranking_ms"]
         share = f"{100 * ranking[1] / row['original']['prefill_ms'][1]:.3g}"
         before = row["before_decoder"]
-        selection = [_spread(ranking), share] if before else ["in the prefill", ""]
-        lines.append((*selection, f"{row['flop_ratio']:.3f}", _spread(row["ratio"]["prefill"])))
+        selection = [spread(ranking), share] if before else ["in the prefill", ""]
+        lines.append((*selection, f"{row['flop_ratio']:.3f}", spread(row["ratio"]["prefill"])))
     columns = [Column(*pair) for pair in zip(headers, zip(*lines, strict=True), strict=True)]
     print_table([Column("", [row["rule"] for row in rows], "left"), *columns], console)
     first = rows[0]
     console.print(
         f"Measured at batch {first['batch']} with {first['visual']} visual and {first['other']} "
         f"text tokens, in {first['pairs']} alternating pairs: median (quartiles). Prefill of the "
-        f"original: {_spread(first['original']['prefill_ms'])} ms. Ratios are per pair and include "
+        f"original: {spread(first['original']['prefill_ms'])} ms. Ratios are per pair and include "
         "the selection; features that a method reads from the vision tower are computed there.",
         soft_wrap=True,
         style="dim",
@@ -72,11 +72,11 @@ def _latency_columns(row: LatencyRow, kv: LatencyRow) -> list[Column]:
     """Return the times of original and policy, with the sizes of their caches."""
     rows: list[Sequence[str]] = []
     for part in PARTS:
-        cells = [_spread(row[side].get(f"{part}_ms")) for side in _SIDES]
+        cells = [spread(row[side].get(f"{part}_ms")) for side in _SIDES]
         if part == "ranking":
             cells[0] = ""  # the original ranks nothing
         if any(cells):
-            rows.append((_PART_TITLES[part], *cells, _spread(row["ratio"].get(part))))
+            rows.append((_PART_TITLES[part], *cells, spread(row["ratio"].get(part))))
     rows.append(("KV cache", *_byte_cells([kv[side] for side in _SIDES])))
     rows.append(("KV cache, predicted", *_byte_cells([kv[f"{side}_cost"] for side in _SIDES])))
     if "peak_bytes" in row["policy"]:
@@ -87,7 +87,8 @@ def _latency_columns(row: LatencyRow, kv: LatencyRow) -> list[Column]:
     return [Column("", titles, "left"), *columns]
 
 
-def _spread(values: Sequence[float] | None) -> str:
+def spread(values: Sequence[float] | None) -> str:
+    """Format the median between its quartiles; nothing for None."""
     if values is None:
         return ""
     low, median, high = (f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in values)

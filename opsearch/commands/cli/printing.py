@@ -29,6 +29,7 @@ from opsearch.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from opsearch.commands.analyze import Analysis
     from opsearch.commands.dry_run import DryRun
+    from opsearch.commands.engine_eval import ServedScores
     from opsearch.commands.front import Front
     from opsearch.commands.search_result import SearchResult
     from opsearch.evaluation.evaluate import Scores
@@ -316,6 +317,18 @@ def print_scores(scores: Scores, console: Console) -> None:
         console.print(
             f"Excluded {counted(scores.dropped, 'sample')} on which the policy was searched, or "
             "which share an image or a group with those.",
+            soft_wrap=True,
+        )
+
+
+def print_served_scores(served: ServedScores, console: Console) -> None:
+    """Print the accuracy of vLLM without and with the policy, and the divergence of the policy."""
+    print_scores(served.scores, console)
+    console.print(f"KL of the next token behind the prompt: {served.kl.mean():.4g} nats (mean)")
+    if served.reported:
+        found = [f"{name.rstrip('%, ')} {value:.4g}" for name, value in served.reported.items()]
+        console.print(
+            f"The run reported with transformers, on its held-out samples: {', '.join(found)}.",
             soft_wrap=True,
         )
 
