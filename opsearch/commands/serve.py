@@ -18,7 +18,7 @@ from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.policy import Policy
 from opsearch.runs.config import policy_settings
-from opsearch.serving.served_policy import KEY, ServedPolicy
+from opsearch.serving.served_policy import CHECKS_KEY, KEY, ServedPolicy
 from opsearch.serving.supported import check_architecture, check_release
 
 _OURS = ("--model", "--hf-overrides")
@@ -71,19 +71,23 @@ def check_options(options: Sequence[str]) -> None:
             )
 
 
-def server_command(path: Path, model: str | None = None, options: Sequence[str] = ()) -> list[str]:
+def server_command(
+    path: Path, model: str | None = None, options: Sequence[str] = (), checks: int = 1
+) -> list[str]:
     """Return program and arguments of the server of a policy; see `served_model`.
 
     Args:
         path: A run folder, one of its answers, or a policy's folder or file.
         model: Name of the model; None: the one that the policy was searched on.
         options: Options of vLLM's server.
+        checks: Pairs of random prompts that the server checks before the first request.
     """
     check_options(options)
     served = served_model(path, model)
     name = served.spec.name
     named = () if served.folder == name else ("--served-model-name", name)
-    overrides = json.dumps({KEY: str(path.resolve())})
+    more = {CHECKS_KEY: checks} if checks > 1 else {}
+    overrides = json.dumps({KEY: str(path.resolve()), **more})
     program = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
     return [*program, "--model", served.folder, *named, "--hf-overrides", overrides, *options]
 

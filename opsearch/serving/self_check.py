@@ -1,9 +1,9 @@
 """Check of a served policy against plain masked attention, before a server takes requests.
 
 Two prompts of random hidden states run through the decoder in random chunks, as requests would, in
-blocks of the cache that no request has yet. The reference runs the same weights over each whole
-prompt with a mask. It is what tells a wrong kernel, block table or metadata of a backend on which
-the plug-in was never tried.
+blocks of the cache that no request has yet; further pairs, of random lengths, if the server is told
+to. The reference runs the same weights over each whole prompt with a mask. It is what tells a wrong
+kernel, block table or metadata of a backend on which the plug-in was never tried.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from opsearch.policy.counts import KV, MLP, Q
 from opsearch.serving.attention_groups import LayerCache, StepAttention, layer_caches
 from opsearch.serving.decoder import add_rows, project_keys, project_queries
 from opsearch.serving.prompt_rows import PromptRows, PromptShape
+from opsearch.serving.served_policy import CHECKS_KEY, n_positions
 from opsearch.serving.step import Scheduled, Step
 
-_PROMPTS = ((5, 40, 6), (3, 23, 9))  # text, visual tokens, text
+Sizes = tuple[int, int, int]  # text, visual tokens, text
+_PROMPTS: tuple[Sizes, Sizes] = ((5, 40, 6), (3, 23, 9))
 _GENERATED = 2
 _CHUNK = 24
-_LONGEST = max(map(sum, _PROMPTS)) + _GENERATED
+_MOST_VISUAL, _MOST_TEXT = 600, 30  # of further prompts
 # Largest difference of hidden states, relative to their root mean square.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
@@ -61,22 +63,16 @@ def check_served(runner: Any, serving: Any) -> None:
         ModelError: They differ.
     """
     generator = torch.Generator().manual_seed(0)
-    samples = [_sample(serving, sizes, generator, runner) for sizes in _PROMPTS]
-    if not all(Step([Scheduled(each.prompt, 0, 1)]).pruned for each in samples):
+    found: list[Tensor] = []
+    for sizes in _pairs(runner, generator):
+        samples = [_sample(serving, each, generator, runner) for each in sizes]
+        if all(Step([Scheduled(each.prompt, 0, 1)]).pruned for each in samples):
+            found += _differences(runner, serving, samples, generator)
+    if not found:
         logger.info("opsearch: no self-check, because the policy prunes nothing of short prompts")
         return
-    worst = 0.0
-    for chunks in _chunks(samples, generator):
-        outputs = _run(runner, serving, samples, chunks)
-        for sample, rows, output in zip(samples, chunks, outputs, strict=True):
-            part = slice(sample.computed, sample.computed + rows)
-            expected = _reference(serving.decoder, sample)[part]
-            text = _ranks(sample)[part] < 0
-            difference = (output - expected)[text].abs()
-            if len(difference):
-                worst = max(worst, float(difference.max() / expected.square().mean().sqrt()))
-            sample.computed += rows
-    if not worst <= _TOLERANCE[samples[0].hidden.dtype]:
+    worst = float(torch.stack(found).max())  # nan if any is
+    if not worst <= _TOLERANCE[serving.decoder.embed_tokens.weight.dtype]:
         raise ModelError(
             f"hidden states under the policy differ from masked attention by {worst:.2g} of their "
             "size, so that answers would be wrong; serve without the policy, and report the "
@@ -85,9 +81,47 @@ def check_served(runner: Any, serving: Any) -> None:
     logger.info("opsearch: self-check passed, largest difference %.1e of the hidden states", worst)
 
 
-def _sample(
-    serving: Any, sizes: tuple[int, int, int], generator: torch.Generator, runner: Any
-) -> _Sample:
+def _pairs(runner: Any, generator: torch.Generator) -> list[Sequence[Sizes]]:
+    """Return the sizes of the prompts of each pair."""
+    config = runner.model_config.hf_config
+    rows = min(n_positions(config), _rows_in_cache(runner)) - _GENERATED - 2 * _MOST_TEXT
+
+    def upto(most: int) -> int:
+        return int(torch.randint(1, max(most, 1) + 1, (), generator=generator))
+
+    def further() -> Sizes:
+        return upto(_MOST_TEXT), upto(min(_MOST_VISUAL, rows)), upto(_MOST_TEXT)
+
+    checks = int(getattr(config, CHECKS_KEY, 1))
+    return [_PROMPTS, *((further(), further()) for _ in range(checks - 1))]
+
+
+def _rows_in_cache(runner: Any) -> int:
+    """Return how long each prompt of a pair can be; each group of the cache has its own blocks."""
+    groups = runner.kv_cache_config.kv_cache_groups
+    block_size = min(int(group.kv_cache_spec.block_size) for group in groups)
+    return (int(runner.kv_cache_config.num_blocks) // (2 * len(groups)) - 1) * block_size
+
+
+def _differences(
+    runner: Any, serving: Any, samples: Sequence[_Sample], generator: torch.Generator
+) -> list[Tensor]:
+    """Return the largest differences of hidden states of text, relative to their size."""
+    references = [_reference(serving.decoder, sample) for sample in samples]
+    found = []
+    for chunks in _chunks(samples, generator):
+        outputs = _run(runner, serving, samples, chunks)
+        for sample, rows, output, whole in zip(samples, chunks, outputs, references, strict=True):
+            part = slice(sample.computed, sample.computed + rows)
+            expected, text = whole[part], _ranks(sample)[part] < 0
+            difference = (output - expected)[text].abs()
+            if len(difference):
+                found.append(difference.max().float() / expected.float().square().mean().sqrt())
+            sample.computed += rows
+    return found
+
+
+def _sample(serving: Any, sizes: Sizes, generator: torch.Generator, runner: Any) -> _Sample:
     before, n_visual, after = sizes
     visual = torch.tensor([False] * before + [True] * n_visual + [False] * after)
     length = len(visual)
@@ -107,7 +141,8 @@ def _sample(
 def _chunks(samples: Sequence[_Sample], generator: torch.Generator) -> Iterator[list[int]]:
     """Yield the numbers of rows of each sample in the next step, until all have run."""
     while any(sample.computed < len(sample.hidden) for sample in samples):
-        sizes = torch.randint(1, _CHUNK, (len(samples),), generator=generator).tolist()
+        most = max(_CHUNK, max(len(sample.hidden) for sample in samples) // 8)
+        sizes = torch.randint(1, most, (len(samples),), generator=generator).tolist()
         yield [
             min(size, len(sample.hidden) - sample.computed)
             for size, sample in zip(sizes, samples, strict=True)
@@ -123,7 +158,7 @@ def _run(
     step = Step([Scheduled(sample.prompt, sample.computed, rows) for sample, rows in alive])
     blocks = runner.kv_cache_config.num_blocks
     caches = [
-        _with_last_blocks(cache, numbers, blocks)
+        _with_last_blocks(cache, numbers, blocks, max(len(sample.hidden) for sample in samples))
         for cache in layer_caches(runner, serving.attention_names)
     ]
     serving.step = StepAttention(step, caches, runner.device)
@@ -136,12 +171,14 @@ def _run(
     return [next(parts) if rows else hidden[:0] for rows in chunks]
 
 
-def _with_last_blocks(cache: LayerCache, numbers: Sequence[int], blocks: int) -> LayerCache:
+def _with_last_blocks(
+    cache: LayerCache, numbers: Sequence[int], blocks: int, longest: int
+) -> LayerCache:
     """Give samples the last blocks of a cache, which no request has yet.
 
     Layers of several groups share memory, so that each group has its own.
     """
-    width = -(-_LONGEST // cache.block_size)
+    width = -(-longest // cache.block_size)
     rows = torch.tensor(numbers) + cache.number * len(_PROMPTS)
     first = rows[:, None] * width + torch.arange(width)
     return replace(cache, block_table=(blocks - 1 - first).int())

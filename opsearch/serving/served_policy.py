@@ -16,7 +16,9 @@ from opsearch.policy.policy import Policy
 from opsearch.rankers.base import TEXT_NEEDS, Prompt
 from opsearch.rankers.of_policy import decoder_needs, policy_ranker
 
-KEY = "opsearch_policy"  # in the config of a model, by `--hf-overrides`
+# In the config of a model, by `--hf-overrides`.
+KEY = "opsearch_policy"
+CHECKS_KEY = "opsearch_selfcheck"
 
 
 class ServedPolicy:

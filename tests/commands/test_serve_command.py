@@ -72,6 +72,14 @@ def test_a_run_an_answer_and_a_policy_are_served_with_the_model_of_the_run(serve
         ]
 
 
+def test_the_server_is_told_how_many_prompts_to_check(serve, folder):
+    code, printed, _ = serve(folder, "--self-check", "5", "--dry-run", "--json")
+    command = json.loads(printed)["command"]
+    assert code == 0
+    told = json.loads(command[command.index("--hf-overrides") + 1])
+    assert told == {"opsearch_policy": str(folder.resolve()), "opsearch_selfcheck": 5}
+
+
 def test_another_model_is_served_if_the_policy_fits_it(serve, folder, tmp_path):
     model = llava(layers=LAYERS)
     model.save_pretrained(tmp_path / "model")

@@ -24,6 +24,14 @@ def serve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the command of the server and exit.")
     ] = False,
+    self_check: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of pairs of random prompts that the server compares with masked attention "
+            "before the first request.",
+        ),
+    ] = 1,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -32,7 +40,7 @@ def serve(
     say_loading()
     from opsearch.commands.serve import become, check_installed, command_line, server_command
 
-    command = server_command(policy, model, options or ())
+    command = server_command(policy, model, options or (), self_check)
     line = command_line(command)
     if dry_run:
         give(lambda: out.print(line, soft_wrap=True), lambda: {"command": command})

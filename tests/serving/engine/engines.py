@@ -21,9 +21,9 @@ SETTINGS = {
 
 
 @contextmanager
-def engine(folder=None, model=EMBEDDED, **settings):
+def engine(folder=None, model=EMBEDDED, hf_overrides=None, **settings):
     """An engine that serves a model under the policy of a folder, or without one."""
-    overrides = {} if folder is None else {"opsearch_policy": str(folder)}
+    overrides = {} if folder is None else {"opsearch_policy": str(folder), **(hf_overrides or {})}
     llm = LLM(str(model), hf_overrides=overrides, **{**SETTINGS, **settings})
     try:
         yield llm

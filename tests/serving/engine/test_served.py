@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import torch
 from vllm.model_executor.model_loader import utils
 from vllm.model_executor.models import ModelRegistry
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP
@@ -11,6 +12,7 @@ from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 from opsearch import RankerSpec, builders
 from opsearch.data.embedded import embedded
 from opsearch.errors import ModelError
+from opsearch.serving import self_check
 from opsearch.serving.step import Step
 from tests.serving.engine.engines import TOKENS, ask, assert_equal, engine, question
 from tests.serving.engine.policies import FREE, POLICIES, STAYING
@@ -99,6 +101,28 @@ def one_key_short(stock):
         return found._replace(lengths=(found.lengths - 1).maximum(found.starts.diff()))
 
     return runs
+
+
+def test_answers_that_are_no_numbers_do_not_pass_the_check(monkeypatch, tmp_path):
+    run = self_check._run
+    monkeypatch.setattr(self_check, "_run", lambda *args: [torch.nan * each for each in run(*args)])
+    with refuses(ModelError, "differ from masked attention"), engine(saved(FREE, tmp_path)):
+        pass
+
+
+def test_a_server_checks_as_many_prompts_as_it_is_told(monkeypatch, tmp_path):
+    lengths, reference = [], self_check._reference
+
+    def seen(decoder, sample):
+        lengths.append(len(sample.hidden))
+        return reference(decoder, sample)
+
+    monkeypatch.setattr(self_check, "_reference", seen)
+    with engine(saved(FREE, tmp_path), hf_overrides={"opsearch_selfcheck": 8}):
+        pass
+    assert len(lengths) == 16
+    assert len(set(lengths)) > 10
+    assert 150 < max(lengths) < 256
 
 
 @pytest.mark.parametrize(("method", "fault"), [("slots", reversed_slots), ("runs", one_key_short)])

@@ -130,3 +130,11 @@ def test_each_family_without_a_policy_is_vllms_own(folder, images, prompts):
     with engine(model=folder, enforce_eager=True, **SETTINGS, **images) as llm:
         found = ask(llm, prompts)
     assert_equal(found, greedy(builders.identity(LAYERS), prompts, TOKENS, folder))
+
+
+def test_two_processes_share_the_heads(folder, images, prompts, tmp_path):
+    """Each ranks, plans and checks itself alike, and holds half of the heads."""
+    POLICIES["free"].save_pretrained(tmp_path)
+    with engine(tmp_path, model=folder, tensor_parallel_size=2, **SETTINGS, **images) as llm:
+        found = ask(llm, prompts)
+    assert_equal(found, greedy(POLICIES["free"], prompts, TOKENS, folder))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from urllib.error import URLError
@@ -98,6 +99,34 @@ def request(item):
 
 def words(content):
     return [each.token.strip() for each in content]
+
+
+def memory(process):
+    """Bytes that the processes of a server have for themselves."""
+    own = [process.pid, *(child.pid for child in children(process))]
+    return sum(psutil.Process(pid).memory_full_info().uss for pid in own)
+
+
+def test_a_thousand_requests_lose_nothing_and_memory_stays_flat(server):
+    process, address = server
+    items = embedded("held-out", 40)
+    wanted = [
+        [WORDS[token] for token, _ in answer]
+        for answer in greedy(POLICY, [question(item, *item.images) for item in items], TOKENS)
+    ]
+    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+
+    def right(number):
+        asked = request(items[number % len(items)])
+        (choice,) = client.chat.completions.create(**asked).choices
+        return words(choice.logprobs.content) == wanted[number % len(items)]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(right, range(200)))  # caches are filled
+        before = memory(process)
+        assert all(pool.map(right, range(200, 1000)))
+    assert memory(process) < 1.02 * before
+    client.close()
 
 
 def test_a_server_answers_as_transformers_does_and_stops_at_ctrl_c(server):
