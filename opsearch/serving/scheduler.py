@@ -49,12 +49,10 @@ class _Pruned:
     positions: int
 
     def add_request(self, request: Any) -> None:
-        """Keep a request from reading blocks that it must not share, and say its images' sizes.
+        """Take a request, say its images' sizes, and end its answer at the model's last position.
 
-        Its answer ends where that of the whole prompt would, at the model's last position.
+        That is where the answer to the whole prompt would end.
         """
-        if _is_private(self.served, request):
-            request.skip_reading_prefix_cache = True
         left = self.positions - request.num_prompt_tokens - _dropped(request)
         request.max_tokens = min(request.max_tokens, left)
         for feature in request.mm_features:
@@ -79,7 +77,9 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
     assert served is not None, "the scheduler is chosen where a policy is served"
     scheduler.served = served
     scheduler.positions = n_positions(vllm_config.model_config.hf_config)
-    coordinator = scheduler.kv_cache_manager.coordinator
+    cache = scheduler.kv_cache_manager
+    cache.get_computed_blocks = partial(_computed_blocks, cache.get_computed_blocks, served, cache)
+    coordinator = cache.coordinator
     coordinator.cache_blocks = partial(_cache_blocks, coordinator.cache_blocks, served)
     for manager in coordinator.single_type_managers:
         if isinstance(manager, KeptKeysManager):
@@ -89,14 +89,29 @@ def make_scheduler(*args: Any, vllm_config: Any, **kwargs: Any) -> Scheduler:
 
 def _cache_blocks(stock: Any, served: ServedPolicy, request: Any, num_tokens: int) -> None:
     """Let other requests read the blocks, of a private request those before its images."""
-    if _is_private(served, request):
-        num_tokens = min(num_tokens, request.mm_features[0].mm_position.offset)
-    stock(request, num_tokens)
+    stock(request, min(num_tokens, _shared(served, request)))
 
 
-def _is_private(served: ServedPolicy, request: Any) -> bool:
-    """Return whether other requests may not read a request's keys, nor it theirs."""
-    return not served.shares_prefix(image_sizes(request))
+def _computed_blocks(
+    stock: Any, served: ServedPolicy, cache: Any, request: Any
+) -> tuple[Any, int, int]:
+    """Return the blocks of others that a request reads, their rows, and vLLM's boundary."""
+    blocks, rows, boundary = stock(request)
+    shared = _shared(served, request)
+    if rows <= shared:
+        return blocks, rows, boundary
+    kept = shared - shared % max(each.block_size for each in cache.coordinator.single_type_managers)
+    return cache.truncate_computed_blocks(blocks, kept), kept, 0
+
+
+def _shared(served: ServedPolicy, request: Any) -> int:
+    """Return the number of rows whose keys requests may read of each other.
+
+    Those before the images where what is kept of these depends on what follows.
+    """
+    if served.shares_prefix(image_sizes(request)):
+        return int(request.num_tokens)
+    return int(request.mm_features[0].mm_position.offset)
 
 
 def _dropped(request: Any) -> int:

@@ -15,9 +15,9 @@ from opsearch.errors import ModelError
 from opsearch.serving import self_check
 from opsearch.serving.step import Step
 from tests.serving.engine.engines import TOKENS, ask, assert_equal, engine, question
-from tests.serving.engine.policies import FREE, POLICIES, STAYING
+from tests.serving.engine.policies import FREE, LEAVING, POLICIES, STAYING
 from tests.support.messages import refuses
-from tests.support.served import greedy
+from tests.support.served import Prompt, greedy
 
 expected = partial(greedy, tokens=TOKENS)
 
@@ -41,6 +41,35 @@ def test_answers_are_those_of_transformers(name, prompts, tmp_path):
     assert_equal(found, wanted)
     assert_equal(again, wanted)
     assert any(each.num_cached_tokens for each in again) == (name in STAYING)
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_text_before_an_image_is_read_from_the_cache(name, tmp_path):
+    """Two blocks of a system prompt that all requests begin with, and nothing of the images."""
+    items = embedded("held-out", 12)
+    prompts = [
+        Prompt(f"<bos> {'red ' * 70}user <image> {item.question} assistant", list(item.images))
+        for item in items
+    ]
+    with engine(saved(LEAVING[name], tmp_path), enable_prefix_caching=True) as llm:
+        first = ask(llm, prompts[:1])
+        others = ask(llm, prompts)
+    assert_equal([*first, *others], expected(LEAVING[name], [prompts[0], *prompts]))
+    assert {each.num_cached_tokens for each in others} == {64}
+
+
+def test_a_second_image_leaves_the_first_one_in_the_cache_unread(tmp_path):
+    """The blocks of the image alone are shared; beside another image it is ranked anew."""
+    item, other = embedded("held-out", 2)
+    text = f"<bos> {'red ' * 20}user <image> {{}}{item.question} assistant"
+    alone = Prompt(text.format(""), list(item.images))
+    both = Prompt(text.format("<image> "), [*item.images, *other.images])
+    policy = POLICIES["dop, keys stay"]
+    with engine(saved(policy, tmp_path), enable_prefix_caching=True, block_size=32) as llm:
+        found = [ask(llm, [each])[0] for each in (alone, alone, both, both)]
+    assert_equal(found, expected(policy, [alone, alone, both, both]))
+    assert found[1].num_cached_tokens == 64
+    assert {each.num_cached_tokens for each in found[2:]} == {0}
 
 
 @pytest.mark.parametrize(
