@@ -36,7 +36,7 @@ def front(costs: Integers, values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64]) -> pd.DataFrame:
-    """Return the front as a table: parameters, cost per sample, share of stock, value."""
+    """Return the front as a table: parameters, cost per sample, shares of stock, value."""
     rows = front(constraint.listed, values)
     table = pd.DataFrame(
         {
@@ -46,6 +46,8 @@ def front_table(space: Space, constraint: Constraint, values: NDArray[np.float64
     )
     table[f"{constraint.name}_per_sample"] = ratios(constraint.listed[rows], constraint.samples)
     table["share"] = constraint.shares[rows]
+    for name, shares in constraint.other_shares(constraint.listed[rows].tolist()).items():
+        table[name] = shares
     table["value"] = values[rows]
     return table
 

@@ -109,6 +109,16 @@ class Constraint:
         other = 100 * self.vision.other_share(cost, self.stock)
         return f"{self.describe(cost)}, {other:.4g}% {self.vision.other_words}"
 
+    def other_shares(self, costs: Sequence[int]) -> dict[str, list[float]]:
+        """Return costs as shares with vision, or of the decoder, by their name in tables.
+
+        Nothing is returned where the FLOPs of the images are not known.
+        """
+        if self.vision is None:
+            return {}
+        shares = [self.vision.other_share(cost, self.stock) for cost in costs]
+        return {f"share_{self.vision.other_words.replace(' ', '_')}": shares}
+
 
 def by_cost(rows: NDArray[np.int64], costs: Integers) -> NDArray[np.int64]:
     """Return the order in which ties of points are broken: by rising cost, then by row.

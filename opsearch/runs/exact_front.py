@@ -173,13 +173,14 @@ def walked_front(problem: Problem, most: int) -> tuple[pd.DataFrame, bool]:
 
 
 def front_row(problem: Problem, index: int, proved: bool) -> dict[str, Any]:
-    """Return a point as a row: policy, cost per sample, share of stock, value, cost, proved."""
+    """Return a point as a row: policy, cost per sample, shares of stock, value, cost, proved."""
     constraint = problem.constraints[0]
     cost = constraint.cost(index)
     return {
         "policy": problem.space.decode(problem.space.row(index)).name,
         f"{constraint.name}_per_sample": cost / constraint.samples,
         "share": cost / constraint.stock,
+        **{name: share for name, (share,) in constraint.other_shares([cost]).items()},
         "value": problem.objective.value(index),
         "cost": cost,
         "proved": proved,

@@ -221,6 +221,9 @@ def test_the_front_holds_the_solution(done):
     assert best["value"] == result.solution.value
     named = {name: str(best[name]) for name in result.solution.point}
     assert named == result.solution.point
+    with_vision = result.comparison["opsearch"]["+ vision, %"]
+    assert 100 * best["share_with_vision"] == pytest.approx(with_vision)
+    assert best["share"] < best["share_with_vision"] < 1
 
 
 def test_a_depth_run_reports_like_any_other(additive):
