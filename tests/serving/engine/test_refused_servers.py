@@ -18,7 +18,7 @@ from tests.support.messages import refuses
 from tests.support.served import EMBEDDED
 
 FITTING = STAYING["tokens"]
-HALF = ImageSetting(Fraction(1, 2), (("do_resize", 0),))
+HALF = ImageSetting(Fraction(1, 2), (("size.longest_edge", 100),))
 
 
 def start(policy, folder, **settings):
@@ -38,7 +38,7 @@ def configured(folder, **settings):
     [
         (builders.tokens(LAYERS - 1, "1/4", RankerSpec("uniform")), [11, 12, "for this model"]),
         (replace(FITTING, model_type="qwen2_vl"), ["'qwen2_vl'", "'llava'", "for this model"]),
-        (replace(FITTING, images=HALF), ["1/2", "do_resize=0", "--images"]),
+        (replace(FITTING, images=HALF), ["1/2", "size.longest_edge=100", "--images"]),
         (builders.fastv(LAYERS, 2, "1/2"), ["fastv", "inside the decoder", "divprune"]),
     ],
     ids=["layers", "family", "image setting", "ranker inside the decoder"],
