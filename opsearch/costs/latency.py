@@ -74,7 +74,7 @@ class Latency:
 
     @property
     def of_images(self) -> Callable[[int], int] | None:
-        """What the images of a sample add, by their FLOPs; None if the table has no such times."""
+        """Time that the images of a sample add, by their FLOPs; None if the table has no times."""
         return self.table.of_images if self.table and self.table.images else None
 
     def _sum(self, rows: Ints) -> Ints:
