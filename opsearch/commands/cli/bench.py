@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -136,18 +137,9 @@ def bench(
 ) -> None:
     """Measure the times of prefill and decoding and the memory, with and without a policy."""
     if engine is EngineName.VLLM:
-        if policy is None:
-            raise OpsearchError("--engine vllm times one policy; give POLICY")
         refuse_typed(context, _NOT_WITH_VLLM)
-        say_loading()
-        from opsearch.commands.cli.print_engine_bench import print_engine_bench
-        from opsearch.commands.engine_bench import STAGES, Load, bench_engine
-        from opsearch.progress import Progress
-
-        load = Load(requests, new_tokens, repeats)
-        progress = Progress(err, STAGES)
-        served = bench_engine(policy, model, options or (), load, progress, out_file)
-        return give(lambda: print_engine_bench(served, out), lambda: served)
+        load = {"requests": requests, "new_tokens": new_tokens, "repeats": repeats}
+        return _bench_engine(policy, model, options or (), load, out_file)
     refuse_engine_options(options)
     if was_typed(context, "requests"):
         raise OpsearchError(f"--requests {requests} is for --engine vllm; add it, or leave it out")
@@ -186,6 +178,25 @@ def bench(
         return give(lambda: print_latency(row, out), lambda: row)
     rows = bench_peers(setup, progress, out_file)
     give(lambda: print_peers(rows, out), lambda: {"peers": rows})
+
+
+def _bench_engine(
+    policy: Path | None,
+    model: str | None,
+    options: Sequence[str],
+    load: dict[str, int],
+    out_file: Path | None,
+) -> None:
+    """Time vLLM with and without a policy, and print the times."""
+    if policy is None:
+        raise OpsearchError("--engine vllm times one policy; give POLICY")
+    say_loading()
+    from opsearch.commands.cli.print_engine_bench import print_engine_bench
+    from opsearch.commands.engine_bench import STAGES, Load, bench_engine
+    from opsearch.progress import Progress
+
+    row = bench_engine(policy, model, options, Load(**load), Progress(err, STAGES), out_file)
+    give(lambda: print_engine_bench(row, out), lambda: row)
 
 
 def _check_peers(context: typer.Context, policy: Path | None, peers: bool, graphs: bool) -> None:
