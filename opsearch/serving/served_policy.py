@@ -41,6 +41,11 @@ class ServedPolicy:
                 "attention of the last row, which a prefill in chunks does not have; serve one "
                 "whose ranker acts before the decoder, e.g. divprune"
             )
+        if policy.images is not None:
+            raise PolicyError(
+                f"the policy was searched with images of {policy.images}, and vLLM makes all of "
+                "them; serve a policy that was searched without --images"
+            )
         self.policy = policy
         self.ranker = policy_ranker(policy)
         self.needs = self.ranker.needs if self.ranker else frozenset[str]()

@@ -57,11 +57,6 @@ def _check_policy(served: ServedPolicy, model_config: Any) -> None:
             f"the policy was searched for family {echo(policy.model_type)}, but the model is of "
             f"family {echo(config.model_type)}; serve a policy that was searched for this model"
         )
-    if policy.images is not None:
-        raise PolicyError(
-            f"the policy was searched with images of {policy.images}, and vLLM makes all of them; "
-            "serve a policy that was searched without --images"
-        )
     family_for(config.model_type).check_needs(config, served.needs)
     model, _ = get_model_architecture(model_config)
     if missing := served.needs - PROMPT_NEEDS - model.captured:

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from importlib.util import find_spec
 from io import StringIO
@@ -12,10 +13,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from opsearch import RunConfig, builders
+from opsearch import RankerSpec, RunConfig, builders
 from opsearch.commands.cli import call
 from opsearch.commands.run import run
 from opsearch.data.demo import MODEL_DIR
+from opsearch.policy.images import ImageSetting
 from tests.support.families import FAMILIES
 from tests.support.messages import naming
 from tests.support.tiny import llava
@@ -115,9 +117,12 @@ def test_options_that_would_undo_the_policy_are_refused(serve, folder, option):
 def test_policies_that_cannot_be_served_are_refused(serve, tmp_path):
     inside = saved(builders.fastv(LAYERS, 2, "1/2"), tmp_path / "inside")
     other = replace(builders.identity(LAYERS), model_type="qwen2_vl")
+    half = ImageSetting(Fraction(1, 2), (("size.longest_edge", 100),))
+    smaller = replace(builders.tokens(LAYERS, "1/2", RankerSpec("cls")), images=half)
     for path, parts in (
         (inside, ["inside the decoder", "divprune"]),
         (saved(other, tmp_path / "other"), ["'qwen2_vl'", "'llava'"]),
+        (saved(smaller, tmp_path / "smaller"), ["1/2", "--images"]),
         (tmp_path / "none", [str(tmp_path / "none"), "policy_config.json"]),
     ):
         code, printed, said = serve(path, "--dry-run")
