@@ -32,16 +32,16 @@ test-lowest: .venv-lowest/ready
 
 # Families whose processors need torchvision; then the family whose vision tower needs timm.
 test-vision: .venv-vision/ready
-	$(VISION)/python -m $(PYTEST) -m requires_torchvision tests/commands/test_family_folders.py tests/commands/test_run_images.py tests/test_examples.py tests/evaluation/reducers \
+	$(VISION)/python -m $(PYTEST) $(PARALLEL) -m requires_torchvision tests/commands/test_family_folders.py tests/commands/test_run_images.py tests/test_examples.py tests/evaluation/reducers \
 	  tests/models/test_image_settings.py tests/models/test_pictures.py tests/models/test_digests.py tests/models/test_processed_prompts.py $(ARGS)
-	$(VISION)/python -m $(PYTEST) -m "slow or not slow" -k "perception_lm or page" tests/models/test_families_page.py tests/models/test_reference.py \
+	$(VISION)/python -m $(PYTEST) $(PARALLEL) -m "slow or not slow" -k "perception_lm or page" tests/models/test_families_page.py tests/models/test_reference.py \
 	  tests/models/test_families.py tests/models/test_family_answers.py tests/models/test_executed_flops.py \
 	  tests/measure/test_engine_families.py $(ARGS)
 
 # Evaluation with lmms-eval (only the packages that our tasks and wrappers import), accelerate and two
 # quantisers; then the wrappers that need torchvision.
 test-lmms: .venv-lmms/ready .venv-vision/ready
-	$(LMMS)/python -m $(PYTEST) -m "slow or not slow" tests/evaluation/lmms tests/data/test_datasets.py \
+	$(LMMS)/python -m $(PYTEST) $(PARALLEL) -m "slow or not slow" tests/evaluation/lmms tests/data/test_datasets.py \
 	  tests/models/test_quantised.py tests/models/test_dispatch.py tests/measure/test_dispatched_engine.py $(ARGS)
 	PYTHONPATH="$$($(VISION)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	  $(LMMS)/python -m $(PYTEST) -m requires_torchvision tests/evaluation/lmms $(ARGS)

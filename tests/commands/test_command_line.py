@@ -135,8 +135,8 @@ def test_show_lists_the_counts_of_a_sample(opsearch, tmp_path):
 
 
 def test_compare_prints_methods_by_budgets(opsearch, tmp_path):
-    assert opsearch("run", *FEW, "--out", tmp_path)[0] == 0
-    given = "--budget=30%", "--samples=15", "--ranker=random(seed=3)"
+    assert opsearch("run", *FEW, "--evaluations=12", "--out", tmp_path)[0] == 0
+    given = "--budget=30%", "--samples=15", "--ranker=random(seed=3)", "--effort=0"
     code, printed, said = opsearch("compare", tmp_path, *given)
     assert code == 0
     assert "tokens random(seed=3) " in printed

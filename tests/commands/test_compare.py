@@ -40,7 +40,7 @@ from tests.support.measured import stored_count
 from tests.support.messages import naming
 
 BUDGETS = ("20%", "30%")
-SETTINGS = {"samples": 6, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
+SETTINGS = {"samples": 3, "heldout": 0, "n_v": ("1/4", "1"), "objective": "additive"}
 SETTINGS["evaluations"] = 12
 
 
@@ -323,7 +323,7 @@ def test_a_later_run_of_other_samples_leaves_the_comparison(folder, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(folder, copied)
     before = stored_comparison(copied)
-    run(RunConfig(**{**SETTINGS, "samples": 4}, out=copied), _silent())
+    run(RunConfig(**{**SETTINGS, "samples": 2}, out=copied), _silent())
     after = stored_comparison(copied)
     for one, other in zip(before.entries, after.entries, strict=True):
         assert np.array_equal(one.kl_calibration, other.kl_calibration)

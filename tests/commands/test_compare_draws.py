@@ -36,7 +36,7 @@ def stopped_and_resumed(tmp_path_factory):
     """
     path = tmp_path_factory.mktemp("drawn") / "run"
     config = RunConfig(samples=2, space="dop", n_v=("1/2",), objective="additive", out=path)
-    config.changed(budget=("80%",)).save(path.joinpath("run.yaml"))
+    config.changed(budget=("80%",), evaluations=12).save(path.joinpath("run.yaml"))
     calls = []
 
     def stopped(*arguments, **given):

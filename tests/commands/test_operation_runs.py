@@ -238,6 +238,7 @@ def test_what_cannot_be_is_refused(tmp_path):
             run(RunConfig(**{**SETTINGS, **changes}, out=tmp_path / "run"), silent())
 
 
+@pytest.mark.slow
 def test_what_is_proved_of_a_proxy_is_not_called_the_optimum(tmp_path, capsys):
     line = ["run", "--space=layers", "--objective=additive", "--samples=8", "--heldout=0"]
     folder = tmp_path / "run"

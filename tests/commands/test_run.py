@@ -440,7 +440,7 @@ def uninterrupted(tmp_path_factory):
 # Divergences that are stored by then: the joint table has 666, in chunks of some 55.
 KILLS = [
     (signal.SIGINT, 40),
-    (signal.SIGKILL, 300),
+    pytest.param(signal.SIGKILL, 300, marks=pytest.mark.slow),
     pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
     pytest.param(signal.SIGKILL, 667, marks=pytest.mark.slow),
 ]
