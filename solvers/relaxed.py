@@ -150,11 +150,22 @@ def _along_budget(slope: Shares, shares: Shares, prices: Shares) -> Shares:
     """Return the part of a gradient along which the cost stays the same.
 
     At an optimum every operation gains equally per unit of cost, and this part is zero. Operations
-    at 0 or 1 that the gradient would move further out stay where they are.
+    at 0 or 1 that it would move further out stay where they are, and have no say in what the others
+    gain: it is the projection of the gradient onto the directions that keep shares within 0 to 1.
     """
-    free = ((shares > 0) | (slope < 0)) & ((shares < 1) | (slope > 0))
-    gain = (prices * slope)[free].sum() / max((prices**2)[free].sum(), 1e-12)
-    return np.where(free, slope - gain * prices, 0.0)
+    most, least = np.where(shares <= 0, 0.0, np.inf), np.where(shares >= 1, 0.0, -np.inf)
+
+    def along(gain: float) -> Shares:
+        return np.clip(slope - gain * prices, least, most)
+
+    low, high = (slope / prices).min(), (slope / prices).max()
+    for _ in range(2 * _BISECTIONS):  # the cost of the direction falls with the gain
+        middle = (low + high) / 2
+        if (prices * along(middle)).sum() > 0:
+            low = middle
+        else:
+            high = middle
+    return along(high)
 
 
 def _batches(samples: int, size: int, seed: int) -> Iterator[list[int]]:

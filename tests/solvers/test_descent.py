@@ -4,7 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -65,8 +65,16 @@ def optimum(target, weights, prices, limit):
     return found.fun
 
 
+def kept_last():
+    """Return a problem in which what is at 1 already would gain less than the others, not lose."""
+    target, weights = np.zeros(SHAPE), np.ones(SHAPE)
+    target[-1, -1], weights[-1] = 0.5, (2.0, 0.5, 0.5)
+    return target, weights, np.ones(SHAPE), 0.875, False
+
+
 @settings(max_examples=15)
 @given(shares_of(), shares_of(0.2, 3.0), shares_of(0.05, 1.0), st.floats(0.1, 0.9), st.booleans())
+@example(*kept_last())
 def test_every_step_is_within_and_the_last_near_the_optimum(target, weights, prices, limit, noisy):
     gradient = quadratic(target, weights, noise=0.2 * noisy)
     budget, start = linear(prices, limit), np.full(SHAPE, 0.5)
@@ -92,8 +100,23 @@ def test_every_step_is_within_and_the_last_near_the_optimum(target, weights, pri
 def test_the_direction_costs_nothing_to_first_order(shares, slope, prices):
     along = _along_budget(slope, shares, prices)
     assert (prices * along).sum() == pytest.approx(0, abs=1e-9)
-    assert not along[(shares == 0) & (slope > 0)].any(), "it does not leave the box"
-    assert not along[(shares == 1) & (slope < 0)].any()
+    assert (along[shares == 0] <= 0).all(), "it does not leave the box"
+    assert (along[shares == 1] >= 0).all()
+
+
+@settings(max_examples=30)
+@given(shares_of(), shares_of(-1, 1), shares_of(0.05, 1.0))
+def test_the_direction_is_the_projection_of_the_gradient(shares, slope, prices):
+    """All that moves gains equally; what stays at a bound would gain by moving further out."""
+    along = _along_budget(slope, shares, prices)
+    moving = (along != 0) | ((shares > 0) & (shares < 1))
+    gains = ((slope - along) / prices)[moving]
+    if not gains.size:
+        return
+    np.testing.assert_allclose(gains, gains[0], atol=1e-9)
+    held = ~moving
+    outwards = np.where(shares == 0, 1, -1) * (slope - gains[0] * prices)
+    assert (outwards[held] >= -1e-9).all()
 
 
 def test_at_the_optimum_nothing_moves():
