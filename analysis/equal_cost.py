@@ -257,6 +257,8 @@ def _has(table: pd.DataFrame, column: str) -> bool:
 
 def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost: CostAxis) -> None:
     """Draw a line for each method with this cost."""
+    from opsearch.analysis.style import whiskers
+
     defined = is_defined(table)
     original, offset = (100, (4, -11)) if defined else (0, (4, 4))
     axes.axhline(original, color="black", linewidth=0.8)
@@ -266,7 +268,7 @@ def _draw_methods(axes: Axes, table: pd.DataFrame, methods: Sequence[str], cost:
     for method in methods:
         rows = table[(table["method"] == method) & table[cost.column].notna()]
         rows = rows.sort_values(cost.column)
-        spread = [rows["rel_avg"] - rows["low"], rows["high"] - rows["rel_avg"]]
+        spread = whiskers(rows["rel_avg"], rows["low"], rows["high"])
         axes.errorbar(
             cost.factor * rows[cost.column],
             rows["rel_avg" if defined else "kl"],

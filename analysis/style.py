@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -45,6 +46,15 @@ def line_style(i: int) -> dict[str, Any]:
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": DASHES[i // len(MARKERS) % len(DASHES)],
     }
+
+
+def whiskers(value: pd.Series, low: pd.Series, high: pd.Series) -> list[pd.Series]:
+    """Return the lengths of error bars below and above values, from the ends of intervals.
+
+    A mean may lie outside of its interval, e.g. where it stems from a few large values. The bar
+    then ends at the mean.
+    """
+    return [(value - low).clip(lower=0), (high - value).clip(lower=0)]
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 1) -> None:

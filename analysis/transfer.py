@@ -27,7 +27,7 @@ from opsearch.analysis.choice import (
 )
 from opsearch.analysis.measured import ALL, Array, Measured
 from opsearch.analysis.rank import point_name
-from opsearch.analysis.style import COLOURS, SYMLOG, panels
+from opsearch.analysis.style import COLOURS, SYMLOG, panels, whiskers
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _draw_losses(axes: Axes, shown: pd.DataFrame) -> None:
             label="searched on another one of these",
         )
     bars, source = (single, "another one") if overall.empty else (overall, "all")
-    spread = [bars["split_loss"] - bars["split_low"], bars["split_high"] - bars["split_loss"]]
+    spread = whiskers(bars["split_loss"], bars["split_low"], bars["split_high"])
     axes.errorbar(
         bars["target"].map(position),
         bars["split_loss"],

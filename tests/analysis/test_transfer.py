@@ -141,3 +141,15 @@ def test_the_figure_shows_the_table_and_the_words_name_the_worst_pair():
     assert dots.get_ydata().max() == pytest.approx(AWAY - HOME)
     assert " 1.38 nats (1.38 to 1.38)" in describe(rows)
     assert "(100.0 points " in describe(rows)
+
+
+def test_a_mean_outside_its_interval_is_drawn():
+    """A few halves of a large loss: the middle 95 % are 0, and the mean is above."""
+    rows = table([opposed()])
+    away = rows["source"] != rows["target"]
+    rows.loc[away, ["split_low", "split_high"]] = 0.0
+    losses = draw(rows).axes[1]
+    (bars,) = (container.lines[2][0] for container in losses.containers)
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    assert max(high for _, high in ends) == pytest.approx(AWAY - HOME)
+    assert {low for low, _ in ends} == {0}
