@@ -229,7 +229,7 @@ class Policy:
         """
         from opsearch.models.pruned.applied import Applied
 
-        return Applied(model, self, graphs)
+        return Applied(model, (self,), graphs)
 
     def install(self, model: PreTrainedModel, *, graphs: Graphs | None = None) -> Installed:
         """Make `model` prefill with this policy until `remove()` of the returned handle.
@@ -244,7 +244,7 @@ class Policy:
         """
         from opsearch.models.pruned.applied import Installed
 
-        return Installed(model, self, graphs)
+        return Installed(model, (self,), graphs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write policy_config.json into `folder` (created if missing) and return its path."""

@@ -123,6 +123,15 @@ class Prompt:
         last = (columns * self.visual).amax(1, keepdim=True)
         return self.real & ~self.visual & (columns > last)
 
+    def question_direction(self) -> Tensor:
+        """Return the mean direction of the embeddings of each sample's question, float32[B, D]."""
+        from torch.nn.functional import normalize
+
+        assert self.embeds is not None
+        is_question = self.question()[..., None]
+        total = (normalize(self.embeds.float(), dim=-1) * is_question).sum(1)
+        return total / is_question.sum(1).clamp(min=1)
+
 
 def ranking_from_scores(scores: Tensor, visual: Tensor) -> Tensor:
     """Rank visual tokens by descending score; ties are broken by position.

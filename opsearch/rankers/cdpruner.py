@@ -77,11 +77,7 @@ class CDPruner:
         from torch.nn.functional import normalize
 
         if self.clip is None:
-            assert prompt.embeds is not None
-            is_question = prompt.question()[..., None]
-            total = (normalize(prompt.embeds.float(), dim=-1) * is_question).sum(1)
-            question = total / is_question.sum(1).clamp(min=1)
-            patches, sign = embeds, 1
+            question, patches, sign = prompt.question_direction(), embeds, 1
         else:
             question = prompt.captured[CLIP_QUESTION + self.clip]
             patches, sign = prompt.captured[CLIP_PATCHES + self.clip], -1

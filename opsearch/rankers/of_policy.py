@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opsearch.errors import PolicyError, shortened
 from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import before_decoder
+from opsearch.policy.schedule import Reranking, before_decoder
 from opsearch.rankers import make_decoder_ranker, make_ranker
 from opsearch.rankers.base import Ranker
 
@@ -34,6 +34,14 @@ def policy_ranker(policy: Policy, *, all_rows: bool = False) -> Ranker | None:
     return ranker
 
 
+def decoder_rerankings(policy: Policy, *, all_rows: bool = False) -> tuple[Reranking, ...]:
+    """Return the rerankings inside the decoder of samples with many visual tokens.
+
+    With `all_rows` no operation is dead, see `schedule`.
+    """
+    return policy.schedule(_MANY_TOKENS, all_rows=all_rows).rerankings
+
+
 def decoder_needs(policy: Policy, *, all_rows: bool = False) -> frozenset[str]:
     """Return the inputs of the policy's rankers inside the decoder.
 
@@ -42,5 +50,5 @@ def decoder_needs(policy: Policy, *, all_rows: bool = False) -> frozenset[str]:
     Raises:
         PolicyError: A ranker that the policy names inside the decoder does not work there.
     """
-    specs = {each.spec for each in policy.schedule(_MANY_TOKENS, all_rows=all_rows).rerankings}
+    specs = {each.spec for each in decoder_rerankings(policy, all_rows=all_rows)}
     return frozenset(need for spec in specs for need in make_decoder_ranker(spec).needs)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from opsearch.models.layers import DecoderLayer, structures
 from opsearch.models.loading import DTYPES
 from opsearch.models.pruned.cache import PrunedCache
+from opsearch.models.pruned.execution import Execution, ResolvedPolicy
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan, PlanInputs
-from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
+from opsearch.models.pruned.ranking import plan_inputs
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.builders import depth
 from opsearch.policy.ranker import RankerSpec
@@ -73,11 +74,11 @@ class OneLayer:
     def prefill(self) -> tuple[Part, list[tuple[int, int, int]]]:
         """Return a prefill of three layers under a typical searched policy, and its counts."""
         policy = depth(_LAYERS, 1, 2, 1, _KEPT, RankerSpec("random"))
-        ranker, resolved = policy_ranker(policy), ResolvedPolicy(policy)
+        execution = Execution(ResolvedPolicy(policy), policy_ranker(policy))
         counts = policy.executed(self.prompt.n_visual[0])
 
         def run() -> None:
-            plan = Plan(plan_inputs(self.prompt, resolved, ranker))
+            plan = Plan(plan_inputs(self.prompt, [execution]))
             cache = PrunedCache(_LAYERS, plan)
             mask = self.prompt.real.long()
             hidden = self.decoder(

@@ -11,7 +11,8 @@ from opsearch.models.families import family_for
 from opsearch.models.pruned.apply import patched_layers
 from opsearch.models.pruned.cache import PrunedCache
 from opsearch.models.pruned.cuda_graphs import Graphs
-from opsearch.models.pruned.ranking import ResolvedPolicy, plan_inputs
+from opsearch.models.pruned.execution import Execution, ResolvedPolicy
+from opsearch.models.pruned.ranking import plan_inputs
 from opsearch.rankers.base import Prompt
 from tests.models.policies import LAYERS, POLICIES, with_rankers_of
 from tests.support import tiny
@@ -176,7 +177,9 @@ def test_nothing_that_is_captured_waits_for_the_device(name, batch, attention):
             prompt = Prompt(visual, torch.ones_like(visual), (9,) * batch, embeds=hidden)
             prompt.n_other = (7,) * batch
             cache = PrunedCache(LAYERS)
-            cache.plan_inputs = plan_inputs(prompt, ResolvedPolicy(policy), None)
+            cache.plan_inputs = plan_inputs(
+                prompt, [Execution(ResolvedPolicy(policy))] * len(prompt.n_visual)
+            )
             with patched_layers(model, family_for(name), Watched()):
                 out = model.model.language_model(inputs_embeds=hidden, past_key_values=cache)
             assert out.last_hidden_state.shape == hidden.shape

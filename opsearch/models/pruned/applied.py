@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from opsearch.models.pruned.apply import apply_policy
+from opsearch.models.pruned.apply import apply_policies
 from opsearch.models.pruned.cuda_graphs import Graphs
+from opsearch.models.pruned.execution import Selector
 from opsearch.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -21,18 +23,25 @@ class Applied(AbstractContextManager["PreTrainedModel"]):
 
     Args:
         model: Model with its language-model head.
-        policy: The policy.
+        policies: The policy, or several of which each sample runs one.
         graphs: CUDA graphs, None for eager execution.
+        selector: Chooses among several policies; None: there is one.
     """
 
-    def __init__(self, model: PreTrainedModel, policy: Policy, graphs: Graphs | None) -> None:
-        self._given = model, policy, graphs
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        policies: Sequence[Policy],
+        graphs: Graphs | None,
+        selector: Selector | None = None,
+    ) -> None:
+        self._given = model, policies, graphs, selector
         self._entered = False
         self._blocks: list[AbstractContextManager[PreTrainedModel]] = []
 
     def __enter__(self) -> PreTrainedModel:
         self._entered = True
-        block = apply_policy(*self._given)
+        block = apply_policies(*self._given)
         model = block.__enter__()
         self._blocks.append(block)
         return model
@@ -60,19 +69,26 @@ class Installed:
 
     Args:
         model: Model with its language-model head.
-        policy: The policy.
+        policies: The policy, or several of which each sample runs one.
         graphs: CUDA graphs, None for eager execution.
+        selector: Chooses among several policies; None: there is one.
 
     Raises:
-        PolicyError: The policy does not fit the model, or another policy is already applied.
+        PolicyError: A policy does not fit the model, or another policy is already applied.
         ModelError: The model cannot be pruned.
     """
 
-    def __init__(self, model: PreTrainedModel, policy: Policy, graphs: Graphs | None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        policies: Sequence[Policy],
+        graphs: Graphs | None,
+        selector: Selector | None = None,
+    ) -> None:
         self._model = model
         self._lock = threading.Lock()
-        self._block: AbstractContextManager[PreTrainedModel] | None = apply_policy(
-            model, policy, graphs
+        self._block: AbstractContextManager[PreTrainedModel] | None = apply_policies(
+            model, policies, graphs, selector
         )
         self._block.__enter__()
         # A dropped block would end; the model keeps this one, and takes it along when it is freed.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -47,7 +47,7 @@ from opsearch.models.pruned.checks import (
 )
 from opsearch.models.pruned.compilation import eager, eager_frame
 from opsearch.models.pruned.cuda_graphs import Graphs
-from opsearch.models.pruned.execution import Execution, executions
+from opsearch.models.pruned.execution import Executions, Selector, all_executions
 from opsearch.models.pruned.generation import guarded_generation
 from opsearch.models.pruned.layer import pruned_forward
 from opsearch.models.pruned.plan import Plan
@@ -69,47 +69,48 @@ _rows: ContextVar[Any] = ContextVar("opsearch_rows", default=0)
 
 
 @contextmanager
-def apply_policy(
-    model: PreTrainedModel, policy: Policy, graphs: Graphs | None = None
+def apply_policies(
+    model: PreTrainedModel,
+    policies: Sequence[Policy],
+    graphs: Graphs | None = None,
+    selector: Selector | None = None,
 ) -> Iterator[PreTrainedModel]:
-    """Prune the prefills of `model` by `policy` inside the block; restore the model on exit.
+    """Prune the prefills of `model` inside the block; restore the model on exit.
 
-    The identity policy installs no hooks.
+    The identity policy alone installs no hooks.
 
     Args:
         model: Model with its language-model head.
-        policy: Policy with as many layers as the decoder.
+        policies: Policies with as many layers as the decoder, of which each sample runs one.
         graphs: CUDA graphs that launch all layers of a prefill at once; None for eager execution.
+        selector: Chooses among several policies; None: there is one.
 
     Raises:
-        PolicyError: The policy does not fit the model, or another policy is already applied.
+        PolicyError: A policy does not fit the model, or another policy is already applied.
         ModelError: The model cannot be pruned.
     """
     family = check_supported(model)
-    check_fits(policy, model.config)
+    for policy in policies:
+        check_fits(policy, model.config)
     if graphs is not None:
         graphs.check(model, Decoder.of(model, family))
     if model.get_submodule(family.decoder) in _pruned:
         raise _already_applied()
-    if (
-        all(count == 1 for triple in policy.counts for count in triple)
-        and policy.unit == "fraction"
-    ):
+    if all(map(_prunes_nothing, policies)):
         yield model
         return
-    answer, all_rows = executions(model, family, policy)
+    answer, all_rows = all_executions(model, family, policies, selector)
     block = Block()
     with ExitStack() as stack:
         stack.enter_context(patched_layers(model, family, graphs))
         trunk, decoder = model.get_submodule(family.trunk), model.get_submodule(family.decoder)
         for module in (model, decoder):
             stack.enter_context(not_copied(module))
-        needs = answer.needs | all_rows.needs
-        for handle in family.capture(model, needs, _store):
+        for handle in family.capture(model, answer.needs | all_rows.needs, _store):
             stack.callback(handle.remove)
         tower = model.get_submodule(family.vision_tower)
         stack.enter_context(checked_placeholders(trunk, family, block))
-        stack.enter_context(guarded_generation(model, family, policy, answer.ranker, block))
+        stack.enter_context(guarded_generation(model, family, policies, answer, block))
         prefills = _Prefills(model, family, answer, all_rows, graphs is not None)
         for handle in (
             tower.register_forward_pre_hook(_before_tower),
@@ -148,6 +149,11 @@ def patched_layers(model: Any, family: ModelFamily, graphs: Graphs | None) -> It
             yield
     finally:
         _pruned.discard(decoder.module)
+
+
+def _prunes_nothing(policy: Policy) -> bool:
+    every = (count for triple in policy.counts for count in triple)
+    return policy.unit == "fraction" and all(count == 1 for count in every)
 
 
 def _already_applied() -> PolicyError:
@@ -208,8 +214,8 @@ class _Prefills:
         self,
         model: Any,
         family: ModelFamily,
-        answer: Execution,
-        all_rows: Execution,
+        answer: Executions,
+        all_rows: Executions,
         use_graphs: bool,
     ) -> None:
         self.model, self.family, self.use_graphs = model, family, use_graphs
@@ -244,19 +250,18 @@ class _Prefills:
             return kwargs
         check_prefill(cache, input_ids, kwargs, self.model.config)
         prompt, visual_rows = read_prompt(self.model, self.family, kwargs, _rows.get())
-        execution = self.all_rows if visual_rows else self.answer
+        executions = self.all_rows if visual_rows else self.answer
         store = kwargs.get("use_cache")
         store = self.model.config.get_text_config().use_cache if store is None else store
-        if all(execution.resolved.is_identity(n) for n in prompt.n_visual):
+        if all(map(executions.are_identity, prompt.n_visual)):
             if isinstance(cache, PrunedCache):  # left by a prefill that raised an error
                 PrunedCache.convert(cache, self.layers, store)
             return kwargs
         check_images(self.family, kwargs)
-        execution.check()
+        executions.check()
         pruned = PrunedCache.convert(cache, self.layers, store)
-        pruned.prompt, pruned.execution = prompt, execution
-        if execution.ranker:
-            read_question(self.model, execution.ranker.needs, prompt, kwargs["input_ids"])
+        pruned.prompt, pruned.executions = prompt, executions
+        read_question(self.model, executions.needs, prompt, kwargs["input_ids"])
         _captured.set(Captures.of_prefill(self.model, self.family, kwargs))
         return {**kwargs, "past_key_values": pruned}
 
@@ -279,16 +284,16 @@ class _Prefills:
         The plan takes over the visual features that the decoder would add behind its first layers.
         """
         cache: PrunedCache = kwargs["past_key_values"]
-        prompt, execution = cache.prompt, cache.execution
+        prompt, executions = cache.prompt, cache.executions
         assert prompt is not None
-        assert execution is not None
-        cache.prompt = cache.execution = None
+        assert executions is not None
+        cache.prompt = cache.executions = None
         prompt.embeds = kwargs["inputs_embeds"]
         prompt.captured |= (_captured.get() or Captures()).merged(prompt)
-        execution.check_captured(prompt)
+        executions.check_captured(prompt)
         prompt = prompt.to(prompt.embeds.device)
         added = added_features(kwargs)
-        inputs = plan_inputs(prompt, execution.resolved, execution.ranker, added)
+        inputs = plan_inputs(prompt, executions.of_samples(prompt), added)
         if self.use_graphs:
             cache.plan_inputs = inputs
         else:

@@ -20,7 +20,7 @@ from opsearch.models.pruned.rows import Rows
 from opsearch.rankers.base import Prompt
 
 if TYPE_CHECKING:
-    from opsearch.models.pruned.execution import Execution
+    from opsearch.models.pruned.execution import Executions
 
 
 class PrunedLayer(DynamicLayer):
@@ -178,7 +178,7 @@ class PrunedCache(DynamicCache):
         pruned: Layers of the cache.
         plan: Plan of the prefill; None before and after it.
         prompt: Prompt of the prefill until it is ranked, then None.
-        execution: Operations of the prefill until it is ranked, then None.
+        executions: Operations of the prefill until it is ranked, then None.
         plan_inputs: Inputs of a CUDA graph that replaces the plan; None before and after it.
     """
 
@@ -190,7 +190,7 @@ class PrunedCache(DynamicCache):
         Cache.__init__(self, layers=list(self.pruned))
         self.plan = plan
         self.prompt: Prompt | None = None
-        self.execution: Execution | None = None
+        self.executions: Executions | None = None
         self.plan_inputs: PlanInputs | None = None
         self._mask: Tensor | None = None
         self._restricted: dict[int, tuple[Tensor, Tensor | None]] = {}

@@ -7,7 +7,7 @@ any tokens after it where a ranker reads text, and wholly inside the block.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -24,8 +24,9 @@ from opsearch.models.pruned.checks import (
     continuous_batching_error,
     has_images,
 )
+from opsearch.models.pruned.execution import Executions
 from opsearch.policy.policy import Policy
-from opsearch.rankers.base import CLIP_QUESTION, TEXT_NEEDS, Ranker
+from opsearch.rankers.base import CLIP_QUESTION, TEXT_NEEDS
 from opsearch.rankers.of_policy import decoder_needs
 
 # The block in which this thread's generate() began.
@@ -55,10 +56,14 @@ _REFUSED = {
 
 @contextmanager
 def guarded_generation(
-    model: Any, family: ModelFamily, policy: Policy, ranker: Ranker | None, block: Block
+    model: Any,
+    family: ModelFamily,
+    policies: Sequence[Policy],
+    executions: Executions,
+    block: Block,
 ) -> Iterator[None]:
     """Check every call of generate() inside the block, see the module's description."""
-    reads_text = _text_reader(policy, ranker)
+    reads_text = _text_readers(policies, executions)
     generate = _guarded_generate(model, family, reads_text, block)
     prepare = _guarded_steps(model.prepare_inputs_for_generation, reads_text, block)
     with replaced(
@@ -70,14 +75,20 @@ def guarded_generation(
         yield
 
 
-def _text_reader(policy: Policy, ranker: Ranker | None) -> str | None:
-    """Return the rankers of a policy that appended text would change, in words, or None."""
-    inside = bool(decoder_needs(policy))
-    needs = ranker.needs if ranker else frozenset[str]()
-    asked = any(need in TEXT_NEEDS or need.startswith(CLIP_QUESTION) for need in needs)
-    if not (inside or asked):
-        return None
-    return ", ".join(dict.fromkeys(str(s) for _, s in policy.rankers if s.inside or asked))
+def _text_readers(policies: Sequence[Policy], executions: Executions) -> str | None:
+    """Return the rankers and the selector that appended text would change, in words, or None."""
+    found = []
+    for policy, execution in zip(policies, executions.each, strict=True):
+        asked = _reads_text(execution.needs)
+        inside = bool(decoder_needs(policy))
+        found += [str(s) for _, s in policy.rankers if (s.inside and inside) or asked]
+    if executions.selector and _reads_text(executions.selector.needs):
+        found.append("the selector")
+    return ", ".join(dict.fromkeys(found)) or None
+
+
+def _reads_text(needs: Iterable[str]) -> bool:
+    return any(need in TEXT_NEEDS or need.startswith(CLIP_QUESTION) for need in needs)
 
 
 class _InBlock(StoppingCriteria):

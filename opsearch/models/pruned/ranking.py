@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,15 @@ from opsearch.errors import PolicyError
 from opsearch.models.attention import CosSin
 from opsearch.models.families import ModelFamily
 from opsearch.models.layers import DecoderLayer
+from opsearch.models.pruned.execution import Execution, check_same_ranker
 from opsearch.models.pruned.masks import visible_keys
 from opsearch.models.pruned.plan import BatchReranking, Plan, PlanInputs
 from opsearch.models.pruned.rows import Rows, RowSubset
-from opsearch.policy.policy import Policy
-from opsearch.policy.schedule import Schedule
+from opsearch.policy.counts import Counts
+from opsearch.policy.schedule import Reranking, Schedule
 from opsearch.rankers import make_decoder_ranker
 from opsearch.rankers.base import AttentionView, Prompt, Ranker
+from opsearch.rankers.upload import upload
 
 
 def make_prompt(
@@ -95,53 +96,56 @@ def _restarts(kwargs: dict[str, Any], visual: Tensor) -> Tensor:
     return steps != 1 if uncached else steps < 1
 
 
-class ResolvedPolicy:
-    """A policy resolved for samples, cached by number of visual tokens.
-
-    Args:
-        policy: The policy.
-        all_rows: True if the hidden states of visual tokens are a result too; no operation is dead
-            then.
-    """
-
-    def __init__(self, policy: Policy, *, all_rows: bool = False) -> None:
-        self.is_identity = cache(policy.is_identity)
-        self.schedule = cache(partial(policy.schedule, all_rows=all_rows))
-        self.executed = cache(policy.resolve if all_rows else policy.executed)
-
-
 def plan_inputs(
-    prompt: Prompt, policy: ResolvedPolicy, ranker: Ranker | None, added: Sequence[Tensor] = ()
+    prompt: Prompt, executed: Sequence[Execution], added: Sequence[Tensor] = ()
 ) -> PlanInputs:
     """Return the inputs of a batch's plan.
 
     Args:
         prompt: The batch.
-        policy: The policy.
-        ranker: The ranker before the decoder, None if no ranking is needed.
+        executed: What each sample runs.
         added: See PlanInputs.
     """
-    schedules = [policy.schedule(n) for n in prompt.n_visual]
+    own = list(zip(executed, prompt.n_visual, strict=True))
+    schedules = [each.resolved.schedule(n) for each, n in own]
+    most = [max(schedule.kept, default=0) for schedule in schedules]
+    counts = np.stack([each.resolved.executed(n) for each, n in own])
+    return PlanInputs(prompt, _rank(prompt, executed, most), counts, _rerankings(schedules), added)
+
+
+def _rank(prompt: Prompt, executed: Sequence[Execution], most: Sequence[int]) -> Tensor:
+    """Return the rank of each visual token in its sample, by the sample's own ranker."""
     rank = torch.where(prompt.visual, 0, -1)
-    if ranker is not None:
-        rank = ranker.rank(prompt, [max(schedule.kept, default=0) for schedule in schedules])
-    counts = np.stack([policy.executed(n) for n in prompt.n_visual])
-    return PlanInputs(prompt, rank, counts, _rerankings(schedules), added)
+    rankers: list[Ranker] = []  # which need not be hashable
+    for each in executed:
+        if each.ranker is not None and each.ranker not in rankers:
+            rankers.append(each.ranker)
+    for ranker in rankers:
+        uses = [each.ranker == ranker for each in executed]
+        found = ranker.rank(prompt, [n if used else 0 for n, used in zip(most, uses, strict=True)])
+        if all(uses):
+            return found
+        rows = upload(torch.tensor(uses)[:, None], rank.device)
+        rank = torch.where(rows, found, rank)
+    return rank
 
 
 def _rerankings(schedules: Sequence[Schedule]) -> dict[int, BatchReranking]:
     """Return the rerankings of any sample, by the first layer that uses the new ranking."""
-    by_layer: dict[int, BatchReranking] = {}
+    found: dict[int, Reranking] = {}
+    candidates: dict[int, Counts] = {}
     for row, schedule in enumerate(schedules):
         for reranking in schedule.rerankings:
-            if reranking.layer not in by_layer:
-                ranker = make_decoder_ranker(reranking.spec)
-                candidates = np.zeros(len(schedules), np.int64)
-                by_layer[reranking.layer] = BatchReranking(
-                    ranker, reranking.attention_layer, candidates
-                )
-            by_layer[reranking.layer].candidates[row] = reranking.candidates
-    return by_layer
+            first = found.setdefault(reranking.layer, reranking)
+            check_same_ranker(first, reranking)
+            of_layer = candidates.setdefault(reranking.layer, np.zeros(len(schedules), np.int64))
+            of_layer[row] = reranking.candidates
+    return {
+        layer: BatchReranking(
+            make_decoder_ranker(each.spec), each.attention_layer, candidates[layer]
+        )
+        for layer, each in found.items()
+    }
 
 
 def repeat_for_beams(values: Tensor, n_visual: Sequence[int]) -> Tensor:
