@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from opsearch.version import __version__
 
 if TYPE_CHECKING:
+    from opsearch.adaptive.policy_set import PolicySet
     from opsearch.commands.python_api import (
+        adapt,
         compare,
         cost_share,
         evaluate,
@@ -52,12 +54,14 @@ __all__ = [
     "Item",
     "OpsearchError",
     "Policy",
+    "PolicySet",
     "RankerSpec",
     "Run",
     "RunConfig",
     "SearchResult",
     "Workers",
     "__version__",
+    "adapt",
     "builders",
     "compare",
     "cost_share",
@@ -79,11 +83,13 @@ _HOMES = {
     "Item": "opsearch.data.item",
     "OpsearchError": "opsearch.errors",
     "Policy": "opsearch.policy.policy",
+    "PolicySet": "opsearch.adaptive.policy_set",
     "RankerSpec": "opsearch.policy.ranker",
     "Run": "opsearch.commands.run_view",
     "RunConfig": "opsearch.runs.config",
     "SearchResult": "opsearch.commands.search_result",
     "Workers": "opsearch.measure.workers.cluster",
+    "adapt": "opsearch.commands.python_api",
     "builders": "opsearch.policy",
     "compare": "opsearch.commands.python_api",
     "cost_share": "opsearch.commands.python_api",

@@ -19,7 +19,7 @@ FLOORS = (
     ("rankers", "costs"),
     ("problem",),
     ("models",),
-    ("measure",),
+    ("measure", "adaptive"),
     ("timing", "objectives", "solvers", "serving"),
     ("analysis",),
     ("testing",),

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from opsearch.commands.adapt import Adapted
+from opsearch.commands.adapt import adapt as adapt_run
 from opsearch.commands.analyze import analyze
 from opsearch.commands.compare import compare as compare_run
 from opsearch.commands.draws import compare_draws
@@ -321,6 +323,36 @@ def compare(
     compare_run(Path(run), texts, console=console, **given)
     analysis, _ = analyze("pareto", [Path(run)])
     return analysis.tables["pareto.csv"]
+
+
+@naming_parts()
+def adapt(
+    run: str | Path,
+    *,
+    policies: int = 4,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Adapted:
+    """Choose a few policies and a selector, which gives each question one of them.
+
+    The mean cost over the run's calibration samples keeps to its budget.
+
+    Args:
+        run: The run folder, whose model and data are loaded again.
+        policies: Largest number of policies, 2 to 8.
+        out: Folder for the set; None: `adaptive` in the run folder.
+        progress: Show progress.
+
+    Returns:
+        The set (`policies`, a `PolicySet`), its comparison with one policy at the same mean cost,
+        and what it does on each kind of question.
+
+    Raises:
+        OpsearchError: The run or its budget cannot be used.
+    """
+    console = PlainConsole(stderr=True, quiet=not progress)
+    folder = None if out is None else Path(out)
+    return adapt_run(Path(run), policies=policies, out=folder, console=console)
 
 
 @naming_parts()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from opsearch.commands.cli.adapt import adapt
 from opsearch.commands.cli.bench import bench
 from opsearch.commands.cli.evaluation import analyze, compare, evaluate
 from opsearch.commands.cli.generate import generate
@@ -35,7 +36,7 @@ from opsearch.version import __version__
 
 INTERRUPTED, HUNG_UP, TERMINATED = 130, 129, 143  # as a shell gives them for these signals
 _ENDINGS = {INTERRUPTED: "interrupted", HUNG_UP: "hung up", TERMINATED: "terminated"}
-_MEASURING = {"run", "solve", "front", "compare", "eval", "bench"}
+_MEASURING = {"run", "adapt", "solve", "front", "compare", "eval", "bench"}
 _LONG_VALUE = re.compile(r"'([^']{41,})'")  # as click repeats values
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ def _options(
 app.command(cls=CommandNamingParts)(run)
 app.command(cls=CommandNamingParts)(solve)
 app.command(cls=CommandNamingParts)(front)
+app.command()(adapt)
 app.command()(show)
 app.command()(generate)
 app.command()(serve)

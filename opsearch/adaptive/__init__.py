@@ -1,0 +1,1 @@
+"""A few policies, and a selector that gives each request one of them."""
