@@ -34,4 +34,5 @@ def question_features(model: Any, samples: Sequence[Sample]) -> NDArray[np.float
         prompt.embeds = embed(torch.where(prompt.visual, 0, ids))
         found = prompt.question_direction().cpu().numpy()
         rows |= {sample.digest: row for sample, row in zip(batch, found, strict=True)}
-    return np.stack([rows[sample.digest] for sample in samples])
+    width: int = embed.weight.shape[-1]
+    return np.array([rows[sample.digest] for sample in samples], np.float32).reshape(-1, width)

@@ -133,7 +133,7 @@ def adapt(
             _provenance(prepared, comparison),
         ),
         comparison,
-        _kinds(chosen, heldout, scores),
+        _kinds(chosen, calibration, heldout, scores),
         chosen.helps,
         out or folder / FOLDER,
     )
@@ -145,15 +145,18 @@ def adapt(
 
 def _within_reach(prepared: Prepared, progress: Progress) -> list[Budget]:
     """Return the other budgets that some policy of the space keeps, and say which are left out."""
-    found = []
-    for budget in other_budgets(prepared):
-        try:
-            at_budget(prepared, budget)
-        except InfeasibleBudgetError as error:
-            progress.say(f"a policy of {budget.text} is left out: {error}")
-        else:
-            found.append(budget)
-    return found
+    return [each for each in other_budgets(prepared) if _is_possible(prepared, each, progress)]
+
+
+def _is_possible(
+    prepared: Prepared, budget: Budget, progress: Progress, samples: Sequence[Sample] | None = None
+) -> bool:
+    try:
+        at_budget(prepared, budget, samples)
+    except InfeasibleBudgetError as error:
+        progress.say(f"a policy of {budget.text} is left out: {error}")
+        return False
+    return True
 
 
 def _limit(prepared: Prepared) -> float:
@@ -174,7 +177,13 @@ def _searched_all(
     candidates = [_Candidate(own, prepared.settings.budgets[0]), _Candidate(whole)]
     candidates += (_searched(prepared, budget, session) for budget in others)
     part = _measured(candidates, prepared.calibration, prepared, session)
-    groups = _groups(choose_set(part.table, _limit(prepared), most), candidates, part)
+    groups = [
+        (budget, samples)
+        for budget, samples in _groups(
+            choose_set(part.table, _limit(prepared), most), candidates, part
+        )
+        if _is_possible(prepared, budget, session.progress, samples)
+    ]
     if not groups:
         return candidates, part
     session.progress.total += stages * len(groups) + 1
@@ -185,10 +194,15 @@ def _searched_all(
 def _searched(
     prepared: Prepared, budget: Budget, session: Session, samples: Sequence[Sample] | None = None
 ) -> _Candidate:
-    """Return the policy of another budget, searched on all or on some of the samples."""
+    """Return the policy of another budget, searched on all or on some of the samples.
+
+    Ctrl-C ends a descent with what it has; here it ends the command, which goes on there.
+    """
     on = "" if samples is None else f", for {counted(len(samples), 'sample')} that would get it"
     session.progress.say(f"a policy of {budget.text}{on}:")
     _, solution, _ = answered(at_budget(prepared, budget, samples), session)
+    if solution.stopped:
+        raise KeyboardInterrupt
     assert solution.policy is not None  # answered() raises otherwise
     return _Candidate(replace(solution.policy, model_type=prepared.model_type), budget)
 
@@ -214,11 +228,11 @@ def _measured(
 ) -> _Part:
     """Measure every policy on samples."""
     policies = [candidate.policy for candidate in candidates]
-    kl, features = np.zeros((len(samples), len(policies))), np.zeros((len(samples), 1), np.float32)
+    kl = np.zeros((len(samples), len(policies)))
     with session.progress.stage(f"measuring {len(policies)} policies", "FLOPs") as tick:
         if samples:
             kl = session.engine.measure(policies, samples, tick).T
-            features = question_features(session.model, samples)
+    features = question_features(session.model, samples)
     table = Table(features, bounded(kl), sample_costs(prepared, policies, samples))
     return _Part(samples, table, kl)
 
@@ -317,17 +331,19 @@ def _best_of_kinds(part: _Part, limit: float) -> Mapping[str, int] | None:
     return dict(zip(names, best_choice(loss, cost, limit * len(kinds)).tolist(), strict=True))
 
 
-def _kinds(chosen: ChosenSet, part: _Part, scores: Sequence[Answers] | None) -> pd.DataFrame:
-    """Return a line for each kind of question."""
+def _kinds(
+    chosen: ChosenSet, calibration: _Part, part: _Part, scores: Sequence[Answers] | None
+) -> pd.DataFrame:
+    """Return a line for each kind of held-out question; costs name policies as on calibration."""
     choice = chosen.chosen(part.table)
     kinds = np.array([sample.item.family for sample in part.samples])
-    lines = {}
+    costs = calibration.table.among(chosen.policies).cost.mean(axis=0)
+    lines, titles = {}, _titles(100 * costs)
     for name in dict.fromkeys(kinds.tolist()):
         rows = np.flatnonzero(kinds == name)
         line: dict[str, float] = {"samples": len(rows)}
-        for index in chosen.policies:
-            own = f"policy of {100 * part.table.cost[:, index].mean():.3g}%"
-            line[own] = 100 * float((choice[rows] == index).mean())
+        for title, index in zip(titles, chosen.policies, strict=True):
+            line[title] = 100 * float((choice[rows] == index).mean())
         line["cost, %"] = 100 * float(part.table.cost[rows, choice[rows]].mean())
         line["KL"] = float(part.kl[rows, choice[rows]].mean())
         if scores is not None:
@@ -337,6 +353,15 @@ def _kinds(chosen: ChosenSet, part: _Part, scores: Sequence[Answers] | None) -> 
             line["original, %"] = 100 * float(scores[_ORIGINAL].scores[rows].mean())
         lines[name] = line
     return pd.DataFrame(lines).T
+
+
+def _titles(costs: Values) -> list[str]:
+    """Return a name for each policy by its mean cost in percent, with a number where two agree."""
+    names = [f"policy of {cost:.3g}%" for cost in costs]
+    return [
+        name if names.count(name) == 1 else f"{name}, {names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 def _provenance(prepared: Prepared, comparison: pd.DataFrame) -> dict[str, object]:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from opsearch import PolicySet, RunConfig
-from opsearch.commands.adapt import adapt
+from opsearch.commands.adapt import _titles, adapt
 from opsearch.commands.cli import call
 from opsearch.commands.run import run
 from opsearch.data.embedded import embedded
@@ -135,6 +135,22 @@ def test_samples_without_answers_have_no_scores(tmp_path):
     assert "Rel. Avg., %" not in found.comparison
     assert "score, %" not in found.kinds
     assert "one per kind" not in found.comparison.index, "all are of one kind"
+
+
+def test_without_held_out_samples_the_set_is_compared_on_those_of_the_search(tmp_path):
+    given = {"samples": 12, "heldout": 0, "n_v": ("1/8", "1/4"), "out": tmp_path / "run"}
+    run(RunConfig(**{**SETTINGS, **given}), silent())
+    found = adapt(tmp_path / "run", policies=2, console=silent())
+    assert list(found.comparison) == ["policies", "cost calibration, %", "KL calibration"]
+    assert found.kinds.empty
+
+
+def test_policies_of_equal_cost_are_told_apart():
+    assert _titles(np.array([14.81, 30.0, 14.79])) == [
+        "policy of 14.8%, 1",
+        "policy of 30%",
+        "policy of 14.8%, 2",
+    ]
 
 
 @pytest.mark.parametrize("policies", [1, 9])
