@@ -8,31 +8,60 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from opsearch.models.decoder import Decoder
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.models.pruned.ranking import make_prompt
 from opsearch.models.supported import check_supported
 
-_MAX_TOKENS = 65536  # of a batch, of which only embeddings are looked up
+_MAX_TOKENS = 4096  # of a batch
+
+
+class _Embedded(Exception):  # noqa: N818 (no error: it ends a forward early)
+    """Ends a forward of the model where its decoder would begin."""
+
+    def __init__(self, embeds: Tensor) -> None:
+        super().__init__()
+        self.embeds = embeds
 
 
 @torch.no_grad()
 def question_features(model: Any, samples: Sequence[Sample]) -> NDArray[np.float32]:
     """Return the features of each sample's question, float32[S, D].
 
+    Vision tower and embeddings run as in a prefill, since some models put other embeddings in the
+    place of a token's own; the decoder does not.
+
     Args:
-        model: The model, of whose decoder only the embeddings are read.
+        model: The model.
         samples: S samples.
     """
-    family, embed = check_supported(model), model.get_input_embeddings()
+    family = check_supported(model)
     rows: dict[str, NDArray[np.float32]] = {}
     for batch in batches(samples, _MAX_TOKENS):
-        ids = batch_inputs(batch, device_of_inputs(model))["input_ids"]
-        prompt = make_prompt(model, family, ids, None)
-        # Placeholders of images need not be in the vocabulary of the embeddings.
-        prompt.embeds = embed(torch.where(prompt.visual, 0, ids))
+        inputs = batch_inputs(batch, device_of_inputs(model))
+        prompt = make_prompt(model, family, inputs["input_ids"], None)
+        prompt.embeds = _embeddings(model, Decoder.of(model, family), inputs)
+        prompt = prompt.to(prompt.embeds.device)
         found = prompt.question_direction().cpu().numpy()
         rows |= {sample.digest: row for sample, row in zip(batch, found, strict=True)}
-    width: int = embed.weight.shape[-1]
+    width: int = model.config.get_text_config().hidden_size
     return np.array([rows[sample.digest] for sample in samples], np.float32).reshape(-1, width)
+
+
+def _embeddings(model: Any, decoder: Decoder, inputs: dict[str, Any]) -> Tensor:
+    """Return the embeddings [B, S, D] that would enter the decoder."""
+
+    def stop(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        raise _Embedded(kwargs["inputs_embeds"])
+
+    handle = decoder.module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    except _Embedded as reached:
+        return reached.embeds
+    finally:
+        handle.remove()
+    raise AssertionError("the model ran without its decoder")
