@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+
 from opsearch.costs.exact import Integers
 from opsearch.errors import OpsearchError
 from opsearch.formatting import screen_repr
 from opsearch.policy.counts import Candidates, Counts
 from opsearch.policy.policy import Policy
+from opsearch.policy.schedule import RerankingTable
 
 if TYPE_CHECKING:
     from opsearch.costs.latency_table import LatencyTable
@@ -78,7 +81,9 @@ class Cost(Protocol):
 
     The class also has `from_settings(settings: CostSettings)`, which builds it. A cost that counts
     the images of a sample also has `of_images(image_flops: int) -> int`: what images with these
-    FLOPs of vision tower and projector add to `of` and to `stock`. No policy changes it.
+    FLOPs of vision tower and projector add to `of` and to `stock`. No policy changes it. A cost
+    that counts rankers inside the decoder also has `of_rankings(rerankings, n_visual, n_other)`:
+    what they add to `of`, for each policy of a `RerankingTable`.
     """
 
     @property
@@ -107,7 +112,7 @@ class Cost(Protocol):
             n_visual: Visual tokens of the sample.
             n_other: Other tokens of the sample, which are never pruned.
             candidates: Tokens that rankers inside the decoder order (Policy.candidates). The
-                operations of these rankers are not part of the cost.
+                operations of these rankers are not part of the result.
 
         Returns:
             int64[...], or Python integers in object[...] where int64 could wrap.
@@ -123,9 +128,20 @@ def budget_suffix(cost: str) -> str:
 
 
 def policy_cost(cost: Cost, policy: Policy, n_visual: int, n_other: int) -> int:
-    """Return the cost of one policy on one sample, without its rankers."""
-    counts, candidates = policy.resolve(n_visual), policy.candidates(n_visual)
-    return int(cost.of(counts, n_visual, n_other, candidates))
+    """Return the cost of one policy on one sample, without its images."""
+    counts, rerankings = policy.resolve(n_visual), policy.schedule(n_visual).rerankings
+    candidates = {each.layer: each.candidates for each in rerankings}
+    table = RerankingTable.of([rerankings], len(counts))
+    rankings = int(ranking_cost(cost, table, n_visual, n_other)[0]) if table else 0
+    return int(cost.of(counts, n_visual, n_other, candidates)) + rankings
+
+
+def ranking_cost(cost: Cost, rerankings: RerankingTable, n_visual: int, n_other: int) -> Integers:
+    """Return what rankers inside the decoder add to the cost of P policies, [P]; mostly 0."""
+    of_rankings = getattr(cost, "of_rankings", None)
+    if of_rankings is None:
+        return np.zeros(len(rerankings.ranker), np.int64)
+    return np.asarray(of_rankings(rerankings, n_visual, n_other))
 
 
 def image_cost(cost: Cost, samples: Iterable[SampleSize]) -> int:

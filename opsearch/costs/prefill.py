@@ -1,4 +1,4 @@
-"""FLOPs of a whole prefill: vision tower, projector, decoder and one row of the lm_head."""
+"""FLOPs of a whole prefill: vision tower, projector, decoder with its rankers, one lm_head row."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import ClassVar
 from opsearch.costs.base import CostLabel, CostSettings
 from opsearch.costs.exact import Integers
 from opsearch.costs.flops import Flops
+from opsearch.costs.rankings import ranking_flops_of
 from opsearch.costs.shape import Shape
 from opsearch.formatting import screen_repr
 from opsearch.policy.counts import Candidates, Counts
+from opsearch.policy.schedule import RerankingTable
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Prefill:
     """FLOPs of the whole prefill: vision tower and projector, and the live decoder operations.
 
     The tower's part depends on the images of a sample and not on the policy: `of_images` adds it.
+    `of_rankings` adds rankers inside the decoder.
 
     Attributes:
         shape: Dimensions of the decoder.
@@ -42,7 +45,7 @@ class Prefill:
     def of(
         self, counts: Counts, n_visual: int, n_other: int, candidates: Candidates | None = None
     ) -> Integers:
-        """Return the FLOPs of the decoder, see `Flops.of`; `of_images` is not part of them."""
+        """Return the FLOPs of the decoder, see `Flops.of`, without its images and rankers."""
         return Flops(self.shape).of(counts, n_visual, n_other, candidates)
 
     def stock(self, n_visual: int, n_other: int) -> int:
@@ -52,3 +55,7 @@ class Prefill:
     def of_images(self, image_flops: int) -> int:
         """Return what the images of a sample add: all FLOPs of vision tower and projector."""
         return image_flops
+
+    def of_rankings(self, rerankings: RerankingTable, n_visual: int, n_other: int) -> Integers:
+        """Return what the rankers inside the decoder add for each policy, [P]."""
+        return ranking_flops_of(rerankings, n_visual, n_other, self.shape)

@@ -1,5 +1,7 @@
 """The whole prefill against torch's FlopCounterMode, on stock and on pruned models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,6 +13,7 @@ from opsearch.costs.shape import Shape
 from opsearch.models.images import image_flops
 from opsearch.policy.builders import identity
 from opsearch.problem.budget import total_cost
+from opsearch.rankers import DECODER_RANKERS
 from tests.costs.towers import CASES, LAYERS
 from tests.support import tiny
 from tests.support.families import EACH, FAMILIES, built
@@ -63,6 +66,18 @@ def test_a_pruned_model(name, attention):
         found = counted(model, inputs)
     assert found == predicted(model, inputs, policy)
     assert found < predicted(model, inputs, identity(LAYERS))
+
+
+@pytest.mark.parametrize("ranker", DECODER_RANKERS)
+@pytest.mark.parametrize("name", EACH)
+def test_a_model_that_ranks_inside_its_decoder(name, ranker):
+    model = built(name, LAYERS, "sdpa")
+    inputs = prompts(FAMILIES[name], LAYOUTS["two images"], 1)
+    stages = builders.stages(LAYERS, {0: 1, 1: "1/2", 2: "1/4"})
+    policy = replace(stages, rankers=tuple((layer, RankerSpec(ranker)) for layer in (1, 2)))
+    with policy.apply(model):
+        found = counted(model, inputs)
+    assert found == predicted(model, inputs, policy)
 
 
 @pytest.mark.parametrize("name", EACH)

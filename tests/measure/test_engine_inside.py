@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opsearch.costs.rankings import ranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.measure.engine import Engine
-from opsearch.measure.planning.flops import ranking_flops
 from opsearch.measure.storage.store import Store
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy

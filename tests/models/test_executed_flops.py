@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from opsearch.costs import Flops
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import executed
+from opsearch.costs.rankings import ranking_flops
 from opsearch.costs.shape import Shape
-from opsearch.measure.planning.flops import ranking_flops
 from opsearch.models.families import family_for
 from opsearch.policy import builders
 from opsearch.policy.policy import Policy

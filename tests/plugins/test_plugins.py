@@ -140,7 +140,7 @@ APPLIED = """
 import sys, torch
 import opsearch
 from opsearch.costs.shape import Shape
-from opsearch.measure.planning.flops import ranking_flops
+from opsearch.costs.rankings import ranking_flops
 from opsearch.models.encoding import encode
 
 policy = opsearch.Policy.from_pretrained(sys.argv[1])

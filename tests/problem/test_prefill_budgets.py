@@ -1,4 +1,4 @@
-"""Budgets of the whole prefill: a constant per sample that no policy changes."""
+"""Budgets of the whole prefill: images, which no policy changes, and rankers in the decoder."""
 
 import re
 from fractions import Fraction
@@ -11,6 +11,7 @@ from opsearch.costs.base import SampleSize, image_cost
 from opsearch.costs.flops import Flops
 from opsearch.costs.kv import KVBytes
 from opsearch.costs.prefill import Prefill
+from opsearch.costs.rankings import ranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
 from opsearch.problem.budget import Budget, constraint, total_cost
@@ -55,13 +56,16 @@ def test_amounts_of_the_prefill_are_named_by_the_cost_because_flops_are_the_deco
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_point_costs_the_images_more(name):
+def test_every_point_costs_its_images_and_rankers_more(name):
     space = SPACES[name]
     decoder, whole = (limited("100%" + c.name, c, space) for c in (Flops(TINY), Prefill(TINY)))
     size = np.prod([len(each.values) for each in space.parameters], dtype=object)
     points = len(space.points) if space.listed else min(int(size), 10**12)
     for index in np.linspace(0, points - 1, 7, dtype=np.int64).tolist():
-        assert whole.cost(index) == decoder.cost(index) + IMAGES
+        policy = space.decode(space.row(index))
+        ranked = sum(ranking_flops(policy, s.n_visual, s.n_other, TINY) for s in SAMPLES)
+        assert (ranked > 0) == bool(policy.candidates(64))
+        assert whole.cost(index) == decoder.cost(index) + IMAGES + ranked
     assert whole.cheapest == decoder.cheapest
     assert whole.floor == decoder.floor + IMAGES
 

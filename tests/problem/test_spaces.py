@@ -8,6 +8,7 @@ import pytest
 
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
+from opsearch.costs.prefill import Prefill
 from opsearch.costs.shape import CHECKPOINTS
 from opsearch.policy import builders
 from opsearch.policy.counts import MLP, live
@@ -157,11 +158,12 @@ def test_a_part_of_the_policies_is_decoded_alike():
     assert PointPolicies(space, space.points[:0]).canonical(9) == []
 
 
+@pytest.mark.parametrize("counted", [Flops, Prefill])
 @pytest.mark.parametrize("name", ["two stages, fastv", "two stages, pyramiddrop"])
-def test_points_cost_what_their_policies_cost(name):
+def test_points_cost_what_their_policies_cost(name, counted):
     """Candidates of a ranker inside the decoder are alive until it acts."""
     space, pairs = SOME[name], [(9, 5), (577, 5), (9, 6)]
-    cost = Flops(CHECKPOINTS["llava-1.5-7b"].shape)
+    cost = counted(CHECKPOINTS["llava-1.5-7b"].shape)
     policies = [space.decode(point) for point in space.points]
     wanted = [sum(policy_cost(cost, policy, *pair) for pair in pairs) for policy in policies]
     assert space_costs(cost, space, pairs).tolist() == wanted

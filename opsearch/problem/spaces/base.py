@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.costs.base import Cost
+from opsearch.costs.base import Cost, ranking_cost
 from opsearch.costs.exact import Integers, weighted_sum
 from opsearch.formatting import screen_repr
 from opsearch.policy.builders import KVReading
@@ -335,6 +335,8 @@ def space_costs(
             candidates = rerankings.candidates_by_layer if rerankings else None
             for n_other, k in times.items():
                 yield k, cost.of(counts, n_visual, n_other, candidates)
+                if rerankings:
+                    yield k, ranking_cost(cost, rerankings, n_visual, n_other)
 
     starts = range(0, len(space.points), POINTS_AT_ONCE)
     blocks = [space.points[start : start + POINTS_AT_ONCE] for start in starts]
