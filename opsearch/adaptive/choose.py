@@ -9,7 +9,7 @@ from math import comb
 
 import numpy as np
 
-from opsearch.adaptive.fit import fit_selector
+from opsearch.adaptive.fit import Regression, fit_selector
 from opsearch.adaptive.linear import LinearSelector
 from opsearch.adaptive.table import Choice, Table, Values
 from opsearch.errors import InfeasibleBudgetError
@@ -62,8 +62,9 @@ def choose_set(table: Table, limit: float, most: int) -> ChosenSet:
         )
     within = np.flatnonzero(means <= limit)
     single = int(within[table.loss.mean(axis=0)[within].argmin()])
-    alone = _fitted(table, (single,), limit)
-    best = _best_set(table, limit, most)
+    regression = Regression.of(table)
+    alone = _fitted(table, (single,), limit, regression)
+    best = _best_set(table, limit, most, regression)
     if len(best.policies) == 1:
         return alone
     gain = _gain_unseen(table, best.policies, single, limit)
@@ -80,18 +81,22 @@ def _gain_unseen(table: Table, policies: tuple[int, ...], single: int, limit: fl
     gain = np.zeros(len(rows))
     for fold in range(_FOLDS):
         unseen = rows % _FOLDS == fold
-        found = _fitted(table.on(~unseen), policies, limit)
+        seen = table.on(~unseen)
+        found = _fitted(seen, policies, limit, Regression.of(seen))
         some = table.on(unseen)
         value = some.loss + found.price * some.cost
         gain[unseen] = value[:, single] - value[np.arange(len(value)), found.chosen(some)]
     return gain
 
 
-def _fitted(table: Table, policies: tuple[int, ...], limit: float) -> ChosenSet:
-    return ChosenSet(policies, *fit_selector(table.among(policies), limit))
+def _fitted(
+    table: Table, policies: tuple[int, ...], limit: float, regression: Regression
+) -> ChosenSet:
+    found = fit_selector(table.among(policies), limit, regression.among(policies))
+    return ChosenSet(policies, *found)
 
 
-def _best_set(table: Table, limit: float, most: int) -> ChosenSet:
+def _best_set(table: Table, limit: float, most: int, regression: Regression) -> ChosenSet:
     """Return the set of policies whose fitted selector has the least mean loss.
 
     Of many policies, those that are missed least are left out one by one before all sets of the
@@ -99,12 +104,17 @@ def _best_set(table: Table, limit: float, most: int) -> ChosenSet:
     """
     kept = tuple(range(table.loss.shape[1]))
     while comb(len(kept), min(most, len(kept))) > _MOST_SETS:
-        kept = _best(table, limit, [tuple(k for k in kept if k != out) for out in kept]).policies
-    return _best(table, limit, list(combinations(kept, min(most, len(kept)))))
+        without_one = [tuple(k for k in kept if k != out) for out in kept]
+        kept = _best(table, limit, without_one, regression).policies
+    return _best(table, limit, list(combinations(kept, min(most, len(kept)))), regression)
 
 
-def _best(table: Table, limit: float, sets: Sequence[tuple[int, ...]]) -> ChosenSet:
+def _best(
+    table: Table, limit: float, sets: Sequence[tuple[int, ...]], regression: Regression
+) -> ChosenSet:
     """Return the set of least mean loss; one of its policies keeps the limit by itself."""
     means = table.cost.mean(axis=0)
-    found = [_fitted(table, some, limit) for some in sets if means[list(some)].min() <= limit]
+    found = [
+        _fitted(table, some, limit, regression) for some in sets if means[list(some)].min() <= limit
+    ]
     return min(found, key=lambda each: table.of(each.chosen(table)).loss)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ Values = NDArray[np.float64]
 Choice = NDArray[np.int64]
 
 _BISECTIONS = 50
-_HIGHEST = 2.0**20  # price of the whole original, in units of the loss
+HIGHEST_PRICE = 2.0**20
+"""Largest price of the whole original's cost, in units of the loss."""
 
 
 class Outcome(NamedTuple):
@@ -61,34 +63,78 @@ class Table:
         return Table(self.features[samples], self.loss[samples], self.cost[samples])
 
 
-def best_choice(loss: Values, cost: Values, limit: float) -> Choice:
+@dataclass(frozen=True, eq=False)
+class Part:
+    """S samples and what K policies do on them.
+
+    Attributes:
+        table: Bounded divergences and costs, for the choice.
+        kl: KL in nats, float64[S, K].
+        kinds: Kind of each question.
+        scores: Scores of the answers, 0 to 1, float64[S, K]; None: there are no answers.
+    """
+
+    table: Table
+    kl: Values
+    kinds: tuple[str, ...]
+    scores: Values | None = None
+
+    __repr__ = screen_repr
+
+
+def lowest_price(total: Callable[[float], float], limit: float) -> float:
+    """Return the smallest price at which a total cost is within a limit; inf if none is.
+
+    Args:
+        total: Total cost of what is chosen at a price; it falls as the price rises.
+        limit: Largest total cost.
+    """
+    if total(0.0) <= limit:
+        return 0.0
+    if total(HIGHEST_PRICE) > limit:
+        return inf
+    low, high = 0.0, HIGHEST_PRICE
+    for _ in range(_BISECTIONS):
+        middle = sqrt(low * high) if low else high / 16
+        if total(middle) <= limit:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+class BestChoice(NamedTuple):
+    """A policy for each row, and how good any choice could be.
+
+    Attributes:
+        chosen: Number of the policy of each row, int64[G].
+        bound: No choice within the limit has a smaller summed loss.
+    """
+
+    chosen: Choice
+    bound: float
+
+
+def best_choice(loss: Values, cost: Values, limit: float) -> BestChoice:
     """Return a policy for each row such that the summed loss is least within a summed cost.
 
     Each row takes the policy of least loss plus price times cost, for one price. No choice within
-    what this one costs has a smaller loss; a limit between two prices is not used up.
+    what this one costs has a smaller loss; a limit between two prices is not used up. The bound is
+    that of the Lagrangian at this price.
 
     Args:
         loss: Summed loss of each policy on each sample, or group of samples, float64[G, K].
         cost: Summed cost, float64[G, K].
         limit: Largest total cost; that of the cheapest policies if it is below.
     """
-    low, high = 0.0, _HIGHEST
-    chosen: Choice = _at_price(loss, cost, 0.0)
-    if _total(cost, chosen) <= limit:
+    rows = np.arange(len(loss))
+
+    def at(price: float) -> Choice:
+        chosen: Choice = (loss + price * cost).argmin(axis=1)
         return chosen
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2 if low else high / 16
-        if _total(cost, _at_price(loss, cost, middle)) <= limit:
-            high = middle
-        else:
-            low = middle
-    return _at_price(loss, cost, high)
 
-
-def _at_price(loss: Values, cost: Values, price: float) -> Choice:
-    chosen: Choice = (loss + price * cost).argmin(axis=1)
-    return chosen
-
-
-def _total(cost: Values, chosen: Choice) -> float:
-    return float(cost[np.arange(len(chosen)), chosen].sum())
+    price = lowest_price(lambda price: float(cost[rows, at(price)].sum()), limit)
+    chosen = at(min(price, HIGHEST_PRICE))
+    spent, lost = (float(values[rows, chosen].sum()) for values in (cost, loss))
+    unused = price * (limit - spent) if price <= HIGHEST_PRICE else 0.0
+    return BestChoice(chosen, lost - unused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from rich.console import Console
 
 from opsearch.adaptive.choose import ChosenSet, choose_set
 from opsearch.adaptive.linear import MOST
+from opsearch.adaptive.measured import FOLDER, Measured
 from opsearch.adaptive.policy_set import PolicySet
 from opsearch.adaptive.questions import question_features
-from opsearch.adaptive.table import Choice, Table, Values, best_choice
+from opsearch.adaptive.table import Part, Table
+from opsearch.analysis import adaptive
 from opsearch.commands.run import answered
 from opsearch.console import PlainConsole
 from opsearch.data.item import all_answered
 from opsearch.errors import InfeasibleBudgetError, OpsearchError
-from opsearch.evaluation.answers import Answers, answer, relative_average
+from opsearch.evaluation.answers import answer
 from opsearch.files import write_atomic
 from opsearch.formatting import counted
 from opsearch.measure.relaxed.gradient import bounded
@@ -36,9 +38,7 @@ from opsearch.runs.session import Session, open_session
 from opsearch.solvers.gradient import GradientDescent
 
 _STAGES = 5  # encoding, loading the model, measuring twice, answering
-_ONE, _ORIGINAL = 0, 1  # of the candidates: the policy of the run, and the original
 _FEWEST = 64  # samples of which a policy is searched of their own
-FOLDER = "adaptive"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +47,8 @@ class Adapted:
 
     Attributes:
         policies: The set.
-        comparison: One policy, the set, one policy per kind, and the best one for each sample:
-            number of policies, cost and KL on calibration and held-out samples, and Rel. Avg.
-        kinds: For each kind of held-out questions: the share in percent that gets each policy,
-            which is named by its mean cost, and cost, KL and scores.
+        comparison: What chooses the policy of a question, see `opsearch.analysis.adaptive`.
+        kinds: What each kind of held-out questions gets, see there.
         helps: False if the set is one policy, because no selector was better on unseen samples.
         folder: Where the set is.
     """
@@ -73,21 +71,6 @@ class _Candidate:
 
     policy: Policy
     budget: Budget | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Samples of a run and what every policy does on them.
-
-    Attributes:
-        samples: The samples.
-        table: Bounded divergences and costs.
-        kl: KL in nats, float64[S, K].
-    """
-
-    samples: Sequence[Sample]
-    table: Table
-    kl: Values
 
 
 def adapt(
@@ -123,24 +106,21 @@ def adapt(
         candidates, calibration = _searched_all(own, others, policies, prepared, session)
         chosen = choose_set(calibration.table, _limit(prepared), policies)
         heldout = _measured(candidates, prepared.heldout, prepared, session)
-        found = [candidate.policy for candidate in candidates]
-        scores = _answers(found, prepared, session)
-    comparison = _comparison(chosen, calibration, heldout, prepared, scores)
-    adapted = Adapted(
-        PolicySet(
-            tuple(found[index] for index in chosen.policies),
-            chosen.selector,
-            _provenance(prepared, comparison),
-        ),
-        comparison,
-        _kinds(chosen, calibration, heldout, scores),
-        chosen.helps,
-        out or folder / FOLDER,
+        heldout = _answered(candidates, heldout, prepared, session)
+    budgets = tuple(each.budget.text if each.budget else "" for each in candidates)
+    measured = Measured(_limit(prepared), budgets, calibration, heldout)
+    comparison = adaptive.comparison(measured, chosen)
+    policies_of_set = PolicySet(
+        tuple(candidates[index].policy for index in chosen.policies),
+        chosen.selector,
+        _provenance(prepared, comparison),
     )
-    adapted.policies.save_pretrained(adapted.folder)
-    write_atomic(adapted.folder / "adaptive.csv", lambda file: comparison.to_csv(file))
-    write_atomic(adapted.folder / "kinds.csv", lambda file: adapted.kinds.to_csv(file))
-    return adapted
+    kinds, target = adaptive.by_kinds(measured, chosen), out or folder / FOLDER
+    policies_of_set.save_pretrained(target)
+    measured.save(target)
+    write_atomic(target / "adaptive.csv", lambda file: comparison.to_csv(file))
+    write_atomic(target / "kinds.csv", lambda file: kinds.to_csv(file))
+    return Adapted(policies_of_set, comparison, kinds, chosen.helps, target)
 
 
 def _within_reach(prepared: Prepared, progress: Progress) -> list[Budget]:
@@ -165,11 +145,11 @@ def _limit(prepared: Prepared) -> float:
 
 def _searched_all(
     own: Policy, others: Sequence[Budget], most: int, prepared: Prepared, session: Session
-) -> tuple[list[_Candidate], _Part]:
+) -> tuple[list[_Candidate], Part]:
     """Return the policies to choose from, and what they do on the calibration samples.
 
     They are the run's own, the original, those of other budgets, and those searched on the samples
-    that get one policy of the best set of these.
+    that get one policy of the best set of these; the first two in the order of `Measured`.
     """
     stages = 1 + isinstance(prepared.choice.solver, GradientDescent)
     session.progress.total += stages * len(others)
@@ -180,7 +160,7 @@ def _searched_all(
     groups = [
         (budget, samples)
         for budget, samples in _groups(
-            choose_set(part.table, _limit(prepared), most), candidates, part
+            choose_set(part.table, _limit(prepared), most), candidates, part, prepared.calibration
         )
         if _is_possible(prepared, budget, session.progress, samples)
     ]
@@ -208,15 +188,15 @@ def _searched(
 
 
 def _groups(
-    chosen: ChosenSet, candidates: Sequence[_Candidate], part: _Part
+    chosen: ChosenSet, candidates: Sequence[_Candidate], part: Part, samples: Sequence[Sample]
 ) -> list[tuple[Budget, list[Sample]]]:
     """Return the samples that get each policy of a set, as far as they suffice for a search."""
     choice, found = chosen.chosen(part.table), []
     for index in chosen.policies if chosen.helps else ():
-        samples = [part.samples[int(row)] for row in np.flatnonzero(choice == index)]
+        own = [samples[int(row)] for row in np.flatnonzero(choice == index)]
         budget = candidates[index].budget
-        if budget is not None and len(samples) >= _FEWEST:
-            found.append((budget, samples))
+        if budget is not None and len(own) >= _FEWEST:
+            found.append((budget, own))
     return found
 
 
@@ -225,7 +205,7 @@ def _measured(
     samples: Sequence[Sample],
     prepared: Prepared,
     session: Session,
-) -> _Part:
+) -> Part:
     """Measure every policy on samples."""
     policies = [candidate.policy for candidate in candidates]
     kl = np.zeros((len(samples), len(policies)))
@@ -234,134 +214,31 @@ def _measured(
             kl = session.engine.measure(policies, samples, tick).T
     features = question_features(session.model, samples)
     table = Table(features, bounded(kl), sample_costs(prepared, policies, samples))
-    return _Part(samples, table, kl)
+    return Part(table, kl, tuple(sample.item.family for sample in samples))
 
 
-def _answers(
-    policies: Sequence[Policy], prepared: Prepared, session: Session
-) -> list[Answers] | None:
-    """Return the answers of every policy to the held-out questions; None if some have none."""
+def _answered(
+    candidates: Sequence[_Candidate], part: Part, prepared: Prepared, session: Session
+) -> Part:
+    """Return held-out samples with the scores of every policy's answers; as they are without."""
     samples = prepared.heldout
-    if not all_answered([sample.item for sample in samples]):
+    if not samples or not all_answered([sample.item for sample in samples]):
         session.progress.total -= 1
-        return None
+        return part
     found = []
     with session.progress.stage(f"answering {len(samples)} held-out questions") as tick:
-        for policy in policies:
-            found.append(
-                answer(
-                    session.model,
-                    prepared.processor,
-                    samples,
-                    policy,
-                    session.store,
-                    answer_tokens=prepared.settings.answer_tokens,
-                )
+        for candidate in candidates:
+            answers = answer(
+                session.model,
+                prepared.processor,
+                samples,
+                candidate.policy,
+                session.store,
+                answer_tokens=prepared.settings.answer_tokens,
             )
-            tick(len(found), len(policies))
-    return found
-
-
-def _comparison(
-    chosen: ChosenSet,
-    calibration: _Part,
-    heldout: _Part,
-    prepared: Prepared,
-    scores: Sequence[Answers] | None,
-) -> pd.DataFrame:
-    """Return a line for one policy, the set, one policy per kind, and the best one per sample."""
-    limit = _limit(prepared)
-    one = [np.full(len(part.samples), _ONE) for part in (calibration, heldout)]
-    lines: dict[str, tuple[Choice, Choice]] = {
-        "one policy": (one[0], one[1]),
-        f"set of {len(chosen.policies)}": (
-            chosen.chosen(calibration.table),
-            chosen.chosen(heldout.table),
-        ),
-    }
-    of_kind = _best_of_kinds(calibration, limit)
-    if of_kind is not None:
-        both = tuple(
-            np.array([of_kind.get(sample.item.family, 0) for sample in part.samples], np.int64)
-            for part in (calibration, heldout)
-        )
-        lines["one per kind"] = (both[0], both[1])
-    best = [
-        best_choice(part.table.loss, part.table.cost, limit * len(part.samples))
-        for part in (calibration, heldout)
-    ]
-    lines["best per sample"] = (best[0], best[1])
-    return pd.DataFrame(
-        {name: _line(choices, (calibration, heldout), scores) for name, choices in lines.items()}
-    ).T
-
-
-def _line(
-    choices: tuple[Choice, Choice], parts: tuple[_Part, _Part], scores: Sequence[Answers] | None
-) -> dict[str, float]:
-    """Return cost, KL and score of a choice for each sample."""
-    line: dict[str, float] = {"policies": len(set(choices[0].tolist()))}
-    for name, part, choice in zip(("calibration", "held-out"), parts, choices, strict=True):
-        rows = np.arange(len(choice))
-        if len(choice):
-            line[f"cost {name}, %"] = 100 * part.table.of(choice).cost
-            line[f"KL {name}"] = float(part.kl[rows, choice].mean())
-    if scores is not None:
-        own = [scores[index].scores[row] for row, index in enumerate(choices[1])]
-        line["Rel. Avg., %"] = 100 * _relative(np.array(own), scores)
-    return line
-
-
-def _relative(own: Values, scores: Sequence[Answers]) -> float:
-    """Return the mean over kinds of the score over the original's."""
-    original, kinds = scores[_ORIGINAL].by_family(), np.array(scores[_ORIGINAL].families)
-    return relative_average({kind: float(own[kinds == kind].mean()) for kind in original}, original)
-
-
-def _best_of_kinds(part: _Part, limit: float) -> Mapping[str, int] | None:
-    """Return the policy of each kind of question that is best within the mean cost."""
-    kinds = np.array([sample.item.family for sample in part.samples])
-    names = sorted(set(kinds.tolist()))
-    if len(names) < 2:
-        return None
-    loss, cost = (
-        np.stack([values[kinds == name].sum(axis=0) for name in names])
-        for values in (part.table.loss, part.table.cost)
-    )
-    return dict(zip(names, best_choice(loss, cost, limit * len(kinds)).tolist(), strict=True))
-
-
-def _kinds(
-    chosen: ChosenSet, calibration: _Part, part: _Part, scores: Sequence[Answers] | None
-) -> pd.DataFrame:
-    """Return a line for each kind of held-out question; costs name policies as on calibration."""
-    choice = chosen.chosen(part.table)
-    kinds = np.array([sample.item.family for sample in part.samples])
-    costs = calibration.table.among(chosen.policies).cost.mean(axis=0)
-    lines, titles = {}, _titles(100 * costs)
-    for name in dict.fromkeys(kinds.tolist()):
-        rows = np.flatnonzero(kinds == name)
-        line: dict[str, float] = {"samples": len(rows)}
-        for title, index in zip(titles, chosen.policies, strict=True):
-            line[title] = 100 * float((choice[rows] == index).mean())
-        line["cost, %"] = 100 * float(part.table.cost[rows, choice[rows]].mean())
-        line["KL"] = float(part.kl[rows, choice[rows]].mean())
-        if scores is not None:
-            line["score, %"] = 100 * float(
-                np.mean([scores[choice[row]].scores[row] for row in rows])
-            )
-            line["original, %"] = 100 * float(scores[_ORIGINAL].scores[rows].mean())
-        lines[name] = line
-    return pd.DataFrame(lines).T
-
-
-def _titles(costs: Values) -> list[str]:
-    """Return a name for each policy by its mean cost in percent, with a number where two agree."""
-    names = [f"policy of {cost:.3g}%" for cost in costs]
-    return [
-        name if names.count(name) == 1 else f"{name}, {names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
-    ]
+            found.append(answers.scores)
+            tick(len(found), len(candidates))
+    return replace(part, scores=np.stack(found, axis=1))
 
 
 def _provenance(prepared: Prepared, comparison: pd.DataFrame) -> dict[str, object]:

@@ -232,6 +232,18 @@ def _outcomes(folders: Sequence[Path], space: str | None) -> Analysis:
     return Analysis({"outcomes.csv": found}, outcomes.draw(found), outcomes.describe(found))
 
 
+def _adaptive(folders: Sequence[Path], space: str | None) -> Analysis:
+    """Judge policy sets of any size, other mixes of questions, and the limit of the loss."""
+    from opsearch.adaptive.measured import FILE_NAME, FOLDER, Measured
+    from opsearch.analysis import adaptive_study
+
+    (folder,) = folders
+    measured = Measured.load(folder if (folder / FILE_NAME).exists() else folder / FOLDER)
+    found = adaptive_study.tables(measured)
+    figure = adaptive_study.draw(found["sets.csv"], found["kinds_left_out.csv"])
+    return Analysis(found, figure, adaptive_study.describe(measured, found))
+
+
 def _rivals(folders: Sequence[Path], space: str | None) -> Analysis:
     """Tabulate the loss of other search methods against the optimum, at equal evaluations."""
     from opsearch.commands import rivals
@@ -274,6 +286,7 @@ KINDS = {
     "ablation": AnalysisKind(_ablation, several=True),
     "transfer": AnalysisKind(_transfer, several=True),
     "outcomes": AnalysisKind(_outcomes, several=True, other_spaces=False),
+    "adaptive": AnalysisKind(_adaptive, other_spaces=False),
     "rivals": AnalysisKind(_rivals),
     "tables": AnalysisKind(_tables, several=True, other_spaces=False),
 }

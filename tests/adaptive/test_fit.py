@@ -66,17 +66,19 @@ def test_scores_are_those_of_standardized_features():
 
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 4), st.floats(0, 1))
-def test_no_choice_within_the_same_cost_loses_less(seed, rows, policies, part):
+def test_no_choice_of_this_cost_loses_less_and_none_passes_the_bound(seed, rows, policies, part):
     draw = np.random.default_rng(seed)
     loss, cost = draw.uniform(0, 1, (2, rows, policies))
     limit = cost.min(1).sum() + part * (cost.max(1).sum() - cost.min(1).sum())
-    chosen = best_choice(loss, cost, limit)
+    chosen, bound = best_choice(loss, cost, limit)
     at = np.arange(rows)
     spent, lost = cost[at, chosen].sum(), loss[at, chosen].sum()
     assert spent <= limit + 1e-9
     for other in np.ndindex(*(policies,) * rows):
         if cost[at, other].sum() <= spent + 1e-12:
             assert lost <= loss[at, other].sum() + 1e-9
+        if cost[at, other].sum() <= limit:
+            assert bound <= loss[at, other].sum() + 1e-9
 
 
 def test_a_set_has_the_policies_that_help():
