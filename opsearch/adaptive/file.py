@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from opsearch.adaptive.features import DEFAULT
 from opsearch.adaptive.linear import MOST, LinearSelector, Weights
 from opsearch.errors import PolicyError, echo, shortened
 from opsearch.files import write_atomic, write_text
-from opsearch.policy.file import policy_text
+from opsearch.policy.file import SET_FILE, policy_text
 from opsearch.policy.policy import Policy
 
 if TYPE_CHECKING:
     from opsearch.adaptive.policy_set import PolicySet
 
-FILE_NAME, SELECTOR = "policy_set.json", "selector.safetensors"
+FILE_NAME, SELECTOR = SET_FILE, "selector.safetensors"
 FORMAT_VERSION = 1
 _TENSORS = {"weights": 2, "bias": 1}  # and their dimensions
 
@@ -27,6 +28,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     policy_type: Literal["opsearch set"]
     format_version: int
+    selector: str = DEFAULT
     policies: list[dict[str, Any]] = Field(min_length=1, max_length=MOST)
     provenance: dict[str, Any] = {}
 
@@ -38,6 +40,7 @@ def write_set(policies: PolicySet, folder: Path) -> Path:
     content = {
         "policy_type": "opsearch set",
         "format_version": FORMAT_VERSION,
+        "selector": policies.selector.reads,
         "policies": [json.loads(policy_text(policy)) for policy in policies.policies],
         "provenance": dict(policies.provenance),
     }
@@ -78,7 +81,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
         )
     policies = [Policy.from_text(json.dumps(each), file) for each in content.policies]
     tensors = _read_tensors(folder / SELECTOR)
-    selector = LinearSelector(tensors["weights"], tensors["bias"])
+    selector = LinearSelector(tensors["weights"], tensors["bias"], content.selector)
     return {
         "policies": tuple(policies),
         "selector": selector,
@@ -103,7 +106,7 @@ def _read_tensors(file: Path) -> dict[str, Weights]:
     types = {each.dtype for each in found.values()}
     if shapes != _TENSORS or types != {np.dtype(np.float32)}:
         raise PolicyError(
-            f"{file} does not hold the float32 tensors weights [K, D] and bias [K] alone; save "
+            f"{file} does not hold the float32 tensors weights [K, F] and bias [K] alone; save "
             "the set again"
         )
     return found

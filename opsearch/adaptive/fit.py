@@ -71,10 +71,10 @@ class Regression:
         loss, cost = (each[0] + given @ each[1:] for each in (self.loss, self.cost))
         return loss, cost
 
-    def selector(self, price: float) -> LinearSelector:
+    def selector(self, price: float, reads: str) -> LinearSelector:
         """Return the selector of the policy of least loss plus price times cost."""
         scores = -(self.loss + price * self.cost).astype(np.float32)
-        return LinearSelector(scores[1:].T, scores[0])
+        return LinearSelector(scores[1:].T, scores[0], reads)
 
 
 def fit_selector(table: Table, limit: float, regression: Regression | None = None) -> Fit:
@@ -89,7 +89,7 @@ def fit_selector(table: Table, limit: float, regression: Regression | None = Non
     loss, cost = regression.predicted(table.features)
     price = lowest_price(lambda price: table.of((loss + price * cost).argmin(axis=1)).cost, limit)
     while price <= HIGHEST_PRICE:
-        selector = regression.selector(price)
+        selector = regression.selector(price, table.reads)
         if table.of(selector.scores(table.features).argmax(axis=1)).cost <= limit:
             return Fit(selector, price)
         price = _RAISE * price + 1e-9
@@ -101,4 +101,4 @@ def _cheapest(table: Table) -> LinearSelector:
     policies, width = table.loss.shape[1], table.features.shape[1]
     bias = np.zeros(policies, np.float32)
     bias[table.cost.mean(axis=0).argmin()] = 1
-    return LinearSelector(np.zeros((policies, width), np.float32), bias)
+    return LinearSelector(np.zeros((policies, width), np.float32), bias, table.reads)

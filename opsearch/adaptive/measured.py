@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from opsearch.adaptive.features import DEFAULT
 from opsearch.adaptive.table import Part, Table, Values
 from opsearch.errors import RunFolderError
 from opsearch.files import write_atomic
@@ -54,6 +55,7 @@ class Measured:
         facts = _Facts(
             limit=self.limit,
             budgets=self.budgets,
+            selector=self.calibration.table.reads,
             kinds={name: part.kinds for name, part in parts.items()},
         )
         metadata = {"facts": facts.model_dump_json()}
@@ -94,6 +96,7 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid")
     limit: float
     budgets: tuple[str, ...]
+    selector: str = DEFAULT
     kinds: dict[str, tuple[str, ...]]
 
 
@@ -114,4 +117,4 @@ def _part(name: str, tensors: dict[str, Values], facts: _Facts) -> Part:
     given = [each for each in (loss, cost, kl, scores) if each is not None]
     if len(features) != len(kinds) or any(each.shape != shape for each in given):
         raise ValueError(f"the arrays of {name} are not {shape}")
-    return Part(Table(features, loss, cost), kl, kinds, scores)
+    return Part(Table(features, loss, cost, facts.selector), kl, kinds, scores)

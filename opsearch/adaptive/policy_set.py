@@ -94,7 +94,8 @@ class PolicySet:
 
     def digest(self) -> str:
         """Return a digest of all that answers depend on in the set (SHA-256)."""
-        found = hashlib.sha256("".join(policy.digest() for policy in self.policies).encode())
+        texts = [*(policy.digest() for policy in self.policies), self.selector.reads]
+        found = hashlib.sha256("".join(texts).encode())
         for part in (self.selector.weights, self.selector.bias):
             found.update(part.tobytes())
         return found.hexdigest()
@@ -110,12 +111,13 @@ class PolicySet:
         return write_set(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> PolicySet:
-        """Read a set from the folder that `save_pretrained` wrote.
+    def from_pretrained(cls, path: str | Path) -> PolicySet:
+        """Read a set from the folder that `save_pretrained` wrote, or from its policy_set.json.
 
         Raises:
             PolicyError: A file is missing, damaged, or of another format.
         """
-        from opsearch.adaptive.file import read_fields
+        from opsearch.adaptive.file import FILE_NAME, read_fields
 
-        return cls(**read_fields(Path(folder)))
+        given = Path(path)
+        return cls(**read_fields(given.parent if given.name == FILE_NAME else given))

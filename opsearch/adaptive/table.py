@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opsearch.adaptive.features import DEFAULT
 from opsearch.formatting import screen_repr
 
 Values = NDArray[np.float64]
@@ -37,14 +38,16 @@ class Table:
     """What K policies do on S samples.
 
     Attributes:
-        features: Features of the questions, float32[S, D].
+        features: Features of the samples, float32[S, F].
         loss: Loss of each policy, float64[S, K].
         cost: Cost of each policy over the mean cost of the original, float64[S, K].
+        reads: Selector that made the features, as typed.
     """
 
     features: NDArray[np.float32]
     loss: Values
     cost: Values
+    reads: str = DEFAULT
 
     __repr__ = screen_repr
 
@@ -60,7 +63,7 @@ class Table:
 
     def on(self, samples: NDArray[np.bool_]) -> Table:
         """Return the table of some samples."""
-        return Table(self.features[samples], self.loss[samples], self.cost[samples])
+        return Table(self.features[samples], self.loss[samples], self.cost[samples], self.reads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,8 @@ def _parts() -> dict[str, dict[str, str]]:
     from opsearch.evaluation.reducers import REDUCERS
 
     named: dict[str, Mapping[str, Any]] = {
-        kind: registry.registered(kind) for kind in ("solvers", "objectives", "spaces", "costs")
+        kind: registry.registered(kind)
+        for kind in ("solvers", "objectives", "spaces", "costs", "selectors")
     }
     named["rankers"] = registry.registered("rankers") | registry.registered("decoder_rankers")
     described = {

@@ -330,6 +330,7 @@ def adapt(
     run: str | Path,
     *,
     policies: int = 4,
+    selector: str = "question",
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Adapted:
@@ -340,6 +341,8 @@ def adapt(
     Args:
         run: The run folder, whose model and data are loaded again.
         policies: Largest number of policies, 2 to 8.
+        selector: What the choice reads of a request: question, image or both, or a part of your
+            own.
         out: Folder for the set; None: `adaptive` in the run folder.
         progress: Show progress.
 
@@ -352,7 +355,7 @@ def adapt(
     """
     console = PlainConsole(stderr=True, quiet=not progress)
     folder = None if out is None else Path(out)
-    return adapt_run(Path(run), policies=policies, out=folder, console=console)
+    return adapt_run(Path(run), policies=policies, selector=selector, out=folder, console=console)
 
 
 @naming_parts()

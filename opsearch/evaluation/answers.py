@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opsearch.adaptive.load import Method
+from opsearch.adaptive.policy_set import PolicySet
 from opsearch.data.item import METRICS, Item
 from opsearch.errors import PATH, DataError, echo, shortened
 from opsearch.evaluation.scoring import score
@@ -23,7 +25,6 @@ from opsearch.models.answer_length import Length, length, token_limit
 from opsearch.models.devices import device_of_inputs
 from opsearch.models.encoding import Sample, batch_inputs, batches
 from opsearch.policy.builders import identity
-from opsearch.policy.policy import Policy
 from opsearch.progress import Tick
 from opsearch.report.cut_answers import describe_cut
 
@@ -60,7 +61,7 @@ def answer(
     model: Any,
     processor: Any,
     samples: Sequence[Sample],
-    policy: Policy | None = None,
+    policy: Method | None = None,
     store: Store | None = None,
     progress: Tick | None = None,
     answer_tokens: int | None = None,
@@ -71,7 +72,7 @@ def answer(
         model: The model.
         processor: Its processor.
         samples: Samples with answers.
-        policy: Policy to apply; None: the original.
+        policy: Policy, or set of policies, to apply; None: the original.
         store: Store whose answers are reused, and to which new ones are written batch by batch.
         progress: Called with the numbers of answered samples and of all.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
@@ -79,9 +80,12 @@ def answer(
     Raises:
         DataError: A sample has no answer to compare with, or an unknown metric.
     """
-    named = policy or identity(model.config.get_text_config().num_hidden_layers)
-    of = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
-    keys = [of[sample.n_visual] for sample in samples]
+    if isinstance(policy, PolicySet):
+        keys = [policy.digest()] * len(samples)
+    else:
+        named = policy or identity(model.config.get_text_config().num_hidden_layers)
+        of = {n: named.canonical(n) for n in {sample.n_visual for sample in samples}}
+        keys = [of[sample.n_visual] for sample in samples]
     block = partial(policy.apply, model) if policy else nullcontext
     return answer_as(keys, block, model, processor, samples, store, progress, answer_tokens)
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from opsearch.adaptive.guarantee import loss_limit
+from opsearch.adaptive.load import Method, load_method, members
+from opsearch.adaptive.policy_set import PolicySet
+from opsearch.adaptive.read import choose
 from opsearch.console import PlainConsole
+from opsearch.costs.base import policy_cost, stock_cost
+from opsearch.costs.flops import Flops
+from opsearch.costs.shape import Shape
 from opsearch.data.embedded import embedded
 from opsearch.data.files import load_file
 from opsearch.data.groups import Seen
@@ -30,9 +39,8 @@ from opsearch.models.image_settings import encode_for
 from opsearch.models.positions import check_answer_positions
 from opsearch.models.pruned.checks import check_fits
 from opsearch.models.spec import ModelSpec
-from opsearch.policy.policy import Policy
 from opsearch.progress import Progress
-from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.run_folder import RunFolder, folder_of
 from opsearch.runs.samples import repeats
 
 _STAGES = 4
@@ -47,11 +55,14 @@ class Scores:
         policy: Answers under the policy.
         dropped: Number of samples excluded because the policy was searched on them, or on samples
             with an image or a group in common.
+        flops: FLOPs of the decoder's prefill over those of the original, mean over the samples;
+            None if they were not counted.
     """
 
     original: Answers
     policy: Answers
     dropped: int
+    flops: float | None = None
 
     __repr__ = screen_repr
 
@@ -59,6 +70,15 @@ class Scores:
     def relative(self) -> float:
         """Rel. Avg. over families."""
         return relative_average(self.policy.by_family(), self.original.by_family())
+
+    @property
+    def worse(self) -> float:
+        """Share of new answers that become worse than the original's at most, with 95 % confidence.
+
+        An answer that loses a part of its score counts in part. It holds for questions of the same
+        distribution, if the policy was chosen without these samples; see `loss_limit`.
+        """
+        return loss_limit(np.maximum(self.original.scores - self.policy.scores, 0.0))
 
     @property
     def changed(self) -> int:
@@ -83,13 +103,13 @@ def evaluate(
     answer_tokens: int | None = None,
     console: Console | None = None,
 ) -> Scores:
-    """Generate answers with the original and with the policy of a run folder or file.
+    """Generate answers with the original and with the policy, or the set, of a folder or file.
 
     Samples on which the policy was searched are excluded, with all that share an image or a group
     with them. Rows that repeat the question and the images of another are one sample.
 
     Args:
-        path: Run folder or policy file.
+        path: Run folder, policy file, or folder of a policy set.
         model: The model, and how its weights are loaded.
         data: Data file; None: the embedded tasks.
         samples: Maximum number of samples, from the start of the data.
@@ -102,10 +122,11 @@ def evaluate(
         OpsearchError: Policy, model or data cannot be used, or no sample is left.
     """
     progress = Progress(console or PlainConsole(stderr=True), _STAGES)
-    policy = Policy.from_pretrained(path)
+    policy = load_method(path)
     model.check()
     config, processor = model.load_config(), model.load_processor()
-    check_fits(policy, config)
+    for each in members(policy):
+        check_fits(each, config)
     kept, dropped = unseen_items(
         path, data=data, samples=samples, split=split, seed=seed, progress=progress
     )
@@ -145,7 +166,7 @@ def answer_both(
     model: Any,
     processor: Any,
     samples: Sequence[Sample],
-    policy: Policy,
+    policy: Method,
     progress: Progress,
     dropped: int = 0,
     original: Answers | None = None,
@@ -159,21 +180,22 @@ def answer_both(
         model: The loaded model.
         processor: Its processor.
         samples: Samples with answers to score against, as the processor encodes them by itself.
-        policy: The policy.
+        policy: The policy, or a set of which each sample runs one.
         progress: Progress, with a stage left for each generation.
         dropped: Number of excluded samples, for the result.
         original: Answers of the original; None: generate them.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
     """
-    if policy.images is not None:
-        progress.say(f"the policy reads images at {policy.images}")
-    read = encode_for(policy, samples, processor, model.config)
+    first, *_ = members(policy)  # those of a set have one image setting
+    if first.images is not None:
+        progress.say(f"the policy reads images at {first.images}")
+    read = encode_for(first, samples, processor, model.config)
     if original is None:
         with progress.stage("answering with the original") as tick:
             original = answer(model, processor, samples, progress=tick, answer_tokens=answer_tokens)
     with progress.stage("answering with the policy") as tick:
         pruned = answer(model, processor, read, policy, progress=tick, answer_tokens=answer_tokens)
-    return Scores(original, pruned, dropped)
+    return Scores(original, pruned, dropped, flops_share(policy, model, read))
 
 
 def calibrated_on(path: Path, say: Callable[[str], None]) -> Seen:
@@ -182,7 +204,25 @@ def calibrated_on(path: Path, say: Callable[[str], None]) -> Seen:
     Print a note if they are not recorded.
     """
     try:
-        return RunFolder(path if path.is_dir() else path.parent).seen()
+        return RunFolder(folder_of(path)).seen()
     except RunFolderError as error:
         say(f"no samples are excluded: {error}")
         return Seen()
+
+
+def flops_share(policy: Method, model: Any, samples: Sequence[Sample]) -> float:
+    """Return the FLOPs of the decoder's prefill over those of the original, on all samples.
+
+    Args:
+        policy: The policy, or a set of which each sample runs one.
+        model: The model.
+        samples: Samples as the policy reads them.
+    """
+    cost, each = Flops(Shape.from_config(model.config)), members(policy)
+    chosen = choose(policy, model, samples) if isinstance(policy, PolicySet) else [0] * len(samples)
+    sizes = [sample.size for sample in samples]
+    spent = sum(
+        times * policy_cost(cost, each[index], size.n_visual, size.n_other)
+        for (index, size), times in Counter(zip(chosen, sizes, strict=True)).items()
+    )
+    return spent / stock_cost(cost, sizes)

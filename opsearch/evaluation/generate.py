@@ -9,6 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from opsearch.adaptive.load import load_method, members
+from opsearch.adaptive.policy_set import PolicySet
+from opsearch.adaptive.read import choose
 from opsearch.console import PlainConsole
 from opsearch.costs.base import policy_cost
 from opsearch.costs.flops import Flops
@@ -57,7 +60,8 @@ class Trial:
     Attributes:
         sample: The prompt.
         read: The prompt as the policy reads it, with its image setting.
-        applied: The policy.
+        applied: The policy, of a set the one that the prompt gets.
+        of_set: Its number and the number of policies, e.g. "2 of 4"; empty without a set.
         original: Answer of the original.
         policy: Answer under the policy.
     """
@@ -67,6 +71,7 @@ class Trial:
     applied: Policy
     original: Answered
     policy: Answered
+    of_set: str = ""
 
     __repr__ = screen_repr
 
@@ -79,10 +84,10 @@ def generate(
     console: Console | None = None,
     **loaded_as: str | None,
 ) -> Trial:
-    """Answer a prompt greedily with the original and with the policy of a run folder or file.
+    """Answer a prompt greedily with the original and with a policy, or a set of policies.
 
     Args:
-        path: Run folder or policy file.
+        path: Run folder, policy file, or folder of a policy set.
         images: Image files.
         prompt: The question; without images and prompt, a held-out sample of the embedded tasks,
             for the embedded model only.
@@ -95,21 +100,24 @@ def generate(
         OpsearchError: Policy, model or prompt cannot be used.
     """
     progress = Progress(console or PlainConsole(stderr=True), 3)
-    policy, run = Policy.from_pretrained(path), policy_settings(path, **loaded_as)
+    method, run = load_method(path), policy_settings(path, **loaded_as)
+    policies = members(method)
     spec = run.model_spec
     spec.check()
     item = _item(images, prompt, spec.name)
     config, processor = spec.load_config(), spec.load_processor()
-    check_fits(policy, config)
+    for policy in policies:
+        check_fits(policy, config)
     (sample,) = encode([item], processor, config, say=progress.say)
     check_positions([sample], config, max_new_tokens, "--max-new-tokens")
-    (read,) = encode_for(policy, [sample], processor, config)
+    (read,) = encode_for(policies[0], [sample], processor, config)
     with progress.stage("loading the model"):
         model = spec.load()
     costs = Flops(shape := Shape.from_config(model.config)), KVBytes(shape)
+    chosen = choose(method, model, [read])[0] if isinstance(method, PolicySet) else 0
 
     def answered(title: str, prompt: Sample, applied: Policy | None) -> Answered:
-        with progress.stage(title), applied.apply(model) if applied else nullcontext():
+        with progress.stage(title), method.apply(model) if applied else nullcontext():
             tokens: list[list[int]] = greedy(model, [prompt], max_new_tokens).tolist()
         size = length(tokens[0], max_new_tokens, end_tokens(model))
         took = [
@@ -119,8 +127,9 @@ def generate(
         return Answered(decoded(processor, tokens)[0], *size, *took)
 
     original = answered("answering with the original", sample, None)
-    pruned = answered("answering with the policy", read, policy)
-    return Trial(sample, read, policy, original, pruned)
+    pruned = answered("answering with the policy", read, policies[chosen])
+    of_set = f"{chosen + 1} of {len(policies)}" if isinstance(method, PolicySet) else ""
+    return Trial(sample, read, policies[chosen], original, pruned, of_set)
 
 
 def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:

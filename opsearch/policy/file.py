@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opsearch.policy.policy import Policy
 
 FILE_NAME = "policy_config.json"
+SET_FILE = "policy_set.json"  # of several policies, see opsearch.adaptive.file
 FORMAT_VERSION = 2
 _WITHOUT_IMAGES = 1  # versions that know no image settings read policies that have none
 
@@ -102,6 +103,11 @@ def read_fields(path: Path) -> dict[str, Any]:
         PolicyError: The file is missing, truncated, malformed, or of a newer format.
     """
     file = path / FILE_NAME if path.is_dir() else path
+    if path.name == SET_FILE or (path / SET_FILE).exists():
+        raise PolicyError(
+            f"{path} holds a set of policies, and one policy is needed here; give the folder of a "
+            "policy (PolicySet.from_pretrained, `opsearch eval` and `opsearch generate` take sets)"
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         DECODER_ATTENTION,
         AttentionView,
         DecoderRanker,
+        Features,
         Prompt,
         Ranker,
         owners,
@@ -84,6 +85,7 @@ __all__ = [
     "CountedProgress",
     "Counts",
     "DecoderRanker",
+    "Features",
     "Form",
     "Limit",
     "ListedSpace",
@@ -143,7 +145,8 @@ _NAMES = {
         "ListedSpace Parameter Space SpaceFactory SpaceSettings unpruned"
     ),
     "opsearch.rankers.base": (
-        "DECODER_ATTENTION AttentionView DecoderRanker Prompt Ranker owners ranking_from_scores"
+        "DECODER_ATTENTION AttentionView DecoderRanker Features Prompt Ranker owners "
+        "ranking_from_scores"
     ),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""Contracts of rankers, and their inputs: prompts without the answer, and attention of a layer."""
+"""Contracts of rankers and selectors, and their inputs: prompts, and attention of a layer."""
 
 from __future__ import annotations
 
@@ -264,4 +264,21 @@ class Ranker(Protocol):
 
         Returns:
             int64[B, S], -1 at other positions.
+        """
+
+
+class Features(Protocol):
+    """Selector: numbers of each prompt of a batch, by which a set chooses a policy."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Inputs that are read: "embeddings", and "text_embeddings" for text of the prompt."""
+
+    def features(self, prompt: Prompt) -> Tensor:
+        """Return the features of each prompt, float32[B, F].
+
+        They are functions of the prompt alone, whatever stands in the batch beside it.
+
+        Args:
+            prompt: The batch, with its embeddings.
         """

@@ -1,8 +1,8 @@
 """Look up parts by name: the built-in ones and those of other packages, by entry point.
 
-A part is a solver, an objective, a space, a cost, a ranker or a baseline. The built-in parts of a
-kind stand in a plain dict of the room that holds them. Another package adds its own with an entry
-point of group `opsearch.<kind>`, and they do all that the built-in ones do:
+A part is a solver, an objective, a space, a cost, a ranker, a selector or a baseline. The built-in
+parts of a kind stand in a plain dict of the room that holds them. Another package adds its own with
+an entry point of group `opsearch.<kind>`, and they do all that the built-in ones do:
 
     [project.entry-points."opsearch.solvers"]
     mine = "my_package:MySolver"
@@ -45,7 +45,8 @@ def register(kind: str, name: str, part: Any) -> None:
     is seen everywhere.
 
     Args:
-        kind: solvers, objectives, spaces, costs, rankers, decoder_rankers or baselines.
+        kind: solvers, objectives, spaces, costs, rankers, decoder_rankers, selectors or
+            baselines.
         name: Name of the part, that of its attribute `name` where it has one.
         part: The class, or the object, as an entry point would name it.
 

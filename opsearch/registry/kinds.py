@@ -70,6 +70,12 @@ KINDS = {
         ("needs", "query_rows", "layers_back", "scores"),
         contract="opsearch.rankers.base:DecoderRanker",
     ),
+    "selectors": Kind(
+        "selector",
+        "opsearch.adaptive.features:SELECTORS",
+        ("needs", "features"),
+        contract="opsearch.rankers.base:Features",
+    ),
     "baselines": Kind(
         "baseline",
         "opsearch.evaluation.baselines:BASELINES",

@@ -31,14 +31,7 @@ def other_budgets(prepared: Prepared) -> list[Budget]:
     Raises:
         OpsearchError: The run has several budgets, or one that is no share of the original's cost.
     """
-    budgets = prepared.settings.budgets
-    if len(budgets) > 1 or not budgets[0].relative:
-        texts = " and ".join(echo(budget.text) for budget in budgets)
-        raise OpsearchError(
-            f"the run has budget {texts}, but policies of several budgets are mixed, which takes "
-            "one share of the original's cost; search with e.g. --budget 30% first"
-        )
-    (own,) = budgets
+    own = one_share(prepared.settings.budgets)
     floor = _floor(prepared)
     found = []
     for factor in _FACTORS:
@@ -49,6 +42,21 @@ def other_budgets(prepared: Prepared) -> list[Budget]:
         if floor < share < _MOST and share != own.amount:
             found.append(Budget.parse(f"{float(percent):g}%{budget_suffix(own.cost)}"))
     return list({budget.text: budget for budget in found}.values())
+
+
+def one_share(budgets: Sequence[Budget]) -> Budget:
+    """Return the budget of a run whose policy may be mixed with those of other budgets.
+
+    Raises:
+        OpsearchError: There are several, or it is no share of the original's cost.
+    """
+    if len(budgets) > 1 or not budgets[0].relative:
+        texts = " and ".join(echo(budget.text) for budget in budgets)
+        raise OpsearchError(
+            f"the run has budget {texts}, but policies of several budgets are mixed, which takes "
+            "one share of the original's cost; search with e.g. --budget 30% first"
+        )
+    return budgets[0]
 
 
 def _floor(prepared: Prepared) -> Fraction:

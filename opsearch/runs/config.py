@@ -10,19 +10,19 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from opsearch.adaptive.load import load_method
 from opsearch.data.item import SAMPLES
 from opsearch.errors import PATH, OpsearchError, PolicyError, RunFolderError, echo, shortened
 from opsearch.files import write_text
 from opsearch.formatting import on_screen, parse_memory
 from opsearch.models.spec import ModelSpec
 from opsearch.policy.counts import parse_share
-from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import parse_ranker, ranker_as_registered
 from opsearch.problem.spaces.base import STAGES
 from opsearch.problem.spaces.operations import check_groups
 from opsearch.rankers import known_ranker, make_ranker
 from opsearch.registry import as_registered
-from opsearch.runs.run_folder import RunFolder
+from opsearch.runs.run_folder import RunFolder, folder_of
 
 IN_MEMORY = "items in memory"
 """`data` of a run whose items came from Python, and not from a file."""
@@ -329,7 +329,7 @@ def policy_settings(
     """Return the given settings, completed from the run.yaml next to a policy or by defaults.
 
     Args:
-        path: A run folder or a policy's file; None: no policy.
+        path: A run folder, a policy's file, or the folder of a policy set; None: no policy.
         model: Model, if given.
         dtype: Data type, if given.
         device: Device, if given.
@@ -343,8 +343,8 @@ def policy_settings(
     given = {name: value for name, value in options.items() if value is not None}
     if path is None or given == options:
         return RunConfig.checked(**given)
-    searched = Policy.from_pretrained(path).provenance.get("model")
-    file = RunFolder(path if path.is_dir() else path.parent).config
+    searched = load_method(path).provenance.get("model")
+    file = RunFolder(folder_of(path)).config
     if not file.exists():
         return RunConfig.checked(**given)
     run = RunConfig.load(file)

@@ -10,12 +10,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from opsearch.adaptive.load import holds_set
 from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
 
 ANSWERS = "answers"
 """Folder inside a run folder, of the answers that it holds besides its first one."""
 _MEASUREMENTS = "measurements.db"
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of the answer that a policy, or a policy set, belongs to.
+
+    Args:
+        path: A run folder, a policy's file, or the folder or file of a set, which is in one.
+    """
+    folder = path if path.is_dir() else path.parent
+    return folder.parent if holds_set(folder) else folder
 
 
 class RunFolder:

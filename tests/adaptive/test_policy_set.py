@@ -42,10 +42,10 @@ class Given:
         return [self.indices[row % len(self.indices)] for row in range(len(prompt.n_visual))]
 
 
-def a_selector(policies=2, width=WIDTH, seed=0):
+def a_selector(policies=2, width=WIDTH, seed=0, reads="question"):
     draw = np.random.default_rng(seed)
     weights = draw.standard_normal((policies, width)).astype(np.float32)
-    return LinearSelector(weights, draw.standard_normal(policies).astype(np.float32))
+    return LinearSelector(weights, draw.standard_normal(policies).astype(np.float32), reads)
 
 
 def a_set(*names, **given):
@@ -188,7 +188,7 @@ def test_a_selector_of_another_width_is_refused():
 @pytest.mark.parametrize(
     ("weights", "bias", "parts"),
     [
-        (np.ones(3), np.ones(3), ["[K, D]", "[3]"]),
+        (np.ones(3), np.ones(3), ["[K, F]", "[3]"]),
         (np.ones((2, 3)), np.ones(3), ["[2, 3]", "[3]"]),
         (np.full((2, 3), np.nan), np.ones(2), ["finite"]),
     ],
@@ -206,9 +206,10 @@ def test_a_set_comes_back_from_its_files(tmp_path):
     assert read.provenance == saved.provenance
     assert np.array_equal(read.selector.weights, saved.selector.weights)
     assert np.array_equal(read.selector.bias, saved.selector.bias)
+    assert read.selector.reads == saved.selector.reads
     assert read.digest() == saved.digest()
-    other = replace(saved, selector=a_selector(3, seed=1))
-    assert other.digest() != saved.digest()
+    for other in (a_selector(3, seed=1), a_selector(3, reads="image")):
+        assert replace(saved, selector=other).digest() != saved.digest()
     assert replace(saved, policies=saved.policies[::-1]).digest() != saved.digest()
 
 
@@ -251,13 +252,25 @@ def other_tensors(folder):
         (without("selector.safetensors"), ["selector.safetensors", "does not exist"]),
         (holding("policy_set.json", b"{"), ["policy_set.json", "damaged"]),
         (holding("selector.safetensors", b"1234567890"), ["selector.safetensors", "damaged"]),
-        (other_tensors, ["selector.safetensors", "weights [K, D]"]),
+        (other_tensors, ["selector.safetensors", "weights [K, F]"]),
         (changed(format_version=2), ["format 2", "update"]),
         (changed(weights=[1]), ["weights", "policy_set.json"]),
         (changed(policies=[]), ["policies", "policy_set.json"]),
+        (changed(selector=3), ["selector", "policy_set.json"]),
         (changed(policies=[{"counts": 1}]), ["policy_type", "policy_set.json"]),
     ],
-    ids=["no set", "no selector", "text", "bytes", "tensors", "newer", "extra", "empty", "policy"],
+    ids=[
+        "no set",
+        "no selector",
+        "text",
+        "bytes",
+        "tensors",
+        "newer",
+        "extra",
+        "empty",
+        "number",
+        "policy",
+    ],
 )
 def test_files_that_are_no_set_get_a_sentence(tmp_path, damage, parts):
     a_set().save_pretrained(tmp_path)

@@ -130,6 +130,65 @@ def test_the_command_prints_the_tables_and_where_the_set_is(folder, tmp_path, ca
     assert found["comparison"].keys() >= {"one policy", "set of 2"}
 
 
+def test_run_adapts_at_once(tmp_path, capsys):
+    given = ["run", "--samples=40", "--heldout=6", "--space=tokens", "--n-v=1/8,1/4,1/2"]
+    given += ["--objective=joint", "--budget=30%", f"--out={tmp_path}", "--adaptive=2", "--json"]
+    assert call(given) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["policy"]
+    assert found["adaptive"]["comparison"].keys() >= {"one policy", "best per sample"}
+    assert (tmp_path / "adaptive" / "policy_set.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--adaptive=9"], ["--adaptive 9", "2 to 8"]),
+        (["--adaptive=4", "--budget=200MB"], ["'200MB'", "--budget 30%"]),
+        (["--adaptive=4", "--budget=30%", "--budget=50%kv"], ["'50%kv'", "--budget 30%"]),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused_before_the_search(tmp_path, capsys, options, parts):
+    assert call(["run", *options, f"--out={tmp_path}"]) != 0
+    assert re.search(naming(*parts), capsys.readouterr().err)
+    assert not any(tmp_path.iterdir())
+
+
+def test_eval_answers_with_the_set(folder, adapted, capsys):
+    given = [str(adapted.folder), "--split=held-out", "--samples=30", "--json"]
+    assert call(["eval", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    line = adapted.comparison.loc["set of 2"]
+    assert found["samples"] == 30
+    assert 100 * found["relative"] == pytest.approx(line["Rel. Avg., %"])
+    assert 100 * found["flops"] == pytest.approx(line["cost held-out, %"])
+    assert 100 * found["worse_at_most"] == pytest.approx(line["lost at most, %"])
+
+
+def test_eval_leaves_out_the_samples_of_the_run_of_the_set(adapted, capsys):
+    given = [str(adapted.folder), "--split=calibration", "--samples=401", "--json"]
+    assert call(["eval", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["dropped"]) == (1, 400)
+
+
+def test_generate_names_the_policy_that_the_question_gets(adapted, capsys):
+    file = adapted.folder / "policy_set.json"
+    assert call(["generate", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    number, of = map(int, found["of_set"].split(" of "))
+    assert of == 2
+    assert found["name"] == adapted.policies.policies[number - 1].name
+    assert call(["generate", str(adapted.folder)]) == 0
+    assert f"policy {number} of 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["show", "bench"])
+def test_commands_for_one_policy_say_so(adapted, command, capsys):
+    assert call([command, str(adapted.folder)]) != 0
+    assert re.search(naming("set of policies", "opsearch eval"), capsys.readouterr().err)
+
+
 def test_samples_without_answers_have_no_scores(tmp_path):
     file, config = tmp_path / "data.jsonl", {**SETTINGS, "samples": 20, "heldout": 4}
     lines = []

@@ -74,6 +74,7 @@ def test_parts_are_listed_with_their_first_sentence(site):
         "acme-rows": "Rows that pass through an MLP",
         "acme-outliers": "Tokens that differ most from the mean",
         "acme-peak": "Tokens that some heads of the last prompt token",
+        "acme-length": "The lengths of question and image",
         "acme-half": "All tokens in the first half of the layers, the run's best after.",
         "acme-peak-half": "All tokens in the first half of the layers, the best by acme-peak",
     }.items():
@@ -107,6 +108,14 @@ def test_a_run_uses_them_and_its_files_name_them(run):
     assert (table.loc["MLP rows, %"].drop("original") <= 70).all()
     assert best_methods(table, "MLP rows, mean") == best_methods(table, "MLP rows, %") == []
     assert "less MLP rows" in (folder / "report.html").read_text().replace("\u00a0", " ")
+
+
+def test_a_set_of_policies_is_chosen_by_their_selector(site, run, tmp_path):
+    folder, _ = run
+    command = ["adapt", folder, "--policies=2", "--selector=acme-length", "--out", tmp_path]
+    (said,) = opsearch(site, command)
+    assert said.code == 0, said.err
+    assert json.loads((tmp_path / "policy_set.json").read_text())["selector"] == "acme-length"
 
 
 def test_a_run_is_solved_again_and_has_a_front(site, run, tmp_path):

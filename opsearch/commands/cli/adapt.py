@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from opsearch.adaptive.features import DEFAULT
 from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import Debug, Json, Quiet, RunPath
 from opsearch.commands.cli.output import err, give, out
@@ -17,6 +18,9 @@ def adapt(
     policies: Annotated[
         int, typer.Option(help="Largest number of policies in the set, 2 to 8.")
     ] = 4,
+    selector: Annotated[
+        str, typer.Option(help="What the choice reads of a request: {selectors}.")
+    ] = DEFAULT,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the set; default: adaptive in the run folder."),
@@ -33,5 +37,5 @@ def adapt(
     from opsearch.commands.adapt import adapt as adapt_run
     from opsearch.commands.cli.print_adapted import adapted_json, print_adapted
 
-    found = adapt_run(run_folder, policies=policies, out=out_folder, console=err)
+    found = adapt_run(run_folder, policies=policies, selector=selector, out=out_folder, console=err)
     give(lambda: print_adapted(found, out), lambda: adapted_json(found))

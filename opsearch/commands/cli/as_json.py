@@ -85,6 +85,8 @@ def scores_json(scores: Scores) -> dict[str, Any]:
     return {
         "families": families,
         "relative": scores.relative,
+        "worse_at_most": scores.worse,
+        "flops": scores.flops,
         "samples": len(scores.original.texts),
         "changed": scores.changed,
         "dropped": scores.dropped,
@@ -133,6 +135,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
     n_visual, n_other = trial.sample.shape
     return {
         "name": trial.applied.name,
+        "of_set": trial.of_set or None,
         "prompt": trial.sample.item.question,
         "answers": trial.sample.item.answers,
         "visual_tokens": n_visual,

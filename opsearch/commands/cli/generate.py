@@ -69,7 +69,8 @@ def _print(trial: Trial) -> None:
     sample, before, after = trial.sample, trial.original, trial.policy
     n_visual, n_other = sample.shape
     out.print(trial.applied.name, style="bold", soft_wrap=True)
-    lines = [f"prompt    {sample.item.question}"]
+    lines = [f"policy {trial.of_set} of the set"] if trial.of_set else []
+    lines.append(f"prompt    {sample.item.question}")
     if sample.item.answers:
         lines.append(f"expected  {' or '.join(sample.item.answers)}")
     lines += [f"original  {before.text}", f"policy    {after.text}"]

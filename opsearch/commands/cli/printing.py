@@ -304,6 +304,13 @@ def print_scores(scores: Scores, console: Console) -> None:
         f"{counted(count, 'sample')}); {counted(changed, 'answer')} changed",
         soft_wrap=True,
     )
+    if scores.flops is not None:
+        console.print(f"Prefill: {100 * scores.flops:.1f}% of the original's FLOPs.")
+    console.print(
+        f"On questions like these, at most {100 * scores.worse:.1f}% of the answers become worse "
+        "(95% confidence, if the policy was chosen without these samples).",
+        soft_wrap=True,
+    )
     if few := [family for family, size in sizes.items() if size < _FEW_SAMPLES]:
         console.print(
             f"{counted(len(few), 'family has', 'families have')} fewer than {_FEW_SAMPLES} "

@@ -259,6 +259,14 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    adaptive: Annotated[
+        int | None,
+        typer.Option(
+            help="Then choose a set of at most this many policies, 2 to 8, and a selector among "
+            "them, as `opsearch adapt` does.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -283,8 +291,26 @@ def run(
     say_loading()
     from opsearch.commands.run import run as run_config
 
+    if adaptive is not None:
+        from opsearch.commands.adapt import check_number
+        from opsearch.problem.budget import Budget
+        from opsearch.runs.adaptive import one_share
+
+        check_number(adaptive, "--adaptive")
+        one_share([Budget.parse(text) for text in settings.budget])
     result = run_config(settings, err, context.obj, processes, replace=replace)
-    give(lambda: print_run(result, out), lambda: search_json(result))
+    if adaptive is None:
+        return give(lambda: print_run(result, out), lambda: search_json(result))
+    from opsearch.commands.adapt import adapt
+    from opsearch.commands.cli.print_adapted import adapted_json, print_adapted
+
+    found = adapt(result.folder, policies=adaptive, console=err)
+
+    def print_both() -> None:
+        print_run(result, out)
+        print_adapted(found, out)
+
+    give(print_both, lambda: {**search_json(result), "adaptive": adapted_json(found)})
 
 
 def _settings(context: typer.Context) -> RunConfig:
@@ -293,7 +319,7 @@ def _settings(context: typer.Context) -> RunConfig:
     from opsearch.runs.run_folder import RunFolder
 
     given = dict(context.params)
-    for name in ("debug", "dry_run", "shape", "workers", "ray_address"):
+    for name in ("debug", "dry_run", "shape", "workers", "ray_address", "adaptive"):
         del given[name]
     replace = given.pop("replace")
     config = given.pop("config")
