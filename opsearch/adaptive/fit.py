@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from opsearch.adaptive.linear import LinearSelector
 from opsearch.adaptive.table import HIGHEST_PRICE, Table, Values, lowest_price
 
-_RIDGE = 1.0  # squared weights of standardized features, over the squared error of a sample
+_RIDGE = 0.3  # squared weights of standardized features, over the squared error of a sample
 _RAISE = 1.01  # of a price, until a selector of rounded weights keeps the limit, too
 
 

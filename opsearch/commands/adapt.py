@@ -80,12 +80,13 @@ def adapt(
     others = other_budgets(prepared)
     own = Policy.from_pretrained(run.policy)
     with open_session(prepared, run, progress, continued=True) as session:
-        search = Candidates(prepared, session, policies, selector, features)
+        search = Candidates(prepared, session, selector, features)
         candidates, calibration = search.search(own, others)
         heldout = search.judged(candidates)
-    chosen = choose_set(calibration.table, search.limit, policies)
+    limit = float(prepared.settings.budgets[0].amount)
+    chosen = choose_set(calibration.table, limit, policies)
     budgets = tuple(each.budget.text if each.budget else "" for each in candidates)
-    measured = Measured(search.limit, budgets, calibration, heldout)
+    measured = Measured(limit, budgets, calibration, heldout)
     comparison = adaptive.comparison(measured, chosen)
     policies_of_set = PolicySet(
         tuple(candidates[index].policy for index in chosen.policies),

@@ -1,4 +1,4 @@
-"""The policies that a set is chosen from: searched for other budgets, and for groups of samples."""
+"""The policies that a set is chosen from, searched for other budgets, and what they do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opsearch.adaptive.choose import ChosenSet, choose_set
 from opsearch.adaptive.read import read_features
 from opsearch.adaptive.table import Part, Table
 from opsearch.commands.run import answered
 from opsearch.data.item import all_answered
 from opsearch.errors import InfeasibleBudgetError
 from opsearch.evaluation.answers import answer
-from opsearch.formatting import counted
 from opsearch.measure.relaxed.gradient import bounded
 from opsearch.models.encoding import Sample
 from opsearch.policy.builders import identity
@@ -25,8 +23,6 @@ from opsearch.runs.adaptive import sample_costs
 from opsearch.runs.prepare import Prepared, at_budget
 from opsearch.runs.session import Session
 from opsearch.solvers.gradient import GradientDescent
-
-_FEWEST = 64  # samples of which a policy is searched of their own
 
 
 @dataclass(frozen=True)
@@ -49,28 +45,20 @@ class Candidates:
     Attributes:
         prepared: The run.
         session: Its open session.
-        most: Largest number of policies of the set.
         reads: Selector, as typed.
         selector: The same.
     """
 
     prepared: Prepared
     session: Session
-    most: int
     reads: str
     selector: Features
-
-    @property
-    def limit(self) -> float:
-        """Largest mean cost, as a share of the original's."""
-        return float(self.prepared.settings.budgets[0].amount)
 
     def search(self, own: Policy, budgets: Sequence[Budget]) -> tuple[list[Candidate], Part]:
         """Return the policies, and what they do on the calibration samples.
 
-        They are the run's own, the original, those of other budgets, and those searched on the
-        samples that get one policy of the best set of these; the first two in the order of
-        `Measured`.
+        They are the run's own and the original, in the order of `Measured`, and those of other
+        budgets.
 
         Args:
             own: The policy of the run.
@@ -82,12 +70,6 @@ class Candidates:
         whole = replace(identity(prepared.shape.layers), model_type=prepared.model_type)
         found = [Candidate(own, prepared.settings.budgets[0]), Candidate(whole)]
         found += (self._searched(budget) for budget in others)
-        part = self.measured(found, prepared.calibration)
-        groups = self._groups(choose_set(part.table, self.limit, self.most), found, part)
-        if not groups:
-            return found, part
-        self.session.progress.total += self._stages * len(groups) + 1
-        found += (self._searched(budget, samples) for budget, samples in groups)
         return found, self.measured(found, prepared.calibration)
 
     @property
@@ -95,40 +77,26 @@ class Candidates:
         """Stages of the search of one policy."""
         return 1 + isinstance(self.prepared.choice.solver, GradientDescent)
 
-    def _is_possible(self, budget: Budget, samples: Sequence[Sample] | None = None) -> bool:
+    def _is_possible(self, budget: Budget) -> bool:
         """Return whether some policy of the space keeps a budget, and say if none does."""
         try:
-            at_budget(self.prepared, budget, samples)
+            at_budget(self.prepared, budget)
         except InfeasibleBudgetError as error:
             self.session.progress.say(f"a policy of {budget.text} is left out: {error}")
             return False
         return True
 
-    def _searched(self, budget: Budget, samples: Sequence[Sample] | None = None) -> Candidate:
-        """Return the policy of another budget, searched on all or on some of the samples.
+    def _searched(self, budget: Budget) -> Candidate:
+        """Return the policy of another budget.
 
         Ctrl-C ends a descent with what it has; here it ends the command, which goes on there.
         """
-        on = "" if samples is None else f", for {counted(len(samples), 'sample')} that would get it"
-        self.session.progress.say(f"a policy of {budget.text}{on}:")
-        _, solution, _ = answered(at_budget(self.prepared, budget, samples), self.session)
+        self.session.progress.say(f"a policy of {budget.text}:")
+        _, solution, _ = answered(at_budget(self.prepared, budget), self.session)
         if solution.stopped:
             raise KeyboardInterrupt
         assert solution.policy is not None  # answered() raises otherwise
         return Candidate(replace(solution.policy, model_type=self.prepared.model_type), budget)
-
-    def _groups(
-        self, chosen: ChosenSet, candidates: Sequence[Candidate], part: Part
-    ) -> list[tuple[Budget, list[Sample]]]:
-        """Return the samples that get each policy of a set, where a search of them is possible."""
-        choice, found = chosen.chosen(part.table), []
-        for index in chosen.policies if chosen.helps else ():
-            rows = np.flatnonzero(choice == index).tolist()
-            own = [self.prepared.calibration[row] for row in rows]
-            budget = candidates[index].budget
-            if budget is not None and len(own) >= _FEWEST and self._is_possible(budget, own):
-                found.append((budget, own))
-        return found
 
     def measured(self, candidates: Sequence[Candidate], samples: Sequence[Sample]) -> Part:
         """Measure every policy on samples."""

@@ -129,7 +129,7 @@ def generate(
     original = answered("answering with the original", sample, None)
     pruned = answered("answering with the policy", read, policies[chosen])
     of_set = f"{chosen + 1} of {len(policies)}" if isinstance(method, PolicySet) else ""
-    return Trial(sample, read, policies[chosen], original, pruned, of_set)
+    return Trial(sample, read, policies[chosen], original, pruned, of_set=of_set)
 
 
 def _item(images: Sequence[Path], prompt: str | None, model: str) -> Item:

@@ -17,7 +17,7 @@ from opsearch.problem.budget import Budget, total_cost
 from opsearch.runs.prepare import Prepared
 from opsearch.runs.setup import make_cost
 
-_FACTORS = tuple(map(Fraction, ("1/2", "2/3", "3/2", "5/2")))
+_FACTORS = tuple(map(Fraction, ("3/5", "2/3", "4/5", "5/4", "3/2", "2")))
 """Other budgets over that of the run: hard questions get more, and easy ones pay for it."""
 _MOST = Fraction(9, 10)  # of the original, which is a policy of every set to choose from
 _PER_CENT = 100
@@ -41,7 +41,8 @@ def other_budgets(prepared: Prepared) -> list[Budget]:
         percent = round(share * _PER_CENT, 1)
         if floor < share < _MOST and share != own.amount:
             found.append(Budget.parse(f"{float(percent):g}%{budget_suffix(own.cost)}"))
-    return list({budget.text: budget for budget in found}.values())
+    by_text = {budget.text: budget for budget in found}
+    return sorted(by_text.values(), key=lambda budget: budget.amount)
 
 
 def one_share(budgets: Sequence[Budget]) -> Budget:

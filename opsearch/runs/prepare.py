@@ -191,9 +191,7 @@ def loaded(
     return processor, (drawn.calibration, drawn.heldout)
 
 
-def at_budget(
-    prepared: Prepared, budget: Budget, samples: Sequence[Sample] | None = None
-) -> Prepared:
+def at_budget(prepared: Prepared, budget: Budget) -> Prepared:
     """Return a search with one budget in place of its own.
 
     What was left open is chosen again.
@@ -201,14 +199,12 @@ def at_budget(
     Args:
         prepared: The search.
         budget: The budget.
-        samples: Some of its calibration samples to search on; None: all.
 
     Raises:
         InfeasibleBudgetError: No policy keeps to the budget; names the achievable range.
     """
     settings = replace(prepared.settings, budgets=(budget,))
-    calibration = prepared.calibration if samples is None else list(samples)
-    sizes = [sample.size for sample in calibration]
+    sizes = [sample.size for sample in prepared.calibration]
     constraints = make_constraints([budget], prepared.shape, settings.space, sizes, prepared.table)
     check_budget(settings.space, constraints)
     estimate = replace(prepared.effort_estimate, constraints=constraints)
@@ -217,7 +213,6 @@ def at_budget(
         config=prepared.config.model_copy(update={"budget": (budget.text,)}),
         settings=settings,
         choice=choose_by_estimate(settings, estimate),
-        calibration=calibration,
         constraints=constraints,
         effort_estimate=estimate,
     )

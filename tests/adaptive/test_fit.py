@@ -49,7 +49,7 @@ def test_a_selector_gives_hard_questions_more():
 
 
 def test_without_a_limit_every_question_gets_the_best_policy():
-    table, _ = a_table()
+    table, _ = a_table(separable=False)
     found = fit_selector(table, 2.0)
     assert found.price == 0
     assert (found.selector.scores(table.features).argmax(axis=1) == 3).all()
