@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from opsearch import PolicySet, RunConfig
+from opsearch import PolicySet, RunConfig, builders, cost_share
 from opsearch.analysis.adaptive import titles
 from opsearch.commands.adapt import adapt
 from opsearch.commands.cli import call
@@ -264,4 +264,8 @@ def test_other_budgets_are_possible_and_around_that_of_the_run(budget):
     assert amounts == sorted(set(amounts))
     assert min(amounts) < own.amount
     assert own.amount not in amounts
-    assert all(0.075 < amount < 0.91 for amount in amounts)
+    text = builders.vtw(prepared.shape.layers, 0)
+    items = [sample.item for sample in prepared.calibration]
+    loaded = load_weights("demo"), prepared.processor
+    least = cost_share(*loaded, items, text, cost=own.cost)
+    assert all(least < amount < 0.91 for amount in amounts)
