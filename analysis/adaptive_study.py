@@ -18,7 +18,7 @@ from opsearch.adaptive.linear import MOST
 from opsearch.adaptive.measured import ONE, ORIGINAL, Measured
 from opsearch.adaptive.table import Choice, Part, best_choice
 from opsearch.analysis.adaptive import REL_AVG, best_for, lost, relative
-from opsearch.analysis.style import COLOURS, legend, line_style, panels
+from opsearch.analysis.style import COLOURS, line_style, panels
 from opsearch.errors import OpsearchError
 
 if TYPE_CHECKING:
@@ -195,10 +195,11 @@ def limits(measured: Measured, most: int = DEFAULT_NUMBER, seed: int = 0) -> pd.
 
 def draw(numbers: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
     """Draw the quality of sets over their size, and each kind with and without its like."""
-    figure, axes = panels(9.5, 4.2, 2)
+    figure, axes = panels(9.5, 4.8, 2)
     _draw_numbers(axes[0], numbers)
     _draw_kinds(axes[1], kinds)
-    legend(figure, axes[0])
+    for each in axes:
+        each.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
 
 
@@ -221,15 +222,12 @@ def _draw_kinds(axes: Axes, kinds: pd.DataFrame) -> None:
     ordered = kinds.sort_values(f"{column}_all", ascending=scored)
     places = np.arange(len(ordered))
     axes.hlines(places, ordered[f"{column}_all"], ordered[column], color="black", alpha=0.4)
-    styles = (("_all", "among the calibration samples", "o"), ("", "unknown to the set", "s"))
-    for i, (suffix, label, marker) in enumerate(styles):
-        axes.plot(
-            ordered[f"{column}{suffix}"], places, marker, color=COLOURS[i], label=label, ls=""
-        )
+    known, unknown = ordered[f"{column}_all"], ordered[column]
+    axes.plot(known, places, "o", color=COLOURS[0], label="among the calibration samples")
+    axes.plot(unknown, places, "s", color=COLOURS[1], label="not among them", markersize=4)
     axes.set_yticks(places, ordered["kind"])
     axes.set_xlabel("score, %" if scored else "KL, nats")
-    axes.set_title("A kind of questions that is", fontsize="medium")
-    axes.legend(frameon=False, fontsize="small", loc="best")
+    axes.set_title("Held-out questions of a kind that is", fontsize="medium")
 
 
 def describe(measured: Measured, found: dict[str, pd.DataFrame]) -> str:
@@ -249,10 +247,12 @@ def describe(measured: Measured, found: dict[str, pd.DataFrame]) -> str:
         f"{worst['cost']:.1f}%."
     )
     for line in found.get("limits.csv", pd.DataFrame()).to_dict("records"):
+        article = "" if line["method"].startswith("one") else "a "
         text += (
-            f" On questions like these, {line['method']} makes at most {line['limit']:.1f}% of "
-            f"the answers worse, with 95% confidence ({line['lost']:.1f}% of the held-out ones; a "
-            f"limit from a third of them held in {line['held']:.1f}% of {_SPLITS} splits)."
+            f" On questions like these, {article}{line['method']} makes at most "
+            f"{line['limit']:.1f}% of the answers worse, with 95% confidence "
+            f"({line['lost']:.1f}% of the held-out ones; a limit from a third of them held in "
+            f"{line['held']:.1f}% of {_SPLITS} splits)."
         )
     return text
 

@@ -17,8 +17,6 @@ from opsearch.rankers.base import PROMPT_NEEDS, Features, Prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT = "question"
-
 
 @dataclass(frozen=True)
 class Question:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from opsearch.adaptive.features import DEFAULT
+from opsearch.adaptive import DEFAULT_SELECTOR
 from opsearch.adaptive.linear import MOST, LinearSelector, Weights
 from opsearch.errors import PolicyError, echo, shortened
 from opsearch.files import write_atomic, write_text
@@ -28,7 +28,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     policy_type: Literal["opsearch set"]
     format_version: int
-    selector: str = DEFAULT
+    selector: str = DEFAULT_SELECTOR
     policies: list[dict[str, Any]] = Field(min_length=1, max_length=MOST)
     provenance: dict[str, Any] = {}
 

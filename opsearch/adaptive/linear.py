@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.adaptive.features import DEFAULT, make_features
+from opsearch.adaptive import DEFAULT_SELECTOR
+from opsearch.adaptive.features import make_features
 from opsearch.errors import PolicyError
 from opsearch.formatting import screen_repr
 
@@ -34,7 +35,7 @@ class LinearSelector:
 
     weights: Weights
     bias: Weights
-    reads: str = DEFAULT
+    reads: str = DEFAULT_SELECTOR
 
     __repr__ = screen_repr
 

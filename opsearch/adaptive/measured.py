@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from opsearch.adaptive.features import DEFAULT
+from opsearch.adaptive import DEFAULT_SELECTOR
 from opsearch.adaptive.table import Part, Table, Values
 from opsearch.errors import RunFolderError
 from opsearch.files import write_atomic
@@ -96,7 +96,7 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid")
     limit: float
     budgets: tuple[str, ...]
-    selector: str = DEFAULT
+    selector: str = DEFAULT_SELECTOR
     kinds: dict[str, tuple[str, ...]]
 
 

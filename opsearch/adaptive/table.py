@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from opsearch.adaptive.features import DEFAULT
+from opsearch.adaptive import DEFAULT_SELECTOR
 from opsearch.formatting import screen_repr
 
 Values = NDArray[np.float64]
@@ -47,7 +47,7 @@ class Table:
     features: NDArray[np.float32]
     loss: Values
     cost: Values
-    reads: str = DEFAULT
+    reads: str = DEFAULT_SELECTOR
 
     __repr__ = screen_repr
 

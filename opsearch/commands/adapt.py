@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from opsearch.adaptive import DEFAULT_SELECTOR
 from opsearch.adaptive.choose import choose_set
-from opsearch.adaptive.features import DEFAULT, make_features
+from opsearch.adaptive.features import make_features
 from opsearch.adaptive.linear import MOST
 from opsearch.adaptive.measured import FOLDER, Measured
 from opsearch.adaptive.policy_set import PolicySet
@@ -53,7 +54,7 @@ def adapt(
     folder: Path,
     *,
     policies: int = 4,
-    selector: str = DEFAULT,
+    selector: str = DEFAULT_SELECTOR,
     out: Path | None = None,
     console: Console | None = None,
 ) -> Adapted:

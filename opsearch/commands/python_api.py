@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from opsearch.adaptive.load import Method, members
 from opsearch.commands.adapt import Adapted
 from opsearch.commands.adapt import adapt as adapt_run
 from opsearch.commands.analyze import analyze
@@ -363,7 +364,7 @@ def evaluate(
     model: Any,
     processor: Any,
     items: Sequence[Item],
-    policy: Policy,
+    policy: Method,
     *,
     original: Answers | None = None,
     answer_tokens: int | None = None,
@@ -376,21 +377,23 @@ def evaluate(
         processor: Its processor.
         items: Items with answers, without those that the policy was searched on
             (`Run.unseen` leaves them out).
-        policy: The policy.
+        policy: The policy, or a `PolicySet`.
         original: Answers of the original to these items, `scores.original` of an earlier call;
             None: generate them.
         answer_tokens: Maximum number of tokens per answer; None: by the accepted answers.
         progress: Show progress.
 
     Returns:
-        The answers of both, `relative` (Rel. Avg.), `changed` (number of changed answers) and `cut`
-        (a sentence if answers were cut).
+        The answers of both, `relative` (Rel. Avg.), `changed` (number of changed answers), `worse`
+        (share of new answers that become worse at most, with 95 % confidence), `flops` (of the
+        prefill over the original's) and `cut` (a sentence if answers were cut).
 
     Raises:
         DataError: An item has no answer, or exceeds the model's positions.
         PolicyError: The policy does not fit the model.
     """
-    check_fits(policy, model.config)
+    for each in members(policy):
+        check_fits(each, model.config)
     shown = Progress(PlainConsole(stderr=True) if progress else None, 2 if original is None else 1)
     samples = encode(_listed(items), processor, model.config, say=shown.say)
     check_answer_positions(samples, processor, model.config, answer_tokens)

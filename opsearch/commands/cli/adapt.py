@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from opsearch.adaptive.features import DEFAULT
+from opsearch.adaptive import DEFAULT_SELECTOR
 from opsearch.commands.cli.notes import say_loading
 from opsearch.commands.cli.options import Debug, Json, Quiet, RunPath
 from opsearch.commands.cli.output import err, give, out
@@ -20,7 +20,7 @@ def adapt(
     ] = 4,
     selector: Annotated[
         str, typer.Option(help="What the choice reads of a request: {selectors}.")
-    ] = DEFAULT,
+    ] = DEFAULT_SELECTOR,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the set; default: adaptive in the run folder."),
