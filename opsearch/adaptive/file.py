@@ -30,6 +30,7 @@ class _File(BaseModel):
     format_version: int
     selector: str = DEFAULT_SELECTOR
     policies: list[dict[str, Any]] = Field(min_length=1, max_length=MOST)
+    kinds: dict[str, int] = {}
     provenance: dict[str, Any] = {}
 
 
@@ -42,6 +43,7 @@ def write_set(policies: PolicySet, folder: Path) -> Path:
         "format_version": FORMAT_VERSION,
         "selector": policies.selector.reads,
         "policies": [json.loads(policy_text(policy)) for policy in policies.policies],
+        "kinds": dict(policies.kinds),
         "provenance": dict(policies.provenance),
     }
     selector = policies.selector
@@ -85,6 +87,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
     return {
         "policies": tuple(policies),
         "selector": selector,
+        "kinds": content.kinds,
         "provenance": content.provenance,
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsearch.adaptive.linear import MOST, LinearSelector
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, UnknownNameError, echo
 from opsearch.formatting import screen_repr
 from opsearch.policy.policy import Policy
 
@@ -27,8 +27,9 @@ class PolicySet:
 
     Attributes:
         policies: One to MOST policies for the same model.
-        selector: Chooses among them by the question.
+        selector: Chooses among them by the request.
         provenance: Facts for readers of the file (budget, samples, ...).
+        kinds: Index of the policy for each kind of question that a caller may name, see `of_kind`.
 
     Raises:
         PolicyError: The policies are too many or do not belong together, or the selector chooses
@@ -38,6 +39,7 @@ class PolicySet:
     policies: tuple[Policy, ...]
     selector: LinearSelector
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
     __repr__ = screen_repr
 
@@ -52,6 +54,12 @@ class PolicySet:
                 f"the selector chooses among {self.selector.policies} policies, the set has "
                 f"{len(self.policies)}; fit a selector for these"
             )
+        for kind, index in self.kinds.items():
+            if not 0 <= index < len(self.policies):
+                raise PolicyError(
+                    f"kind {echo(kind)} has policy {index} of a set of {len(self.policies)}, "
+                    "counted from 0; give the index of one of them"
+                )
         for what, found in (
             ("numbers of layers", {policy.num_layers for policy in self.policies}),
             ("families", {policy.model_type for policy in self.policies}),
@@ -63,6 +71,19 @@ class PolicySet:
                     f"the policies of a set have different {what}, {listed}; give policies that "
                     "were searched for one model, with the same images"
                 )
+
+    def of_kind(self, kind: str) -> Policy:
+        """Return the policy for a kind of question that the caller knows, e.g. "ocr".
+
+        Apply it in place of the set, whose selector then has no say. Each kind has the policy that
+        was best on its calibration samples within the mean cost over all kinds.
+
+        Raises:
+            UnknownNameError: The set was chosen without questions of this kind.
+        """
+        if kind not in self.kinds:
+            raise UnknownNameError("kind of question", kind, list(self.kinds))
+        return self.policies[self.kinds[kind]]
 
     def apply(
         self, model: PreTrainedModel, *, graphs: Graphs | None = None

@@ -93,6 +93,7 @@ def adapt(
         tuple(candidates[index].policy for index in chosen.policies),
         chosen.selector,
         _provenance(prepared, comparison),
+        _kinds(measured, chosen.policies),
     )
     kinds, target = adaptive.by_kinds(measured, chosen), out or folder / FOLDER
     policies_of_set.save_pretrained(target)
@@ -100,6 +101,14 @@ def adapt(
     write_atomic(target / "adaptive.csv", lambda file: comparison.to_csv(file))
     write_atomic(target / "kinds.csv", lambda file: kinds.to_csv(file))
     return Adapted(policies_of_set, comparison, kinds, chosen.helps, target)
+
+
+def _kinds(measured: Measured, policies: tuple[int, ...]) -> dict[str, int]:
+    """Return the policy of the set for each kind of calibration samples; none for a single kind."""
+    found = adaptive.best_of_kinds(measured.calibration, policies, measured.limit)
+    if len(found) < 2:
+        return {}
+    return {kind: policies.index(policy) for kind, policy in found.items()}
 
 
 def check_number(policies: int, option: str) -> None:

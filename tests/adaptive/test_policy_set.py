@@ -10,7 +10,7 @@ import torch
 
 from opsearch import PolicySet, RankerSpec, builders
 from opsearch.adaptive.linear import MOST, LinearSelector
-from opsearch.errors import PolicyError
+from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.models.pruned.applied import Applied
 from opsearch.policy.images import ImageSetting
 from tests.models.policies import LAYERS
@@ -155,6 +155,16 @@ def test_different_rankers_at_one_layer_of_the_decoder_are_refused():
         policies.apply(model).__enter__()
 
 
+def test_a_caller_that_knows_the_kind_names_it():
+    policies = a_set("half", "random counts", kinds={"ocr": 1, "count": 0})
+    assert policies.of_kind("ocr") is policies.policies[1]
+    assert policies.of_kind("count") is policies.policies[0]
+    with refuses(UnknownNameError, "'chart'", "ocr", "count"):
+        policies.of_kind("chart")
+    with refuses(PolicyError, "'ocr'", "policy 2", "set of 2"):
+        a_set("half", "random counts", kinds={"ocr": 2})
+
+
 @pytest.mark.parametrize(
     ("policies", "parts"),
     [
@@ -199,11 +209,13 @@ def test_selectors_that_make_no_sense_are_refused(weights, bias, parts):
 
 
 def test_a_set_comes_back_from_its_files(tmp_path):
-    saved = a_set("half", "random counts", "inside", provenance={"budget": "30%"})
+    facts = {"provenance": {"budget": "30%"}, "kinds": {"ocr": 2, "count": 0}}
+    saved = a_set("half", "random counts", "inside", **facts)
     assert saved.save_pretrained(tmp_path) == tmp_path / "policy_set.json"
     read = PolicySet.from_pretrained(tmp_path)
     assert read.policies == saved.policies
     assert read.provenance == saved.provenance
+    assert read.kinds == saved.kinds
     assert np.array_equal(read.selector.weights, saved.selector.weights)
     assert np.array_equal(read.selector.bias, saved.selector.bias)
     assert read.selector.reads == saved.selector.reads
@@ -256,6 +268,8 @@ def other_tensors(folder):
         (changed(format_version=2), ["format 2", "update"]),
         (changed(weights=[1]), ["weights", "policy_set.json"]),
         (changed(policies=[]), ["policies", "policy_set.json"]),
+        (changed(kinds={"ocr": "first"}), ["kinds.ocr", "policy_set.json"]),
+        (changed(kinds={"ocr": 2}), ["'ocr'", "set of 2"]),
         (changed(selector=3), ["selector", "policy_set.json"]),
         (changed(policies=[{"counts": 1}]), ["policy_type", "policy_set.json"]),
     ],
@@ -268,6 +282,8 @@ def other_tensors(folder):
         "newer",
         "extra",
         "empty",
+        "kind",
+        "kind without a policy",
         "number",
         "policy",
     ],

@@ -87,6 +87,8 @@ def test_the_saved_set_gives_the_answers_that_its_line_counts(adapted):
     policies = PolicySet.from_pretrained(adapted.folder)
     assert policies.digest() == adapted.policies.digest()
     assert policies.provenance["budget"] == "30%"
+    assert policies.kinds == adapted.policies.kinds
+    assert set(policies.kinds) == {sample.family for sample in embedded("calibration", 100, 0)}
     model, processor = load_weights("demo"), load_processor("demo")
     items = embedded("held-out", 30, 0)
     samples = encode(items, processor, load_config("demo"))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from opsearch.analysis.adaptive import LOST
 from opsearch.commands.adapt import Adapted
 from opsearch.commands.cli.tables import Column, print_table
 
@@ -27,10 +28,16 @@ def print_adapted(found: Adapted, console: Console) -> None:
         _print_frame("kind", found.kinds, console)
     console.print(
         "Cost: share of the original's. KL in nats. One per kind: a policy for each kind of "
-        "question, which a request does not tell. Best per sample: chosen by the sample's own "
-        "divergences, which no selector knows: a bound.",
+        "question, which a request does not tell. Best of the set, best per sample: chosen by the "
+        "sample's own divergences, which no selector knows: bounds.",
         soft_wrap=True,
     )
+    if LOST in found.comparison:
+        console.print(
+            "Lost at most: answers that become worse than the original's, of new questions like "
+            "the held-out ones, with 95% confidence.",
+            soft_wrap=True,
+        )
     console.print(f"policy set    {found.folder / 'policy_set.json'}", soft_wrap=True)
 
 
