@@ -18,10 +18,12 @@ from opsearch.commands.cli.printing import print_compared
 from opsearch.commands.compare import compare
 from opsearch.commands.run import run
 from opsearch.costs.flops import Flops
+from opsearch.costs.rankings import ranking_flops
 from opsearch.costs.shape import Shape
 from opsearch.errors import DataError, InfeasibleBudgetError, OpsearchError, RunFolderError
 from opsearch.evaluation import prefill_times
 from opsearch.evaluation.answers import answer
+from opsearch.evaluation.reducers import Reduction
 from opsearch.evaluation.stored import stored_comparison
 from opsearch.measure.engine import Engine
 from opsearch.measure.storage.records import COMPARED
@@ -29,6 +31,7 @@ from opsearch.measure.storage.store import Store
 from opsearch.models.loading import load_weights
 from opsearch.policy.baseline import candidates
 from opsearch.policy.builders import identity
+from opsearch.policy.policy import Policy
 from opsearch.policy.ranker import RankerSpec
 from opsearch.problem.budget import total_cost
 from opsearch.problem.constraint import feasible_points
@@ -224,17 +227,31 @@ def test_costs_are_told_by_two_conventions_and_for_the_cache(folder):
             assert entry.further["macs_share"] == pytest.approx(int(kept) / 12)
 
 
-def test_the_share_with_vision_is_the_decoders_and_that_of_the_tower(folder, capsys):
+def test_the_share_with_vision_is_that_of_decoder_tower_and_rankers_inside(folder, capsys):
     comparison = stored_comparison(folder)
     with Store(folder / "measurements.db") as store:
         samples = store.samples("compared calibration")
         shape = Shape(**store.facts["shape"])
+        methods = store.compared()[1:]
+    policies = {
+        (row.budget, row.method): Policy.from_text(row.policy, folder)
+        for row in methods
+        if Reduction.parse(row.policy) is None
+    }
+
+    def ranking(entry):
+        policy = policies.get((entry.budget, entry.method))
+        if policy is None:
+            return 0
+        return sum(ranking_flops(policy, s.n_visual, s.n_other, shape) for s in samples)
+
     images = sum(sample.image_flops for sample in samples)
     stock = sum(Flops(shape).stock(sample.n_visual, sample.n_other) for sample in samples)
     assert 0 < images < stock
     for entry in comparison.entries:
-        whole = (entry.share * stock + images) / (stock + images)
+        whole = (entry.share * stock + ranking(entry) + images) / (stock + images)
         assert entry.further["prefill_share"] == pytest.approx(whole)
+    assert any(ranking(entry) > 0 for entry in comparison.entries)
     print_compared(analyze("pareto", [folder])[0].tables["pareto.csv"], Console(width=200))
     shown = capsys.readouterr().out
     for entry in comparison.entries:
