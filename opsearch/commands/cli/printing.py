@@ -63,7 +63,7 @@ def print_run(result: SearchResult, console: Console) -> None:
     captions = {
         "FLOPs": "FLOPs: mean per calibration sample, convention exact (2 per multiply-add, live "
         "operations of all tokens, one lm_head row).",
-        "+ vision": "+ vision: with the vision tower and its projector.",
+        "+ vision": "+ vision: with vision tower, projector and rankers inside the decoder.",
         "KV": "KV: size of the cache after the prefill.",
         "prefill": "Prefill: predicted by the latency table.",
         "evaluations": "Evaluations: policies measured on calibration samples for the choice.",
