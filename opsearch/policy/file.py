@@ -96,6 +96,11 @@ def policy_text(policy: Policy) -> str:
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
+def holds_set(path: Path) -> bool:
+    """Return whether a path is that of a policy set: its file, or a folder of it alone."""
+    return path.name == SET_FILE or ((path / SET_FILE).exists() and not (path / FILE_NAME).exists())
+
+
 def read_fields(path: Path) -> dict[str, Any]:
     """Return the fields of the policy in a folder or file.
 
@@ -103,7 +108,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         PolicyError: The file is missing, truncated, malformed, or of a newer format.
     """
     file = path / FILE_NAME if path.is_dir() else path
-    if path.name == SET_FILE or (path / SET_FILE).exists():
+    if holds_set(path):
         raise PolicyError(
             f"{path} holds a set of policies, and one policy is needed here; give the folder of a "
             "policy (PolicySet.from_pretrained, `opsearch eval` and `opsearch generate` take sets)"

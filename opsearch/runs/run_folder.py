@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from opsearch.adaptive.load import holds_set
 from opsearch.data.groups import Seen
 from opsearch.errors import RunFolderError
+from opsearch.policy.file import holds_set
 
 ANSWERS = "answers"
 """Folder inside a run folder, of the answers that it holds besides its first one."""

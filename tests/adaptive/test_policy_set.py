@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from opsearch import PolicySet, RankerSpec, builders
+from opsearch import Policy, PolicySet, RankerSpec, builders
 from opsearch.adaptive.linear import MOST, LinearSelector
+from opsearch.adaptive.load import load_method
 from opsearch.errors import PolicyError, UnknownNameError
 from opsearch.models.pruned.applied import Applied
 from opsearch.policy.images import ImageSetting
@@ -223,6 +224,17 @@ def test_a_set_comes_back_from_its_files(tmp_path):
     for other in (a_selector(3, seed=1), a_selector(3, reads="image")):
         assert replace(saved, selector=other).digest() != saved.digest()
     assert replace(saved, policies=saved.policies[::-1]).digest() != saved.digest()
+
+
+def test_a_folder_with_a_policy_and_a_set_is_that_of_the_policy(tmp_path):
+    saved = a_set("half", "random counts")
+    file = saved.save_pretrained(tmp_path)
+    assert load_method(tmp_path).digest() == saved.digest()
+    with refuses(PolicyError, tmp_path, "set of policies"):
+        Policy.from_pretrained(tmp_path)
+    POLICIES["half"].save_pretrained(tmp_path)
+    assert load_method(tmp_path) == Policy.from_pretrained(tmp_path) == POLICIES["half"]
+    assert load_method(file).digest() == saved.digest()
 
 
 def test_weights_in_columns_come_back_as_they_are(tmp_path):
