@@ -18,11 +18,11 @@ REL_AVG, LOST = "Rel. Avg., %", "lost at most, %"
 def comparison(measured: Measured, chosen: ChosenSet) -> pd.DataFrame:
     """Tabulate what chooses the policy of a question, at the same mean cost on calibration samples.
 
-    Lines are the run's one policy, the set with its selector, the set's policies chosen by the kind
-    of question, and the best policy for each sample, of the set and of all. Columns are the number
-    of policies, and cost in % of the original's and KL in nats on calibration and held-out samples,
-    the latter's Rel. Avg. in %, and the share of answers in % that become worse at most with 95 %
-    confidence. The last is missing where the held-out samples were chosen on.
+    Lines are the run's one policy, the set with its selector, the best of all policies for each
+    kind of question, and the best policy for each sample, of the set and of all. Columns are the
+    number of policies; cost in % of the original's and KL in nats, on calibration and on held-out
+    samples; Rel. Avg. of the held-out ones in %; and the share of new answers in % that become
+    worse at most, with 95 % confidence, unless the choice itself used the held-out samples.
     """
     return pd.DataFrame(dict(_lines(measured, chosen))).T
 

@@ -1,4 +1,4 @@
-"""How good policy sets of any size are, on other mixes of questions, too.
+"""How good policy sets of other sizes are, and how they do on kinds of questions they do not know.
 
 All of it is computed from what `opsearch adapt` measured; no model is loaded.
 """
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_NUMBER = 4  # of policies, as in `opsearch adapt`
 _SPLITS = 200
 _PART = 3  # of the held-out samples: one gives the limit of a split
 _FEWEST = 20  # samples of a kind that may be left out
-
-
-DEFAULT_NUMBER = 4  # of policies, as in `opsearch adapt`
 
 
 def tables(measured: Measured) -> dict[str, pd.DataFrame]:
@@ -103,7 +101,7 @@ def _possible(measured: Measured, number: int) -> dict[str, float]:
     return {"possible": least, "bound": bound}
 
 
-def shifted(measured: Measured, most: int = DEFAULT_NUMBER) -> pd.DataFrame:
+def shifted(measured: Measured, most: int = _NUMBER) -> pd.DataFrame:
     """Tabulate each kind of question if the calibration samples have none of it.
 
     A set is chosen on the samples of all other kinds, within the same mean cost, and applied to the
@@ -157,8 +155,8 @@ def _of_kind(
     return line
 
 
-def limits(measured: Measured, most: int = DEFAULT_NUMBER, seed: int = 0) -> pd.DataFrame:
-    """Tabulate the share of answers that become worse than the original's, and its limits.
+def limits(measured: Measured, most: int = _NUMBER, seed: int = 0) -> pd.DataFrame:
+    """Tabulate the share of answers that become worse than the original's, and its upper limits.
 
     Each limit is also tried: in 200 splits a random third of the held-out samples gives a limit,
     which is compared with the loss on all of them. Splits of the same samples depend on each other,
@@ -194,7 +192,7 @@ def limits(measured: Measured, most: int = DEFAULT_NUMBER, seed: int = 0) -> pd.
 
 
 def draw(numbers: pd.DataFrame, kinds: pd.DataFrame) -> Figure:
-    """Draw the quality of sets over their size, and each kind with and without its like."""
+    """Draw the quality of sets over their size, and that of each kind, known and unknown."""
     figure, axes = panels(9.5, 4.8, 2)
     _draw_numbers(axes[0], numbers)
     _draw_kinds(axes[1], kinds)
@@ -216,7 +214,7 @@ def _draw_numbers(axes: Axes, numbers: pd.DataFrame) -> None:
 
 
 def _draw_kinds(axes: Axes, kinds: pd.DataFrame) -> None:
-    """Draw a line per kind from its value with its like in the calibration to that without."""
+    """Draw a line per kind, from its value if the set knows it to that if not."""
     scored = "score" in kinds
     column = "score" if scored else "kl"
     ordered = kinds.sort_values(f"{column}_all", ascending=scored)
@@ -242,7 +240,7 @@ def describe(measured: Measured, found: dict[str, pd.DataFrame]) -> str:
     )
     worst = kinds.iloc[int((kinds["kl"] - kinds["kl_all"]).to_numpy().argmax())]
     text += (
-        f" Without its like among the calibration samples, {worst['kind']} loses most: "
+        f" Of the kinds left out of the calibration samples, {worst['kind']} loses most: "
         f"{worst['kl_all']:.3f} to {worst['kl']:.3f} nats, its cost {worst['cost_all']:.1f} to "
         f"{worst['cost']:.1f}%."
     )
